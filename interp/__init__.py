@@ -1,0 +1,1 @@
+"""The science: tensors in, tensors out. No orchestration, no files, no logging."""

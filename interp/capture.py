@@ -1,0 +1,128 @@
+"""Run a model and read what its MLPs read and write, or replace what they write."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from interp.families import Family
+
+InputHook = Literal["resid_mid", "mlp_in_normalized", "mlp_in"]
+OutputHook = Literal["mlp_out", "mlp_out_normed"]
+
+
+class Hooks(NamedTuple):
+    """Where a transcoder reads and what it stands for; part of a checkpoint's identity, never guessed.
+
+    `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized` the same after the
+    norm's division but before its weight and bias, `mlp_in` what the MLP module receives. `mlp_out` is
+    what the MLP module returns, `mlp_out_normed` the same after the post-MLP norm of Gemma-2 and -3.
+    """
+
+    feature_input: InputHook
+    feature_output: OutputHook
+
+
+class MlpStreams(NamedTuple):
+    """What a transcoder of one layer sees and what it should return, at every token."""
+
+    x: Float[Tensor, "batch n_pos d_model"]
+    y: Float[Tensor, "batch n_pos d_model"]
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the last wanted layer has been read."""
+
+
+@contextmanager
+def _removing(handles: list[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_module(family: Family, block: nn.Module, hooks: Hooks) -> nn.Module:
+    """The module whose output a transcoder with these hooks stands for."""
+    if hooks.feature_output == "mlp_out":
+        return family.module(block, family.mlp)
+    if family.mlp_output_norm is None:
+        raise ValueError(f"feature_output_hook mlp_out_normed: {family.model_type} has no norm after its MLP")
+    return family.module(block, family.mlp_output_norm)
+
+
+def on_feature_input(
+    family: Family, block: nn.Module, hooks: Hooks, receive: Callable[[Tensor], None]
+) -> RemovableHandle:
+    """Call `receive` with the transcoder's input each time the block runs."""
+    if hooks.feature_input == "mlp_in":
+        module = family.module(block, family.mlp)
+        return module.register_forward_pre_hook(lambda _, args: receive(args[0].float()))
+    module = family.module(block, family.mlp_norm)
+    if hooks.feature_input == "resid_mid":
+        return module.register_forward_pre_hook(lambda _, args: receive(args[0].float()))
+    norm = family.norm(module)
+    return module.register_forward_pre_hook(lambda _, args: receive(norm.normalize(args[0])))
+
+
+@torch.no_grad()
+def capture(
+    model: nn.Module,
+    family: Family,
+    tokens: Integer[Tensor, "batch n_pos"],
+    layers: Sequence[int],
+    hooks: Hooks,
+) -> dict[int, MlpStreams]:
+    """Read the transcoder input and target of `layers`; the pass ends after the last of them.
+
+    Memory: the streams of the layers asked for, in float32.
+    """
+    blocks = family.block_modules(model)
+    xs: dict[int, Tensor] = {}
+    ys: dict[int, Tensor] = {}
+    last = max(layers)
+
+    def keep_output(layer: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
+            ys[layer] = output.float()
+            if layer == last:
+                raise _Stop
+
+        return hook
+
+    handles = []
+    for layer in layers:
+        handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: xs.update({at: x})))
+        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep_output(layer)))
+    with _removing(handles):
+        try:
+            model(input_ids=tokens.long(), use_cache=False)
+        except _Stop:
+            pass
+    return {layer: MlpStreams(xs[layer], ys[layer]) for layer in layers}
+
+
+@torch.no_grad()
+def logits_with_replacement(
+    model: nn.Module,
+    family: Family,
+    tokens: Integer[Tensor, "batch n_pos"],
+    layer: int,
+    hooks: Hooks,
+    replace: Callable[[Float[Tensor, "batch n_pos d_model"]], Float[Tensor, "batch n_pos d_model"]],
+) -> Float[Tensor, "batch n_pos d_vocab"]:
+    """The model's logits when what the MLP of `layer` writes is `replace(transcoder input)` instead."""
+    block = family.block_modules(model)[layer]
+    seen: list[Tensor] = []
+    target = output_module(family, block, hooks)
+    handles = [
+        on_feature_input(family, block, hooks, seen.append),
+        target.register_forward_hook(lambda _m, _a, output: replace(seen[-1]).to(output.dtype)),
+    ]
+    with _removing(handles):
+        return model(input_ids=tokens.long(), use_cache=False).logits

@@ -1,0 +1,23 @@
+"""The supported model families. To add one: a file like `llama.py`, and its entry here."""
+
+from interp.families.family import Family, Norm
+from interp.families.gpt2 import GPT2
+from interp.families.llama import LLAMA
+
+FAMILIES = {family.model_type: family for family in (GPT2, LLAMA)}
+
+__all__ = ["FAMILIES", "Family", "Norm", "family_of"]
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a `config.model_type`.
+
+    Raises:
+        ValueError: the family is unknown; the message says what to write.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"model family '{model_type}' is not supported; known are {', '.join(sorted(FAMILIES))}. "
+            "To add it, describe its modules in interp/families/ as llama.py does and list it in __init__.py"
+        )
+    return FAMILIES[model_type]

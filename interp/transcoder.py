@@ -1,0 +1,68 @@
+"""A transcoder: the sparse replacement of one MLP (docs/design.md, "Transcoders")."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ActivationName = Literal["relu", "jumprelu", "topk"]
+
+
+@dataclass(frozen=True)
+class Transcoder:
+    """One layer's transcoder: `a = act(W_enc x + b_enc)`, `mlp_out ≈ W_decᵀ a + b_dec (+ W_skip x)`.
+
+    Both weight matrices hold one row a feature, whatever the file they came from.
+    """
+
+    W_enc: Float[Tensor, "d_transcoder d_model"]
+    b_enc: Float[Tensor, " d_transcoder"]
+    W_dec: Float[Tensor, "d_transcoder d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    activation: ActivationName
+    threshold: Float[Tensor, " d_transcoder"] | None = None
+    """JumpReLU: a pre-activation at or below it counts as zero."""
+    k: int | None = None
+    """TopK: how many features may be active at a token."""
+    W_skip: Float[Tensor, "d_model d_model"] | None = None
+    """Linear bypass, `y += W_skip x`."""
+
+    @property
+    def d_transcoder(self) -> int:
+        return self.W_enc.shape[0]
+
+    def encode(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_transcoder"]:
+        """The activations of every feature at every token."""
+        return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
+
+    def decode(
+        self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]
+    ) -> Float[Tensor, "n d_model"]:
+        """The MLP output that the activations `a`, computed from `x`, stand for."""
+        y = torch.addmm(self.b_dec, a, self.W_dec)
+        return y if self.W_skip is None else y + x @ self.W_skip.T
+
+    def to(self, dtype: torch.dtype) -> "Transcoder":
+        """The same transcoder with every tensor in `dtype`."""
+        tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+def activate(
+    pre: Float[Tensor, "n d_transcoder"],
+    activation: ActivationName,
+    threshold: Float[Tensor, " d_transcoder"] | None,
+    k: int | None,
+) -> Float[Tensor, "n d_transcoder"]:
+    """Apply the activation function to pre-activations. TopK also drops what is not positive."""
+    if activation == "relu":
+        return pre.relu()
+    if activation == "jumprelu":
+        assert threshold is not None
+        # A negative threshold would let negative activations through, which no release means.
+        return torch.where(pre > threshold.clamp(min=0), pre, 0)
+    assert k is not None
+    values, indices = pre.relu().topk(min(k, pre.shape[1]), dim=1)
+    return torch.zeros_like(pre).scatter_(1, indices, values)

@@ -1,0 +1,155 @@
+"""A store folder: where each thing lives, written whole or not at all, held by one run at a time."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PARTIAL = ".partial"
+"""Suffix of what is still being written; swept when the next run takes the store."""
+
+
+class ShardKey(NamedTuple):
+    """A range of one layer's features under one recipe: what travels between tasks instead of arrays."""
+
+    recipe: str
+    layer: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """`L03 512-1024`, for run names and messages."""
+        return f"L{self.layer:02d} {self.start}-{self.stop}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Paths inside a store. `docs/design.md` draws the tree."""
+
+    root: Path
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog.duckdb"
+
+    def checkpoint(self, checkpoint_id: str) -> Path:
+        return self.root / "checkpoints" / checkpoint_id
+
+    def corpus(self, corpus_id: str) -> Path:
+        return self.root / "corpora" / corpus_id
+
+    def trained_transcoders(self, recipe: str) -> Path:
+        return self.root / "transcoders" / recipe
+
+    def part(self, table: str, key: ShardKey) -> Path:
+        """The Parquet file that holds one shard's rows of a catalog table."""
+        layer = self.parts(table, key.recipe) / f"layer-{key.layer:02d}"
+        return layer / f"features-{key.start}-{key.stop}.parquet"
+
+    def parts(self, table: str, recipe: str) -> Path:
+        return self.root / "parts" / table / recipe
+
+
+def open_store(root: Path) -> Store:
+    """The store at `root`, made if it is missing.
+
+    Raises:
+        ValueError: the place cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f"probe-{uuid.uuid4().hex}{PARTIAL}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise ValueError(f"store: {root} cannot be written ({error.strerror}); choose another with --store") from None
+    return Store(root)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file beside its place and rename it there: a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder beside its place and rename it there. What stands there already is kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    partial.mkdir()
+    try:
+        yield partial
+        if not path.exists():
+            partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a small JSON file whole."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class StoreInUseError(ValueError):
+    """Another run holds the store."""
+
+
+@contextmanager
+def held(store: Store, purpose: str) -> Iterator[None]:
+    """Hold the store for one run: no second writer, and leftovers of killed runs swept.
+
+    The lock is the kernel's, so it ends with the process however that ends.
+
+    Raises:
+        StoreInUseError: another run holds it; the message says which.
+    """
+    path = store.root / "lock"
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "an unknown process"
+            raise StoreInUseError(f"store: {store.root} is in use by {holder}; wait for it or use another store") from None
+        lock.seek(0)
+        lock.truncate()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lock.write(f"'{purpose}', process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        lock.flush()
+        _sweep(store)
+        yield
+
+
+def _sweep(store: Store) -> None:
+    """Remove what killed runs left half-written. Only the holder of the lock may."""
+    for path in list(store.root.rglob(f"*{PARTIAL}")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
