@@ -67,6 +67,7 @@ class _Parameters(torch.nn.Module):
         start = torch.randint(len(x), (settings.d_transcoder,), generator=generator)
         centre = x.mean(0)
         encoder = torch.nn.functional.normalize(x[start] - centre, dim=1)
+        encoder += 0.1 * torch.randn(encoder.shape, generator=generator) / math.sqrt(x.shape[1])  # tells twins apart
         self.W_enc = torch.nn.Parameter(encoder)
         self.b_enc = torch.nn.Parameter(-(encoder @ centre))
         noise = 0.1 * torch.randn(settings.d_transcoder, y.shape[1], generator=generator) / math.sqrt(y.shape[1])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from storage.recipes import file_sha256, short_hash
 from storage.store import Store, whole_folder
@@ -142,6 +142,12 @@ def read_rows(store: Store, corpus_id: str, start: int, stop: int) -> Rows:
     """Rows `start` to `stop` of a corpus."""
     group = zarr.open_group(store.corpus(corpus_id), mode="r")
     return Rows(np.asarray(group["tokens"][start:stop]), np.asarray(group["documents"][start:stop]))  # pyright: ignore
+
+
+def read_rows_at(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n n_pos"]:
+    """The tokens of some rows, given in ascending order."""
+    group = zarr.open_group(store.corpus(corpus_id), mode="r")
+    return np.asarray(group["tokens"].oindex[rows])  # pyright: ignore
 
 
 def corpus_attributes(store: Store, corpus_id: str) -> dict[str, Any]:

@@ -60,6 +60,14 @@ class Store:
         return self.root / "parts" / table / recipe
 
 
+def shards(recipe: str, layer: int, n_features: int, shard_size: int) -> list[ShardKey]:
+    """A layer's features tiled into shards; the last may be smaller."""
+    return [
+        ShardKey(recipe, layer, start, min(start + shard_size, n_features))
+        for start in range(0, n_features, shard_size)
+    ]
+
+
 def open_store(root: Path) -> Store:
     """The store at `root`, made if it is missing.
 

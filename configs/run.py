@@ -1,0 +1,159 @@
+"""One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from interp.training import TrainingSettings
+from interp.weightlens.settings import WeightLensSettings, WordingSettings
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(_Section):
+    """The language model."""
+
+    path: Path | None = None
+    """Folder in transformers format, with safetensors weights and a tokenizer."""
+    bos: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"
+    """Token before a single token and at the head of documents: the tokenizer's own (auto), none for a model
+    that was trained without one, or a token id."""
+    step: int | None = None
+    """Training step, for one of a series of checkpoints."""
+
+
+class TranscoderConfig(_Section):
+    """Its transcoders: read from a folder, or trained."""
+
+    path: Path | None = None
+    """Folder of a release; see README for the formats. Left out: transcoders are trained as `train` says."""
+    train: TrainingSettings | None = None
+    """How to train them when there is no `path`."""
+    accept_poor_quality: bool = False
+    """Ingest transcoders even when their figures say that they were read wrongly."""
+
+
+class CorpusConfig(_Section):
+    """The text that transcoders are trained and measured on."""
+
+    source: str | None = None
+    """A .txt, .jsonl or .parquet file, or `python-docs` for the running Python's documentation."""
+    text_field: str = "text"
+    """Field of a .jsonl line or column of a .parquet file that holds a document."""
+    n_pos: Annotated[int, Field(gt=1)] = 128
+    """Tokens a row."""
+    max_tokens: Annotated[int, Field(gt=1)] | None = None
+    """Read at most so many tokens."""
+
+
+class EngineConfig(_Section):
+    """How tasks are spread."""
+
+    runner: Literal["threads", "dask"] = "threads"
+    """threads: in this process; dask: worker processes of a Dask cluster."""
+    workers: Annotated[int, Field(gt=0)] | None = None
+    """Tasks at once; left out: one a core."""
+    dask_address: str | None = None
+    """A running Dask scheduler; left out: a local cluster is started for the run."""
+
+
+class RunConfig(_Section):
+    """Everything one run depends on."""
+
+    name: str
+    """Name of the checkpoint, in run names and the catalog."""
+    store: Path | None = None
+    """Store folder; left out: $CIRCUIT_INSIGHTS_STORE, else ./store."""
+    model: ModelConfig = ModelConfig()
+    transcoder: TranscoderConfig = TranscoderConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    quality_tokens: Annotated[int, Field(gt=0)] = 8192
+    """Tokens of the corpus on which each transcoder is measured at ingestion."""
+    shard_size: Annotated[int, Field(gt=0)] = 1024
+    """Features a task."""
+    weightlens: WeightLensSettings = WeightLensSettings()
+    wording: WordingSettings = WordingSettings()
+    engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "RunConfig":
+        if self.model.path is None:
+            raise ValueError("model.path is not set: name a model folder, in the file or as model.path=FOLDER")
+        if self.corpus.source is None:
+            raise ValueError("corpus.source is not set: name a text file, in the file or as corpus.source=FILE")
+        if (self.transcoder.path is None) == (self.transcoder.train is None):
+            raise ValueError("transcoder: set either path (a release) or train (how to train them), not both")
+        return self
+
+
+PATHS = ("store", "model.path", "transcoder.path", "corpus.source")
+"""Settings that are paths: relative to the YAML file that names them; from the command line, to the folder one is in."""
+
+
+def load_config(path: Path, overrides: list[str]) -> RunConfig:
+    """Read a configuration and change it by `section.key=value` (the value is read as YAML).
+
+    Raises:
+        ValueError: no such file, not YAML, an unknown key, or a value that does not fit; each is named.
+    """
+    if not path.is_file():
+        raise ValueError(f"no configuration file {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected settings by name, found {type(values).__name__}")
+    for name in PATHS:
+        _change(values, name, lambda value: _beside(path, value))
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"'{override}': expected key=value, like engine.workers=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"'{override}': the value is not YAML") from None
+        _set(values, name, value)
+    try:
+        return RunConfig(**values)
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {_problem(e)}" for e in error.errors()]
+        raise ValueError(f"{path}:\n" + "\n".join(problems)) from None
+
+
+def _problem(error: Any) -> str:
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return "unknown key"
+    message = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    return message if isinstance(value, dict) else f"{message}, found {value!r}"
+
+
+def _beside(path: Path, value: Any) -> Any:
+    if not isinstance(value, str) or value == "python-docs" or Path(value).expanduser().is_absolute():
+        return value
+    return str((path.parent / value).resolve())
+
+
+def _change(values: dict[str, Any], name: str, change: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        values = values.get(section) or {}
+        if not isinstance(values, dict):
+            return
+    if values.get(key) is not None:
+        values[key] = change(values[key])
+
+
+def _set(values: dict[str, Any], name: str, value: Any) -> None:
+    *sections, key = name.split(".")
+    for section in sections:
+        if not isinstance(values.get(section), dict):
+            values[section] = {}
+        values = values[section]
+    values[key] = value

@@ -1,0 +1,21 @@
+"""Encoders, decoders and the unembedding in the coordinates of the residual stream.
+
+Projections compare directions of the residual stream, but a transcoder may read behind a norm and write
+before one. A norm's division by its scale does not turn a direction; its weight and its centring do.
+"""
+
+from jaxtyping import Float32
+from torch import Tensor
+
+
+def seen_through(
+    W: Float32[Tensor, "n d_model"], weight: Float32[Tensor, " d_model"] | None, centred: bool
+) -> Float32[Tensor, "n d_model"]:
+    """Rows that read a norm's output, as directions in what the norm reads.
+
+    `weight` is the norm's, or None where it comes after the reading point; `centred` if the norm
+    subtracts the mean over d_model.
+    """
+    if weight is not None:
+        W = W * weight
+    return W - W.mean(1, keepdim=True) if centred else W

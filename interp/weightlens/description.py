@@ -1,0 +1,134 @@
+"""Put validated tokens into words: forms of a word grouped, punctuation and byte fragments apart."""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import simplemma
+from rapidfuzz import fuzz
+
+from interp.weightlens.settings import WordingSettings
+
+Kind = Literal["word", "symbol", "bytes"]
+
+MIN_FUZZY_LETTERS = 6
+"""Shorter words differ by a letter too easily to be called near-duplicates."""
+
+MIN_LEMMA_LETTERS = 4
+"""Shorter tokens of a byte-pair vocabulary are more often fragments than words."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One vocabulary entry as text; undecodable bytes are written `<0xE2>` by whoever made the text."""
+
+    text: str
+
+    @property
+    def kind(self) -> Kind:
+        """word: holds a letter or digit; bytes: a piece of a character; symbol: the rest, whitespace too."""
+        if self.text.startswith("<0x"):
+            return "bytes"
+        return "word" if any(character.isalnum() for character in self.text) else "symbol"
+
+    @cached_property
+    def folded(self) -> str:
+        """Without case, surrounding space and compatibility variants; symbols stay as they are."""
+        if self.kind != "word":
+            return self.text
+        return unicodedata.normalize("NFKC", self.text).strip().casefold()
+
+    @property
+    def shown(self) -> str:
+        """As a person reads it: `-ing` for a piece inside a word, visible names for blanks."""
+        if self.kind == "word":
+            inside = self.text[0].islower() and not self.text[0].isspace()
+            return f"-{self.text}" if inside else self.text.strip()
+        return visible(self.text)
+
+
+def visible(text: str) -> str:
+    """A text with control and format characters and outer blanks made visible: safe to print and to read."""
+    names = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+    def show(character: str) -> str:
+        if character in names:
+            return names[character]
+        if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}:
+            return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
+        return character
+
+    shown = "".join(show(character) for character in text)
+    inner = shown.strip(" ")
+    if not inner:
+        return "␣" * len(shown)
+    lead, trail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    return "␣" * lead + inner + "␣" * trail
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tokens that are one word, the strongest first."""
+
+    kind: Kind
+    tokens: tuple[Token, ...]
+
+    @property
+    def name(self) -> str:
+        """The word, in the form that starts a word if there is one."""
+        shown = [token.shown for token in self.tokens]
+        return next((text for text in shown if not text.startswith("-")), shown[0])
+
+
+def group(tokens: list[Token], settings: WordingSettings) -> list[Group]:
+    """Group tokens, strongest first, into words, symbols and byte fragments; order is kept.
+
+    Two tokens are one word when they fold to the same text, have the same lemma in one of the languages,
+    or are near-duplicates of the word's first form.
+    """
+    groups: list[list[Token]] = []
+    by_form: dict[str, list[Token]] = {}
+    for token in tokens:
+        forms = [token.folded, *_lemmas(token, settings.languages)]
+        home = next((by_form[form] for form in forms if form in by_form), None)
+        home = home or _near(token, groups, settings.near_duplicate)
+        if home is None:
+            home = []
+            groups.append(home)
+        home.append(token)
+        for form in forms:
+            by_form.setdefault(form, home)
+    return [Group(members[0].kind, tuple(members)) for members in groups]
+
+
+def _lemmas(token: Token, languages: tuple[str, ...]) -> list[str]:
+    word = token.folded
+    if token.kind != "word" or len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
+        return []
+    lemmas = (simplemma.lemmatize(word, lang=language).casefold() for language in languages)
+    return [lemma for lemma in lemmas if lemma != word]
+
+
+def _near(token: Token, groups: list[list[Token]], least: float) -> list[Token] | None:
+    if token.kind != "word" or len(token.folded) < MIN_FUZZY_LETTERS:
+        return None
+    for members in groups:
+        other = members[0]
+        if other.kind == "word" and len(other.folded) >= MIN_FUZZY_LETTERS:
+            if fuzz.ratio(token.folded, other.folded, score_cutoff=least):
+                return members
+    return None
+
+
+def word_list(tokens: list[Token], settings: WordingSettings) -> str:
+    """The tokens as a text: `‘officer’, ‘police’; punctuation ‘.’; bytes ‘<0xE2>’`."""
+    groups = group(tokens, settings)
+    parts = []
+    for kind, title in (("word", ""), ("symbol", "punctuation "), ("bytes", "byte fragments ")):
+        names = [f"‘{part.name}’" for part in groups if part.kind == kind]
+        if names:
+            more = len(names) - settings.max_words
+            tail = f" and {more} more" if more > 0 else ""
+            parts.append(title + ", ".join(names[: settings.max_words]) + tail)
+    return "; ".join(parts)

@@ -1,0 +1,49 @@
+"""What WeightLens can be told."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt, MinLen
+
+from interp.projection import ZScoreMode
+
+
+@dataclass(frozen=True)
+class WeightLensSettings:
+    """Thresholds and pools of the projections."""
+
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    mode: ZScoreMode = "paper"
+    """paper: z-scores against the pool of the strongest scores of a tail, as the authors compute them;
+    full: against the whole vocabulary or layer."""
+    z_tokens: Annotated[float, Gt(0)] = 4.0
+    """A token whose |z-score| is above it is a candidate. The paper: 4.5 for Gemma-2-2B and Llama-3.2-1B, 4 for GPT-2."""
+    z_features: Annotated[float, Gt(0)] = 3.0
+    """An earlier feature whose z-score is above it is upstream. The paper: 3."""
+    token_pool: Annotated[int, Gt(1)] = 1000
+    """Strongest tokens of each tail that are considered."""
+    feature_pool: Annotated[int, Gt(1)] = 100
+    """Strongest features of each earlier layer that are considered."""
+    upstream: Literal["all"] | list[int] = "all"
+    """Layers whose features may be upstream: all earlier ones, or those named (the paper for GPT-2: [0])."""
+    fold_norms: bool = True
+    """See weights through the norms' weights (and centring) between them and the residual stream."""
+
+    def upstream_layers(self, layer: int) -> list[int]:
+        """The layers whose features may be upstream of a feature of `layer`."""
+        return [at for at in range(layer) if self.upstream == "all" or at in self.upstream]
+
+
+@dataclass(frozen=True)
+class WordingSettings:
+    """How validated tokens are put into words."""
+
+    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    languages: Annotated[tuple[str, ...], MinLen(0)] = ("en",)
+    """Languages whose word forms are grouped, as simplemma codes, tried in order; none: no lemmas."""
+    max_words: Annotated[int, Gt(0)] = 12
+    """Words named in a description; all of them stay in its list of tokens."""
+    near_duplicate: Annotated[float, Gt(0)] = 90.0
+    """Words at least so similar (rapidfuzz ratio, 0 to 100) and six letters long are one."""

@@ -1,0 +1,199 @@
+"""A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, in one orientation."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.capture import Hooks
+from interp.families import Norm
+from interp.sparse import FeatureTokens
+from interp.transcoder import Transcoder
+from storage.store import Store, read_json, whole_folder, write_json
+
+ROWS_PER_CHUNK = 1024
+"""Features or tokens a chunk: 3 MB at d_model 768 in float32, so a shard reads about what it needs."""
+
+RECEIPT = "receipt.json"
+"""Written last into a folder of arrays: without it the folder is unfinished."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a store, opened for reading."""
+
+    path: Path
+
+    @property
+    def checkpoint_id(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """Provenance and sizes, as `docs/schema.md` documents them for the table `checkpoints`."""
+        return dict(zarr.open_group(self.path, mode="r").attrs)
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(self.attributes["feature_input_hook"], self.attributes["feature_output_hook"])
+
+    @property
+    def n_layers(self) -> int:
+        return self.attributes["n_layers"]
+
+    @property
+    def d_transcoder(self) -> int:
+        return self.attributes["d_transcoder"]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the tokenizer; the model's embedding may be padded beyond them."""
+        return self.attributes["n_tokens"]
+
+    @property
+    def bos(self) -> int | None:
+        return self.attributes["bos"]
+
+    def layer_path(self, layer: int) -> Path:
+        return self.path / "layers" / f"{layer:02d}"
+
+    def rows(self, layer: int | None, name: str, start: int, stop: int) -> Float[Tensor, "rows d_model"]:
+        """A slice of an array, in the dtype of the source; `layer` None for `W_E` and `W_U`."""
+        return _read(self.path if layer is None else self.layer_path(layer), name, start, stop)
+
+    def tiles(
+        self, layer: int | None, name: str, stop: int, tile: int
+    ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
+        """An array's rows up to `stop`, in blocks."""
+        for start in range(0, stop, tile):
+            yield start, self.rows(layer, name, start, min(start + tile, stop))
+
+    def vector(self, layer: int | None, name: str) -> Float[Tensor, " d_model"] | None:
+        """A vector such as `read_weight`, or None where the checkpoint has none."""
+        path = self.path if layer is None else self.layer_path(layer)
+        return _read(path, name) if (path / name).exists() else None
+
+    def transcoder(self, layer: int) -> Transcoder:
+        """A whole layer in float32."""
+        path, attributes = self.layer_path(layer), self.attributes
+        arrays = {
+            name: _read(path, name).float()
+            for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
+            if (path / name).exists()
+        }
+        return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
+
+    def single_token(self, layer: int, start: int, stop: int) -> FeatureTokens:
+        """Single-token activations of a range of features."""
+        group = zarr.open_group(self.path / "single_token" / f"{layer:02d}", mode="r")
+        indptr = np.asarray(group["indptr"][start : stop + 1])  # pyright: ignore
+        low, high = int(indptr[0]), int(indptr[-1])
+        return FeatureTokens(indptr - low, np.asarray(group["token"][low:high]), np.asarray(group["value"][low:high]))  # pyright: ignore
+
+
+def open_checkpoint(store: Store, checkpoint_id: str) -> Checkpoint:
+    """A checkpoint whose arrays are all there.
+
+    Raises:
+        ValueError: it is not in the store, or its ingestion did not finish.
+    """
+    path = store.checkpoint(checkpoint_id)
+    if not (path / RECEIPT).is_file():
+        raise ValueError(f"checkpoint {checkpoint_id} is not in {store.root} or not wholly ingested; run `ingest` first")
+    return Checkpoint(path)
+
+
+def is_ingested(store: Store, checkpoint_id: str) -> bool:
+    return (store.checkpoint(checkpoint_id) / RECEIPT).is_file()
+
+
+def write_layer(
+    store: Store, checkpoint_id: str, layer: int, transcoder: Transcoder, read_norm: Norm | None, write_norm: Norm | None
+) -> None:
+    """Write one layer's arrays whole, with what a projection has to know of the norms around it.
+
+    `read_norm` is the norm whose weight lies between the residual stream and the encoder, if one does, and
+    `write_norm` the one between the decoder and the residual stream.
+    """
+    path = Checkpoint(store.checkpoint(checkpoint_id)).layer_path(layer)
+    if (path / RECEIPT).exists():
+        return
+    names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
+    arrays = {name: getattr(transcoder, name) for name in names if getattr(transcoder, name) is not None}
+    if read_norm is not None:
+        arrays["read_weight"] = read_norm.weight
+    if write_norm is not None:
+        arrays["write_weight"] = write_norm.weight
+    with whole_folder(path) as partial:
+        hashes = {name: _write(partial, name, array) for name, array in arrays.items()}
+        write_json(partial / RECEIPT, {"sha256": hashes})
+
+
+def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor, final_norm: Norm) -> None:
+    """Write the embedding, the unembedding and the final norm's weight."""
+    path = store.checkpoint(checkpoint_id)
+    if (path / "W_U").exists():
+        return
+    for name, array in (("final_weight", final_norm.weight), ("W_E", W_E), ("W_U", W_U)):
+        with whole_folder(path / name) as partial:
+            _write(partial.parent, partial.name, array)
+
+
+def finish(store: Store, checkpoint_id: str, attributes: dict[str, Any]) -> None:
+    """Record provenance and mark the checkpoint as wholly ingested."""
+    path = store.checkpoint(checkpoint_id)
+    zarr.open_group(path, mode="a").attrs.update(attributes)
+    write_json(path / RECEIPT, attributes)
+
+
+def write_single_token(store: Store, checkpoint_id: str, layer: int, found: FeatureTokens) -> None:
+    """Write one layer's single-token activations, CSR by feature."""
+    with whole_folder(single_token_path(store, checkpoint_id, layer)) as partial:
+        group = zarr.create_group(partial)
+        for name in ("indptr", "token", "value"):
+            array = getattr(found, name)
+            chunk = (max(1, min(len(array), 1 << 20)),)
+            group.create_array(name, data=array, chunks=chunk)
+
+
+def single_token_path(store: Store, checkpoint_id: str, layer: int) -> Path:
+    return store.checkpoint(checkpoint_id) / "single_token" / f"{layer:02d}"
+
+
+def _write(folder: Path, name: str, array: Tensor) -> str:
+    """Write one array; returns the SHA-256 of its values. bfloat16, which NumPy lacks, is kept as its bits."""
+    values = array.detach().contiguous().cpu()
+    dtype = str(values.dtype).removeprefix("torch.")
+    data = values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
+    digest = hashlib.sha256(data.tobytes()).hexdigest()
+    chunks = (min(ROWS_PER_CHUNK, data.shape[0]), *data.shape[1:])
+    target = zarr.create_array(
+        store=folder / name, shape=data.shape, dtype=data.dtype, chunks=chunks, compressors=None, overwrite=True
+    )
+    target[...] = data
+    target.attrs.update({"dtype": dtype, "sha256": digest})
+    return digest
+
+
+def _read(folder: Path, name: str, start: int | None = None, stop: int | None = None) -> Tensor:
+    array = zarr.open_array(folder / name, mode="r")
+    values = torch.from_numpy(np.asarray(array[start:stop]))
+    return values.view(torch.bfloat16) if array.attrs["dtype"] == "bfloat16" else values
+
+
+def quality_path(store: Store, checkpoint_id: str, layer: int) -> Path:
+    return store.checkpoint(checkpoint_id) / "quality" / f"{layer:02d}.json"
+
+
+def read_quality(store: Store, checkpoint_id: str) -> list[dict[str, Any]]:
+    """The quality figures of all layers."""
+    folder = store.checkpoint(checkpoint_id) / "quality"
+    return [read_json(path) for path in sorted(folder.glob("*.json"))]

@@ -1,0 +1,162 @@
+"""Read a language model and its tokenizer from a folder, trusting nothing in it."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from interp.families import Family, family_of
+from storage.formats.folder import check_weights, tensor_shapes
+
+MAX_PADDED_VOCABULARY = 0.01
+"""Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder, opened: its settings and files. Weights are read by `load`."""
+
+    path: Path
+    config: Any
+    family: Family
+    weight_files: tuple[Path, ...]
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def d_vocab(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that determines what the model computes."""
+        return (self.path / "config.json", *self.weight_files)
+
+    @property
+    def tokenizer_files(self) -> tuple[Path, ...]:
+        return tuple(self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The folder's tokenizer.
+
+        Raises:
+            ValueError: there is none, or it is of another vocabulary size than the model.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers raises whatever its parsers do
+            raise ValueError(f"{self.path}: no readable tokenizer ({_one_line(error)})") from None
+        n_tokens = len(tokenizer)
+        if not (1 - MAX_PADDED_VOCABULARY) * self.d_vocab <= n_tokens <= self.d_vocab:
+            raise ValueError(
+                f"{self.path}: the tokenizer has {n_tokens} tokens, the model {self.d_vocab}; "
+                "is it the tokenizer of another model?"
+            )
+        return tokenizer
+
+    def load(self) -> nn.Module:
+        """The model in float32, ready to run, every weight taken from the files and finite.
+
+        Raises:
+            ValueError: a weight file is truncated, a weight is missing, too many, misshaped or not finite.
+        """
+        for file in self.weight_files:
+            tensor_shapes(file)  # a truncated file is named here, not guessed at by the loader
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                self.path,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except Exception as error:
+            raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
+        for problem in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
+            if report.get(problem):
+                raise ValueError(
+                    f"{self.path}: weights do not fit config.json: {problem.replace('_', ' ')} "
+                    f"{sorted(map(str, report[problem]))[:3]}"
+                )
+        for name, value in model.named_parameters():
+            check_weights(self.path, name, value)
+        return model.eval().requires_grad_(False)
+
+
+def open_model(path: Path) -> ModelFolder:
+    """Open a transformers folder. No weights are read yet.
+
+    Raises:
+        ValueError: no folder, no readable config.json, an unknown family, or no safetensors weights.
+    """
+    if not path.is_dir():
+        raise ValueError(f"model.path: no folder {path}")
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        raise ValueError(f"model.path: {path} holds no config.json; expected a transformers model folder")
+    try:
+        model_type = json.loads(config_path.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config_path}: not a JSON object ({error})") from None
+    family = family_of(str(model_type))
+    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    weight_files = tuple(sorted(path.glob("*.safetensors")))
+    if not weight_files:
+        raise ValueError(f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)")
+    return ModelFolder(path, config, family, weight_files)
+
+
+def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
+    """The text of every token id, a leading space kept, bytes that are not UTF-8 as `<0xE2>`."""
+    byte_of = {character: byte for byte, character in _byte_level_alphabet().items()}
+    names = tokenizer.convert_ids_to_tokens(list(range(n_tokens)))
+    special = set(tokenizer.all_special_ids)
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
+    byte_level = "ByteLevel" in json.dumps([state.get("pre_tokenizer"), state.get("decoder")])
+    texts = []
+    for token_id, name in enumerate(names):
+        if name is None:
+            texts.append(f"[unused {token_id}]")
+        elif token_id in special:
+            texts.append(name)
+        elif byte_level and all(character in byte_of for character in name):
+            texts.append(_bytes_as_text(bytes(byte_of[character] for character in name)))
+        else:
+            texts.append(name.replace("▁", " "))
+    return texts
+
+
+def _bytes_as_text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "".join(f"<0x{byte:02X}>" for byte in data)
+
+
+def _byte_level_alphabet() -> dict[int, str]:
+    """GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,56 @@
+"""The catalog's record of runs."""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from storage.catalog import insert_row, open_catalog
+
+
+def now() -> datetime:
+    """The present, UTC, as the catalog keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def new_run_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def mark_killed(catalog: Path) -> None:
+    """Runs that the catalog calls running while nobody holds the store were killed."""
+    if catalog.is_file():
+        with open_catalog(catalog, write=True) as connection:
+            connection.execute("UPDATE runs SET status = 'killed' WHERE status = 'running'")
+
+
+@contextmanager
+def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
+    """Record a stage of a run as running, then as completed or failed."""
+    row = {
+        **row,
+        "status": "running",
+        "started_at": now(),
+        "code_version": version("circuit-insights"),
+        "host": socket.gethostname(),
+    }
+    _put(catalog, row)
+    try:
+        yield
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"[:2000]
+        with suppress(OSError, ValueError, duckdb.Error):  # the first error is the one to hear of
+            _put(catalog, {**row, "status": "failed", "finished_at": now(), "error": message})
+        raise
+    _put(catalog, {**row, "status": "completed", "finished_at": now()})
+
+
+def _put(catalog: Path, row: dict[str, Any]) -> None:
+    with open_catalog(catalog, write=True) as connection:
+        insert_row(connection, "runs", row)

@@ -1,0 +1,278 @@
+"""The catalog's tables and views: the one place that knows their columns.
+
+`docs/schema.md` is written from here (`make schema`), and so are the Parquet parts.
+"""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+ARROW = {
+    "VARCHAR": pa.string(),
+    "TINYINT": pa.int8(),
+    "SMALLINT": pa.int16(),
+    "INTEGER": pa.int32(),
+    "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "TIMESTAMP": pa.timestamp("us"),
+    "VARCHAR[]": pa.list_(pa.string()),
+}
+
+
+class Column(NamedTuple):
+    name: str
+    type: str
+    meaning: str
+
+
+class Table(NamedTuple):
+    """A table: what a row is, its key and its columns."""
+
+    name: str
+    row: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @property
+    def arrow(self) -> pa.Schema:
+        return pa.schema([(column.name, ARROW[column.type]) for column in self.columns])
+
+    @property
+    def ddl(self) -> str:
+        columns = ", ".join(f"{column.name} {column.type}" for column in self.columns)
+        return f"CREATE TABLE IF NOT EXISTS {self.name} ({columns})"
+
+
+CHECKPOINT = Column("checkpoint_id", "VARCHAR", "The checkpoint: a short hash of model, transcoders and how they are read.")
+CORPUS = Column("corpus_id", "VARCHAR", "The corpus; null where the row depends on weights alone.")
+LAYER = Column("layer", "SMALLINT", "Layer, from 0.")
+FEATURE = Column("feature", "INTEGER", "Feature of the layer's transcoder, from 0.")
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "checkpoints",
+            "One ingested checkpoint.",
+            ("checkpoint_id",),
+            (
+                CHECKPOINT,
+                Column("name", "VARCHAR", "The configuration's name for it."),
+                Column("model_name", "VARCHAR", "Model folder or repository."),
+                Column("model_revision", "VARCHAR", "Its revision, null for a local folder."),
+                Column("transcoder_name", "VARCHAR", "Transcoder folder or repository."),
+                Column("transcoder_revision", "VARCHAR", "Its revision, null for a local folder."),
+                Column("step", "BIGINT", "Training step, where the model is one of a series."),
+                Column("family", "VARCHAR", "Model family, transformers' model_type."),
+                Column("activation", "VARCHAR", "relu, jumprelu or topk."),
+                Column("n_layers", "SMALLINT", "Layers, each with a transcoder."),
+                Column("d_model", "INTEGER", "Width of the residual stream."),
+                Column("d_transcoder", "INTEGER", "Features a layer."),
+                Column("d_vocab", "INTEGER", "Rows of the embedding."),
+                Column("feature_input_hook", "VARCHAR", "Where the transcoders read: resid_mid, mlp_in_normalized or mlp_in."),
+                Column("feature_output_hook", "VARCHAR", "What they stand for: mlp_out or mlp_out_normed."),
+                Column("weights_sha256", "VARCHAR", "Hash over the SHA-256 of every weight file."),
+                Column("ingested_at", "TIMESTAMP", "When ingestion ended, UTC."),
+            ),
+        ),
+        Table(
+            "corpora",
+            "One tokenised corpus.",
+            ("corpus_id",),
+            (
+                Column("corpus_id", "VARCHAR", "The corpus: a short hash of text, tokenizer and packing."),
+                Column("name", "VARCHAR", "Its source."),
+                Column("n_sequences", "BIGINT", "Rows."),
+                Column("n_pos", "INTEGER", "Tokens a row."),
+                Column("n_tokens", "BIGINT", "Tokens, padding left out."),
+                Column("sha256", "VARCHAR", "Hash of the source."),
+            ),
+        ),
+        Table(
+            "tokens",
+            "One vocabulary entry of a checkpoint's tokenizer.",
+            ("checkpoint_id", "token_id"),
+            (
+                CHECKPOINT,
+                Column("token_id", "INTEGER", "Token id."),
+                Column("text", "VARCHAR", "Its text, leading space kept; bytes that are no character as <0xE2>."),
+            ),
+        ),
+        Table(
+            "runs",
+            "One stage of one run.",
+            ("run_id", "stage"),
+            (
+                Column("run_id", "VARCHAR", "The run."),
+                Column("flow_run_id", "VARCHAR", "Prefect's flow run."),
+                CHECKPOINT,
+                CORPUS,
+                Column("stage", "VARCHAR", "train-transcoders, ingest or weightlens."),
+                Column("recipe", "VARCHAR", "The recipe whose output the stage left in the catalog."),
+                Column("status", "VARCHAR", "running, completed, failed or killed."),
+                Column("started_at", "TIMESTAMP", "UTC."),
+                Column("finished_at", "TIMESTAMP", "UTC; null while running."),
+                Column("config", "VARCHAR", "The configuration, as JSON."),
+                Column("code_version", "VARCHAR", "Version of Circuit Insights."),
+                Column("host", "VARCHAR", "Machine."),
+                Column("error", "VARCHAR", "What ended a failed stage."),
+            ),
+        ),
+        Table(
+            "transcoder_quality",
+            "How well one layer's transcoder stands for its MLP, measured at ingestion.",
+            ("checkpoint_id", "layer"),
+            (
+                CHECKPOINT,
+                LAYER,
+                Column("explained_variance", "DOUBLE", "1 − Σ‖y − ŷ‖² / Σ‖y − mean(y)‖²."),
+                Column("l0", "DOUBLE", "Mean active features a token."),
+                Column("dead_share", "DOUBLE", "Share of features that fired nowhere in the text."),
+                Column("loss", "DOUBLE", "The model's next-token loss on the text, nats."),
+                Column("loss_replaced", "DOUBLE", "The same with the layer's MLP replaced by its transcoder."),
+                Column("n_tokens", "BIGINT", "Tokens measured on."),
+            ),
+        ),
+        Table(
+            "token_candidates",
+            "One token that a feature's weights single out, or that it inherits from upstream.",
+            ("checkpoint_id", "layer", "feature", "side", "sign", "token_id"),
+            (
+                CHECKPOINT,
+                LAYER,
+                FEATURE,
+                Column("side", "VARCHAR", "input: what the encoder responds to; output: what the decoder promotes."),
+                Column("sign", "TINYINT", "1 for the upper tail of the scores, −1 for the lower."),
+                Column("rank", "INTEGER", "0 for the strongest of its side and sign; inherited tokens follow the direct ones."),
+                Column("token_id", "INTEGER", "The token."),
+                Column("score", "FLOAT", "Projection score; for an inherited token the virtual weight of the edge it came by."),
+                Column("z_score", "DOUBLE", "The score's z-score; null for inherited tokens."),
+                Column("activation", "FLOAT", "The feature's activation when the model reads the token alone; null on the output side."),
+                Column("validated", "BOOLEAN", "Upper-tail input tokens: activation above 0; null elsewhere."),
+                Column("source_layer", "SMALLINT", "Inherited: the upstream feature's layer; null when direct."),
+                Column("source_feature", "INTEGER", "Inherited: the upstream feature; null when direct."),
+            ),
+        ),
+        Table(
+            "feature_edges",
+            "One earlier feature that a feature is wired to.",
+            ("checkpoint_id", "source_layer", "source_feature", "target_layer", "target_feature"),
+            (
+                CHECKPOINT,
+                CORPUS,
+                Column("source_layer", "SMALLINT", "Layer of the upstream feature."),
+                Column("source_feature", "INTEGER", "The upstream feature."),
+                Column("target_layer", "SMALLINT", "Layer of the downstream feature."),
+                Column("target_feature", "INTEGER", "The downstream feature."),
+                Column("virtual_weight", "FLOAT", "Decoder of the source times encoder of the target."),
+                Column("z_score", "DOUBLE", "Its z-score among the source layer's features."),
+            ),
+        ),
+        Table(
+            "descriptions",
+            "One description of one feature.",
+            ("checkpoint_id", "corpus_id", "layer", "feature", "method", "explainer", "cluster"),
+            (
+                CHECKPOINT,
+                CORPUS,
+                LAYER,
+                FEATURE,
+                Column("method", "VARCHAR", "weightlens: validated input tokens; weightlens+out: with promoted output tokens."),
+                Column("explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model)."),
+                Column("cluster", "INTEGER", "−1: the whole feature."),
+                Column("text", "VARCHAR", "The description."),
+                Column("tokens", "VARCHAR[]", "Texts of the tokens it rests on, strongest first."),
+                Column("prompt_sha256", "VARCHAR", "The prompt, for descriptions worded by a language model."),
+                Column("created_at", "TIMESTAMP", "UTC."),
+            ),
+        ),
+        Table(
+            "failures",
+            "One feature for which a stage found nothing, and why.",
+            ("run_id", "stage", "layer", "feature"),
+            (
+                Column("run_id", "VARCHAR", "The run that loaded it; `runs` names its checkpoint."),
+                Column("stage", "VARCHAR", "The stage."),
+                LAYER,
+                FEATURE,
+                Column("reason", "VARCHAR", "A short code: no_candidates, none_validated."),
+                Column("detail", "VARCHAR", "The same in a sentence, with numbers."),
+            ),
+        ),
+    )
+}
+
+VIEWS = {
+    "feature_card": (
+        "One described feature: its descriptions, validated tokens, promoted tokens and strongest upstream features.",
+        """
+        SELECT d.checkpoint_id, d.layer, d.feature,
+               max(d.text) FILTER (d.method = 'weightlens') AS weightlens,
+               max(d.text) FILTER (d.method = 'weightlens+out') AS weightlens_out,
+               any_value(i.tokens) AS input_tokens,
+               any_value(o.tokens) AS output_tokens,
+               any_value(e.upstream) AS upstream
+        FROM descriptions d
+        LEFT JOIN (
+            SELECT c.checkpoint_id, layer, feature, list(t.text ORDER BY c.rank) AS tokens
+            FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
+            WHERE side = 'input' AND validated GROUP BY ALL
+        ) i USING (checkpoint_id, layer, feature)
+        LEFT JOIN (
+            SELECT c.checkpoint_id, layer, feature, list(t.text ORDER BY c.rank) AS tokens
+            FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
+            WHERE side = 'output' AND sign = 1 GROUP BY ALL
+        ) o USING (checkpoint_id, layer, feature)
+        LEFT JOIN (
+            SELECT checkpoint_id, target_layer AS layer, target_feature AS feature,
+                   list({'layer': source_layer, 'feature': source_feature, 'virtual_weight': virtual_weight}
+                        ORDER BY virtual_weight DESC) AS upstream
+            FROM feature_edges GROUP BY ALL
+        ) e USING (checkpoint_id, layer, feature)
+        GROUP BY ALL
+        """,
+    ),
+    "layer_summary": (
+        "One layer: how many features are described, by what, and the transcoder's quality.",
+        """
+        SELECT c.checkpoint_id, q.layer, c.d_transcoder AS n_features,
+               coalesce(d.n_described, 0) AS n_described,
+               coalesce(d.n_described, 0) / c.d_transcoder AS share_described,
+               t.n_direct_tokens, t.n_inherited_tokens, e.n_edges,
+               q.explained_variance, q.l0, q.dead_share, q.loss_replaced - q.loss AS loss_increase
+        FROM checkpoints c
+        JOIN transcoder_quality q USING (checkpoint_id)
+        LEFT JOIN (
+            SELECT checkpoint_id, layer, count(*) AS n_described FROM descriptions
+            WHERE method = 'weightlens' GROUP BY ALL
+        ) d USING (checkpoint_id, layer)
+        LEFT JOIN (
+            SELECT checkpoint_id, layer, count(*) FILTER (source_layer IS NULL) AS n_direct_tokens,
+                   count(*) FILTER (source_layer IS NOT NULL) AS n_inherited_tokens
+            FROM token_candidates WHERE validated GROUP BY ALL
+        ) t USING (checkpoint_id, layer)
+        LEFT JOIN (
+            SELECT checkpoint_id, target_layer AS layer, count(*) AS n_edges FROM feature_edges GROUP BY ALL
+        ) e USING (checkpoint_id, layer)
+        """,
+    ),
+}
+
+
+def schema_markdown() -> str:
+    """`docs/schema.md`."""
+    lines = [
+        "# The catalog",
+        "",
+        "Every table and view of `catalog.duckdb`. Written by `make schema` from `storage/tables.py`.",
+    ]
+    for table in TABLES.values():
+        lines += ["", f"## {table.name}", "", f"{table.row} Key: {', '.join(f'`{name}`' for name in table.key)}.", ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {type_} | {meaning} |" for name, type_, meaning in table.columns]
+    lines += ["", "# Views"]
+    for name, (meaning, _) in VIEWS.items():
+        lines += ["", f"## {name}", "", meaning]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,128 @@
+"""Bring one checkpoint into the store: measured first, then written layer by layer."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.capture import Hooks
+from interp.families import Norm
+from interp.quality import measure_quality
+from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.checkpoints import (
+    finish,
+    quality_path,
+    read_quality,
+    write_embeddings,
+    write_layer,
+)
+from storage.corpora import corpus_attributes, pack
+from storage.formats import open_transcoders
+from storage.models import ModelFolder, token_texts
+from storage.parts import write_part
+from storage.runs import now
+from storage.store import Store, write_json
+from storage.texts import read_texts
+from tasks.corpora import TOKENS_PER_BATCH, padded
+from tasks.models import loaded_model
+from tasks.shard_task import shard_task
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text to measure on: the first `n_tokens` tokens of a source."""
+
+    source: str
+    text_field: str
+    n_pos: int
+    n_tokens: int
+    bos: int | None
+
+    def batches(self, folder: ModelFolder) -> Iterator[tuple[Tensor, Tensor]]:
+        """(tokens, which are real) in batches."""
+        texts = read_texts(self.source, self.text_field)
+        step = max(1, TOKENS_PER_BATCH // self.n_pos)
+        for rows in pack(texts, folder.tokenizer, self.bos, self.n_pos, self.n_tokens):
+            for start in range(0, len(rows.tokens), step):
+                yield padded(torch.from_numpy(rows.tokens[start : start + step]))
+
+
+@shard_task("measure-quality", "measure L{layer:02d}")
+def measure_layer(
+    store: Store, checkpoint_id: str, layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks, text: Text
+) -> int:
+    """Run a layer's transcoder beside its MLP on a piece of text and record the figures."""
+    path = quality_path(store, checkpoint_id, layer)
+    if not path.exists():
+        folder, model = loaded_model(model_path)
+        transcoder = open_transcoders(transcoder_path).read(layer).to(torch.float32)
+        special = frozenset(folder.tokenizer.all_special_ids)
+        quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special)
+        write_json(path, {**asdict(quality), "suspicion": quality.suspicion(transcoder.d_transcoder)})
+    return layer
+
+
+@shard_task("ingest-embeddings", "ingest embeddings")
+def ingest_embeddings(store: Store, checkpoint_id: str, model_path: Path) -> str:
+    """Write the embedding, the unembedding, the final norm and the vocabulary."""
+    folder, model = loaded_model(model_path)
+    family = folder.family
+    write_embeddings(store, checkpoint_id, family.W_E(model), family.W_U(model), family.unembedding_norm(model))
+    path = tokens_part(store, checkpoint_id)
+    if not path.exists():
+        texts = token_texts(folder.tokenizer, len(folder.tokenizer))
+        columns = {"checkpoint_id": checkpoint_id, "token_id": range(len(texts)), "text": texts}
+        write_part(path, "tokens", columns, len(texts))
+    return checkpoint_id
+
+
+def tokens_part(store: Store, checkpoint_id: str) -> Path:
+    return store.parts("tokens", checkpoint_id) / "tokens.parquet"
+
+
+@shard_task("ingest-layer", "ingest L{layer:02d}")
+def ingest_layer(
+    store: Store, checkpoint_id: str, layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks
+) -> int:
+    """Write one layer's transcoder, and the norms between it and the residual stream."""
+    folder, model = loaded_model(model_path)
+    transcoder = open_transcoders(transcoder_path).read(layer)
+    read_norm: Norm | None = folder.family.read_norm(model, layer)
+    write_norm = folder.family.write_norm(model, layer)
+    if hooks.feature_input != "mlp_in":
+        read_norm = None  # the norm's weight acts after the point where the transcoder reads
+    if hooks.feature_output != "mlp_out":
+        write_norm = None  # the decoder already stands for what is added to the residual stream
+    write_layer(store, checkpoint_id, layer, transcoder, read_norm, write_norm)
+    return layer
+
+
+@shard_task("load-checkpoint", "load checkpoint")
+def load_checkpoint(store: Store, checkpoint_id: str, attributes: dict[str, Any], corpus_id: str | None) -> str:
+    """Mark a checkpoint as ingested and enter it, its vocabulary and its figures in the catalog."""
+    attributes = {**attributes, "ingested_at": now().isoformat()}
+    finish(store, checkpoint_id, attributes)
+    part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
+    figures = [{k: v for k, v in layer.items() if k != "suspicion"} for layer in read_quality(store, checkpoint_id)]
+    columns = {name: [layer[name] for layer in figures] for name in figures[0]}
+    write_part(part, "transcoder_quality", {"checkpoint_id": checkpoint_id, **columns}, len(figures))
+    with open_catalog(store.catalog, write=True) as connection:
+        put = partial(replace_rows, connection, where={"checkpoint_id": checkpoint_id})
+        put("tokens", parts=[tokens_part(store, checkpoint_id)])
+        put("transcoder_quality", parts=[part])
+        columns_of = connection.execute("SELECT * FROM checkpoints LIMIT 0").description
+        insert_row(connection, "checkpoints", {name: attributes[name] for name, *_ in columns_of})
+        if corpus_id is not None:
+            insert_row(connection, "corpora", _corpus_row(corpus_attributes(store, corpus_id)))
+        mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)
+    return checkpoint_id
+
+
+def _corpus_row(attributes: dict[str, Any]) -> dict[str, Any]:
+    row = {name: attributes[name] for name in ("corpus_id", "n_sequences", "n_pos", "n_tokens")}
+    return {**row, "name": attributes["source"], "sha256": attributes["source_sha256"]}
+
