@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from threading import get_ident
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Integer
@@ -47,6 +48,12 @@ def _removing(handles: list[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
+def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that acts only in the thread that made it: tasks in threads share one model."""
+    me = get_ident()
+    return lambda *args: hook(*args) if get_ident() == me else None
+
+
 def output_module(family: Family, block: nn.Module, hooks: Hooks) -> nn.Module:
     """The module whose output a transcoder with these hooks stands for."""
     if hooks.feature_output == "mlp_out":
@@ -62,12 +69,12 @@ def on_feature_input(
     """Call `receive` with the transcoder's input each time the block runs."""
     if hooks.feature_input == "mlp_in":
         module = family.module(block, family.mlp)
-        return module.register_forward_pre_hook(lambda _, args: receive(args[0].float()))
+        return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(args[0].float())))
     module = family.module(block, family.mlp_norm)
     if hooks.feature_input == "resid_mid":
-        return module.register_forward_pre_hook(lambda _, args: receive(args[0].float()))
+        return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(args[0].float())))
     norm = family.norm(module)
-    return module.register_forward_pre_hook(lambda _, args: receive(norm.normalize(args[0])))
+    return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(norm.normalize(args[0]))))
 
 
 @torch.no_grad()
@@ -98,7 +105,8 @@ def capture(
     handles = []
     for layer in layers:
         handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: xs.update({at: x})))
-        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep_output(layer)))
+        keep = _in_this_thread(keep_output(layer))
+        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
     with _removing(handles):
         try:
             model(input_ids=tokens.long(), use_cache=False)
@@ -122,7 +130,7 @@ def logits_with_replacement(
     target = output_module(family, block, hooks)
     handles = [
         on_feature_input(family, block, hooks, seen.append),
-        target.register_forward_hook(lambda _m, _a, output: replace(seen[-1]).to(output.dtype)),
+        target.register_forward_hook(_in_this_thread(lambda _m, _a, output: replace(seen[-1]).to(output.dtype))),
     ]
     with _removing(handles):
         return model(input_ids=tokens.long(), use_cache=False).logits

@@ -152,7 +152,7 @@ class Trainer:
         self.step_number += 1
         dead = (self.tokens_since_active >= settings.dead_after_tokens).float().mean()
         l0 = (a > 0).float().sum(1).mean()
-        return Step(self.step_number, float(loss), 1 - float(unexplained), float(l0), float(dead))
+        return Step(self.step_number, loss.item(), 1 - unexplained.item(), l0.item(), dead.item())
 
     def _auxiliary_loss(self, pre: Tensor, error: Tensor) -> Tensor:
         """How badly the dead features, as a TopK of their own, explain what the others left."""

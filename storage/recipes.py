@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,29 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folder_fingerprint(store: Store, files: list[Path]) -> dict[str, str]:
-    """SHA-256 of each file by name, remembered in the store while size and modification time stay."""
-    memory_path = store.root / "fingerprints.json"
-    memory: dict[str, list[Any]] = read_json(memory_path) if memory_path.exists() else {}
+def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file by name, taken from the store's memory where size and modification time are unchanged."""
+    memory = _memory(store)
     result = {}
     for path in sorted(files):
-        stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns]
         known = memory.get(str(path.resolve()))
-        if known is None or known[:2] != seen:
-            known = [*seen, file_sha256(path)]
-            memory[str(path.resolve())] = known
-            write_json(memory_path, memory)
-        result[path.name] = known[2]
+        result[path.name] = known[2] if known and known[:2] == _stamp(path) else file_sha256(path)
     return result
+
+
+def remember_fingerprints(store: Store, files: Iterable[Path]) -> None:
+    """Keep the files' hashes in the store, so that the next run need not read them again."""
+    memory = _memory(store)
+    for path in files:
+        memory[str(path.resolve())] = [*_stamp(path), fingerprints(store, [path])[path.name]]
+    write_json(store.root / "fingerprints.json", memory)
+
+
+def _memory(store: Store) -> dict[str, list[Any]]:
+    path = store.root / "fingerprints.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -26,6 +26,7 @@ from storage.models import ModelFolder, token_texts
 from storage.parts import write_part
 from storage.runs import now
 from storage.store import Store, write_json
+from storage.tables import TABLES
 from storage.texts import read_texts
 from tasks.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import loaded_model
@@ -114,8 +115,7 @@ def load_checkpoint(store: Store, checkpoint_id: str, attributes: dict[str, Any]
         put = partial(replace_rows, connection, where={"checkpoint_id": checkpoint_id})
         put("tokens", parts=[tokens_part(store, checkpoint_id)])
         put("transcoder_quality", parts=[part])
-        columns_of = connection.execute("SELECT * FROM checkpoints LIMIT 0").description
-        insert_row(connection, "checkpoints", {name: attributes[name] for name, *_ in columns_of})
+        insert_row(connection, "checkpoints", {name: attributes[name] for name in TABLES["checkpoints"].arrow.names})
         if corpus_id is not None:
             insert_row(connection, "corpora", _corpus_row(corpus_attributes(store, corpus_id)))
         mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -230,11 +230,13 @@ def propagate_shard(
         return _validated(store, layer, projected.recipe, key.recipe, checkpoint.d_transcoder, shard_size)
 
     inherited = inherit(edges, validated, checkpoint.single_token(key.layer, key.start, key.stop), direct)
-    _write_inherited(store, key, checkpoint_id, inherited, direct)
+    asked = (table["side"] == "input") & (table["sign"] == 1)
+    n_candidates = np.bincount(table["feature"][asked] - key.start, minlength=n)
+    _write_inherited(store, key, checkpoint_id, inherited, n_candidates)
     promoted = (table["side"] == "output") & (table["sign"] == 1)
     outputs = [table["token_id"][promoted & (table["feature"] == feature)] for feature in range(key.start, key.stop)]
-    asked = np.bincount(table["feature"][(table["side"] == "input") & (table["sign"] == 1)] - key.start, minlength=n)
-    _write_words(store, key, checkpoint_id, (direct, inherited), outputs, (asked, np.bincount(edges.target, minlength=n)), wording)
+    counts = (n_candidates, np.bincount(edges.target, minlength=n))
+    _write_words(store, key, checkpoint_id, (direct, inherited), outputs, counts, wording)
     return key
 
 
@@ -257,16 +259,15 @@ def _validated(
 
 
 def _write_inherited(
-    store: Store, key: ShardKey, checkpoint_id: str, inherited: Inherited, direct: FeatureTokens
+    store: Store, key: ShardKey, checkpoint_id: str, inherited: Inherited, n_candidates: Int64[np.ndarray, " shard"]
 ) -> None:
-    n_direct = np.diff(direct.indptr)
     columns = {
         "checkpoint_id": checkpoint_id,
         "layer": key.layer,
         "feature": inherited.target + key.start,
         "side": "input",
         "sign": 1,
-        "rank": ranks(inherited.target) + INHERITED_RANK,
+        "rank": n_candidates[inherited.target] + ranks(inherited.target),
         "token_id": inherited.token,
         "score": inherited.weight,
         "activation": inherited.activation,
@@ -274,7 +275,6 @@ def _write_inherited(
         "source_layer": inherited.source_layer.astype(np.int16),
         "source_feature": inherited.source_feature.astype(np.int32),
     }
-    del n_direct
     write_part(store.part("token_candidates", key), "token_candidates", columns, len(inherited.target))
 
 
@@ -358,5 +358,3 @@ def load_weightlens(
         mark_loaded(connection, checkpoint_id, "weightlens", recipe)
     return recipe
 
-
-INHERITED_RANK = 1_000_000

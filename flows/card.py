@@ -1,0 +1,90 @@
+"""One feature as a person reads it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from interp.weightlens.description import visible
+from storage.catalog import open_catalog
+
+N_TOKENS = 12
+N_EDGES = 8
+
+
+def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None) -> Iterator[RenderableType]:
+    """Descriptions, tokens and edges of one feature.
+
+    Raises:
+        ValueError: no such feature, or several checkpoints and none named.
+    """
+    with open_catalog(catalog) as connection:
+        checkpoint_id, name = _checkpoint(connection, layer, feature, checkpoint)
+        key = [checkpoint_id, layer, feature]
+        yield Text(f"{name} ({checkpoint_id})  layer {layer}  feature {feature}", style="bold")
+        yield from _descriptions(connection, key)
+        yield _tokens(connection, key)
+        yield _edges(connection, key)
+
+
+def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int, wanted: str | None) -> tuple[str, str]:
+    query = "SELECT checkpoint_id, name, n_layers, d_transcoder FROM checkpoints"
+    rows = connection.execute(query).fetchall()
+    if wanted is not None:
+        rows = [row for row in rows if wanted in row[:2]]
+    if len(rows) != 1:
+        known = ", ".join(f"{row[0]} ({row[1]})" for row in connection.execute(query).fetchall()) or "none"
+        raise ValueError(f"--checkpoint: name one of {known}; found {len(rows)} that fit '{wanted or ''}'")
+    checkpoint_id, name, n_layers, d_transcoder = rows[0]
+    if not (0 <= layer < n_layers and 0 <= feature < d_transcoder):
+        raise ValueError(f"no feature {feature} in layer {layer}: {name} has layers 0-{n_layers - 1}, features 0-{d_transcoder - 1}")
+    return checkpoint_id, name
+
+
+def _descriptions(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+    query = "SELECT method, text FROM descriptions WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY method"
+    rows = connection.execute(query, key).fetchall()
+    for method, text in rows:
+        yield Text.assemble((f"{method}: ", "bold cyan"), visible(text))
+    if "weightlens" not in [method for method, _ in rows]:
+        query = """SELECT f.detail FROM failures f JOIN runs r USING (run_id, stage)
+                   WHERE r.checkpoint_id = ? AND f.layer = ? AND f.feature = ?"""
+        for (detail,) in connection.execute(query, key).fetchall():
+            yield Text.assemble(("no weightlens description: ", "bold yellow"), detail)
+
+
+def _tokens(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+    table = Table("side", "token", "z", "activation", "from", title="Tokens")
+    query = """
+        SELECT c.side, c.sign, t.text, c.z_score, c.activation, c.validated, c.source_layer, c.source_feature
+        FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
+        WHERE c.checkpoint_id = ? AND layer = ? AND feature = ?
+        QUALIFY row_number() OVER (PARTITION BY side, sign, validated, source_layer IS NULL ORDER BY rank) <= ?
+        ORDER BY side, sign DESC, validated DESC, source_layer IS NOT NULL, rank"""
+    for side, sign, text, z, activation, validated, layer, feature in connection.execute(query, [*key, N_TOKENS]).fetchall():
+        what = {("input", 1): "fires on", ("input", -1): "silenced by", ("output", 1): "promotes", ("output", -1): "suppresses"}
+        origin = "" if layer is None else f"L{layer} #{feature}"
+        mark = "" if validated is not False else " (alone: silent)"
+        table.add_row(
+            what[side, sign] + mark, escape(visible(text)), "" if z is None else f"{z:.1f}",
+            "" if activation is None else f"{activation:.3g}", origin,
+        )  # fmt: skip
+    return table
+
+
+def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+    table = Table("from", "virtual weight", "z", "which is", title="Strongest upstream features")
+    query = """
+        SELECT e.source_layer, e.source_feature, e.virtual_weight, e.z_score, d.text FROM feature_edges e
+        LEFT JOIN descriptions d ON d.checkpoint_id = e.checkpoint_id AND d.layer = e.source_layer
+             AND d.feature = e.source_feature AND d.method = 'weightlens'
+        WHERE e.checkpoint_id = ? AND target_layer = ? AND target_feature = ?
+        ORDER BY e.virtual_weight DESC LIMIT ?"""
+    for layer, feature, weight, z, text in connection.execute(query, [*key, N_EDGES]).fetchall():
+        table.add_row(f"L{layer} #{feature}", f"{weight:.3g}", f"{z:.1f}", escape(visible(text or "")))
+    return table

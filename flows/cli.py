@@ -1,0 +1,332 @@
+"""The command line, `circuit-insights`."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from configs.run import RunConfig
+
+for _name, _value in {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+# Torch, transformers and Prefect take seconds to import, so each command imports what it needs.
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+out = Console()
+err = Console(stderr=True)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
+StoreOption = Annotated[Path | None, typer.Option("--store", help="The store; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store.")]
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Bad input ends with one message and exit code 2; a full disk and Ctrl-C say what to do."""
+    try:
+        yield
+    except ValueError as error:
+        _fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail("interrupted; the store is whole, run the same command again to go on", INTERRUPTED)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        _fail(f"disk full: {error}\nWhat was finished is kept; make room and run the same command again", BAD_INPUT)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _load(config: Path, overrides: list[str] | None, store: Path | None) -> "RunConfig":
+    from configs.run import load_config
+
+    overrides = list(overrides or [])
+    if store is not None:
+        overrides.append(f"store={store}")
+    return load_config(config, overrides)
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Run the whole pipeline: train transcoders if need be, ingest, WeightLens."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        began = time.monotonic()
+        from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+        from flows.plan import plan
+        from flows.subject import open_source
+
+        source = open_source(loaded)
+        checkpoint_id = nothing_to_do(source)
+        if checkpoint_id is not None:
+            err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {source.store.root}")
+            return
+        _print_plan(plan(loaded), err)
+        checkpoint_id = _with_engine(describe_checkpoint, loaded)
+        _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
+
+
+@app.command("train-transcoders")
+def train_transcoders(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Train transcoders for a model that has none, and say where they are."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import train_transcoders as flow
+
+        out.print(_with_engine(flow.train_transcoders, loaded), soft_wrap=True)
+
+
+@app.command()
+def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Bring a model and its transcoders into the store, after measuring them."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import ingest as flow
+
+        out.print(f"checkpoint {_with_engine(flow.ingest, loaded)}")
+
+
+@app.command()
+def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Describe every feature of an ingested checkpoint from its weights."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import weightlens as flow
+
+        out.print(f"checkpoint {_with_engine(flow.weightlens, loaded)}")
+
+
+def _with_engine(flow: Any, config: "RunConfig") -> Any:
+    from flows.engine import task_runner
+
+    return flow.with_options(task_runner=task_runner(config.engine))(config)
+
+
+@app.command("plan")
+def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Say what `run` would do, and about how long and how much disk it would take. Nothing is done."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows.plan import plan
+
+        _print_plan(plan(loaded), out)
+
+
+def _print_plan(steps: list[Any], console: Console) -> None:
+    table = Table("step", "to do", "of", "about", "disk", title="Plan")
+    for step in steps:
+        table.add_row(step.name, str(step.todo), str(step.total), _duration(step.seconds), _size(step.disk_bytes))
+    seconds, size = sum(step.seconds for step in steps), sum(step.disk_bytes for step in steps)
+    table.add_row("total", "", "", _duration(seconds), _size(size), style="bold")
+    console.print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "< 1 s" if seconds else "-"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if n_bytes else "-"
+        n_bytes /= 1000
+    return f"{n_bytes:.0f} PB"
+
+
+def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
+    from flows.summary import summarise
+    from interp.weightlens.description import visible
+    from storage.store import Store
+
+    summary = summarise(Store(root), checkpoint_id)
+    table = Table("layer", "features", "described", "share", "explained variance", "L0", title="Layers")
+    for layer, n_features, n_described, share, variance, l0 in summary.layers:
+        table.add_row(str(layer), str(n_features), str(n_described), f"{share:.0%}", f"{variance:.3f}", f"{l0:.1f}")
+    out.print(table)
+    table = Table("layer", "feature", "description", title="Some convincing features")
+    for layer, feature, text in summary.features:
+        table.add_row(str(layer), str(feature), escape(visible(text)))
+    out.print(table)
+    out.print(f"Checkpoint {checkpoint_id} in {root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)
+
+
+def _root(store: Path | None) -> Path:
+    return store or Path(os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query; docs/schema.md has the tables.")],
+    store: StoreOption = None,
+    format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Ask the catalog, read-only."""
+    import duckdb
+
+    from interp.weightlens.description import visible
+    from storage.catalog import open_catalog
+
+    with errors_told(), open_catalog(_root(store) / "catalog.duckdb") as connection:
+        try:
+            result = connection.execute(query)
+        except duckdb.Error as error:
+            raise ValueError(f"sql: {error}") from None
+        if result.description is None:
+            return
+        if format is Format.parquet:
+            import pyarrow.parquet as pq
+
+            if output is None:
+                raise ValueError("sql: --format parquet needs --output FILE")
+            pq.write_table(result.to_arrow_table(), output)
+            return
+        names, rows = [column[0] for column in result.description], result.fetchall()
+        with output.open("w", encoding="utf-8", newline="") if output else _kept_open(sys.stdout) as file:
+            if format is Format.json:
+                json.dump([dict(zip(names, row, strict=True)) for row in rows], file, indent=1, default=str, ensure_ascii=False)
+                file.write("\n")
+            elif format is Format.csv:
+                writer = csv.writer(file)
+                writer.writerow(names)
+                writer.writerows(rows)
+            else:
+                table = Table(*names)
+                for row in rows:
+                    table.add_row(*(escape(visible(_cell(value))) for value in row))
+                Console(file=file).print(table)
+
+
+@contextmanager
+def _kept_open(file: Any) -> Iterator[Any]:
+    yield file
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def show(
+    layer: int,
+    feature: int,
+    store: StoreOption = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")] = None,
+) -> None:
+    """Print everything that is known of one feature."""
+    from flows.card import feature_card
+
+    with errors_told():
+        for part in feature_card(_root(store) / "catalog.duckdb", layer, feature, checkpoint):
+            out.print(part)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Also check what this configuration names.")] = None,
+    overrides: Overrides = None,
+    store: StoreOption = None,
+) -> None:
+    """Check the installation, the store and, with a configuration, its model, corpus and transcoders."""
+    with errors_told():
+        _check_installation()
+        root = _root(store)
+        if config is not None:
+            loaded = _load(config, overrides, store)
+            from flows.subject import identify, open_source
+
+            source = open_source(loaded)
+            root = source.store.root
+            model = source.model
+            _good("model", f"{model.path}: {model.family.model_type}, {model.n_layers} layers, d_model {model.d_model}, {len(model.tokenizer)} tokens")
+            _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
+            if source.must_train:
+                _good("transcoders", "none yet; `run` trains them")
+            else:
+                a = identify(source).attributes
+                _good("transcoders", f"{a['transcoder_name']}: {a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}, checkpoint {a['checkpoint_id']}")
+        _check_store(root)
+
+
+def _good(name: str, text: str) -> None:
+    out.print(f"[green]✓[/] [bold]{name}[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def _check_installation() -> None:
+    import duckdb
+    import prefect
+    import torch
+    import transformers
+    import zarr
+
+    from flows.plan import gemm_flops
+
+    versions = (("torch", torch), ("transformers", transformers), ("prefect", prefect), ("zarr", zarr), ("duckdb", duckdb))
+    _good("python", f"{sys.version.split()[0]}; " + ", ".join(f"{name} {module.__version__}" for name, module in versions))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    rate = gemm_flops(768, os.cpu_count() or 1) / 1e9
+    _good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
+    server = os.environ.get("PREFECT_API_URL")
+    _good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
+
+
+def _check_store(root: Path) -> None:
+    from storage.catalog import check_catalog
+
+    existing = next(path for path in (root, *root.resolve().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"store: {root} cannot be written; choose another with --store")
+    check_catalog(root / "catalog.duckdb")
+    free = shutil.disk_usage(existing).free
+    _good("store", f"{root}: {'in use' if root.exists() else 'new'}, {_size(free)} free")
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The whole pipeline: train transcoders if need be, ingest, WeightLens, and a summary."""
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from configs.run import RunConfig
+from flows import ingest, weightlens
+from flows.stage import store_held
+from flows.subject import Source, identify, open_source
+from flows.summary import markdown_summary
+from flows.train_transcoders import train
+from storage.runs import new_run_id
+
+
+def nothing_to_do(source: Source) -> str | None:
+    """The checkpoint's id, if the catalog holds everything that the configuration asks for."""
+    if source.must_train:
+        return None
+    subject = identify(source)
+    done = ingest.is_done(subject) and weightlens.Work(subject).is_done()
+    return subject.checkpoint_id if done else None
+
+
+@flow(name="describe-checkpoint", flow_run_name="describe {config.name}", validate_parameters=False)
+def describe_checkpoint(config: RunConfig) -> str:
+    """Run every stage that is not done yet; returns the checkpoint's id."""
+    source = open_source(config)
+    subject = None if source.must_train else identify(source)
+    run_id = new_run_id()
+    with store_held(config, source.store, f"run {config.name}"):
+        if subject is None:
+            train(source, run_id)
+            subject = identify(source)
+        if not ingest.is_done(subject):
+            ingest.ingest_checkpoint(subject, run_id)
+        if not weightlens.Work(subject).is_done():
+            weightlens.describe_from_weights(subject, run_id)
+    create_markdown_artifact(markdown_summary(source.store, subject.checkpoint_id), key="summary")
+    return subject.checkpoint_id

@@ -1,0 +1,71 @@
+"""Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from configs.run import EngineConfig
+
+SECONDS_PER_UPDATE = 2.0
+"""How often the progress artifact is updated: each update is a request to the server."""
+
+console = Console(stderr=True)
+
+
+def n_workers(engine: EngineConfig) -> int:
+    """Tasks at once."""
+    return engine.workers or os.cpu_count() or 1
+
+
+def task_runner(engine: EngineConfig) -> TaskRunner[Any]:
+    """The task runner a configuration asks for."""
+    if engine.runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=n_workers(engine))
+    from prefect_dask import DaskTaskRunner  # a second to import, and only here wanted
+
+    if engine.dask_address is not None:
+        return DaskTaskRunner(address=engine.dask_address)
+    cluster = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
+    return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+@contextmanager
+def cores_shared(engine: EngineConfig) -> Iterator[None]:
+    """Within one process, give each task its share of the cores instead of all of them to each."""
+    before = torch.get_num_threads()
+    if engine.runner == "threads":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_workers(engine)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def wait_for_all(futures: Sequence[PrefectFuture[Any]], title: str) -> list[Any]:
+    """The results of all tasks, with progress; the first failure is raised."""
+    if not futures:
+        return []
+    artifact = create_progress_artifact(progress=0.0, description=title)
+    updated = time.monotonic()
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=len(futures))
+        for done, future in enumerate(as_completed(list(futures)), 1):
+            future.result()
+            progress.update(bar, completed=done)
+            if time.monotonic() - updated > SECONDS_PER_UPDATE:
+                update_progress_artifact(artifact, 100.0 * done / len(futures))  # pyright: ignore
+                updated = time.monotonic()
+    update_progress_artifact(artifact, 100.0)  # pyright: ignore
+    if not console.is_terminal:
+        console.print(f"{title}: {len(futures)} done")
+    return [future.result() for future in futures]

@@ -1,0 +1,69 @@
+"""Bring a model and its transcoders into the store, after measuring that they were read rightly."""
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.engine import wait_for_all
+from flows.stage import stage_recorded, store_held
+from flows.subject import Subject, identify, open_source
+from storage.catalog import loaded_recipe
+from storage.checkpoints import read_quality
+from storage.recipes import remember_fingerprints
+from storage.runs import new_run_id
+from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer
+
+
+def is_done(subject: Subject) -> bool:
+    """Whether the catalog already holds the checkpoint."""
+    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, "ingest") == subject.checkpoint_id
+
+
+def ingest_checkpoint(subject: Subject, run_id: str) -> None:
+    """Measure every layer, refuse what was read wrongly, then write arrays and catalog.
+
+    Raises:
+        ValueError: a layer's figures say that the transcoders were read wrongly.
+    """
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    model_path, transcoder_path = subject.source.model.path, subject.transcoders.path
+    layers, hooks = range(subject.attributes["n_layers"]), subject.transcoders.hooks
+    corpus = subject.source.corpus
+    text = Text(corpus.source, corpus.text_field, corpus.n_pos, config.quality_tokens, corpus.bos)
+    with stage_recorded(config, store, "ingest", run_id, checkpoint_id, checkpoint_id=checkpoint_id):
+        remember_fingerprints(store, subject.files)
+        futures = [
+            measure_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks, text)
+            for layer in layers
+        ]
+        wait_for_all(futures, "measure transcoders")
+        _refuse_suspicious(subject)
+        futures = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
+        futures += [
+            ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks) for layer in layers
+        ]
+        wait_for_all(futures, "ingest")
+        corpus_id = corpus.corpus_id if store.corpus(corpus.corpus_id).exists() else None
+        load_checkpoint(store, checkpoint_id, subject.attributes, corpus_id)
+
+
+def _refuse_suspicious(subject: Subject) -> None:
+    found = [(layer["layer"], layer["suspicion"]) for layer in read_quality(subject.store, subject.checkpoint_id)]
+    suspicious = [f"  layer {layer}: {suspicion}" for layer, suspicion in found if suspicion]
+    if suspicious and not subject.config.transcoder.accept_poor_quality:
+        hooks = subject.transcoders.hooks
+        raise ValueError(
+            f"{subject.transcoders.path} does not fit {subject.source.model.path} as read "
+            f"(input {hooks.feature_input}, output {hooks.feature_output}):\n"
+            + "\n".join(suspicious)
+            + "\nIf you know better, set transcoder.accept_poor_quality=true"
+        )
+
+
+@flow(name="ingest", flow_run_name="ingest {config.name}", validate_parameters=False)
+def ingest(config: RunConfig) -> str:
+    """Ingest the checkpoint of a configuration; returns its id."""
+    subject = identify(open_source(config))
+    if not is_done(subject):
+        with store_held(config, subject.store, f"ingest {config.name}"):
+            ingest_checkpoint(subject, new_run_id())
+    return subject.checkpoint_id

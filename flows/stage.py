@@ -1,0 +1,48 @@
+"""What all stage flows share: the store held, the run recorded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from configs.run import RunConfig
+from flows.engine import cores_shared
+from storage.catalog import check_catalog
+from storage.runs import mark_killed, recorded
+from storage.store import Store, held, open_store
+
+
+@contextmanager
+def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
+    """Hold the store while writing to it.
+
+    Raises:
+        ValueError: it cannot be written, another run holds it, or a newer version wrote its catalog.
+    """
+    check_catalog(store.catalog)
+    open_store(store.root)
+    with held(store, purpose), cores_shared(config.engine):
+        mark_killed(store.catalog)
+        yield
+
+
+@contextmanager
+def stage_recorded(
+    config: RunConfig, store: Store, stage: str, run_id: str, recipe: str, **subject: Any
+) -> Iterator[None]:
+    """Enter a stage in the catalog's `runs`."""
+    row = {
+        "run_id": run_id,
+        "flow_run_id": flow_run.id,
+        "checkpoint_id": None,
+        "corpus_id": None,
+        "stage": stage,
+        "recipe": recipe,
+        "finished_at": None,
+        "error": None,
+        "config": config.model_dump_json(),
+        **subject,
+    }
+    with recorded(store.catalog, row):
+        yield

@@ -1,0 +1,182 @@
+"""What a configuration is about: its model, corpus and transcoders, opened, checked and fingerprinted."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.run import RunConfig
+from interp.capture import Hooks
+from storage.checkpoints import Checkpoint, is_ingested
+from storage.corpora import CorpusRecipe, source_fingerprint
+from storage.formats import TranscoderFolder, open_transcoders
+from storage.models import ModelFolder, open_model
+from storage.recipes import fingerprints, short_hash
+from storage.store import Store
+
+INGEST_VERSION = 1
+"""Bump when the same files would be written differently into the store."""
+
+TRAINING_VERSION = 1
+"""Bump when the same settings would train other transcoders."""
+
+TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
+"""Where transcoders trained here read, and what they stand for: exactly the MLP module."""
+
+
+def store_path(config: RunConfig) -> Path:
+    """The store of a configuration: its own, else $CIRCUIT_INSIGHTS_STORE, else ./store."""
+    return config.store or Path(os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model and the corpus, which are there before any transcoder is."""
+
+    config: RunConfig
+    store: Store
+    model: ModelFolder
+    model_sha256: str
+    tokenizer_sha256: str
+    bos: int | None
+    corpus: CorpusRecipe
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose hashes are worth remembering."""
+        return (*self.model.files, *self.model.tokenizer_files)
+
+    @property
+    def training_recipe(self) -> str:
+        """Names the transcoders that this configuration trains."""
+        return short_hash(
+            model=self.model_sha256,
+            tokenizer=self.tokenizer_sha256,
+            corpus=self.corpus.corpus_id,
+            training=self.config.transcoder.train,
+            hooks=TRAINED_HOOKS,
+            version=TRAINING_VERSION,
+        )
+
+    @property
+    def transcoder_path(self) -> Path:
+        """Where the transcoders are, or will be once trained."""
+        return self.config.transcoder.path or self.store.trained_transcoders(self.training_recipe)
+
+    @property
+    def must_train(self) -> bool:
+        trained = self.store.trained_transcoders(self.training_recipe) / "config.yaml"
+        return self.config.transcoder.path is None and not trained.is_file()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint: model and transcoders that fit each other."""
+
+    source: Source
+    transcoders: TranscoderFolder
+    checkpoint_id: str
+    attributes: dict[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.source.config
+
+    @property
+    def store(self) -> Store:
+        return self.source.store
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose hashes are worth remembering."""
+        return (*self.source.files, *self.transcoders.files)
+
+
+def open_source(config: RunConfig) -> Source:
+    """Open and fingerprint the model and the corpus. Nothing is written.
+
+    Raises:
+        ValueError: any of it is missing, unreadable or does not fit.
+    """
+    assert config.model.path is not None and config.corpus.source is not None
+    store = Store(store_path(config))
+    model = open_model(config.model.path)
+    tokenizer = model.tokenizer
+    bos = config.model.bos
+    if bos == "auto":
+        bos = tokenizer.bos_token_id
+    elif bos == "none":
+        bos = None
+    elif bos >= model.d_vocab:
+        raise ValueError(f"model.bos is {bos}; the vocabulary has {model.d_vocab} tokens")
+    tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
+    corpus = config.corpus
+    assert corpus.source is not None
+    recipe = CorpusRecipe(
+        source=corpus.source,
+        source_sha256=source_fingerprint(corpus.source),
+        tokenizer_sha256=tokenizer_sha256,
+        bos=bos,
+        n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
+        max_tokens=corpus.max_tokens,
+        text_field=corpus.text_field,
+    )
+    model_sha256 = short_hash(files=fingerprints(store, model.files))
+    return Source(config, store, model, model_sha256, tokenizer_sha256, bos, recipe)
+
+
+def identify(source: Source) -> Subject:
+    """Open the transcoders, check them against the model, and name the checkpoint. Nothing is written.
+
+    Raises:
+        ValueError: transcoders of another width or layer count, or unreadable or non-finite weights.
+    """
+    model, folder = source.model, open_transcoders(source.transcoder_path)
+    if folder.n_layers != model.n_layers:
+        raise ValueError(
+            f"{folder.path} has transcoders for {folder.n_layers} layers; the model {model.path} has {model.n_layers}"
+        )
+    sizes = [folder.shape(layer) for layer in range(folder.n_layers)]
+    for layer, (d_transcoder, d_model) in enumerate(sizes):
+        if d_model != model.d_model:
+            raise ValueError(
+                f"{folder.path}: the transcoder of layer {layer} is for width {d_model}; the model {model.path} has {model.d_model}"
+            )
+        if d_transcoder != sizes[0][0]:
+            raise ValueError(f"{folder.path}: layer {layer} has {d_transcoder} features, layer 0 has {sizes[0][0]}")
+    fingerprint = fingerprints(source.store, folder.files)
+    weights_sha256 = short_hash(model=source.model_sha256, transcoders=fingerprint)
+    checkpoint_id = short_hash(
+        weights=weights_sha256, tokenizer=source.tokenizer_sha256, bos=source.bos, version=INGEST_VERSION
+    )
+    if is_ingested(source.store, checkpoint_id):
+        attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
+        return Subject(source, folder, checkpoint_id, attributes)
+    model.load()
+    for layer in reversed(range(folder.n_layers)):  # reads every weight once: what is not finite is refused here
+        first = folder.read(layer)
+    attributes = {
+        "checkpoint_id": checkpoint_id,
+        "name": source.config.name,
+        "model_name": str(model.path),
+        "model_revision": None,
+        "transcoder_name": str(folder.path),
+        "transcoder_revision": None,
+        "transcoder_format": folder.format,
+        "folded": list(folder.folded),
+        "step": source.config.model.step,
+        "family": model.family.model_type,
+        "activation": first.activation,
+        "k": first.k,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "d_transcoder": sizes[0][0],
+        "d_vocab": model.d_vocab,
+        "n_tokens": len(model.tokenizer),
+        "bos": source.bos,
+        "norms_centred": model.family.centred,
+        "feature_input_hook": folder.hooks.feature_input,
+        "feature_output_hook": folder.hooks.feature_output,
+        "weights_sha256": weights_sha256,
+    }
+    return Subject(source, folder, checkpoint_id, attributes)

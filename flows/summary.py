@@ -1,0 +1,71 @@
+"""What a run found: per layer, and a handful of the most convincing features."""
+
+from typing import Any, NamedTuple
+
+from interp.weightlens.description import visible
+from storage.catalog import open_catalog
+from storage.store import Store
+
+N_SHOWN = 10
+
+
+class Summary(NamedTuple):
+    """Rows for people."""
+
+    layers: list[tuple[Any, ...]]
+    """(layer, features, described, share, explained variance, L0)"""
+    features: list[tuple[Any, ...]]
+    """(layer, feature, description)"""
+
+
+LAYERS = """
+    SELECT layer, n_features, n_described, share_described, explained_variance, l0
+    FROM layer_summary WHERE checkpoint_id = ? ORDER BY layer
+"""
+
+# A convincing feature: few words explain it, the tokens stand far out, and they drive it hard compared to
+# other features of the layer. At most two features a layer, so that the list shows the whole model.
+FEATURES = """
+    WITH validated AS (
+        SELECT layer, feature, count(*) AS n_tokens, max(z_score) AS z, max(activation) AS activation
+        FROM token_candidates WHERE checkpoint_id = $id AND validated GROUP BY ALL
+    ), scored AS (
+        SELECT v.*, d.text, len(d.tokens) AS n,
+               percent_rank() OVER (PARTITION BY v.layer ORDER BY z)
+               + percent_rank() OVER (PARTITION BY v.layer ORDER BY activation) AS strength
+        FROM validated v
+        JOIN descriptions d ON d.checkpoint_id = $id AND d.method = 'weightlens+out'
+             AND d.layer = v.layer AND d.feature = v.feature
+        WHERE v.n_tokens BETWEEN 2 AND 12
+    )
+    SELECT layer, feature, text FROM scored
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength DESC, feature) <= $each
+    ORDER BY layer, strength DESC LIMIT $n
+"""
+
+
+def summarise(store: Store, checkpoint_id: str) -> Summary:
+    """Read the summary of a checkpoint from the catalog."""
+    with open_catalog(store.catalog) as connection:
+        layers = connection.execute(LAYERS, [checkpoint_id]).fetchall()
+        each = -(-N_SHOWN // max(1, len(layers)))
+        features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
+    return Summary(layers, features)
+
+
+def markdown_summary(store: Store, checkpoint_id: str) -> str:
+    """The summary for Prefect's UI."""
+    summary = summarise(store, checkpoint_id)
+    lines = ["| layer | features | described | share | explained variance | L0 |", "|---|---|---|---|---|---|"]
+    lines += [f"| {a} | {b} | {c} | {d:.0%} | {e:.3f} | {f:.1f} |" for a, b, c, d, e, f in summary.layers]
+    lines += ["", "| layer | feature | description |", "|---|---|---|"]
+    lines += [f"| {layer} | {feature} | {_cell(text)} |" for layer, feature, text in summary.features]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text from a vocabulary, harmless inside a Markdown table."""
+    text = visible(text)
+    for character in "\\`*_{}[]()#+!|<>~$":
+        text = text.replace(character, f"&#{ord(character)};")
+    return text

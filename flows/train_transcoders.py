@@ -1,0 +1,51 @@
+"""Train transcoders for a model that has none."""
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.engine import wait_for_all
+from flows.stage import stage_recorded, store_held
+from flows.subject import TRAINED_HOOKS, Source, open_source
+from storage.formats.circuit_tracer import folder_config
+from storage.recipes import remember_fingerprints
+from storage.runs import new_run_id
+from storage.store import whole_file
+from tasks.corpora import tokenise_corpus
+from tasks.training import train_layer
+
+
+def train(source: Source, run_id: str) -> None:
+    """Train every layer; the folder's config.yaml, written last, marks it as whole."""
+    config, store, recipe = source.config, source.store, source.training_recipe
+    settings = config.transcoder.train
+    assert settings is not None and config.model.path is not None
+    with stage_recorded(config, store, "train-transcoders", run_id, recipe, corpus_id=source.corpus.corpus_id):
+        remember_fingerprints(store, source.files)
+        tokenise_corpus(store, source.corpus, config.model.path)
+        futures = [
+            train_layer.submit(
+                store, recipe, layer, config.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings
+            )
+            for layer in range(source.model.n_layers)
+        ]
+        wait_for_all(futures, "train transcoders")
+        text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))
+        with whole_file(store.trained_transcoders(recipe) / "config.yaml") as path:
+            path.write_text(text, encoding="utf-8")
+
+
+def _k(activation: str, k: int) -> int | None:
+    return k if activation == "topk" else None
+
+
+@flow(name="train-transcoders", flow_run_name="train-transcoders {config.name}", validate_parameters=False)
+def train_transcoders(config: RunConfig) -> str:
+    """Train the transcoders that a configuration asks for; returns their folder."""
+    source = open_source(config)
+    if config.transcoder.train is None:
+        raise ValueError("transcoder.train is not set: there is nothing to train")
+    if source.must_train:
+        with store_held(config, source.store, f"train-transcoders {config.name}"):
+            train(source, new_run_id())
+    return str(source.transcoder_path)
+

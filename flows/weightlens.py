@@ -1,0 +1,121 @@
+"""WeightLens over every feature of a checkpoint."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.engine import wait_for_all
+from flows.stage import stage_recorded, store_held
+from flows.subject import Subject, identify, open_source
+from storage.catalog import loaded_recipe
+from storage.checkpoints import open_checkpoint, single_token_path
+from storage.recipes import short_hash
+from storage.runs import new_run_id
+from storage.store import ShardKey, shards
+from tasks.weightlens import (
+    VERSION,
+    WORDING_VERSION,
+    drop_single_token_blocks,
+    load_weightlens,
+    project_shard,
+    propagate_shard,
+    single_token_block,
+    single_token_layer,
+)
+
+TOKENS_PER_BLOCK = 4096
+"""Vocabulary entries a single-token task runs through the model."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The recipes of the two steps and their shards."""
+
+    subject: Subject
+
+    @property
+    def projection_recipe(self) -> str:
+        settings = self.subject.config.weightlens
+        return short_hash(checkpoint=self.subject.checkpoint_id, weightlens=settings, version=VERSION)
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of the whole stage."""
+        return short_hash(
+            projection=self.projection_recipe, wording=self.subject.config.wording, version=WORDING_VERSION
+        )
+
+    def shards(self, recipe: str, layer: int) -> list[ShardKey]:
+        return shards(recipe, layer, self.subject.attributes["d_transcoder"], self.subject.config.shard_size)
+
+    def all_shards(self, recipe: str) -> list[ShardKey]:
+        return [key for layer in range(self.subject.attributes["n_layers"]) for key in self.shards(recipe, layer)]
+
+    @property
+    def blocks(self) -> range:
+        return range(0, self.subject.attributes["n_tokens"], TOKENS_PER_BLOCK)
+
+    def todo(self) -> Iterator[tuple[str, int, int]]:
+        """Step by step, how many tasks are left and how many there are."""
+        store, checkpoint_id = self.subject.store, self.subject.checkpoint_id
+        layers = range(self.subject.attributes["n_layers"])
+        gathered = sum(single_token_path(store, checkpoint_id, layer).exists() for layer in layers)
+        yield "single tokens", 0 if gathered == len(layers) else len(self.blocks), len(self.blocks)
+        for title, recipe, table in (
+            ("project", self.projection_recipe, "feature_edges"),
+            ("propagate", self.recipe, "failures"),
+        ):
+            keys = self.all_shards(recipe)
+            yield title, sum(not store.part(table, key).exists() for key in keys), len(keys)
+
+    def is_done(self) -> bool:
+        """Whether the catalog already holds this recipe's output."""
+        return loaded_recipe(self.subject.store.catalog, self.subject.checkpoint_id, "weightlens") == self.recipe
+
+
+def describe_from_weights(subject: Subject, run_id: str) -> None:
+    """Project, validate, propagate and word every feature, then load the catalog."""
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    open_checkpoint(store, checkpoint_id)
+    work = Work(subject)
+    layers = range(subject.attributes["n_layers"])
+    with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id):
+        _single_tokens(subject, work)
+        projected = work.all_shards(work.projection_recipe)
+        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens) for key in projected]
+        wait_for_all(futures, "weightlens: project")
+        for layer in layers:  # a layer inherits from those below it
+            pairs = zip(work.shards(work.recipe, layer), work.shards(work.projection_recipe, layer), strict=True)
+            futures = [
+                propagate_shard.submit(store, checkpoint_id, key, source, config.shard_size, config.wording)
+                for key, source in pairs
+            ]
+            wait_for_all(futures, f"weightlens: propagate L{layer:02d}")
+        load_weightlens(store, checkpoint_id, run_id, projected, work.all_shards(work.recipe))
+
+
+def _single_tokens(subject: Subject, work: Work) -> None:
+    store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
+    n_tokens, layers = subject.attributes["n_tokens"], range(subject.attributes["n_layers"])
+    if not all(single_token_path(store, checkpoint_id, layer).exists() for layer in layers):
+        futures = [
+            single_token_block.submit(store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens))
+            for start in work.blocks
+        ]
+        wait_for_all(futures, "single tokens: run")
+        futures = [single_token_layer.submit(store, checkpoint_id, layer, list(work.blocks)) for layer in layers]
+        wait_for_all(futures, "single tokens: gather")
+    drop_single_token_blocks(store, checkpoint_id, work.blocks)
+
+
+@flow(name="weightlens", flow_run_name="weightlens {config.name}", validate_parameters=False)
+def weightlens(config: RunConfig) -> str:
+    """Describe an ingested checkpoint from its weights; returns its id."""
+    subject = identify(open_source(config))
+    open_checkpoint(subject.store, subject.checkpoint_id)
+    if not Work(subject).is_done():
+        with store_held(config, subject.store, f"weightlens {config.name}"):
+            describe_from_weights(subject, new_run_id())
+    return subject.checkpoint_id
