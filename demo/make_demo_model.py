@@ -1,6 +1,6 @@
 """Make the demo checkpoint: a small GPT-2 that has read Python's documentation, and its transcoders.
 
-    make demo-model
+    make demo-model        (rm -r demo/checkpoint first to make the model anew as well)
 
 The tokenizer, the model and the transcoders are trained from nothing on the reference topics and
 docstrings of the running Python and of some of the pinned packages. Documents whose SHA-256 ends in a
@@ -12,17 +12,27 @@ import importlib.util
 import json
 import math
 import shutil
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
+from flows.train_transcoders import train_transcoders
+from interp.quality import measure_quality
+from interp.training import TrainingSettings
 from storage.corpora import PADDING, pack
+from storage.formats import open_transcoders
+from storage.formats.circuit_tracer import layer_tensors
+from storage.models import open_model
 from storage.texts import docstrings, python_docs
 
 FOLDER = Path(__file__).parent / "checkpoint"
@@ -30,6 +40,7 @@ PACKAGES = ("numpy", "scipy", "sklearn", "dask", "distributed", "prefect", "zarr
 BOS = "<|bos|>"
 D_VOCAB, D_MODEL, N_LAYERS, N_HEADS, N_POS = 2000, 128, 4, 4, 128
 N_STEPS, BATCH_ROWS, LEARNING_RATE, SEED = 6000, 32, 3e-3, 0
+TRANSCODERS = TrainingSettings(d_transcoder=1024, activation="topk", k=24, n_steps=1500, batch_tokens=4096)
 TITLE = TextColumn("{task.description}")
 
 console = Console()
@@ -118,10 +129,54 @@ def unigram_cross_entropy(train_rows: torch.Tensor, rows: torch.Tensor) -> float
     return float(-(counts / counts.sum()).log()[rows[:, 1:].flatten()].mean())
 
 
+def make_transcoders(training: list[str], held_out_rows: torch.Tensor, workplace: Path) -> list[dict[str, Any]]:
+    """Train transcoders for the saved model through the product's own flow; save them as float16.
+
+    Returns each layer's figures on held-out text, measured with the weights as saved.
+    """
+    texts = workplace / "training.jsonl"
+    texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in training))
+    config = RunConfig(
+        name="demo",
+        store=workplace / "store",
+        model=ModelConfig(path=FOLDER / "model"),
+        transcoder=TranscoderConfig(train=TRANSCODERS),
+        corpus=CorpusConfig(source=str(texts), n_pos=N_POS),
+    )
+    trained = open_transcoders(Path(train_transcoders(config)))
+    shutil.copytree(trained.path, FOLDER / "transcoders", ignore=shutil.ignore_patterns("*.json"))
+    folder, figures = open_model(FOLDER / "model"), []
+    model = folder.load()
+    for layer in range(N_LAYERS):
+        transcoder = trained.read(layer).to(torch.float16)
+        save_file(layer_tensors(transcoder), FOLDER / "transcoders" / f"layer_{layer}.safetensors")
+        batches = ((rows, torch.ones_like(rows, dtype=torch.bool)) for rows in held_out_rows[:512].split(16))
+        quality = measure_quality(
+            model, folder.family, trained.hooks, layer, transcoder.to(torch.float32), batches, frozenset({0})
+        )
+        figures.append({name: round(value, 4) for name, value in vars(quality).items()})
+        console.log(figures[-1])
+    return figures
+
+
 def main() -> None:
-    """Train and save everything."""
+    """Train and save everything; a model that is already there is kept, and only its transcoders are made."""
     began = time.monotonic()
     training, held_out = documents()
+    if not (FOLDER / "training.json").exists():
+        make_model(training, held_out, began)
+    figures = json.loads((FOLDER / "training.json").read_text())
+    began = time.monotonic()
+    held_out_rows = rows_of(held_out, open_model(FOLDER / "model").tokenizer)
+    shutil.rmtree(FOLDER / "transcoders", ignore_errors=True)
+    with tempfile.TemporaryDirectory() as workplace:
+        figures["transcoders"] = make_transcoders(training, held_out_rows, Path(workplace))
+    figures["transcoder_minutes"] = round((time.monotonic() - began) / 60, 1)
+    (FOLDER / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def make_model(training: list[str], held_out: list[str], began: float) -> None:
+    """Train and save tokenizer and model, with their figures."""
     tokenizer = train_tokenizer(training)
     rows, held_out_rows = rows_of(training, tokenizer), rows_of(held_out, tokenizer)
     console.log(f"{len(training)} documents, {rows.numel():,} tokens; held out {held_out_rows.numel():,}")
@@ -135,13 +190,13 @@ def main() -> None:
         "held_out_loss_nats": round(held_out_loss(model, held_out_rows), 4),
         "held_out_unigram_cross_entropy_nats": round(unigram_cross_entropy(rows, held_out_rows), 4),
         "loss_curve": curve,
+        "model_minutes": round((time.monotonic() - began) / 60, 1),
     }
     shutil.rmtree(FOLDER, ignore_errors=True)
     model.half().save_pretrained(FOLDER / "model")
     tokenizer.save_pretrained(FOLDER / "model")
-    figures["model_minutes"] = round((time.monotonic() - began) / 60, 1)
     (FOLDER / "training.json").write_text(json.dumps(figures, indent=1) + "\n")
-    console.log({k: v for k, v in figures.items() if k != "loss_curve"})
+    console.log({name: value for name, value in figures.items() if name != "loss_curve"})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line, `circuit-insights`."""
 
+import atexit
 import csv
 import errno
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from configs.run import RunConfig
 
 for _name, _value in {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
@@ -324,8 +324,19 @@ def _check_store(root: Path) -> None:
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point. Ends without taking the interpreter apart, over which DuckDB's binding prints pages of warnings."""
+    code: Any = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # stops the Prefect server that a run may have started
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+# Every target sets up what it needs: a virtual environment in .venv with the locked versions.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Where pip finds PyTorch without CUDA, which only Linux needs to be told. For a GPU: make TORCH_INDEX= setup
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+
+.PHONY: setup demo test check format schema demo-model clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $(READY)
+
+demo: $(READY)  ## Describe every feature of the embedded model; leaves store/demo
+	$(BIN)/circuit-insights run configs/demo.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: $(READY)  ## Write docs/schema.md from storage/tables.py
+	$(BIN)/python -c 'from storage.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
+
+demo-model: $(READY)  ## Train the demo's transcoders anew, and its model if demo/checkpoint is gone
+	$(BIN)/python -m demo.make_demo_model
+
+clean:
+	rm -rf $(VENV) store

@@ -1,0 +1,57 @@
+"""Shared fixtures. Prefect gets a home of its own, so that tests neither see nor leave anything outside."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.planted import write_planted
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def cli(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own."""
+
+    def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+        return subprocess.run(  # noqa: S603
+            command, cwd=ROOT, env=cli_environment(prefect_home), capture_output=True, text=True, timeout=timeout, **options
+        )  # pyright: ignore
+
+    return run
+
+
+def cli_environment(prefect_home: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**environment, "PREFECT_HOME": str(prefect_home), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> list[str]:
+    """Overrides that point configs/demo.yaml at the planted model and a new store."""
+    return planted_overrides(tmp_path)
+
+
+def planted_overrides(folder: Path) -> list[str]:
+    model, transcoders, text = write_planted(folder)
+    return [
+        "name=planted",
+        f"store={folder / 'store'}",
+        f"model.path={model}",
+        f"transcoder.path={transcoders}",
+        f"corpus.source={text}",
+        "corpus.n_pos=32",
+        "shard_size=5",
+        "weightlens.z_tokens=3",
+        "weightlens.z_features=3",
+    ]

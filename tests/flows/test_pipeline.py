@@ -1,0 +1,181 @@
+"""The whole pipeline on the planted model, in processes of its own."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.catalog import open_catalog
+from tests.conftest import ROOT, cli_environment, planted_overrides
+from tests.flows.contents import contents
+from tests.planted import WORDS
+
+CONFIG = "configs/demo.yaml"
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> tuple[Path, list[str], str]:
+    """An undisturbed run: its store, its overrides, what it printed."""
+    folder = tmp_path_factory.mktemp("planted")
+    overrides = planted_overrides(folder)
+    result = cli("run", CONFIG, *overrides)
+    assert result.returncode == 0, result.stderr
+    return folder / "store", overrides, result.stdout
+
+
+def rows(store: Path, query: str) -> list[tuple]:
+    with open_catalog(store / "catalog.duckdb") as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_exactly_the_planted_tokens_are_found(done: tuple[Path, list[str], str]) -> None:
+    store, _, _ = done
+    found = rows(store, "SELECT layer, feature, token_id, source_layer, source_feature FROM token_candidates WHERE validated")
+    assert sorted(found, key=str) == sorted(
+        [(0, 1, 12, None, None), (0, 3, 5, None, None), (0, 3, 7, None, None), (1, 2, 5, 0, 3), (1, 2, 7, 0, 3)], key=str
+    )
+
+
+def test_exactly_the_planted_edge_is_found(done: tuple[Path, list[str], str]) -> None:
+    store, _, _ = done
+    found = rows(store, "SELECT source_layer, source_feature, target_layer, target_feature FROM feature_edges")
+    assert found == [(0, 3, 1, 2)]
+
+
+def test_exactly_the_planted_output_tokens_are_found(done: tuple[Path, list[str], str]) -> None:
+    store, _, _ = done
+    found = rows(store, "SELECT layer, feature, sign, token_id FROM token_candidates WHERE side = 'output' ORDER BY ALL")
+    assert found == [(1, 2, -1, 11), (1, 2, 1, 9)]
+
+
+def test_descriptions_and_reasons(done: tuple[Path, list[str], str]) -> None:
+    store, _, _ = done
+    found = dict(rows(store, "SELECT (layer, feature, method), text FROM descriptions"))
+    assert found == {
+        (0, 1, "weightlens"): f"‘-{WORDS[12]}’",
+        (0, 1, "weightlens+out"): f"‘-{WORDS[12]}’",
+        (0, 3, "weightlens"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
+        (0, 3, "weightlens+out"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
+        (1, 2, "weightlens"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
+        (1, 2, "weightlens+out"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’; promotes ‘-{WORDS[9]}’",
+    }
+    reasons = rows(store, "SELECT count(*), any_value(reason) FROM failures")
+    assert reasons == [(32 - 3, "no_candidates")]
+
+
+def test_the_transcoders_are_measured(done: tuple[Path, list[str], str]) -> None:
+    store, _, _ = done
+    for variance, increase in rows(store, "SELECT explained_variance, loss_increase FROM layer_summary"):
+        assert variance > 0.9
+        assert abs(increase) < 0.01
+
+
+def test_show_prints_the_feature(done: tuple[Path, list[str], str], cli: Cli) -> None:
+    store, _, _ = done
+    shown = cli("show", 1, 2, "--store", store).stdout
+    for expected in (WORDS[5], WORDS[7], "promotes", WORDS[9], "suppresses", WORDS[11], "L0 #3"):
+        assert expected in shown
+    assert "no weightlens description" in cli("show", 1, 3, "--store", store).stdout
+    assert cli("show", 5, 2, "--store", store).returncode == 2
+
+
+def test_sql_reads_in_every_format_and_writes_nothing(done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path) -> None:
+    store, _, _ = done
+    query = "SELECT source_feature, target_feature FROM feature_edges"
+    assert cli("sql", query, "--store", store, "--format", "csv").stdout.split() == ["source_feature,target_feature", "3,2"]
+    assert '"source_feature": 3' in cli("sql", query, "--store", store, "--format", "json").stdout
+    output = tmp_path / "edges.parquet"
+    assert cli("sql", query, "--store", store, "--format", "parquet", "--output", output).returncode == 0
+    assert output.exists()
+    refused = cli("sql", "DELETE FROM feature_edges", "--store", store)
+    assert refused.returncode == 2
+    assert "read-only" in refused.stderr
+
+
+def test_a_second_run_does_nothing_and_says_so(done: tuple[Path, list[str], str], cli: Cli) -> None:
+    store, overrides, _ = done
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    began = time.monotonic()
+    again = cli("run", CONFIG, *overrides)
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stderr
+    assert time.monotonic() - began < 60
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+    assert "to do" in cli("plan", CONFIG, *overrides).stdout
+
+
+def test_other_settings_replace_what_the_catalog_holds(done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path) -> None:
+    overrides = planted_overrides(tmp_path)
+    assert cli("run", CONFIG, *overrides, "weightlens.z_tokens=100", "weightlens.z_features=100").returncode == 0
+    assert rows(tmp_path / "store", "SELECT * FROM descriptions") == []
+    assert cli("run", CONFIG, *overrides, "shard_size=7").returncode == 0
+    assert contents(tmp_path / "store" / "catalog.duckdb") == contents(done[0] / "catalog.duckdb") or (
+        # paths of the two models differ, everything else is the same
+        _without_paths(tmp_path / "store") == _without_paths(done[0])
+    )
+
+
+def _without_paths(store: Path) -> dict:
+    found = contents(store / "catalog.duckdb")
+    found["checkpoints"] = [[value for value in row if "/" not in str(value)] for row in found["checkpoints"]]
+    return found
+
+
+def test_killed_anywhere_it_resumes_to_the_same_catalog(
+    done: tuple[Path, list[str], str], prefect_home: Path, cli: Cli, tmp_path: Path
+) -> None:
+    store, overrides, _ = done
+    disturbed = [*overrides, f"store={tmp_path / 'store'}"]
+    chance = random.Random(0)
+    kills = 0
+    for patience_s in (5, 6, 6.5, 7, 8, 9):
+        command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *disturbed]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=cli_environment(prefect_home), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=patience_s + chance.uniform(-0.5, 0.5))
+        except subprocess.TimeoutExpired:
+            kills += 1
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert kills > 0
+    last = cli("run", CONFIG, *disturbed)
+    assert last.returncode == 0, last.stderr
+    assert contents(tmp_path / "store" / "catalog.duckdb") == contents(store / "catalog.duckdb")
+    assert list((tmp_path / "store").rglob("*.partial")) == []
+    statuses = rows(tmp_path / "store", "SELECT DISTINCT status FROM runs")
+    assert set(statuses) <= {("completed",), ("killed",), ("failed",)}
+
+
+def test_of_two_runs_at_once_both_end_right_or_one_says_who_holds_the_store(
+    done: tuple[Path, list[str], str], prefect_home: Path, tmp_path: Path
+) -> None:
+    store, overrides, _ = done
+    command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *overrides, f"store={tmp_path / 'store'}"]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=cli_environment(prefect_home), stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ends = [(process.communicate(timeout=300)[1], process.returncode) for process in both]
+    assert 0 in [code for _, code in ends]
+    for message, code in ends:
+        assert code == 0 or (code == 2 and "is in use by 'run planted', process" in message), message
+    assert contents(tmp_path / "store" / "catalog.duckdb") == contents(store / "catalog.duckdb")
+
+
+def test_dask_gives_the_same_catalog(done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path) -> None:
+    store, overrides, _ = done
+    result = cli("run", CONFIG, *overrides, f"store={tmp_path / 'store'}", "engine.runner=dask", "engine.workers=2")
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "store" / "catalog.duckdb") == contents(store / "catalog.duckdb")

@@ -1,0 +1,121 @@
+"""Reading and replacing what MLPs do, on random models of every family."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from interp.capture import Hooks, capture, logits_with_replacement
+from interp.families import Family, family_of
+from interp.quality import measure_quality
+from interp.transcoder import Transcoder
+from interp.weightlens.coordinates import seen_through
+
+SIZES = {"vocab_size": 50, "max_position_embeddings": 16}
+CONFIGS = {
+    "gpt2": GPT2Config(vocab_size=50, n_positions=16, n_embd=16, n_layer=3, n_head=2),
+    "llama": LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, **SIZES
+    ),
+}
+TOKENS = torch.arange(30).view(3, 10)
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def model_and_family(request: pytest.FixtureRequest) -> tuple[nn.Module, Family]:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[request.param]).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "norm" in name or "ln_" in name:
+                value.add_(torch.randn_like(value) * 0.3)  # a norm that does nothing would hide mistakes
+    return model, family_of(request.param)
+
+
+def test_mlp_in_through_the_mlp_is_mlp_out(model_and_family: tuple[nn.Module, Family]) -> None:
+    model, family = model_and_family
+    for layer, streams in capture(model, family, TOKENS, [0, 1, 2], Hooks("mlp_in", "mlp_out")).items():
+        mlp = family.module(family.block_modules(model)[layer], family.mlp)
+        torch.testing.assert_close(mlp(streams.x), streams.y)
+
+
+def test_the_three_reading_points_follow_from_each_other(model_and_family: tuple[nn.Module, Family]) -> None:
+    model, family = model_and_family
+    read = {hook: capture(model, family, TOKENS, [1], Hooks(hook, "mlp_out"))[1].x for hook in ("resid_mid", "mlp_in_normalized", "mlp_in")}  # fmt: skip
+    norm = family.read_norm(model, 1)
+    torch.testing.assert_close(norm.normalize(read["resid_mid"]), read["mlp_in_normalized"])
+    expected = read["mlp_in_normalized"] * norm.weight + (0 if norm.bias is None else norm.bias)
+    torch.testing.assert_close(expected, read["mlp_in"])
+
+
+def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
+    model_and_family: tuple[nn.Module, Family],
+) -> None:
+    model, family = model_and_family
+    norm = family.read_norm(model, 1)
+    encoders, direction = torch.randn(5, 16), torch.randn(16)
+    # Far along a direction the norm's output is that direction centred and weighted, up to one scale.
+    far = norm.normalize(1e6 * direction) * norm.weight
+    seen = seen_through(encoders, norm.weight, norm.centred) @ direction
+    ratio = (encoders @ far) / seen
+    torch.testing.assert_close(ratio, ratio[:1].expand(5), rtol=1e-3, atol=0)
+
+
+def test_replacing_an_mlp_by_itself_changes_nothing(model_and_family: tuple[nn.Module, Family]) -> None:
+    model, family = model_and_family
+    mlp = family.module(family.block_modules(model)[1], family.mlp)
+    replaced = logits_with_replacement(model, family, TOKENS, 1, Hooks("mlp_in", "mlp_out"), mlp.forward)
+    torch.testing.assert_close(replaced, model(TOKENS).logits)
+    silenced = logits_with_replacement(model, family, TOKENS, 1, Hooks("mlp_in", "mlp_out"), torch.zeros_like)
+    assert not torch.allclose(silenced, model(TOKENS).logits)
+
+
+def test_threads_that_share_a_model_do_not_read_each_other(model_and_family: tuple[nn.Module, Family]) -> None:
+    model, family = model_and_family
+    hooks = Hooks("mlp_in", "mlp_out")
+    expected = [capture(model, family, TOKENS + i, [i % 3], hooks)[i % 3].y for i in range(15)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda i: capture(model, family, TOKENS + i, [i % 3], hooks)[i % 3].y, range(15))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_hooks_that_a_family_lacks_are_named() -> None:
+    with pytest.raises(ValueError, match="llama has no norm after its MLP"):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
+        capture(model, family_of("llama"), TOKENS, [0], Hooks("mlp_in", "mlp_out_normed"))
+
+
+def test_an_unknown_family_says_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r"'bert' is not supported.*interp/families"):
+        family_of("bert")
+
+
+class TestQuality:
+    """The figures of a transcoder whose MLP is known."""
+
+    def measured(self, model_and_family: tuple[nn.Module, Family], **changes: torch.Tensor):  # noqa: ANN201
+        model, family = model_and_family
+        coder = {
+            "W_enc": torch.zeros(4, 16), "b_enc": torch.ones(4), "W_dec": torch.zeros(4, 16), "b_dec": torch.zeros(16),
+        }  # fmt: skip
+        batches = [(TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))]
+        transcoder = Transcoder(**{**coder, **changes}, activation="relu")
+        return measure_quality(model, family, Hooks("mlp_in", "mlp_out"), 1, transcoder, batches)
+
+    def test_the_mean_output_explains_nothing(self, model_and_family: tuple[nn.Module, Family]) -> None:
+        model, family = model_and_family
+        mean = capture(model, family, TOKENS, [1], Hooks("mlp_in", "mlp_out"))[1].y.mean((0, 1))
+        quality = self.measured(model_and_family, b_dec=mean)
+        assert abs(quality.explained_variance) < 1e-5
+        assert quality.l0 == 4
+        assert quality.n_tokens == 30
+        assert "nearly every feature" in (quality.suspicion(4) or "")
+
+    def test_silent_features_are_suspicious(self, model_and_family: tuple[nn.Module, Family]) -> None:
+        quality = self.measured(model_and_family, b_enc=-torch.ones(4))
+        assert quality.dead_share == 1
+        assert "L0 = 0" in (quality.suspicion(4) or "")

@@ -1,0 +1,110 @@
+"""The blocked projection against the obvious one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.projection import Outliers, Projection, _Pools, project, torch_keys, unpack_keys
+
+
+def naive(rows: torch.Tensor, columns: torch.Tensor, mode: str, pool: int, threshold: float) -> list[list[tuple]]:
+    """For each tail, (row, column, score, z) of the outliers, one row at a time over the full scores."""
+    tails: list[list[tuple]] = [[], []]
+    for row, scores in enumerate((rows @ columns.T).numpy().astype(np.float64)):
+        for tail, sign in enumerate((1, -1)):
+            signed = sign * scores
+            best = np.argsort(-signed, kind="stable")[:pool]
+            reference = signed[best] if mode == "paper" else signed
+            deviation = reference.std(ddof=1)
+            for column in best if deviation > 0 else []:
+                z = (signed[column] - reference.mean()) / deviation
+                if z > threshold:
+                    tails[tail].append((row, int(column), scores[column], sign * z))
+    return tails
+
+
+def run(rows: torch.Tensor, columns: torch.Tensor, tile: int, mode: str, pool: int, threshold: float) -> Projection:
+    def tiles():  # noqa: ANN202
+        for start in range(0, len(columns), tile):
+            yield start, columns[start : start + tile]
+
+    return project(rows, tiles, len(columns), mode=mode, pool=pool, threshold=threshold)  # pyright: ignore
+
+
+def assert_same(found: Outliers, expected: list[tuple]) -> None:
+    assert list(zip(found.row.tolist(), found.column.tolist(), strict=True)) == [e[:2] for e in expected]
+    np.testing.assert_allclose(found.score, [e[2] for e in expected], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.z_score, [e[3] for e in expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["paper", "full"])
+@settings(max_examples=25, deadline=None)
+@given(
+    n_rows=st.integers(1, 40),
+    n_columns=st.integers(2, 900),
+    tile=st.integers(1, 500),
+    pool=st.integers(2, 200),
+    seed=st.integers(0, 10_000),
+)
+def test_equals_the_naive_projection_for_any_tiling(
+    mode: str, n_rows: int, n_columns: int, tile: int, pool: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # Small whole numbers give exact scores, hence many exact ties for the index rule to break.
+    rows = torch.randint(-3, 4, (n_rows, 8), generator=generator).float()
+    columns = torch.randint(-3, 4, (n_columns, 8), generator=generator).float()
+    found = run(rows, columns, tile, mode, pool, 1.5)
+    positive, negative = naive(rows, columns, mode, min(pool, n_columns), 1.5)
+    # A z-score within rounding of the threshold may fall on either side of it.
+    if all(abs(abs(e[3]) - 1.5) > 1e-6 for e in positive + negative):
+        assert_same(found.positive, positive)
+        assert_same(found.negative, negative)
+
+
+@pytest.mark.parametrize("mode", ["paper", "full"])
+def test_finds_planted_outliers_among_random_scores(mode: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows, columns = torch.randn(300, 64, generator=generator), torch.randn(5003, 64, generator=generator)
+    columns[17] = 4 * rows[3]
+    columns[4999] = -3 * rows[3]
+    found = run(rows, columns, 777, mode, 300, 3.0)
+    positive, negative = naive(rows, columns, mode, 300, 3.0)
+    assert_same(found.positive, positive)
+    assert_same(found.negative, negative)
+    assert (3, 17) in zip(found.positive.row.tolist(), found.positive.column.tolist(), strict=True)
+    assert (3, 4999) in zip(found.negative.row.tolist(), found.negative.column.tolist(), strict=True)
+    np.testing.assert_allclose(found.absolute_sum, (rows @ columns.T).abs().sum(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["paper", "full"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1])
+def test_scores_that_do_not_vary_have_no_outliers(mode: str, value: float) -> None:
+    found = run(torch.full((3, 4), value), torch.ones(1000, 4), 64, mode, 50, 0.5)
+    assert len(found.positive.row) == len(found.negative.row) == 0
+
+
+def test_the_tensor_path_keeps_the_same_pools_as_the_compiled_one() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randint(-50, 50, (20, 700), generator=generator).float()
+    compiled = _Pools(20, 40, 700, torch.device("cpu"))
+    plain = _Pools(20, 40, 700, torch.device("cpu"))
+    plain.on_cpu, plain.best = False, [[None, None]]
+    for pools in (compiled, plain):
+        for start in range(0, 700, 150):
+            pools.fold(0, start, scores[:, start : start + 150].contiguous())
+    for tail in (0, 1):
+        one, other = (pools.outliers(tail, "full", 0.1) for pools in (compiled, plain))
+        for left, right in zip(one, other, strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+def test_keys_order_by_score_then_by_smaller_column() -> None:
+    scores = torch.tensor([[2.0, -1.0, 2.0, 0.0, -0.0, -3.5]])
+    keys = torch_keys(scores, start=10)
+    order = keys[0].argsort(descending=True) + 10
+    assert order.tolist() == [10, 12, 13, 14, 11, 15]
+    unpacked, columns = unpack_keys(keys.numpy())
+    np.testing.assert_array_equal(unpacked, scores)
+    assert columns[0].tolist() == list(range(10, 16))

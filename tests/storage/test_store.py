@@ -1,0 +1,238 @@
+"""What is written is whole, found again, and held by one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.families import Norm
+from interp.sparse import feature_tokens
+from interp.transcoder import Transcoder
+from storage.catalog import SCHEMA_VERSION, check_catalog, insert_row, loaded_recipe, mark_loaded, open_catalog, replace_rows
+from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
+from storage.corpora import PADDING, pack
+from storage.parts import read_parts, write_part
+from storage.recipes import fingerprints, remember_fingerprints, short_hash
+from storage.store import Store, StoreInUseError, held, open_store, shards, whole_file, whole_folder
+from storage.tables import TABLES, schema_markdown
+from storage.texts import read_texts
+
+
+def test_a_file_that_fails_while_written_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a") as partial:
+        (partial / "x").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(tmp_path / "a") as partial:
+        (partial / "x").touch()
+    assert (tmp_path / "a" / "x").exists()
+
+
+def test_a_held_store_says_by_whom_and_is_free_after_kill_9(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from storage.store import Store, held\n"
+        "with held(Store(Path(sys.argv[1])), 'run demo'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (tmp_path / "left.partial").touch()
+        with pytest.raises(StoreInUseError, match=f"'run demo', process {holder.pid}"), held(Store(tmp_path), "second"):
+            pass
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    assert (tmp_path / "left.partial").exists()
+    with held(Store(tmp_path), "third"):
+        assert not (tmp_path / "left.partial").exists()
+
+
+@given(n=st.integers(1, 5000), size=st.integers(1, 700))
+def test_shards_tile_a_layer(n: int, size: int) -> None:
+    covered = [feature for key in shards("r", 0, n, size) for feature in range(key.start, key.stop)]
+    assert covered == list(range(n))
+
+
+def test_recipes_depend_on_every_ingredient_and_not_on_order() -> None:
+    assert short_hash(a=1, b=[2]) == short_hash(b=[2], a=1)
+    assert short_hash(a=1, b=[2]) != short_hash(a=1, b=[3])
+    with pytest.raises(TypeError, match="cannot be part of a recipe"):
+        short_hash(a=object())
+
+
+def test_fingerprints_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_text("one")
+    store = open_store(tmp_path / "store")
+    first = fingerprints(store, [file])
+    remember_fingerprints(store, [file])
+    assert fingerprints(store, [file]) == first
+    file.write_text("other")
+    assert fingerprints(store, [file]) != first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_checkpoint_comes_back_as_it_went_in(tmp_path: Path, dtype: torch.dtype) -> None:
+    store = Store(tmp_path)
+    coder = Transcoder(
+        W_enc=torch.randn(2500, 8), b_enc=torch.randn(2500), W_dec=torch.randn(2500, 8), b_dec=torch.randn(8),
+        activation="jumprelu", threshold=torch.rand(2500), W_skip=torch.randn(8, 8),
+    ).to(dtype)  # fmt: skip
+    norm = Norm(torch.randn(8), None, 1e-5, centred=False)
+    write_embeddings(store, "c", torch.randn(11, 8), torch.randn(11, 8), norm)
+    write_layer(store, "c", 0, coder, norm, None)
+    with pytest.raises(ValueError, match="not wholly ingested"):
+        open_checkpoint(store, "c")
+    finish(store, "c", {"activation": "jumprelu", "k": None, "n_layers": 1})
+    checkpoint = open_checkpoint(store, "c")
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
+        assert torch.equal(getattr(checkpoint.transcoder(0), name), getattr(coder, name).float()), name
+    assert checkpoint.rows(0, "W_enc", 1000, 1100).dtype == dtype
+    assert torch.equal(checkpoint.rows(0, "W_enc", 1000, 1100), coder.W_enc[1000:1100])
+    assert torch.equal(torch.cat([tile for _, tile in checkpoint.tiles(0, "W_dec", 2500, 999)]), coder.W_dec)
+    assert checkpoint.vector(0, "write_weight") is None
+    assert torch.equal(checkpoint.vector(0, "read_weight"), norm.weight)  # pyright: ignore
+
+
+def test_single_token_activations_are_read_by_feature_range(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    feature, token = np.array([4, 0, 4, 2]), np.array([9, 1, 3, 5])
+    write_single_token(store, "c", 0, feature_tokens(feature, token, np.arange(4, dtype=np.float32), 6))
+    finish(store, "c", {})
+    part = open_checkpoint(store, "c").single_token(0, 2, 5)
+    assert part.indptr.tolist() == [0, 1, 1, 3]
+    assert part.token.tolist() == [5, 3, 9]
+    assert part.value.tolist() == [3.0, 2.0, 0.0]
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert not add_special_tokens
+        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+
+@settings(max_examples=200)
+@given(
+    texts=st.lists(st.text("abc", max_size=30), max_size=20),
+    n_pos=st.integers(2, 9),
+    bos=st.sampled_from([None, 0]),
+)
+def test_packing_drops_nothing_and_starts_every_row_with_bos(texts: list[str], n_pos: int, bos: int | None) -> None:
+    blocks = list(pack(texts, Letters(), bos, n_pos))
+    tokens = np.concatenate([block.tokens for block in blocks]) if blocks else np.zeros((0, n_pos), np.int32)
+    documents = np.concatenate([block.documents for block in blocks]) if blocks else tokens
+    if bos is not None:
+        assert (tokens[:, 0] == bos).all()
+    read = [""] * len(texts)
+    for token, document in zip(tokens.ravel().tolist(), documents.ravel().tolist(), strict=True):
+        if token not in (PADDING, bos):
+            read[document] += chr(token)
+    assert read == texts
+    assert (tokens.ravel()[: (tokens != PADDING).sum()] != PADDING).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.jsonl", '{"text": "x"}\n{"text"', "line 2"),
+        ("a.jsonl", '{"body": "x"}\n', "line 1.*'text'"),
+        ("a.jsonl", '{"text": 5}\n', "is int, not a text"),
+        ("a.csv", "x", r"'\.csv' file; expected"),
+    ],
+)
+def test_bad_text_files_are_named(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=problem):
+        list(read_texts(str(tmp_path / name)))
+
+
+def test_parts_repeat_scalars_and_refuse_unknown_columns(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_part(path, "failures", {"stage": "weightlens", "layer": 1, "feature": [3, 4]}, 2)
+    table = read_parts([path], ["stage", "feature", "detail"])
+    assert table.to_pylist() == [{"stage": "weightlens", "feature": f, "detail": None} for f in (3, 4)]
+    with pytest.raises(KeyError, match="no columns"):
+        write_part(path, "failures", {"stages": "x"}, 1)
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write_part(path, "failures", {"feature": [3, 4]}, 2)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"p\.parquet: damaged part"):
+        read_parts([path], ["feature"])
+
+
+class TestCatalog:
+    def part(self, folder: Path, features: list[int]) -> Path:
+        path = folder / f"{len(list(folder.iterdir()))}.parquet"
+        columns = {"checkpoint_id": "c", "layer": 0, "feature": features, "method": "weightlens", "explainer": "tokens"}
+        write_part(path, "descriptions", {**columns, "cluster": -1}, len(features))
+        return path
+
+    def test_rows_are_replaced_in_one_transaction(self, tmp_path: Path) -> None:
+        catalog = tmp_path / "catalog.duckdb"
+        for features in ([1, 2], [2, 3, 4]):
+            part = self.part(tmp_path, features)
+            with open_catalog(catalog, write=True) as connection:
+                replace_rows(connection, "descriptions", {"checkpoint_id": "c"}, [part])
+                mark_loaded(connection, "c", "weightlens", str(features))
+        with open_catalog(catalog) as connection:
+            assert connection.execute("SELECT feature FROM descriptions ORDER BY 1").fetchall() == [(2,), (3,), (4,)]
+        assert loaded_recipe(catalog, "c", "weightlens") == "[2, 3, 4]"
+
+    def test_a_failed_load_changes_nothing(self, tmp_path: Path) -> None:
+        catalog = tmp_path / "catalog.duckdb"
+        good, twice = self.part(tmp_path, [1]), self.part(tmp_path, [5, 5])
+        with open_catalog(catalog, write=True) as connection:
+            replace_rows(connection, "descriptions", {"checkpoint_id": "c"}, [good])
+        with pytest.raises(ValueError, match="two rows with the key"), open_catalog(catalog, write=True) as connection:
+            replace_rows(connection, "descriptions", {"checkpoint_id": "c"}, [twice])
+        with open_catalog(catalog) as connection:
+            assert connection.execute("SELECT feature FROM descriptions").fetchall() == [(1,)]
+
+    def test_a_newer_schema_is_refused(self, tmp_path: Path) -> None:
+        catalog = tmp_path / "catalog.duckdb"
+        with open_catalog(catalog, write=True) as connection:
+            connection.execute(f"UPDATE schema_version SET version = {SCHEMA_VERSION + 1}")
+        with pytest.raises(ValueError, match=f"schema version {SCHEMA_VERSION + 1}.*update Circuit Insights"):
+            check_catalog(catalog)
+
+    def test_a_file_that_is_no_catalog_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "catalog.duckdb").write_bytes(b"x" * 10_000)
+        with pytest.raises(ValueError, match="not a readable DuckDB catalog"):
+            check_catalog(tmp_path / "catalog.duckdb")
+
+    def test_insert_row_replaces_by_key(self, tmp_path: Path) -> None:
+        with open_catalog(tmp_path / "c.duckdb", write=True) as connection:
+            for n_tokens in (1, 2):
+                insert_row(connection, "corpora", {"corpus_id": "a", "n_tokens": n_tokens})
+            assert connection.execute("SELECT corpus_id, n_tokens FROM corpora").fetchall() == [("a", 2)]
+
+
+def test_every_key_column_exists() -> None:
+    for table in TABLES.values():
+        assert set(table.key) <= set(table.arrow.names), table.name
+
+
+def test_the_schema_page_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "schema.md"
+    assert page.read_text(encoding="utf-8") == schema_markdown(), "run `make schema`"
