@@ -91,7 +91,7 @@ class RunConfig(_Section):
 
 
 PATHS = ("store", "model.path", "transcoder.path", "corpus.source")
-"""Settings that are paths: relative to the YAML file that names them; from the command line, to the folder one is in."""
+"""Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

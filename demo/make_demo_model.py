@@ -36,7 +36,18 @@ from storage.models import open_model
 from storage.texts import docstrings, python_docs
 
 FOLDER = Path(__file__).parent / "checkpoint"
-PACKAGES = ("numpy", "scipy", "sklearn", "dask", "distributed", "prefect", "zarr", "torch", "pydantic", "huggingface_hub")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "sklearn",
+    "dask",
+    "distributed",
+    "prefect",
+    "zarr",
+    "torch",
+    "pydantic",
+    "huggingface_hub",
+)
 BOS = "<|bos|>"
 D_VOCAB, D_MODEL, N_LAYERS, N_HEADS, N_POS = 2000, 128, 4, 4, 128
 N_STEPS, BATCH_ROWS, LEARNING_RATE, SEED = 6000, 32, 3e-3, 0
@@ -51,7 +62,8 @@ def documents() -> tuple[list[str], list[str]]:
     texts = list(python_docs())
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
-        assert spec is not None and spec.origin is not None
+        assert spec is not None
+        assert spec.origin is not None
         texts += docstrings(Path(spec.origin).parent)
     training, held_out = [], []
     for text in texts:

@@ -42,12 +42,16 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int,
         raise ValueError(f"--checkpoint: name one of {known}; found {len(rows)} that fit '{wanted or ''}'")
     checkpoint_id, name, n_layers, d_transcoder = rows[0]
     if not (0 <= layer < n_layers and 0 <= feature < d_transcoder):
-        raise ValueError(f"no feature {feature} in layer {layer}: {name} has layers 0-{n_layers - 1}, features 0-{d_transcoder - 1}")
+        raise ValueError(
+            f"no feature {feature} in layer {layer}: {name} has layers 0-{n_layers - 1}, features 0-{d_transcoder - 1}"
+        )
     return checkpoint_id, name
 
 
 def _descriptions(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
-    query = "SELECT method, text FROM descriptions WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY method"
+    query = (
+        "SELECT method, text FROM descriptions WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY method"
+    )
     rows = connection.execute(query, key).fetchall()
     for method, text in rows:
         yield Text.assemble((f"{method}: ", "bold cyan"), visible(text))
@@ -66,8 +70,15 @@ def _tokens(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         WHERE c.checkpoint_id = ? AND layer = ? AND feature = ?
         QUALIFY row_number() OVER (PARTITION BY side, sign, validated, source_layer IS NULL ORDER BY rank) <= ?
         ORDER BY side, sign DESC, validated DESC, source_layer IS NOT NULL, rank"""
-    for side, sign, text, z, activation, validated, layer, feature in connection.execute(query, [*key, N_TOKENS]).fetchall():
-        what = {("input", 1): "fires on", ("input", -1): "silenced by", ("output", 1): "promotes", ("output", -1): "suppresses"}
+    for side, sign, text, z, activation, validated, layer, feature in connection.execute(
+        query, [*key, N_TOKENS]
+    ).fetchall():
+        what = {
+            ("input", 1): "fires on",
+            ("input", -1): "silenced by",
+            ("output", 1): "promotes",
+            ("output", -1): "suppresses",
+        }
         origin = "" if layer is None else f"L{layer} #{feature}"
         mark = "" if validated is not False else " (alone: silent)"
         table.add_row(

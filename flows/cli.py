@@ -42,7 +42,10 @@ INTERRUPTED = 130
 
 Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
-StoreOption = Annotated[Path | None, typer.Option("--store", help="The store; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="The store; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store."),
+]
 
 
 class Format(StrEnum):
@@ -164,7 +167,13 @@ def _print_plan(steps: list[Any], console: Console) -> None:
 def _duration(seconds: float) -> str:
     if seconds < 1:
         return "< 1 s" if seconds else "-"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _size(n_bytes: float) -> str:
@@ -226,7 +235,13 @@ def sql(
         names, rows = [column[0] for column in result.description], result.fetchall()
         with output.open("w", encoding="utf-8", newline="") if output else _kept_open(sys.stdout) as file:
             if format is Format.json:
-                json.dump([dict(zip(names, row, strict=True)) for row in rows], file, indent=1, default=str, ensure_ascii=False)
+                json.dump(
+                    [dict(zip(names, row, strict=True)) for row in rows],
+                    file,
+                    indent=1,
+                    default=str,
+                    ensure_ascii=False,
+                )
                 file.write("\n")
             elif format is Format.csv:
                 writer = csv.writer(file)
@@ -253,7 +268,9 @@ def show(
     layer: int,
     feature: int,
     store: StoreOption = None,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
+    ] = None,
 ) -> None:
     """Print everything that is known of one feature."""
     from flows.card import feature_card
@@ -280,13 +297,15 @@ def doctor(
             source = open_source(loaded)
             root = source.store.root
             model = source.model
-            _good("model", f"{model.path}: {model.family.model_type}, {model.n_layers} layers, d_model {model.d_model}, {len(model.tokenizer)} tokens")
+            size = f"{model.n_layers} layers, d_model {model.d_model}, {len(model.tokenizer)} tokens"
+            _good("model", f"{model.path}: {model.family.model_type}, {size}")
             _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
             if source.must_train:
                 _good("transcoders", "none yet; `run` trains them")
             else:
                 a = identify(source).attributes
-                _good("transcoders", f"{a['transcoder_name']}: {a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}, checkpoint {a['checkpoint_id']}")
+                what = f"{a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}"
+                _good("transcoders", f"{a['transcoder_name']}: {what}, checkpoint {a['checkpoint_id']}")
         _check_store(root)
 
 
@@ -303,8 +322,16 @@ def _check_installation() -> None:
 
     from flows.plan import gemm_flops
 
-    versions = (("torch", torch), ("transformers", transformers), ("prefect", prefect), ("zarr", zarr), ("duckdb", duckdb))
-    _good("python", f"{sys.version.split()[0]}; " + ", ".join(f"{name} {module.__version__}" for name, module in versions))
+    versions = (
+        ("torch", torch),
+        ("transformers", transformers),
+        ("prefect", prefect),
+        ("zarr", zarr),
+        ("duckdb", duckdb),
+    )
+    _good(
+        "python", f"{sys.version.split()[0]}; " + ", ".join(f"{name} {module.__version__}" for name, module in versions)
+    )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     rate = gemm_flops(768, os.cpu_count() or 1) / 1e9
     _good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")

@@ -30,7 +30,7 @@ def task_runner(engine: EngineConfig) -> TaskRunner[Any]:
     """The task runner a configuration asks for."""
     if engine.runner == "threads":
         return ThreadPoolTaskRunner(max_workers=n_workers(engine))
-    from prefect_dask import DaskTaskRunner  # a second to import, and only here wanted
+    from prefect_dask.task_runners import DaskTaskRunner  # a second to import, and only here wanted
 
     if engine.dask_address is not None:
         return DaskTaskRunner(address=engine.dask_address)
@@ -56,7 +56,13 @@ def wait_for_all(futures: Sequence[PrefectFuture[Any]], title: str) -> list[Any]
         return []
     artifact = create_progress_artifact(progress=0.0, description=title)
     updated = time.monotonic()
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(futures))
         for done, future in enumerate(as_completed(list(futures)), 1):

@@ -100,10 +100,10 @@ def gemm_flops(d_model: int, n_threads: int) -> float:
     before = torch.get_num_threads()
     torch.set_num_threads(min(n_threads, before))
     try:
-        rows @ columns.T
+        torch.mm(rows, columns.T)
         began, n = time.perf_counter(), 0
         while time.perf_counter() - began < 0.2:
-            rows @ columns.T
+            torch.mm(rows, columns.T)
             n += 1
         return n * 2 * rows.shape[0] * columns.shape[0] * d_model / (time.perf_counter() - began)
     finally:

@@ -98,7 +98,8 @@ def open_source(config: RunConfig) -> Source:
     Raises:
         ValueError: any of it is missing, unreadable or does not fit.
     """
-    assert config.model.path is not None and config.corpus.source is not None
+    assert config.model.path is not None
+    assert config.corpus.source is not None
     store = Store(store_path(config))
     model = open_model(config.model.path)
     tokenizer = model.tokenizer
@@ -140,7 +141,8 @@ def identify(source: Source) -> Subject:
     for layer, (d_transcoder, d_model) in enumerate(sizes):
         if d_model != model.d_model:
             raise ValueError(
-                f"{folder.path}: the transcoder of layer {layer} is for width {d_model}; the model {model.path} has {model.d_model}"
+                f"{folder.path}: the transcoder of layer {layer} is for width {d_model}; "
+                f"the model {model.path} has {model.d_model}"
             )
         if d_transcoder != sizes[0][0]:
             raise ValueError(f"{folder.path}: layer {layer} has {d_transcoder} features, layer 0 has {sizes[0][0]}")
@@ -153,8 +155,9 @@ def identify(source: Source) -> Subject:
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
         return Subject(source, folder, checkpoint_id, attributes)
     model.load()
-    for layer in reversed(range(folder.n_layers)):  # reads every weight once: what is not finite is refused here
-        first = folder.read(layer)
+    for layer in range(1, folder.n_layers):  # reads every weight once: what is not finite is refused here
+        folder.read(layer)
+    first = folder.read(0)
     attributes = {
         "checkpoint_id": checkpoint_id,
         "name": source.config.name,

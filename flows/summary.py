@@ -23,24 +23,25 @@ LAYERS = """
     FROM layer_summary WHERE checkpoint_id = ? ORDER BY layer
 """
 
-# A convincing feature: few words explain it, the tokens stand far out, and they drive it hard compared to
-# other features of the layer. At most two features a layer, so that the list shows the whole model.
+# A convincing feature: a few whole words explain it, they stand far out of the projection, and they drive the
+# feature hard compared to the others of its layer. The best of every layer, so that the list shows the whole model.
 FEATURES = """
     WITH validated AS (
         SELECT layer, feature, count(*) AS n_tokens, max(z_score) AS z, max(activation) AS activation
         FROM token_candidates WHERE checkpoint_id = $id AND validated GROUP BY ALL
     ), scored AS (
-        SELECT v.*, d.text, len(d.tokens) AS n,
+        SELECT v.*, d.text,
                percent_rank() OVER (PARTITION BY v.layer ORDER BY z)
-               + percent_rank() OVER (PARTITION BY v.layer ORDER BY activation) AS strength
+               + percent_rank() OVER (PARTITION BY v.layer ORDER BY activation) AS strength,
+               len(list_filter(d.tokens, lambda token: regexp_matches(token, '^ ?\\pL{3,}$'))) / n_tokens AS wordiness
         FROM validated v
-        JOIN descriptions d ON d.checkpoint_id = $id AND d.method = 'weightlens+out'
+        JOIN descriptions d ON d.checkpoint_id = $id AND d.method = 'weightlens'
              AND d.layer = v.layer AND d.feature = v.feature
-        WHERE v.n_tokens BETWEEN 2 AND 12
+        WHERE v.n_tokens BETWEEN 3 AND 12
     )
     SELECT layer, feature, text FROM scored
-    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength DESC, feature) <= $each
-    ORDER BY layer, strength DESC LIMIT $n
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength + 2 * wordiness DESC, feature) <= $each
+    ORDER BY layer, strength + 2 * wordiness DESC LIMIT $n
 """
 
 

@@ -18,7 +18,8 @@ def train(source: Source, run_id: str) -> None:
     """Train every layer; the folder's config.yaml, written last, marks it as whole."""
     config, store, recipe = source.config, source.store, source.training_recipe
     settings = config.transcoder.train
-    assert settings is not None and config.model.path is not None
+    assert settings is not None
+    assert config.model.path is not None
     with stage_recorded(config, store, "train-transcoders", run_id, recipe, corpus_id=source.corpus.corpus_id):
         remember_fingerprints(store, source.files)
         tokenise_corpus(store, source.corpus, config.model.path)
@@ -48,4 +49,3 @@ def train_transcoders(config: RunConfig) -> str:
         with store_held(config, source.store, f"train-transcoders {config.name}"):
             train(source, new_run_id())
     return str(source.transcoder_path)
-

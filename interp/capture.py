@@ -1,7 +1,7 @@
 """Run a model and read what its MLPs read and write, or replace what they write."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +35,7 @@ class MlpStreams(NamedTuple):
     y: Float[Tensor, "batch n_pos d_model"]
 
 
-class _Stop(Exception):
+class _Stop(Exception):  # noqa: N818
     """Ends a forward pass once the last wanted layer has been read."""
 
 
@@ -107,11 +107,8 @@ def capture(
         handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: xs.update({at: x})))
         keep = _in_this_thread(keep_output(layer))
         handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
-    with _removing(handles):
-        try:
-            model(input_ids=tokens.long(), use_cache=False)
-        except _Stop:
-            pass
+    with _removing(handles), suppress(_Stop):
+        model(input_ids=tokens.long(), use_cache=False)
     return {layer: MlpStreams(xs[layer], ys[layer]) for layer in layers}
 
 

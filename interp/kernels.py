@@ -11,7 +11,7 @@ N_BINS = 256
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
-def fold(scores, start, pool, keys, counts, floors, sums):  # noqa: ANN001, ANN202
+def fold(scores, start, pool, keys, counts, floors, sums):
     """One pass over a block of scores: sums, and every score at or above its row's floor into the pool.
 
     A row's floor is the `pool`-th best score so far, so nothing that belongs to the final pool is missed.
@@ -49,7 +49,7 @@ def fold(scores, start, pool, keys, counts, floors, sums):  # noqa: ANN001, ANN2
 
 
 @njit(nogil=True, cache=True)
-def _admit(line, start, sign, extremes, pool, keys, n, floor):  # noqa: ANN001, ANN202
+def _admit(line, start, sign, extremes, pool, keys, n, floor):
     """Put every signed score at or above the floor into one row's pool; returns its new size and floor."""
     n_groups = len(extremes)
     for g in range(n_groups):
@@ -74,7 +74,7 @@ def _admit(line, start, sign, extremes, pool, keys, n, floor):  # noqa: ANN001, 
 
 
 @njit(nogil=True, cache=True)
-def _keep_best(keys, n, pool):  # noqa: ANN001, ANN202
+def _keep_best(keys, n, pool):
     """Move the best `pool` of the first `n` keys to the front, in no order; returns the least score of them.
 
     The scores are counted into equal bins between their extremes; only the bin that the `pool`-th best
@@ -113,7 +113,7 @@ def _keep_best(keys, n, pool):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _key(x, column):  # noqa: ANN001, ANN202
+def _key(x, column):
     bits = np.int64(np.float32(x).view(np.int32)) if x != 0 else np.int64(0)  # minus zero is zero
     if bits < 0:
         bits ^= np.int64(0x7FFFFFFF)
@@ -121,7 +121,7 @@ def _key(x, column):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _score(key):  # noqa: ANN001, ANN202
+def _score(key):
     bits = key >> np.int64(32)
     if bits < 0:
         bits ^= np.int64(0x7FFFFFFF)
@@ -129,7 +129,7 @@ def _score(key):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def trim(keys, counts, pool):  # noqa: ANN001, ANN202
+def trim(keys, counts, pool):
     """The best `pool` keys of every row, in no order. Every row has seen at least `pool` columns."""
     for r in range(keys.shape[0]):
         _keep_best(keys[r], counts[r], pool)

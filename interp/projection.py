@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from interp.kernels import fold, trim

@@ -53,9 +53,7 @@ def next_token_loss(
 ) -> tuple[float, int]:
     """Summed loss in nats over the real next tokens, and how many there were."""
     wanted = real[:, 1:]
-    loss = nn.functional.cross_entropy(
-        logits[:, :-1][wanted].float(), tokens[:, 1:][wanted].long(), reduction="sum"
-    )
+    loss = nn.functional.cross_entropy(logits[:, :-1][wanted].float(), tokens[:, 1:][wanted].long(), reduction="sum")
     return float(loss), int(wanted.sum())
 
 

@@ -10,7 +10,7 @@ some token, row i of the decoder the MLP's output there, which leaves few featur
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt
@@ -24,7 +24,7 @@ from interp.transcoder import ActivationName, Transcoder, activate
 class TrainingSettings:
     """How transcoders are trained."""
 
-    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     d_transcoder: Annotated[int, Gt(0)] = 1024
     """Features a layer."""
@@ -76,9 +76,7 @@ class _Parameters(torch.nn.Module):
         self.b_dec = torch.nn.Parameter(y.mean(0))
         self.W_skip = torch.nn.Parameter(torch.zeros(y.shape[1], x.shape[1])) if settings.skip else None
         jump = settings.activation == "jumprelu"
-        self.log_threshold = (
-            torch.nn.Parameter(torch.full((settings.d_transcoder,), math.log(0.1))) if jump else None
-        )
+        self.log_threshold = torch.nn.Parameter(torch.full((settings.d_transcoder,), math.log(0.1))) if jump else None
 
 
 class _JumpReLU(torch.autograd.Function):
@@ -87,13 +85,13 @@ class _JumpReLU(torch.autograd.Function):
     BANDWIDTH = 0.05
 
     @staticmethod
-    def forward(ctx, pre: Tensor, threshold: Tensor):  # noqa: ANN205
+    def forward(ctx, pre: Tensor, threshold: Tensor):
         ctx.save_for_backward(pre, threshold)
         on = (pre > threshold).to(pre.dtype)
         return pre * on, on
 
     @staticmethod
-    def backward(ctx, grad_a: Tensor, grad_on: Tensor):  # noqa: ANN205
+    def backward(ctx, grad_a: Tensor, grad_on: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         pre, threshold = ctx.saved_tensors
         near = ((pre - threshold).abs() < _JumpReLU.BANDWIDTH / 2).to(pre.dtype) / _JumpReLU.BANDWIDTH
         grad_threshold = (-near * (grad_a * threshold + grad_on)).sum(0)

@@ -37,9 +37,7 @@ class Transcoder:
         """The activations of every feature at every token."""
         return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
 
-    def decode(
-        self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]
-    ) -> Float[Tensor, "n d_model"]:
+    def decode(self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
         """The MLP output that the activations `a`, computed from `x`, stand for."""
         y = torch.addmm(self.b_dec, a, self.W_dec)
         return y if self.W_skip is None else y + x @ self.W_skip.T

@@ -107,7 +107,9 @@ def open_checkpoint(store: Store, checkpoint_id: str) -> Checkpoint:
     """
     path = store.checkpoint(checkpoint_id)
     if not (path / RECEIPT).is_file():
-        raise ValueError(f"checkpoint {checkpoint_id} is not in {store.root} or not wholly ingested; run `ingest` first")
+        raise ValueError(
+            f"checkpoint {checkpoint_id} is not in {store.root} or not wholly ingested; run `ingest` first"
+        )
     return Checkpoint(path)
 
 
@@ -116,7 +118,12 @@ def is_ingested(store: Store, checkpoint_id: str) -> bool:
 
 
 def write_layer(
-    store: Store, checkpoint_id: str, layer: int, transcoder: Transcoder, read_norm: Norm | None, write_norm: Norm | None
+    store: Store,
+    checkpoint_id: str,
+    layer: int,
+    transcoder: Transcoder,
+    read_norm: Norm | None,
+    write_norm: Norm | None,
 ) -> None:
     """Write one layer's arrays whole, with what a projection has to know of the norms around it.
 

@@ -80,7 +80,7 @@ class ModelFolder:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 dtype=torch.float32,
                 local_files_only=True,
@@ -88,6 +88,7 @@ class ModelFolder:
                 use_safetensors=True,
                 output_loading_info=True,
             )
+            model, report = loaded
         except Exception as error:
             raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
         for problem in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
@@ -120,7 +121,9 @@ def open_model(path: Path) -> ModelFolder:
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     weight_files = tuple(sorted(path.glob("*.safetensors")))
     if not weight_files:
-        raise ValueError(f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)")
+        raise ValueError(
+            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
+        )
     return ModelFolder(path, config, family, weight_files)
 
 

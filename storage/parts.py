@@ -41,7 +41,7 @@ def read_parts(paths: Sequence[Path], columns: list[str]) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path, columns=columns, partitioning=None))
+            tables.append(pq.read_table(path, columns=columns))
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path}: damaged part ({error}); remove it and run again to have it rebuilt") from None
     return pa.concat_tables(tables)

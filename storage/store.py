@@ -144,7 +144,9 @@ def held(store: Store, purpose: str) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "an unknown process"
-            raise StoreInUseError(f"store: {store.root} is in use by {holder}; wait for it or use another store") from None
+            raise StoreInUseError(
+                f"store: {store.root} is in use by {holder}; wait for it or use another store"
+            ) from None
         lock.seek(0)
         lock.truncate()
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -45,7 +45,9 @@ class Table(NamedTuple):
         return f"CREATE TABLE IF NOT EXISTS {self.name} ({columns})"
 
 
-CHECKPOINT = Column("checkpoint_id", "VARCHAR", "The checkpoint: a short hash of model, transcoders and how they are read.")
+CHECKPOINT = Column(
+    "checkpoint_id", "VARCHAR", "The checkpoint: a short hash of model, transcoders and how they are read."
+)
 CORPUS = Column("corpus_id", "VARCHAR", "The corpus; null where the row depends on weights alone.")
 LAYER = Column("layer", "SMALLINT", "Layer, from 0.")
 FEATURE = Column("feature", "INTEGER", "Feature of the layer's transcoder, from 0.")
@@ -71,7 +73,11 @@ TABLES = {
                 Column("d_model", "INTEGER", "Width of the residual stream."),
                 Column("d_transcoder", "INTEGER", "Features a layer."),
                 Column("d_vocab", "INTEGER", "Rows of the embedding."),
-                Column("feature_input_hook", "VARCHAR", "Where the transcoders read: resid_mid, mlp_in_normalized or mlp_in."),
+                Column(
+                    "feature_input_hook",
+                    "VARCHAR",
+                    "Where the transcoders read: resid_mid, mlp_in_normalized or mlp_in.",
+                ),
                 Column("feature_output_hook", "VARCHAR", "What they stand for: mlp_out or mlp_out_normed."),
                 Column("weights_sha256", "VARCHAR", "Hash over the SHA-256 of every weight file."),
                 Column("ingested_at", "TIMESTAMP", "When ingestion ended, UTC."),
@@ -145,11 +151,23 @@ TABLES = {
                 FEATURE,
                 Column("side", "VARCHAR", "input: what the encoder responds to; output: what the decoder promotes."),
                 Column("sign", "TINYINT", "1 for the upper tail of the scores, −1 for the lower."),
-                Column("rank", "INTEGER", "0 for the strongest of its side and sign; inherited tokens follow the direct ones."),
+                Column(
+                    "rank",
+                    "INTEGER",
+                    "0 for the strongest of its side and sign; inherited tokens follow the direct ones.",
+                ),
                 Column("token_id", "INTEGER", "The token."),
-                Column("score", "FLOAT", "Projection score; for an inherited token the virtual weight of the edge it came by."),
+                Column(
+                    "score",
+                    "FLOAT",
+                    "Projection score; for an inherited token the virtual weight of the edge it came by.",
+                ),
                 Column("z_score", "DOUBLE", "The score's z-score; null for inherited tokens."),
-                Column("activation", "FLOAT", "The feature's activation when the model reads the token alone; null on the output side."),
+                Column(
+                    "activation",
+                    "FLOAT",
+                    "The feature's activation when the model reads the token alone; null on the output side.",
+                ),
                 Column("validated", "BOOLEAN", "Upper-tail input tokens: activation above 0; null elsewhere."),
                 Column("source_layer", "SMALLINT", "Inherited: the upstream feature's layer; null when direct."),
                 Column("source_feature", "INTEGER", "Inherited: the upstream feature; null when direct."),
@@ -179,7 +197,11 @@ TABLES = {
                 CORPUS,
                 LAYER,
                 FEATURE,
-                Column("method", "VARCHAR", "weightlens: validated input tokens; weightlens+out: with promoted output tokens."),
+                Column(
+                    "method",
+                    "VARCHAR",
+                    "weightlens: validated input tokens; weightlens+out: with promoted output tokens.",
+                ),
                 Column("explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model)."),
                 Column("cluster", "INTEGER", "−1: the whole feature."),
                 Column("text", "VARCHAR", "The description."),

@@ -47,7 +47,9 @@ def _json_lines(path: Path, text_field: str) -> Iterator[str]:
             try:
                 text = json.loads(line)[text_field]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"corpus: {path} line {number}: no JSON object with '{text_field}' ({error!r})") from None
+                raise ValueError(
+                    f"corpus: {path} line {number}: no JSON object with '{text_field}' ({error!r})"
+                ) from None
             if not isinstance(text, str):
                 raise ValueError(f"corpus: {path} line {number}: '{text_field}' is {type(text).__name__}, not a text")
             yield text

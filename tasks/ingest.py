@@ -125,4 +125,3 @@ def load_checkpoint(store: Store, checkpoint_id: str, attributes: dict[str, Any]
 def _corpus_row(attributes: dict[str, Any]) -> dict[str, Any]:
     row = {name: attributes[name] for name in ("corpus_id", "n_sequences", "n_pos", "n_tokens")}
     return {**row, "name": attributes["source"], "sha256": attributes["source_sha256"]}
-

@@ -18,7 +18,7 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
         return False
     except OSError as error:
         return error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    except BaseException:  # noqa: BLE001  whatever else a worker died of
+    except BaseException:
         return True
     return False
 

@@ -67,7 +67,9 @@ def train_layer(
                 save_file({**trainer.state(), "curve": torch.tensor(curve, dtype=torch.float64)}, partial_path)
 
     transcoder = train(batch, settings, on_step, state)
-    held_out = batches(store, corpus_id, n_train, min(n_rows, n_train + _rows_for(MAX_HELD_OUT_TOKENS, store, corpus_id)))
+    held_out = batches(
+        store, corpus_id, n_train, min(n_rows, n_train + _rows_for(MAX_HELD_OUT_TOKENS, store, corpus_id))
+    )
     quality = measure_quality(model, model_folder.family, hooks, layer, transcoder, held_out, special)
     with whole_file(weights) as partial_path:
         save_file(layer_tensors(transcoder), partial_path)
@@ -95,4 +97,3 @@ def _batch(
 
 def _epoch_order(seed: int, epoch: int, n_rows: int) -> Tensor:
     return torch.randperm(n_rows, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
-

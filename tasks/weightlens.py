@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -114,6 +113,7 @@ def _directions(
     behind_norm = checkpoint.hooks.feature_input != "resid_mid"
     encoder = seen_through(W_enc, checkpoint.vector(key.layer, "read_weight"), centred and behind_norm)
     write_weight, final_weight = checkpoint.vector(key.layer, "write_weight"), checkpoint.vector(None, "final_weight")
+    assert final_weight is not None
     if write_weight is not None:
         W_dec = W_dec * write_weight
     # The logits read the final norm's output: what W_U sees of a direction is its centred, weighted part.
@@ -140,12 +140,10 @@ def _write_candidates(path: Path, checkpoint: Checkpoint, key: ShardKey, sides: 
     for side, projection in sides:
         for sign, found in ((1, projection.positive), (-1, projection.negative)):
             n = len(found.row)
-            activation = np.full(n, np.nan, np.float32)
-            validated = np.full(n, None, object)
+            activation = validated = np.full(n, None, object)
             if side == "input":
-                activation = single_token.look_up(found.row, found.column)
-                if sign == 1:
-                    validated = (activation > 0).astype(object)
+                activation = single_token.look_up(found.row, found.column).astype(object)
+                validated = activation > 0 if sign == 1 else validated
             rows = {
                 "feature": found.row + key.start,
                 "side": np.full(n, side, object),
@@ -154,7 +152,7 @@ def _write_candidates(path: Path, checkpoint: Checkpoint, key: ShardKey, sides: 
                 "token_id": found.column,
                 "score": found.score,
                 "z_score": found.z_score,
-                "activation": np.where(np.isnan(activation), None, activation),
+                "activation": activation,
                 "validated": validated,
             }
             for name, values in rows.items():
@@ -165,7 +163,11 @@ def _write_candidates(path: Path, checkpoint: Checkpoint, key: ShardKey, sides: 
 
 
 def _write_edges(
-    path: Path, checkpoint: Checkpoint, key: ShardKey, encoder: Float32[Tensor, "shard d_model"], settings: WeightLensSettings
+    path: Path,
+    checkpoint: Checkpoint,
+    key: ShardKey,
+    encoder: Float32[Tensor, "shard d_model"],
+    settings: WeightLensSettings,
 ) -> None:
     found: list[tuple[int, Outliers]] = []
     for source in settings.upstream_layers(key.layer):
@@ -186,7 +188,9 @@ def _write_edges(
 
     columns = {
         "checkpoint_id": checkpoint.checkpoint_id,
-        "source_layer": np.concatenate([np.zeros(0, int), *(np.full(len(o.row), at) for at, o in found)]).astype(np.int16),
+        "source_layer": np.concatenate([np.zeros(0, int), *(np.full(len(o.row), at) for at, o in found)]).astype(
+            np.int16
+        ),
         "source_feature": column("column").astype(np.int32),
         "target_layer": key.layer,
         "target_feature": (column("row") + key.start).astype(np.int32),
@@ -255,7 +259,8 @@ def _validated(
     parts = [store.part("token_candidates", k) for r in recipes for k in shards(r, layer, d_transcoder, shard_size)]
     table = read_parts(parts, ["feature", "token_id", "activation", "validated"])
     table = table.filter(table["validated"])
-    return feature_tokens(*(table[name].to_numpy() for name in ("feature", "token_id", "activation")), d_transcoder)
+    feature, token, activation = (table[name].to_numpy() for name in ("feature", "token_id", "activation"))
+    return feature_tokens(feature, token, activation, d_transcoder)
 
 
 def _write_inherited(
@@ -349,12 +354,9 @@ def load_weightlens(
         replace_rows(connection, "token_candidates", where, candidates)
         replace_rows(connection, "feature_edges", where, [store.part("feature_edges", key) for key in projected])
         replace_rows(connection, "descriptions", where, [store.part("descriptions", key) for key in propagated])
-        connection.execute(
-            "DELETE FROM failures WHERE stage = 'weightlens' AND run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)",
-            [checkpoint_id],
-        )
+        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
+        connection.execute(f"DELETE FROM failures WHERE stage = 'weightlens' AND {of_checkpoint}", [checkpoint_id])
         failures = [store.part("failures", key) for key in propagated]
         replace_rows(connection, "failures", {"run_id": run_id, "stage": "weightlens"}, failures, run_id)
         mark_loaded(connection, checkpoint_id, "weightlens", recipe)
     return recipe
-

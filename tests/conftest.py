@@ -24,8 +24,14 @@ def cli(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
-        return subprocess.run(  # noqa: S603
-            command, cwd=ROOT, env=cli_environment(prefect_home), capture_output=True, text=True, timeout=timeout, **options
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=cli_environment(prefect_home),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            **options,
         )  # pyright: ignore
 
     return run

@@ -67,7 +67,7 @@ def _model(mlp: bool) -> LlamaForCausalLM:
     return model
 
 
-def _neuron(mlp, neuron: int, reads: tuple[int, ...], writes: dict[int, float]) -> None:  # noqa: ANN001
+def _neuron(mlp, neuron: int, reads: tuple[int, ...], writes: dict[int, float]) -> None:
     for direction in reads:
         mlp.gate_proj.weight[neuron, direction] = 1.0
         mlp.up_proj.weight[neuron, direction] = 1.0

@@ -115,9 +115,9 @@ def _near(token: Token, groups: list[list[Token]], least: float) -> list[Token] 
         return None
     for members in groups:
         other = members[0]
-        if other.kind == "word" and len(other.folded) >= MIN_FUZZY_LETTERS:
-            if fuzz.ratio(token.folded, other.folded, score_cutoff=least):
-                return members
+        comparable = other.kind == "word" and len(other.folded) >= MIN_FUZZY_LETTERS
+        if comparable and fuzz.ratio(token.folded, other.folded, score_cutoff=least):
+            return members
     return None
 
 

@@ -68,9 +68,7 @@ def _empty() -> Inherited:
     return Inherited(whole, whole, real, whole, whole, real)
 
 
-def _validating(
-    edges: Edges, tokens: FeatureTokens, single_token: FeatureTokens, direct: FeatureTokens
-) -> Inherited:
+def _validating(edges: Edges, tokens: FeatureTokens, single_token: FeatureTokens, direct: FeatureTokens) -> Inherited:
     edge, token = tokens.expand(edges.source_feature)
     token = token.astype(np.int64)
     activation = single_token.look_up(edges.target[edge], token)

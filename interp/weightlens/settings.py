@@ -1,7 +1,7 @@
 """What WeightLens can be told."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, MinLen
 
@@ -12,13 +12,14 @@ from interp.projection import ZScoreMode
 class WeightLensSettings:
     """Thresholds and pools of the projections."""
 
-    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     mode: ZScoreMode = "paper"
     """paper: z-scores against the pool of the strongest scores of a tail, as the authors compute them;
     full: against the whole vocabulary or layer."""
     z_tokens: Annotated[float, Gt(0)] = 4.0
-    """A token whose |z-score| is above it is a candidate. The paper: 4.5 for Gemma-2-2B and Llama-3.2-1B, 4 for GPT-2."""
+    """A token whose |z-score| is above it is a candidate. The paper: 4.5 for Gemma-2-2B and Llama-3.2-1B,
+    4 for GPT-2."""
     z_features: Annotated[float, Gt(0)] = 3.0
     """An earlier feature whose z-score is above it is upstream. The paper: 3."""
     token_pool: Annotated[int, Gt(1)] = 1000
@@ -39,7 +40,7 @@ class WeightLensSettings:
 class WordingSettings:
     """How validated tokens are put into words."""
 
-    __pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     languages: Annotated[tuple[str, ...], MinLen(0)] = ("en",)
     """Languages whose word forms are grouped, as simplemma codes, tried in order; none: no lemmas."""

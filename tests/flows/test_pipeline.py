@@ -37,9 +37,12 @@ def rows(store: Path, query: str) -> list[tuple]:
 
 def test_exactly_the_planted_tokens_are_found(done: tuple[Path, list[str], str]) -> None:
     store, _, _ = done
-    found = rows(store, "SELECT layer, feature, token_id, source_layer, source_feature FROM token_candidates WHERE validated")
+    found = rows(
+        store, "SELECT layer, feature, token_id, source_layer, source_feature FROM token_candidates WHERE validated"
+    )
     assert sorted(found, key=str) == sorted(
-        [(0, 1, 12, None, None), (0, 3, 5, None, None), (0, 3, 7, None, None), (1, 2, 5, 0, 3), (1, 2, 7, 0, 3)], key=str
+        [(0, 1, 12, None, None), (0, 3, 5, None, None), (0, 3, 7, None, None), (1, 2, 5, 0, 3), (1, 2, 7, 0, 3)],
+        key=str,
     )
 
 
@@ -51,7 +54,9 @@ def test_exactly_the_planted_edge_is_found(done: tuple[Path, list[str], str]) ->
 
 def test_exactly_the_planted_output_tokens_are_found(done: tuple[Path, list[str], str]) -> None:
     store, _, _ = done
-    found = rows(store, "SELECT layer, feature, sign, token_id FROM token_candidates WHERE side = 'output' ORDER BY ALL")
+    found = rows(
+        store, "SELECT layer, feature, sign, token_id FROM token_candidates WHERE side = 'output' ORDER BY ALL"
+    )
     assert found == [(1, 2, -1, 11), (1, 2, 1, 9)]
 
 
@@ -86,10 +91,15 @@ def test_show_prints_the_feature(done: tuple[Path, list[str], str], cli: Cli) ->
     assert cli("show", 5, 2, "--store", store).returncode == 2
 
 
-def test_sql_reads_in_every_format_and_writes_nothing(done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path) -> None:
+def test_sql_reads_in_every_format_and_writes_nothing(
+    done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path
+) -> None:
     store, _, _ = done
     query = "SELECT source_feature, target_feature FROM feature_edges"
-    assert cli("sql", query, "--store", store, "--format", "csv").stdout.split() == ["source_feature,target_feature", "3,2"]
+    assert cli("sql", query, "--store", store, "--format", "csv").stdout.split() == [
+        "source_feature,target_feature",
+        "3,2",
+    ]
     assert '"source_feature": 3' in cli("sql", query, "--store", store, "--format", "json").stdout
     output = tmp_path / "edges.parquet"
     assert cli("sql", query, "--store", store, "--format", "parquet", "--output", output).returncode == 0
@@ -111,7 +121,9 @@ def test_a_second_run_does_nothing_and_says_so(done: tuple[Path, list[str], str]
     assert "to do" in cli("plan", CONFIG, *overrides).stdout
 
 
-def test_other_settings_replace_what_the_catalog_holds(done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path) -> None:
+def test_other_settings_replace_what_the_catalog_holds(
+    done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path
+) -> None:
     overrides = planted_overrides(tmp_path)
     assert cli("run", CONFIG, *overrides, "weightlens.z_tokens=100", "weightlens.z_features=100").returncode == 0
     assert rows(tmp_path / "store", "SELECT * FROM descriptions") == []

@@ -43,7 +43,8 @@ def test_mlp_in_through_the_mlp_is_mlp_out(model_and_family: tuple[nn.Module, Fa
 
 def test_the_three_reading_points_follow_from_each_other(model_and_family: tuple[nn.Module, Family]) -> None:
     model, family = model_and_family
-    read = {hook: capture(model, family, TOKENS, [1], Hooks(hook, "mlp_out"))[1].x for hook in ("resid_mid", "mlp_in_normalized", "mlp_in")}  # fmt: skip
+    points = ("resid_mid", "mlp_in_normalized", "mlp_in")
+    read = {point: capture(model, family, TOKENS, [1], Hooks(point, "mlp_out"))[1].x for point in points}
     norm = family.read_norm(model, 1)
     torch.testing.assert_close(norm.normalize(read["resid_mid"]), read["mlp_in_normalized"])
     expected = read["mlp_in_normalized"] * norm.weight + (0 if norm.bias is None else norm.bias)
@@ -97,7 +98,7 @@ def test_an_unknown_family_says_what_to_write() -> None:
 class TestQuality:
     """The figures of a transcoder whose MLP is known."""
 
-    def measured(self, model_and_family: tuple[nn.Module, Family], **changes: torch.Tensor):  # noqa: ANN201
+    def measured(self, model_and_family: tuple[nn.Module, Family], **changes: torch.Tensor):
         model, family = model_and_family
         coder = {
             "W_enc": torch.zeros(4, 16), "b_enc": torch.ones(4), "W_dec": torch.zeros(4, 16), "b_dec": torch.zeros(16),

@@ -26,7 +26,7 @@ def naive(rows: torch.Tensor, columns: torch.Tensor, mode: str, pool: int, thres
 
 
 def run(rows: torch.Tensor, columns: torch.Tensor, tile: int, mode: str, pool: int, threshold: float) -> Projection:
-    def tiles():  # noqa: ANN202
+    def tiles():
         for start in range(0, len(columns), tile):
             yield start, columns[start : start + tile]
 

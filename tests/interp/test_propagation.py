@@ -15,9 +15,13 @@ def tokens_of(pairs: dict[tuple[int, int], float]) -> FeatureTokens:
     return feature_tokens(feature, token, np.array(list(pairs.values()), np.float32), N)
 
 
-pairs = st.dictionaries(st.tuples(st.integers(0, N - 1), st.integers(0, 9)), st.sampled_from([0.5, 1.0, 2.0]), max_size=25)
+pairs = st.dictionaries(
+    st.tuples(st.integers(0, N - 1), st.integers(0, 9)), st.sampled_from([0.5, 1.0, 2.0]), max_size=25
+)
 edges = st.dictionaries(
-    st.tuples(st.integers(0, N - 1), st.integers(0, 2), st.integers(0, N - 1)), st.sampled_from([0.25, 1.0, 3.0]), max_size=15
+    st.tuples(st.integers(0, N - 1), st.integers(0, 2), st.integers(0, N - 1)),
+    st.sampled_from([0.25, 1.0, 3.0]),
+    max_size=15,
 )
 
 
@@ -40,8 +44,8 @@ def test_inherits_what_validates_and_credits_the_strongest_edge(
         tokens_of(direct),
     )
     got = {
-        (t, k): (-w, l, f)
-        for t, k, w, l, f in zip(
+        (t, k): (-w, at, f)
+        for t, k, w, at, f in zip(
             found.target.tolist(), found.token.tolist(), found.weight.tolist(),
             found.source_layer.tolist(), found.source_feature.tolist(), strict=True,
         )

@@ -44,7 +44,12 @@ def toy_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("activation", "options"),
-    [("topk", {"k": 4}), ("relu", {"sparsity": 1e-3}), ("jumprelu", {"sparsity": 1e-3}), ("topk", {"k": 2, "skip": True})],
+    [
+        ("topk", {"k": 4}),
+        ("relu", {"sparsity": 1e-3}),
+        ("jumprelu", {"sparsity": 1e-3}),
+        ("topk", {"k": 2, "skip": True}),
+    ],
 )
 def test_training_learns_a_sparse_map(activation: str, options: dict) -> None:
     settings = TrainingSettings(d_transcoder=16, activation=activation, n_steps=600, learning_rate=1e-2, **options)  # pyright: ignore

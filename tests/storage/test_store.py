@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from interp.families import Norm
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
-from storage.catalog import SCHEMA_VERSION, check_catalog, insert_row, loaded_recipe, mark_loaded, open_catalog, replace_rows
+from storage.catalog import (
+    SCHEMA_VERSION,
+    check_catalog,
+    insert_row,
+    loaded_recipe,
+    mark_loaded,
+    open_catalog,
+    replace_rows,
+)
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.corpora import PADDING, pack
 from storage.parts import read_parts, write_part
