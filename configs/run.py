@@ -73,7 +73,7 @@ class RunConfig(_Section):
     corpus: CorpusConfig = CorpusConfig()
     quality_tokens: Annotated[int, Field(gt=0)] = 8192
     """Tokens of the corpus on which each transcoder is measured at ingestion."""
-    shard_size: Annotated[int, Field(gt=0)] = 1024
+    shard_size: Annotated[int, Field(gt=0)] = 2048
     """Features a task."""
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()

@@ -1,26 +1,33 @@
-"""Compiled loops that keep the best scores of a block while it is in the cache."""
+"""Compiled loops that keep the best scores of a block while it is in the cache.
+
+Every row has two tails, the scores themselves and the scores negated, and for each a pool of candidates: keys
+that order by score and then by the smaller column. A score enters when it reaches the row's floor, and a floor
+is only ever raised to where at least `pool` scores seen so far reach it. So the final pool is always among the
+candidates, whatever the order and the size of the blocks. Where floors may be is told by a histogram of the
+candidates, on bins that the row's first block fixes; only a full pool has to be sorted out.
+"""
 
 import numpy as np
 from numba import njit
 
 GROUP = 16
-"""Columns compared at once by their extremes."""
+"""Columns compared at once by their extremes, in vector code."""
 
 N_BINS = 256
-"""Bins into which scores are counted to find the edge of the best."""
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
-def fold(scores, start, pool, keys, counts, floors, sums):
-    """One pass over a block of scores: sums, and every score at or above its row's floor into the pool.
+def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
+    """Take a block of scores (rows, tile) of the columns from `start` on into sums and pools.
 
-    A row's floor is the `pool`-th best score so far, so nothing that belongs to the final pool is missed.
-    Groups of columns are compared by their extremes first, which the compiler turns into vector code.
+    keys (2, rows, room) int64; counts (2, rows); floors (2, rows) float32; bins (2, rows, N_BINS);
+    grid (rows, 2): least score of the bins and bins a unit; sums (rows, 3): Σ score, Σ score², Σ |score|.
     """
     n_rows, n = scores.shape
     n_groups = n // GROUP
     high = np.empty(n_groups, np.float32)
     low = np.empty(n_groups, np.float32)
+    hits = np.empty(n + 1, np.int32)
     for r in range(n_rows):
         line = scores[r]
         total, squares, absolute = np.float32(0), np.float32(0), np.float32(0)
@@ -40,52 +47,101 @@ def fold(scores, start, pool, keys, counts, floors, sums):
             for g in range(n_groups):
                 high[g] = max(high[g], part[g])
                 low[g] = min(low[g], part[g])
+        if counts[0, r] == 0:
+            _lay_grid(line, grid[r], bins[:, r])
+            for tail in range(2):
+                floors[tail, r] = max(floors[tail, r], _floor(bins[tail, r], pool, grid[r], tail))
+                bins[tail, r] = 0
         for tail in range(2):
-            sign = np.float32(1) if tail == 0 else np.float32(-1)
             extremes = high if tail == 0 else low
-            counts[tail, r], floors[tail, r] = _admit(
-                line, start, sign, extremes, pool, keys[tail, r], counts[tail, r], floors[tail, r]
-            )
+            pool_state = (keys[tail, r], counts[tail, r], floors[tail, r], bins[tail, r])
+            counts[tail, r], floor = _admit(line, start, tail, extremes, hits, pool, *pool_state, grid[r])
+            floors[tail, r] = max(floor, _floor(bins[tail, r], pool, grid[r], tail))
 
 
 @njit(nogil=True, cache=True)
-def _admit(line, start, sign, extremes, pool, keys, n, floor):
-    """Put every signed score at or above the floor into one row's pool; returns its new size and floor."""
-    n_groups = len(extremes)
+def _lay_grid(line, grid, bins):
+    """Fix a row's bins between the extremes of its first block, and count that block into both tails."""
+    least, most = np.float64(line.min()), np.float64(line.max())
+    grid[0] = least
+    grid[1] = (N_BINS - 1) / (most - least) if most > least else 0.0
+    for c in range(len(line)):
+        at = np.int64((line[c] - grid[0]) * grid[1])
+        bins[0, at] += 1
+    for at in range(N_BINS):
+        bins[1, at] = bins[0, at]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bin(x, grid):
+    """The bin of an unsigned score; what lies outside the grid goes to its ends."""
+    return min(max(np.int64((np.float64(x) - grid[0]) * grid[1]), 0), N_BINS - 1)
+
+
+@njit(nogil=True, cache=True)
+def _floor(bins, pool, grid, tail):
+    """A signed score that at least `pool` of the counted ones reach: an edge one bin beyond where they are."""
+    met = 0
+    for step in range(N_BINS):
+        at = N_BINS - 1 - step if tail == 0 else step
+        met += bins[at]
+        if met >= pool:
+            if step == N_BINS - 1 or grid[1] == 0:
+                return np.float32(-np.inf)
+            edge = at - 1 if tail == 0 else at + 2
+            score = np.float32(grid[0] + edge / grid[1])
+            return score if tail == 0 else -score
+    return np.float32(-np.inf)
+
+
+@njit(nogil=True, cache=True)
+def _admit(line, start, tail, extremes, hits, pool, keys, n, floor, bins, grid):
+    """Put every signed score at or above the floor into one row's pool; returns its new size and floor.
+
+    `hits` is room for the columns of the block that reach the floor. They are gathered without branches, which
+    the processor could not foresee.
+    """
+    sign = np.float32(1) if tail == 0 else np.float32(-1)
+    n_groups, n_hits = len(extremes), 0
     for g in range(n_groups):
         if sign * extremes[g] >= floor:
             for c in range(g, n_groups * GROUP, n_groups):
-                x = sign * line[c]
-                if x >= floor:
-                    keys[n] = _key(x, start + c)
-                    n += 1
-                    if n == len(keys):
-                        floor = _keep_best(keys, n, pool)
-                        n = pool
-    for c in range(n_groups * GROUP, len(line)):
-        x = sign * line[c]
-        if x >= floor:
-            keys[n] = _key(x, start + c)
+                hits[n_hits] = c
+                n_hits += sign * line[c] >= floor
+    for c in range(n_groups * GROUP, len(line)):  # the columns that fill no group
+        hits[n_hits] = c
+        n_hits += sign * line[c] >= floor
+    for at in range(n_hits):
+        x = line[hits[at]]
+        if sign * x >= floor:  # which may have risen
+            keys[n] = _key(sign * x, start + hits[at])
+            bins[_bin(x, grid)] += 1
             n += 1
             if n == len(keys):
-                floor = _keep_best(keys, n, pool)
+                floor = max(floor, keep_best(keys, n, pool, floor))
                 n = pool
+                bins[:] = 0
+                for i in range(n):
+                    bins[_bin(sign * _score(keys[i]), grid)] += 1
     return n, floor
 
 
 @njit(nogil=True, cache=True)
-def _keep_best(keys, n, pool):
+def keep_best(keys, n, pool, floor):
     """Move the best `pool` of the first `n` keys to the front, in no order; returns the least score of them.
 
-    The scores are counted into equal bins between their extremes; only the bin that the `pool`-th best
-    falls into has to be sorted.
+    At least `pool` of them reach `floor`, the others are dropped first. Scores are counted into equal bins between
+    their extremes; only the bin that the `pool`-th best falls into has to be sorted.
     """
-    least, most = keys[:n].min(), keys[:n].max()
-    low = _score(least)
-    span = _score(most) - low
-    scale = np.float32(N_BINS - 1) / span if span > 0 else np.float32(0)
-    if not np.isfinite(scale):
-        scale = np.float32(0)
+    least, n_above = _key(floor, 0xFFFFFFFF), 0
+    for i in range(n):
+        key = keys[i]
+        keys[n_above] = key
+        n_above += key >= least
+    n = n_above
+    low = np.float64(_score(keys[:n].min()))
+    span = np.float64(_score(keys[:n].max())) - low
+    scale = (N_BINS - 1) / span if span > 0 else 0.0
     counts = np.zeros(N_BINS, np.int64)
     for i in range(n):
         counts[np.int64((_score(keys[i]) - low) * scale)] += 1
@@ -97,11 +153,11 @@ def _keep_best(keys, n, pool):
     kept, met = 0, 0
     for i in range(n):
         key = keys[i]
-        bin_ = np.int64((_score(key) - low) * scale)
-        if bin_ > edge:
+        at = np.int64((_score(key) - low) * scale)
+        if at > edge:
             keys[kept] = key
             kept += 1
-        elif bin_ == edge:
+        elif at == edge:
             boundary[met] = key
             met += 1
     boundary.sort()
@@ -110,6 +166,38 @@ def _keep_best(keys, n, pool):
         keys[kept] = boundary[met]
         kept += 1
     return _score(boundary[met])
+
+
+@njit(nogil=True, cache=True)
+def moments(keys):
+    """Mean and sample standard deviation of every row's scores, float64."""
+    n_rows, n = keys.shape
+    mean, deviation = np.zeros(n_rows), np.zeros(n_rows)
+    for r in range(n_rows):
+        total = 0.0
+        for i in range(n):
+            total += _score(keys[r, i])
+        mean[r] = total / n
+        squares = 0.0
+        for i in range(n):
+            squares += (_score(keys[r, i]) - mean[r]) ** 2
+        deviation[r] = np.sqrt(squares / (n - 1)) if n > 1 else 0.0
+    return mean, deviation
+
+
+@njit(nogil=True, cache=True)
+def beyond(keys, mean, deviation, threshold):
+    """The rows and keys whose z-score is above the threshold, by row, greatest key first; none where nothing varies."""
+    rows, found = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
+    for r in range(keys.shape[0]):
+        if deviation[r] > 0:
+            first = len(found)
+            for i in range(keys.shape[1]):
+                if (np.float64(_score(keys[r, i])) - mean[r]) / deviation[r] > threshold:
+                    found.append(keys[r, i])
+                    rows.append(r)
+            found[first:] = sorted(found[first:], reverse=True)
+    return np.array(rows, dtype=np.int64), np.array(found, dtype=np.int64)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -129,8 +217,8 @@ def _score(key):
 
 
 @njit(nogil=True, cache=True)
-def trim(keys, counts, pool):
+def trim(keys, counts, floors, pool):
     """The best `pool` keys of every row, in no order. Every row has seen at least `pool` columns."""
     for r in range(keys.shape[0]):
-        _keep_best(keys[r], counts[r], pool)
+        keep_best(keys[r], counts[r], pool, floors[r])
     return keys[:, :pool].copy()

@@ -14,14 +14,14 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from interp.kernels import fold, trim
+from interp.kernels import N_BINS, beyond, fold, moments, trim
 
 ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 """Gives the columns as (index of the first, block of them), in order; called again for every pass."""
 
 ROW_BLOCK = 256
-POOL_ROOM = 4
+POOL_ROOM = 6
 """Room for so many pools of candidates before the best pool is picked out of them."""
 
 
@@ -84,6 +84,8 @@ class _Pools:
             self.keys = np.empty((2, n_rows, POOL_ROOM * pool), np.int64)
             self.counts = np.zeros((2, n_rows), np.int64)
             self.floors = np.full((2, n_rows), -np.inf, np.float32)
+            self.bins = np.zeros((2, n_rows, N_BINS), np.int32)
+            self.grid = np.zeros((n_rows, 2))
         else:
             self.best: list[list[Tensor | None]] = [[None, None] for _ in range(0, n_rows, ROW_BLOCK)]
 
@@ -91,8 +93,9 @@ class _Pools:
         """Take in the scores of the rows from `at` on against the columns from `start` on."""
         stop = at + len(scores)
         if self.on_cpu:
-            views = (self.keys[:, at:stop], self.counts[:, at:stop], self.floors[:, at:stop], self.sums[at:stop])
-            fold(scores.numpy(), start, self.pool, *views)
+            rows = slice(at, stop)
+            pools = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
+            fold(scores.numpy(), start, self.pool, *pools, self.grid[rows], self.sums[rows])
             return
         wide = scores.double()
         self.sums[at:stop] += torch.stack([wide.sum(1), wide.square().sum(1), wide.abs().sum(1)], 1).cpu().numpy()
@@ -106,30 +109,21 @@ class _Pools:
     def outliers(self, tail: int, mode: ZScoreMode, threshold: float) -> Outliers:
         """The pool entries of one tail beyond the threshold."""
         if self.on_cpu:
-            keys = trim(self.keys[tail], self.counts[tail], self.pool)
+            keys = trim(self.keys[tail], self.counts[tail], self.floors[tail], self.pool)
         else:
             keys = torch.cat([best[tail] for best in self.best]).cpu().numpy()  # pyright: ignore
-        scores, columns = unpack_keys(keys)
-        wide = scores.astype(np.float64)
+        sign = 1 if tail == 0 else -1
         if mode == "paper":
-            mean, deviation = wide.mean(1), _deviation(wide)
+            mean, deviation = moments(keys)
         else:
-            sign = 1 if tail == 0 else -1
             n = self.n_columns
             mean = sign * self.sums[:, 0] / n
             deviation = np.sqrt(np.maximum(self.sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
             deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = np.where(deviation[:, None] > 0, (wide - mean[:, None]) / deviation[:, None], 0.0)
-        row, place = np.nonzero(z > threshold)
-        order = np.lexsort((-keys[row, place], row))
-        row, place = row[order], place[order]
-        sign = 1 if tail == 0 else -1
-        return Outliers(row, columns[row, place], np.float32(sign) * scores[row, place], sign * z[row, place])
-
-
-def _deviation(pool: Float64[np.ndarray, "rows pool"]) -> Float64[np.ndarray, " rows"]:
-    return pool.std(1, ddof=1) if pool.shape[1] > 1 else np.zeros(len(pool))
+        row, found = beyond(keys, mean, deviation, threshold)
+        score, column = unpack_keys(found)
+        z = (score.astype(np.float64) - mean[row]) / deviation[row]
+        return Outliers(row, column, np.float32(sign) * score, sign * z)
 
 
 def torch_keys(scores: Float32[Tensor, "rows tile"], start: int) -> Int64[Tensor, "rows tile"]:
@@ -140,9 +134,7 @@ def torch_keys(scores: Float32[Tensor, "rows tile"], start: int) -> Int64[Tensor
     return (ordered << 32) | (0xFFFFFFFF - column)
 
 
-def unpack_keys(
-    keys: Int64[np.ndarray, "rows pool"],
-) -> tuple[Float32[np.ndarray, "rows pool"], Int64[np.ndarray, "rows pool"]]:
+def unpack_keys(keys: Int64[np.ndarray, "*n"]) -> tuple[Float32[np.ndarray, "*n"], Int64[np.ndarray, "*n"]]:
     """The scores and columns of keys."""
     ordered = (keys >> 32).astype(np.int32)
     bits = np.where(ordered < 0, ordered ^ np.int32(0x7FFFFFFF), ordered)

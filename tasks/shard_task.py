@@ -2,8 +2,10 @@
 
 import errno
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -25,12 +27,22 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
 
 def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
     """A Prefect task for one shard. Results are files that name their recipe, so Prefect caches nothing."""
-    return task(
-        name=name,
-        task_run_name=run_name,
-        retries=RETRIES,
-        retry_delay_seconds=1,
-        retry_condition_fn=may_pass,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
+
+    def decorate(work: Callable[..., Any]) -> Any:
+        @wraps(work)
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            torch.get_num_threads()  # in a new thread, matrix products take every core until torch has been asked
+            return work(*args, **kwargs)
+
+        return task(
+            limited,
+            name=name,
+            task_run_name=run_name,
+            retries=RETRIES,
+            retry_delay_seconds=1,
+            retry_condition_fn=may_pass,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+
+    return decorate

@@ -1,0 +1,1 @@
+"""Figures with their commands. Each benchmark prints one JSON object a line with `--json`."""
