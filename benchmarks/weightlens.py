@@ -1,9 +1,9 @@
 """WeightLens at GPT-2-small shapes, from Zarr to Parquet, beside the matrix products alone in the same run.
 
-    python -m benchmarks.weightlens [--json] [--layers 0 6 11] [--features 2048] [--workers 2] [--screen]
+    python -m benchmarks.weightlens [--json] [--layers 0 6 11] [--features 2048] [--workers 2]
 
-Random weights with planted outliers: 12 layers of 24,576 features, d_model 768, vocabulary 50,257. `ratio` is the
-stage's rate over the rate that the float32 products of the same shapes allow, both measured here, interleaved. `naive`
+Random weights with planted outliers: 12 layers of 24,576 features, d_model 768, vocabulary 50,257. A `ratio` is the
+stage's rate over the rate that the float32 products of the same shapes allow, all measured here, interleaved. `naive`
 is one feature at a time, full scores and a sort, as a researcher's script does it: with the encoder's column read
 strided from (d_model, d_transcoder), and with contiguous rows.
 """
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
 from interp.weightlens.settings import WeightLensSettings
 from storage.checkpoints import finish, write_embeddings, write_layer, write_single_token
+from storage.parts import read_parts
 from storage.store import ShardKey, Store, shards
 from tasks.weightlens import project_shard
 
@@ -37,6 +37,7 @@ SHARD = 2048
 N_NAIVE = 12
 CHECKPOINT = "gpt2-shapes"
 PLANTED = 8
+SETTINGS = WeightLensSettings(mode="paper", z_tokens=4.0, z_features=3.0)
 
 
 def write_checkpoint(store: Store, last_layer: int) -> None:
@@ -86,9 +87,31 @@ def gemm_seconds(layer: int, n_shards: int, workers: int) -> float:
     return spread(products, n_shards, workers)
 
 
-def stage_seconds(store: Store, keys: list[ShardKey], settings: WeightLensSettings, workers: int) -> float:
+def stage_seconds(store: Store, keys: list[ShardKey], workers: int, *, screen: bool) -> float:
     """The stage's own task, from Zarr to Parquet."""
-    return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], settings), len(keys), workers)
+    return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], SETTINGS, screen), len(keys), workers)
+
+
+def warm_up(store: Store) -> None:
+    """Compile and load everything once."""
+    for screen in (False, True):
+        key = ShardKey(f"warm-up-{screen}", 0, 0, 64)
+        project_shard.fn(store, CHECKPOINT, key, SETTINGS, screen)
+
+
+def same_parts(store: Store, key: ShardKey) -> bool:
+    """Whether both ways found the same candidates and edges."""
+    columns = {
+        "token_candidates": ["feature", "side", "token_id"],
+        "feature_edges": ["target_feature", "source_feature"],
+    }
+    for table, names in columns.items():
+        one, other = (
+            read_parts([store.part(table, key._replace(recipe=recipe))], names) for recipe in ("float32", "bfloat16")
+        )
+        if not one.equals(other):
+            return False
+    return True
 
 
 def naive_seconds(layer: int, *, strided: bool) -> float:
@@ -112,25 +135,29 @@ def naive_seconds(layer: int, *, strided: bool) -> float:
     return (time.perf_counter() - began) / N_NAIVE
 
 
-def measure(store: Store, layer: int, n_features: int, workers: int, settings: WeightLensSettings) -> dict[str, Any]:
+def measure(store: Store, layer: int, n_features: int, workers: int) -> dict[str, Any]:
     """One layer: the stage and the products alternate in small portions, so that noise meets both."""
     keys = shards("bench", layer, D_TRANSCODER, SHARD)[: max(workers, n_features // SHARD)]
-    project_shard.fn(store, CHECKPOINT, keys[0]._replace(recipe="warm-up", stop=64), settings)
-    stage = gemm = 0.0
+    seconds = dict.fromkeys(("gemm", "float32", "bfloat16"), 0.0)
     for at in range(0, len(keys), workers):
         portion = keys[at : at + workers]
-        gemm += gemm_seconds(layer, len(portion), workers)
-        stage += stage_seconds(store, portion, settings, workers)
+        seconds["gemm"] += gemm_seconds(layer, len(portion), workers)
+        for recipe in ("float32", "bfloat16"):
+            mine = [key._replace(recipe=recipe) for key in portion]
+            seconds[recipe] += stage_seconds(store, mine, workers, screen=recipe == "bfloat16")
+    same = all(same_parts(store, key) for key in keys)
     n = len(keys) * SHARD
     flops = 2 * D_MODEL * (2 * D_VOCAB + layer * D_TRANSCODER)
     return {
         "layer": layer,
         "features": n,
         "workers": workers,
-        "features_per_s": round(n / stage, 1),
-        "stage_gflops": round(n * flops / stage / 1e9, 1),
-        "gemm_gflops": round(n * flops / gemm / 1e9, 1),
-        "ratio": round(gemm / stage, 3),
+        "float32_gemm_gflops": round(n * flops / seconds["gemm"] / 1e9, 1),
+        "float32_features_per_s": round(n / seconds["float32"], 1),
+        "float32_ratio": round(seconds["gemm"] / seconds["float32"], 3),
+        "bfloat16_features_per_s": round(n / seconds["bfloat16"], 1),
+        "bfloat16_ratio": round(seconds["gemm"] / seconds["bfloat16"], 3),
+        "same_outliers": same,
         "naive_strided_features_per_s": round(1 / naive_seconds(layer, strided=True), 2),
         "naive_features_per_s": round(1 / naive_seconds(layer, strided=False), 2),
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
@@ -150,9 +177,9 @@ def main() -> None:
         store = Store(folder)
         write_checkpoint(store, max(arguments.layers))
         torch.set_num_threads(1)
-        settings = WeightLensSettings(mode="paper", z_tokens=4.0, z_features=3.0)
+        warm_up(store)
         for layer in arguments.layers:
-            figures = measure(store, layer, arguments.features, arguments.workers, replace(settings))
+            figures = measure(store, layer, arguments.features, arguments.workers)
             print(json.dumps(figures) if arguments.json else figures, flush=True)
     finally:
         shutil.rmtree(folder)

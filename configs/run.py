@@ -57,6 +57,9 @@ class EngineConfig(_Section):
     """threads: in this process; dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks at once; left out: one a core."""
+    bfloat16: Literal["auto", "on", "off"] = "auto"
+    """Find candidates by bfloat16 products and score them again in float32: the same results, sooner where the
+    processor has bfloat16 arithmetic (auto: if this machine's has)."""
     dask_address: str | None = None
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from llvmlite.binding import get_host_cpu_features
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -24,6 +25,14 @@ console = Console(stderr=True)
 def n_workers(engine: EngineConfig) -> int:
     """Tasks at once."""
     return engine.workers or os.cpu_count() or 1
+
+
+def screens(engine: EngineConfig) -> bool:
+    """Whether projections are screened in bfloat16."""
+    if engine.bfloat16 != "auto":
+        return engine.bfloat16 == "on"
+    features = get_host_cpu_features()
+    return any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
 
 
 def task_runner(engine: EngineConfig) -> TaskRunner[Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from configs.run import RunConfig
-from flows.engine import wait_for_all
+from flows.engine import screens, wait_for_all
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from storage.catalog import loaded_recipe
@@ -84,7 +84,8 @@ def describe_from_weights(subject: Subject, run_id: str) -> None:
     with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id):
         _single_tokens(subject, work)
         projected = work.all_shards(work.projection_recipe)
-        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens) for key in projected]
+        screen = screens(config.engine)
+        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, screen) for key in projected]
         wait_for_all(futures, "weightlens: project")
         for layer in layers:  # a layer inherits from those below it
             pairs = zip(work.shards(work.recipe, layer), work.shards(work.projection_recipe, layer), strict=True)

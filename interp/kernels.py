@@ -20,10 +20,11 @@ N_BINS = 256
 def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
     """Take a block of scores (rows, tile) of the columns from `start` on into sums and pools.
 
-    keys (2, rows, room) int64; counts (2, rows); floors (2, rows) float32; bins (2, rows, N_BINS);
+    keys (tails, rows, room) int64; counts (tails, rows); floors (tails, rows) float32; bins (tails, rows, N_BINS);
     grid (rows, 2): least score of the bins and bins a unit; sums (rows, 3): Σ score, Σ score², Σ |score|.
     """
     n_rows, n = scores.shape
+    n_tails = keys.shape[0]
     n_groups = n // GROUP
     high = np.empty(n_groups, np.float32)
     low = np.empty(n_groups, np.float32)
@@ -49,10 +50,10 @@ def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
                 low[g] = min(low[g], part[g])
         if counts[0, r] == 0:
             _lay_grid(line, grid[r], bins[:, r])
-            for tail in range(2):
+            for tail in range(n_tails):
                 floors[tail, r] = max(floors[tail, r], _floor(bins[tail, r], pool, grid[r], tail))
                 bins[tail, r] = 0
-        for tail in range(2):
+        for tail in range(n_tails):
             extremes = high if tail == 0 else low
             pool_state = (keys[tail, r], counts[tail, r], floors[tail, r], bins[tail, r])
             counts[tail, r], floor = _admit(line, start, tail, extremes, hits, pool, *pool_state, grid[r])
@@ -68,8 +69,8 @@ def _lay_grid(line, grid, bins):
     for c in range(len(line)):
         at = np.int64((line[c] - grid[0]) * grid[1])
         bins[0, at] += 1
-    for at in range(N_BINS):
-        bins[1, at] = bins[0, at]
+    for tail in range(1, len(bins)):
+        bins[tail] = bins[0]
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -198,6 +199,46 @@ def beyond(keys, mean, deviation, threshold):
                     rows.append(r)
             found[first:] = sorted(found[first:], reverse=True)
     return np.array(rows, dtype=np.int64), np.array(found, dtype=np.int64)
+
+
+@njit(nogil=True, cache=True)
+def columns_of(keys):
+    """The columns of keys (rows, pool), int32."""
+    columns = np.empty(keys.shape, np.int32)
+    for r in range(keys.shape[0]):
+        for i in range(keys.shape[1]):
+            columns[r, i] = np.int64(0xFFFFFFFF) - (keys[r, i] & np.int64(0xFFFFFFFF))
+    return columns
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
+def score_again(rows, tile, start, columns, sign, keys):
+    """Replace the scores in `keys` by float32 products of `rows` with those of their columns that are in the tile.
+
+    Returns the greatest change of a score in each row.
+    """
+    change = np.zeros(rows.shape[0], np.float32)
+    for r in range(rows.shape[0]):
+        row = rows[r]
+        for i in range(columns.shape[1]):
+            at = columns[r, i] - start
+            if 0 <= at < tile.shape[0]:
+                column, score = tile[at], np.float32(0)
+                for d in range(len(row)):
+                    score += row[d] * column[d]
+                score *= sign
+                change[r] = max(change[r], abs(score - _score(keys[r, i])))
+                keys[r, i] = _key(score, columns[r, i])
+    return change
+
+
+@njit(nogil=True, cache=True)
+def least_score(keys):
+    """The least score of every row of keys."""
+    least = np.empty(keys.shape[0], np.float32)
+    for r in range(keys.shape[0]):
+        least[r] = _score(keys[r].min())
+    return least
 
 
 @njit(nogil=True, cache=True, inline="always")

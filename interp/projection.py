@@ -11,17 +11,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from interp.kernels import N_BINS, beyond, fold, moments, trim
+from interp.kernels import N_BINS, beyond, columns_of, fold, least_score, moments, score_again, trim
 
 ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 """Gives the columns as (index of the first, block of them), in order; called again for every pass."""
 
 ROW_BLOCK = 256
-POOL_ROOM = 6
+SCREEN_MARGIN = 32
+"""Least number of entries by which a screened pool is larger than the pool wanted."""
+
+POOL_ROOM = 3
 """Room for so many pools of candidates before the best pool is picked out of them."""
 
 
@@ -32,6 +35,9 @@ class Outliers(NamedTuple):
     column: Int64[np.ndarray, " n"]
     score: Float32[np.ndarray, " n"]
     z_score: Float64[np.ndarray, " n"]
+
+
+NO_OUTLIERS = Outliers(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0))
 
 
 class Projection(NamedTuple):
@@ -51,6 +57,8 @@ def project(
     mode: ZScoreMode,
     pool: int,
     threshold: float,
+    screen: bool = False,
+    negative: bool = True,
 ) -> Projection:
     """Score every row against every column and keep the outliers of both tails.
 
@@ -58,36 +66,105 @@ def project(
     (`paper`) or of all scores (`full`); in either mode only the pool is searched, so at most `pool` outliers
     a row and tail are found. Rows whose scores do not vary have none.
 
+    `screen` finds the pools by products in bfloat16 and scores them again in float32: the same outliers, several
+    times as fast on processors with bfloat16 arithmetic. It acts on the CPU and in `paper` mode; the means and
+    deviations of `full` mode need every score in float32. Without `negative` the lower tail is left empty.
+
     Memory: two pools of `POOL_ROOM · pool` entries of 8 bytes a row, one tile of columns, one block of scores.
     """
+    screen = screen and mode == "paper" and rows.device.type == "cpu"
+    tails = (0, 1) if negative else (0,)
     pool = min(pool, n_columns)
-    pools = _Pools(len(rows), pool, n_columns, rows.device)
+    screened_pool = min(n_columns, pool + max(SCREEN_MARGIN, pool // 4)) if screen else pool
+    pools = _Pools(len(rows), len(tails), screened_pool, n_columns, rows.device)
+    left = rows.bfloat16() if screen else rows
     for start, tile in tiles():
-        columns = tile.to(rows.device, torch.float32).T
+        columns = tile.to(rows.device, left.dtype).T
         for at in range(0, len(rows), ROW_BLOCK):
-            pools.fold(at, start, rows[at : at + ROW_BLOCK] @ columns)
-    return Projection(
-        positive=pools.outliers(0, mode, threshold),
-        negative=pools.outliers(1, mode, threshold),
-        absolute_sum=pools.sums[:, 2].copy(),
-    )
+            pools.fold(at, start, (left[at : at + ROW_BLOCK] @ columns).float())
+    kept = [pools.best(tail) for tail in tails]
+    doubtful = np.zeros(len(rows), bool)
+    if screen:
+        kept, doubtful = _scored_again(rows, tiles, kept, pool)
+        doubtful &= screened_pool < n_columns
+    outliers = [_outliers(kept[tail], tail, *pools.spread(kept[tail], tail, mode), threshold) for tail in tails]
+    found = Projection(outliers[0], outliers[1] if negative else NO_OUTLIERS, pools.sums[:, 2].copy())
+    if doubtful.any():
+        exact = project(rows[doubtful], tiles, n_columns, mode=mode, pool=pool, threshold=threshold, negative=negative)
+        found = _replaced(found, np.nonzero(doubtful)[0], exact)
+    return found
+
+
+def _scored_again(
+    rows: Float32[Tensor, "rows d_model"],
+    tiles: Tiles,
+    kept: list[Int64[np.ndarray, "rows screened"]],
+    pool: int,
+) -> tuple[list[Int64[np.ndarray, "rows pool"]], Bool[np.ndarray, " rows"]]:
+    """Bring screened pools to float32 and to `pool` entries; tells the rows whose pool may miss a column.
+
+    A column outside the screened pool scored at most the pool's least in bfloat16. The pool is complete if its
+    float32 edge lies above that by more than twice the greatest change that any of its own scores saw.
+    """
+    columns = [columns_of(keys) for keys in kept]
+    edges = [least_score(keys) for keys in kept]
+    changes = np.zeros((len(kept), len(rows)), np.float32)
+    for start, tile in tiles():
+        block = tile.float().numpy()
+        for tail in range(len(kept)):
+            change = score_again(rows.numpy(), block, start, columns[tail], np.float32(1 - 2 * tail), kept[tail])
+            changes[tail] = np.maximum(changes[tail], change)
+    sizes, floors = np.full(len(rows), kept[0].shape[1]), np.full(len(rows), -np.inf, np.float32)
+    final = [trim(keys, sizes, floors, pool) for keys in kept]
+    doubtful = [
+        least_score(keys) <= edge + 2 * change for keys, edge, change in zip(final, edges, changes, strict=True)
+    ]
+    return final, np.logical_or.reduce(doubtful)
+
+
+def _outliers(
+    keys: Int64[np.ndarray, "rows pool"],
+    tail: int,
+    mean: Float64[np.ndarray, " rows"],
+    deviation: Float64[np.ndarray, " rows"],
+    threshold: float,
+) -> Outliers:
+    """The pool entries of one tail beyond the threshold."""
+    sign = 1 if tail == 0 else -1
+    row, found = beyond(keys, mean, deviation, threshold)
+    score, column = unpack_keys(found)
+    z = (score.astype(np.float64) - mean[row]) / deviation[row]
+    return Outliers(row, column, np.float32(sign) * score, sign * z)
+
+
+def _replaced(found: Projection, rows: Int64[np.ndarray, " m"], exact: Projection) -> Projection:
+    """`found` with the outliers of some rows taken from `exact`, whose rows are those."""
+    tails = []
+    for old, new in zip(found[:2], exact[:2], strict=True):
+        stays = ~np.isin(old.row, rows)
+        joined = Outliers(
+            *(np.concatenate([a[stays], b]) for a, b in zip(old, new._replace(row=rows[new.row]), strict=True))
+        )
+        order = np.argsort(joined.row, kind="stable")
+        tails.append(Outliers(*(column[order] for column in joined)))
+    return Projection(tails[0], tails[1], found.absolute_sum)
 
 
 class _Pools:
     """Running sums and the strongest scores of each tail of every row."""
 
-    def __init__(self, n_rows: int, pool: int, n_columns: int, device: torch.device) -> None:
+    def __init__(self, n_rows: int, n_tails: int, pool: int, n_columns: int, device: torch.device) -> None:
         self.pool, self.n_columns = pool, n_columns
         self.sums = np.zeros((n_rows, 3))  # Σ score, Σ score², Σ |score|
         self.on_cpu = device.type == "cpu"
         if self.on_cpu:
-            self.keys = np.empty((2, n_rows, POOL_ROOM * pool), np.int64)
-            self.counts = np.zeros((2, n_rows), np.int64)
-            self.floors = np.full((2, n_rows), -np.inf, np.float32)
-            self.bins = np.zeros((2, n_rows, N_BINS), np.int32)
+            self.keys = np.empty((n_tails, n_rows, POOL_ROOM * pool), np.int64)
+            self.counts = np.zeros((n_tails, n_rows), np.int64)
+            self.floors = np.full((n_tails, n_rows), -np.inf, np.float32)
+            self.bins = np.zeros((n_tails, n_rows, N_BINS), np.int32)
             self.grid = np.zeros((n_rows, 2))
         else:
-            self.best: list[list[Tensor | None]] = [[None, None] for _ in range(0, n_rows, ROW_BLOCK)]
+            self.blocks: list[list[Tensor | None]] = [[None] * n_tails for _ in range(0, n_rows, ROW_BLOCK)]
 
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
         """Take in the scores of the rows from `at` on against the columns from `start` on."""
@@ -99,31 +176,30 @@ class _Pools:
             return
         wide = scores.double()
         self.sums[at:stop] += torch.stack([wide.sum(1), wide.square().sum(1), wide.abs().sum(1)], 1).cpu().numpy()
-        best = self.best[at // ROW_BLOCK]
-        for tail, signed in enumerate((scores, -scores)):
+        best = self.blocks[at // ROW_BLOCK]
+        for tail, signed in enumerate((scores, -scores)[: len(best)]):
             keys = torch_keys(signed, start)
             earlier = best[tail]
             keys = keys if earlier is None else torch.cat([earlier, keys], 1)
             best[tail] = keys.topk(min(self.pool, keys.shape[1]), dim=1).values
 
-    def outliers(self, tail: int, mode: ZScoreMode, threshold: float) -> Outliers:
-        """The pool entries of one tail beyond the threshold."""
+    def best(self, tail: int) -> Int64[np.ndarray, "rows pool"]:
+        """The final pool of one tail, in no order."""
         if self.on_cpu:
-            keys = trim(self.keys[tail], self.counts[tail], self.floors[tail], self.pool)
-        else:
-            keys = torch.cat([best[tail] for best in self.best]).cpu().numpy()  # pyright: ignore
-        sign = 1 if tail == 0 else -1
+            return trim(self.keys[tail], self.counts[tail], self.floors[tail], self.pool)
+        return torch.cat([best[tail] for best in self.blocks]).cpu().numpy()  # pyright: ignore
+
+    def spread(
+        self, keys: Int64[np.ndarray, "rows pool"], tail: int, mode: ZScoreMode
+    ) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"]]:
+        """Mean and sample standard deviation that z-scores of a tail refer to, for scores signed towards it."""
         if mode == "paper":
-            mean, deviation = moments(keys)
-        else:
-            n = self.n_columns
-            mean = sign * self.sums[:, 0] / n
-            deviation = np.sqrt(np.maximum(self.sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
-            deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
-        row, found = beyond(keys, mean, deviation, threshold)
-        score, column = unpack_keys(found)
-        z = (score.astype(np.float64) - mean[row]) / deviation[row]
-        return Outliers(row, column, np.float32(sign) * score, sign * z)
+            return moments(keys)
+        n = self.n_columns
+        mean = (1 if tail == 0 else -1) * self.sums[:, 0] / n
+        deviation = np.sqrt(np.maximum(self.sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
+        deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
+        return mean, deviation
 
 
 def torch_keys(scores: Float32[Tensor, "rows tile"], start: int) -> Int64[Tensor, "rows tile"]:

@@ -85,19 +85,24 @@ def _block_path(store: Store, checkpoint_id: str, start: int) -> Path:
 
 
 @shard_task("weightlens", "weightlens {key.name}")
-def project_shard(store: Store, checkpoint_id: str, key: ShardKey, settings: WeightLensSettings) -> ShardKey:
-    """Score a shard's features against tokens and earlier features; keep and validate what stands out."""
+def project_shard(
+    store: Store, checkpoint_id: str, key: ShardKey, settings: WeightLensSettings, screen: bool
+) -> ShardKey:
+    """Score a shard's features against tokens and earlier features; keep and validate what stands out.
+
+    `screen` does it by way of bfloat16, with the same result.
+    """
     candidates_path, edges_path = store.part("token_candidates", key), store.part("feature_edges", key)
     if candidates_path.exists() and edges_path.exists():
         return key
     checkpoint = open_checkpoint(store, checkpoint_id)
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     tokens = [
-        (side, _against_tokens(checkpoint, rows, name, settings))
+        (side, _against_tokens(checkpoint, rows, name, settings, screen))
         for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
     ]
     _write_candidates(candidates_path, checkpoint, key, tokens)
-    _write_edges(edges_path, checkpoint, key, encoder, settings)
+    _write_edges(edges_path, checkpoint, key, _upstream(checkpoint, key, encoder, settings, screen))
     return key
 
 
@@ -121,7 +126,11 @@ def _directions(
 
 
 def _against_tokens(
-    checkpoint: Checkpoint, rows: Float32[Tensor, "shard d_model"], name: str, settings: WeightLensSettings
+    checkpoint: Checkpoint,
+    rows: Float32[Tensor, "shard d_model"],
+    name: str,
+    settings: WeightLensSettings,
+    screen: bool,
 ) -> Projection:
     n_tokens = checkpoint.n_tokens
     return project(
@@ -131,6 +140,7 @@ def _against_tokens(
         mode=settings.mode,
         pool=settings.token_pool,
         threshold=settings.z_tokens,
+        screen=screen,
     )
 
 
@@ -162,14 +172,15 @@ def _write_candidates(path: Path, checkpoint: Checkpoint, key: ShardKey, sides: 
     write_part(path, "token_candidates", whole, len(joined["feature"]))
 
 
-def _write_edges(
-    path: Path,
+def _upstream(
     checkpoint: Checkpoint,
     key: ShardKey,
     encoder: Float32[Tensor, "shard d_model"],
     settings: WeightLensSettings,
-) -> None:
-    found: list[tuple[int, Outliers]] = []
+    screen: bool,
+) -> list[tuple[int, Outliers]]:
+    """Earlier layers with the features that stand out among their virtual weights to the shard's features."""
+    found = []
     for source in settings.upstream_layers(key.layer):
         write_weight = checkpoint.vector(source, "write_weight") if settings.fold_norms else None
         projection = project(
@@ -179,8 +190,14 @@ def _write_edges(
             mode=settings.mode,
             pool=settings.feature_pool,
             threshold=settings.z_features,
+            screen=screen,
+            negative=False,
         )
         found.append((source, projection.positive))
+    return found
+
+
+def _write_edges(path: Path, checkpoint: Checkpoint, key: ShardKey, found: list[tuple[int, Outliers]]) -> None:
     n = sum(len(outliers.row) for _, outliers in found)
 
     def column(name: str) -> np.ndarray:

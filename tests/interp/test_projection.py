@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.projection import Outliers, Projection, _Pools, project, torch_keys, unpack_keys
+from interp.projection import Outliers, Projection, _outliers, _Pools, project, torch_keys, unpack_keys
 
 
 def naive(rows: torch.Tensor, columns: torch.Tensor, mode: str, pool: int, threshold: float) -> list[list[tuple]]:
@@ -25,12 +25,14 @@ def naive(rows: torch.Tensor, columns: torch.Tensor, mode: str, pool: int, thres
     return tails
 
 
-def run(rows: torch.Tensor, columns: torch.Tensor, tile: int, mode: str, pool: int, threshold: float) -> Projection:
+def run(
+    rows: torch.Tensor, columns: torch.Tensor, tile: int, mode: str, pool: int, threshold: float, **options: bool
+) -> Projection:
     def tiles():
         for start in range(0, len(columns), tile):
             yield start, columns[start : start + tile]
 
-    return project(rows, tiles, len(columns), mode=mode, pool=pool, threshold=threshold)  # pyright: ignore
+    return project(rows, tiles, len(columns), mode=mode, pool=pool, threshold=threshold, **options)  # pyright: ignore
 
 
 def assert_same(found: Outliers, expected: list[tuple]) -> None:
@@ -88,16 +90,57 @@ def test_scores_that_do_not_vary_have_no_outliers(mode: str, value: float) -> No
 def test_the_tensor_path_keeps_the_same_pools_as_the_compiled_one() -> None:
     generator = torch.Generator().manual_seed(2)
     scores = torch.randint(-50, 50, (20, 700), generator=generator).float()
-    compiled = _Pools(20, 40, 700, torch.device("cpu"))
-    plain = _Pools(20, 40, 700, torch.device("cpu"))
-    plain.on_cpu, plain.best = False, [[None, None]]
+    compiled = _Pools(20, 2, 40, 700, torch.device("cpu"))
+    plain = _Pools(20, 2, 40, 700, torch.device("cpu"))
+    plain.on_cpu, plain.blocks = False, [[None, None]]
     for pools in (compiled, plain):
         for start in range(0, 700, 150):
             pools.fold(0, start, scores[:, start : start + 150].contiguous())
     for tail in (0, 1):
-        one, other = (pools.outliers(tail, "full", 0.1) for pools in (compiled, plain))
+        one, other = (outliers(pools, tail) for pools in (compiled, plain))
         for left, right in zip(one, other, strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+def outliers(pools: _Pools, tail: int) -> Outliers:
+    keys = pools.best(tail)
+    return _outliers(keys, tail, *pools.spread(keys, tail, "full"), 0.1)
+
+
+@pytest.mark.parametrize("mode", ["paper", "full"])
+def test_one_tail_alone_is_the_same_tail(mode: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    rows, columns = torch.randn(30, 32, generator=generator), torch.randn(2001, 32, generator=generator)
+    both, alone = (run(rows, columns, 300, mode, 100, 2.0, negative=negative) for negative in (True, False))
+    assert len(both.positive.row) > 0
+    assert both.positive.column.tolist() == alone.positive.column.tolist()
+    assert len(alone.negative.row) == 0
+
+
+@pytest.mark.parametrize("mode", ["paper", "full"])
+@pytest.mark.parametrize("planted", [0.0, 0.15])
+def test_screening_in_bfloat16_changes_nothing(mode: str, planted: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = torch.randn(300, 96, generator=generator), torch.randn(6007, 96, generator=generator)
+    for _ in range(6):
+        rows = rows + planted * columns[torch.randint(6007, (300,), generator=generator)]
+    exact = run(rows, columns, 1000, mode, 200, 3.0)
+    screened = run(rows, columns, 1000, mode, 200, 3.0, screen=True)
+    assert len(exact.positive.row) > 300
+    for one, other in zip(exact[:2], screened[:2], strict=True):
+        assert one.row.tolist() == other.row.tolist()
+        assert one.column.tolist() == other.column.tolist()
+        np.testing.assert_allclose(one.score, other.score, rtol=1e-4)
+        np.testing.assert_allclose(one.z_score, other.z_score, rtol=1e-4)
+
+
+def test_screening_falls_back_where_scores_are_too_close_to_tell() -> None:
+    """All scores of a row within bfloat16's rounding of each other: every row is doubtful, and still right."""
+    rows = torch.ones(5, 8)
+    columns = torch.ones(900, 8) + 1e-4 * torch.randn(900, 8, generator=torch.Generator().manual_seed(4))
+    exact, screened = (run(rows, columns, 128, "paper", 100, 2.0, screen=screen) for screen in (False, True))
+    assert len(exact.positive.row) > 0
+    assert exact.positive.column.tolist() == screened.positive.column.tolist()
 
 
 def test_keys_order_by_score_then_by_smaller_column() -> None:
