@@ -99,19 +99,25 @@ def warm_up(store: Store) -> None:
         project_shard.fn(store, CHECKPOINT, key, SETTINGS, screen)
 
 
-def same_parts(store: Store, key: ShardKey) -> bool:
-    """Whether both ways found the same candidates and edges."""
+def differing_rows(store: Store, key: ShardKey) -> tuple[int, int]:
+    """How many candidates and edges only one of the two ways found, and how many there are."""
     columns = {
         "token_candidates": ["feature", "side", "token_id"],
         "feature_edges": ["target_feature", "source_feature"],
     }
+    differing = total = 0
     for table, names in columns.items():
         one, other = (
-            read_parts([store.part(table, key._replace(recipe=recipe))], names) for recipe in ("float32", "bfloat16")
+            set(
+                zip(
+                    *read_parts([store.part(table, key._replace(recipe=recipe))], names).to_pydict().values(),
+                    strict=True,
+                )
+            )
+            for recipe in ("float32", "bfloat16")
         )
-        if not one.equals(other):
-            return False
-    return True
+        differing, total = differing + len(one ^ other), total + len(one)
+    return differing, total
 
 
 def naive_seconds(layer: int, *, strided: bool) -> float:
@@ -145,7 +151,7 @@ def measure(store: Store, layer: int, n_features: int, workers: int) -> dict[str
         for recipe in ("float32", "bfloat16"):
             mine = [key._replace(recipe=recipe) for key in portion]
             seconds[recipe] += stage_seconds(store, mine, workers, screen=recipe == "bfloat16")
-    same = all(same_parts(store, key) for key in keys)
+    differing, total = map(sum, zip(*(differing_rows(store, key) for key in keys), strict=True))
     n = len(keys) * SHARD
     flops = 2 * D_MODEL * (2 * D_VOCAB + layer * D_TRANSCODER)
     return {
@@ -157,7 +163,8 @@ def measure(store: Store, layer: int, n_features: int, workers: int) -> dict[str
         "float32_ratio": round(seconds["gemm"] / seconds["float32"], 3),
         "bfloat16_features_per_s": round(n / seconds["bfloat16"], 1),
         "bfloat16_ratio": round(seconds["gemm"] / seconds["bfloat16"], 3),
-        "same_outliers": same,
+        "outliers": total,
+        "outliers_that_differ": differing,
         "naive_strided_features_per_s": round(1 / naive_seconds(layer, strided=True), 2),
         "naive_features_per_s": round(1 / naive_seconds(layer, strided=False), 2),
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),

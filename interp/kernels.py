@@ -196,7 +196,7 @@ def beyond(keys, mean, deviation, threshold):
             for i in range(keys.shape[1]):
                 if (np.float64(_score(keys[r, i])) - mean[r]) / deviation[r] > threshold:
                     found.append(keys[r, i])
-                    rows.append(r)
+                    rows.append(np.int64(r))
             found[first:] = sorted(found[first:], reverse=True)
     return np.array(rows, dtype=np.int64), np.array(found, dtype=np.int64)
 

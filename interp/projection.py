@@ -171,8 +171,8 @@ class _Pools:
         stop = at + len(scores)
         if self.on_cpu:
             rows = slice(at, stop)
-            pools = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
-            fold(scores.numpy(), start, self.pool, *pools, self.grid[rows], self.sums[rows])
+            keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
+            fold(scores.numpy(), start, self.pool, keys, counts, floors, bins, self.grid[rows], self.sums[rows])
             return
         wide = scores.double()
         self.sums[at:stop] += torch.stack([wide.sum(1), wide.square().sum(1), wide.abs().sum(1)], 1).cpu().numpy()

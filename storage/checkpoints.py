@@ -1,7 +1,6 @@
 """A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, in one orientation."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,13 +67,6 @@ class Checkpoint:
     def rows(self, layer: int | None, name: str, start: int, stop: int) -> Float[Tensor, "rows d_model"]:
         """A slice of an array, in the dtype of the source; `layer` None for `W_E` and `W_U`."""
         return _read(self.path if layer is None else self.layer_path(layer), name, start, stop)
-
-    def tiles(
-        self, layer: int | None, name: str, stop: int, tile: int
-    ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
-        """An array's rows up to `stop`, in blocks."""
-        for start in range(0, stop, tile):
-            yield start, self.rows(layer, name, start, min(start + tile, stop))
 
     def vector(self, layer: int | None, name: str) -> Float[Tensor, " d_model"] | None:
         """A vector such as `read_weight`, or None where the checkpoint has none."""

@@ -34,8 +34,8 @@ def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
             torch.get_num_threads()  # in a new thread, matrix products take every core until torch has been asked
             return work(*args, **kwargs)
 
-        return task(
-            limited,
+        return task(  # pyright: ignore[reportCallIssue]
+            limited,  # pyright: ignore[reportArgumentType]
             name=name,
             task_run_name=run_name,
             retries=RETRIES,

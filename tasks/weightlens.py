@@ -21,12 +21,13 @@ from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, 
 from storage.parts import read_parts, write_part
 from storage.runs import now
 from storage.store import ShardKey, Store, shards, whole_file
+from storage.tiles import TileCache
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
-COLUMNS_PER_TILE = 4096
-"""Tokens or earlier features scored at once."""
+COLUMNS = TileCache(max_bytes=1_200_000_000)
+"""Embeddings and decoders that the shards of this process score against. GPT-2-small's fit, larger ones stream."""
 
 VERSION = 1
 """Bump when the same weights and settings would give other candidates, edges or inherited tokens."""
@@ -135,7 +136,7 @@ def _against_tokens(
     n_tokens = checkpoint.n_tokens
     return project(
         rows,
-        lambda: checkpoint.tiles(None, name, n_tokens, COLUMNS_PER_TILE),
+        lambda: COLUMNS.tiles(checkpoint, None, name, n_tokens),
         n_tokens,
         mode=settings.mode,
         pool=settings.token_pool,
@@ -185,7 +186,7 @@ def _upstream(
         write_weight = checkpoint.vector(source, "write_weight") if settings.fold_norms else None
         projection = project(
             encoder if write_weight is None else encoder * write_weight,
-            lambda source=source: checkpoint.tiles(source, "W_dec", checkpoint.d_transcoder, COLUMNS_PER_TILE),
+            lambda source=source: COLUMNS.tiles(checkpoint, source, "W_dec", checkpoint.d_transcoder),
             checkpoint.d_transcoder,
             mode=settings.mode,
             pool=settings.feature_pool,

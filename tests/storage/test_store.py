@@ -31,6 +31,7 @@ from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, held, open_store, shards, whole_file, whole_folder
 from storage.tables import TABLES, schema_markdown
 from storage.texts import read_texts
+from storage.tiles import TileCache
 
 
 def test_a_file_that_fails_while_written_leaves_what_was_there(tmp_path: Path) -> None:
@@ -113,9 +114,23 @@ def test_a_checkpoint_comes_back_as_it_went_in(tmp_path: Path, dtype: torch.dtyp
         assert torch.equal(getattr(checkpoint.transcoder(0), name), getattr(coder, name).float()), name
     assert checkpoint.rows(0, "W_enc", 1000, 1100).dtype == dtype
     assert torch.equal(checkpoint.rows(0, "W_enc", 1000, 1100), coder.W_enc[1000:1100])
-    assert torch.equal(torch.cat([tile for _, tile in checkpoint.tiles(0, "W_dec", 2500, 999)]), coder.W_dec)
     assert checkpoint.vector(0, "write_weight") is None
     assert torch.equal(checkpoint.vector(0, "read_weight"), norm.weight)  # pyright: ignore
+
+
+def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.tiles.TILE_ROWS", 100)
+    store, W_E = Store(tmp_path), torch.randn(950, 8)
+    write_embeddings(store, "c", W_E, -W_E, Norm(torch.ones(8), None, 1e-5, centred=False))
+    finish(store, "c", {})
+    for max_bytes in (0, 10_000, 10**9):
+        cache = TileCache(max_bytes)
+        for _ in range(2):
+            for stop in (950, 130):
+                found = list(cache.tiles(open_checkpoint(store, "c"), None, "W_E", stop))
+                assert [start for start, _ in found] == list(range(0, stop, 100))
+                assert torch.equal(torch.cat([tile for _, tile in found]), W_E[:stop])
+        assert cache._size <= max_bytes
 
 
 def test_single_token_activations_are_read_by_feature_range(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The whole pipeline at GPT-2-small shapes: 294,912 features, validation included, from folders to catalog.
+
+    python -m benchmarks.full_run [--json] [--folder FOLDER] [key=value …]
+
+A GPT-2-small of random weights and random transcoders with about 45 active features a token, through the command line
+as a user would. Prints the seconds of every stage and the peak memory of the process. Needs 6 GB of disk.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from interp.capture import Hooks
+from storage.catalog import open_catalog
+from storage.formats.circuit_tracer import folder_config
+
+N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB = 12, 24_576, 768, 50_257
+QUIET_BIAS = -2.9
+"""With unit encoder rows and a layer norm before them, about 45 of 24,576 features exceed it."""
+
+
+def write_model(folder: Path) -> None:
+    """A randomly initialised GPT-2-small and a vocabulary of as many words."""
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    words = {"<bos>": 0, **{f"w{i}": i for i in range(1, D_VOCAB)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<bos>").save_pretrained(folder)
+
+
+def write_transcoders(folder: Path) -> None:
+    """Random directions of unit norm."""
+    folder.mkdir()
+    for layer in range(N_LAYERS):
+        W_enc, W_dec = (torch.nn.functional.normalize(torch.randn(D_TRANSCODER, D_MODEL), dim=1) for _ in range(2))
+        biases = {"b_enc": torch.full((D_TRANSCODER,), QUIET_BIAS), "b_dec": torch.zeros(D_MODEL)}
+        save_file({"W_enc": W_enc, "W_dec": W_dec, **biases}, folder / f"layer_{layer}.safetensors")
+    (folder / "config.yaml").write_text(folder_config("random", Hooks("mlp_in", "mlp_out"), "relu", None))
+
+
+def stage_seconds(store: Path) -> dict[str, float]:
+    """Seconds of each stage, as the catalog has them."""
+    with open_catalog(store / "catalog.duckdb") as connection:
+        query = "SELECT stage, epoch(finished_at - started_at) FROM runs WHERE status = 'completed'"
+        return {f"{stage}_s": round(seconds, 1) for stage, seconds in connection.execute(query).fetchall()}
+
+
+def main() -> None:
+    """Write the folders if they are not there, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--folder", type=Path, help="keep models and store here")
+    arguments, overrides = parser.parse_known_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(exist_ok=True)
+    if not (folder / "transcoders" / "config.yaml").exists():
+        write_model(folder / "model")
+        write_transcoders(folder / "transcoders")
+        (folder / "text.txt").write_text(" ".join(f"w{i * 37 % D_VOCAB}" for i in range(1, 2000)))
+    settings = {
+        "name": "gpt2-shapes",
+        "store": folder / "store",
+        "model.path": folder / "model",
+        "transcoder.path": folder / "transcoders",
+        "transcoder.accept_poor_quality": "true",
+        "corpus.source": folder / "text.txt",
+        "quality_tokens": 512,
+        "shard_size": 2048,
+        "weightlens": "{mode: paper, z_tokens: 4, z_features: 3}",
+    }
+    config = Path(__file__).parents[1] / "configs" / "demo.yaml"
+    command = [sys.executable, "-m", "flows.cli", "run", config, *(f"{k}={v}" for k, v in settings.items()), *overrides]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=sys.stderr, cwd=config.parents[1])
+    figures = {"total_s": round(time.perf_counter() - began, 1), **stage_seconds(folder / "store")}
+    figures["peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2)
+    print(json.dumps(figures) if arguments.json else figures)
+    if arguments.folder is None:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
