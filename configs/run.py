@@ -123,7 +123,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
             raise ValueError(f"'{override}': the value is not YAML") from None
         _set(values, name, value)
     try:
-        return RunConfig(**values)
+        return RunConfig.model_validate(values)
     except ValidationError as error:
         problems = [f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {_problem(e)}" for e in error.errors()]
         raise ValueError(f"{path}:\n" + "\n".join(problems)) from None

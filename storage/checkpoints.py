@@ -85,10 +85,11 @@ class Checkpoint:
 
     def single_token(self, layer: int, start: int, stop: int) -> FeatureTokens:
         """Single-token activations of a range of features."""
-        group = zarr.open_group(self.path / "single_token" / f"{layer:02d}", mode="r")
-        indptr = np.asarray(group["indptr"][start : stop + 1])  # pyright: ignore
+        folder = self.path / "single_token" / f"{layer:02d}"
+        indptr = _slice(_open_whole(folder / "indptr", start, stop + 1), start, stop + 1)
         low, high = int(indptr[0]), int(indptr[-1])
-        return FeatureTokens(indptr - low, np.asarray(group["token"][low:high]), np.asarray(group["value"][low:high]))  # pyright: ignore
+        token, value = (_slice(_open_whole(folder / name, low, high), low, high) for name in ("token", "value"))
+        return FeatureTokens(indptr - low, token, value)
 
 
 def open_checkpoint(store: Store, checkpoint_id: str) -> Checkpoint:
@@ -160,7 +161,7 @@ def write_single_token(store: Store, checkpoint_id: str, layer: int, found: Feat
         for name in ("indptr", "token", "value"):
             array = getattr(found, name)
             chunk = (max(1, min(len(array), 1 << 20)),)
-            group.create_array(name, data=array, chunks=chunk)
+            group.create_array(name, data=array, chunks=chunk, config={"write_empty_chunks": True})
 
 
 def single_token_path(store: Store, checkpoint_id: str, layer: int) -> Path:
@@ -175,7 +176,13 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
     digest = hashlib.sha256(data.tobytes()).hexdigest()
     chunks = (min(ROWS_PER_CHUNK, data.shape[0]), *data.shape[1:])
     target = zarr.create_array(
-        store=folder / name, shape=data.shape, dtype=data.dtype, chunks=chunks, compressors=None, overwrite=True
+        store=folder / name,
+        shape=data.shape,
+        dtype=data.dtype,
+        chunks=chunks,
+        compressors=None,
+        overwrite=True,
+        config={"write_empty_chunks": True},  # so that a missing chunk is always damage
     )
     target[...] = data
     target.attrs.update({"dtype": dtype, "sha256": digest})
@@ -183,9 +190,40 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
 
 
 def _read(folder: Path, name: str, start: int | None = None, stop: int | None = None) -> Tensor:
-    array = zarr.open_array(folder / name, mode="r")
-    values = torch.from_numpy(np.asarray(array[start:stop]))
+    array = _open_whole(folder / name, start, stop)
+    values = torch.from_numpy(_slice(array, start, stop))
     return values.view(torch.bfloat16) if array.attrs["dtype"] == "bfloat16" else values
+
+
+def _open_whole(path: Path, start: int | None, stop: int | None) -> zarr.Array[Any]:
+    """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
+
+    Raises:
+        ValueError: the array or a chunk of it is missing.
+    """
+    try:
+        array = zarr.open_array(path, mode="r")
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise _damaged(path, f"no readable array ({' '.join(str(error).split())[:200]})") from None
+    low, high, _ = slice(start, stop).indices(array.shape[0])
+    for chunk in range(low // array.chunks[0], -(-high // array.chunks[0]) if high > low else 0):
+        file = path.joinpath("c", str(chunk), *["0"] * (array.ndim - 1))
+        if not file.is_file():
+            raise _damaged(path, f"chunk {chunk} is missing")
+    return array
+
+
+def _slice(array: zarr.Array[Any], start: int | None, stop: int | None) -> np.ndarray:
+    try:
+        return np.asarray(array[start:stop])
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _damaged(
+            Path(str(array.store_path)), f"unreadable chunk ({' '.join(str(error).split())[:200]})"
+        ) from None
+
+
+def _damaged(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path}: {problem}; the store is damaged: remove the checkpoint's folder and run again")
 
 
 def quality_path(store: Store, checkpoint_id: str, layer: int) -> Path:

@@ -50,8 +50,10 @@ def remember_fingerprints(store: Store, files: Iterable[Path]) -> None:
 
 
 def _memory(store: Store) -> dict[str, list[Any]]:
-    path = store.root / "fingerprints.json"
-    return read_json(path) if path.exists() else {}
+    try:
+        return dict(read_json(store.root / "fingerprints.json"))
+    except (OSError, ValueError, TypeError):
+        return {}  # nothing is lost with it but the time to read the files again
 
 
 def _stamp(path: Path) -> list[int]:

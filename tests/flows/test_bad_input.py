@@ -58,6 +58,16 @@ def test_settings(case: tuple[Path, list[str]]) -> None:
     fails(folder, [*overrides, "model.bos=1000"], "model.bos is 1000; the vocabulary has 32 tokens")
 
 
+@pytest.mark.parametrize("text", ["- a list", "model: [1, 2]", "1: 2", "", "name: [", "name: x\nmodel: null", "\x00"])
+def test_configurations_that_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    result = CliRunner().invoke(app, ["run", str(path)])
+    assert result.exit_code == 2, result.output
+    assert "run.yaml" in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+
+
 def test_transcoders_of_another_model(case: tuple[Path, list[str]]) -> None:
     folder, overrides = case
     layer = folder / "transcoders" / "layer_1.safetensors"

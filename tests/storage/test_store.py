@@ -118,6 +118,24 @@ def test_a_checkpoint_comes_back_as_it_went_in(tmp_path: Path, dtype: torch.dtyp
     assert torch.equal(checkpoint.vector(0, "read_weight"), norm.weight)  # pyright: ignore
 
 
+def test_a_missing_or_short_chunk_is_named_not_read_as_zeros(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write_embeddings(
+        store, "c", torch.zeros(3000, 8), torch.ones(3000, 8), Norm(torch.ones(8), None, 1e-5, centred=False)
+    )
+    finish(store, "c", {})
+    checkpoint = open_checkpoint(store, "c")
+    assert checkpoint.rows(None, "W_E", 0, 3000).shape == (3000, 8)
+    (checkpoint.path / "W_E" / "c" / "1" / "0").unlink()
+    assert checkpoint.rows(None, "W_E", 0, 1024).shape == (1024, 8)
+    with pytest.raises(ValueError, match=r"W_E: chunk 1 is missing; the store is damaged"):
+        checkpoint.rows(None, "W_E", 1000, 1100)
+    chunk = checkpoint.path / "W_U" / "c" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"W_U.*unreadable chunk.*damaged"):
+        checkpoint.rows(None, "W_U", 0, 10)
+
+
 def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.tiles.TILE_ROWS", 100)
     store, W_E = Store(tmp_path), torch.randn(950, 8)
