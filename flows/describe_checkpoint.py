@@ -21,7 +21,7 @@ def nothing_to_do(source: Source) -> str | None:
     return subject.checkpoint_id if done else None
 
 
-@flow(name="describe-checkpoint", flow_run_name="describe {config.name}", validate_parameters=False)
+@flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
 def describe_checkpoint(config: RunConfig) -> str:
     """Run every stage that is not done yet; returns the checkpoint's id."""
     source = open_source(config)

@@ -59,7 +59,7 @@ def _refuse_suspicious(subject: Subject) -> None:
         )
 
 
-@flow(name="ingest", flow_run_name="ingest {config.name}", validate_parameters=False)
+@flow(name="ingest", flow_run_name="ingest {config.name}")
 def ingest(config: RunConfig) -> str:
     """Ingest the checkpoint of a configuration; returns its id."""
     subject = identify(open_source(config))

@@ -39,7 +39,7 @@ def _k(activation: str, k: int) -> int | None:
     return k if activation == "topk" else None
 
 
-@flow(name="train-transcoders", flow_run_name="train-transcoders {config.name}", validate_parameters=False)
+@flow(name="train-transcoders", flow_run_name="train-transcoders {config.name}")
 def train_transcoders(config: RunConfig) -> str:
     """Train the transcoders that a configuration asks for; returns their folder."""
     source = open_source(config)

@@ -111,7 +111,7 @@ def _single_tokens(subject: Subject, work: Work) -> None:
     drop_single_token_blocks(store, checkpoint_id, work.blocks)
 
 
-@flow(name="weightlens", flow_run_name="weightlens {config.name}", validate_parameters=False)
+@flow(name="weightlens", flow_run_name="weightlens {config.name}")
 def weightlens(config: RunConfig) -> str:
     """Describe an ingested checkpoint from its weights; returns its id."""
     subject = identify(open_source(config))
