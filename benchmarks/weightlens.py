@@ -30,7 +30,7 @@ from interp.weightlens.settings import WeightLensSettings
 from storage.checkpoints import finish, write_embeddings, write_layer, write_single_token
 from storage.parts import read_parts
 from storage.store import ShardKey, Store, shards
-from tasks.weightlens import project_shard
+from tasks.project import project_shard
 
 N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB = 12, 24_576, 768, 50_257
 SHARD = 2048

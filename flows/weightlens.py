@@ -4,26 +4,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
 from flows.engine import screens, wait_for_all
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
+from interp.weightlens.settings import Compat
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint, single_token_path
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
-from tasks.weightlens import (
-    VERSION,
-    WORDING_VERSION,
-    drop_single_token_blocks,
-    load_weightlens,
-    project_shard,
-    propagate_shard,
-    single_token_block,
-    single_token_layer,
-)
+from tasks.authors import describe_shard_as_authors
+from tasks.project import PROJECTED_TABLES, VERSION, project_shard
+from tasks.propagate import PROPAGATED_TABLES, WORDING_VERSION, load_weightlens, propagate_shard
+from tasks.single_token import drop_single_token_blocks, single_token_block, single_token_layer
 
 TOKENS_PER_BLOCK = 4096
 """Vocabulary entries a single-token task runs through the model."""
@@ -54,6 +50,10 @@ class Work:
         return [key for layer in range(self.subject.attributes["n_layers"]) for key in self.shards(recipe, layer)]
 
     @property
+    def compat(self) -> Compat | None:
+        return self.subject.config.weightlens.compat
+
+    @property
     def blocks(self) -> range:
         return range(0, self.subject.attributes["n_tokens"], TOKENS_PER_BLOCK)
 
@@ -61,11 +61,11 @@ class Work:
         """Step by step, how many tasks are left and how many there are."""
         store, checkpoint_id = self.subject.store, self.subject.checkpoint_id
         layers = range(self.subject.attributes["n_layers"])
-        gathered = sum(single_token_path(store, checkpoint_id, layer).exists() for layer in layers)
+        gathered = sum(single_token_path(store, checkpoint_id, layer, self.compat).exists() for layer in layers)
         yield "single tokens", 0 if gathered == len(layers) else len(self.blocks), len(self.blocks)
         for title, recipe, table in (
-            ("project", self.projection_recipe, "feature_edges"),
-            ("propagate", self.recipe, "failures"),
+            ("project", self.projection_recipe, PROJECTED_TABLES[-1]),
+            ("propagate", self.recipe, PROPAGATED_TABLES[-1]),
         ):
             keys = self.all_shards(recipe)
             yield title, sum(not store.part(table, key).exists() for key in keys), len(keys)
@@ -88,27 +88,41 @@ def describe_from_weights(subject: Subject, run_id: str) -> None:
         futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, screen) for key in projected]
         wait_for_all(futures, "weightlens: project")
         for layer in layers:  # a layer inherits from those below it
-            pairs = zip(work.shards(work.recipe, layer), work.shards(work.projection_recipe, layer), strict=True)
             futures = [
-                propagate_shard.submit(store, checkpoint_id, key, source, config.shard_size, config.wording)
-                for key, source in pairs
+                _propagate(subject, work, key, source)
+                for key, source in zip(
+                    work.shards(work.recipe, layer), work.shards(work.projection_recipe, layer), strict=True
+                )
             ]
             wait_for_all(futures, f"weightlens: propagate L{layer:02d}")
         load_weightlens(store, checkpoint_id, run_id, projected, work.all_shards(work.recipe))
 
 
+def _propagate(subject: Subject, work: Work, key: ShardKey, projected: ShardKey) -> PrefectFuture[ShardKey]:
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    if work.compat is None:
+        return propagate_shard.submit(store, checkpoint_id, key, projected, config.shard_size, config.wording)
+    model_path = subject.source.model.path
+    return describe_shard_as_authors.submit(
+        store, checkpoint_id, model_path, key, projected, config.shard_size, config.wording
+    )
+
+
 def _single_tokens(subject: Subject, work: Work) -> None:
     store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
-    n_tokens, layers = subject.attributes["n_tokens"], range(subject.attributes["n_layers"])
-    if not all(single_token_path(store, checkpoint_id, layer).exists() for layer in layers):
+    n_tokens, layers, compat = subject.attributes["n_tokens"], range(subject.attributes["n_layers"]), work.compat
+    if not all(single_token_path(store, checkpoint_id, layer, compat).exists() for layer in layers):
         futures = [
-            single_token_block.submit(store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens))
+            single_token_block.submit(
+                store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens), compat
+            )
             for start in work.blocks
         ]
         wait_for_all(futures, "single tokens: run")
-        futures = [single_token_layer.submit(store, checkpoint_id, layer, list(work.blocks)) for layer in layers]
+        starts = list(work.blocks)
+        futures = [single_token_layer.submit(store, checkpoint_id, layer, starts, compat) for layer in layers]
         wait_for_all(futures, "single tokens: gather")
-    drop_single_token_blocks(store, checkpoint_id, work.blocks)
+    drop_single_token_blocks(store, checkpoint_id, work.blocks, compat)
 
 
 @flow(name="weightlens", flow_run_name="weightlens {config.name}")

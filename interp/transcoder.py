@@ -28,6 +28,8 @@ class Transcoder:
     """TopK: how many features may be active at a token."""
     W_skip: Float[Tensor, "d_model d_model"] | None = None
     """Linear bypass, `y += W_skip x`."""
+    subtracted: Float[Tensor, " d_model"] | None = None
+    """What the release subtracts from the input; `b_enc` already holds it (`b_enc − W_enc · subtracted`)."""
 
     @property
     def d_transcoder(self) -> int:
@@ -41,6 +43,12 @@ class Transcoder:
         """The MLP output that the activations `a`, computed from `x`, stand for."""
         y = torch.addmm(self.b_dec, a, self.W_dec)
         return y if self.W_skip is None else y + x @ self.W_skip.T
+
+    def without_subtraction(self) -> "Transcoder":
+        """As the encoder would be if nothing were subtracted from its input."""
+        if self.subtracted is None:
+            return self
+        return replace(self, b_enc=self.b_enc + self.W_enc @ self.subtracted, subtracted=None)
 
     def to(self, dtype: torch.dtype) -> "Transcoder":
         """The same transcoder with every tensor in `dtype`."""

@@ -16,10 +16,13 @@ from interp.capture import Hooks
 from interp.families import Norm
 from interp.sparse import FeatureTokens
 from interp.transcoder import Transcoder
+from interp.weightlens.settings import Compat
 from storage.store import Store, read_json, whole_folder, write_json
 
 ROWS_PER_CHUNK = 1024
 """Features or tokens a chunk: 3 MB at d_model 768 in float32, so a shard reads about what it needs."""
+
+TRANSCODER_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "subtracted")
 
 RECEIPT = "receipt.json"
 """Written last into a folder of arrays: without it the folder is unfinished."""
@@ -76,16 +79,12 @@ class Checkpoint:
     def transcoder(self, layer: int) -> Transcoder:
         """A whole layer in float32."""
         path, attributes = self.layer_path(layer), self.attributes
-        arrays = {
-            name: _read(path, name).float()
-            for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
-            if (path / name).exists()
-        }
+        arrays = {name: _read(path, name).float() for name in TRANSCODER_ARRAYS if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
 
-    def single_token(self, layer: int, start: int, stop: int) -> FeatureTokens:
+    def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""
-        folder = self.path / "single_token" / f"{layer:02d}"
+        folder = _single_token_folder(self.path, layer, compat)
         indptr = _slice(_open_whole(folder / "indptr", start, stop + 1), start, stop + 1)
         low, high = int(indptr[0]), int(indptr[-1])
         token, value = (_slice(_open_whole(folder / name, low, high), low, high) for name in ("token", "value"))
@@ -126,8 +125,8 @@ def write_layer(
     path = Checkpoint(store.checkpoint(checkpoint_id)).layer_path(layer)
     if (path / RECEIPT).exists():
         return
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip")
-    arrays = {name: getattr(transcoder, name) for name in names if getattr(transcoder, name) is not None}
+    arrays = {name: getattr(transcoder, name) for name in TRANSCODER_ARRAYS}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
     if read_norm is not None:
         arrays["read_weight"] = read_norm.weight
     if write_norm is not None:
@@ -154,9 +153,11 @@ def finish(store: Store, checkpoint_id: str, attributes: dict[str, Any]) -> None
     write_json(path / RECEIPT, attributes)
 
 
-def write_single_token(store: Store, checkpoint_id: str, layer: int, found: FeatureTokens) -> None:
+def write_single_token(
+    store: Store, checkpoint_id: str, layer: int, found: FeatureTokens, compat: Compat | None = None
+) -> None:
     """Write one layer's single-token activations, CSR by feature."""
-    with whole_folder(single_token_path(store, checkpoint_id, layer)) as partial:
+    with whole_folder(single_token_path(store, checkpoint_id, layer, compat)) as partial:
         group = zarr.create_group(partial)
         for name in ("indptr", "token", "value"):
             array = getattr(found, name)
@@ -164,8 +165,12 @@ def write_single_token(store: Store, checkpoint_id: str, layer: int, found: Feat
             group.create_array(name, data=array, chunks=chunk, config={"write_empty_chunks": True})
 
 
-def single_token_path(store: Store, checkpoint_id: str, layer: int) -> Path:
-    return store.checkpoint(checkpoint_id) / "single_token" / f"{layer:02d}"
+def single_token_path(store: Store, checkpoint_id: str, layer: int, compat: Compat | None = None) -> Path:
+    return _single_token_folder(store.checkpoint(checkpoint_id), layer, compat)
+
+
+def _single_token_folder(path: Path, layer: int, compat: Compat | None) -> Path:
+    return path / ("single_token" if compat is None else f"single_token_{compat}") / f"{layer:02d}"
 
 
 def _write(folder: Path, name: str, array: Tensor) -> str:

@@ -189,6 +189,38 @@ TABLES = {
             ),
         ),
         Table(
+            "contribution_totals",
+            "How much of what a feature could read its candidates and edges account for.",
+            ("checkpoint_id", "layer", "feature"),
+            (
+                CHECKPOINT,
+                LAYER,
+                FEATURE,
+                Column(
+                    "absolute_contribution",
+                    "DOUBLE",
+                    "Σ|score| over the whole vocabulary and over every feature of the upstream layers.",
+                ),
+                Column(
+                    "detected_share",
+                    "DOUBLE",
+                    "Share of it in upper-tail input tokens (validated or not) and in edges.",
+                ),
+            ),
+        ),
+        Table(
+            "sequence_validation",
+            "How a description fared when its tokens were read as one sequence; of `compat: authors` and imports only.",
+            ("checkpoint_id", "layer", "feature"),
+            (
+                CHECKPOINT,
+                LAYER,
+                FEATURE,
+                Column("validation", "BOOLEAN", "Whether the description's tokens, read as one sequence, fire it."),
+                Column("validation_soft", "DOUBLE", "Share of the soft description's tokens that fire it so."),
+            ),
+        ),
+        Table(
             "descriptions",
             "One description of one feature.",
             ("checkpoint_id", "corpus_id", "layer", "feature", "method", "explainer", "cluster"),
@@ -200,7 +232,8 @@ TABLES = {
                 Column(
                     "method",
                     "VARCHAR",
-                    "weightlens: validated input tokens; weightlens+out: with promoted output tokens.",
+                    "weightlens: validated input tokens; weightlens+out: with promoted output tokens; weightlens-soft: "
+                    "with all tokens of upstream features, validated or not (`compat: authors` and imports only).",
                 ),
                 Column("explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model)."),
                 Column("cluster", "INTEGER", "−1: the whole feature."),
@@ -254,6 +287,22 @@ VIEWS = {
             FROM feature_edges GROUP BY ALL
         ) e USING (checkpoint_id, layer, feature)
         GROUP BY ALL
+        """,
+    ),
+    "relative_contributions": (
+        "One token or upstream feature that a feature's encoder singles out, with its share of all it could read.",
+        """
+        SELECT c.checkpoint_id, c.layer, c.feature, 'token' AS kind, c.token_id,
+               NULL::SMALLINT AS source_layer, NULL::INTEGER AS source_feature, c.score AS contribution,
+               abs(c.score) / t.absolute_contribution AS relative_contribution
+        FROM token_candidates c JOIN contribution_totals t USING (checkpoint_id, layer, feature)
+        WHERE c.side = 'input' AND c.source_layer IS NULL
+        UNION ALL
+        SELECT e.checkpoint_id, e.target_layer, e.target_feature, 'feature', NULL,
+               e.source_layer, e.source_feature, e.virtual_weight,
+               abs(e.virtual_weight) / t.absolute_contribution
+        FROM feature_edges e JOIN contribution_totals t
+          ON (t.checkpoint_id, t.layer, t.feature) = (e.checkpoint_id, e.target_layer, e.target_feature)
         """,
     ),
     "layer_summary": (

@@ -1,6 +1,7 @@
 """Put validated tokens into words: forms of a word grouped, punctuation and byte fragments apart."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -81,7 +82,7 @@ class Group:
         return next((text for text in shown if not text.startswith("-")), shown[0])
 
 
-def group(tokens: list[Token], settings: WordingSettings) -> list[Group]:
+def group(tokens: Sequence[Token], settings: WordingSettings) -> list[Group]:
     """Group tokens, strongest first, into words, symbols and byte fragments; order is kept.
 
     Two tokens are one word when they fold to the same text, have the same lemma in one of the languages,
@@ -121,7 +122,7 @@ def _near(token: Token, groups: list[list[Token]], least: float) -> list[Token] 
     return None
 
 
-def word_list(tokens: list[Token], settings: WordingSettings) -> str:
+def word_list(tokens: Sequence[Token], settings: WordingSettings) -> str:
     """The tokens as a text: `‘officer’, ‘police’; punctuation ‘.’; bytes ‘<0xE2>’`."""
     groups = group(tokens, settings)
     parts = []

@@ -7,6 +7,11 @@ from annotated_types import Gt, MinLen
 
 from interp.projection import ZScoreMode
 
+Compat = Literal["authors"]
+
+AUTHORS_BOS = 2
+"""The token that the authors' code puts before every single token, whatever the model."""
+
 
 @dataclass(frozen=True)
 class WeightLensSettings:
@@ -30,6 +35,9 @@ class WeightLensSettings:
     """Layers whose features may be upstream: all earlier ones, or those named (the paper for GPT-2: [0])."""
     fold_norms: bool = True
     """See weights through the norms' weights (and centring) between them and the residual stream."""
+    compat: Compat | None = None
+    """authors: reproduce the known faults of the authors' code, to compare with their results: token 2 for BOS in
+    every model, upstream tokens validated as one sequence, nothing subtracted from the input."""
 
     def upstream_layers(self, layer: int) -> list[int]:
         """The layers whose features may be upstream of a feature of `layer`."""
