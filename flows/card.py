@@ -32,15 +32,23 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
         yield _edges(connection, key)
 
 
-def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int, wanted: str | None) -> tuple[str, str]:
+def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> tuple[str, str, int, int]:
+    """(checkpoint_id, name, n_layers, d_transcoder) of the checkpoint of that id or name, or of the only one.
+
+    Raises:
+        ValueError: none or several fit.
+    """
     query = "SELECT checkpoint_id, name, n_layers, d_transcoder FROM checkpoints"
-    rows = connection.execute(query).fetchall()
-    if wanted is not None:
-        rows = [row for row in rows if wanted in row[:2]]
+    known = connection.execute(query).fetchall()
+    rows = [row for row in known if wanted is None or wanted in row[:2]]
     if len(rows) != 1:
-        known = ", ".join(f"{row[0]} ({row[1]})" for row in connection.execute(query).fetchall()) or "none"
-        raise ValueError(f"--checkpoint: name one of {known}; found {len(rows)} that fit '{wanted or ''}'")
-    checkpoint_id, name, n_layers, d_transcoder = rows[0]
+        names = ", ".join(f"{row[0]} ({row[1]})" for row in known) or "none"
+        raise ValueError(f"--checkpoint: name one of {names}; found {len(rows)} that fit '{wanted or ''}'")
+    return rows[0]
+
+
+def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int, wanted: str | None) -> tuple[str, str]:
+    checkpoint_id, name, n_layers, d_transcoder = chosen_checkpoint(connection, wanted)
     if not (0 <= layer < n_layers and 0 <= feature < d_transcoder):
         raise ValueError(
             f"no feature {feature} in layer {layer}: {name} has layers 0-{n_layers - 1}, features 0-{d_transcoder - 1}"

@@ -48,6 +48,11 @@ StoreOption = Annotated[
 ]
 
 
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
+]
+
+
 class Format(StrEnum):
     table = "table"
     csv = "csv"
@@ -268,9 +273,7 @@ def show(
     layer: int,
     feature: int,
     store: StoreOption = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
 ) -> None:
     """Print everything that is known of one feature."""
     from flows.card import feature_card
@@ -278,6 +281,42 @@ def show(
     with errors_told():
         for part in feature_card(_root(store) / "catalog.duckdb", layer, feature, checkpoint):
             out.print(part)
+
+
+class Exchange(StrEnum):
+    weightlens_json = "weightlens-json"
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    format: Annotated[Exchange, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Write results in the format of another tool."""
+    from flows.exchange import export_weightlens
+    from storage.store import Store
+
+    with errors_told():
+        for path in export_weightlens(Store(_root(store)), checkpoint, folder):
+            out.print(str(path), soft_wrap=True, markup=False)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Where the files are.")],
+    format: Annotated[Exchange, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
+    name: Annotated[str, typer.Option(help="Name under which the catalog keeps them.")],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Bring another tool's results about an ingested checkpoint into the catalog, as a checkpoint of their own."""
+    from flows.exchange import import_weightlens
+    from storage.store import Store
+
+    with errors_told():
+        out.print(f"checkpoint {import_weightlens(Store(_root(store)), folder, checkpoint, name)}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,17 @@ def file_sha256(path: Path) -> str:
 
 
 def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file by name, taken from the store's memory where size and modification time are unchanged."""
-    memory = _memory(store)
+    """SHA-256 of each file, taken from the store's memory where size and modification time are unchanged.
+
+    Files are named from the folder that holds them all, so that a release has the same hashes wherever it lies.
+    """
+    memory, paths = _memory(store), sorted(files)
+    above = os.path.commonpath([path.parent for path in paths]) if paths else ""
     result = {}
-    for path in sorted(files):
+    for path in paths:
         known = memory.get(str(path.resolve()))
-        result[path.name] = known[2] if known and known[:2] == _stamp(path) else file_sha256(path)
+        name = path.relative_to(above).as_posix()
+        result[name] = known[2] if known and known[:2] == _stamp(path) else file_sha256(path)
     return result
 
 

@@ -102,7 +102,9 @@ TABLES = {
             ("checkpoint_id", "token_id"),
             (
                 CHECKPOINT,
-                Column("token_id", "INTEGER", "Token id."),
+                Column(
+                    "token_id", "INTEGER", "Token id; negative: a text of an imported file that names no one token."
+                ),
                 Column("text", "VARCHAR", "Its text, leading space kept; bytes that are no character as <0xE2>."),
             ),
         ),
@@ -115,7 +117,7 @@ TABLES = {
                 Column("flow_run_id", "VARCHAR", "Prefect's flow run."),
                 CHECKPOINT,
                 CORPUS,
-                Column("stage", "VARCHAR", "train-transcoders, ingest or weightlens."),
+                Column("stage", "VARCHAR", "train-transcoders, ingest, weightlens or import."),
                 Column("recipe", "VARCHAR", "The recipe whose output the stage left in the catalog."),
                 Column("status", "VARCHAR", "running, completed, failed or killed."),
                 Column("started_at", "TIMESTAMP", "UTC."),
@@ -160,7 +162,8 @@ TABLES = {
                 Column(
                     "score",
                     "FLOAT",
-                    "Projection score; for an inherited token the virtual weight of the edge it came by.",
+                    "Projection score; for an inherited token the virtual weight of the edge it came by; null where an "
+                    "imported file has none.",
                 ),
                 Column("z_score", "DOUBLE", "The score's z-score; null for inherited tokens."),
                 Column(
@@ -185,7 +188,7 @@ TABLES = {
                 Column("target_layer", "SMALLINT", "Layer of the downstream feature."),
                 Column("target_feature", "INTEGER", "The downstream feature."),
                 Column("virtual_weight", "FLOAT", "Decoder of the source times encoder of the target."),
-                Column("z_score", "DOUBLE", "Its z-score among the source layer's features."),
+                Column("z_score", "DOUBLE", "Its z-score among the source layer's features; null where imported."),
             ),
         ),
         Table(
@@ -235,7 +238,9 @@ TABLES = {
                     "weightlens: validated input tokens; weightlens+out: with promoted output tokens; weightlens-soft: "
                     "with all tokens of upstream features, validated or not (`compat: authors` and imports only).",
                 ),
-                Column("explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model)."),
+                Column(
+                    "explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model), or authors (imported)."
+                ),
                 Column("cluster", "INTEGER", "−1: the whole feature."),
                 Column("text", "VARCHAR", "The description."),
                 Column("tokens", "VARCHAR[]", "Texts of the tokens it rests on, strongest first."),

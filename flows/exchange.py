@@ -1,0 +1,109 @@
+"""Results out of the catalog and into it, in the formats of other tools."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from flows.card import chosen_checkpoint
+from storage.catalog import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
+from storage.exchange.weightlens_json import (
+    TokenNames,
+    catalog_rows,
+    export_layer,
+    layer_files,
+    read_layer,
+    see_tokens,
+)
+from storage.parts import write_part
+from storage.recipes import file_sha256, short_hash
+from storage.runs import mark_killed, new_run_id, now, recorded
+from storage.store import Store, held
+from storage.tables import TABLES
+
+IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequence_validation", "descriptions")
+"""Tables that an imported analysis fills."""
+
+
+def export_weightlens(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
+    """Write a checkpoint's WeightLens results as the authors' files, one a layer.
+
+    Raises:
+        ValueError: no such checkpoint, several and none named, or it has no WeightLens results.
+    """
+    with open_catalog(store.catalog) as connection:
+        checkpoint_id, name = chosen_checkpoint(connection, checkpoint)[:2]
+        query = "SELECT DISTINCT layer FROM contribution_totals WHERE checkpoint_id = ? ORDER BY layer"
+        layers = [row[0] for row in connection.execute(query, [checkpoint_id]).fetchall()]
+        if not layers:
+            raise ValueError(f"{name} ({checkpoint_id}) has no WeightLens results yet; run `weightlens` first")
+        folder.mkdir(parents=True, exist_ok=True)
+        return [export_layer(connection, checkpoint_id, layer, folder) for layer in layers]
+
+
+def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:
+    """Bring the authors' files about a known checkpoint in as a checkpoint of its own; returns its id.
+
+    It shares model, transcoders and quality figures with the known one, so that the two compare by SQL.
+
+    Raises:
+        ValueError: no files, one that does not fit the format or the checkpoint, or no such checkpoint.
+    """
+    check_catalog(store.catalog)
+    with open_catalog(store.catalog) as connection:
+        base = chosen_checkpoint(connection, checkpoint)[0]
+        columns = TABLES["checkpoints"].arrow.names
+        query = f"SELECT {', '.join(columns)} FROM checkpoints WHERE checkpoint_id = ?"
+        row = dict(zip(columns, connection.execute(query, [base]).fetchall()[0], strict=True))
+        query = "SELECT token_id, text FROM tokens WHERE checkpoint_id = ? AND token_id >= 0 ORDER BY token_id"
+        names = TokenNames(connection.execute(query, [base]).fetchall())
+    files = layer_files(folder)
+    for layer, path in files.items():
+        see_tokens(_checked(path, layer, row), names)
+    checkpoint_id = short_hash(imported={layer: file_sha256(path) for layer, path in files.items()}, into=base)
+    run = {"checkpoint_id": checkpoint_id, "corpus_id": None, "stage": "import", "recipe": checkpoint_id}
+    nothing = {"flow_run_id": None, "finished_at": None, "error": None, "config": None}
+    with held(store, f"import {name}"):
+        mark_killed(store.catalog)
+        with recorded(store.catalog, {"run_id": new_run_id(), **run, **nothing}):
+            parts = defaultdict(list)
+            for layer, path in files.items():
+                for table, rows in catalog_rows(read_layer(path, layer), names).items():
+                    part = store.parts(table, checkpoint_id) / f"layer-{layer:02d}.parquet"
+                    fixed = {"explainer": "authors", "cluster": -1, "created_at": [now()] * len(rows)}
+                    more = fixed if table == "descriptions" else {}
+                    _write_rows(part, table, checkpoint_id, rows, more)
+                    parts[table].append(part)
+            tokens = [{"token_id": token_id, "text": text} for token_id, text in names.rows()]
+            part = store.parts("tokens", checkpoint_id) / "tokens.parquet"
+            _write_rows(part, "tokens", checkpoint_id, tokens, {})
+            where = {"checkpoint_id": checkpoint_id}
+            with open_catalog(store.catalog, write=True) as connection:
+                insert_row(connection, "checkpoints", {**row, **where, "name": name, "ingested_at": now()})
+                replace_rows(connection, "tokens", where, [part])
+                connection.execute("DELETE FROM transcoder_quality WHERE checkpoint_id = ?", [checkpoint_id])
+                copy = f"SELECT * REPLACE ('{checkpoint_id}' AS checkpoint_id) FROM transcoder_quality"
+                connection.execute(f"INSERT INTO transcoder_quality {copy} WHERE checkpoint_id = ?", [base])
+                for table in IMPORTED:
+                    replace_rows(connection, table, where, parts[table])
+                mark_loaded(connection, checkpoint_id, "weightlens", checkpoint_id)
+    return checkpoint_id
+
+
+def _checked(path: Path, layer: int, checkpoint: dict[str, Any]) -> Any:
+    features, n_layers, width = read_layer(path, layer), checkpoint["n_layers"], checkpoint["d_transcoder"]
+    if layer >= n_layers:
+        raise ValueError(f"{path}: layer {layer}; checkpoint {checkpoint['name']} has layers 0-{n_layers - 1}")
+    for entry in features:
+        edges = entry.feature_to_feature_contributions
+        indices = [entry.feature.feature_idx, *(edge.from_feature_idx for edge in edges)]
+        if not all(0 <= index < width for index in indices):
+            raise ValueError(f"{path}: a feature of {indices[:5]}; checkpoint {checkpoint['name']} has 0-{width - 1}")
+        late = [edge.from_layer for edge in edges if not 0 <= edge.from_layer < layer]
+        if late:
+            raise ValueError(f"{path}: feature {indices[0]} reads layer {late[0]}, which is not an earlier one")
+    return features
+
+
+def _write_rows(part: Path, table: str, checkpoint_id: str, rows: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    columns = {name: [row.get(name) for row in rows] for name in {name for row in rows for name in row}}
+    write_part(part, table, {"checkpoint_id": checkpoint_id, **more, **columns}, len(rows))
