@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test check format schema demo-model clean
+.PHONY: setup demo test oracles check format schema demo-model clean
 
 setup: $(READY)
 
@@ -26,6 +26,14 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 
 test: $(READY)
 	$(BIN)/python -m pytest -q
+
+# The oracles are other people's implementations of the same science. Their pins conflict with ours.
+ORACLES := .venv-oracles
+oracles: $(READY)  ## Compare with independent implementations, in an environment of their own
+	$(PYTHON) -m venv $(ORACLES)
+	$(ORACLES)/bin/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(ORACLES)/bin/python -m pip install --quiet -r tests/oracles/requirements.txt
+	CIRCUIT_INSIGHTS_ORACLES=$(ORACLES)/bin/python $(BIN)/python -m pytest -q -m oracle
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,12 @@
-"""WeightLens at GPT-2-small shapes, from Zarr to Parquet, beside the matrix products alone in the same run.
+"""WeightLens from Zarr to Parquet, beside the matrix products alone in the same run.
 
-    python -m benchmarks.weightlens [--json] [--layers 0 6 11] [--features 2048] [--workers 2]
+    python -m benchmarks.weightlens [--json] [--shape gpt2-small] [--layers 0 6 11] [--features 4096] [--workers 1 2]
+    python -m benchmarks.weightlens --table FILE [FILE …] > docs/benchmarks.md
 
-Random weights with planted outliers: 12 layers of 24,576 features, d_model 768, vocabulary 50,257. A `ratio` is the
-stage's rate over the rate that the float32 products of the same shapes allow, all measured here, interleaved. `naive`
-is one feature at a time, full scores and a sort, as a researcher's script does it: with the encoder's column read
-strided from (d_model, d_transcoder), and with contiguous rows.
+Random weights with planted outliers at a model's shapes. A `ratio` is the stage's rate over the rate that the float32
+products of the same shapes allow, all measured here, interleaved. `naive` is one feature at a time, full scores and a
+sort, as a researcher's script does it: with the encoder's column read strided from (d_model, d_transcoder), and with
+contiguous rows. The second form turns what `--json` printed into a table.
 """
 
 import argparse
@@ -16,8 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,34 +34,55 @@ from storage.parts import read_parts
 from storage.store import ShardKey, Store, shards
 from tasks.project import project_shard
 
-N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB = 12, 24_576, 768, 50_257
+
+class Shape(NamedTuple):
+    """What the arithmetic depends on."""
+
+    n_layers: int
+    d_transcoder: int
+    d_model: int
+    d_vocab: int
+    dtype: torch.dtype
+
+
+SHAPES = {
+    "gpt2-small": Shape(12, 24_576, 768, 50_257, torch.float32),
+    "gemma-2-2b": Shape(26, 16_384, 2304, 256_000, torch.bfloat16),
+    "llama-3.2-1b": Shape(16, 131_072, 2048, 128_256, torch.bfloat16),
+}
 SHARD = 2048
 N_NAIVE = 12
-CHECKPOINT = "gpt2-shapes"
+CHECKPOINT = "shapes"
 PLANTED = 8
+ACTIVE = 45
+"""Features that fire on a single token, of a layer."""
+
 SETTINGS = WeightLensSettings(mode="paper", z_tokens=4.0, z_features=3.0)
 
 
-def write_checkpoint(store: Store, last_layer: int) -> None:
+def write_checkpoint(store: Store, shape: Shape, last_layer: int) -> None:
     """Random weights up to a layer, with a few tokens planted in every encoder and decoder."""
     generator = torch.Generator().manual_seed(0)
-    W_E, W_U = (torch.randn(D_VOCAB, D_MODEL, generator=generator) for _ in range(2))
-    write_embeddings(store, CHECKPOINT, W_E, W_U, Norm(torch.ones(D_MODEL), None, 1e-5, centred=True))
+    n_layers, d_transcoder, d_model, d_vocab, dtype = shape
+    W_E, W_U = (torch.randn(d_vocab, d_model, generator=generator).to(dtype) for _ in range(2))
+    norm = Norm(torch.ones(d_model), None, 1e-5, centred=True)
+    write_embeddings(store, CHECKPOINT, W_E, W_U, norm)
     for layer in range(last_layer + 1):
-        W_enc, W_dec = (torch.randn(D_TRANSCODER, D_MODEL, generator=generator) for _ in range(2))
+        W_enc, W_dec = (torch.randn(d_transcoder, d_model, generator=generator) for _ in range(2))
         for weights, directions in ((W_enc, W_E), (W_dec, W_U)):
-            tokens = torch.randint(D_VOCAB, (D_TRANSCODER, PLANTED), generator=generator)
+            tokens = torch.randint(d_vocab, (d_transcoder, PLANTED), generator=generator)
             for column in range(PLANTED):
-                weights += 0.12 * directions[tokens[:, column]]
-        coder = Transcoder(W_enc, torch.zeros(D_TRANSCODER), W_dec, torch.zeros(D_MODEL), "relu")
-        write_layer(store, CHECKPOINT, layer, coder, Norm(torch.ones(D_MODEL), None, 1e-5, centred=True), None)
+                weights += 0.12 * directions[tokens[:, column]].float()
+        biases = torch.zeros(d_transcoder), torch.zeros(d_model)
+        coder = Transcoder(W_enc.to(dtype), biases[0], W_dec.to(dtype), biases[1], "relu")
+        write_layer(store, CHECKPOINT, layer, coder, norm, None)
         random = np.random.default_rng(layer)
-        pairs = np.unique(random.integers(0, D_TRANSCODER * D_VOCAB, 45 * D_VOCAB))
-        feature, token = np.divmod(pairs, D_VOCAB)
-        active = feature_tokens(feature, token, np.ones(len(pairs), np.float32), D_TRANSCODER)
+        pairs = np.unique(random.integers(0, d_transcoder * d_vocab, ACTIVE * d_vocab))
+        feature, token = np.divmod(pairs, d_vocab)
+        active = feature_tokens(feature, token, np.ones(len(pairs), np.float32), d_transcoder)
         write_single_token(store, CHECKPOINT, layer, active)
     attributes = {"feature_input_hook": "mlp_in", "feature_output_hook": "mlp_out", "norms_centred": True}
-    sizes = {"n_layers": N_LAYERS, "d_transcoder": D_TRANSCODER, "n_tokens": D_VOCAB, "d_model": D_MODEL}
+    sizes = {"n_layers": n_layers, "d_transcoder": d_transcoder, "n_tokens": d_vocab, "d_model": d_model}
     finish(store, CHECKPOINT, {**attributes, **sizes, "activation": "relu", "k": None, "bos": 0})
 
 
@@ -71,10 +94,10 @@ def spread(work: Callable[[int], Any], n: int, workers: int) -> float:
     return time.perf_counter() - began
 
 
-def gemm_seconds(layer: int, n_shards: int, workers: int) -> float:
-    """The products of a layer's shards alone, in the stage's own blocking, operands in memory."""
-    rows, columns = torch.randn(SHARD, D_MODEL), torch.randn(4096, D_MODEL)
-    n_columns = 2 * D_VOCAB + layer * D_TRANSCODER
+def gemm_seconds(shape: Shape, layer: int, n_shards: int, workers: int) -> float:
+    """The float32 products of a layer's shards alone, in the stage's own blocking, operands in memory."""
+    rows, columns = torch.randn(SHARD, shape.d_model), torch.randn(4096, shape.d_model)
+    n_columns = 2 * shape.d_vocab + layer * shape.d_transcoder
 
     def products(_: int) -> None:
         torch.get_num_threads()  # as tasks do: otherwise each thread takes every core
@@ -99,7 +122,7 @@ def warm_up(store: Store) -> None:
         project_shard.fn(store, CHECKPOINT, key, SETTINGS, screen)
 
 
-def differing_rows(store: Store, key: ShardKey) -> tuple[int, int]:
+def differing_rows(store: Store, key: ShardKey, workers: int) -> tuple[int, int]:
     """How many candidates and edges only one of the two ways found, and how many there are."""
     columns = {
         "token_candidates": ["feature", "side", "token_id"],
@@ -107,23 +130,17 @@ def differing_rows(store: Store, key: ShardKey) -> tuple[int, int]:
     }
     differing = total = 0
     for table, names in columns.items():
-        one, other = (
-            set(
-                zip(
-                    *read_parts([store.part(table, key._replace(recipe=recipe))], names).to_pydict().values(),
-                    strict=True,
-                )
-            )
-            for recipe in ("float32", "bfloat16")
-        )
+        parts = [store.part(table, key._replace(recipe=f"{recipe}-{workers}")) for recipe in ("float32", "bfloat16")]
+        one, other = (set(zip(*read_parts([part], names).to_pydict().values(), strict=True)) for part in parts)
         differing, total = differing + len(one ^ other), total + len(one)
     return differing, total
 
 
-def naive_seconds(layer: int, *, strided: bool) -> float:
-    """Seconds a feature of the one-at-a-time way."""
-    W_E, W_U, W_dec = (torch.randn(n, D_MODEL) for n in (D_VOCAB, D_VOCAB, D_TRANSCODER))
-    W_enc = torch.randn(D_MODEL, D_TRANSCODER) if strided else torch.randn(D_TRANSCODER, D_MODEL)
+def naive_seconds(shape: Shape, layer: int, *, strided: bool) -> float:
+    """Seconds a feature of the one-at-a-time way, which takes every core."""
+    d_transcoder, d_model, d_vocab = shape.d_transcoder, shape.d_model, shape.d_vocab
+    W_E, W_U, W_dec = (torch.randn(n, d_model) for n in (d_vocab, d_vocab, d_transcoder))
+    W_enc = torch.randn(d_model, d_transcoder) if strided else torch.randn(d_transcoder, d_model)
 
     def outliers(scores: Tensor, pool: int, threshold: float) -> None:
         for largest in (True, False):
@@ -141,19 +158,22 @@ def naive_seconds(layer: int, *, strided: bool) -> float:
     return (time.perf_counter() - began) / N_NAIVE
 
 
-def measure(store: Store, layer: int, n_features: int, workers: int) -> dict[str, Any]:
+def measure(store: Store, shape: Shape, layer: int, n_features: int, workers: int) -> dict[str, Any]:
     """One layer: the stage and the products alternate in small portions, so that noise meets both."""
-    keys = shards("bench", layer, D_TRANSCODER, SHARD)[: max(workers, n_features // SHARD)]
+    keys = shards(f"bench-{workers}", layer, shape.d_transcoder, SHARD)[: max(workers, n_features // SHARD)]
     seconds = dict.fromkeys(("gemm", "float32", "bfloat16"), 0.0)
+    differing = total = 0
     for at in range(0, len(keys), workers):
         portion = keys[at : at + workers]
-        seconds["gemm"] += gemm_seconds(layer, len(portion), workers)
+        seconds["gemm"] += gemm_seconds(shape, layer, len(portion), workers)
         for recipe in ("float32", "bfloat16"):
-            mine = [key._replace(recipe=recipe) for key in portion]
+            mine = [key._replace(recipe=f"{recipe}-{workers}") for key in portion]
             seconds[recipe] += stage_seconds(store, mine, workers, screen=recipe == "bfloat16")
-    differing, total = map(sum, zip(*(differing_rows(store, key) for key in keys), strict=True))
+        for key in portion:
+            found = differing_rows(store, key, workers)
+            differing, total = differing + found[0], total + found[1]
     n = len(keys) * SHARD
-    flops = 2 * D_MODEL * (2 * D_VOCAB + layer * D_TRANSCODER)
+    flops = 2 * shape.d_model * (2 * shape.d_vocab + layer * shape.d_transcoder)
     return {
         "layer": layer,
         "features": n,
@@ -165,29 +185,55 @@ def measure(store: Store, layer: int, n_features: int, workers: int) -> dict[str
         "bfloat16_ratio": round(seconds["gemm"] / seconds["bfloat16"], 3),
         "outliers": total,
         "outliers_that_differ": differing,
-        "naive_strided_features_per_s": round(1 / naive_seconds(layer, strided=True), 2),
-        "naive_features_per_s": round(1 / naive_seconds(layer, strided=False), 2),
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
     }
+
+
+def table(files: list[Path]) -> str:
+    """What `--json` printed, as Markdown."""
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.startswith("{")]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
+    title = (
+        "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from the measurements named in its docstring.\n\n"
+    )
+    return title + "\n".join(lines)
 
 
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 6, 11])
     parser.add_argument("--features", type=int, default=4096, help="features a layer")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2])
+    parser.add_argument("--no-naive", action="store_true", help="leave the one-at-a-time way out")
+    parser.add_argument("--table", type=Path, nargs="+", help="make a table of such output instead of measuring")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp())
+    if arguments.table:
+        print(table(arguments.table))
+        return
+    shape, folder = SHAPES[arguments.shape], Path(tempfile.mkdtemp())
     try:
         store = Store(folder)
-        write_checkpoint(store, max(arguments.layers))
+        writer = get_context("spawn").Process(target=write_checkpoint, args=(store, shape, max(arguments.layers)))
+        writer.start()  # in a process of its own, so that the peak memory is the stage's
+        writer.join()
+        all_cores = torch.get_num_threads()
         torch.set_num_threads(1)
         warm_up(store)
         for layer in arguments.layers:
-            figures = measure(store, layer, arguments.features, arguments.workers)
-            print(json.dumps(figures) if arguments.json else figures, flush=True)
+            for workers in arguments.workers:
+                figures = {"shape": arguments.shape, **measure(store, shape, layer, arguments.features, workers)}
+                if not arguments.no_naive:
+                    torch.set_num_threads(all_cores)
+                    for name, strided in (("naive_strided", True), ("naive", False)):
+                        seconds = naive_seconds(shape, layer, strided=strided)
+                        figures[f"{name}_features_per_s"] = round(1 / seconds, 2)
+                    torch.set_num_threads(1)
+                print(json.dumps(figures) if arguments.json else figures, flush=True)
     finally:
         shutil.rmtree(folder)
 

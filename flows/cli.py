@@ -40,6 +40,9 @@ err = Console(stderr=True)
 BAD_INPUT = 2
 INTERRUPTED = 130
 
+BASE_MEMORY_BYTES = 0.6e9
+"""What the libraries take, whatever is computed."""
+
 Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
 StoreOption = Annotated[
@@ -152,7 +155,7 @@ def _with_engine(flow: Any, config: "RunConfig") -> Any:
 
 @app.command("plan")
 def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
-    """Say what `run` would do, and about how long and how much disk it would take. Nothing is done."""
+    """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
     with errors_told():
         loaded = _load(config, overrides, store)
         from flows.plan import plan
@@ -161,11 +164,14 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
 
 
 def _print_plan(steps: list[Any], console: Console) -> None:
-    table = Table("step", "to do", "of", "about", "disk", title="Plan")
+    table = Table("step", "to do", "of", "about", "disk", "memory", title="Plan")
     for step in steps:
-        table.add_row(step.name, str(step.todo), str(step.total), _duration(step.seconds), _size(step.disk_bytes))
+        memory = _size(step.memory_bytes) if step.todo else "-"
+        cells = (step.name, str(step.todo), str(step.total), _duration(step.seconds), _size(step.disk_bytes), memory)
+        table.add_row(*cells)
     seconds, size = sum(step.seconds for step in steps), sum(step.disk_bytes for step in steps)
-    table.add_row("total", "", "", _duration(seconds), _size(size), style="bold")
+    memory = _size(max((step.memory_bytes for step in steps if step.todo), default=0) + BASE_MEMORY_BYTES)
+    table.add_row("total", "", "", _duration(seconds), _size(size), memory, style="bold")
     console.print(table)
 
 
