@@ -19,7 +19,7 @@ TOKENS_TRAINED_PER_FORWARD = 3
 PARTS_BYTES_PER_FEATURE = 1_500
 """Parquet parts and catalog rows a feature; measured on the demo checkpoint, where it was about 1,300."""
 
-PROPAGATE_S = 0.001
+PROPAGATE_S = 0.0005
 """Seconds a feature to hand tokens up and to word them."""
 
 

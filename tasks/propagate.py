@@ -1,7 +1,7 @@
 """Hand a shard the validated tokens of its upstream features, put its tokens into words, and load the catalog."""
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,10 +96,11 @@ def _edges(store: Store, projected: ShardKey) -> Edges:
     return Edges(target.astype(np.int64) - projected.start, layer.astype(np.int64), feature.astype(np.int64), weight)
 
 
+@lru_cache(maxsize=32)
 def _validated(
     store: Store, layer: int, projected: str, propagated: str, d_transcoder: int, shard_size: int
 ) -> FeatureTokens:
-    """All validated tokens of an earlier layer, direct and inherited."""
+    """All validated tokens of an earlier layer, direct and inherited. Every shard of the layers above asks for them."""
     recipes = (projected, propagated)
     parts = [store.part("token_candidates", k) for r in recipes for k in shards(r, layer, d_transcoder, shard_size)]
     table = read_parts(parts, ["feature", "token_id", "activation", "validated"])

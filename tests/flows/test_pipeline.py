@@ -1,5 +1,6 @@
 """The whole pipeline on the planted model, in processes of its own."""
 
+import json
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import pytest
 from storage.catalog import open_catalog
 from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
-from tests.planted import WORDS
+from tests.planted import D_TRANSCODER, WORDS
 
 CONFIG = "configs/demo.yaml"
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -191,3 +192,41 @@ def test_dask_gives_the_same_catalog(done: tuple[Path, list[str], str], cli: Cli
     result = cli("run", CONFIG, *overrides, f"store={tmp_path / 'store'}", "engine.runner=dask", "engine.workers=2")
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "store" / "catalog.duckdb") == contents(store / "catalog.duckdb")
+
+
+def test_exported_contributions_are_shares_of_all_that_a_feature_could_read(
+    done: tuple[Path, list[str], str], cli: Cli, tmp_path: Path
+) -> None:
+    store, _, _ = done
+    result = cli("export", tmp_path, "--format", "weightlens-json", "--store", store)
+    assert result.returncode == 0, result.stderr
+    features = json.loads((tmp_path / "feature_analysis_layer_1.json").read_text())
+    assert [entry["feature"]["feature_idx"] for entry in features] == list(range(D_TRANSCODER))
+    entry = features[2]
+    [edge] = entry["feature_to_feature_contributions"]
+    assert (edge["from_layer"], edge["from_feature_idx"]) == (0, 3)
+    # The encoder reads one direction, into which only that feature writes and no token points.
+    assert edge["contribution"] == pytest.approx(entry["total_input_invariant_contribution"])
+    assert edge["relative_contribution"] == pytest.approx(1)
+    assert entry["total_input_invariant_detected_contribution"] == pytest.approx(1)
+    assert entry["description"] == entry["description_soft"] == ["word5", "word7"]
+    assert (entry["validation"], entry["validation_soft"]) == (True, 1.0)
+    silent = features[0]
+    assert (silent["description"], silent["description_soft"]) == (None, None)
+    assert (silent["validation"], silent["validation_soft"]) == (False, 0.0)
+
+
+def test_the_authors_validation_reads_descriptions_as_sequences(tmp_path: Path, cli: Cli) -> None:
+    result = cli("run", CONFIG, *planted_overrides(tmp_path), "weightlens.compat=authors")
+    assert result.returncode == 0, result.stderr
+    store = tmp_path / "store"
+    # Attention does nothing in the planted model, so a token does in a sequence what it does alone.
+    assert sorted(rows(store, "SELECT layer, feature, tokens FROM descriptions WHERE method = 'weightlens'")) == [
+        (0, 1, ["word12"]),
+        (0, 3, ["word5", "word7"]),
+        (1, 2, ["word5", "word7"]),
+    ]
+    query = "SELECT layer, feature, validation_soft FROM sequence_validation WHERE validation ORDER BY ALL"
+    assert rows(store, query) == [(0, 1, 1.0), (0, 3, 1.0), (1, 2, 1.0)]
+    query = "SELECT token_id, source_feature FROM token_candidates WHERE source_layer = 0 ORDER BY ALL"
+    assert rows(store, query) == [(5, 3), (7, 3)]
