@@ -21,6 +21,7 @@ Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 """Gives the columns as (index of the first, block of them), in order; called again for every pass."""
 
 ROW_BLOCK = 256
+GPU_COLUMNS = 32_768
 SCREEN_MARGIN = 32
 """Least number of entries by which a screened pool is larger than the pool wanted."""
 
@@ -59,6 +60,7 @@ def project(
     threshold: float,
     screen: bool = False,
     negative: bool = True,
+    tensors: bool = False,
 ) -> Projection:
     """Score every row against every column and keep the outliers of both tails.
 
@@ -68,26 +70,31 @@ def project(
 
     `screen` finds the pools by products in bfloat16 and scores them again in float32: the same outliers, several
     times as fast on processors with bfloat16 arithmetic. It acts on the CPU and in `paper` mode; the means and
-    deviations of `full` mode need every score in float32. Without `negative` the lower tail is left empty.
+    deviations of `full` mode need every score in float32. Without `negative` the lower tail is left empty. `tensors`
+    selects by tensor operations instead of compiled loops, as is done wherever `rows` lies on another device.
 
-    Memory: two pools of `POOL_ROOM · pool` entries of 8 bytes a row, one tile of columns, one block of scores.
+    Memory: two pools of `POOL_ROOM · pool` entries of 8 bytes a row, one tile of columns, one block of scores; on a
+    GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28 bytes for each of their scores.
     """
-    screen = screen and mode == "paper" and rows.device.type == "cpu"
+    tensors = tensors or rows.device.type != "cpu"
+    screen = screen and mode == "paper" and not tensors
     tails = (0, 1) if negative else (0,)
     pool = min(pool, n_columns)
     screened_pool = min(n_columns, pool + max(SCREEN_MARGIN, pool // 4)) if screen else pool
-    pools = _Pools(len(rows), len(tails), screened_pool, n_columns, rows.device)
+    pools = (_TensorPools if tensors else _CompiledPools)(len(rows), len(tails), screened_pool)
+    block = max(1, len(rows)) if tensors else ROW_BLOCK
     left = rows.bfloat16() if screen else rows
-    for start, tile in tiles():
+    for start, tile in _blocked(tiles, GPU_COLUMNS) if tensors else tiles():
         columns = tile.to(rows.device, left.dtype).T
-        for at in range(0, len(rows), ROW_BLOCK):
-            pools.fold(at, start, (left[at : at + ROW_BLOCK] @ columns).float())
+        for at in range(0, len(rows), block):
+            pools.fold(at, start, (left[at : at + block] @ columns).float())
     kept = [pools.best(tail) for tail in tails]
     doubtful = np.zeros(len(rows), bool)
     if screen:
         kept, doubtful = _scored_again(rows, tiles, kept, pool)
         doubtful &= screened_pool < n_columns
-    outliers = [_outliers(kept[tail], tail, *pools.spread(kept[tail], tail, mode), threshold) for tail in tails]
+    spreads = [_spread(kept[tail], pools.sums, n_columns, tail, mode) for tail in tails]
+    outliers = [_outliers(kept[tail], tail, *spreads[tail], threshold) for tail in tails]
     found = Projection(outliers[0], outliers[1] if negative else NO_OUTLIERS, pools.sums[:, 2].copy())
     if doubtful.any():
         exact = project(rows[doubtful], tiles, n_columns, mode=mode, pool=pool, threshold=threshold, negative=negative)
@@ -150,56 +157,77 @@ def _replaced(found: Projection, rows: Int64[np.ndarray, " m"], exact: Projectio
     return Projection(tails[0], tails[1], found.absolute_sum)
 
 
-class _Pools:
-    """Running sums and the strongest scores of each tail of every row."""
+class _CompiledPools:
+    """Running sums and the strongest scores of each tail of every row, kept by compiled loops on the CPU."""
 
-    def __init__(self, n_rows: int, n_tails: int, pool: int, n_columns: int, device: torch.device) -> None:
-        self.pool, self.n_columns = pool, n_columns
+    def __init__(self, n_rows: int, n_tails: int, pool: int) -> None:
+        self.pool = pool
         self.sums = np.zeros((n_rows, 3))  # Σ score, Σ score², Σ |score|
-        self.on_cpu = device.type == "cpu"
-        if self.on_cpu:
-            self.keys = np.empty((n_tails, n_rows, POOL_ROOM * pool), np.int64)
-            self.counts = np.zeros((n_tails, n_rows), np.int64)
-            self.floors = np.full((n_tails, n_rows), -np.inf, np.float32)
-            self.bins = np.zeros((n_tails, n_rows, N_BINS), np.int32)
-            self.grid = np.zeros((n_rows, 2))
-        else:
-            self.blocks: list[list[Tensor | None]] = [[None] * n_tails for _ in range(0, n_rows, ROW_BLOCK)]
+        self.keys = np.empty((n_tails, n_rows, POOL_ROOM * pool), np.int64)
+        self.counts = np.zeros((n_tails, n_rows), np.int64)
+        self.floors = np.full((n_tails, n_rows), -np.inf, np.float32)
+        self.bins = np.zeros((n_tails, n_rows, N_BINS), np.int32)
+        self.grid = np.zeros((n_rows, 2))
 
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
         """Take in the scores of the rows from `at` on against the columns from `start` on."""
-        stop = at + len(scores)
-        if self.on_cpu:
-            rows = slice(at, stop)
-            keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
-            fold(scores.numpy(), start, self.pool, keys, counts, floors, bins, self.grid[rows], self.sums[rows])
-            return
-        wide = scores.double()
-        self.sums[at:stop] += torch.stack([wide.sum(1), wide.square().sum(1), wide.abs().sum(1)], 1).cpu().numpy()
-        best = self.blocks[at // ROW_BLOCK]
-        for tail, signed in enumerate((scores, -scores)[: len(best)]):
-            keys = torch_keys(signed, start)
-            earlier = best[tail]
-            keys = keys if earlier is None else torch.cat([earlier, keys], 1)
-            best[tail] = keys.topk(min(self.pool, keys.shape[1]), dim=1).values
+        rows = slice(at, at + len(scores))
+        keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
+        fold(scores.numpy(), start, self.pool, keys, counts, floors, bins, self.grid[rows], self.sums[rows])
 
     def best(self, tail: int) -> Int64[np.ndarray, "rows pool"]:
         """The final pool of one tail, in no order."""
-        if self.on_cpu:
-            return trim(self.keys[tail], self.counts[tail], self.floors[tail], self.pool)
-        return torch.cat([best[tail] for best in self.blocks]).cpu().numpy()  # pyright: ignore
+        return trim(self.keys[tail], self.counts[tail], self.floors[tail], self.pool)
 
-    def spread(
-        self, keys: Int64[np.ndarray, "rows pool"], tail: int, mode: ZScoreMode
-    ) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"]]:
-        """Mean and sample standard deviation that z-scores of a tail refer to, for scores signed towards it."""
-        if mode == "paper":
-            return moments(keys)
-        n = self.n_columns
-        mean = (1 if tail == 0 else -1) * self.sums[:, 0] / n
-        deviation = np.sqrt(np.maximum(self.sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
-        deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
-        return mean, deviation
+
+class _TensorPools:
+    """The same by tensor operations, for a GPU."""
+
+    def __init__(self, n_rows: int, n_tails: int, pool: int) -> None:
+        self.pool, self.n_tails = pool, n_tails
+        self.sums = np.zeros((n_rows, 3))
+        self.blocks: dict[int, list[Tensor]] = {}
+
+    def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
+        """Take in the scores of the rows from `at` on against the columns from `start` on."""
+        sums = [scores.sum(1, dtype=torch.float64), scores.double().square().sum(1), scores.abs().double().sum(1)]
+        self.sums[at : at + len(scores)] += torch.stack(sums, 1).cpu().numpy()
+        earlier = self.blocks.get(at)
+        best = []
+        for tail, signed in enumerate((scores, -scores)[: self.n_tails]):
+            keys = torch_keys(signed, start)
+            keys = keys if earlier is None else torch.cat([earlier[tail], keys], 1)
+            best.append(keys.topk(min(self.pool, keys.shape[1]), dim=1, sorted=False).values)
+        self.blocks[at] = best
+
+    def best(self, tail: int) -> Int64[np.ndarray, "rows pool"]:
+        """The final pool of one tail, in no order."""
+        return torch.cat([self.blocks[at][tail] for at in sorted(self.blocks)]).cpu().numpy()
+
+
+def _spread(
+    keys: Int64[np.ndarray, "rows pool"], sums: Float64[np.ndarray, "rows 3"], n: int, tail: int, mode: ZScoreMode
+) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"]]:
+    """Mean and sample standard deviation that z-scores of a tail refer to, for scores signed towards it."""
+    if mode == "paper":
+        return moments(keys)
+    mean = (1 if tail == 0 else -1) * sums[:, 0] / n
+    deviation = np.sqrt(np.maximum(sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
+    deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
+    return mean, deviation
+
+
+def _blocked(tiles: Tiles, width: int) -> Iterator[tuple[int, Float[Tensor, "wide d_model"]]]:
+    """Neighbouring tiles joined to `width` columns or a little less: a GPU wants larger products."""
+    start, held = 0, []
+    for at, tile in tiles():
+        if held and sum(map(len, held)) + len(tile) > width:
+            yield start, torch.cat(held)
+            held = []
+        start = at if not held else start
+        held.append(tile)
+    if held:
+        yield start, torch.cat(held)
 
 
 def torch_keys(scores: Float32[Tensor, "rows tile"], start: int) -> Int64[Tensor, "rows tile"]:

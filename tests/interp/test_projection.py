@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.projection import Outliers, Projection, _outliers, _Pools, project, torch_keys, unpack_keys
+from interp.projection import Outliers, Projection, project, torch_keys, unpack_keys
 
 
 def naive(rows: torch.Tensor, columns: torch.Tensor, mode: str, pool: int, threshold: float) -> list[list[tuple]]:
@@ -87,24 +87,18 @@ def test_scores_that_do_not_vary_have_no_outliers(mode: str, value: float) -> No
     assert len(found.positive.row) == len(found.negative.row) == 0
 
 
-def test_the_tensor_path_keeps_the_same_pools_as_the_compiled_one() -> None:
+@pytest.mark.parametrize("mode", ["paper", "full"])
+def test_tensor_operations_select_what_the_compiled_loops_do(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp.projection.GPU_COLUMNS", 300)  # so that tiles of 150 are joined, and not all of them
     generator = torch.Generator().manual_seed(2)
-    scores = torch.randint(-50, 50, (20, 700), generator=generator).float()
-    compiled = _Pools(20, 2, 40, 700, torch.device("cpu"))
-    plain = _Pools(20, 2, 40, 700, torch.device("cpu"))
-    plain.on_cpu, plain.blocks = False, [[None, None]]
-    for pools in (compiled, plain):
-        for start in range(0, 700, 150):
-            pools.fold(0, start, scores[:, start : start + 150].contiguous())
-    for tail in (0, 1):
-        one, other = (outliers(pools, tail) for pools in (compiled, plain))
+    rows = torch.randint(-3, 4, (300, 8), generator=generator).float()
+    columns = torch.randint(-3, 4, (700, 8), generator=generator).float()
+    compiled, tensors = (run(rows, columns, 150, mode, 40, 0.5, tensors=tensors) for tensors in (False, True))
+    for one, other in zip(compiled[:2], tensors[:2], strict=True):
+        assert len(one.row) > 100
         for left, right in zip(one, other, strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-6)
-
-
-def outliers(pools: _Pools, tail: int) -> Outliers:
-    keys = pools.best(tail)
-    return _outliers(keys, tail, *pools.spread(keys, tail, "full"), 0.1)
+    np.testing.assert_allclose(compiled.absolute_sum, tensors.absolute_sum)
 
 
 @pytest.mark.parametrize("mode", ["paper", "full"])

@@ -41,7 +41,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, cli: Any) -> Path:
 def test_candidates_and_edges_are_tdhooks(store: Path, tmp_path: Path) -> None:
     with open_catalog(store / "catalog.duckdb") as connection:
         query = "SELECT model_name, transcoder_name, config FROM checkpoints JOIN runs USING (checkpoint_id)"
-        model, transcoders, config = connection.execute(query + " WHERE stage = 'weightlens' ORDER BY started_at").fetchall()[-1]
+        model, transcoders, config = connection.execute(
+            query + " WHERE stage = 'weightlens' ORDER BY started_at"
+        ).fetchall()[-1]
         ours = connection.execute(
             """SELECT layer, feature, side, sign, token_id, score, z_score FROM token_candidates
                WHERE source_layer IS NULL"""
