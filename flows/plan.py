@@ -70,7 +70,7 @@ def _later(source: Source, d_transcoder: int, rate: float) -> list[Step]:
     n_layers = source.model.n_layers
     steps = [Step("ingest", n_layers, n_layers, 0, 0)]
     shards = n_layers * -(-d_transcoder // source.config.shard_size)
-    for name, (flops, disk) in _costs(source, d_transcoder, len(source.model.tokenizer)).items():
+    for name, (flops, disk) in _costs(source, d_transcoder, source.model.n_tokens).items():
         steps.append(Step(name, shards, shards, flops / rate, disk))
     return steps
 
