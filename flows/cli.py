@@ -342,7 +342,7 @@ def doctor(
             source = open_source(loaded)
             root = source.store.root
             model = source.model
-            size = f"{model.n_layers} layers, d_model {model.d_model}, {len(model.tokenizer)} tokens"
+            size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
             _good("model", f"{model.path}: {model.family.model_type}, {size}")
             _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
             if source.must_train:

@@ -93,7 +93,7 @@ def _later(source: Source, d_transcoder: int, rates: Rates) -> list[Step]:
     n_layers = source.model.n_layers
     steps = [Step("ingest", n_layers, n_layers, 0, 0, model_bytes(source))]
     shards = n_layers * -(-d_transcoder // source.config.shard_size)
-    for name, cost in _costs(source, d_transcoder, len(source.model.tokenizer), rates).items():
+    for name, cost in _costs(source, d_transcoder, source.model.n_tokens, rates).items():
         steps.append(Step(name, shards, shards, *cost))
     return steps
 

@@ -175,7 +175,7 @@ def identify(source: Source) -> Subject:
         "d_model": model.d_model,
         "d_transcoder": sizes[0][0],
         "d_vocab": model.d_vocab,
-        "n_tokens": len(model.tokenizer),
+        "n_tokens": model.n_tokens,
         "bos": source.bos,
         "norms_centred": model.family.centred,
         "feature_input_hook": folder.hooks.feature_input,

@@ -42,6 +42,11 @@ class ModelFolder:
         return self.config.vocab_size
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens of the tokenizer that the model can read."""
+        return min(len(self.tokenizer), self.d_vocab)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Every file that determines what the model computes."""
         return (self.path / "config.json", *self.weight_files)
@@ -61,8 +66,10 @@ class ModelFolder:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parsers do
             raise ValueError(f"{self.path}: no readable tokenizer ({_one_line(error)})") from None
-        n_tokens = len(tokenizer)
-        if not (1 - MAX_PADDED_VOCABULARY) * self.d_vocab <= n_tokens <= self.d_vocab:
+        n_tokens, added = len(tokenizer), tokenizer.added_tokens_decoder
+        # Gemma-3's tokenizer has a placeholder for images, for which the text models have no embedding.
+        too_many = any(i not in added or not added[i].special for i in range(self.d_vocab, n_tokens))
+        if too_many or n_tokens < (1 - MAX_PADDED_VOCABULARY) * self.d_vocab:
             raise ValueError(
                 f"{self.path}: the tokenizer has {n_tokens} tokens, the model {self.d_vocab}; "
                 "is it the tokenizer of another model?"

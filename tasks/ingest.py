@@ -75,7 +75,7 @@ def ingest_embeddings(store: Store, checkpoint_id: str, model_path: Path) -> str
     write_embeddings(store, checkpoint_id, family.W_E(model), family.W_U(model), family.unembedding_norm(model))
     path = tokens_part(store, checkpoint_id)
     if not path.exists():
-        texts = token_texts(folder.tokenizer, len(folder.tokenizer))
+        texts = token_texts(folder.tokenizer, folder.n_tokens)
         columns = {"checkpoint_id": checkpoint_id, "token_id": range(len(texts)), "text": texts}
         write_part(path, "tokens", columns, len(texts))
     return checkpoint_id

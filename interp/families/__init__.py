@@ -1,10 +1,15 @@
 """The supported model families. To add one: a file like `llama.py`, and its entry here."""
 
 from interp.families.family import Family, Norm
+from interp.families.gemma2 import GEMMA2
+from interp.families.gemma3 import GEMMA3
 from interp.families.gpt2 import GPT2
+from interp.families.gpt_neox import GPT_NEOX
 from interp.families.llama import LLAMA
+from interp.families.qwen2 import QWEN2
+from interp.families.qwen3 import QWEN3
 
-FAMILIES = {family.model_type: family for family in (GPT2, LLAMA)}
+FAMILIES = {family.model_type: family for family in (GPT2, GPT_NEOX, LLAMA, GEMMA2, GEMMA3, QWEN2, QWEN3)}
 
 __all__ = ["FAMILIES", "Family", "Norm", "family_of"]
 

@@ -1,12 +1,14 @@
-"""What has to be known of a model family: where the residual stream is read and written."""
+"""What has to be known of a model family: where the residual stream is read and written, and by which weights."""
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+ValueLayout = Literal["v", "qkv", "qkv of each head"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture, as dotted module paths from the model or from one of its blocks."""
+    """One architecture, as dotted module paths from the model, from one of its blocks or from a block's attention."""
 
     model_type: str
     """`config.model_type` in transformers."""
@@ -37,11 +39,31 @@ class Family:
     embedding: str
     unembedding: str
     final_norm: str
+    attention: str
+    attention_norm: str
+    """Reads the residual stream for the attention: its output is the attention's input."""
+    value: str
+    """In the attention: the projection that makes values, alone or with queries and keys."""
+    output: str
+    """In the attention: the projection of all heads' results to the residual stream."""
     mlp: str
     mlp_norm: str
     """Reads the residual stream for the MLP: its output is the MLP's input."""
+    attention_output_norm: str | None = None
+    """Normalises the attention's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
     mlp_output_norm: str | None = None
     """Normalises the MLP's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
+    position_embedding: str | None = None
+    """Learned positions that are added to the embedding (GPT-2)."""
+    value_layout: ValueLayout = "v"
+    """What the outputs of `value` are: values alone; all queries, then all keys, then all values (GPT-2); or
+    query, key and value of the first head, then of the second, and so on (GPT-NeoX)."""
+    transposed: bool = False
+    """The attention's projections keep their weights as (input, output) (GPT-2)."""
+    parallel_setting: str | None = None
+    """The setting in the model's configuration by which attention and MLP read the same stream (GPT-NeoX)."""
+    scaled_embedding: bool = False
+    """The embedding module multiplies its rows by its `embed_scale` (Gemma)."""
     centred: bool = False
     """Norms are LayerNorms (centred) rather than RMSNorms."""
     unit_offset: bool = False
@@ -53,11 +75,55 @@ class Family:
     def module(self, block: nn.Module, path: str) -> nn.Module:
         return attrgetter(path)(block)
 
+    def embedding_scale(self, model: nn.Module) -> float:
+        """By what the model multiplies the rows of its embedding, as it does in the dtype it was loaded in."""
+        if not self.scaled_embedding:
+            return 1.0
+        module = attrgetter(self.embedding)(model)
+        return float(module.embed_scale.to(module.weight.dtype))
+
     def W_E(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
-        return attrgetter(self.embedding)(model).weight.detach()
+        """What tokens add to the residual stream: the embedding times `embedding_scale`.
+
+        Scores against tokens are added to scores against decoders, which write to the stream as they are.
+        """
+        weight, scale = attrgetter(self.embedding)(model).weight.detach(), self.embedding_scale(model)
+        return weight if scale == 1 else weight * scale
+
+    def W_pos(self, model: nn.Module) -> Float[Tensor, "n_ctx d_model"] | None:
+        """What positions add to the residual stream, or None where only attention knows of them."""
+        if self.position_embedding is None:
+            return None
+        return attrgetter(self.position_embedding)(model).weight.detach()
 
     def W_U(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
         return attrgetter(self.unembedding)(model).weight.detach()
+
+    def W_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
+        """What each head makes values of. Of n_heads heads, n_heads / n_kv_heads neighbours share the same values."""
+        weight = self._projection(model, layer, self.value).weight.detach()
+        return self._values(model, layer, weight.T if self.transposed else weight)
+
+    def b_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
+        bias = self._projection(model, layer, self.value).bias
+        return None if bias is None else self._values(model, layer, bias.detach())
+
+    def W_O(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
+        """How each head's mix of values is written to the residual stream (or to the norm before it)."""
+        weight = self._projection(model, layer, self.output).weight.detach()
+        weight = weight.T if self.transposed else weight
+        return weight.unflatten(1, (self.n_heads(model), -1)).transpose(0, 1)
+
+    def b_O(self, model: nn.Module, layer: int) -> Float[Tensor, " d_model"] | None:
+        bias = self._projection(model, layer, self.output).bias
+        return None if bias is None else bias.detach()
+
+    def n_heads(self, model: nn.Module) -> int:
+        return attrgetter("config.num_attention_heads")(model)
+
+    def parallel(self, model: nn.Module) -> bool:
+        """Attention and MLP both read the block's input; `resid_mid` then is that input."""
+        return self.parallel_setting is not None and attrgetter(f"config.{self.parallel_setting}")(model)
 
     def norm(self, module: Any) -> Norm:
         """The parameters of one of the family's norm modules."""
@@ -80,6 +146,29 @@ class Family:
             return None
         return self.norm(self.module(self.block_modules(model)[layer], self.mlp_output_norm))
 
+    def attention_read_norm(self, model: nn.Module, layer: int) -> Norm:
+        """The norm through which the attention of `layer` reads the residual stream."""
+        return self.norm(self.module(self.block_modules(model)[layer], self.attention_norm))
+
+    def attention_write_norm(self, model: nn.Module, layer: int) -> Norm | None:
+        """The norm through which the attention of `layer` writes to the residual stream, if there is one."""
+        if self.attention_output_norm is None:
+            return None
+        return self.norm(self.module(self.block_modules(model)[layer], self.attention_output_norm))
+
     def unembedding_norm(self, model: nn.Module) -> Norm:
         """The final norm, between the residual stream and the logits."""
         return self.norm(attrgetter(self.final_norm)(model))
+
+    def _projection(self, model: nn.Module, layer: int, path: str) -> Any:
+        return self.module(self.block_modules(model)[layer], f"{self.attention}.{path}")
+
+    def _values(
+        self, model: nn.Module, layer: int, rows: Float[Tensor, "outputs *rest"]
+    ) -> Float[Tensor, "n_kv_heads d_head *rest"]:
+        """Of what belongs to the outputs of `value`, that of the values, by head."""
+        if self.value_layout == "qkv":
+            rows = rows.unflatten(0, (3, -1))[2]
+        elif self.value_layout == "qkv of each head":
+            return rows.unflatten(0, (self.n_heads(model), 3, -1))[:, 2]
+        return rows.unflatten(0, (-1, self.W_O(model, layer).shape[2]))

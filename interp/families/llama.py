@@ -8,6 +8,10 @@ LLAMA = Family(
     embedding="model.embed_tokens",
     unembedding="lm_head",
     final_norm="model.norm",
+    attention="self_attn",
+    attention_norm="input_layernorm",
+    value="v_proj",
+    output="o_proj",
     mlp="mlp",
     mlp_norm="post_attention_layernorm",
 )
