@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from interp.families import Norm
+from interp.projection import Arithmetic
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
 from interp.weightlens.settings import WeightLensSettings
@@ -110,16 +111,16 @@ def gemm_seconds(shape: Shape, layer: int, n_shards: int, workers: int) -> float
     return spread(products, n_shards, workers)
 
 
-def stage_seconds(store: Store, keys: list[ShardKey], workers: int, *, screen: bool) -> float:
+def stage_seconds(store: Store, keys: list[ShardKey], workers: int, how: Arithmetic) -> float:
     """The stage's own task, from Zarr to Parquet."""
-    return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], SETTINGS, screen), len(keys), workers)
+    return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], SETTINGS, how), len(keys), workers)
 
 
 def warm_up(store: Store) -> None:
     """Compile and load everything once."""
     for screen in (False, True):
         key = ShardKey(f"warm-up-{screen}", 0, 0, 64)
-        project_shard.fn(store, CHECKPOINT, key, SETTINGS, screen)
+        project_shard.fn(store, CHECKPOINT, key, SETTINGS, Arithmetic("cpu", screen))
 
 
 def differing_rows(store: Store, key: ShardKey, workers: int) -> tuple[int, int]:
@@ -168,7 +169,7 @@ def measure(store: Store, shape: Shape, layer: int, n_features: int, workers: in
         seconds["gemm"] += gemm_seconds(shape, layer, len(portion), workers)
         for recipe in ("float32", "bfloat16"):
             mine = [key._replace(recipe=f"{recipe}-{workers}") for key in portion]
-            seconds[recipe] += stage_seconds(store, mine, workers, screen=recipe == "bfloat16")
+            seconds[recipe] += stage_seconds(store, mine, workers, Arithmetic("cpu", recipe == "bfloat16"))
         for key in portion:
             found = differing_rows(store, key, workers)
             differing, total = differing + found[0], total + found[1]

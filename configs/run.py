@@ -57,6 +57,8 @@ class EngineConfig(_Section):
     """threads: in this process; dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks at once; left out: one a core."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where WeightLens computes: on a GPU if PyTorch sees one (auto). Training and measuring use the CPU."""
     bfloat16: Literal["auto", "on", "off"] = "auto"
     """Find candidates by bfloat16 products and score them again in float32: the same results, sooner where the
     processor has bfloat16 arithmetic (auto: if this machine's has)."""

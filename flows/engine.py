@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.run import EngineConfig
+from interp.projection import Arithmetic
 
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
@@ -27,12 +28,19 @@ def n_workers(engine: EngineConfig) -> int:
     return engine.workers or os.cpu_count() or 1
 
 
-def screens(engine: EngineConfig) -> bool:
-    """Whether projections are screened in bfloat16."""
-    if engine.bfloat16 != "auto":
-        return engine.bfloat16 == "on"
+def arithmetic(engine: EngineConfig) -> Arithmetic:
+    """On which device the products are computed, and whether they are screened in bfloat16.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if engine.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("engine.device is cuda; PyTorch sees no GPU here")
+    gpu = engine.device != "cpu" and torch.cuda.is_available()
     features = get_host_cpu_features()
-    return any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    has_bfloat16 = any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16 == "on"
+    return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
 
 
 def task_runner(engine: EngineConfig) -> TaskRunner[Any]:

@@ -8,7 +8,7 @@ import torch
 
 from configs.run import RunConfig
 from flows import ingest, weightlens
-from flows.engine import n_workers, screens
+from flows.engine import arithmetic, n_workers
 from flows.subject import Source, Subject, identify, open_source
 from interp.projection import POOL_ROOM, project
 from tasks.project import COLUMNS
@@ -140,14 +140,22 @@ def projection_flops(source: Source, workers: int) -> float:
     """This machine's rate on projections like those of a run, in operations a second: a tenth of a second of them."""
     settings, d_model = source.config.weightlens, source.model.d_model
     rows, columns = torch.randn(512, d_model), torch.randn(4096, d_model)
-    screen = screens(source.config.engine)
+    how = arithmetic(source.config.engine)
     tiles = [(start, columns) for start in range(0, 8 * len(columns), len(columns))]
     n_columns = len(tiles) * len(columns)
 
     def sample(_: int) -> None:
         torch.get_num_threads()  # as tasks do: otherwise each thread takes every core
         pool, threshold = settings.token_pool, settings.z_tokens
-        project(rows, lambda: iter(tiles), n_columns, mode=settings.mode, pool=pool, threshold=threshold, screen=screen)
+        project(
+            rows.to(how.device),
+            lambda: iter(tiles),
+            n_columns,
+            mode=settings.mode,
+            pool=pool,
+            threshold=threshold,
+            screen=how.screen,
+        )
 
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // workers))

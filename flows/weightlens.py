@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.engine import screens, wait_for_all
+from flows.engine import arithmetic, wait_for_all
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from interp.weightlens.settings import Compat
@@ -84,8 +84,8 @@ def describe_from_weights(subject: Subject, run_id: str) -> None:
     with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id):
         _single_tokens(subject, work)
         projected = work.all_shards(work.projection_recipe)
-        screen = screens(config.engine)
-        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, screen) for key in projected]
+        how = arithmetic(config.engine)
+        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, how) for key in projected]
         wait_for_all(futures, "weightlens: project")
         for layer in layers:  # a layer inherits from those below it
             futures = [
@@ -112,9 +112,10 @@ def _single_tokens(subject: Subject, work: Work) -> None:
     store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
     n_tokens, layers, compat = subject.attributes["n_tokens"], range(subject.attributes["n_layers"]), work.compat
     if not all(single_token_path(store, checkpoint_id, layer, compat).exists() for layer in layers):
+        device = arithmetic(subject.config.engine).device
         futures = [
             single_token_block.submit(
-                store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens), compat
+                store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens), compat, device
             )
             for start in work.blocks
         ]

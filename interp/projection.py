@@ -29,6 +29,15 @@ POOL_ROOM = 3
 """Room for so many pools of candidates before the best pool is picked out of them."""
 
 
+class Arithmetic(NamedTuple):
+    """How products are computed. Results differ by rounding at most."""
+
+    device: str
+    """A torch device, `cpu` or `cuda`."""
+    screen: bool
+    """Find candidates in bfloat16 first; see `project`."""
+
+
 class Outliers(NamedTuple):
     """Scores of one tail that stand out, ordered by row, then strongest first, then column index."""
 

@@ -1,5 +1,6 @@
 """A transcoder: the sparse replacement of one MLP (docs/design.md, "Transcoders")."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,7 +53,14 @@ class Transcoder:
 
     def to(self, dtype: torch.dtype) -> "Transcoder":
         """The same transcoder with every tensor in `dtype`."""
-        tensors = {name: value.to(dtype) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return self._each(lambda tensor: tensor.to(dtype))
+
+    def on(self, device: str) -> "Transcoder":
+        """The same transcoder with every tensor on `device`."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Transcoder":
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
 

@@ -11,13 +11,13 @@ from storage.models import ModelFolder, open_model
 _loading = Lock()
 
 
-def loaded_model(path: Path) -> tuple[ModelFolder, nn.Module]:
+def loaded_model(path: Path, device: str = "cpu") -> tuple[ModelFolder, nn.Module]:
     """The model folder and its model; one model is held at a time."""
     with _loading:
-        return _load(path)
+        return _load(path, device)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path) -> tuple[ModelFolder, nn.Module]:
+def _load(path: Path, device: str) -> tuple[ModelFolder, nn.Module]:
     folder = open_model(path)
-    return folder, folder.load()
+    return folder, folder.load().to(device)

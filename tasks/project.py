@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
-from interp.projection import Projection, project
+from interp.projection import Arithmetic, Projection, project
 from interp.sparse import FeatureTokens, ranks
 from interp.weightlens.coordinates import seen_through
 from interp.weightlens.settings import WeightLensSettings
@@ -28,21 +28,21 @@ VERSION = 1
 
 @shard_task("weightlens", "weightlens {key.name}")
 def project_shard(
-    store: Store, checkpoint_id: str, key: ShardKey, settings: WeightLensSettings, screen: bool
+    store: Store, checkpoint_id: str, key: ShardKey, settings: WeightLensSettings, arithmetic: Arithmetic
 ) -> ShardKey:
     """Score a shard's features against tokens and earlier features; keep and validate what stands out.
 
-    `screen` does it by way of bfloat16, with the same result.
+    `arithmetic` says on which device and how, with the same result.
     """
     if all(store.part(table, key).exists() for table in PROJECTED_TABLES):
         return key
     checkpoint = open_checkpoint(store, checkpoint_id)
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     tokens = [
-        (side, _against_tokens(checkpoint, rows, name, settings, screen))
+        (side, _against_tokens(checkpoint, rows, name, settings, arithmetic))
         for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
     ]
-    upstream = _upstream(checkpoint, key, encoder, settings, screen)
+    upstream = _upstream(checkpoint, key, encoder, settings, arithmetic)
     single_token = checkpoint.single_token(key.layer, key.start, key.stop, settings.compat)
     _write_candidates(store.part("token_candidates", key), checkpoint, key, tokens, single_token)
     _write_totals(store.part("contribution_totals", key), checkpoint, key, tokens[0][1], upstream)
@@ -74,17 +74,17 @@ def _against_tokens(
     rows: Float32[Tensor, "shard d_model"],
     name: str,
     settings: WeightLensSettings,
-    screen: bool,
+    arithmetic: Arithmetic,
 ) -> Projection:
     n_tokens = checkpoint.n_tokens
     return project(
-        rows,
+        rows.to(arithmetic.device),
         lambda: COLUMNS.tiles(checkpoint, None, name, n_tokens),
         n_tokens,
         mode=settings.mode,
         pool=settings.token_pool,
         threshold=settings.z_tokens,
-        screen=screen,
+        screen=arithmetic.screen,
     )
 
 
@@ -126,20 +126,20 @@ def _upstream(
     key: ShardKey,
     encoder: Float32[Tensor, "shard d_model"],
     settings: WeightLensSettings,
-    screen: bool,
+    arithmetic: Arithmetic,
 ) -> list[tuple[int, Projection]]:
     """Earlier layers with what stands out among their features' virtual weights to the shard's features."""
     found = []
     for source in settings.upstream_layers(key.layer):
         write_weight = checkpoint.vector(source, "write_weight") if settings.fold_norms else None
         projection = project(
-            encoder if write_weight is None else encoder * write_weight,
+            (encoder if write_weight is None else encoder * write_weight).to(arithmetic.device),
             lambda source=source: COLUMNS.tiles(checkpoint, source, "W_dec", checkpoint.d_transcoder),
             checkpoint.d_transcoder,
             mode=settings.mode,
             pool=settings.feature_pool,
             threshold=settings.z_features,
-            screen=screen,
+            screen=arithmetic.screen,
             negative=False,
         )
         found.append((source, projection))

@@ -18,7 +18,7 @@ from tasks.shard_task import shard_task
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
 def single_token_block(
-    store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None
+    store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None, device: str
 ) -> int:
     """Run a block of the vocabulary, a token at a time, and keep every layer's active features."""
     path = _block_path(store, checkpoint_id, start, compat)
@@ -26,12 +26,12 @@ def single_token_block(
     layers = range(checkpoint.n_layers)
     if path.exists() or all(single_token_path(store, checkpoint_id, layer, compat).exists() for layer in layers):
         return start
-    folder, model = loaded_model(model_path)
+    folder, model = loaded_model(model_path, device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
     inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
 
     def transcoder(layer: int) -> Transcoder:
-        coder = checkpoint.transcoder(layer)
+        coder = checkpoint.transcoder(layer).on(device)
         return coder if compat is None else coder.without_subtraction()
 
     arrays = {}

@@ -29,9 +29,10 @@ def single_token_inputs(
     model: nn.Module, family: Family, hooks: Hooks, n_layers: int, tokens: range, bos: int | None
 ) -> dict[int, Float32[Tensor, "tokens d_model"]]:
     """Every layer's transcoder input at the last position of `[BOS, token]` (of `[token]` without BOS)."""
+    device = next(model.parameters()).device
     pieces: dict[int, list[Tensor]] = {layer: [] for layer in range(n_layers)}
     for start in range(tokens.start, tokens.stop, TOKENS_PER_FORWARD):
-        ids = torch.arange(start, min(start + TOKENS_PER_FORWARD, tokens.stop))[:, None]
+        ids = torch.arange(start, min(start + TOKENS_PER_FORWARD, tokens.stop), device=device)[:, None]
         if bos is not None:
             ids = torch.cat([torch.full_like(ids, bos), ids], 1)
         for layer, streams in capture(model, family, ids, range(n_layers), hooks).items():
@@ -54,5 +55,5 @@ def active_features(
             a = coder.encode(inputs[layer][start : start + TOKENS_PER_ENCODE])
             token, feature = (a > 0).nonzero(as_tuple=True)
             found.append((feature, token + first_token + start, a[token, feature]))
-        feature, token, value = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+        feature, token, value = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
         yield layer, Activations(feature, token, value)
