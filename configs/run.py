@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from interp.capture import InputHook, OutputHook
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
@@ -31,6 +32,10 @@ class TranscoderConfig(_Section):
 
     path: Path | None = None
     """Folder of a release; see README for the formats. Left out: transcoders are trained as `train` says."""
+    input_hook: InputHook | None = None
+    """Where the transcoders read, for a folder that says it wrongly or not at all."""
+    output_hook: OutputHook | None = None
+    """What they stand for, likewise."""
     train: TrainingSettings | None = None
     """How to train them when there is no `path`."""
     accept_poor_quality: bool = False
@@ -92,6 +97,8 @@ class RunConfig(_Section):
             raise ValueError("corpus.source is not set: name a text file, in the file or as corpus.source=FILE")
         if (self.transcoder.path is None) == (self.transcoder.train is None):
             raise ValueError("transcoder: set either path (a release) or train (how to train them), not both")
+        if self.transcoder.train is not None and (self.transcoder.input_hook or self.transcoder.output_hook):
+            raise ValueError("transcoder: input_hook and output_hook are for a release, not for train")
         return self
 
 

@@ -155,7 +155,7 @@ def make_transcoders(training: list[str], held_out_rows: torch.Tensor, workplace
         transcoder=TranscoderConfig(train=TRANSCODERS),
         corpus=CorpusConfig(source=str(texts), n_pos=N_POS),
     )
-    trained = open_transcoders(Path(train_transcoders(config)))
+    trained = open_transcoders(Path(train_transcoders(config)), "gpt2")
     shutil.copytree(trained.path, FOLDER / "transcoders", ignore=shutil.ignore_patterns("*.json"))
     folder, figures = open_model(FOLDER / "model"), []
     model = folder.load()

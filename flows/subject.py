@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.run import RunConfig
 from interp.capture import Hooks
+from interp.transcoder import ActivationName
 from storage.checkpoints import Checkpoint, is_ingested
 from storage.corpora import CorpusRecipe, source_fingerprint
 from storage.formats import TranscoderFolder, open_transcoders
@@ -132,7 +133,10 @@ def identify(source: Source) -> Subject:
     Raises:
         ValueError: transcoders of another width or layer count, or unreadable or non-finite weights.
     """
-    model, folder = source.model, open_transcoders(source.transcoder_path)
+    model, settings = source.model, source.config.transcoder
+    folder = open_transcoders(
+        source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook
+    )
     if folder.n_layers != model.n_layers:
         raise ValueError(
             f"{folder.path} has transcoders for {folder.n_layers} layers; the model {model.path} has {model.n_layers}"
@@ -149,15 +153,17 @@ def identify(source: Source) -> Subject:
     fingerprint = fingerprints(source.store, folder.files)
     weights_sha256 = short_hash(model=source.model_sha256, transcoders=fingerprint)
     checkpoint_id = short_hash(
-        weights=weights_sha256, tokenizer=source.tokenizer_sha256, bos=source.bos, version=INGEST_VERSION
+        weights=weights_sha256,
+        hooks=folder.hooks,
+        tokenizer=source.tokenizer_sha256,
+        bos=source.bos,
+        version=INGEST_VERSION,
     )
     if is_ingested(source.store, checkpoint_id):
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
         return Subject(source, folder, checkpoint_id, attributes)
     model.load()
-    for layer in range(1, folder.n_layers):  # reads every weight once: what is not finite is refused here
-        folder.read(layer)
-    first = folder.read(0)
+    activation, k = _activation(folder)
     attributes = {
         "checkpoint_id": checkpoint_id,
         "name": source.config.name,
@@ -169,8 +175,8 @@ def identify(source: Source) -> Subject:
         "folded": list(folder.folded),
         "step": source.config.model.step,
         "family": model.family.model_type,
-        "activation": first.activation,
-        "k": first.k,
+        "activation": activation,
+        "k": k,
         "n_layers": model.n_layers,
         "d_model": model.d_model,
         "d_transcoder": sizes[0][0],
@@ -183,3 +189,17 @@ def identify(source: Source) -> Subject:
         "weights_sha256": weights_sha256,
     }
     return Subject(source, folder, checkpoint_id, attributes)
+
+
+def _activation(folder: TranscoderFolder) -> tuple[ActivationName, int | None]:
+    """The activation function and k of all layers. Reads every weight once: what is not finite is refused here."""
+    kinds = []
+    for layer in range(folder.n_layers):
+        transcoder = folder.read(layer)
+        kinds.append((transcoder.activation, transcoder.k))
+        if kinds[-1] != kinds[0]:
+            raise ValueError(
+                f"{folder.path}: layer {layer} is {kinds[-1][0]} (k {kinds[-1][1]}), layer 0 {kinds[0][0]} "
+                f"(k {kinds[0][1]}); expected the same in all layers"
+            )
+    return kinds[0]

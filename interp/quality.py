@@ -1,6 +1,6 @@
 """Does a transcoder do what its MLP does? The figures that show a checkpoint read wrongly."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,12 +66,18 @@ def measure_quality(
     transcoder: Transcoder,
     batches: Iterable[tuple[Integer[Tensor, "batch n_pos"], Bool[Tensor, "batch n_pos"]]],
     special_ids: frozenset[int] = frozenset(),
+    below: Mapping[int, Transcoder] | None = None,
 ) -> Quality:
     """Measure one layer's transcoder on `batches` of (tokens, which of them are real).
 
     Positions of special tokens are left out of variance and L0: their norms are a hundred times those
     of other positions in many models and would be all that the figure shows.
+
+    `below` is what a cross-layer transcoder's features of earlier layers write to this one, by layer. They are run on
+    what the model's own MLPs of those layers read, and their contributions added to the reconstruction. Only the MLP
+    of `layer` is replaced.
     """
+    below = below or {}
     n = active = 0
     squared_error = 0.0
     total = torch.zeros((), dtype=torch.float64)
@@ -81,16 +87,15 @@ def measure_quality(
     n_predicted = 0
     special = torch.tensor(sorted(special_ids), dtype=torch.long)
 
-    def replaced(x: Tensor) -> Tensor:
-        flat = x.flatten(0, 1)
-        return transcoder.decode(transcoder.encode(flat), flat).view_as(x)
-
     for tokens, real in batches:
         kept = real & ~torch.isin(tokens.long(), special)
-        streams = capture(model, family, tokens, [layer], hooks)[layer]
-        x, y = streams.x[kept], streams.y[kept]
+        captured = capture(model, family, tokens, [*below, layer], hooks)
+        x, y = captured[layer].x[kept], captured[layer].y[kept]
+        added = torch.zeros_like(captured[layer].y)
+        for source, coder in below.items():
+            added += _output(coder, captured[source].x)
         a = transcoder.encode(x)
-        squared_error += float((y - transcoder.decode(a, x)).double().square().sum())
+        squared_error += float((y - transcoder.decode(a, x) - added[kept]).double().square().sum())
         total += y.double().square().sum()
         sums += y.double().sum(0)
         fired |= (a > 0).any(0)
@@ -99,7 +104,9 @@ def measure_quality(
         logits = model(input_ids=tokens.long(), use_cache=False).logits
         loss, count = next_token_loss(logits, tokens, real)
         losses[0] += loss
-        logits = logits_with_replacement(model, family, tokens, layer, hooks, replaced)
+        logits = logits_with_replacement(
+            model, family, tokens, layer, hooks, lambda x, added=added: _output(transcoder, x) + added
+        )
         losses[1] += next_token_loss(logits, tokens, real)[0]
         n_predicted += count
     if n == 0 or n_predicted == 0:
@@ -114,3 +121,8 @@ def measure_quality(
         loss_replaced=losses[1] / n_predicted,
         n_tokens=n,
     )
+
+
+def _output(transcoder: Transcoder, x: Float[Tensor, "batch n_pos d_model"]) -> Float[Tensor, "batch n_pos d_model"]:
+    flat = x.flatten(0, 1)
+    return transcoder.decode(transcoder.encode(flat), flat).view_as(x)

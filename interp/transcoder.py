@@ -15,7 +15,9 @@ ActivationName = Literal["relu", "jumprelu", "topk"]
 class Transcoder:
     """One layer's transcoder: `a = act(W_enc x + b_enc)`, `mlp_out ≈ W_decᵀ a + b_dec (+ W_skip x)`.
 
-    Both weight matrices hold one row a feature, whatever the file they came from.
+    Both weight matrices hold one row a feature, whatever the file they came from. The features of a cross-layer
+    transcoder also write to the MLP outputs of later layers (Ameisen et al. 2025): `mlp_out` of a layer is then
+    `b_dec` plus what the features of this layer and of all layers below write to it.
     """
 
     W_enc: Float[Tensor, "d_transcoder d_model"]
@@ -31,6 +33,8 @@ class Transcoder:
     """Linear bypass, `y += W_skip x`."""
     subtracted: Float[Tensor, " d_model"] | None = None
     """What the release subtracts from the input; `b_enc` already holds it (`b_enc − W_enc · subtracted`)."""
+    W_dec_later: Float[Tensor, "d_transcoder n_later d_model"] | None = None
+    """Cross-layer: what features write to the MLP outputs of the `n_later` layers above, the next one first."""
 
     @property
     def d_transcoder(self) -> int:
@@ -41,7 +45,7 @@ class Transcoder:
         return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
 
     def decode(self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-        """The MLP output that the activations `a`, computed from `x`, stand for."""
+        """What the activations `a`, computed from `x`, stand for in the output of their own layer's MLP."""
         y = torch.addmm(self.b_dec, a, self.W_dec)
         return y if self.W_skip is None else y + x @ self.W_skip.T
 

@@ -22,7 +22,7 @@ from storage.store import Store, read_json, whole_folder, write_json
 ROWS_PER_CHUNK = 1024
 """Features or tokens a chunk: 3 MB at d_model 768 in float32, so a shard reads about what it needs."""
 
-TRANSCODER_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "subtracted")
+TRANSCODER_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "subtracted", "W_dec_later")
 
 RECEIPT = "receipt.json"
 """Written last into a folder of arrays: without it the folder is unfinished."""
@@ -179,7 +179,8 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
     dtype = str(values.dtype).removeprefix("torch.")
     data = values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
     digest = hashlib.sha256(data.tobytes()).hexdigest()
-    chunks = (min(ROWS_PER_CHUNK, data.shape[0]), *data.shape[1:])
+    rows = ROWS_PER_CHUNK // data.shape[1] if data.ndim == 3 else ROWS_PER_CHUNK
+    chunks = (min(max(1, rows), data.shape[0]), *data.shape[1:])
     target = zarr.create_array(
         store=folder / name,
         shape=data.shape,

@@ -60,9 +60,11 @@ def measure_layer(
     path = quality_path(store, checkpoint_id, layer)
     if not path.exists():
         folder, model = loaded_model(model_path)
-        transcoder = open_transcoders(transcoder_path).read(layer).to(torch.float32)
+        transcoders = open_transcoders(transcoder_path, folder.family.model_type, *hooks)
+        transcoder = transcoders.read(layer).to(torch.float32)
+        below = {source: coder.to(torch.float32) for source, coder in transcoders.below(layer).items()}
         special = frozenset(folder.tokenizer.all_special_ids)
-        quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special)
+        quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special, below)
         write_json(path, {**asdict(quality), "suspicion": quality.suspicion(transcoder.d_transcoder)})
     return layer
 
@@ -91,7 +93,7 @@ def ingest_layer(
 ) -> int:
     """Write one layer's transcoder, and the norms between it and the residual stream."""
     folder, model = loaded_model(model_path)
-    transcoder = open_transcoders(transcoder_path).read(layer)
+    transcoder = open_transcoders(transcoder_path, folder.family.model_type, *hooks).read(layer)
     read_norm: Norm | None = folder.family.read_norm(model, layer)
     write_norm = folder.family.write_norm(model, layer)
     if hooks.feature_input != "mlp_in":

@@ -1,25 +1,79 @@
 """Transcoder releases on disk. Each format is one file with an `open_…` that returns a `TranscoderFolder`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from storage.formats.circuit_tracer import open_circuit_tracer
-from storage.formats.folder import TranscoderFolder
+from interp.capture import InputHook, OutputHook
+from storage.formats.circuit_tracer import lists_layers, open_circuit_tracer
+from storage.formats.circuit_tracer_clt import open_circuit_tracer_clt
+from storage.formats.dunefsky import open_dunefsky
+from storage.formats.folder import TranscoderFolder, refuse_links_out
+from storage.formats.gemma_scope import open_gemma_scope
+from storage.formats.gemma_scope_2 import open_gemma_scope_2
+from storage.formats.hooks import HookNames
+from storage.formats.sae_lens import open_sae_lens
+from storage.formats.sparsify import open_sparsify
 
 __all__ = ["TranscoderFolder", "open_transcoders"]
 
 
-def open_transcoders(path: Path) -> TranscoderFolder:
+class Format(NamedTuple):
+    """How a format is recognised and opened."""
+
+    expected: str
+    patterns: tuple[str, ...]
+    """A folder with a file that matches one of these is of this format."""
+    open: Callable[[Path, HookNames], TranscoderFolder]
+
+
+CIRCUIT_TRACER = Format(
+    "config.yaml with layer_N.safetensors (circuit-tracer)", ("layer_*.safetensors",), open_circuit_tracer
+)
+
+FORMATS = (
+    CIRCUIT_TRACER,
+    Format(
+        "config.yaml with W_enc_N.safetensors and W_dec_N.safetensors (circuit-tracer's cross-layer transcoders)",
+        ("W_enc_*.safetensors", "W_dec_*.safetensors"),
+        open_circuit_tracer_clt,
+    ),
+    Format("layer_N/width_…/average_l0_…/params.npz (Gemma Scope)", ("layer_*/**/params.npz",), open_gemma_scope),
+    Format(
+        "layer_N_width_…/params.safetensors (Gemma Scope 2)",
+        ("layer_*/params.safetensors", "transcoder*/layer_*/params.safetensors"),
+        open_gemma_scope_2,
+    ),
+    Format("…_blocks.N.ln2.hook_normalized_….pt (Dunefsky et al.)", ("*_blocks.*.pt",), open_dunefsky),
+    Format("…/sae_weights.safetensors with cfg.json (SAELens)", ("**/sae_weights.safetensors",), open_sae_lens),
+    Format("layers.N.mlp/sae.safetensors with cfg.json (sparsify)", ("*/sae.safetensors",), open_sparsify),
+)
+
+
+def open_transcoders(
+    path: Path, model_type: str, input_hook: InputHook | None = None, output_hook: OutputHook | None = None
+) -> TranscoderFolder:
     """Recognise a folder's format by its files and open it. No weights are read yet.
 
+    `model_type` is the model's `config.model_type`, on which depends what names of hooks mean; `input_hook` and
+    `output_hook` hold instead of what the folder says.
+
     Raises:
-        ValueError: no such folder, unknown format, or a setting or layer file that does not fit.
+        ValueError: no such folder, an unknown or ambiguous format, a link that leads out of the folder, or a setting
+            or layer file that does not fit.
     """
     if not path.is_dir():
         raise ValueError(f"transcoder.path: no folder {path}")
-    if (path / "config.yaml").is_file():
-        return open_circuit_tracer(path)
-    found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-    raise ValueError(
-        f"transcoder.path: {path} is not a known transcoder folder; found {found}; "
-        "expected config.yaml with layer_N.safetensors (circuit-tracer)"
-    )
+    refuse_links_out(path)
+    found = [known for known in FORMATS if any(any(path.glob(pattern)) for pattern in known.patterns)]
+    if lists_layers(path):
+        found = [CIRCUIT_TRACER]  # it says itself which of the files are meant
+    if len(found) == 1:
+        return found[0].open(path, HookNames(model_type, input_hook, output_hook))
+    names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+    if found:
+        raise ValueError(
+            f"transcoder.path: {path} holds files of several formats: " + "; ".join(one.expected for one in found)
+        )
+    expected = "; ".join(known.expected for known in FORMATS)
+    raise ValueError(f"transcoder.path: {path} is not a known transcoder folder; found {names}; expected {expected}")

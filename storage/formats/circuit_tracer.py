@@ -1,4 +1,4 @@
-"""circuit-tracer's folders: `config.yaml` and one `layer_N.safetensors` a layer."""
+"""circuit-tracer's folders: `config.yaml` and one `layer_N.safetensors` a layer, or the files that it lists."""
 
 import re
 from pathlib import Path
@@ -9,113 +9,162 @@ import yaml
 
 from interp.capture import Hooks
 from interp.transcoder import ActivationName, Transcoder
-from storage.formats.folder import TranscoderFolder, expect_shape, read_tensors, tensor_shapes
-
-FEATURE_INPUT_HOOKS = {
-    "hook_resid_mid": "resid_mid",
-    "ln2.hook_normalized": "mlp_in_normalized",
-    "mlp.hook_in": "mlp_in",
-    "mlp_in": "mlp_in",
-}
-"""TransformerLens's hook names for what a transcoder reads, and ours."""
-
-FEATURE_OUTPUT_HOOKS = {"mlp.hook_out": "mlp_out", "hook_mlp_out": "mlp_out", "mlp_out": "mlp_out"}
+from storage.formats import gemma_scope, gemma_scope_2
+from storage.formats.folder import (
+    MAX_SETTINGS_BYTES,
+    TranscoderFolder,
+    expect_number,
+    expect_setting,
+    expect_shape,
+    expect_tensors,
+    matrix_shape,
+    one_per_layer,
+    read_tensors,
+    tensor_shapes,
+)
+from storage.formats.hooks import HookNames
 
 THRESHOLD = "activation_function.threshold"
 
+ROWS = "W_enc_rows"
+"""A setting of our own, for what a square W_enc cannot say: whether a row is of d_transcoder or of d_model."""
 
-def open_circuit_tracer(path: Path) -> TranscoderFolder:
-    """Open a folder written for circuit-tracer.
+
+def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
+    """Open a folder written for circuit-tracer's transcoder sets.
+
+    W_enc may lie either way round: (d_transcoder, d_model), or (d_model, d_transcoder) as in older releases. Where
+    both are the same number, `W_enc_rows: d_transcoder` (or `d_model`) in config.yaml has to say which it is.
 
     Raises:
         ValueError: a setting is missing or unknown, or layers are missing.
     """
-    config_path = path / "config.yaml"
-    try:
-        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config_path}: not YAML ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{config_path}: expected settings by name, found {type(config).__name__}")
-    hooks = Hooks(
-        _known(config_path, config, "feature_input_hook", FEATURE_INPUT_HOOKS),  # pyright: ignore[reportArgumentType]
-        _known(config_path, config, "feature_output_hook", FEATURE_OUTPUT_HOOKS),  # pyright: ignore[reportArgumentType]
-    )
-    files = _layer_files(path)
+    config_path, config = read_config(path)
+    expect_setting(config_path, config, "model_kind", "transcoder_set", None)
+    expect_setting(config_path, config, "activation", "relu", "jumprelu", "topk", None)
+    expect_setting(config_path, config, ROWS, "d_transcoder", "d_model", None)
+    files = _listed_files(path, config_path, config) if "transcoders" in config else _layer_files(path)
     return TranscoderFolder(
         path=path,
         format="circuit-tracer",
-        hooks=hooks,
+        hooks=config_hooks(names, config_path, config),
         n_layers=len(files),
         files=(config_path, *files),
-        shape=lambda layer: _shape(files[layer]),
-        read=lambda layer: _read(files[layer], config_path, config),
+        shape=lambda layer: _layer_shape(files[layer], config_path, config),
+        read=lambda layer: _read_layer(files[layer], config_path, config),
     )
 
 
-def _known(path: Path, config: dict[str, Any], name: str, known: dict[str, str]) -> str:
-    value = config.get(name)
-    if value not in known:
-        raise ValueError(f"{path}: {name} is {value!r}; expected one of {', '.join(known)}")
-    return known[value]
+def read_config(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The path and the settings of a folder's config.yaml.
+
+    Raises:
+        ValueError: it is missing, too large, or holds no settings.
+    """
+    config_path = path / "config.yaml"
+    if not config_path.is_file():
+        raise ValueError(f"{path}: no config.yaml, which names the hooks of a circuit-tracer folder")
+    if config_path.stat().st_size > MAX_SETTINGS_BYTES:
+        raise ValueError(f"{config_path}: {config_path.stat().st_size} bytes; expected a short file of settings")
+    try:
+        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{config_path}: not YAML ({str(error)[:200]})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{config_path}: expected settings by name, found {type(config).__name__}")
+    return config_path, config
+
+
+def config_hooks(names: HookNames, config_path: Path, config: dict[str, Any]) -> Hooks:
+    """The hooks that a config.yaml names. circuit-tracer folds no norm into the models that it reads."""
+    return names.hooks(
+        config_path, config.get("feature_input_hook"), config.get("feature_output_hook"), norm_folded=False
+    )
+
+
+def lists_layers(path: Path) -> bool:
+    """Whether a folder has a config.yaml that says which files are its layers."""
+    return (path / "config.yaml").is_file() and "transcoders" in read_config(path)[1]
 
 
 def _layer_files(path: Path) -> list[Path]:
-    numbered = {}
+    numbered = []
     for file in path.glob("layer_*.safetensors"):
-        match = re.fullmatch(r"layer_(\d+)\.safetensors", file.name)
+        match = re.fullmatch(r"layer_([0-9]{1,6})\.safetensors", file.name)
         if match is None:
             raise ValueError(f"{file}: expected a name like layer_0.safetensors")
-        if int(match[1]) in numbered:
-            raise ValueError(f"{file}: layer {int(match[1])} is there twice")
-        numbered[int(match[1])] = file
-    missing = sorted(set(range(max(numbered, default=0) + 1)) - set(numbered))
-    if missing:
-        raise ValueError(f"{path}: no file layer_{missing[0]}.safetensors; found layers {sorted(numbered) or 'none'}")
-    return [numbered[layer] for layer in sorted(numbered)]
+        numbered.append((int(match[1]), file))
+    return one_per_layer(path, numbered, "layer_{}.safetensors")
 
 
-def _shape(file: Path) -> tuple[int, int]:
+def _listed_files(path: Path, config_path: Path, config: dict[str, Any]) -> list[Path]:
+    """The files of `transcoders:`, in order; of `hf://owner/name/PATH` the folder has to hold PATH."""
+    listed = config["transcoders"]
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+        raise ValueError(f"{config_path}: transcoders is no list of files, one a layer")
+    files = []
+    for layer, name in enumerate(listed):
+        inside = re.sub(r"^hf://[^/]+/[^/]+/([^?]*).*", r"\1", name)
+        file = path / inside
+        if Path(inside).is_absolute() or ".." in Path(inside).parts or not file.is_file():
+            raise ValueError(f"{config_path}: layer {layer} is {name}; expected the file {inside} inside {path}")
+        if file in files:
+            raise ValueError(f"{config_path}: layers {files.index(file)} and {layer} are both {name}")
+        files.append(file)
+    return files
+
+
+def _layer_shape(file: Path, config_path: Path, config: dict[str, Any]) -> tuple[int, int]:
+    if file.suffix == ".npz":
+        return gemma_scope.layer_shape(file)
     shapes = tensor_shapes(file)
-    for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
-        if name not in shapes:
-            raise ValueError(f"{file}: no tensor {name}; found {', '.join(sorted(shapes))}")
-    if len(shapes["W_dec"]) != 2:
-        raise ValueError(f"{file}: W_dec has shape {list(shapes['W_dec'])}, expected [d_transcoder, d_model]")
-    d_transcoder, d_model = shapes["W_dec"]
-    if shapes["W_enc"] != (d_model, d_transcoder):  # the older orientation; square ones are told apart in _read
-        expect_shape(file, "W_enc", shapes["W_enc"], (d_transcoder, d_model))
-    expect_shape(file, "b_enc", shapes["b_enc"], (d_transcoder,))
-    expect_shape(file, "b_dec", shapes["b_dec"], (d_model,))
-    if THRESHOLD in shapes and shapes[THRESHOLD] not in ((), (1,)):
-        expect_shape(file, THRESHOLD, shapes[THRESHOLD], (d_transcoder,))
-    if "W_skip" in shapes:
-        expect_shape(file, "W_skip", shapes["W_skip"], (d_model, d_model))
-    known = {"W_enc", "W_dec", "b_enc", "b_dec", "W_skip", THRESHOLD}
-    if set(shapes) - known:
-        raise ValueError(f"{file}: unknown tensors {sorted(set(shapes) - known)}; expected {sorted(known)}")
+    if "w_enc" in shapes:
+        return gemma_scope_2.layer_shape(file)
+    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
+    expected = {"W_dec": (d_transcoder, d_model), "b_enc": (d_transcoder,), "b_dec": (d_model,)}
+    threshold = shapes.get(THRESHOLD)
+    optional = {THRESHOLD: threshold if threshold in ((), (1,)) else (d_transcoder,), "W_skip": (d_model, d_model)}
+    _turned(file, shapes, config_path, config)
+    expect_tensors(file, shapes, {**expected, "W_enc": shapes["W_enc"]}, optional)
     return d_transcoder, d_model
 
 
-def _read(file: Path, config_path: Path, config: dict[str, Any]) -> Transcoder:
-    d_transcoder, d_model = _shape(file)
-    tensors = read_tensors(file, sorted(tensor_shapes(file)))
+def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, config: dict[str, Any]) -> bool:
+    """Whether W_enc is (d_model, d_transcoder)."""
+    found = matrix_shape(file, shapes, "W_enc")
+    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
+    ways = {"d_transcoder": (d_transcoder, d_model), "d_model": (d_model, d_transcoder)}
+    fitting = [rows for rows, shape in ways.items() if shape == found]
+    declared = config.get(ROWS)
+    if declared is not None:
+        expect_shape(file, "W_enc", found, ways[declared])
+        return declared == "d_model"
+    if len(fitting) == 2:
+        raise ValueError(
+            f"{file}: W_enc is square ({d_model} features of width {d_model}), so its shape does not say which way "
+            f"round it is; add `{ROWS}: d_transcoder` to {config_path.name} if its rows are features, "
+            f"`{ROWS}: d_model` if its columns are"
+        )
+    if not fitting:
+        expect_shape(file, "W_enc", found, ways["d_transcoder"])
+    return fitting == ["d_model"]
+
+
+def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transcoder:
+    d_transcoder, _ = _layer_shape(file, config_path, config)
+    if file.suffix == ".npz":
+        return gemma_scope.read_layer(file)
+    shapes = tensor_shapes(file)
+    if "w_enc" in shapes:
+        return gemma_scope_2.read_layer(file)
+    tensors = read_tensors(file, sorted(shapes))
     W_enc = tensors["W_enc"]
-    if W_enc.shape != (d_transcoder, d_model):
+    if _turned(file, shapes, config_path, config):
         W_enc = W_enc.T.contiguous()
     threshold = tensors.get(THRESHOLD)
-    activation: ActivationName = "jumprelu" if threshold is not None else "relu"
-    k = None
-    declared = config.get("activation")
-    if declared == "topk":
-        k = config.get("k")
-        if not isinstance(k, int) or k < 1:
-            raise ValueError(f"{config_path}: k is {k!r}; expected a positive number for activation topk")
-        activation = "topk"
-    elif declared not in (None, activation):
-        raise ValueError(f"{config_path}: activation is {declared!r}, but {file.name} holds a {activation}")
     if threshold is not None:
         threshold = threshold.expand(d_transcoder).contiguous()
+    activation, k = _activation(file, config_path, config, threshold is not None)
     return Transcoder(
         W_enc=W_enc,
         b_enc=tensors["b_enc"],
@@ -126,6 +175,17 @@ def _read(file: Path, config_path: Path, config: dict[str, Any]) -> Transcoder:
         k=k,
         W_skip=tensors.get("W_skip"),
     )
+
+
+def _activation(
+    file: Path, config_path: Path, config: dict[str, Any], has_threshold: bool
+) -> tuple[ActivationName, int | None]:
+    declared, found = config.get("activation"), "jumprelu" if has_threshold else "relu"
+    if declared == "topk" and not has_threshold:
+        return "topk", expect_number(config_path, config, "k")
+    if declared not in (None, found):
+        raise ValueError(f"{config_path}: activation is {declared}, but {file.name} holds a {found}")
+    return found, None
 
 
 def layer_tensors(transcoder: Transcoder) -> dict[str, torch.Tensor]:
@@ -141,13 +201,15 @@ def layer_tensors(transcoder: Transcoder) -> dict[str, torch.Tensor]:
 def folder_config(model_name: str, hooks: Hooks, activation: ActivationName, k: int | None) -> str:
     """The `config.yaml` of a folder of `layer_N.safetensors` files."""
     output = {"mlp_out": "mlp.hook_out", "mlp_out_normed": "hook_mlp_out"}[hooks.feature_output]
-    inputs = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_in_normalized": "ln2.hook_normalized"}
+    # The last has a name in TransformerLens that does not mean the same in every family.
+    inputs = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_in_normalized": "mlp_in_normalized"}
     settings: dict[str, Any] = {
         "model_kind": "transcoder_set",
         "model_name": model_name,
         "feature_input_hook": inputs[hooks.feature_input],
         "feature_output_hook": output,
         "activation": activation,
+        ROWS: "d_transcoder",
     }
     if k is not None:
         settings["k"] = k

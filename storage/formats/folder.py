@@ -1,6 +1,7 @@
 """What every transcoder format provides, and the checks they share."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,17 @@ from interp.capture import Hooks
 from interp.transcoder import Transcoder
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+MAX_HEADER_BYTES = 100_000_000
+"""No safetensors header is longer; the library's own limit."""
+
+MAX_SETTINGS_BYTES = 10_000_000
+
+Shape = tuple[int, ...]
+
+
+def _nothing_below(_layer: int) -> dict[int, Transcoder]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -31,9 +43,91 @@ class TranscoderFolder:
     """One layer, in the dtype of the file. Memory: that layer."""
     folded: tuple[str, ...] = ()
     """What `read` folds into the biases."""
+    below: Callable[[int], dict[int, Transcoder]] = _nothing_below
+    """By layer, what the layers below add to the output of a layer's MLP: nothing unless the transcoders are
+    cross-layer ones. Memory: an encoder and a decoder of each layer below."""
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def refuse_links_out(root: Path) -> None:
+    """Refuse symbolic links that lead out of a folder, unless to the blobs of the same repository in a Hub cache.
+
+    Raises:
+        ValueError: names the link.
+    """
+    allowed = [root.resolve()]
+    for parent in allowed[0].parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            allowed.append(parent.parent / "blobs")
+    for link in (entry for entry in root.rglob("*") if entry.is_symlink()):
+        try:
+            target = link.resolve()
+        except (OSError, RuntimeError):
+            raise ValueError(f"{link}: a symbolic link that leads in a circle") from None
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise ValueError(f"{link}: a symbolic link that leads out of {root}; put the file itself there")
+
+
+def one_per_layer(folder: Path, numbered: Iterable[tuple[int, Path]], pattern: str) -> list[Path]:
+    """Files in the order of their layers, which start at 0 and leave none out. `pattern` names a layer's file.
+
+    Raises:
+        ValueError: a layer has none or several; the choices are listed.
+    """
+    choices: dict[int, list[Path]] = {}
+    for layer, file in numbered:
+        choices.setdefault(layer, []).append(file)
+    for layer, files in sorted(choices.items()):
+        if len(files) > 1:
+            names = ", ".join(sorted(file.relative_to(folder).as_posix() for file in files)[:12])
+            raise ValueError(
+                f"{folder}: layer {layer} is there {len(files)} times: {names}; expected one. To choose, leave one a "
+                "layer in the folder, or name them in order as `transcoders:` in a config.yaml"
+            )
+    missing = next((layer for layer in range(max(1, len(choices))) if layer not in choices), None)
+    if missing is not None:
+        found = sorted(choices)[:40] or "none"
+        raise ValueError(f"{folder}: no file {pattern.format(missing)}; found layers {found}")
+    return [choices[layer][0] for layer in sorted(choices)]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A JSON file that holds settings by name.
+
+    Raises:
+        ValueError: it is missing, too large, or something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    if path.stat().st_size > MAX_SETTINGS_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes; expected a short file of settings")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({str(error)[:200]})") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected settings by name, found {type(settings).__name__}")
+    return settings
+
+
+def expect_setting(path: Path, settings: Mapping[str, Any], name: str, *expected: object) -> None:
+    """Refuse a setting that is none of `expected`. None stands for one that is not there."""
+    value = settings.get(name)
+    if not any(type(value) is type(one) and value == one for one in expected):
+        found = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+        known = " or ".join("left out" if one is None else repr(one) for one in expected)
+        raise ValueError(f"{path}: {name} is {found}; expected {known}")
+
+
+def expect_number(path: Path, settings: Mapping[str, Any], name: str) -> int:
+    """A setting that is a positive whole number."""
+    value = settings.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        found = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+        raise ValueError(f"{path}: {name} is {found}; expected a positive number")
+    return value
+
+
+def tensor_shapes(path: Path) -> dict[str, Shape]:
     """Names and shapes of a safetensors file, from its header alone.
 
     Raises:
@@ -43,7 +137,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def read_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     """Some tensors of a safetensors file, checked to be finite and of a weight dtype.
 
     Raises:
@@ -56,6 +150,14 @@ def read_tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
     return tensors
 
 
+def read_column(path: Path, name: str, at: int) -> Tensor:
+    """`tensor[:, at]` of a safetensors file, without reading the rest."""
+    with _opened(path) as file:
+        tensor = file.get_slice(name)[:, at]
+    check_weights(path, name, tensor)
+    return tensor
+
+
 def check_weights(path: Path, name: str, tensor: Tensor) -> None:
     """Refuse weights of another dtype than the store keeps, or that are not finite."""
     if tensor.dtype not in WEIGHT_DTYPES:
@@ -65,7 +167,31 @@ def check_weights(path: Path, name: str, tensor: Tensor) -> None:
         raise ValueError(f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}")
 
 
-def expect_shape(path: Path, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def matrix_shape(path: Path, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
+    """The shape of a tensor that has to be there and be a matrix."""
+    if name not in shapes:
+        raise ValueError(f"{path}: no tensor {name}; found {', '.join(sorted(shapes)[:12]) or 'none'}")
+    if len(shapes[name]) != 2:
+        raise ValueError(f"{path}: {name} has shape {list(shapes[name])}, expected a matrix")
+    rows, columns = shapes[name]
+    return rows, columns
+
+
+def expect_tensors(
+    path: Path, shapes: Mapping[str, Shape], expected: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
+) -> None:
+    """Refuse a file with a tensor missing, of another shape or unknown."""
+    known = {**expected, **(optional or {})}
+    for name in sorted(expected.keys() - shapes.keys()):
+        raise ValueError(f"{path}: no tensor {name}; found {', '.join(sorted(shapes)[:12]) or 'none'}")
+    unknown = sorted(shapes.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"{path}: unknown tensors {unknown[:12]}; expected {sorted(known)}")
+    for name, shape in shapes.items():
+        expect_shape(path, name, shape, known[name])
+
+
+def expect_shape(path: Path, name: str, found: Shape, expected: Shape) -> None:
     """Refuse a tensor of another shape."""
     if found != expected:
         raise ValueError(f"{path}: {name} has shape {list(found)}, expected {list(expected)}")
@@ -74,7 +200,14 @@ def expect_shape(path: Path, name: str, found: tuple[int, ...], expected: tuple[
 def _opened(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"no file {path}")
+    with path.open("rb") as file:
+        header, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+    if header > min(MAX_HEADER_BYTES, size - 8):
+        raise ValueError(
+            f"{path}: truncated or not a safetensors file (a header of {header} bytes in a file of {size}; "
+            f"expected at most {MAX_HEADER_BYTES})"
+        )
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: truncated or not a safetensors file ({error})") from None
+        raise ValueError(f"{path}: truncated or not a safetensors file ({str(error)[:200]})") from None

@@ -1,0 +1,109 @@
+"""Dunefsky et al.'s GPT-2 transcoders: one `…_blocks.N.ln2.hook_normalized_….pt` a layer, read without running it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.transcoder import Transcoder
+from storage.formats.folder import Shape, TranscoderFolder, check_weights, expect_tensors, matrix_shape, one_per_layer
+from storage.formats.hooks import HookNames, layer_and_name
+from storage.formats.torch_zip import Inert, StoredTensor, TorchZip
+
+SPARSITIES = "_log_feature_sparsity.pt"
+"""What the training code leaves beside each transcoder."""
+
+
+def open_dunefsky(path: Path, names: HookNames) -> TranscoderFolder:
+    """Open transcoders saved by the code of Dunefsky et al. (2024).
+
+    `a = relu(W_enc (x − b_dec) + b_enc)`, `y = W_decᵀ a + b_dec_out`. The model they were trained on had its
+    LayerNorms folded and its weights centred, so `x` is what the norm divides, before weight and bias, and `y` is the
+    MLP's output up to its mean over d_model, which every norm that reads the residual stream takes away.
+
+    Raises:
+        ValueError: a layer is missing, or a file is none of these or would run code when loaded.
+    """
+    files = one_per_layer(path, _numbered(path), "…_blocks.{}.ln2.hook_normalized_….pt")
+    places = [_places(file, layer) for layer, file in enumerate(files)]
+    for file, found in zip(files, places, strict=True):
+        if found != places[0]:
+            raise ValueError(f"{file}: reads {found[0]} for {found[1]}, layer 0 {places[0][0]} for {places[0][1]}")
+    return TranscoderFolder(
+        path=path,
+        format="Dunefsky et al.",
+        hooks=names.hooks(path, *places[0], norm_folded=True),
+        n_layers=len(files),
+        files=tuple(files),
+        shape=lambda layer: _shape(files[layer]),
+        read=lambda layer: _read(files[layer]),
+        folded=("b_dec, which the release subtracts from the input, into b_enc",),
+    )
+
+
+def _numbered(path: Path) -> list[tuple[int, Path]]:
+    numbered = []
+    for file in path.glob("*.pt"):
+        match = re.fullmatch(r".*_(blocks\..+)_[0-9]+\.pt", file.name)
+        layer = layer_and_name(match[1])[0] if match else None
+        if layer is not None:
+            numbered.append((layer, file))
+        elif not file.name.endswith(SPARSITIES):
+            raise ValueError(f"{file}: expected a name like …_blocks.0.ln2.hook_normalized_24576.pt")
+    return numbered
+
+
+def _places(file: Path, layer: int) -> tuple[str, str]:
+    """What a file's transcoder reads and stands for, in TransformerLens's names without the layer."""
+    settings = _content(TorchZip(file))[0]
+    read = str(re.sub(r".*_(blocks\..+)_[0-9]+\.pt", r"\1", file.name))
+    named = {"hook_point": read, "out_hook_point": f"blocks.{layer}.hook_mlp_out"}
+    for name, expected in named.items():
+        found = settings.get(name)
+        if found is None:
+            continue
+        if not isinstance(found, str) or layer_and_name(found)[0] != layer or (name == "hook_point" and found != read):
+            shown = repr(found) if isinstance(found, str) else f"a {type(found).__name__}"
+            raise ValueError(f"{file}: cfg.{name} is {shown}; expected {expected}, as the file's name says")
+        named[name] = found
+    if settings.get("is_transcoder") is False:
+        raise ValueError(f"{file}: cfg.is_transcoder is False: an autoencoder; expected a transcoder")
+    return layer_and_name(named["hook_point"])[1], layer_and_name(named["out_hook_point"])[1]
+
+
+def _content(file: TorchZip) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    """The settings and the tensors of a file; no weight is read."""
+    whole = file.content
+    cfg, tensors = (whole.get("cfg"), whole.get("state_dict")) if isinstance(whole, dict) else (None, None)
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
+        raise ValueError(f"{file.path}: expected `cfg` and a `state_dict` of tensors")
+    if isinstance(cfg, Inert):
+        cfg = cfg.state
+    return cfg if isinstance(cfg, dict) else {}, tensors
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    shapes = {name: tensor.shape for name, tensor in _content(TorchZip(path))[1].items()}
+    d_transcoder, d_model = matrix_shape(path, shapes, "W_dec")
+    expected: dict[str, Shape] = {"W_enc": (d_model, d_transcoder), "W_dec": (d_transcoder, d_model)}
+    expect_tensors(path, shapes, {**expected, "b_enc": (d_transcoder,), "b_dec": (d_model,), "b_dec_out": (d_model,)})
+    return d_transcoder, d_model
+
+
+def _read(path: Path) -> Transcoder:
+    _shape(path)
+    file = TorchZip(path)
+    tensors = {name: file.tensor(stored) for name, stored in _content(file)[1].items()}
+    for name, tensor in tensors.items():
+        check_weights(path, name, tensor)
+    W_enc, subtracted = tensors["W_enc"].T.contiguous(), tensors["b_dec"]
+    b_enc = tensors["b_enc"].double() - W_enc.double() @ subtracted.double()
+    return Transcoder(
+        W_enc=W_enc,
+        b_enc=b_enc.to(torch.promote_types(W_enc.dtype, torch.float32)),  # a fold in half precision would lose digits
+        W_dec=tensors["W_dec"],
+        b_dec=tensors["b_dec_out"],
+        activation="relu",
+        subtracted=subtracted,
+    )

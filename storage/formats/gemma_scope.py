@@ -1,0 +1,129 @@
+"""Gemma Scope's transcoders: `layer_N/width_W/average_l0_M/params.npz`."""
+
+import re
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.transcoder import Transcoder
+from storage.formats.folder import (
+    Shape,
+    TranscoderFolder,
+    check_weights,
+    expect_tensors,
+    matrix_shape,
+    one_per_layer,
+)
+from storage.formats.hooks import HookNames
+
+MAX_COMPRESSION = 100
+"""Weights hardly compress; a file that claims to hold so many times its size is not one of weights."""
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
+
+
+def open_gemma_scope(path: Path, names: HookNames) -> TranscoderFolder:
+    """Open Gemma Scope's transcoders, one `params.npz` a layer.
+
+    They read what Gemma-2's MLP receives before the norm's weight, which was folded into the MLP for their training,
+    and stand for what is added to the residual stream (Lieberum et al. 2024, appendix B). The release has several
+    widths and sparsities a layer; the folder has to hold one of them.
+
+    Raises:
+        ValueError: a layer has none or several.
+    """
+    files = one_per_layer(path, _numbered(path), "layer_{}/width_…/average_l0_…/params.npz")
+    return TranscoderFolder(
+        path=path,
+        format="Gemma Scope",
+        hooks=names.hooks(path, "ln2.hook_normalized", "hook_mlp_out"),
+        n_layers=len(files),
+        files=tuple(files),
+        shape=lambda layer: layer_shape(files[layer]),
+        read=lambda layer: read_layer(files[layer]),
+    )
+
+
+def _numbered(path: Path) -> list[tuple[int, Path]]:
+    numbered = []
+    for file in path.glob("layer_*/**/params.npz"):
+        folder = file.relative_to(path).parts[0]
+        match = re.fullmatch(r"layer_([0-9]{1,6})", folder)
+        if match is None:
+            raise ValueError(f"{path / folder}: expected a name like layer_0")
+        numbered.append((int(match[1]), file))
+    return numbered
+
+
+def layer_shape(file: Path) -> tuple[int, int]:
+    """(d_transcoder, d_model) of a `params.npz`, every array's shape checked, from the arrays' headers.
+
+    Raises:
+        ValueError: not an npz file, or arrays missing, unknown, misshaped or larger than the file can hold.
+    """
+    shapes = _npz_shapes(file)
+    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
+    features = (d_transcoder,)
+    expected: dict[str, Shape] = {"W_enc": (d_model, d_transcoder), "W_dec": (d_transcoder, d_model)}
+    expect_tensors(file, shapes, {**expected, "b_enc": features, "b_dec": (d_model,), "threshold": features})
+    return d_transcoder, d_model
+
+
+def read_layer(file: Path) -> Transcoder:
+    """One layer. The file holds W_enc as (d_model, d_transcoder)."""
+    layer_shape(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except UNREADABLE as error:
+        raise ValueError(f"{file}: truncated or not an npz file ({str(error)[:200]})") from None
+    for name, tensor in tensors.items():
+        check_weights(file, name, tensor)
+    return Transcoder(
+        W_enc=tensors["W_enc"].T.contiguous(),
+        b_enc=tensors["b_enc"],
+        W_dec=tensors["W_dec"].contiguous(),
+        b_dec=tensors["b_dec"],
+        activation="jumprelu",
+        threshold=tensors["threshold"],
+    )
+
+
+def _npz_shapes(file: Path) -> dict[str, Shape]:
+    """Shapes of the arrays in an npz file, after checking that none unpacks to more than it says or should."""
+    size = file.stat().st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            unpacked = sum(entry.file_size for entry in entries)
+            if unpacked > MAX_COMPRESSION * size:
+                raise ValueError(f"{unpacked} bytes packed into {size}; expected weights, which do not compress so")
+            names = [entry.filename.removesuffix(".npy") for entry in entries]
+            if len(set(names)) < len(names):
+                raise ValueError("an array is there twice")
+            return {name: _array_shape(archive, entry) for name, entry in zip(names, entries, strict=True)}
+    except UNREADABLE as error:
+        raise ValueError(f"{file}: truncated or not an npz file of weights ({str(error)[:200]})") from None
+
+
+def _array_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
+    readers: dict[tuple[int, int], Any] = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"{entry.filename}: array format {version}; expected 1.0 or 2.0")
+        shape, _, dtype = readers[version](file)
+        declared = file.tell() + prod(shape) * dtype.itemsize
+    if dtype not in (np.dtype("<f4"), np.dtype("<f2")):
+        raise ValueError(f"{entry.filename}: dtype {dtype}; expected float32 or float16")
+    if declared != entry.file_size:
+        raise ValueError(f"{entry.filename}: {entry.file_size} bytes; expected {declared} for shape {list(shape)}")
+    return shape

@@ -1,0 +1,90 @@
+"""sparsify's folders: `<hookpoint>/cfg.json` and `<hookpoint>/sae.safetensors`, a hookpoint like `layers.5.mlp`."""
+
+from pathlib import Path
+from typing import Any
+
+from interp.transcoder import Transcoder
+from storage.formats.folder import (
+    Shape,
+    TranscoderFolder,
+    expect_number,
+    expect_setting,
+    expect_tensors,
+    matrix_shape,
+    one_per_layer,
+    read_settings,
+    read_tensors,
+    tensor_shapes,
+)
+from storage.formats.hooks import HookNames, layer_and_name
+
+
+def open_sparsify(path: Path, names: HookNames) -> TranscoderFolder:
+    """Open transcoders saved by sparsify: what the k largest positive of `encoder(x)` decode to, plus b_dec.
+
+    A hookpoint is a module; a transcoder reads its input and stands for its output. b_dec is added to the output and,
+    unlike in sparsify's autoencoders, not subtracted from the input; the skip connection is `W_skip x`.
+
+    Raises:
+        ValueError: a setting is missing or refused, a hookpoint is no MLP, or layers are missing.
+    """
+    files = one_per_layer(path, _numbered(path), "layers.{}.mlp/sae.safetensors")
+    configs = [read_settings(file.with_name("cfg.json")) for file in files]
+    for file, config in zip(files, configs, strict=True):
+        _check(file.with_name("cfg.json"), config)
+    return TranscoderFolder(
+        path=path,
+        format="sparsify",
+        hooks=names.hooks(path, "mlp.input", "mlp.output"),
+        n_layers=len(files),
+        files=(*(file.with_name("cfg.json") for file in files), *files),
+        shape=lambda layer: _shape(files[layer], configs[layer]),
+        read=lambda layer: _read(files[layer], configs[layer]),
+    )
+
+
+def _numbered(path: Path) -> list[tuple[int, Path]]:
+    numbered = []
+    for file in path.glob("*/sae.safetensors"):
+        layer, module = layer_and_name(file.parent.name)
+        if layer is None or module != "mlp":
+            raise ValueError(f"{file.parent}: expected a hookpoint like layers.0.mlp")
+        numbered.append((layer, file))
+    return numbered
+
+
+def _check(path: Path, config: dict[str, Any]) -> None:
+    expect_setting(path, config, "transcode", True)
+    expect_setting(path, config, "activation", "topk", None)
+    expect_setting(path, config, "signed", False, None)
+    expect_setting(path, config, "skip_connection", True, False, None)
+    expect_number(path, config, "k")
+
+
+def _shape(file: Path, config: dict[str, Any]) -> tuple[int, int]:
+    shapes, settings = tensor_shapes(file), file.with_name("cfg.json")
+    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
+    expected: dict[str, Shape] = {"encoder.weight": (d_transcoder, d_model), "W_dec": (d_transcoder, d_model)}
+    expected |= {"encoder.bias": (d_transcoder,), "b_dec": (d_model,)}
+    if config.get("skip_connection"):
+        expected["W_skip"] = (d_model, d_model)
+    expect_tensors(file, shapes, expected)
+    if expect_number(settings, config, "d_in") != d_model:
+        raise ValueError(f"{settings}: d_in is {config['d_in']}; expected {d_model}, as W_dec has it")
+    if config["k"] > d_transcoder:
+        raise ValueError(f"{settings}: k is {config['k']}; expected at most {d_transcoder}, the number of features")
+    return d_transcoder, d_model
+
+
+def _read(file: Path, config: dict[str, Any]) -> Transcoder:
+    _shape(file, config)
+    tensors = read_tensors(file, sorted(tensor_shapes(file)))
+    return Transcoder(
+        W_enc=tensors["encoder.weight"],
+        b_enc=tensors["encoder.bias"],
+        W_dec=tensors["W_dec"],
+        b_dec=tensors["b_dec"],
+        activation="topk",
+        k=config["k"],
+        W_skip=tensors.get("W_skip"),
+    )
