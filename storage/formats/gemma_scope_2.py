@@ -84,7 +84,7 @@ def layer_shape(file: Path) -> tuple[int, int]:
     shapes = tensor_shapes(file)
     if len(shapes.get("w_dec", ())) == 3:
         raise ValueError(
-            f"{file}: w_dec has shape {list(shapes['w_dec'])}: a cross-layer transcoder; expected a matrix"
+            f"{file}: w_dec has shape {list(shapes['w_dec'])}, a cross-layer transcoder's; expected 2 axes"
         )
     d_transcoder, d_model = matrix_shape(file, shapes, "w_dec")
     features = (d_transcoder,)

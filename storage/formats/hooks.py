@@ -81,7 +81,7 @@ def _output_hook(family: Family, source: Path, name: object) -> OutputHook:
     return OUTPUTS[name]
 
 
-def _unclear(source: Path, side: str, name: str, why: str) -> ValueError:
+def _unclear(source: Path, side: str, name: object, why: str) -> ValueError:
     choices = ", ".join(get_args(InputHook))
     return ValueError(f"{source}: the {side} hook {name} is {why}; set transcoder.{side}_hook to one of {choices}")
 

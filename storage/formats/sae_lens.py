@@ -34,13 +34,12 @@ def open_sae_lens(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: a setting is missing or refused, or layers are missing.
     """
-    configs = {
-        file: read_settings(file.with_name("cfg.json")) for file in sorted(path.glob("**/sae_weights.safetensors"))
-    }
-    numbered = [(_layer(file.with_name("cfg.json"), config), file) for file, config in configs.items()]
+    layers = [(file, read_settings(file.with_name("cfg.json"))) for file in path.glob("**/sae_weights.safetensors")]
+    configs = dict(layers)
+    for file, config in layers:
+        _check(file.with_name("cfg.json"), config)
+    numbered = [(_layer(file.with_name("cfg.json"), config), file) for file, config in layers]
     files = one_per_layer(path, numbered, "…/sae_weights.safetensors of layer {}")
-    for file in files:
-        _check(file.with_name("cfg.json"), configs[file])
     hooks = [_hooks(file.with_name("cfg.json"), configs[file], names) for file in files]
     for file, found in zip(files, hooks, strict=True):
         if found != hooks[0]:

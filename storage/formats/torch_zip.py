@@ -88,7 +88,7 @@ class TorchZip:
         if len(entries) > len(self._entries):
             raise ValueError("a part of the archive is there twice")
         for entry in entries:
-            if entry.compress_type != zipfile.ZIP_STORED:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise ValueError(f"{entry.filename} is compressed")
             if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE_BYTES:
                 raise ValueError(f"{entry.filename} is {entry.file_size} bytes")
@@ -105,21 +105,19 @@ class TorchZip:
         fits = min(stored.offset, *stored.stride, *stored.shape, 0) >= 0 and last < stored.n
         if entry is None or entry.file_size != n_bytes or not fits or not 0 < prod(stored.shape) <= stored.n:
             size = "no bytes" if entry is None else f"{entry.file_size} bytes"
-            raise ValueError(
-                f"{self.path}: {size} for a tensor of shape {list(stored.shape)} in a storage of {n_bytes}"
-            )
+            raise ValueError(f"{self.path}: {size} for a tensor of shape {stored.shape} in a storage of {n_bytes}")
         with zipfile.ZipFile(self.path) as archive:
             try:
                 values = torch.frombuffer(bytearray(archive.read(entry)), dtype=stored.dtype)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise ValueError(f"{self.path}: truncated ({error})") from None
+            except (zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
+                raise ValueError(f"{self.path}: unreadable values ({str(error)[:200]})") from None
         return values.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
 
 
 def _load(data: bytes) -> Any:
     for opcode, argument, _ in pickletools.genops(data):
         # A pickle numbers what it remembers; a huge number would only make its reader take memory for it.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
             raise ValueError(f"a pickle of {len(data)} bytes that remembers {argument} objects")
     return _Unpickler(io.BytesIO(data)).load()
 
@@ -136,22 +134,18 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> tuple[torch.dtype, str, int]:
         """A storage, named as ("storage", type, key, device, number of values)."""
         kind, dtype, key, _, n = pid
-        if (
-            kind != "storage"
-            or not isinstance(dtype, torch.dtype)
-            or not isinstance(key, str)
-            or not isinstance(n, int)
-        ):
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise ValueError("a storage that is not named as torch.save names it")
-        return dtype, key, n
+        return dtype, str(key), int(n)
 
 
 def _known(module: str, name: str) -> Any:
+    # New functions each time: a pickle can set attributes of what it is given.
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
-        ("torch._utils", "_rebuild_parameter"): _parameter,
-        ("torch", "device"): _device,
+        ("torch._utils", "_rebuild_tensor_v2"): lambda *found: _stored_tensor(*found),
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        ("torch", "device"): lambda *_: "a device",
     }
     if module == "torch" and name in STORAGES:
         return STORAGES[name]
@@ -162,12 +156,6 @@ def _known(module: str, name: str) -> Any:
 
 def _stored_tensor(storage: Any, offset: int, shape: Any, stride: Any, *_: object) -> StoredTensor:
     dtype, key, n = storage
+    if len(shape) != len(stride):
+        raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
     return StoredTensor(dtype, str(key), int(n), int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
-
-
-def _parameter(data: StoredTensor, *_: object) -> StoredTensor:
-    return data
-
-
-def _device(*arguments: object) -> str:
-    return ":".join(map(str, arguments))
