@@ -26,7 +26,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 
 from interp.capture import Hooks
 from storage.checkpoints import Checkpoint, write_layer
-from storage.formats.circuit_tracer import folder_config, open_circuit_tracer
+from storage.formats import open_transcoders
+from storage.formats.circuit_tracer import folder_config
 from storage.store import Store, shards
 
 D_TRANSCODER, D_MODEL, D_VOCAB = 16_384, 2304, 2000
@@ -88,7 +89,7 @@ def ingest(folder: Path) -> dict[str, float]:
 
 def speeds(folder: Path) -> dict[str, float]:
     """MB/s of some layers, in turns with the same bytes as plain files."""
-    release, store = open_circuit_tracer(folder / "transcoders"), Store(folder / "timed")
+    release, store = open_transcoders(folder / "transcoders", "gemma2"), Store(folder / "timed")
     seconds: dict[str, float] = dict.fromkeys(("write", "disk_write", "read", "disk_read"), 0.0)
     n_bytes = 0
 

@@ -71,15 +71,29 @@ class Checkpoint:
         """A slice of an array, in the dtype of the source; `layer` None for `W_E` and `W_U`."""
         return _read(self.path if layer is None else self.layer_path(layer), name, start, stop)
 
+    @cached_property
+    def cross_layer(self) -> bool:
+        """Whether features also write to the MLP outputs of later layers."""
+        return (self.layer_path(0) / "W_dec_later").exists()
+
+    def written(self, layer: int, start: int, stop: int, below: int | None = None) -> Float[Tensor, "rows d_model"]:
+        """What some features write to the MLP outputs beneath layer `below` (None: of all layers), summed."""
+        own = self.rows(layer, "W_dec", start, stop)
+        if not (self.layer_path(layer) / "W_dec_later").exists():
+            return own
+        later = _read(self.layer_path(layer), "W_dec_later", start, stop)
+        return own.float() + later[:, : None if below is None else below - layer - 1].float().sum(1)
+
     def vector(self, layer: int | None, name: str) -> Float[Tensor, " d_model"] | None:
         """A vector such as `read_weight`, or None where the checkpoint has none."""
         path = self.path if layer is None else self.layer_path(layer)
         return _read(path, name) if (path / name).exists() else None
 
-    def transcoder(self, layer: int) -> Transcoder:
-        """A whole layer in float32."""
+    def transcoder(self, layer: int, *, later: bool = False) -> Transcoder:
+        """A layer in float32; of a cross-layer transcoder, `W_dec_later` only if `later` is asked for: it is large."""
         path, attributes = self.layer_path(layer), self.attributes
-        arrays = {name: _read(path, name).float() for name in TRANSCODER_ARRAYS if (path / name).exists()}
+        names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
+        arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:

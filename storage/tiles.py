@@ -1,7 +1,8 @@
 """Blocks of arrays kept in memory, because every shard of a layer reads the same ones."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -13,7 +14,7 @@ from storage.checkpoints import Checkpoint
 TILE_ROWS = 4096
 """Rows a block: 12 MB at d_model 768 in float32."""
 
-Key = tuple[Path, int | None, str, int]
+Key = tuple[Path, int | None, str, int, int | None]
 
 
 class TileCache:
@@ -30,15 +31,29 @@ class TileCache:
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
         """An array's rows up to `stop` in blocks, each with the index of its first row."""
         for start in range(0, stop, TILE_ROWS):
-            yield start, self._tile(checkpoint, layer, name, start, min(start + TILE_ROWS, stop))
+            end = min(start + TILE_ROWS, stop)
+            key = (checkpoint.path, layer, name, start, None)
+            yield start, self._tile(key, end, partial(checkpoint.rows, layer, name, start, end))
 
-    def _tile(self, checkpoint: Checkpoint, layer: int | None, name: str, start: int, stop: int) -> Tensor:
-        key = (checkpoint.path, layer, name, start)
+    def written(
+        self, checkpoint: Checkpoint, layer: int, below: int
+    ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
+        """What a layer's features write beneath layer `below`, in blocks likewise."""
+        if not checkpoint.cross_layer:
+            yield from self.tiles(checkpoint, layer, "W_dec", checkpoint.d_transcoder)
+            return
+        for start in range(0, checkpoint.d_transcoder, TILE_ROWS):
+            end = min(start + TILE_ROWS, checkpoint.d_transcoder)
+            key = (checkpoint.path, layer, "W_dec", start, below)
+            yield start, self._tile(key, end, partial(checkpoint.written, layer, start, end, below))
+
+    def _tile(self, key: Key, stop: int, read: Callable[[], Tensor]) -> Tensor:
+        *_, start, _ = key
         with self._lock:
             if key in self._held and len(self._held[key]) == stop - start:
                 self._held.move_to_end(key)
                 return self._held[key]
-        tile = checkpoint.rows(layer, name, start, stop)
+        tile = read()
         with self._lock:
             self._drop(key)
             self._held[key] = tile

@@ -55,7 +55,7 @@ def _directions(
 ) -> tuple[Float32[Tensor, "shard d_model"], Float32[Tensor, "shard d_model"]]:
     """What a shard's encoders read in the residual stream, and what its decoders write to the final norm's output."""
     W_enc = checkpoint.rows(key.layer, "W_enc", key.start, key.stop).float()
-    W_dec = checkpoint.rows(key.layer, "W_dec", key.start, key.stop).float()
+    W_dec = checkpoint.written(key.layer, key.start, key.stop).float()
     if not fold_norms:
         return W_enc, W_dec
     centred = checkpoint.attributes["norms_centred"]
@@ -134,7 +134,7 @@ def _upstream(
         write_weight = checkpoint.vector(source, "write_weight") if settings.fold_norms else None
         projection = project(
             (encoder if write_weight is None else encoder * write_weight).to(arithmetic.device),
-            lambda source=source: COLUMNS.tiles(checkpoint, source, "W_dec", checkpoint.d_transcoder),
+            lambda source=source: COLUMNS.written(checkpoint, source, key.layer),
             checkpoint.d_transcoder,
             mode=settings.mode,
             pool=settings.feature_pool,

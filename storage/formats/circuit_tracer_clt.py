@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from interp.families import family_of
 from interp.transcoder import Transcoder
 from storage.formats.circuit_tracer import config_hooks, read_config
 from storage.formats.folder import (
@@ -32,10 +33,16 @@ def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
     n_layers = len(encoders)
     if len(decoders) != n_layers:
         raise ValueError(f"{path}: {n_layers} files W_enc_N.safetensors, {len(decoders)} W_dec_N.safetensors")
+    hooks = config_hooks(names, config_path, config)
+    if hooks.feature_output == "mlp_out" and family_of(names.model_type).mlp_output_norm is not None:
+        raise ValueError(
+            f"{config_path}: a cross-layer transcoder that stands for mlp_out in a {names.model_type} model, whose "
+            "layers each norm their MLP's output; expected mlp_out_normed (hook_mlp_out)"
+        )
     return TranscoderFolder(
         path=path,
         format="circuit-tracer CLT",
-        hooks=config_hooks(names, config_path, config),
+        hooks=hooks,
         n_layers=n_layers,
         files=(config_path, *encoders, *decoders),
         shape=lambda layer: _shape(encoders[layer], decoders[layer], layer, n_layers),

@@ -86,6 +86,25 @@ class TestQuality:
         assert quality.n_tokens == 30
         assert "nearly every feature" in (quality.suspicion(4) or "")
 
+    def test_what_lower_layers_write_is_added(self, model_and_family: tuple[nn.Module, Family]) -> None:
+        model, family = model_and_family
+        hooks, batches = Hooks("mlp_in", "mlp_out"), [(TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))]
+        coders = [
+            Transcoder(*(torch.randn(shape) for shape in ((4, 16), (4,), (4, 16), (16,))), activation="relu")
+            for _ in range(3)
+        ]
+        quality = measure_quality(model, family, hooks, 2, coders[2], batches, below={0: coders[0], 1: coders[1]})
+        streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
+        x = [streams[layer].x.flatten(0, 1) for layer in range(3)]
+        y = streams[2].y.flatten(0, 1)
+        found = torch.stack([coder.decode(coder.encode(at), at) for coder, at in zip(coders, x, strict=True)]).sum(0)
+        unexplained = (y - found).square().sum() / (y - y.mean(0)).square().sum()
+        assert quality.explained_variance == pytest.approx(float(1 - unexplained), 1e-4)
+        assert quality.l0 == pytest.approx(float((coders[2].encode(x[2]) > 0).sum(1).float().mean()))
+        logits = logits_with_replacement(model, family, TOKENS, 2, hooks, lambda _: found.view(3, 10, 16))
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
+        assert quality.loss_replaced == pytest.approx(float(loss), 1e-4)
+
     def test_silent_features_are_suspicious(self, model_and_family: tuple[nn.Module, Family]) -> None:
         quality = self.measured(model_and_family, b_enc=-torch.ones(4))
         assert quality.dead_share == 1

@@ -151,6 +151,29 @@ def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, m
         assert cache._size <= max_bytes
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_what_features_write_beneath_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
+    monkeypatch.setattr("storage.tiles.TILE_ROWS", 100)
+    store, n_layers, n = Store(tmp_path), 4, 250
+    decoders = [torch.randn(n, n_layers - layer, 8) for layer in range(n_layers)]
+    for layer, W_dec in enumerate(decoders):
+        above = W_dec[:, 1:].contiguous() if later and layer < n_layers - 1 else None
+        coder = Transcoder(
+            torch.randn(n, 8), torch.zeros(n), W_dec[:, 0].contiguous(), torch.zeros(8), "relu", W_dec_later=above
+        )
+        write_layer(store, "c", layer, coder, None, None)
+    finish(store, "c", {"d_transcoder": n})
+    checkpoint, cache = open_checkpoint(store, "c"), TileCache(10**6)
+    for layer in range(n_layers):
+        for below in (*range(layer + 1, n_layers), *range(layer + 1, n_layers)):
+            expected = decoders[layer][:, : below - layer if later else 1].sum(1)
+            found = list(cache.written(checkpoint, layer, below))
+            assert [start for start, _ in found] == [0, 100, 200]
+            torch.testing.assert_close(torch.cat([tile for _, tile in found]), expected)
+        expected = decoders[layer][30:90, : None if later else 1].sum(1)
+        torch.testing.assert_close(checkpoint.written(layer, 30, 90), expected)
+
+
 def test_single_token_activations_are_read_by_feature_range(tmp_path: Path) -> None:
     store = Store(tmp_path)
     feature, token = np.array([4, 0, 4, 2]), np.array([9, 1, 3, 5])
