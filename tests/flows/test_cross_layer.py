@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -44,12 +45,12 @@ def test_a_cross_layer_transcoder(tmp_path: Path, cli: Callable[..., subprocess.
             "SELECT source_layer, source_feature, target_layer, target_feature FROM feature_edges"
         ).fetchall()
         promoted = connection.execute(
-            "SELECT token_id, round(score, 4) FROM token_candidates WHERE side = 'output' AND (layer, feature) = (0, 1)"
+            "SELECT token_id, score FROM token_candidates WHERE side = 'output' AND (layer, feature) = (0, 1)"
         ).fetchall()
         quality = connection.execute("SELECT explained_variance FROM transcoder_quality ORDER BY layer").fetchall()
         hooks = connection.execute("SELECT feature_input_hook, feature_output_hook FROM checkpoints").fetchall()
     assert edges == [(0, 3, 1, 2)]
-    assert promoted == [(TOKEN, 0.05)]
+    assert promoted == [(TOKEN, pytest.approx(0.05))]
     assert quality[0][0] > 0.99
     assert 0.5 < quality[1][0] < quality[0][0]  # the model's own MLP does not write to TOKEN
     assert hooks == [("mlp_in", "mlp_out")]
