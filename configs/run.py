@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
 from interp.capture import InputHook, OutputHook
 from interp.training import TrainingSettings
@@ -12,7 +13,7 @@ from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -99,6 +100,12 @@ class RunConfig(_Section):
             raise ValueError("transcoder: set either path (a release) or train (how to train them), not both")
         if self.transcoder.train is not None and (self.transcoder.input_hook or self.transcoder.output_hook):
             raise ValueError("transcoder: input_hook and output_hook are for a release, not for train")
+        train = self.transcoder.train
+        if train is not None and train.activation == "topk" and train.k > train.d_transcoder:
+            raise ValueError(f"transcoder.train: k is {train.k}, more than the {train.d_transcoder} features there are")
+        unknown = [code for code in self.wording.languages if code not in SUPPORTED_LANGUAGES]
+        if unknown:
+            raise ValueError(f"wording.languages: {unknown[0]!r} is not known; known are {sorted(SUPPORTED_LANGUAGES)}")
         return self
 
 

@@ -19,6 +19,9 @@ TOKENS_TRAINED_PER_FORWARD = 3
 PARTS_BYTES_PER_FEATURE = 1_500
 """Parquet parts and catalog rows a feature; measured on the demo checkpoint, where it was about 1,300."""
 
+STARTUP_S = 12.0
+"""Seconds until the first task: libraries, Prefect's server."""
+
 PROPAGATE_S = 0.0005
 """Seconds a feature to hand tokens up and to word them."""
 
@@ -54,7 +57,7 @@ def plan(config: RunConfig) -> list[Step]:
             *_later(source, training.d_transcoder, rates),
         ]
     subject = identify(source)
-    return [_ingest(subject), *_weightlens(subject, rates)]
+    return [_ingest(subject, rates), *_weightlens(subject, rates)]
 
 
 class Rates(NamedTuple):
@@ -71,13 +74,14 @@ class Rates(NamedTuple):
         return cls(gemm_flops(source.model.d_model, workers), projection_flops(source, workers))
 
 
-def _ingest(subject: Subject) -> Step:
+def _ingest(subject: Subject, rates: Rates) -> Step:
     n_layers, source = subject.attributes["n_layers"], subject.source
     todo = 0 if ingest.is_done(subject) else n_layers
     size = sum(path.stat().st_size for path in [*source.model.files, *subject.transcoders.files])
+    measuring = n_layers * source.config.quality_tokens * 3 * model_flops(source) / rates.products
     layer = subject.attributes["d_transcoder"] * source.model.d_model * 8
     memory = model_bytes(source) + n_workers(source.config.engine) * 2 * layer
-    return Step("ingest", todo, n_layers, size / 100e6 if todo else 0, size if todo else 0, memory)
+    return Step("ingest", todo, n_layers, size / 100e6 + measuring if todo else 0, size if todo else 0, memory)
 
 
 def _weightlens(subject: Subject, rates: Rates) -> list[Step]:
