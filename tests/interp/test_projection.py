@@ -94,7 +94,7 @@ def test_scores_beyond_float32_are_refused_and_their_row_named(mode: str, tensor
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.randn(4, 8, generator=generator), 10 * torch.randn(700, 8, generator=generator)
     rows[2] = value
-    with pytest.raises(OverflowError, match="^2$"):
+    with pytest.raises(OverflowError, match=r"^2$"):
         run(rows, columns, 200, mode, 40, 2.0, tensors=tensors)
 
 
