@@ -1,7 +1,7 @@
 """Read a language model and its tokenizer from a folder, trusting nothing in it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ MAX_PADDED_VOCABULARY = 0.01
 """Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+SETTINGS_FILES = ("config.json", *TOKENIZER_FILES)
+"""The small files of a model folder, enough for everything but the weights."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,21 @@ def open_model(path: Path) -> ModelFolder:
     Raises:
         ValueError: no folder, no readable config.json, an unknown family, or no safetensors weights.
     """
+    model = open_settings(path)
+    weight_files = tuple(sorted(path.glob("*.safetensors")))
+    if not weight_files:
+        raise ValueError(
+            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
+        )
+    return replace(model, weight_files=weight_files)
+
+
+def open_settings(path: Path) -> ModelFolder:
+    """Open a transformers folder that may lack the weights: settings and tokenizer are there.
+
+    Raises:
+        ValueError: no folder, no readable config.json, or an unknown family.
+    """
     if not path.is_dir():
         raise ValueError(f"model.path: no folder {path}")
     config_path = path / "config.json"
@@ -126,12 +144,7 @@ def open_model(path: Path) -> ModelFolder:
         raise ValueError(f"{config_path}: not a JSON object ({error})") from None
     family = family_of(str(model_type))
     config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    weight_files = tuple(sorted(path.glob("*.safetensors")))
-    if not weight_files:
-        raise ValueError(
-            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
-        )
-    return ModelFolder(path, config, family, weight_files)
+    return ModelFolder(path, config, family, ())
 
 
 def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
