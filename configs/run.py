@@ -143,7 +143,7 @@ PATHS = ("store", "model.path", "transcoder.path", "corpus.source")
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 
 
-def load_config(path: Path, overrides: list[str]) -> RunConfig:
+def load_config(path: Path, overrides: list[str], store: Path | None = None) -> RunConfig:
     """Read a configuration and change it by `section.key=value` (the value is read as YAML).
 
     Raises:
@@ -153,7 +153,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         raise ValueError(f"no configuration file {path}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {type(values).__name__}")
@@ -165,9 +165,11 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
             raise ValueError(f"'{override}': expected key=value, like engine.workers=2")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ValueError(f"'{override}': the value is not YAML") from None
         _set(values, name, value)
+    if store is not None:
+        values["store"] = store
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -184,9 +186,9 @@ def _problem(error: Any) -> str:
 
 
 def _beside(path: Path, value: Any) -> Any:
-    if not isinstance(value, str) or value == "python-docs" or Path(value).expanduser().is_absolute():
+    if not isinstance(value, str) or value == "python-docs":
         return value
-    return str((path.parent / value).resolve())
+    return str((path.parent / Path(value).expanduser()).resolve())
 
 
 def _change(values: dict[str, Any], name: str, change: Any) -> None:

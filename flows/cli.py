@@ -4,9 +4,12 @@ import atexit
 import csv
 import errno
 import json
+import math
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -28,6 +31,8 @@ for _name, _value in {
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -39,6 +44,7 @@ err = Console(stderr=True)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command again to go on"
 
 BASE_MEMORY_BYTES = 0.6e9
 """What the libraries take, whatever is computed."""
@@ -71,7 +77,7 @@ def errors_told() -> Iterator[None]:
     except ValueError as error:
         _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        _fail("interrupted; the store is whole, run the same command again to go on", INTERRUPTED)
+        _fail(INTERRUPTED_MESSAGE, INTERRUPTED)
     except Exception as error:
         if not _disk_is_full(error):
             raise
@@ -84,17 +90,17 @@ def _disk_is_full(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int) -> None:
-    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    from interp.weightlens.description import visible
+
+    lines = "\n".join(visible(line) if line.strip() else line for line in message.splitlines())
+    err.print(f"[bold red]error:[/] {escape(lines)}", soft_wrap=True)
     raise typer.Exit(code)
 
 
 def _load(config: Path, overrides: list[str] | None, store: Path | None) -> "RunConfig":
     from configs.run import load_config
 
-    overrides = list(overrides or [])
-    if store is not None:
-        overrides.append(f"store={store}")
-    return load_config(config, overrides)
+    return load_config(config, list(overrides or []), store)
 
 
 @app.command()
@@ -154,9 +160,32 @@ def weightlens(config: Config, overrides: Overrides = None, store: StoreOption =
 
 
 def _with_engine(flow: Any, config: "RunConfig") -> Any:
-    from flows.engine import task_runner
+    from flows.engine import prefect_at_hand, task_runner
 
-    return flow.with_options(task_runner=task_runner(config.engine))(config)
+    _end_at_once_on_signals()
+    with prefect_at_hand():
+        return flow.with_options(task_runner=task_runner(config.engine))(config)
+
+
+def _end_at_once_on_signals() -> None:
+    """On Ctrl-C and SIGTERM, end the process: tasks cannot be stopped in the middle, and the store needs no farewell.
+
+    A thread does it, told by Python's wake-up descriptor, because Prefect puts handlers of its own in our place and
+    then waits for the tasks.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(tell)
+
+    def wait() -> None:
+        while (number := os.read(told, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        os.write(2, f"\n{INTERRUPTED_MESSAGE}\n".encode())
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @app.command("plan")
@@ -232,43 +261,58 @@ def sql(
     """Ask the catalog, read-only."""
     import duckdb
 
-    from interp.weightlens.description import visible
     from storage.catalog import open_catalog
 
     with errors_told(), open_catalog(_root(store) / "catalog.duckdb") as connection:
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         try:
-            result = connection.execute(query)
+            result = connection.sql(query)
+            if result is None:
+                return
+            table = result.to_arrow_table()
         except duckdb.Error as error:
             raise ValueError(f"sql: {error}") from None
-        if result.description is None:
-            return
-        if format is Format.parquet:
-            import pyarrow.parquet as pq
+        if format is Format.parquet and output is None:
+            raise ValueError("sql: --format parquet needs --output FILE")
+        try:
+            _write_result(table, format, output)
+        except OSError as error:
+            raise ValueError(f"--output: {output} cannot be written ({error.strerror})") from None
 
-            if output is None:
-                raise ValueError("sql: --format parquet needs --output FILE")
-            pq.write_table(result.to_arrow_table(), output)
-            return
-        names, rows = [column[0] for column in result.description], result.fetchall()
-        with output.open("w", encoding="utf-8", newline="") if output else _kept_open(sys.stdout) as file:
-            if format is Format.json:
-                json.dump(
-                    [dict(zip(names, row, strict=True)) for row in rows],
-                    file,
-                    indent=1,
-                    default=str,
-                    ensure_ascii=False,
-                )
-                file.write("\n")
-            elif format is Format.csv:
-                writer = csv.writer(file)
-                writer.writerow(names)
-                writer.writerows(rows)
-            else:
-                table = Table(*names)
-                for row in rows:
-                    table.add_row(*(escape(visible(_cell(value))) for value in row))
-                Console(file=file).print(table)
+
+def _write_result(result: Any, format: Format, output: Path | None) -> None:
+    from interp.weightlens.description import visible
+
+    if format is Format.parquet:
+        import pyarrow.parquet as pq
+
+        pq.write_table(result, output)
+        return
+    names, rows = _distinct(result.column_names), zip(*(column.to_pylist() for column in result.columns), strict=True)
+    with output.open("w", encoding="utf-8", newline="") if output else _kept_open(sys.stdout) as file:
+        if format is Format.json:
+            records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
+            json.dump(records, file, indent=1, default=str, ensure_ascii=False)
+            file.write("\n")
+        elif format is Format.csv:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows(rows)
+        else:
+            table = Table(*(escape(visible(name)) for name in names))
+            for row in rows:
+                table.add_row(*(escape(visible(_cell(value))) for value in row))
+            Console(file=file).print(table)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Column names with the second of a name called `name_1`, as a record can hold each only once."""
+    return [name if (n := names[:at].count(name)) == 0 else f"{name}_{n}" for at, name in enumerate(names)]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has a word for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

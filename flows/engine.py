@@ -1,6 +1,8 @@
 """Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ import torch
 from llvmlite.binding import get_host_cpu_features
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,6 +57,28 @@ def task_runner(engine: EngineConfig) -> TaskRunner[Any]:
         return DaskTaskRunner(address=engine.dask_address)
     cluster = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+_WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
+"""Ends a process when the one that holds its standard input dies without a word."""
+
+
+@contextmanager
+def prefect_at_hand() -> Iterator[None]:
+    """A Prefect server for this process unless one is set; it ends with the process, however that ends."""
+    if os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value():
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None
+    command = [sys.executable, "-c", _WATCHDOG, str(server.server_process.pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
+        try:
+            yield
+        finally:
+            server.stop()
+            watchdog.communicate(b"done")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from storage.catalog import loaded_recipe
 from storage.checkpoints import read_quality
-from storage.recipes import remember_fingerprints
+from storage.recipes import remember_fingerprints, short_hash
 from storage.runs import new_run_id
 from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer
 
@@ -28,7 +28,7 @@ def ingest_checkpoint(subject: Subject, run_id: str) -> None:
     model_path, transcoder_path = subject.source.model.path, subject.transcoders.path
     layers, hooks = range(subject.attributes["n_layers"]), subject.transcoders.hooks
     corpus = subject.source.corpus
-    text = Text(corpus.source, corpus.text_field, corpus.n_pos, config.quality_tokens, corpus.bos)
+    text = quality_text(subject)
     with stage_recorded(config, store, "ingest", run_id, checkpoint_id, checkpoint_id=checkpoint_id):
         remember_fingerprints(store, subject.files)
         futures = [
@@ -36,18 +36,26 @@ def ingest_checkpoint(subject: Subject, run_id: str) -> None:
             for layer in layers
         ]
         wait_for_all(futures, "measure transcoders")
-        _refuse_suspicious(subject)
+        _refuse_suspicious(subject, text)
         futures = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
         futures += [
             ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks) for layer in layers
         ]
         wait_for_all(futures, "ingest")
         corpus_id = corpus.corpus_id if store.corpus(corpus.corpus_id).exists() else None
-        load_checkpoint(store, checkpoint_id, subject.attributes, corpus_id)
+        load_checkpoint(store, checkpoint_id, subject.attributes, text.recipe, corpus_id)
 
 
-def _refuse_suspicious(subject: Subject) -> None:
-    found = [(layer["layer"], layer["suspicion"]) for layer in read_quality(subject.store, subject.checkpoint_id)]
+def quality_text(subject: Subject) -> Text:
+    """The text on which a configuration has its transcoders measured."""
+    corpus, n_tokens = subject.source.corpus, subject.config.quality_tokens
+    recipe = short_hash(corpus=corpus.corpus_id, n_tokens=n_tokens)
+    return Text(recipe, corpus.source, corpus.text_field, corpus.n_pos, n_tokens, corpus.bos)
+
+
+def _refuse_suspicious(subject: Subject, text: Text) -> None:
+    layers = read_quality(subject.store, subject.checkpoint_id, text.recipe, subject.attributes["n_layers"])
+    found = [(layer["layer"], layer["suspicion"]) for layer in layers]
     suspicious = [f"  layer {layer}: {suspicion}" for layer, suspicion in found if suspicion]
     if suspicious and not subject.config.transcoder.accept_poor_quality:
         hooks = subject.transcoders.hooks

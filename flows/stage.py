@@ -10,7 +10,7 @@ from configs.run import RunConfig
 from flows.engine import cores_shared
 from storage.catalog import check_catalog
 from storage.runs import mark_killed, recorded
-from storage.store import Store, held, open_store
+from storage.store import Store, check_place, held, open_store
 
 
 @contextmanager
@@ -20,6 +20,7 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     Raises:
         ValueError: it cannot be written, another run holds it, or a newer version wrote its catalog.
     """
+    check_place(store.root)
     check_catalog(store.catalog)
     open_store(store.root)
     with held(store, purpose), cores_shared(config.engine):

@@ -102,9 +102,12 @@ def measure_quality(
         logits = logits_with_replacement(model, family, tokens, layer, hooks, replaced)
         losses[1] += next_token_loss(logits, tokens, real)[0]
         n_predicted += count
-    if n == 0 or n_predicted == 0:
-        raise ValueError("the text for the quality check holds no token to measure on")
-    variance = float(total - sums.square().sum() / n)
+    variance = float(total - sums.square().sum() / max(n, 1))
+    if n_predicted == 0 or variance <= 0:
+        raise ValueError(
+            f"the text for the quality check is too short or too uniform to measure on: {n} tokens, "
+            f"over which the MLP's output has variance {variance:g}; name a longer corpus.source"
+        )
     return Quality(
         layer=layer,
         explained_variance=1 - squared_error / variance,

@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 
+from storage.store import whole_file
 from storage.tables import TABLES, VIEWS
 
 SCHEMA_VERSION = 1
@@ -29,11 +30,13 @@ def open_catalog(path: Path, *, write: bool = False) -> Iterator[duckdb.DuckDBPy
         ValueError: there is no catalog to read, or a newer version of the software wrote it.
         CatalogBusyError: another process did not close it within `LOCK_PATIENCE_S`.
     """
-    if not write and not path.is_file():
-        raise ValueError(f"no catalog at {path}; has a run finished in this store?")
+    if not path.is_file():
+        if not write:
+            raise ValueError(f"no catalog at {path}; has a run finished in this store?")
+        _create(path)
     connection = _connect(path, write)
     try:
-        _check_version(connection, path, write)
+        _check_version(connection, path)
         if not write:
             yield connection
             return
@@ -56,7 +59,7 @@ def _connect(path: Path, write: bool) -> duckdb.DuckDBPyConnection:
     while True:
         try:
             return duckdb.connect(path, read_only=not write, config={"autoinstall_known_extensions": "false"})
-        except duckdb.IOException as error:
+        except duckdb.Error as error:
             if "Could not set lock" not in str(error):
                 raise ValueError(f"{path}: not a readable DuckDB catalog ({_first_line(error)})") from None
             if time.monotonic() > give_up:
@@ -68,13 +71,10 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:300]
 
 
-def _check_version(connection: duckdb.DuckDBPyConnection, path: Path, write: bool) -> None:
+def _check_version(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     known = connection.execute("SELECT 1 FROM information_schema.tables WHERE table_name = 'schema_version'").fetchone()
     if known is None:
-        if not write:
-            raise ValueError(f"{path} is not a Circuit Insights catalog")
-        _create(connection)
-        return
+        raise ValueError(f"{path} is not a Circuit Insights catalog")
     row = connection.execute("SELECT max(version) FROM schema_version").fetchone()
     version = row[0] if row else None
     if version != SCHEMA_VERSION:
@@ -83,16 +83,16 @@ def _check_version(connection: duckdb.DuckDBPyConnection, path: Path, write: boo
         raise ValueError(f"{path} has schema version {version}, this version knows {SCHEMA_VERSION}; {advice}")
 
 
-def _create(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("BEGIN")
-    connection.execute("CREATE TABLE schema_version (version INTEGER)")
-    connection.execute(f"INSERT INTO schema_version VALUES ({SCHEMA_VERSION})")
-    connection.execute("CREATE TABLE loaded (subject VARCHAR, stage VARCHAR, recipe VARCHAR)")
-    for table in TABLES.values():
-        connection.execute(table.ddl)
-    for name, (_, query) in VIEWS.items():
-        connection.execute(f"CREATE VIEW {name} AS {query}")
-    connection.execute("COMMIT")
+def _create(path: Path) -> None:
+    """Make a catalog beside its place and put it there: a killed run leaves none that is half made."""
+    with whole_file(path) as partial, duckdb.connect(partial) as connection:
+        connection.execute("CREATE TABLE schema_version (version INTEGER)")
+        connection.execute(f"INSERT INTO schema_version VALUES ({SCHEMA_VERSION})")
+        connection.execute("CREATE TABLE loaded (subject VARCHAR, stage VARCHAR, recipe VARCHAR)")
+        for table in TABLES.values():
+            connection.execute(table.ddl)
+        for name, (_, query) in VIEWS.items():
+            connection.execute(f"CREATE VIEW {name} AS {query}")
 
 
 def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:

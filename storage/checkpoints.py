@@ -231,11 +231,11 @@ def _damaged(path: Path, problem: str) -> ValueError:
     return ValueError(f"{path}: {problem}; the store is damaged: remove the checkpoint's folder and run again")
 
 
-def quality_path(store: Store, checkpoint_id: str, layer: int) -> Path:
-    return store.checkpoint(checkpoint_id) / "quality" / f"{layer:02d}.json"
+def quality_path(store: Store, checkpoint_id: str, text: str, layer: int) -> Path:
+    """Where the figures of a layer are that were measured on the text of that recipe."""
+    return store.checkpoint(checkpoint_id) / "quality" / text / f"{layer:02d}.json"
 
 
-def read_quality(store: Store, checkpoint_id: str) -> list[dict[str, Any]]:
-    """The quality figures of all layers."""
-    folder = store.checkpoint(checkpoint_id) / "quality"
-    return [read_json(path) for path in sorted(folder.glob("*.json"))]
+def read_quality(store: Store, checkpoint_id: str, text: str, n_layers: int) -> list[dict[str, Any]]:
+    """The quality figures of all layers, as measured on one text."""
+    return [read_json(quality_path(store, checkpoint_id, text, layer)) for layer in range(n_layers)]

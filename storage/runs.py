@@ -45,8 +45,9 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
         yield
     except BaseException as error:
         message = f"{type(error).__name__}: {error}"[:2000]
+        status = "failed" if isinstance(error, Exception) else "killed"
         with suppress(OSError, ValueError, duckdb.Error):  # the first error is the one to hear of
-            _put(catalog, {**row, "status": "failed", "finished_at": now(), "error": message})
+            _put(catalog, {**row, "status": status, "finished_at": now(), "error": message})
         raise
     _put(catalog, {**row, "status": "completed", "finished_at": now()})
 

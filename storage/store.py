@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -16,6 +17,12 @@ from typing import Any, NamedTuple
 
 PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
+
+FOLDERS = ("checkpoints", "corpora", "parts", "transcoders")
+FILES = ("catalog.duckdb", "fingerprints.json", "lock")
+"""All that a store holds at its top."""
+
+_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8}\.partial")
 
 
 class ShardKey(NamedTuple):
@@ -76,7 +83,7 @@ def open_store(root: Path) -> Store:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f"probe-{uuid.uuid4().hex}{PARTIAL}"
+        probe = root / f"probe.{uuid.uuid4().hex[:8]}{PARTIAL}"
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -86,6 +93,22 @@ def open_store(root: Path) -> Store:
     return Store(root)
 
 
+def check_place(root: Path) -> None:
+    """Refuse a place that is not a folder, or a folder of something else.
+
+    Raises:
+        ValueError: says what is there.
+    """
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise ValueError(f"store: {root} is a file; name a folder")
+    names = {path.name for path in root.iterdir()}
+    if names and not names.intersection((*FOLDERS, *FILES)):
+        some = ", ".join(sorted(names)[:5])
+        raise ValueError(f"store: {root} holds other things ({some}); name a new folder, or one that holds a store")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file beside its place and rename it there: a reader sees all of it or nothing."""
@@ -93,9 +116,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
+        _to_disk(partial)
         partial.replace(path)
+        _to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -108,10 +131,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        for written in partial.rglob("*"):
+            _to_disk(written)
         if not path.exists():
             partial.replace(path)
+            _to_disk(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,7 +193,10 @@ def held(store: Store, purpose: str) -> Iterator[None]:
 
 def _sweep(store: Store) -> None:
     """Remove what killed runs left half-written. Only the holder of the lock may."""
-    for path in list(store.root.rglob(f"*{PARTIAL}")):
+    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}")]
+    for path in [*own, *store.root.glob(f"*{PARTIAL}")]:
+        if not _LEFT_OVER.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -141,6 +141,7 @@ TABLES = {
                 Column("loss", "DOUBLE", "The model's next-token loss on the text, nats."),
                 Column("loss_replaced", "DOUBLE", "The same with the layer's MLP replaced by its transcoder."),
                 Column("n_tokens", "BIGINT", "Tokens measured on."),
+                Column("text", "VARCHAR", "The text they are from."),
             ),
         ),
         Table(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.capture import Hooks
 from interp.families import Norm
-from interp.quality import measure_quality
+from interp.quality import Quality, measure_quality
 from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
 from storage.checkpoints import (
     finish,
@@ -37,6 +37,8 @@ from tasks.shard_task import shard_task
 class Text:
     """A piece of text to measure on: the first `n_tokens` tokens of a source."""
 
+    recipe: str
+    """Identifies the tokens."""
     source: str
     text_field: str
     n_pos: int
@@ -57,14 +59,22 @@ def measure_layer(
     store: Store, checkpoint_id: str, layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks, text: Text
 ) -> int:
     """Run a layer's transcoder beside its MLP on a piece of text and record the figures."""
-    path = quality_path(store, checkpoint_id, layer)
+    path = quality_path(store, checkpoint_id, text.recipe, layer)
     if not path.exists():
-        folder, model = loaded_model(model_path)
-        transcoder = open_transcoders(transcoder_path).read(layer).to(torch.float32)
-        special = frozenset(folder.tokenizer.all_special_ids)
-        quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special)
-        write_json(path, {**asdict(quality), "suspicion": quality.suspicion(transcoder.d_transcoder)})
+        quality, suspicion = measured(layer, model_path, transcoder_path, hooks, text)
+        write_json(path, {**asdict(quality), "text": text.source, "suspicion": suspicion})
     return layer
+
+
+def measured(
+    layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks, text: Text
+) -> tuple[Quality, str | None]:
+    """A layer's figures on a text, and why they say that it was read wrongly, if they do."""
+    folder, model = loaded_model(model_path)
+    transcoder = open_transcoders(transcoder_path).read(layer).to(torch.float32)
+    special = frozenset(folder.tokenizer.all_special_ids)
+    quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special)
+    return quality, quality.suspicion(transcoder.d_transcoder)
 
 
 @shard_task("ingest-embeddings", "ingest embeddings")
@@ -103,12 +113,15 @@ def ingest_layer(
 
 
 @shard_task("load-checkpoint", "load checkpoint")
-def load_checkpoint(store: Store, checkpoint_id: str, attributes: dict[str, Any], corpus_id: str | None) -> str:
+def load_checkpoint(
+    store: Store, checkpoint_id: str, attributes: dict[str, Any], text: str, corpus_id: str | None
+) -> str:
     """Mark a checkpoint as ingested and enter it, its vocabulary and its figures in the catalog."""
     attributes = {**attributes, "ingested_at": now().isoformat()}
     finish(store, checkpoint_id, attributes)
     part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
-    figures = [{k: v for k, v in layer.items() if k != "suspicion"} for layer in read_quality(store, checkpoint_id)]
+    layers = read_quality(store, checkpoint_id, text, attributes["n_layers"])
+    figures = [{name: value for name, value in layer.items() if name != "suspicion"} for layer in layers]
     columns = {name: [layer[name] for layer in figures] for name in figures[0]}
     write_part(part, "transcoder_quality", {"checkpoint_id": checkpoint_id, **columns}, len(figures))
     with open_catalog(store.catalog, write=True) as connection:

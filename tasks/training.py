@@ -71,6 +71,11 @@ def train_layer(
         store, corpus_id, n_train, min(n_rows, n_train + _rows_for(MAX_HELD_OUT_TOKENS, store, corpus_id))
     )
     quality = measure_quality(model, model_folder.family, hooks, layer, transcoder, held_out, special)
+    if not all(torch.isfinite(tensor).all() for tensor in layer_tensors(transcoder).values()):
+        raise ValueError(
+            f"transcoder.train: training of layer {layer} diverged, its weights are no numbers any more; "
+            f"lower learning_rate, which is {settings.learning_rate:g}"
+        )
     with whole_file(weights) as partial_path:
         save_file(layer_tensors(transcoder), partial_path)
     write_json(record, {"quality": vars(quality), "curve": [step._asdict() for step in curve]})
