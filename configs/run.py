@@ -135,7 +135,10 @@ class RunConfig(_Section):
             raise ValueError("corpus.source is not set: name a text file, in the file or as corpus.source=FILE")
         has_release = self.transcoder.path is not None or self.transcoder.repo is not None
         if has_release == (self.transcoder.train is not None):
-            raise ValueError("transcoder: set either path (a release) or repo, or train (how to train them), not both")
+            raise ValueError(
+                "transcoder: set either path (a release) or train (how to train them), not both; "
+                "a release on the Hub is repo in place of path"
+            )
         return self
 
 
