@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Repo = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
@@ -139,6 +140,12 @@ class RunConfig(_Section):
                 "transcoder: set either path (a release) or train (how to train them), not both; "
                 "a release on the Hub is repo in place of path"
             )
+        train = self.transcoder.train
+        if train is not None and train.activation == "topk" and train.k > train.d_transcoder:
+            raise ValueError(f"transcoder.train: k is {train.k}, more than the {train.d_transcoder} features there are")
+        unknown = [code for code in self.wording.languages if code not in SUPPORTED_LANGUAGES]
+        if unknown:
+            raise ValueError(f"wording.languages: {unknown[0]!r} is not known; known are {sorted(SUPPORTED_LANGUAGES)}")
         return self
 
 

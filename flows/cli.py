@@ -199,12 +199,15 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
 
 
 def _print_plan(steps: list[Any], console: Console) -> None:
+    from flows.plan import STARTUP_S
+
     table = Table("step", "to do", "of", "about", "disk", "memory", title="Plan")
     for step in steps:
         memory = _size(step.memory_bytes) if step.todo else "-"
         cells = (step.name, str(step.todo), str(step.total), _duration(step.seconds), _size(step.disk_bytes), memory)
         table.add_row(*cells)
-    seconds, size = sum(step.seconds for step in steps), sum(step.disk_bytes for step in steps)
+    seconds = sum(step.seconds for step in steps) + STARTUP_S * any(step.todo for step in steps)
+    size = sum(step.disk_bytes for step in steps)
     memory = _size(max((step.memory_bytes for step in steps if step.todo), default=0) + BASE_MEMORY_BYTES)
     table.add_row("total", "", "", _duration(seconds), _size(size), memory, style="bold")
     console.print(table)
@@ -440,7 +443,9 @@ def _check_installation() -> None:
 
 def _check_store(root: Path) -> None:
     from storage.catalog import check_catalog
+    from storage.store import check_place
 
+    check_place(root)
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise ValueError(f"store: {root} cannot be written; choose another with --store")

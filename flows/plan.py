@@ -25,6 +25,9 @@ PARTS_BYTES_PER_FEATURE = 1_500
 DOWNLOAD_BYTES_PER_S = 50e6
 """A guess, which only a download could better."""
 
+STARTUP_S = 12.0
+"""Seconds until the first task: libraries, Prefect's server."""
+
 PROPAGATE_S = 0.0005
 """Seconds a feature to hand tokens up and to word them."""
 
@@ -62,7 +65,7 @@ def plan(config: RunConfig) -> list[Step]:
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
     todo = 0 if ingest.is_done(subject) else sizes.n_layers
-    return [_ingest(sizes, config, todo), *_weightlens(subject, sizes, rates)]
+    return [_ingest(sizes, config, rates, todo), *_weightlens(subject, sizes, rates)]
 
 
 class Rates(NamedTuple):
@@ -96,11 +99,12 @@ def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Step:
     return Step("train transcoders", n_layers, n_layers, flops / rates.products, n_layers * weights, memory)
 
 
-def _ingest(sizes: Sizes, config: RunConfig, todo: int) -> Step:
+def _ingest(sizes: Sizes, config: RunConfig, rates: Rates, todo: int) -> Step:
+    measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
     layer = sizes.d_transcoder * sizes.d_model * 8
     memory = sizes.model_bytes + n_workers(config.engine) * 2 * layer
-    size = sizes.n_bytes if todo else 0
-    return Step("ingest", todo, sizes.n_layers, size / 100e6, size, memory)
+    seconds, disk = (sizes.n_bytes / 100e6 + measuring, sizes.n_bytes) if todo else (0, 0)
+    return Step("ingest", todo, sizes.n_layers, seconds, disk, memory)
 
 
 def _weightlens(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
@@ -113,7 +117,7 @@ def _weightlens(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
 
 
 def _later(sizes: Sizes, config: RunConfig, rates: Rates) -> list[Step]:
-    steps = [_ingest(sizes, config, sizes.n_layers)]
+    steps = [_ingest(sizes, config, rates, sizes.n_layers)]
     shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     for name, cost in weightlens_costs(sizes, config, rates).items():
         n_tasks = -(-sizes.n_tokens // weightlens.TOKENS_PER_BLOCK) if name == "single tokens" else shards

@@ -13,7 +13,7 @@ from storage.corpora import CorpusRecipe, source_fingerprint
 from storage.formats import TranscoderFolder, open_transcoders
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
-from storage.store import Store
+from storage.store import Store, check_place
 
 INGEST_VERSION = 1
 """Bump when the same files would be written differently into the store."""
@@ -107,6 +107,7 @@ def open_source(config: RunConfig) -> Source:
     """
     config = pinned(config)
     store = Store(store_path(config))
+    check_place(store.root)
     model_from, transcoders_from = model_origin(config.model), transcoder_origin(config.transcoder)
     model = open_model(model_from.path)
     tokenizer = model.tokenizer
@@ -117,6 +118,9 @@ def open_source(config: RunConfig) -> Source:
         bos = None
     elif bos >= model.d_vocab:
         raise ValueError(f"model.bos is {bos}; the vocabulary has {model.d_vocab} tokens")
+    upstream = config.weightlens.upstream
+    if upstream != "all" and max(upstream, default=0) >= model.n_layers:
+        raise ValueError(f"weightlens.upstream names layer {max(upstream)}; the model has {model.n_layers}")
     tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
     corpus = config.corpus
     assert corpus.source is not None

@@ -15,13 +15,26 @@ GROUP = 16
 
 N_BINS = 256
 
+INFINITE = 0x7F800000
+"""Bits of infinity without the sign; those of numbers are less, those of NaN more."""
+
+
+@njit(nogil=True, cache=True)
+def _greatest(patterns):
+    """The greatest pattern without the sign: asked of the bits, as arithmetic here may take NaN for granted absent."""
+    greatest = np.int32(0)
+    for c in range(len(patterns)):
+        greatest = max(greatest, patterns[c] & np.int32(0x7FFFFFFF))
+    return greatest
+
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
-def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
+def fold(scores, patterns, start, pool, keys, counts, floors, bins, grid, sums):
     """Take a block of scores (rows, tile) of the columns from `start` on into sums and pools.
 
-    keys (tails, rows, room) int64; counts (tails, rows); floors (tails, rows) float32; bins (tails, rows, N_BINS);
-    grid (rows, 2): least score of the bins and bins a unit; sums (rows, 3): Σ score, Σ score², Σ |score|.
+    patterns: the scores' bits as int32; keys (tails, rows, room) int64; counts (tails, rows); floors (tails, rows)
+    float32; bins (tails, rows, N_BINS); grid (rows, 2): least score of the bins and bins a unit; sums (rows, 3):
+    Σ score, Σ score², Σ |score|.
     """
     n_rows, n = scores.shape
     n_tails = keys.shape[0]
@@ -31,6 +44,9 @@ def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
     hits = np.empty(n + 1, np.int32)
     for r in range(n_rows):
         line = scores[r]
+        if _greatest(patterns[r]) >= INFINITE:
+            sums[r] = np.inf  # whoever reads the sums refuses the row
+            continue
         total, squares, absolute = np.float32(0), np.float32(0), np.float32(0)
         for c in range(n):
             x = line[c]
@@ -60,6 +76,12 @@ def fold(scores, start, pool, keys, counts, floors, bins, grid, sums):
             floors[tail, r] = max(floor, _floor(bins[tail, r], pool, grid[r], tail))
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _bin(x, grid):
+    """The bin of an unsigned score; what lies outside the grid goes to its ends."""
+    return min(max(np.int64((np.float64(x) - grid[0]) * grid[1]), 0), N_BINS - 1)
+
+
 @njit(nogil=True, cache=True)
 def _lay_grid(line, grid, bins):
     """Fix a row's bins between the extremes of its first block, and count that block into both tails."""
@@ -67,16 +89,9 @@ def _lay_grid(line, grid, bins):
     grid[0] = least
     grid[1] = (N_BINS - 1) / (most - least) if most > least else 0.0
     for c in range(len(line)):
-        at = np.int64((line[c] - grid[0]) * grid[1])
-        bins[0, at] += 1
+        bins[0, _bin(line[c], grid)] += 1
     for tail in range(1, len(bins)):
         bins[tail] = bins[0]
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _bin(x, grid):
-    """The bin of an unsigned score; what lies outside the grid goes to its ends."""
-    return min(max(np.int64((np.float64(x) - grid[0]) * grid[1]), 0), N_BINS - 1)
 
 
 @njit(nogil=True, cache=True)

@@ -84,6 +84,9 @@ def project(
 
     Memory: two pools of `POOL_ROOM · pool` entries of 8 bytes a row, one tile of columns, one block of scores; on a
     GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28 bytes for each of their scores.
+
+    Raises:
+        OverflowError: holds the first row whose scores, or their squares, are beyond float32.
     """
     tensors = tensors or rows.device.type != "cpu"
     screen = screen and mode == "paper" and not tensors
@@ -97,6 +100,9 @@ def project(
         columns = tile.to(rows.device, left.dtype).T
         for at in range(0, len(rows), block):
             pools.fold(at, start, (left[at : at + block] @ columns).float())
+    overflowing = np.nonzero(~np.isfinite(pools.sums).all(1))[0]
+    if len(overflowing):
+        raise OverflowError(int(overflowing[0]))
     kept = [pools.best(tail) for tail in tails]
     doubtful = np.zeros(len(rows), bool)
     if screen:
@@ -181,8 +187,9 @@ class _CompiledPools:
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
         """Take in the scores of the rows from `at` on against the columns from `start` on."""
         rows = slice(at, at + len(scores))
-        keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
-        fold(scores.numpy(), start, self.pool, keys, counts, floors, bins, self.grid[rows], self.sums[rows])
+        state = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
+        block = scores.numpy()
+        fold(block, block.view(np.int32), start, self.pool, *state, self.grid[rows], self.sums[rows])
 
     def best(self, tail: int) -> Int64[np.ndarray, "rows pool"]:
         """The final pool of one tail, in no order."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,9 +24,9 @@ from interp.transcoder import ActivationName, Transcoder, activate
 class TrainingSettings:
     """How transcoders are trained."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
-    d_transcoder: Annotated[int, Gt(0)] = 1024
+    d_transcoder: Annotated[int, Gt(0), Le(10_000_000)] = 1024
     """Features a layer."""
     activation: ActivationName = "topk"
     """relu, jumprelu or topk."""
@@ -44,7 +44,7 @@ class TrainingSettings:
     """Peak of Adam's learning rate: warm-up over 5% of the steps, then linear decay over the last half."""
     dead_after_tokens: Annotated[int, Gt(0)] = 200_000
     """TopK: a feature that has not fired for so many tokens joins the auxiliary loss."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seeds the starting features and the order of the data."""
 
 

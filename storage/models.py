@@ -17,6 +17,9 @@ from storage.formats.folder import check_weights, tensor_shapes
 MAX_PADDED_VOCABULARY = 0.01
 """Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
 
+MAX_SIZE = 10_000_000
+"""No model is deeper, wider or has more tokens."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 SETTINGS_FILES = ("config.json", *TOKENIZER_FILES)
@@ -143,7 +146,14 @@ def open_settings(path: Path) -> ModelFolder:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{config_path}: not a JSON object ({error})") from None
     family = family_of(str(model_type))
-    config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its checks do
+        raise ValueError(f"{config_path}: {_one_line(error)}") from None
+    for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        size = getattr(config, name)
+        if not isinstance(size, int) or not 0 < size < MAX_SIZE:
+            raise ValueError(f"{config_path}: {name} is {size!r}; expected a number from 1 to {MAX_SIZE}")
     return ModelFolder(path, config, family, ())
 
 

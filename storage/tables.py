@@ -317,7 +317,8 @@ VIEWS = {
         SELECT c.checkpoint_id, q.layer, c.d_transcoder AS n_features,
                coalesce(d.n_described, 0) AS n_described,
                coalesce(d.n_described, 0) / c.d_transcoder AS share_described,
-               t.n_direct_tokens, t.n_inherited_tokens, e.n_edges,
+               coalesce(t.n_direct_tokens, 0) AS n_direct_tokens,
+               coalesce(t.n_inherited_tokens, 0) AS n_inherited_tokens, coalesce(e.n_edges, 0) AS n_edges,
                q.explained_variance, q.l0, q.dead_share, q.loss_replaced - q.loss AS loss_increase
         FROM checkpoints c
         JOIN transcoder_quality q USING (checkpoint_id)

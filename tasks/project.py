@@ -38,11 +38,17 @@ def project_shard(
         return key
     checkpoint = open_checkpoint(store, checkpoint_id)
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
-    tokens = [
-        (side, _against_tokens(checkpoint, rows, name, settings, arithmetic))
-        for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
-    ]
-    upstream = _upstream(checkpoint, key, encoder, settings, arithmetic)
+    try:
+        tokens = [
+            (side, _against_tokens(checkpoint, rows, name, settings, arithmetic))
+            for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
+        ]
+        upstream = _upstream(checkpoint, key, encoder, settings, arithmetic)
+    except OverflowError as error:
+        raise ValueError(
+            f"layer {key.layer}, feature {key.start + error.args[0]}: its weights are so large that their products "
+            "with others are beyond float32"
+        ) from None
     single_token = checkpoint.single_token(key.layer, key.start, key.stop, settings.compat)
     _write_candidates(store.part("token_candidates", key), checkpoint, key, tokens, single_token)
     _write_totals(store.part("contribution_totals", key), checkpoint, key, tokens[0][1], upstream)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Gt, MinLen
+from annotated_types import Ge, Gt, MinLen
 
 from interp.projection import ZScoreMode
 
@@ -17,7 +17,7 @@ AUTHORS_BOS = 2
 class WeightLensSettings:
     """Thresholds and pools of the projections."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     mode: ZScoreMode = "paper"
     """paper: z-scores against the pool of the strongest scores of a tail, as the authors compute them;
@@ -31,7 +31,7 @@ class WeightLensSettings:
     """Strongest tokens of each tail that are considered."""
     feature_pool: Annotated[int, Gt(1)] = 100
     """Strongest features of each earlier layer that are considered."""
-    upstream: Literal["all"] | list[int] = "all"
+    upstream: Literal["all"] | list[Annotated[int, Ge(0)]] = "all"
     """Layers whose features may be upstream: all earlier ones, or those named (the paper for GPT-2: [0])."""
     fold_norms: bool = True
     """See weights through the norms' weights (and centring) between them and the residual stream."""
@@ -48,7 +48,7 @@ class WeightLensSettings:
 class WordingSettings:
     """How validated tokens are put into words."""
 
-    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     languages: Annotated[tuple[str, ...], MinLen(0)] = ("en",)
     """Languages whose word forms are grouped, as simplemma codes, tried in order; none: no lemmas."""

@@ -15,6 +15,7 @@ def contents(catalog: Path) -> dict[str, list[Any]]:
     with open_catalog(catalog) as connection:
         for table in TABLES.values():
             if table.name != "runs":
-                names = ", ".join(name for name in table.arrow.names if name not in VOLATILE)
+                paths = {"text"} if table.name == "transcoder_quality" else set()
+                names = ", ".join(name for name in table.arrow.names if name not in VOLATILE | paths)
                 found[table.name] = sorted(connection.execute(f"SELECT {names} FROM {table.name}").fetchall(), key=repr)
     return found

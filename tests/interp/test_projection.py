@@ -87,6 +87,17 @@ def test_scores_that_do_not_vary_have_no_outliers(mode: str, value: float) -> No
     assert len(found.positive.row) == len(found.negative.row) == 0
 
 
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("mode", ["paper", "full"])
+@pytest.mark.parametrize("value", [3e38, float("nan")])
+def test_scores_beyond_float32_are_refused_and_their_row_named(mode: str, tensors: bool, value: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.randn(4, 8, generator=generator), 10 * torch.randn(700, 8, generator=generator)
+    rows[2] = value
+    with pytest.raises(OverflowError, match="^2$"):
+        run(rows, columns, 200, mode, 40, 2.0, tensors=tensors)
+
+
 @pytest.mark.parametrize("mode", ["paper", "full"])
 def test_tensor_operations_select_what_the_compiled_loops_do(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.projection.GPU_COLUMNS", 300)  # so that tiles of 150 are joined, and not all of them

@@ -28,7 +28,7 @@ from storage.checkpoints import finish, open_checkpoint, write_embeddings, write
 from storage.corpora import PADDING, pack
 from storage.parts import read_parts, write_part
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
-from storage.store import Store, StoreInUseError, held, open_store, shards, whole_file, whole_folder
+from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
 from storage.tables import TABLES, schema_markdown
 from storage.texts import read_texts
 from storage.tiles import TileCache
@@ -62,14 +62,14 @@ def test_a_held_store_says_by_whom_and_is_free_after_kill_9(tmp_path: Path) -> N
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        (tmp_path / "left.partial").touch()
+        (tmp_path / "left.0a1b2c3d.partial").touch()
         with pytest.raises(StoreInUseError, match=f"'run demo', process {holder.pid}"), held(Store(tmp_path), "second"):
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-    assert (tmp_path / "left.partial").exists()
+    assert (tmp_path / "left.0a1b2c3d.partial").exists()
     with held(Store(tmp_path), "third"):
-        assert not (tmp_path / "left.partial").exists()
+        assert not (tmp_path / "left.0a1b2c3d.partial").exists()
 
 
 @given(n=st.integers(1, 5000), size=st.integers(1, 700))
@@ -277,3 +277,26 @@ def test_every_key_column_exists() -> None:
 def test_the_schema_page_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "schema.md"
     assert page.read_text(encoding="utf-8") == schema_markdown(), "run `make schema`"
+
+
+def test_only_what_a_store_leaves_behind_is_swept(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    mine = [tmp_path / "Downloads" / "film.0a1b2c3d.partial", tmp_path / "parts" / "notes.partial"]
+    for path in mine:
+        path.parent.mkdir()
+        path.touch()
+    left = tmp_path / "parts" / "x.parquet.0a1b2c3d.partial"
+    left.touch()
+    with held(store, "test"):
+        assert all(path.exists() for path in mine)
+        assert not left.exists()
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds other things \(thesis.tex\)"):
+        check_place(tmp_path)
+    (tmp_path / "lock").touch()
+    check_place(tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        check_place(tmp_path / "thesis.tex")
