@@ -1,7 +1,7 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,31 +16,71 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+Repo = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+
+
 class ModelConfig(_Section):
-    """The language model."""
+    """The language model: in a folder, or on the Hugging Face Hub."""
 
     path: Path | None = None
     """Folder in transformers format, with safetensors weights and a tokenizer."""
+    repo: Repo | None = None
+    """Or a repository of the Hub, like google/gemma-2-2b. For a gated one, set HF_TOKEN in the environment."""
+    revision: str = "main"
+    """Branch, tag or commit of `repo`. The commit is recorded."""
     bos: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"
     """Token before a single token and at the head of documents: the tokenizer's own (auto), none for a model
     that was trained without one, or a token id."""
     step: int | None = None
     """Training step, for one of a series of checkpoints."""
 
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        _expect_one_origin("model", self.path, self.repo, {"revision": self.revision != "main"})
+        return self
+
 
 class TranscoderConfig(_Section):
-    """Its transcoders: read from a folder, or trained."""
+    """Its transcoders: read from a folder or the Hugging Face Hub, or trained."""
 
     path: Path | None = None
-    """Folder of a release; see README for the formats. Left out: transcoders are trained as `train` says."""
+    """Folder of a release; see README for the formats."""
+    repo: Repo | None = None
+    """Or a repository of the Hub."""
+    revision: str = "main"
+    """Branch, tag or commit of `repo`. The commit is recorded."""
+    files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Which files of `repo`, as patterns: `*` within a folder's name, `**` for any folders. Left out: every file of
+    weights or settings."""
+    subfolder: str | None = None
+    """The folder of `repo` that is the release; left out: all of it."""
     input_hook: InputHook | None = None
     """Where the transcoders read, for a folder that says it wrongly or not at all."""
     output_hook: OutputHook | None = None
     """What they stand for, likewise."""
     train: TrainingSettings | None = None
-    """How to train them when there is no `path`."""
+    """How to train them when there are none."""
     accept_poor_quality: bool = False
     """Ingest transcoders even when their figures say that they were read wrongly."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        given = {
+            "revision": self.revision != "main",
+            "files": self.files is not None,
+            "subfolder": self.subfolder is not None,
+        }
+        _expect_one_origin("transcoder", self.path, self.repo, given)
+        return self
+
+
+def _expect_one_origin(section: str, path: Path | None, repo: str | None, given: dict[str, bool]) -> None:
+    if path is not None and repo is not None:
+        raise ValueError(f"set path or repo, not both; {section}.repo=null drops the one of the file")
+    alone = [name for name, is_given in given.items() if is_given and repo is None]
+    if alone:
+        nothing = "main" if alone[0] == "revision" else "null"
+        raise ValueError(f"{alone[0]} is about a repo, and none is set; {section}.{alone[0]}={nothing} drops it")
 
 
 class CorpusConfig(_Section):
@@ -92,12 +132,19 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "RunConfig":
-        if self.model.path is None:
-            raise ValueError("model.path is not set: name a model folder, in the file or as model.path=FOLDER")
+        if self.model.path is None and self.model.repo is None:
+            raise ValueError(
+                "model.path is not set: name a model folder, in the file or as model.path=FOLDER, "
+                "or a repository of the Hugging Face Hub as model.repo=NAME"
+            )
         if self.corpus.source is None:
             raise ValueError("corpus.source is not set: name a text file, in the file or as corpus.source=FILE")
-        if (self.transcoder.path is None) == (self.transcoder.train is None):
-            raise ValueError("transcoder: set either path (a release) or train (how to train them), not both")
+        has_release = self.transcoder.path is not None or self.transcoder.repo is not None
+        if has_release == (self.transcoder.train is not None):
+            raise ValueError(
+                "transcoder: set either path (a release) or train (how to train them), not both; "
+                "a release on the Hub is repo in place of path"
+            )
         if self.transcoder.train is not None and (self.transcoder.input_hook or self.transcoder.output_hook):
             raise ValueError("transcoder: input_hook and output_hook are for a release, not for train")
         train = self.transcoder.train

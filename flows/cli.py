@@ -110,15 +110,21 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         loaded = _load(config, overrides, store)
         began = time.monotonic()
         from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+        from flows.origin import pinned, to_download
         from flows.plan import plan
         from flows.subject import open_source
 
+        loaded = pinned(loaded)
+        downloads = to_download(loaded)
+        if downloads:
+            _print_plan(plan(loaded), err)
         source = open_source(loaded)
         checkpoint_id = nothing_to_do(source)
         if checkpoint_id is not None:
             err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {source.store.root}")
             return
-        _print_plan(plan(loaded), err)
+        if not downloads:
+            _print_plan(plan(loaded), err)
         checkpoint_id = _with_engine(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
@@ -390,7 +396,7 @@ def doctor(
             root = source.store.root
             model = source.model
             size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
-            _good("model", f"{model.path}: {model.family.model_type}, {size}")
+            _good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
             _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
             if source.must_train:
                 _good("transcoders", "none yet; `run` trains them")
@@ -399,6 +405,10 @@ def doctor(
                 what = f"{a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}"
                 _good("transcoders", f"{a['transcoder_name']}: {what}, checkpoint {a['checkpoint_id']}")
         _check_store(root)
+
+
+def _place(origin: Any) -> str:
+    return f"{origin.name} at {origin.commit[:12]}" if origin.commit else origin.name
 
 
 def _good(name: str, text: str) -> None:

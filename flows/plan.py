@@ -9,8 +9,11 @@ import torch
 from configs.run import RunConfig
 from flows import ingest, weightlens
 from flows.engine import arithmetic, n_workers
-from flows.subject import Source, Subject, identify, open_source
+from flows.origin import pinned, to_download
+from flows.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
+from flows.subject import Subject, identify, open_source
 from interp.projection import POOL_ROOM, project
+from storage.hub import RemoteFile
 from tasks.project import COLUMNS
 
 TOKENS_TRAINED_PER_FORWARD = 3
@@ -18,6 +21,9 @@ TOKENS_TRAINED_PER_FORWARD = 3
 
 PARTS_BYTES_PER_FEATURE = 1_500
 """Parquet parts and catalog rows a feature; measured on the demo checkpoint, where it was about 1,300."""
+
+DOWNLOAD_BYTES_PER_S = 50e6
+"""A guess, which only a download could better."""
 
 STARTUP_S = 12.0
 """Seconds until the first task: libraries, Prefect's server."""
@@ -38,26 +44,28 @@ class Step(NamedTuple):
 
 
 def plan(config: RunConfig) -> list[Step]:
-    """What is left to do of a run, from what the store already holds. Nothing is written.
+    """What is left to do of a run, from what the store and the cache already hold. Nothing is written to the store, and
+    of what is on the Hub only small files are downloaded.
 
     Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now.
     """
+    config = pinned(config)
+    left = to_download(config)
+    if left:
+        sizes = sizes_on_hub(config)
+        rates = Rates.measured(sizes.d_model, config)
+        training = [] if config.transcoder.train is None else [_train(sizes, config, rates)]
+        return [_download(left), *training, *_later(sizes, config, rates)]
     source = open_source(config)
-    rates = Rates.measured(source)
     if source.must_train:
-        training = config.transcoder.train
-        assert training is not None
-        n_layers, d_model = source.model.n_layers, source.model.d_model
-        coder = 2 * 2 * training.d_transcoder * d_model * TOKENS_TRAINED_PER_FORWARD
-        flops = n_layers * training.n_steps * training.batch_tokens * (coder + model_flops(source))
-        weights = training.d_transcoder * d_model * 8
-        memory = model_bytes(source) + 4 * weights  # weights, gradients and Adam's two moments
-        return [
-            Step("train transcoders", n_layers, n_layers, flops / rates.products, n_layers * weights, memory),
-            *_later(source, training.d_transcoder, rates),
-        ]
+        sizes = sizes_to_train(source)
+        rates = Rates.measured(sizes.d_model, config)
+        return [_train(sizes, config, rates), *_later(sizes, config, rates)]
     subject = identify(source)
-    return [_ingest(subject, rates), *_weightlens(subject, rates)]
+    sizes = sizes_of(subject)
+    rates = Rates.measured(sizes.d_model, config)
+    todo = 0 if ingest.is_done(subject) else sizes.n_layers
+    return [_ingest(sizes, config, rates, todo), *_weightlens(subject, sizes, rates)]
 
 
 class Rates(NamedTuple):
@@ -69,46 +77,61 @@ class Rates(NamedTuple):
     """The products of projections, selection and bfloat16 screening included."""
 
     @classmethod
-    def measured(cls, source: Source) -> "Rates":
-        workers = n_workers(source.config.engine)
-        return cls(gemm_flops(source.model.d_model, workers), projection_flops(source, workers))
+    def measured(cls, d_model: int, config: RunConfig) -> "Rates":
+        """This machine's, for a model of this width."""
+        workers = n_workers(config.engine)
+        return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers))
 
 
-def _ingest(subject: Subject, rates: Rates) -> Step:
-    n_layers, source = subject.attributes["n_layers"], subject.source
-    todo = 0 if ingest.is_done(subject) else n_layers
-    size = sum(path.stat().st_size for path in [*source.model.files, *subject.transcoders.files])
-    measuring = n_layers * source.config.quality_tokens * 3 * model_flops(source) / rates.products
-    layer = subject.attributes["d_transcoder"] * source.model.d_model * 8
-    memory = model_bytes(source) + n_workers(source.config.engine) * 2 * layer
-    return Step("ingest", todo, n_layers, size / 100e6 + measuring if todo else 0, size if todo else 0, memory)
+def _download(files: list[RemoteFile]) -> Step:
+    n_bytes = sum(file.n_bytes for file in files)
+    return Step("download", len(files), len(files), n_bytes / DOWNLOAD_BYTES_PER_S, n_bytes, 0)
 
 
-def _weightlens(subject: Subject, rates: Rates) -> list[Step]:
-    a, steps = subject.attributes, []
-    costs = _costs(subject.source, a["d_transcoder"], a["n_tokens"], rates)
+def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Step:
+    training = config.transcoder.train
+    assert training is not None
+    coder = 2 * 2 * sizes.d_transcoder * sizes.d_model * TOKENS_TRAINED_PER_FORWARD
+    flops = sizes.n_layers * training.n_steps * training.batch_tokens * (coder + sizes.model_flops)
+    weights = sizes.d_transcoder * sizes.d_model * 8
+    memory = sizes.model_bytes + 4 * weights  # weights, gradients and Adam's two moments
+    n_layers = sizes.n_layers
+    return Step("train transcoders", n_layers, n_layers, flops / rates.products, n_layers * weights, memory)
+
+
+def _ingest(sizes: Sizes, config: RunConfig, rates: Rates, todo: int) -> Step:
+    measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
+    layer = sizes.d_transcoder * sizes.d_model * 8
+    memory = sizes.model_bytes + n_workers(config.engine) * 2 * layer
+    seconds, disk = (sizes.n_bytes / 100e6 + measuring, sizes.n_bytes) if todo else (0, 0)
+    return Step("ingest", todo, sizes.n_layers, seconds, disk, memory)
+
+
+def _weightlens(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
+    steps = []
+    costs = weightlens_costs(sizes, subject.config, rates)
     for name, todo, total in weightlens.Work(subject).todo():
         seconds, disk, memory = costs[name]
         steps.append(Step(name, todo, total, todo / total * seconds, todo / total * disk, memory))
     return steps
 
 
-def _later(source: Source, d_transcoder: int, rates: Rates) -> list[Step]:
-    n_layers = source.model.n_layers
-    steps = [Step("ingest", n_layers, n_layers, 0, 0, model_bytes(source))]
-    shards = n_layers * -(-d_transcoder // source.config.shard_size)
-    for name, cost in _costs(source, d_transcoder, source.model.n_tokens, rates).items():
-        steps.append(Step(name, shards, shards, *cost))
+def _later(sizes: Sizes, config: RunConfig, rates: Rates) -> list[Step]:
+    steps = [_ingest(sizes, config, rates, sizes.n_layers)]
+    shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    for name, cost in weightlens_costs(sizes, config, rates).items():
+        n_tasks = -(-sizes.n_tokens // weightlens.TOKENS_PER_BLOCK) if name == "single tokens" else shards
+        steps.append(Step(name, n_tasks, n_tasks, *cost))
     return steps
 
 
-def _costs(source: Source, d_transcoder: int, n_tokens: int, rates: Rates) -> dict[str, tuple[float, float, float]]:
+def weightlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, tuple[float, float, float]]:
     """Seconds, bytes on disk and bytes in memory of each WeightLens step."""
-    n_layers, d_model, config = source.model.n_layers, source.model.d_model, source.config
+    n_layers, d_model, n_tokens, d_transcoder = sizes.n_layers, sizes.d_model, sizes.n_tokens, sizes.d_transcoder
     workers = n_workers(config.engine)
     upstream = sum(len(config.weightlens.upstream_layers(layer)) for layer in range(n_layers))
     n_features = n_layers * d_transcoder
-    single = n_tokens * (2 * model_flops(source) + 2 * n_features * d_model)
+    single = n_tokens * (2 * sizes.model_flops + 2 * n_features * d_model)
     projections = 2 * d_model * d_transcoder * (2 * n_tokens * n_layers + upstream * d_transcoder)
     layer = d_transcoder * d_model * 8
     streams = 3 * weightlens.TOKENS_PER_BLOCK * n_layers * d_model * 4
@@ -118,33 +141,18 @@ def _costs(source: Source, d_transcoder: int, n_tokens: int, rates: Rates) -> di
         "single tokens": (
             single / rates.products,
             n_layers * n_tokens * 64 * 8,
-            model_bytes(source) + workers * (layer + streams),
+            sizes.model_bytes + workers * (layer + streams),
         ),
         "project": (projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns + workers * shard),
         "propagate": (n_features * PROPAGATE_S, 0, workers * n_features * 200),
     }
 
 
-def model_bytes(source: Source) -> float:
-    """The model in memory, in float32."""
-    return sum(path.stat().st_size for path in source.model.weight_files) * 4 / bytes_per_weight(source)
-
-
-def bytes_per_weight(source: Source) -> int:
-    """Of the model's files, by its configuration."""
-    return getattr(source.model.config.dtype, "itemsize", 4)
-
-
-def model_flops(source: Source) -> float:
-    """A forward pass, a token: two operations a weight."""
-    return model_bytes(source) / 4 * 2
-
-
-def projection_flops(source: Source, workers: int) -> float:
+def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
     """This machine's rate on projections like those of a run, in operations a second: a tenth of a second of them."""
-    settings, d_model = source.config.weightlens, source.model.d_model
+    settings = config.weightlens
     rows, columns = torch.randn(512, d_model), torch.randn(4096, d_model)
-    how = arithmetic(source.config.engine)
+    how = arithmetic(config.engine)
     tiles = [(start, columns) for start in range(0, 8 * len(columns), len(columns))]
     n_columns = len(tiles) * len(columns)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.run import RunConfig
+from flows.origin import Origin, model_origin, pinned, transcoder_origin
 from interp.capture import Hooks
 from interp.transcoder import ActivationName
 from storage.checkpoints import Checkpoint, is_ingested
@@ -35,7 +36,11 @@ class Source:
     """The model and the corpus, which are there before any transcoder is."""
 
     config: RunConfig
+    """As given, with commits in place of branches and tags of the Hub."""
     store: Store
+    model_from: Origin
+    transcoders_from: Origin | None
+    """None if transcoders are trained."""
     model: ModelFolder
     model_sha256: str
     tokenizer_sha256: str
@@ -62,12 +67,14 @@ class Source:
     @property
     def transcoder_path(self) -> Path:
         """Where the transcoders are, or will be once trained."""
-        return self.config.transcoder.path or self.store.trained_transcoders(self.training_recipe)
+        if self.transcoders_from is not None:
+            return self.transcoders_from.path
+        return self.store.trained_transcoders(self.training_recipe)
 
     @property
     def must_train(self) -> bool:
         trained = self.store.trained_transcoders(self.training_recipe) / "config.yaml"
-        return self.config.transcoder.path is None and not trained.is_file()
+        return self.transcoders_from is None and not trained.is_file()
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,16 @@ class Subject:
 
 
 def open_source(config: RunConfig) -> Source:
-    """Open and fingerprint the model and the corpus. Nothing is written.
+    """Open and fingerprint the model and the corpus; what is on the Hub is downloaded. Nothing is written to the store.
 
     Raises:
         ValueError: any of it is missing, unreadable or does not fit.
     """
-    assert config.model.path is not None
-    assert config.corpus.source is not None
+    config = pinned(config)
     store = Store(store_path(config))
     check_place(store.root)
-    model = open_model(config.model.path)
+    model_from, transcoders_from = model_origin(config.model), transcoder_origin(config.transcoder)
+    model = open_model(model_from.path)
     tokenizer = model.tokenizer
     bos = config.model.bos
     if bos == "auto":
@@ -128,7 +135,7 @@ def open_source(config: RunConfig) -> Source:
         text_field=corpus.text_field,
     )
     model_sha256 = short_hash(files=fingerprints(store, model.files))
-    return Source(config, store, model, model_sha256, tokenizer_sha256, bos, recipe)
+    return Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipe)
 
 
 def identify(source: Source) -> Subject:
@@ -171,10 +178,10 @@ def identify(source: Source) -> Subject:
     attributes = {
         "checkpoint_id": checkpoint_id,
         "name": source.config.name,
-        "model_name": str(model.path),
-        "model_revision": None,
-        "transcoder_name": str(folder.path),
-        "transcoder_revision": None,
+        "model_name": source.model_from.name,
+        "model_revision": source.model_from.commit,
+        "transcoder_name": source.transcoders_from.name if source.transcoders_from else str(folder.path),
+        "transcoder_revision": source.transcoders_from.commit if source.transcoders_from else None,
         "transcoder_format": folder.format,
         "folded": list(folder.folded),
         "step": source.config.model.step,

@@ -19,13 +19,12 @@ def train(source: Source, run_id: str) -> None:
     config, store, recipe = source.config, source.store, source.training_recipe
     settings = config.transcoder.train
     assert settings is not None
-    assert config.model.path is not None
     with stage_recorded(config, store, "train-transcoders", run_id, recipe, corpus_id=source.corpus.corpus_id):
         remember_fingerprints(store, source.files)
-        tokenise_corpus(store, source.corpus, config.model.path)
+        tokenise_corpus(store, source.corpus, source.model.path)
         futures = [
             train_layer.submit(
-                store, recipe, layer, config.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings
+                store, recipe, layer, source.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings
             )
             for layer in range(source.model.n_layers)
         ]

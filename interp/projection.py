@@ -187,9 +187,9 @@ class _CompiledPools:
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
         """Take in the scores of the rows from `at` on against the columns from `start` on."""
         rows = slice(at, at + len(scores))
-        state = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
-        block = scores.numpy()
-        fold(block, block.view(np.int32), start, self.pool, *state, self.grid[rows], self.sums[rows])
+        keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
+        block, sums = scores.numpy(), self.sums[rows]
+        fold(block, block.view(np.int32), start, self.pool, keys, counts, floors, bins, self.grid[rows], sums)
 
     def best(self, tail: int) -> Int64[np.ndarray, "rows pool"]:
         """The final pool of one tail, in no order."""

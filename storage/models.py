@@ -1,7 +1,7 @@
 """Read a language model and its tokenizer from a folder, trusting nothing in it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ MAX_SIZE = 10_000_000
 """No model is deeper, wider or has more tokens."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+SETTINGS_FILES = ("config.json", *TOKENIZER_FILES)
+"""The small files of a model folder, enough for everything but the weights."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,21 @@ def open_model(path: Path) -> ModelFolder:
     Raises:
         ValueError: no folder, no readable config.json, an unknown family, or no safetensors weights.
     """
+    model = open_settings(path)
+    weight_files = tuple(sorted(path.glob("*.safetensors")))
+    if not weight_files:
+        raise ValueError(
+            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
+        )
+    return replace(model, weight_files=weight_files)
+
+
+def open_settings(path: Path) -> ModelFolder:
+    """Open a transformers folder that may lack the weights: settings and tokenizer are there.
+
+    Raises:
+        ValueError: no folder, no readable config.json, or an unknown family.
+    """
     if not path.is_dir():
         raise ValueError(f"model.path: no folder {path}")
     config_path = path / "config.json"
@@ -136,12 +154,7 @@ def open_model(path: Path) -> ModelFolder:
         size = getattr(config, name)
         if not isinstance(size, int) or not 0 < size < MAX_SIZE:
             raise ValueError(f"{config_path}: {name} is {size!r}; expected a number from 1 to {MAX_SIZE}")
-    weight_files = tuple(sorted(path.glob("*.safetensors")))
-    if not weight_files:
-        raise ValueError(
-            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
-        )
-    return ModelFolder(path, config, family, weight_files)
+    return ModelFolder(path, config, family, ())
 
 
 def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:

@@ -1,0 +1,76 @@
+"""Where the model and the transcoders of a configuration come from: folders here, or repositories of the Hub."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.run import ModelConfig, RunConfig, TranscoderConfig
+from storage.hub import RemoteFile, fetch, missing, resolve, select
+from storage.models import SETTINGS_FILES
+
+MODEL_FILES = (*SETTINGS_FILES, "*.safetensors", "model.safetensors.index.json")
+"""What is read of a model's repository. Never code, and no format that can hold some."""
+
+TRANSCODER_FILES = tuple(f"**/*.{suffix}" for suffix in ("safetensors", "npz", "pt", "json", "yaml", "yml"))
+"""What is read of a release's repository, unless the configuration names less."""
+
+
+class Origin(NamedTuple):
+    """A folder here and where it is from."""
+
+    path: Path
+    name: str
+    """The repository's id; of a folder, its path."""
+    commit: str | None
+    """None for a folder."""
+
+
+def pinned(config: RunConfig) -> RunConfig:
+    """The configuration with commits in place of branches and tags, so that all of a run reads the same files.
+
+    Raises:
+        ValueError: no such repository or revision, no access, or no network and never seen.
+    """
+    sections: dict[str, ModelConfig | TranscoderConfig] = {}
+    for name, section in (("model", config.model), ("transcoder", config.transcoder)):
+        if section.repo is not None:
+            commit = resolve(section.repo, section.revision)
+            sections[name] = section.model_copy(update={"revision": commit})
+    return config.model_copy(update=sections)
+
+
+def model_origin(model: ModelConfig) -> Origin:
+    """The model's folder; a repository is downloaded."""
+    if model.repo is not None:
+        path, commit = fetch(model.repo, model.revision, MODEL_FILES)
+        return Origin(path, model.repo, commit)
+    assert model.path is not None
+    return Origin(model.path, str(model.path), None)
+
+
+def transcoder_origin(transcoder: TranscoderConfig) -> Origin | None:
+    """The release's folder; a repository is downloaded. None if transcoders are trained."""
+    if transcoder.repo is not None:
+        path, commit = fetch(transcoder.repo, transcoder.revision, transcoder_files(transcoder))
+        return Origin(path / (transcoder.subfolder or ""), transcoder.repo, commit)
+    return None if transcoder.path is None else Origin(transcoder.path, str(transcoder.path), None)
+
+
+def transcoder_files(transcoder: TranscoderConfig) -> tuple[str, ...]:
+    """Patterns of the files of a release's repository."""
+    if transcoder.files is not None:
+        return transcoder.files
+    below = f"{transcoder.subfolder.strip('/')}/" if transcoder.subfolder else ""
+    return tuple(below + pattern for pattern in TRANSCODER_FILES)
+
+
+def to_download(config: RunConfig) -> list[RemoteFile]:
+    """What a pinned configuration names on the Hub that is not in the cache."""
+    files = []
+    for section, patterns in (
+        (config.model, MODEL_FILES),
+        (config.transcoder, transcoder_files(config.transcoder)),
+    ):
+        if section.repo is not None:
+            chosen = select(section.repo, section.revision, patterns)
+            files += missing(section.repo, section.revision, chosen)
+    return files
