@@ -28,7 +28,7 @@ def ingest_checkpoint(subject: Subject, run_id: str) -> None:
     model_path, transcoder_path = subject.source.model.path, subject.transcoders.path
     layers, hooks = range(subject.attributes["n_layers"]), subject.transcoders.hooks
     corpus = subject.source.corpus
-    text = Text(corpus.source, corpus.text_field, corpus.n_pos, config.quality_tokens, corpus.bos)
+    text = Text(corpus.source, corpus.text_field, corpus.n_pos, config.quality_tokens, corpus.bos, corpus.layout)
     with stage_recorded(config, store, "ingest", run_id, checkpoint_id, checkpoint_id=checkpoint_id):
         remember_fingerprints(store, subject.files)
         futures = [
