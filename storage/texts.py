@@ -18,7 +18,8 @@ PIECE_CHARACTERS = 2**20
 """Longer documents are handed on, and tokenised, in several pieces. In a .txt file it counts bytes."""
 
 ROWS_PER_READ = 256
-_WRITTEN_LINE_AND_NEXT = re.compile(r"(?s).*\S\r?\n(?=\S)")
+_WORDS = re.compile(r"(?s).*\S(?= \S)")
+_LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
 
 
 class Position(NamedTuple):
@@ -211,11 +212,11 @@ def _cut(text: str, at: Position, end: Position) -> Iterator[Piece]:
 
 
 def cut_at(text: str) -> int:
-    """Where to cut a long text so that its tokens hardly notice.
+    """Where to cut a long text so that its tokens are those of the whole.
 
-    After the last line end that has written text on both sides, where every tokenizer here has a boundary; else
-    after the last line, else before the last space, else nowhere before its end.
+    Before the last single space between written characters, where every tokenizer here has a boundary; else after the
+    last single line end between such; else after the last line end, else at the end of the text.
     """
-    if found := _WRITTEN_LINE_AND_NEXT.match(text):
+    if found := _WORDS.match(text) or _LINES.match(text):
         return found.end()
-    return text.rfind("\n") + 1 or max(text.rfind(" "), 0) or len(text)
+    return text.rfind("\n") + 1 or len(text)
