@@ -171,10 +171,10 @@ def _sync(path: Path) -> None:
 
 
 def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
-    """Remove what was begun of the same source and cannot be finished, since the source is no longer what it was."""
+    """Remove what was begun and will not be gone on with: nothing was finished, or the source has changed since."""
     for folder in corpora.glob(f"*{UNFINISHED}"):
         begun = _receipt(folder)
-        if begun and begun.source == recipe.source and begun.source_sha256 != recipe.source_sha256:
+        if begun is None or (begun.source == recipe.source and begun.source_sha256 != recipe.source_sha256):
             shutil.rmtree(folder)
 
 

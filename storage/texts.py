@@ -153,7 +153,7 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
 
 def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Iterator[Piece]:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=PIECE_CHARACTERS)
+        parquet = pq.ParquetFile(file, buffer_size=PIECE_CHARACTERS, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"corpus: {name}: not a readable Parquet file ({error})") from None
     schema = parquet.schema_arrow
