@@ -35,12 +35,10 @@ def pinned(source: str) -> str:
     """A source that will mean the same tomorrow: a Hub dataset at the commit where it stands now, others as they are.
 
     Raises:
-        ValueError: a Hub dataset that is missing, gated or cannot be reached, or holds no such files.
+        ValueError: there is nothing, a file is of a kind that is not read, or a Hub dataset is gated or cannot be reached.
     """
-    if not source.startswith(HUB):
-        return source
-    exact = pin(source)
-    if exact != source:
+    exact = pin(source) if source.startswith(HUB) else source
+    if exact != source or not source.startswith(HUB):
         text_files(exact)  # what a full commit names is found out when it is read, so that it needs no network before
     return exact
 

@@ -155,7 +155,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Ite
     try:
         parquet = pq.ParquetFile(file, buffer_size=PIECE_CHARACTERS, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"corpus: {name}: not a readable Parquet file ({error})") from None
+        raise ValueError(f"corpus: {name}: cannot be read as Parquet ({error})") from None
     schema = parquet.schema_arrow
     if text_field not in schema.names:
         raise ValueError(f"corpus: {name} has no column '{text_field}'; it has {schema.names}")
@@ -179,7 +179,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Ite
         except UnicodeDecodeError as error:
             raise ValueError(f"corpus: {name} row {row + 1}: not UTF-8 ({error.reason})") from None
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"corpus: {name} after row {row}: damaged Parquet file ({error})") from None
+            raise ValueError(f"corpus: {name} after row {row}: cannot be read as Parquet ({error})") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:
