@@ -35,7 +35,7 @@ def pinned(source: str) -> str:
     """A source that will mean the same tomorrow: a Hub dataset at the commit where it stands now, others as they are.
 
     Raises:
-        ValueError: there is nothing, a file is of a kind that is not read, or a Hub dataset is gated or cannot be reached.
+        ValueError: nothing is there, a file is of a kind that is not read, or the Hub does not give the dataset.
     """
     exact = pin(source) if source.startswith(HUB) else source
     if exact != source or not source.startswith(HUB):
