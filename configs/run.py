@@ -87,13 +87,17 @@ class CorpusConfig(_Section):
     """The text that transcoders are trained and measured on."""
 
     source: str | None = None
-    """A .txt, .jsonl or .parquet file, or `python-docs` for the running Python's documentation."""
+    """A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of these, hf://datasets/OWNER/NAME[@REVISION]/PATH for such
+    files on the Hub (PATH: a file, a folder or a glob), or `python-docs` for the running Python's documentation."""
     text_field: str = "text"
     """Field of a .jsonl line or column of a .parquet file that holds a document."""
+    layout: Literal["packed", "padded"] = "packed"
+    """packed: one document after the other. padded: each document begins a row; one that is longer than a row goes on
+    in further rows, and the rest of its last row stays empty."""
     n_pos: Annotated[int, Field(gt=1)] = 128
     """Tokens a row."""
     max_tokens: Annotated[int, Field(gt=1)] | None = None
-    """Read at most so many tokens."""
+    """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count."""
 
 
 class EngineConfig(_Section):
@@ -203,7 +207,7 @@ def _problem(error: Any) -> str:
 
 
 def _beside(path: Path, value: Any) -> Any:
-    if not isinstance(value, str) or value == "python-docs":
+    if not isinstance(value, str) or value == "python-docs" or value.startswith("hf://"):
         return value
     return str((path.parent / Path(value).expanduser()).resolve())
 

@@ -29,11 +29,12 @@ from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
 from flows.train_transcoders import train_transcoders
 from interp.quality import measure_quality
 from interp.training import TrainingSettings
-from storage.corpora import PADDING, pack
 from storage.formats import open_transcoders
 from storage.formats.circuit_tracer import layer_tensors
 from storage.models import open_model
-from storage.texts import docstrings, python_docs
+from storage.packing import PADDING, Packer, pack
+from storage.python_docs import docstrings, python_docs
+from storage.texts import whole_texts
 
 FOLDER = Path(__file__).parent / "checkpoint"
 PACKAGES = (
@@ -88,7 +89,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """All full rows of the packed documents."""
-    rows = np.concatenate([rows.tokens for rows in pack(texts, tokenizer, 0, N_POS)])
+    rows = np.concatenate([block.rows.tokens for block in pack(whole_texts(texts), tokenizer, Packer(0, N_POS))])
     return torch.from_numpy(rows[(rows != PADDING).all(1)]).long()
 
 

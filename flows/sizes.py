@@ -71,7 +71,9 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
         return _to_train(config, model, weight_bytes)
     if transcoder.repo is None:
         assert transcoder.path is not None
-        release = open_transcoders(transcoder.path)
+        release = open_transcoders(
+            transcoder.path, model.family.model_type, transcoder.input_hook, transcoder.output_hook
+        )
         n_bytes = sum(path.stat().st_size for path in release.files)
         return _sizes(model, weight_bytes, release.shape(0)[0], n_bytes)
     files = select(transcoder.repo, transcoder.revision, transcoder_files(transcoder))

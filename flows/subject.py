@@ -10,10 +10,12 @@ from flows.origin import Origin, model_origin, pinned, transcoder_origin
 from interp.capture import Hooks
 from interp.transcoder import ActivationName
 from storage.checkpoints import Checkpoint, is_ingested
-from storage.corpora import CorpusRecipe, source_fingerprint
+from storage.corpora import CorpusRecipe
 from storage.formats import TranscoderFolder, open_transcoders
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
+from storage.sources import local_files, source_fingerprint
+from storage.sources import pinned as pinned_source
 from storage.store import Store, check_place
 
 INGEST_VERSION = 1
@@ -50,7 +52,7 @@ class Source:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files whose hashes are worth remembering."""
-        return (*self.model.files, *self.model.tokenizer_files)
+        return (*self.model.files, *self.model.tokenizer_files, *local_files(self.corpus.source))
 
     @property
     def training_recipe(self) -> str:
@@ -125,14 +127,16 @@ def open_source(config: RunConfig) -> Source:
     tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
     corpus = config.corpus
     assert corpus.source is not None
+    corpus_source = pinned_source(corpus.source)
     recipe = CorpusRecipe(
-        source=corpus.source,
-        source_sha256=source_fingerprint(corpus.source),
+        source=corpus_source,
+        source_sha256=source_fingerprint(store, corpus_source),
         tokenizer_sha256=tokenizer_sha256,
         bos=bos,
         n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
         max_tokens=corpus.max_tokens,
         text_field=corpus.text_field,
+        layout=corpus.layout,
     )
     model_sha256 = short_hash(files=fingerprints(store, model.files))
     return Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipe)

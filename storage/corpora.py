@@ -1,10 +1,7 @@
-"""Tokenised corpora in Zarr: rows of equal length, document boundaries kept, nothing dropped."""
+"""Tokenised corpora in Zarr: rows of equal length, document boundaries kept, nothing dropped, tokenised once."""
 
-import hashlib
-import itertools
-import sys
-import sysconfig
-from collections.abc import Iterable, Iterator
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,27 +10,20 @@ import numpy as np
 import zarr
 from jaxtyping import Int32, Int64
 
-from storage.recipes import file_sha256, short_hash
-from storage.store import Store, whole_folder
-from storage.texts import PYTHON_DOCS, read_texts
+from storage.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, max_rows, pack
+from storage.recipes import short_hash
+from storage.store import Store, read_json, write_json
+from storage.texts import Position, read_texts
 
 VERSION = 1
 """Bump when the same texts would give other rows."""
 
-PADDING = -1
-"""Token id of what fills up the last row."""
-
 ROWS_PER_CHUNK = 256
-DOCUMENTS_PER_BATCH = 256
 
+UNFINISHED = ".unfinished"
+"""Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
 
-class Rows(NamedTuple):
-    """Rows of a corpus."""
-
-    tokens: Int32[np.ndarray, "rows n_pos"]
-    """Token ids, `PADDING` after the end of the last row."""
-    documents: Int32[np.ndarray, "rows n_pos"]
-    """Which document each token comes from, counted from 0; `PADDING` likewise."""
+RECEIPT = "receipt.json"
 
 
 @dataclass(frozen=True)
@@ -41,101 +31,151 @@ class CorpusRecipe:
     """What determines the rows of a corpus."""
 
     source: str
+    """Where the texts are: a pinned source."""
     source_sha256: str
+    """Its fingerprint."""
     tokenizer_sha256: str
     bos: int | None
     n_pos: int
     max_tokens: int | None
     text_field: str
+    layout: Layout = "packed"
     version: int = VERSION
 
     @property
     def corpus_id(self) -> str:
-        return short_hash(corpus={**vars(self), "source": None})
+        ingredients = {**vars(self), "source": None}
+        if self.layout == "packed":
+            del ingredients["layout"]  # so that corpora keep their names that are older than the setting
+        return short_hash(corpus=ingredients)
 
 
-def source_fingerprint(source: str) -> str:
-    """Content hash of a text source; for `python-docs`, of the interpreter and its library's files."""
-    if source == PYTHON_DOCS:
-        stdlib = Path(sysconfig.get_path("stdlib"))
-        files = sorted(p for p in stdlib.rglob("*.py") if "site-packages" not in p.parts)
-        listing = [(str(p.relative_to(stdlib)), p.stat().st_size) for p in files]
-        return hashlib.sha256(repr((sys.version, listing)).encode()).hexdigest()
-    path = Path(source)
-    if not path.is_file():
-        raise ValueError(f"corpus: no file {path} (expected .txt, .jsonl or .parquet, or '{PYTHON_DOCS}')")
-    return file_sha256(path)
+class Receipt(NamedTuple):
+    """What is finished of a corpus, and all that going on needs."""
+
+    source: str
+    source_sha256: str
+    n_rows: int = 0
+    n_tokens: int = 0
+    n_documents: int = 0
+    """Documents begun."""
+    tokens: tuple[int, ...] = ()
+    """The row that is not full yet."""
+    documents: tuple[int, ...] = ()
+    end: Position = Position()
+    """From where reading goes on."""
+    cut: Cut | None = None
 
 
-def pack(
-    texts: Iterable[str], tokenizer: Any, bos: int | None, n_pos: int, max_tokens: int | None = None
-) -> Iterator[Rows]:
-    """Tokenise documents and pack them into rows, `ROWS_PER_CHUNK` at a time.
+def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
+    """Tokenise a source into the store; where an earlier run was killed, from its last finished block on.
 
-    Every document and every row begins with `bos` where there is one: a row that starts in the middle of
-    a document gets its own. The last row is padded. At most `max_tokens` tokens are taken, whole rows.
-    """
-    max_rows = None if max_tokens is None else max(1, max_tokens // n_pos)
-    rows = itertools.islice(_rows(_documents(texts, tokenizer, bos), bos, n_pos), max_rows)
-    while chunk := list(itertools.islice(rows, ROWS_PER_CHUNK)):
-        block = np.full((2, len(chunk), n_pos), PADDING, np.int32)
-        for i, (tokens, documents) in enumerate(chunk):
-            block[0, i, : len(tokens)] = tokens
-            block[1, i, : len(documents)] = documents
-        yield Rows(block[0], block[1])
-
-
-def _documents(texts: Iterable[str], tokenizer: Any, bos: int | None) -> Iterator[list[int]]:
-    texts = iter(texts)
-    head = [] if bos is None else [bos]
-    while batch := list(itertools.islice(texts, DOCUMENTS_PER_BATCH)):
-        for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
-            yield head + ids
-
-
-def _rows(documents: Iterable[list[int]], bos: int | None, n_pos: int) -> Iterator[tuple[list[int], list[int]]]:
-    tokens: list[int] = []
-    origins: list[int] = []
-    for number, document in enumerate(documents):
-        at = 0
-        while at < len(document):
-            if not tokens and bos is not None and document[at] != bos:
-                tokens, origins = [bos], [number]
-            taken = document[at : at + n_pos - len(tokens)]
-            tokens += taken
-            origins += [number] * len(taken)
-            at += len(taken)
-            if len(tokens) == n_pos:
-                yield tokens, origins
-                tokens, origins = [], []
-    if tokens:
-        yield tokens, origins
-
-
-def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any) -> None:
-    """Tokenise a source into the store. Memory: one chunk of rows, one batch of documents.
+    Memory: a block of rows and a batch of texts of about a million characters, plus the longest line or cell of the
+    source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` (padding left out), `n_documents`,
+    and if `max_tokens` cut something off, `cut` (see `Cut`), else null.
 
     Raises:
-        ValueError: the source holds no token.
+        ValueError: the source cannot be read, or holds no text.
     """
     path = store.corpus(recipe.corpus_id)
-    if path.exists():
-        return
-    with whole_folder(path) as partial:
-        group = zarr.create_group(partial)
-        n_pos, n_tokens = recipe.n_pos, 0
-        arrays = [
-            group.create_array(name, shape=(0, n_pos), chunks=(ROWS_PER_CHUNK, n_pos), dtype="int32")
-            for name in ("tokens", "documents")
-        ]
-        texts = read_texts(recipe.source, recipe.text_field)
-        for rows in pack(texts, tokenizer, recipe.bos, n_pos, recipe.max_tokens):
-            for array, block in zip(arrays, rows, strict=True):
-                array.append(block)
-            n_tokens += int((rows.tokens != PADDING).sum())
-        if n_tokens == 0:
+    if not path.exists():
+        _remove_outdated(path.parent, recipe)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        receipt = _tokenise(unfinished, recipe, tokenizer, tokens_per_block)
+        n_documents = receipt.cut.after_document + 1 if receipt.cut else receipt.n_documents
+        if receipt.n_tokens == (0 if recipe.bos is None else n_documents):
+            shutil.rmtree(unfinished)
             raise ValueError(f"corpus: {recipe.source} holds no text")
-        group.attrs.update({**vars(recipe), "corpus_id": recipe.corpus_id, "n_tokens": n_tokens})
+        cut = receipt.cut and receipt.cut._asdict()
+        zarr.open_group(unfinished).attrs.put(
+            {
+                **vars(recipe),
+                "corpus_id": recipe.corpus_id,
+                "n_tokens": receipt.n_tokens,
+                "n_documents": n_documents,
+                "cut": cut,
+            }
+        )
+        unfinished.replace(path)
+    (path / RECEIPT).unlink(missing_ok=True)
+
+
+def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int) -> Receipt:
+    """Write all rows that are not there yet, and a receipt after each block; returns the last."""
+    receipt = _receipt(folder) or Receipt(recipe.source, recipe.source_sha256)
+    group = _group(folder, recipe.n_pos, receipt.n_rows)
+    packer = Packer(
+        recipe.bos, recipe.n_pos, recipe.layout, list(receipt.tokens), list(receipt.documents), receipt.n_documents
+    )
+    limit = max_rows(recipe.max_tokens, recipe.n_pos)
+    if receipt.n_rows == limit:
+        return receipt
+    texts = read_texts(recipe.source, recipe.text_field, receipt.end)
+    for block in pack(texts, tokenizer, packer, limit and limit - receipt.n_rows, tokens_per_block):
+        _append(folder, group, block.rows)
+        receipt = _after(receipt, block, packer)
+        write_json(folder / RECEIPT, receipt._asdict())
+    return receipt._replace(n_documents=packer.n_documents)
+
+
+def _after(receipt: Receipt, block: Block, packer: Packer) -> Receipt:
+    return receipt._replace(
+        n_rows=receipt.n_rows + len(block.rows.tokens),
+        n_tokens=receipt.n_tokens + int((block.rows.tokens != PADDING).sum()),
+        n_documents=packer.n_documents,
+        tokens=tuple(packer.tokens),
+        documents=tuple(packer.documents),
+        end=block.end,
+        cut=block.cut,
+    )
+
+
+def _receipt(folder: Path) -> Receipt | None:
+    """The last receipt of an unfinished corpus, if there is one."""
+    try:
+        receipt = Receipt(**read_json(folder / RECEIPT))
+        return receipt._replace(end=Position(*receipt.end), cut=receipt.cut and Cut(*receipt.cut))
+    except (OSError, ValueError, TypeError):
+        return None  # nothing was finished
+
+
+def _group(folder: Path, n_pos: int, n_rows: int) -> zarr.Group:
+    """An unfinished corpus with as many rows as its receipt says."""
+    if n_rows > 0:
+        group = zarr.open_group(folder)
+        for name in Rows._fields:
+            group[name].resize((n_rows, n_pos))  # pyright: ignore
+        return group
+    shutil.rmtree(folder, ignore_errors=True)
+    group = zarr.create_group(folder)
+    for name in Rows._fields:
+        group.create_array(name, shape=(0, n_pos), chunks=(ROWS_PER_CHUNK, n_pos), dtype="int32")
+    return group
+
+
+def _append(folder: Path, group: zarr.Group, rows: Rows) -> None:
+    """Append rows and see them onto the disk, so that no receipt is there without them."""
+    for name, block in rows._asdict().items():
+        array: Any = group[name]
+        first = array.shape[0] // ROWS_PER_CHUNK
+        array.append(block)
+        for chunk in range(first, -(-array.shape[0] // ROWS_PER_CHUNK)):
+            _sync(folder / name / "c" / str(chunk) / "0")
+        _sync(folder / name / "zarr.json")
+
+
+def _sync(path: Path) -> None:
+    if path.exists():  # a chunk of zeros has no file
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
+    """Remove what was begun and will not be gone on with: nothing was finished, or the source has changed since."""
+    for folder in corpora.glob(f"*{UNFINISHED}"):
+        begun = _receipt(folder)
+        if begun is None or (begun.source == recipe.source and begun.source_sha256 != recipe.source_sha256):
+            shutil.rmtree(folder)
 
 
 def read_rows(store: Store, corpus_id: str, start: int, stop: int) -> Rows:

@@ -93,7 +93,7 @@ TABLES = {
                 Column("n_sequences", "BIGINT", "Rows."),
                 Column("n_pos", "INTEGER", "Tokens a row."),
                 Column("n_tokens", "BIGINT", "Tokens, padding left out."),
-                Column("sha256", "VARCHAR", "Hash of the source."),
+                Column("sha256", "VARCHAR", "Hash of the source; of a Hub dataset, its commit and path."),
             ),
         ),
         Table(

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from storage.corpora import PADDING, CorpusRecipe, corpus_attributes, read_rows, write_corpus
+from storage.corpora import CorpusRecipe, corpus_attributes, read_rows, write_corpus
 from storage.models import open_model
+from storage.packing import PADDING
 from storage.store import Store
 from tasks.shard_task import shard_task
 

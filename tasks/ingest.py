@@ -20,9 +20,10 @@ from storage.checkpoints import (
     write_embeddings,
     write_layer,
 )
-from storage.corpora import corpus_attributes, pack
+from storage.corpora import corpus_attributes
 from storage.formats import open_transcoders
 from storage.models import ModelFolder, token_texts
+from storage.packing import Layout, Packer, max_rows, pack
 from storage.parts import write_part
 from storage.runs import now
 from storage.store import Store, write_json
@@ -44,14 +45,16 @@ class Text:
     n_pos: int
     n_tokens: int
     bos: int | None
+    layout: Layout
 
     def batches(self, folder: ModelFolder) -> Iterator[tuple[Tensor, Tensor]]:
         """(tokens, which are real) in batches."""
         texts = read_texts(self.source, self.text_field)
         step = max(1, TOKENS_PER_BATCH // self.n_pos)
-        for rows in pack(texts, folder.tokenizer, self.bos, self.n_pos, self.n_tokens):
-            for start in range(0, len(rows.tokens), step):
-                yield padded(torch.from_numpy(rows.tokens[start : start + step]))
+        packer = Packer(self.bos, self.n_pos, self.layout)
+        for block in pack(texts, folder.tokenizer, packer, max_rows(self.n_tokens, self.n_pos)):
+            for start in range(0, len(block.rows.tokens), step):
+                yield padded(torch.from_numpy(block.rows.tokens[start : start + step]))
 
 
 @shard_task("measure-quality", "measure L{layer:02d}")

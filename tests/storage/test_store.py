@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.families import Norm
@@ -25,12 +25,10 @@ from storage.catalog import (
     replace_rows,
 )
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
-from storage.corpora import PADDING, pack
 from storage.parts import read_parts, write_part
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
 from storage.tables import TABLES, schema_markdown
-from storage.texts import read_texts
 from storage.tiles import TileCache
 
 
@@ -183,49 +181,6 @@ def test_single_token_activations_are_read_by_feature_range(tmp_path: Path) -> N
     assert part.indptr.tolist() == [0, 1, 1, 3]
     assert part.token.tolist() == [5, 3, 9]
     assert part.value.tolist() == [3.0, 2.0, 0.0]
-
-
-class Letters:
-    """A tokenizer whose tokens are letters."""
-
-    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
-        assert not add_special_tokens
-        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
-
-
-@settings(max_examples=200)
-@given(
-    texts=st.lists(st.text("abc", max_size=30), max_size=20),
-    n_pos=st.integers(2, 9),
-    bos=st.sampled_from([None, 0]),
-)
-def test_packing_drops_nothing_and_starts_every_row_with_bos(texts: list[str], n_pos: int, bos: int | None) -> None:
-    blocks = list(pack(texts, Letters(), bos, n_pos))
-    tokens = np.concatenate([block.tokens for block in blocks]) if blocks else np.zeros((0, n_pos), np.int32)
-    documents = np.concatenate([block.documents for block in blocks]) if blocks else tokens
-    if bos is not None:
-        assert (tokens[:, 0] == bos).all()
-    read = [""] * len(texts)
-    for token, document in zip(tokens.ravel().tolist(), documents.ravel().tolist(), strict=True):
-        if token not in (PADDING, bos):
-            read[document] += chr(token)
-    assert read == texts
-    assert (tokens.ravel()[: (tokens != PADDING).sum()] != PADDING).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("a.jsonl", '{"text": "x"}\n{"text"', "line 2"),
-        ("a.jsonl", '{"body": "x"}\n', "line 1.*'text'"),
-        ("a.jsonl", '{"text": 5}\n', "is int, not a text"),
-        ("a.csv", "x", r"'\.csv' file; expected"),
-    ],
-)
-def test_bad_text_files_are_named(tmp_path: Path, name: str, content: str, problem: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=problem):
-        list(read_texts(str(tmp_path / name)))
 
 
 def test_parts_repeat_scalars_and_refuse_unknown_columns(tmp_path: Path) -> None:
