@@ -22,7 +22,8 @@ FOLDERS = ("checkpoints", "corpora", "parts", "transcoders")
 FILES = ("catalog.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
-_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8}\.partial")
+_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial")
+"""Ours, and those of Zarr."""
 
 
 class ShardKey(NamedTuple):

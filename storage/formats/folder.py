@@ -51,10 +51,14 @@ class TranscoderFolder:
 def refuse_links_out(root: Path) -> None:
     """Refuse symbolic links that lead out of a folder, unless to the blobs of the same repository in a Hub cache.
 
+    A folder of links that `storage.hub` made of a repository's files may lead into the whole cache.
+
     Raises:
         ValueError: names the link.
     """
     allowed = [root.resolve()]
+    if allowed[0].is_relative_to(LINKED.resolve()):
+        allowed.append(Path(constants.HF_HUB_CACHE).resolve())
     for parent in allowed[0].parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             allowed.append(parent.parent / "blobs")
