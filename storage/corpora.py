@@ -70,8 +70,8 @@ class Receipt(NamedTuple):
 def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
     """Tokenise a source into the store; where an earlier run was killed, from its last finished block on.
 
-    Memory: a block of rows and a batch of texts of about a million characters, plus the longest line or cell of the
-    source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` (padding left out), `n_documents`,
+    Memory: a block of rows and a batch of texts of about half a million characters, plus the longest line or cell of
+    the source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` (padding left out), `n_documents`,
     and if `max_tokens` cut something off, `cut` (see `Cut`), else null.
 
     Raises:

@@ -162,10 +162,15 @@ def _snapshot(repo: str, commit: str) -> Path:
     return _folder(repo) / "snapshots" / commit
 
 
+def linked_folders() -> Path:
+    """Where folders of links to what was fetched are."""
+    return Path(constants.HF_HOME) / "circuit-insights"
+
+
 def _linked(repo: str, commit: str, names: list[str]) -> Path:
     """A folder of links to these files alone: the cache's folder also holds what else was ever asked for."""
     key = short_hash(commit=commit, names=sorted(names))
-    folder = Path(constants.HF_HOME) / "circuit-insights" / f"{repo.replace('/', '--')}-{key}"
+    folder = linked_folders() / f"{repo.replace('/', '--')}-{key}"
     for name in names:
         link, target = folder / name, (_snapshot(repo, commit) / name).absolute()
         if link.is_symlink() and link.readlink() == target:

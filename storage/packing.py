@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from storage.texts import PIECE_CHARACTERS, Piece, Position
+from storage.texts import Piece, Position
 
 PADDING = -1
 """Token id of what fills up a row."""
@@ -17,6 +17,7 @@ Layout = Literal["packed", "padded"]
 
 TOKENS_PER_BLOCK = 2**19
 PIECES_PER_BATCH = 256
+CHARACTERS_PER_BATCH = 2**19
 
 Row = tuple[list[int], list[int]]
 """Tokens, and the document that each comes from."""
@@ -141,12 +142,20 @@ def _stacked(rows: list[Row], n_pos: int) -> Rows:
 def _tokenised(pieces: Iterable[Piece], tokenizer: Any) -> Iterator[tuple[Piece, list[int]]]:
     """Each piece with its tokens. One that goes on within a document is read with the character before it."""
     for batch in _batches(pieces):
-        found = tokenizer([piece.before + piece.text for piece in batch], add_special_tokens=False)["input_ids"]
+        found = _tokens([piece.before + piece.text for piece in batch], tokenizer)
         for piece, tokens in zip(batch, found, strict=True):
-            if piece.before:
-                head, alone = tokenizer([piece.before, piece.text], add_special_tokens=False)["input_ids"]
-                tokens = tokens[len(head) :] if tokens[: len(head)] == head else alone
-            yield piece, tokens
+            if not piece.before:
+                yield piece, tokens
+                continue
+            (head,) = _tokens([piece.before], tokenizer)
+            if tokens[: len(head)] == head:
+                yield piece, tokens[len(head) :]
+            else:
+                yield piece, _tokens([piece.text], tokenizer)[0]
+
+
+def _tokens(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
@@ -154,7 +163,7 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     for piece in pieces:
         batch.append(piece)
         n_characters += len(piece.text)
-        if len(batch) == PIECES_PER_BATCH or n_characters >= PIECE_CHARACTERS:
+        if len(batch) == PIECES_PER_BATCH or n_characters >= CHARACTERS_PER_BATCH:
             yield batch
             batch, n_characters = [], 0
     if batch:

@@ -14,10 +14,13 @@ import pyarrow.parquet as pq
 from storage.python_docs import python_docs
 from storage.sources import PYTHON_DOCS, TextFile, text_files
 
-PIECE_CHARACTERS = 2**20
-"""Longer documents are handed on, and tokenised, in several pieces. In a .txt file it counts bytes."""
+PIECE_CHARACTERS = 2**17
+"""Longer documents are handed on, and tokenised, in several pieces. In a .txt file it counts bytes.
+
+With much longer ones the allocator loses gigabytes to gaps between the tokenizer's buffers."""
 
 ROWS_PER_READ = 256
+BYTES_PER_READ = 2**20
 _WORDS = re.compile(r"(?s).*\S(?= \S)")
 _LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
 
@@ -153,7 +156,7 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
 
 def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Iterator[Piece]:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=PIECE_CHARACTERS, page_checksum_verification=True)
+        parquet = pq.ParquetFile(file, buffer_size=BYTES_PER_READ, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"corpus: {name}: cannot be read as Parquet ({error})") from None
     schema = parquet.schema_arrow

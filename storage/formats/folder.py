@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
+from storage.hub import linked_folders
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -57,7 +59,7 @@ def refuse_links_out(root: Path) -> None:
         ValueError: names the link.
     """
     allowed = [root.resolve()]
-    if allowed[0].is_relative_to(LINKED.resolve()):
+    if allowed[0].is_relative_to(linked_folders().resolve()):
         allowed.append(Path(constants.HF_HUB_CACHE).resolve())
     for parent in allowed[0].parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
