@@ -25,7 +25,7 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 	$(BIN)/circuit-insights run configs/demo.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # The oracles are other people's implementations of the same science. Their pins conflict with ours.
 ORACLES := .venv-oracles

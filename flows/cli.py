@@ -145,8 +145,13 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
     with errors_told():
         loaded = _load(config, overrides, store)
         from flows import ingest as flow
+        from flows.subject import store_path
+        from flows.summary import layer_quality
+        from storage.store import Store
 
-        out.print(f"checkpoint {_with_engine(flow.ingest, loaded)}")
+        checkpoint_id = _with_engine(flow.ingest, loaded)
+        _print_quality(layer_quality(Store(store_path(loaded)), checkpoint_id))
+        out.print(f"checkpoint {checkpoint_id}")
 
 
 @app.command()
@@ -390,6 +395,7 @@ def doctor(
         root = _root(store)
         if config is not None:
             loaded = _load(config, overrides, store)
+            from flows.ingest import measured_layers
             from flows.subject import identify, open_source
 
             source = open_source(loaded)
@@ -401,14 +407,24 @@ def doctor(
             if source.must_train:
                 _good("transcoders", "none yet; `run` trains them")
             else:
-                a = identify(source).attributes
+                subject = identify(source)
+                a = subject.attributes
                 what = f"{a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}"
                 _good("transcoders", f"{a['transcoder_name']}: {what}, checkpoint {a['checkpoint_id']}")
+                _print_quality(list(measured_layers(subject)))
         _check_store(root)
 
 
 def _place(origin: Any) -> str:
     return f"{origin.name} at {origin.commit[:12]}" if origin.commit else origin.name
+
+
+def _print_quality(layers: list[Any]) -> None:
+    table = Table("layer", "explained variance", "L0", "dead", "loss", "with it replaced", title="Transcoders")
+    for layer in layers:
+        shares = f"{layer.explained_variance:.3f}", f"{layer.l0:.1f}", f"{layer.dead_share:.1%}"
+        table.add_row(str(layer.layer), *shares, f"{layer.loss:.3f}", f"{layer.loss_replaced:.3f}")
+    out.print(table)
 
 
 def _good(name: str, text: str) -> None:

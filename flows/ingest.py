@@ -1,16 +1,19 @@
 """Bring a model and its transcoders into the store, after measuring that they were read rightly."""
 
+from collections.abc import Iterator
+
 from prefect import flow
 
 from configs.run import RunConfig
 from flows.engine import wait_for_all
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
+from interp.quality import Quality
 from storage.catalog import loaded_recipe
 from storage.checkpoints import read_quality
 from storage.recipes import remember_fingerprints, short_hash
 from storage.runs import new_run_id
-from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer
+from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
 
 
 def is_done(subject: Subject) -> bool:
@@ -44,6 +47,20 @@ def ingest_checkpoint(subject: Subject, run_id: str) -> None:
         wait_for_all(futures, "ingest")
         corpus_id = corpus.corpus_id if store.corpus(corpus.corpus_id).exists() else None
         load_checkpoint(store, checkpoint_id, subject.attributes, text.recipe, corpus_id)
+
+
+def measured_layers(subject: Subject) -> Iterator[Quality]:
+    """Every layer's figures, measured without a store.
+
+    Raises:
+        ValueError: those of a layer say that it was read wrongly.
+    """
+    model, release, text = subject.source.model.path, subject.transcoders, quality_text(subject)
+    for layer in range(subject.attributes["n_layers"]):
+        quality, suspicion = measured(layer, model, release.path, release.hooks, text)
+        if suspicion and not subject.config.transcoder.accept_poor_quality:
+            raise ValueError(f"{release.path} does not fit {model} as read: layer {layer}: {suspicion}")
+        yield quality
 
 
 def quality_text(subject: Subject) -> Text:

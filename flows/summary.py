@@ -1,7 +1,9 @@
 """What a run found: per layer, and a handful of the most convincing features."""
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+from interp.quality import Quality
 from interp.weightlens.description import visible
 from storage.catalog import open_catalog
 from storage.store import Store
@@ -43,6 +45,14 @@ FEATURES = """
     QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength + 2 * wordiness DESC, feature) <= $each
     ORDER BY layer, strength + 2 * wordiness DESC LIMIT $n
 """
+
+
+def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
+    """The figures with which a checkpoint was ingested."""
+    names = [field.name for field in fields(Quality)]
+    query = f"SELECT {', '.join(names)} FROM transcoder_quality WHERE checkpoint_id = ? ORDER BY layer"
+    with open_catalog(store.catalog) as connection:
+        return [Quality(*row) for row in connection.execute(query, [checkpoint_id]).fetchall()]
 
 
 def summarise(store: Store, checkpoint_id: str) -> Summary:
