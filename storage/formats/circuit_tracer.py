@@ -34,12 +34,18 @@ def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
     """Open a folder written for circuit-tracer's transcoder sets.
 
     W_enc may lie either way round: (d_transcoder, d_model), or (d_model, d_transcoder) as in older releases. Where
-    both are the same number, `W_enc_rows: d_transcoder` (or `d_model`) in config.yaml has to say which it is.
+    both are the same number, `W_enc_rows: d_transcoder` (or `d_model`) in config.yaml has to say which it is. W_dec is
+    (d_transcoder, d_model), or the other way round in releases that have no config.yaml, which are read where `names`
+    gives both hooks; the biases tell the two numbers apart.
 
     Raises:
         ValueError: a setting is missing or unknown, or layers are missing.
     """
-    config_path, config = read_config(path)
+    told = names.input_hook is not None and names.output_hook is not None
+    if told and not (path / "config.yaml").exists():
+        config_path, config = path / "config.yaml", {}  # all that it would have to say has been said
+    else:
+        config_path, config = read_config(path)
     expect_setting(config_path, config, "model_kind", "transcoder_set", None)
     expect_setting(config_path, config, "activation", "relu", "jumprelu", "topk", None)
     expect_setting(config_path, config, ROWS, "d_transcoder", "d_model", None)
@@ -49,7 +55,7 @@ def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
         format="circuit-tracer",
         hooks=config_hooks(names, config_path, config),
         n_layers=len(files),
-        files=(config_path, *files),
+        files=(config_path, *files) if config_path.exists() else tuple(files),
         shape=lambda layer: _layer_shape(files[layer], config_path, config),
         read=lambda layer: _read_layer(files[layer], config_path, config),
     )
@@ -120,8 +126,8 @@ def _layer_shape(file: Path, config_path: Path, config: dict[str, Any]) -> tuple
     shapes = tensor_shapes(file)
     if "w_enc" in shapes:
         return gemma_scope_2.layer_shape(file)
-    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
-    expected = {"W_dec": (d_transcoder, d_model), "b_enc": (d_transcoder,), "b_dec": (d_model,)}
+    d_transcoder, d_model = _sizes(file, shapes)
+    expected = {"W_dec": shapes["W_dec"], "b_enc": (d_transcoder,), "b_dec": (d_model,)}
     threshold = shapes.get(THRESHOLD)
     optional = {THRESHOLD: threshold if threshold in ((), (1,)) else (d_transcoder,), "W_skip": (d_model, d_model)}
     _turned(file, shapes, config_path, config)
@@ -129,10 +135,17 @@ def _layer_shape(file: Path, config_path: Path, config: dict[str, Any]) -> tuple
     return d_transcoder, d_model
 
 
+def _sizes(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
+    """(d_transcoder, d_model): W_dec's shape, turned if the biases say that it lies the other way round."""
+    rows, columns = matrix_shape(file, shapes, "W_dec")
+    biases = shapes.get("b_enc"), shapes.get("b_dec")
+    return (columns, rows) if biases == ((columns,), (rows,)) else (rows, columns)
+
+
 def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, config: dict[str, Any]) -> bool:
     """Whether W_enc is (d_model, d_transcoder)."""
     found = matrix_shape(file, shapes, "W_enc")
-    d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
+    d_transcoder, d_model = _sizes(file, shapes)
     ways = {"d_transcoder": (d_transcoder, d_model), "d_model": (d_model, d_transcoder)}
     fitting = [rows for rows, shape in ways.items() if shape == found]
     declared = config.get(ROWS)
@@ -151,7 +164,7 @@ def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, c
 
 
 def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transcoder:
-    d_transcoder, _ = _layer_shape(file, config_path, config)
+    d_transcoder, d_model = _layer_shape(file, config_path, config)
     if file.suffix == ".npz":
         return gemma_scope.read_layer(file)
     shapes = tensor_shapes(file)
@@ -161,6 +174,9 @@ def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transc
     W_enc = tensors["W_enc"]
     if _turned(file, shapes, config_path, config):
         W_enc = W_enc.T.contiguous()
+    W_dec = tensors["W_dec"]
+    if W_dec.shape != (d_transcoder, d_model):
+        W_dec = W_dec.T.contiguous()
     threshold = tensors.get(THRESHOLD)
     if threshold is not None:
         threshold = threshold.expand(d_transcoder).contiguous()
@@ -168,7 +184,7 @@ def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transc
     return Transcoder(
         W_enc=W_enc,
         b_enc=tensors["b_enc"],
-        W_dec=tensors["W_dec"],
+        W_dec=W_dec,
         b_dec=tensors["b_dec"],
         activation=activation,
         threshold=threshold,

@@ -648,3 +648,20 @@ class TestHostileFiles:
         (tmp_path / "layer_4.safetensors").symlink_to("layer_4.safetensors")
         with pytest.raises(ValueError, match=r"layer_4\.safetensors"):
             read_all(tmp_path, "llama")
+
+
+def test_a_circuit_tracer_folder_without_settings_is_read_where_both_hooks_are_given(tmp_path: Path) -> None:
+    weights = draw(names=HOUSE)()
+    turned = [{**tensors, "W_dec": tensors["W_dec"].T.contiguous()} for tensors in weights]
+    write_circuit_tracer(tmp_path, turned)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"no config\.yaml, which names the hooks"):
+        open_transcoders(tmp_path, "llama", "resid_mid")
+    folder = open_transcoders(tmp_path, "llama", "resid_mid", "mlp_out")
+    assert folder.hooks == Hooks("resid_mid", "mlp_out")
+    assert all(path.is_file() for path in folder.files)
+    for layer, tensors in enumerate(weights):
+        assert folder.shape(layer) == (D_TRANSCODER, D_MODEL)
+        coder = folder.read(layer)
+        assert torch.equal(coder.W_enc, tensors["W_enc"])
+        assert torch.equal(coder.W_dec, tensors["W_dec"])
