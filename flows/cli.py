@@ -92,8 +92,8 @@ def _disk_is_full(error: Exception) -> bool:
 def _fail(message: str, code: int) -> None:
     from interp.weightlens.description import visible
 
-    lines = "\n".join(visible(line) if line.strip() else line for line in message.splitlines())
-    err.print(f"[bold red]error:[/] {escape(lines)}", soft_wrap=True)
+    lines = (" " * (len(line) - len(line.lstrip(" "))) + visible(line.strip(" ")) for line in message.splitlines())
+    err.print("[bold red]error:[/] " + escape("\n".join(lines)), soft_wrap=True)
     raise typer.Exit(code)
 
 
