@@ -1,21 +1,7 @@
 """The text models of Gemma-3 (270M, 1B): Gemma-2 with norms on queries and keys."""
 
-from interp.families.family import Family
+from dataclasses import replace
 
-GEMMA3 = Family(
-    model_type="gemma3_text",
-    blocks="model.layers",
-    embedding="model.embed_tokens",
-    scaled_embedding=True,
-    unembedding="lm_head",
-    final_norm="model.norm",
-    attention="self_attn",
-    attention_norm="input_layernorm",
-    attention_output_norm="post_attention_layernorm",
-    value="v_proj",
-    output="o_proj",
-    mlp="mlp",
-    mlp_norm="pre_feedforward_layernorm",
-    mlp_output_norm="post_feedforward_layernorm",
-    unit_offset=True,
-)
+from interp.families.gemma2 import GEMMA2
+
+GEMMA3 = replace(GEMMA2, model_type="gemma3_text")
