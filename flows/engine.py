@@ -66,7 +66,7 @@ _WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.ar
 @contextmanager
 def prefect_at_hand() -> Iterator[None]:
     """A Prefect server for this process unless one is set; it ends with the process, however that ends."""
-    if os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value():
+    if PREFECT_API_URL.value():
         yield
         return
     server = SubprocessASGIServer()

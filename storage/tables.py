@@ -203,7 +203,8 @@ TABLES = {
                 Column(
                     "absolute_contribution",
                     "DOUBLE",
-                    "Σ|score| over the whole vocabulary and over every feature of the upstream layers.",
+                    "Σ|score| over the whole vocabulary and over every feature of the upstream layers; to within 1e-3 "
+                    "where the run was screened in bfloat16.",
                 ),
                 Column(
                     "detected_share",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from storage.catalog import open_catalog
@@ -230,3 +231,24 @@ def test_the_authors_validation_reads_descriptions_as_sequences(tmp_path: Path, 
     assert rows(store, query) == [(0, 1, 1.0), (0, 3, 1.0), (1, 2, 1.0)]
     query = "SELECT token_id, source_feature FROM token_candidates WHERE source_layer = 0 ORDER BY ALL"
     assert rows(store, query) == [(5, 3), (7, 3)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_in_the_middle_ends_the_run_and_all_that_it_started(
+    prefect_home: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *planted_overrides(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env=cli_environment(prefect_home), stderr=subprocess.PIPE, text=True)
+    give_up = time.monotonic() + 120
+    while not (tmp_path / "store" / "checkpoints").exists():  # the first task has written
+        assert process.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert started, "Prefect's server"
+    process.send_signal(number)
+    message = process.communicate(timeout=20)[1]
+    assert process.returncode == code
+    assert ("run the same command again" in message) == (number != signal.SIGKILL)
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []

@@ -137,6 +137,7 @@ def test_screening_in_bfloat16_changes_nothing(mode: str, planted: float) -> Non
         assert one.column.tolist() == other.column.tolist()
         np.testing.assert_allclose(one.score, other.score, rtol=1e-4)
         np.testing.assert_allclose(one.z_score, other.z_score, rtol=1e-4)
+    np.testing.assert_allclose(screened.absolute_sum, exact.absolute_sum, rtol=1e-3)
 
 
 def test_screening_falls_back_where_scores_are_too_close_to_tell() -> None:
