@@ -19,8 +19,8 @@ from tasks.project import COLUMNS
 TOKENS_TRAINED_PER_FORWARD = 3
 """A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""
 
-PARTS_BYTES_PER_FEATURE = 1_500
-"""Parquet parts and catalog rows a feature; measured on the demo checkpoint, where it was about 1,300."""
+PARTS_BYTES_PER_FEATURE = 2_100
+"""Parquet parts and catalog rows a feature: 2,040 after `make demo` (sizes of store/demo's parts and catalog, by 4,096)."""
 
 DOWNLOAD_BYTES_PER_S = 50e6
 """A guess, which only a download could better."""
