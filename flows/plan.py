@@ -20,7 +20,7 @@ TOKENS_TRAINED_PER_FORWARD = 3
 """A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""
 
 PARTS_BYTES_PER_FEATURE = 2_100
-"""Parquet parts and catalog rows a feature: 2,040 after `make demo` (sizes of store/demo's parts and catalog, by 4,096)."""
+"""Parquet parts and catalog rows a feature: 2,040 in store/demo after `make demo`, both over 4,096 features."""
 
 DOWNLOAD_BYTES_PER_S = 50e6
 """A guess, which only a download could better."""
