@@ -1,7 +1,7 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -98,6 +98,8 @@ class CorpusConfig(_Section):
     """Tokens a row."""
     max_tokens: Annotated[int, Field(gt=1)] | None = None
     """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count."""
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the rows, the last ones, that no statistic or sample is taken from: descriptions are judged on them."""
 
 
 class EngineConfig(_Section):
@@ -116,6 +118,10 @@ class EngineConfig(_Section):
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 
 
+StageName = Literal["weightlens",]
+"""What `run` can do with an ingested checkpoint."""
+
+
 class RunConfig(_Section):
     """Everything one run depends on."""
 
@@ -126,6 +132,8 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()
     transcoder: TranscoderConfig = TranscoderConfig()
     corpus: CorpusConfig = CorpusConfig()
+    stages: tuple[StageName, ...] = get_args(StageName)
+    """What to do after ingestion: all stages, or those named. Their order is fixed."""
     quality_tokens: Annotated[int, Field(gt=0)] = 8192
     """Tokens of the corpus on which each transcoder is measured at ingestion."""
     shard_size: Annotated[int, Field(gt=0)] = 2048

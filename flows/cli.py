@@ -438,7 +438,7 @@ def _check_installation() -> None:
     import transformers
     import zarr
 
-    from flows.plan import gemm_flops
+    from flows.rates import gemm_flops
 
     versions = (
         ("torch", torch),

@@ -1,4 +1,6 @@
-"""The whole pipeline: train transcoders if need be, ingest, WeightLens, and a summary."""
+"""The whole pipeline: train transcoders if need be, ingest, and every stage that the configuration names."""
+
+from types import ModuleType
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -11,13 +13,24 @@ from flows.summary import markdown_summary
 from flows.train_transcoders import train
 from storage.runs import new_run_id
 
+STAGES: dict[str, ModuleType] = {
+    "weightlens": weightlens,
+}
+"""In the order in which they run. Each has `is_done(subject)`, `perform(subject, run_id)`, and for the plan
+`costs(sizes, config, rates)` and `todo(subject)`, both by the names of its steps."""
+
+
+def stages(config: RunConfig) -> list[ModuleType]:
+    """The stages that a configuration asks for, in order; ingestion is always the first."""
+    return [ingest, *(stage for name, stage in STAGES.items() if name in config.stages)]
+
 
 def nothing_to_do(source: Source) -> str | None:
     """The checkpoint's id, if the catalog holds everything that the configuration asks for."""
     if source.must_train:
         return None
     subject = identify(source)
-    done = ingest.is_done(subject) and weightlens.Work(subject).is_done()
+    done = all(stage.is_done(subject) for stage in stages(source.config))
     return subject.checkpoint_id if done else None
 
 
@@ -31,9 +44,8 @@ def describe_checkpoint(config: RunConfig) -> str:
         if subject is None:
             train(source, run_id)
             subject = identify(source)
-        if not ingest.is_done(subject):
-            ingest.ingest_checkpoint(subject, run_id)
-        if not weightlens.Work(subject).is_done():
-            weightlens.describe_from_weights(subject, run_id)
+        for stage in stages(config):
+            if not stage.is_done(subject):
+                stage.perform(subject, run_id)
     create_markdown_artifact(markdown_summary(source.store, subject.checkpoint_id), key="summary")
     return subject.checkpoint_id

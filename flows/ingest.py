@@ -21,7 +21,7 @@ def is_done(subject: Subject) -> bool:
     return loaded_recipe(subject.store.catalog, subject.checkpoint_id, "ingest") == subject.checkpoint_id
 
 
-def ingest_checkpoint(subject: Subject, run_id: str) -> None:
+def perform(subject: Subject, run_id: str) -> None:
     """Measure every layer, refuse what was read wrongly, then write arrays and catalog.
 
     Raises:
@@ -90,5 +90,5 @@ def ingest(config: RunConfig) -> str:
     subject = identify(open_source(config))
     if not is_done(subject):
         with store_held(config, subject.store, f"ingest {config.name}"):
-            ingest_checkpoint(subject, new_run_id())
+            perform(subject, new_run_id())
     return subject.checkpoint_id

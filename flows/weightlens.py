@@ -1,15 +1,17 @@
 """WeightLens over every feature of a checkpoint."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.engine import arithmetic, wait_for_all
+from flows.engine import arithmetic, n_workers, wait_for_all
+from flows.rates import Cost, Rates
+from flows.sizes import Sizes
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
+from interp.projection import POOL_ROOM
 from interp.weightlens.settings import Compat
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint, single_token_path
@@ -17,12 +19,18 @@ from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.authors import describe_shard_as_authors
-from tasks.project import PROJECTED_TABLES, VERSION, project_shard
+from tasks.project import COLUMNS, PROJECTED_TABLES, VERSION, project_shard
 from tasks.propagate import PROPAGATED_TABLES, WORDING_VERSION, load_weightlens, propagate_shard
 from tasks.single_token import drop_single_token_blocks, single_token_block, single_token_layer
 
 TOKENS_PER_BLOCK = 4096
 """Vocabulary entries a single-token task runs through the model."""
+
+PARTS_BYTES_PER_FEATURE = 2_100
+"""Parquet parts and catalog rows a feature: 2,040 in store/demo after `make demo`, both over 4,096 features."""
+
+PROPAGATE_S = 0.0005
+"""Seconds a feature to hand tokens up and to word them."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,10 @@ class Work:
     def all_shards(self, recipe: str) -> list[ShardKey]:
         return [key for layer in range(self.subject.attributes["n_layers"]) for key in self.shards(recipe, layer)]
 
+    def n_missing(self, recipe: str, table: str) -> int:
+        """Shards whose part of a table is not there yet."""
+        return sum(not self.subject.store.part(table, key).exists() for key in self.all_shards(recipe))
+
     @property
     def compat(self) -> Compat | None:
         return self.subject.config.weightlens.compat
@@ -57,25 +69,52 @@ class Work:
     def blocks(self) -> range:
         return range(0, self.subject.attributes["n_tokens"], TOKENS_PER_BLOCK)
 
-    def todo(self) -> Iterator[tuple[str, int, int]]:
-        """Step by step, how many tasks are left and how many there are."""
-        store, checkpoint_id = self.subject.store, self.subject.checkpoint_id
-        layers = range(self.subject.attributes["n_layers"])
-        gathered = sum(single_token_path(store, checkpoint_id, layer, self.compat).exists() for layer in layers)
-        yield "single tokens", 0 if gathered == len(layers) else len(self.blocks), len(self.blocks)
-        for title, recipe, table in (
-            ("project", self.projection_recipe, PROJECTED_TABLES[-1]),
-            ("propagate", self.recipe, PROPAGATED_TABLES[-1]),
-        ):
-            keys = self.all_shards(recipe)
-            yield title, sum(not store.part(table, key).exists() for key in keys), len(keys)
 
-    def is_done(self) -> bool:
-        """Whether the catalog already holds this recipe's output."""
-        return loaded_recipe(self.subject.store.catalog, self.subject.checkpoint_id, "weightlens") == self.recipe
+def is_done(subject: Subject) -> bool:
+    """Whether the catalog already holds what the configuration asks for."""
+    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, "weightlens") == Work(subject).recipe
 
 
-def describe_from_weights(subject: Subject, run_id: str) -> None:
+def todo(subject: Subject) -> dict[str, int]:
+    """Step by step, how many tasks are left."""
+    store, checkpoint_id, work = subject.store, subject.checkpoint_id, Work(subject)
+    layers = range(subject.attributes["n_layers"])
+    gathered = all(single_token_path(store, checkpoint_id, layer, work.compat).exists() for layer in layers)
+    return {
+        "single tokens": 0 if gathered else len(work.blocks),
+        "project": work.n_missing(work.projection_recipe, PROJECTED_TABLES[-1]),
+        "propagate": work.n_missing(work.recipe, PROPAGATED_TABLES[-1]),
+    }
+
+
+def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    n_layers, d_model, n_tokens, d_transcoder = sizes.n_layers, sizes.d_model, sizes.n_tokens, sizes.d_transcoder
+    workers = n_workers(config.engine)
+    upstream = sum(len(config.weightlens.upstream_layers(layer)) for layer in range(n_layers))
+    n_features = n_layers * d_transcoder
+    single = n_tokens * (2 * sizes.model_flops + 2 * n_features * d_model)
+    projections = 2 * d_model * d_transcoder * (2 * n_tokens * n_layers + upstream * d_transcoder)
+    layer = d_transcoder * d_model * 8
+    streams = 3 * TOKENS_PER_BLOCK * n_layers * d_model * 4
+    columns = min(COLUMNS.max_bytes, 2 * n_tokens * d_model * 4 + n_features * d_model * 4)
+    shard = config.shard_size * (3 * d_model * 4 + 2 * POOL_ROOM * min(config.weightlens.token_pool, n_tokens) * 8)
+    n_shards = n_layers * -(-d_transcoder // config.shard_size)
+    return {
+        "single tokens": Cost(
+            -(-n_tokens // TOKENS_PER_BLOCK),
+            single / rates.products,
+            n_layers * n_tokens * 64 * 8,
+            sizes.model_bytes + workers * (layer + streams),
+        ),
+        "project": Cost(
+            n_shards, projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns + workers * shard
+        ),
+        "propagate": Cost(n_shards, n_features * PROPAGATE_S, 0, workers * n_features * 200),
+    }
+
+
+def perform(subject: Subject, run_id: str) -> None:
     """Project, validate, propagate and word every feature, then load the catalog."""
     config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
     open_checkpoint(store, checkpoint_id)
@@ -131,7 +170,7 @@ def weightlens(config: RunConfig) -> str:
     """Describe an ingested checkpoint from its weights; returns its id."""
     subject = identify(open_source(config))
     open_checkpoint(subject.store, subject.checkpoint_id)
-    if not Work(subject).is_done():
+    if not is_done(subject):
         with store_held(config, subject.store, f"weightlens {config.name}"):
-            describe_from_weights(subject, new_run_id())
+            perform(subject, new_run_id())
     return subject.checkpoint_id

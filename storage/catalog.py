@@ -11,7 +11,7 @@ import duckdb
 from storage.store import whole_file
 from storage.tables import TABLES, VIEWS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Bump with every change of `storage.tables`."""
 
 LOCK_PATIENCE_S = 60.0

@@ -1,5 +1,6 @@
 """Tokenised corpora in Zarr: rows of equal length, document boundaries kept, nothing dropped, tokenised once."""
 
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -194,3 +195,13 @@ def corpus_attributes(store: Store, corpus_id: str) -> dict[str, Any]:
     """The recipe of a corpus and its size: `n_sequences`, `n_pos`, `n_tokens`, `source_sha256`, …"""
     group = zarr.open_group(store.corpus(corpus_id), mode="r")
     return {**group.attrs, "n_sequences": group["tokens"].shape[0]}  # pyright: ignore
+
+
+def seen_rows(n_sequences: int, held_out: float) -> range:
+    """The rows from which statistics and samples are taken: all but the last ones, of which `held_out` is the share."""
+    return range(n_sequences - math.ceil(held_out * n_sequences))
+
+
+def held_out_rows(n_sequences: int, held_out: float) -> range:
+    """The rows on which descriptions are judged."""
+    return range(len(seen_rows(n_sequences, held_out)), n_sequences)
