@@ -84,13 +84,18 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
         except duckdb.Error as error:
             # the second is what a thread hears that wants to read while another of its process writes
             if not any(words in str(error) for words in ("Could not set lock", "different configuration")):
-                raise ValueError(f"{path}: not a readable DuckDB catalog ({_first_line(error)})") from None
+                raise ValueError(f"{path}: not a readable DuckDB catalog ({first_line(error)})") from None
             if time.monotonic() > give_up:
-                raise CatalogBusyError(f"{path} is kept open by another process ({_first_line(error)})") from None
+                raise CatalogBusyError(f"{path} is kept open by another process ({first_line(error)})") from None
             time.sleep(min(0.2, patience_s))
 
 
-def _first_line(error: Exception) -> str:
+def quoted(path: Path) -> str:
+    """A path as an SQL literal, where DuckDB takes no parameter."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:300]
 
 

@@ -20,6 +20,8 @@ from storage.catalog import (
     bring_forward,
     checked_version,
     connect,
+    first_line,
+    quoted,
 )
 from storage.store import whole_file
 
@@ -46,8 +48,13 @@ def open_published(catalog: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     if not catalog.is_file():
         raise ValueError(f"no catalog at {catalog}; has a run finished in this store?")
     path = _newest(catalog)
-    connection = connect(path, write=False)
+    # Attached, not opened: in one process DuckDB would give every opener the copy that the first of them opened.
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
+        try:
+            connection.execute(f"ATTACH {quoted(path)} AS catalog (READ_ONLY); USE catalog")
+        except duckdb.Error as error:
+            raise CatalogBusyError(f"{path} cannot be read now ({first_line(error)})") from None
         if checked_version(connection, path) < SCHEMA_VERSION:
             raise ValueError(f"{path} is of an earlier version, and its folder cannot be written to bring it forward")
         yield connection
