@@ -98,7 +98,7 @@ def _load(config: Path, overrides: list[str] | None, store: Path | None) -> "Run
 
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
-    """Run the whole pipeline: train transcoders if need be, ingest, WeightLens."""
+    """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
     with errors_told():
         loaded = _load(config, overrides, store)
         began = time.monotonic()
@@ -155,6 +155,16 @@ def weightlens(config: Config, overrides: Overrides = None, store: StoreOption =
         from flows import weightlens as flow
 
         out.print(f"checkpoint {_with_engine(flow.weightlens, loaded)}")
+
+
+@app.command()
+def activations(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Run the corpus through an ingested checkpoint: statistics and samples of every feature."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import activations as flow
+
+        out.print(f"corpus {_with_engine(flow.activations, loaded)}")
 
 
 def _with_engine(flow: Any, config: "RunConfig") -> Any:

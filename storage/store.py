@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
 
-FOLDERS = ("checkpoints", "corpora", "parts", "transcoders")
+FOLDERS = ("activations", "checkpoints", "coactivation", "corpora", "parts", "reports", "transcoders")
 FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
@@ -55,6 +55,17 @@ class Store:
 
     def corpus(self, corpus_id: str) -> Path:
         return self.root / "corpora" / corpus_id
+
+    def activations(self, recipe: str) -> Path:
+        """Sparse activations, by blocks of a corpus's rows."""
+        return self.root / "activations" / recipe
+
+    def coactivation(self, recipe: str) -> Path:
+        return self.root / "coactivation" / recipe
+
+    def reports(self, recipe: str) -> Path:
+        """Tables and plots for people."""
+        return self.root / "reports" / recipe
 
     def trained_transcoders(self, recipe: str) -> Path:
         return self.root / "transcoders" / recipe
