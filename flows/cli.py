@@ -1,10 +1,7 @@
 """The command line, `circuit-insights`."""
 
 import atexit
-import csv
 import errno
-import json
-import math
 import os
 import shutil
 import signal
@@ -22,6 +19,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from flows.query import Format, ask
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
@@ -60,13 +59,6 @@ StoreOption = Annotated[
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
 ]
-
-
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
 
 
 @contextmanager
@@ -267,69 +259,8 @@ def sql(
     output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
 ) -> None:
     """Ask the catalog, read-only."""
-    import duckdb
-
-    from storage.catalog import open_catalog
-
-    with errors_told(), open_catalog(_root(store) / "catalog.duckdb") as connection:
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        try:
-            result = connection.sql(query)
-            if result is None:
-                return
-            table = result.to_arrow_table()
-        except duckdb.Error as error:
-            raise ValueError(f"sql: {error}") from None
-        if format is Format.parquet and output is None:
-            raise ValueError("sql: --format parquet needs --output FILE")
-        try:
-            _write_result(table, format, output)
-        except OSError as error:
-            raise ValueError(f"--output: {output} cannot be written ({error.strerror})") from None
-
-
-def _write_result(result: Any, format: Format, output: Path | None) -> None:
-    from interp.weightlens.description import visible
-
-    if format is Format.parquet:
-        import pyarrow.parquet as pq
-
-        pq.write_table(result, output)
-        return
-    names, rows = _distinct(result.column_names), zip(*(column.to_pylist() for column in result.columns), strict=True)
-    with output.open("w", encoding="utf-8", newline="") if output else _kept_open(sys.stdout) as file:
-        if format is Format.json:
-            records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
-            json.dump(records, file, indent=1, default=str, ensure_ascii=False)
-            file.write("\n")
-        elif format is Format.csv:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            writer.writerows(rows)
-        else:
-            table = Table(*(escape(visible(name)) for name in names))
-            for row in rows:
-                table.add_row(*(escape(visible(_cell(value))) for value in row))
-            Console(file=file).print(table)
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Column names with the second of a name called `name_1`, as a record can hold each only once."""
-    return [name if (n := names[:at].count(name)) == 0 else f"{name}_{n}" for at, name in enumerate(names)]
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON has a word for."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _kept_open(file: Any) -> Iterator[Any]:
-    yield file
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    with errors_told():
+        ask(_root(store) / "catalog.duckdb", query, format, output)
 
 
 @app.command()

@@ -48,9 +48,11 @@ def planted(tmp_path: Path) -> list[str]:
     return planted_overrides(tmp_path)
 
 
-def planted_overrides(folder: Path) -> list[str]:
+def planted_overrides(folder: Path, stages: str = "[weightlens]") -> list[str]:
+    """Overrides likewise; `stages` are those that `run` does after ingestion."""
     model, transcoders, text = write_planted(folder)
     return [
+        f"stages={stages}",
         "name=planted",
         f"store={folder / 'store'}",
         f"model.path={model}",

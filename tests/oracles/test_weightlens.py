@@ -32,7 +32,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, cli: Any) -> Path:
         return Path(named)
     store = tmp_path / "store"
     result = cli(
-        "run", "configs/demo.yaml", f"store={store}", f"weightlens.mode={request.param}", "weightlens.z_tokens=2.5"
+        "run",
+        "configs/demo.yaml",
+        f"store={store}",
+        "stages=[weightlens]",
+        f"weightlens.mode={request.param}",
+        "weightlens.z_tokens=2.5",
     )
     assert result.returncode == 0, result.stderr
     return store
