@@ -12,6 +12,7 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.encoding import Encoder
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.sparse import FeatureTokens
@@ -95,6 +96,15 @@ class Checkpoint:
         names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
+
+    def encoder(self, layer: int, device: str = "cpu") -> Encoder:
+        """The encoding half of a layer, in float32."""
+        path, attributes = self.layer_path(layer), self.attributes
+        W_enc, b_enc = (_read(path, name).float().to(device) for name in ("W_enc", "b_enc"))
+        threshold = self.vector(layer, "threshold")
+        if threshold is not None:
+            threshold = threshold.float().to(device)
+        return Encoder(W_enc, b_enc, attributes["activation"], threshold, attributes["k"])
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""
