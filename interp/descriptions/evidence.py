@@ -53,3 +53,47 @@ def pattern(moment: Moment) -> str:
         elif not pieces or pieces[-1] != " …":
             pieces.append(" …")
     return "".join(pieces)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One mechanism that CircuitLens told apart."""
+
+    number: int
+    share: float
+    """Of the feature's attributed samples."""
+    moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that the catalog knows of one feature."""
+
+    reads: tuple[str, ...] = ()
+    """Validated tokens (WeightLens)."""
+    promotes: tuple[str, ...] = ()
+    """Output tokens (WeightLens)."""
+    top: tuple[Moment, ...] = ()
+    """Its greatest activations."""
+    spread: tuple[Moment, ...] = ()
+    """The quantile sample."""
+    clusters: tuple[Cluster, ...] = ()
+    effects: tuple[str, ...] = ()
+    """Tokens whose logits its sampled activations raise (CircuitLens)."""
+
+
+def evidence_for(method: Method, known: Known) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
+    """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
+    if method == "weightlens+out+llm":
+        return Evidence(reads=known.reads, promotes=known.promotes), []
+    if method == "maxact":
+        return Evidence(moments=known.top), []
+    if method == "maxact*":
+        return Evidence(moments=known.spread), []
+    parts = [(cluster, Evidence(moments=cluster.moments)) for cluster in known.clusters]
+    if method == "circuitlens-input" or not parts:
+        return Evidence(), parts
+    if method == "circuitlens-full":
+        return Evidence(promotes=known.effects), parts
+    promotes = tuple(dict.fromkeys([*known.effects, *known.promotes]))
+    return Evidence(reads=known.reads, promotes=promotes), parts
