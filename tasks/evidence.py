@@ -106,16 +106,12 @@ class _Moments:
         """What is known of a feature, with its samples."""
         samples, n = self._samples[feature], self._settings.n_moments
         quantile = [one for one in samples if one.quantile_bin is not None]
-        spread = (
-            [quantile[at] for at in sorted({round(at) for at in np.linspace(0, len(quantile) - 1, n)})]
-            if quantile
-            else []
-        )
+        places = sorted({round(at) for at in np.linspace(0, len(quantile) - 1, n)}) if quantile else []
         return Known(
             known.reads,
             known.promotes,
             top=tuple(self._moment(one, None) for one in samples[:n]),
-            spread=tuple(self._moment(one, None) for one in spread),
+            spread=tuple(self._moment(quantile[at], None) for at in places),
             clusters=tuple(self._clusters(feature, quantile)),
             effects=tuple(self._effects[feature]),
         )
@@ -163,11 +159,12 @@ def _rows(store: Store, reading: Reading, sequences: set[int]) -> dict[int, np.n
 def _causes(
     connection: duckdb.DuckDBPyConnection, here: str, key: list[Any], settings: EvidenceSettings
 ) -> dict[tuple[int, int], list[int]]:
-    """By (feature, sample), the positions whose tokens and features there drive the activation, the strongest first."""
+    """By (feature, sample), the positions that count by heads and embeddings (`interp.circuitlens.patterns`), the
+    strongest first."""
     query = f"""
         WITH places AS (
             SELECT feature, sample, source_position, sum(score) AS score FROM contributions
-            WHERE {here} AND kind IN ('feature', 'token', 'error') AND source_position IS NOT NULL
+            WHERE {here} AND kind IN ('head', 'token') AND source_position IS NOT NULL
             GROUP BY ALL HAVING sum(score) > 0
         )
         SELECT feature, sample, source_position FROM places

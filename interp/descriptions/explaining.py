@@ -47,11 +47,11 @@ class ModelExplainer(NamedTuple):
 
     def explain(self, evidence: Evidence) -> str | None:
         value = self.answers.value(prompts.explain(evidence, self.max_tokens))
-        return value and prompts.description_in(value)
+        return None if value is None else prompts.description_in(value)
 
     def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
         value = self.answers.value(prompts.join(parts, whole, self.max_tokens))
-        return value and prompts.description_in(value)
+        return None if value is None else prompts.description_in(value)
 
 
 class Described(NamedTuple):

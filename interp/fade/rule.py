@@ -79,17 +79,38 @@ def _activity(mechanisms: Sequence[Mechanism], text: Text) -> Float[np.ndarray, 
     """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone."""
     expected = np.zeros(len(text.tokens), np.float32)
     for mechanism in mechanisms:
-        words, after = _wanted(mechanism.words), _wanted(mechanism.after)
-        is_word = np.array([_is_one_of(token, words) for token in text.tokens], bool)
+        is_word = _found(mechanism.words, text)
         if not mechanism.after:
             expected[is_word] = 1
             continue
-        is_context = np.array([_is_one_of(token, after) for token in text.tokens], bool)
+        is_context = _found(mechanism.after, text)
         before = np.zeros(len(is_context), bool)
         before[1:] = is_context[:-1] if mechanism.right_after else np.logical_or.accumulate(is_context)[:-1]
         expected[is_word & ~before] = np.maximum(expected[is_word & ~before], VAGUE)
         expected[before & (is_word | mechanism.many)] = 1
     return expected
+
+
+def _found(words: tuple[str, ...], text: Text) -> np.ndarray:
+    """At which tokens one of the words stands."""
+    known = _verdicts(words)
+    return np.array([known[token] for token in text.tokens], bool)
+
+
+class _Verdicts(dict[str, bool]):
+    """Whether a token is one of some words; each token is looked at once."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self._wanted = _wanted(words)
+
+    def __missing__(self, token: str) -> bool:
+        self[token] = _is_one_of(token, self._wanted)
+        return self[token]
+
+
+@lru_cache(maxsize=256)
+def _verdicts(words: tuple[str, ...]) -> _Verdicts:
+    return _Verdicts(words)
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
-from interp.capture import Hooks, _in_this_thread, _removing, on_feature_input, output_module
+from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
 from interp.families import Family
 from interp.transcoder import Transcoder
 
@@ -48,12 +48,12 @@ def continuations(
         def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
             return output + (change[0][..., None] * decoders[:, None]).to(output.dtype)
 
-        return _in_this_thread(hook)
+        return in_this_thread(hook)
 
     handles = [on_feature_input(family, blocks[layer], hooks, measure)]
     for block, decoders in zip(blocks[layer:], _decoders(transcoder, held.feature), strict=False):
         handles.append(output_module(family, block, hooks).register_forward_hook(adding(decoders)))
-    with _removing(handles):
+    with removing(handles):
         return _greedy(model, prompts.long(), new_tokens)
 
 
