@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.sparse import FeatureTokens
-from interp.transcoder import Transcoder
+from interp.transcoder import Encoder, Transcoder
 from interp.weightlens.settings import Compat
 from storage.store import Store, read_json, whole_folder, write_json
 
@@ -95,6 +95,24 @@ class Checkpoint:
         names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
+
+    def encoder(self, layer: int, start: int, stop: int, *, subtract: bool = True) -> Encoder:
+        """Some features of a layer, in float32, without their decoders.
+
+        Without `subtract`, as they would be if nothing were subtracted from their input.
+        """
+
+        def rows(name: str) -> Tensor | None:
+            path = self.layer_path(layer)
+            return _read(path, name, start, stop).float() if (path / name).exists() else None
+
+        W_enc, b_enc, threshold = rows("W_enc"), rows("b_enc"), rows("threshold")
+        assert W_enc is not None
+        assert b_enc is not None
+        subtracted = None if subtract else self.vector(layer, "subtracted")
+        if subtracted is not None:
+            b_enc = b_enc + W_enc @ subtracted.float()
+        return Encoder(W_enc, b_enc, self.attributes["activation"], threshold, self.attributes["k"])
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""

@@ -1,19 +1,23 @@
 """What every token alone activates: blocks of the vocabulary through the model, then turned round by feature."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from interp.sparse import feature_tokens
-from interp.transcoder import Transcoder
+from interp.transcoder import Encoder
 from interp.weightlens.settings import AUTHORS_BOS, Compat
-from interp.weightlens.single_token import active_features, single_token_inputs
-from storage.checkpoints import open_checkpoint, single_token_path, write_single_token
+from interp.weightlens.single_token import Activations, active_features, single_token_inputs
+from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.store import Store, whole_file
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
+
+FEATURES_PER_PIECE = 4096
+"""Features encoded at once: their activations at some hundred tokens fit the processor's cache."""
 
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
@@ -29,19 +33,21 @@ def single_token_block(
     folder, model = loaded_model(model_path, device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
     inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
-
-    def transcoder(layer: int) -> Transcoder:
-        coder = checkpoint.transcoder(layer).on(device)
-        return coder if compat is None else coder.without_subtraction()
-
     arrays = {}
-    for layer, found in active_features(inputs, start, transcoder, layers):
-        arrays[f"{layer}.feature"] = found.feature.astype(np.int32)
-        arrays[f"{layer}.token"] = found.token.astype(np.int32)
-        arrays[f"{layer}.value"] = found.value
+    for layer in layers:
+        found = active_features(inputs[layer], start, _encoders(checkpoint, layer, compat, device))
+        arrays.update({f"{layer}.{name}": column for name, column in found._asdict().items()})
     with whole_file(path) as partial:
         save_file(arrays, partial)
     return start
+
+
+def _encoders(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: str) -> Iterator[tuple[int, Encoder]]:
+    """A layer's encoder in pieces, or whole where features compete for a place."""
+    width = checkpoint.d_transcoder if checkpoint.attributes["activation"] == "topk" else FEATURES_PER_PIECE
+    for start in range(0, checkpoint.d_transcoder, width):
+        piece = checkpoint.encoder(layer, start, min(start + width, checkpoint.d_transcoder), subtract=compat is None)
+        yield start, piece.on(device)
 
 
 @shard_task("single-token-layer", "single tokens L{layer:02d}")
@@ -50,11 +56,16 @@ def single_token_layer(
 ) -> int:
     """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
     if not single_token_path(store, checkpoint_id, layer, compat).exists():
-        blocks = [load_file(_block_path(store, checkpoint_id, start, compat)) for start in starts]
-        columns = (np.concatenate([b[f"{layer}.{name}"] for b in blocks]) for name in ("feature", "token", "value"))
+        blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]
+        columns = (np.concatenate(column) for column in zip(*blocks, strict=True))
         found = feature_tokens(*columns, n_features=open_checkpoint(store, checkpoint_id).d_transcoder)
         write_single_token(store, checkpoint_id, layer, found, compat)
     return layer
+
+
+def _read_block(path: Path, layer: int) -> Activations:
+    with safe_open(path, "numpy") as block:
+        return Activations(*(block.get_tensor(f"{layer}.{name}") for name in Activations._fields))
 
 
 def drop_single_token_blocks(store: Store, checkpoint_id: str, starts: Sequence[int], compat: Compat | None) -> None:
