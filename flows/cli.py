@@ -31,6 +31,7 @@ for _name, _value in {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than the usual 20
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_name, _value)

@@ -16,7 +16,7 @@ from storage.store import Store, whole_file
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
-FEATURES_PER_PIECE = 4096
+FEATURES_PER_PIECE = 2048
 """Features encoded at once: their activations at some hundred tokens fit the processor's cache."""
 
 

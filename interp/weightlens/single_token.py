@@ -15,7 +15,7 @@ from interp.families import Family
 from interp.transcoder import Encoder
 
 TOKENS_PER_FORWARD = 512
-TOKENS_PER_ENCODE = 256
+TOKENS_PER_ENCODE = 512
 
 
 class Activations(NamedTuple):
