@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
+from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
@@ -118,7 +119,7 @@ class EngineConfig(_Section):
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 
 
-StageName = Literal["weightlens",]
+StageName = Literal["weightlens", "activations"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -140,6 +141,7 @@ class RunConfig(_Section):
     """Features a task."""
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
+    activations: ActivationSettings = ActivationSettings()
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")

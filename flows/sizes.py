@@ -1,14 +1,24 @@
 """The sizes that a run's costs follow from, taken from files that are here or from what the Hub says of its own."""
 
+import math
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from configs.run import RunConfig
 from flows.origin import MODEL_FILES, transcoder_files
 from flows.subject import Source, Subject
+from storage.corpora import corpus_attributes
 from storage.formats import open_transcoders
 from storage.hub import RemoteFile, fetch, remote_shapes, select
+from storage.hub_datasets import HUB
 from storage.models import SETTINGS_FILES, ModelFolder, open_model, open_settings
+from storage.sources import local_files
+
+BYTES_PER_TOKEN = 3.5
+"""Of text, for a guess."""
+
+PYTHON_DOCS_BYTES = 8e6
+"""Text in Python's own documentation, for a guess."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt")
 
@@ -24,6 +34,8 @@ class Sizes(NamedTuple):
     d_transcoder: int
     n_bytes: float
     """Files of both on disk."""
+    corpus_tokens: float
+    """Of the corpus, those held out included; a guess by its files' bytes where it is not tokenised yet."""
 
     @property
     def model_bytes(self) -> float:
@@ -39,9 +51,12 @@ class Sizes(NamedTuple):
 def sizes_of(subject: Subject) -> Sizes:
     """Of a checkpoint whose files are here."""
     n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
-    return _sizes(
-        subject.source.model, _weight_bytes(subject.source.model), subject.attributes["d_transcoder"], n_bytes
-    )
+    width = subject.attributes["d_transcoder"]
+    sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
+    store, corpus_id = subject.store, subject.source.corpus.corpus_id
+    if not store.corpus(corpus_id).exists():
+        return sizes
+    return sizes._replace(corpus_tokens=corpus_attributes(store, corpus_id)["n_tokens"])
 
 
 def sizes_to_train(source: Source) -> Sizes:
@@ -75,23 +90,35 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
             transcoder.path, model.family.model_type, transcoder.input_hook, transcoder.output_hook
         )
         n_bytes = sum(path.stat().st_size for path in release.files)
-        return _sizes(model, weight_bytes, release.shape(0)[0], n_bytes)
+        return _sizes(config, model, weight_bytes, release.shape(0)[0], n_bytes)
     files = select(transcoder.repo, transcoder.revision, transcoder_files(transcoder))
     width = _remote_width(transcoder.repo, transcoder.revision, files, model)
-    return _sizes(model, weight_bytes, width, sum(file.n_bytes for file in files))
+    return _sizes(config, model, weight_bytes, width, sum(file.n_bytes for file in files))
 
 
-def _sizes(model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
+def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
     n_weights = weight_bytes / bytes_per_weight(model.config)
     n_bytes = weight_bytes + transcoder_bytes
-    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes)
+    tokens = _guessed_tokens(config)
+    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens)
+
+
+def _guessed_tokens(config: RunConfig) -> float:
+    """Tokens of the corpus by its files' bytes; without files here, as many as the configuration allows."""
+    corpus = config.corpus
+    assert corpus.source is not None
+    most = corpus.max_tokens or math.inf
+    if corpus.source.startswith(HUB):
+        return most if most < math.inf else 0.0
+    n_bytes = sum(path.stat().st_size for path in local_files(corpus.source)) or PYTHON_DOCS_BYTES
+    return min(most, n_bytes / BYTES_PER_TOKEN)
 
 
 def _to_train(config: RunConfig, model: ModelFolder, weight_bytes: int) -> Sizes:
     training = config.transcoder.train
     assert training is not None
     width = training.d_transcoder
-    return _sizes(model, weight_bytes, width, model.n_layers * width * model.d_model * 8)
+    return _sizes(config, model, weight_bytes, width, model.n_layers * width * model.d_model * 8)
 
 
 def bytes_per_weight(model_config: Any) -> int:

@@ -2,32 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 ActivationName = Literal["relu", "jumprelu", "topk"]
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """The half of a transcoder that tells which features are active: `a = act(W_enc x + b_enc)`."""
-
-    W_enc: Float[Tensor, "d_transcoder d_model"]
-    b_enc: Float[Tensor, " d_transcoder"]
-    activation: ActivationName
-    threshold: Float[Tensor, " d_transcoder"] | None
-    k: int | None
-
-    def encode(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_transcoder"]:
-        """The activations of every feature at every token."""
-        return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
-
-    def on(self, device: str) -> "Encoder":
-        """The same encoder with every tensor on `device`."""
-        return _each(self, lambda tensor: tensor.to(device))
 
 
 @dataclass(frozen=True)
@@ -59,13 +40,9 @@ class Transcoder:
     def d_transcoder(self) -> int:
         return self.W_enc.shape[0]
 
-    @property
-    def encoder(self) -> Encoder:
-        return Encoder(self.W_enc, self.b_enc, self.activation, self.threshold, self.k)
-
     def encode(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_transcoder"]:
         """The activations of every feature at every token."""
-        return self.encoder.encode(x)
+        return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
 
     def decode(self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
         """What the activations `a`, computed from `x`, stand for in the output of their own layer's MLP."""
@@ -80,19 +57,15 @@ class Transcoder:
 
     def to(self, dtype: torch.dtype) -> "Transcoder":
         """The same transcoder with every tensor in `dtype`."""
-        return _each(self, lambda tensor: tensor.to(dtype))
+        return self._each(lambda tensor: tensor.to(dtype))
 
     def on(self, device: str) -> "Transcoder":
         """The same transcoder with every tensor on `device`."""
-        return _each(self, lambda tensor: tensor.to(device))
+        return self._each(lambda tensor: tensor.to(device))
 
-
-Coder = TypeVar("Coder", Encoder, Transcoder)
-
-
-def _each(coder: Coder, change: Callable[[Tensor], Tensor]) -> Coder:
-    tensors = {name: change(value) for name, value in vars(coder).items() if isinstance(value, Tensor)}
-    return replace(coder, **tensors)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Transcoder":
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 def activate(

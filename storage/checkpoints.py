@@ -12,10 +12,11 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.encoding import Encoder
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.sparse import FeatureTokens
-from interp.transcoder import Encoder, Transcoder
+from interp.transcoder import Transcoder
 from interp.weightlens.settings import Compat
 from storage.store import Store, read_json, whole_folder, write_json
 
@@ -96,23 +97,14 @@ class Checkpoint:
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
 
-    def encoder(self, layer: int, start: int, stop: int, *, subtract: bool = True) -> Encoder:
-        """Some features of a layer, in float32, without their decoders.
-
-        Without `subtract`, as they would be if nothing were subtracted from their input.
-        """
-
-        def rows(name: str) -> Tensor | None:
-            path = self.layer_path(layer)
-            return _read(path, name, start, stop).float() if (path / name).exists() else None
-
-        W_enc, b_enc, threshold = rows("W_enc"), rows("b_enc"), rows("threshold")
-        assert W_enc is not None
-        assert b_enc is not None
-        subtracted = None if subtract else self.vector(layer, "subtracted")
-        if subtracted is not None:
-            b_enc = b_enc + W_enc @ subtracted.float()
-        return Encoder(W_enc, b_enc, self.attributes["activation"], threshold, self.attributes["k"])
+    def encoder(self, layer: int, device: str = "cpu") -> Encoder:
+        """The encoding half of a layer, in float32."""
+        path, attributes = self.layer_path(layer), self.attributes
+        W_enc, b_enc = (_read(path, name).float().to(device) for name in ("W_enc", "b_enc"))
+        threshold = self.vector(layer, "threshold")
+        if threshold is not None:
+            threshold = threshold.float().to(device)
+        return Encoder(W_enc, b_enc, attributes["activation"], threshold, attributes["k"])
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
 
-FOLDERS = ("checkpoints", "corpora", "parts", "transcoders")
-FILES = ("catalog.duckdb", "fingerprints.json", "lock")
+FOLDERS = ("activations", "checkpoints", "coactivation", "corpora", "parts", "reports", "transcoders")
+FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
-_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial")
-"""Ours, and those of Zarr."""
+_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")
+"""Ours, those of Zarr, and DuckDB's log of a catalog that was being made."""
 
 
 class ShardKey(NamedTuple):
@@ -55,6 +55,17 @@ class Store:
 
     def corpus(self, corpus_id: str) -> Path:
         return self.root / "corpora" / corpus_id
+
+    def activations(self, recipe: str) -> Path:
+        """Sparse activations, by blocks of a corpus's rows."""
+        return self.root / "activations" / recipe
+
+    def coactivation(self, recipe: str) -> Path:
+        return self.root / "coactivation" / recipe
+
+    def reports(self, recipe: str) -> Path:
+        """Tables and plots for people."""
+        return self.root / "reports" / recipe
 
     def trained_transcoders(self, recipe: str) -> Path:
         return self.root / "transcoders" / recipe
@@ -194,8 +205,8 @@ def held(store: Store, purpose: str) -> Iterator[None]:
 
 def _sweep(store: Store) -> None:
     """Remove what killed runs left half-written. Only the holder of the lock may."""
-    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}")]
-    for path in [*own, *store.root.glob(f"*{PARTIAL}")]:
+    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}*")]
+    for path in [*own, *store.root.glob(f"*{PARTIAL}*")]:
         if not _LEFT_OVER.fullmatch(path.name):
             continue
         if path.is_dir():

@@ -19,6 +19,7 @@ ARROW = {
     "TIMESTAMP": pa.timestamp("us"),
     "VARCHAR[]": pa.list_(pa.string()),
     "INTEGER[]": pa.list_(pa.int32()),
+    "FLOAT[]": pa.list_(pa.float32()),
 }
 
 
@@ -215,7 +216,14 @@ TABLES = {
                 Column("n_active", "BIGINT", "Tokens at which it was active."),
                 Column("density", "DOUBLE", "Their share of all tokens counted."),
                 Column("mean_activation", "DOUBLE", "Mean over the tokens at which it was active; null if none."),
+                Column("std_activation", "DOUBLE", "Standard deviation over them (n); null if none."),
                 Column("max_activation", "FLOAT", "Greatest activation; null if none."),
+                Column(
+                    "quantiles",
+                    "FLOAT[]",
+                    "Edges of the quantile bins over the tokens at which it was active, from the least to the greatest "
+                    "activation; null if none.",
+                ),
                 Column("is_dead", "BOOLEAN", "Never active on the corpus."),
             ),
         ),
@@ -237,7 +245,9 @@ TABLES = {
                 Column(
                     "quantile_bin",
                     "SMALLINT",
-                    "Bin of the quantile sample, 0 for the weakest; null: drawn for its greatness alone.",
+                    "Bin of the quantile sample, 0 for the weakest; null: not in that sample, but among the feature's "
+                    "greatest activations. Those in both stand once, so the greatest are ORDER BY activation DESC over "
+                    "all its samples.",
                 ),
                 Column("cluster", "SMALLINT", "Cluster by mechanism, −1 noise; null where not attributed."),
             ),

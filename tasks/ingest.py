@@ -135,11 +135,12 @@ def load_checkpoint(
         put("transcoder_quality", parts=[part])
         insert_row(connection, "checkpoints", {name: attributes[name] for name in TABLES["checkpoints"].arrow.names})
         if corpus_id is not None:
-            insert_row(connection, "corpora", _corpus_row(corpus_attributes(store, corpus_id)))
+            insert_row(connection, "corpora", corpus_row(corpus_attributes(store, corpus_id)))
         mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)
     return checkpoint_id
 
 
-def _corpus_row(attributes: dict[str, Any]) -> dict[str, Any]:
+def corpus_row(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The row of `corpora` for a corpus of such attributes."""
     row = {name: attributes[name] for name in ("corpus_id", "n_sequences", "n_pos", "n_tokens")}
     return {**row, "name": attributes["source"], "sha256": attributes["source_sha256"]}

@@ -1,29 +1,17 @@
 """What every feature does when the model reads a single token: the ground on which tokens are validated."""
 
-from collections.abc import Iterable
 from copy import deepcopy
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 from torch import Tensor, nn
 
 from interp.capture import Hooks, read_inputs
 from interp.families import Family
-from interp.transcoder import Encoder
 
 TOKENS_PER_FORWARD = 512
-TOKENS_PER_ENCODE = 512
-
-
-class Activations(NamedTuple):
-    """Active (feature, token) pairs of one layer."""
-
-    feature: Int32[np.ndarray, " n"]
-    token: Int32[np.ndarray, " n"]
-    value: Float32[np.ndarray, " n"]
 
 
 @torch.no_grad()
@@ -58,21 +46,3 @@ def single_token_inputs(
 
         read_inputs(model, family, ids, range(n_layers), hooks, keep, past)
     return inputs
-
-
-@torch.no_grad()
-def active_features(
-    inputs: Float32[Tensor, "tokens d_model"], first_token: int, encoders: Iterable[tuple[int, Encoder]]
-) -> Activations:
-    """The features of one layer that fire, from its encoder in pieces, each with the index of its first feature.
-
-    Memory: one piece, its activations at `TOKENS_PER_ENCODE` tokens, and what is returned.
-    """
-    found = []
-    for first_feature, encoder in encoders:
-        for start in range(0, len(inputs), TOKENS_PER_ENCODE):
-            a = encoder.encode(inputs[start : start + TOKENS_PER_ENCODE])
-            token, feature = (a > 0).nonzero(as_tuple=True)
-            places = ((feature + first_feature).int(), (token + first_token + start).int())
-            found.append((*places, a[token, feature]))
-    return Activations(*(torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)))

@@ -1,18 +1,15 @@
 """Single tokens in batches behind one BOS, against the plain forward of `[BOS, token]`, on every family."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from interp.capture import Hooks, capture
 from interp.families import family_of
-from interp.transcoder import Encoder
 from interp.weightlens import single_token
-from interp.weightlens.single_token import active_features, single_token_inputs
-from tests.tiny_models import CONFIGS, D_MODEL, D_VOCAB, N_LAYERS, tiny_model
+from interp.weightlens.single_token import single_token_inputs
+from tests.tiny_models import CONFIGS, D_VOCAB, N_LAYERS, tiny_model
 
 INPUT_HOOKS = ("resid_mid", "mlp_in_normalized", "mlp_in")
 
@@ -46,25 +43,3 @@ def test_a_window_too_narrow_for_bos_is_refused() -> None:
     model, hooks = tiny_model("gemma2", sliding_window=1), Hooks("mlp_in", "mlp_out")
     with pytest.raises(ValueError, match="sliding_window is 1"):
         single_token_inputs(model, family_of("gemma2"), hooks, N_LAYERS, range(8), 7)
-
-
-@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
-def test_active_features_are_those_of_the_whole_encoder(activation: Any) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, W_enc = (torch.randn(n, D_MODEL, generator=generator) for n in (700, 37))
-    b_enc, threshold = torch.randn(37, generator=generator), torch.rand(37, generator=generator)
-    whole = Encoder(W_enc, b_enc, activation, threshold if activation == "jumprelu" else None, 5)
-    width = 37 if activation == "topk" else 10
-
-    def pieces() -> Iterator[tuple[int, Encoder]]:
-        for start in range(0, 37, width):
-            rows = slice(start, start + width)
-            cut = None if whole.threshold is None else threshold[rows]
-            yield start, Encoder(W_enc[rows], b_enc[rows], activation, cut, 5)
-
-    found = active_features(x, 1000, pieces())
-    dense = np.zeros((700, 37), np.float32)
-    dense[found.token - 1000, found.feature] = found.value
-    np.testing.assert_allclose(dense, whole.encode(x).numpy(), rtol=1e-5, atol=1e-6)
-    assert (found.value > 0).all()
-    assert len(found.value) == (dense > 0).sum()

@@ -1,0 +1,198 @@
+"""What every feature does on a corpus: one pass, then statistics and samples of every shard."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.engine import arithmetic, n_workers, wait_for_all
+from flows.rates import Cost, Rates
+from flows.sizes import Sizes
+from flows.stage import stage_recorded, store_held
+from flows.subject import Subject, identify, open_source
+from storage.activations import Block, block_path
+from storage.catalog import loaded_recipe
+from storage.checkpoints import open_checkpoint
+from storage.recipes import short_hash
+from storage.runs import new_run_id
+from storage.store import ShardKey, shards
+from tasks.activations import (
+    ENTRIES_AT_ONCE,
+    POSITIONS_PER_BLOCK,
+    POSITIONS_PER_STREAM,
+    TABLES,
+    VERSION,
+    Pass,
+    activations_block,
+    drop_blocks,
+    gather_shard,
+    load_activations,
+)
+from tasks.corpora import tokenise_corpus
+from tasks.models import ENCODER_BYTES
+
+ACTIVE_PER_TOKEN = 50
+"""Active features a layer at a token, where nothing is known of them."""
+
+BYTES_PER_ENTRY = 5.2
+
+SAMPLE_BYTES = 25
+"""A sample in a part and in the catalog."""
+
+TOKENISED_PER_S = 300_000
+"""Tokens a second into the store."""
+
+DRAW_S, GATHER_S = 50e-6, 300e-9
+"""Seconds a feature and an activation to gather them and to draw samples."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The recipes of the pass over each corpus and of what is gathered from them, and their shards."""
+
+    subject: Subject
+
+    @property
+    def corpus_id(self) -> str:
+        """The corpus that statistics and samples are of."""
+        return self.subject.source.corpus.corpus_id
+
+    @cached_property
+    def readings(self) -> list[Pass]:
+        """The passes, a corpus each."""
+        config = self.subject.config
+        held_out, counted = config.corpus.held_out, config.activations.counted
+        ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
+        recipe = short_hash(corpus=self.corpus_id, version=VERSION, **ingredients)
+        return [Pass(recipe, self.corpus_id, held_out)]
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of the whole stage."""
+        drawn = self.subject.config.activations.drawn
+        return short_hash(passes=[reading.recipe for reading in self.readings], drawn=drawn, version=VERSION)
+
+    @property
+    def is_tokenised(self) -> bool:
+        return all(self.subject.store.corpus(reading.corpus_id).exists() for reading in self.readings)
+
+    def blocks(self, reading: Pass) -> list[Block]:
+        return reading.blocks(self.subject.store)
+
+    def missing_blocks(self) -> list[tuple[Pass, Block]]:
+        """What the model has still to read."""
+        store = self.subject.store
+        every = [(reading, block) for reading in self.readings for block in self.blocks(reading)]
+        return [(reading, block) for reading, block in every if not block_path(store, reading.recipe, block).exists()]
+
+    def all_shards(self) -> list[ShardKey]:
+        sizes, shard_size = self.subject.attributes, self.subject.config.shard_size
+        layers = range(sizes["n_layers"])
+        return [key for layer in layers for key in shards(self.recipe, layer, sizes["d_transcoder"], shard_size)]
+
+    def missing_shards(self) -> list[ShardKey]:
+        store = self.subject.store
+        return [key for key in self.all_shards() if not all(store.part(table, key).exists() for table in TABLES)]
+
+
+def is_done(subject: Subject) -> bool:
+    """Whether the catalog already holds what the configuration asks for."""
+    work = Work(subject)
+    loaded = f"{subject.checkpoint_id} {work.corpus_id}"
+    if loaded_recipe(subject.store.catalog, loaded, "activations") != work.recipe:
+        return False
+    return subject.config.activations.keep == "none" or not work.missing_blocks()
+
+
+def todo(subject: Subject) -> dict[str, int]:
+    """Step by step, how many tasks are left."""
+    work = Work(subject)
+    n_shards = len(work.missing_shards())
+    if not work.is_tokenised:
+        return {"tokenise": 1, "activations": 1, "samples": n_shards}
+    wanted = n_shards > 0 or subject.config.activations.keep == "all"
+    return {"tokenise": 0, "activations": len(work.missing_blocks()) if wanted else 0, "samples": n_shards}
+
+
+def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    workers, n_features = n_workers(config.engine), sizes.n_layers * sizes.d_transcoder
+    tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
+    encoders = 2 * n_features * sizes.d_model
+    entries = ACTIVE_PER_TOKEN * sizes.n_layers
+    blocks = entries * tokens * BYTES_PER_ENTRY
+    samples = n_features * (config.activations.n_samples + config.activations.n_top) * SAMPLE_BYTES
+    layer = sizes.d_transcoder * sizes.d_model * 4
+    held = max(layer, min(ENCODER_BYTES, sizes.n_layers * layer))
+    stream = 2 * POSITIONS_PER_STREAM * sizes.n_layers * sizes.d_model * 4
+    n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    return {
+        "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S, 8 * sizes.corpus_tokens, 150e6),
+        "activations": Cost(
+            max(1, round(tokens / POSITIONS_PER_BLOCK)),
+            tokens * (sizes.model_flops + encoders) / rates.products,
+            blocks,
+            sizes.model_bytes + held + workers * (stream + 16 * entries * POSITIONS_PER_BLOCK),
+        ),
+        "samples": Cost(
+            n_shards,
+            (n_features * DRAW_S + entries * tokens * GATHER_S) / workers,
+            samples,
+            workers * 12 * ENTRIES_AT_ONCE,
+        ),
+    }
+
+
+def perform(subject: Subject, run_id: str) -> None:
+    """Tokenise the corpus if need be, run it through the model, gather every shard, load the catalog."""
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    open_checkpoint(store, checkpoint_id)
+    work = Work(subject)
+    with stage_recorded(
+        config, store, "activations", run_id, work.recipe, checkpoint_id=checkpoint_id, corpus_id=work.corpus_id
+    ):
+        tokenise(subject)
+        missing = work.missing_shards()
+        if missing or config.activations.keep == "all":
+            run_blocks(subject, work)
+        futures = [
+            gather_shard.submit(store, checkpoint_id, work.corpus_id, key, work.readings, config.activations)
+            for key in missing
+        ]
+        wait_for_all(futures, "activations: gather")
+        if config.activations.keep == "none":
+            drop_blocks(store, work.readings)
+        corpora = [reading.corpus_id for reading in work.readings]
+        load_activations(store, checkpoint_id, work.corpus_id, corpora, work.all_shards())
+
+
+def tokenise(subject: Subject) -> None:
+    """See to it that the corpus is in the store."""
+    corpus, store = subject.source.corpus, subject.store
+    if not store.corpus(corpus.corpus_id).exists():
+        wait_for_all([tokenise_corpus.submit(store, corpus, subject.source.model.path)], "tokenise")
+
+
+def run_blocks(subject: Subject, work: Work) -> None:
+    """Run through the model what is not in the store as sparse activations."""
+    config, model_path = subject.config, subject.source.model.path
+    device = arithmetic(config.engine).device
+    futures = [
+        activations_block.submit(
+            subject.store, subject.checkpoint_id, model_path, reading, block, config.activations, device
+        )
+        for reading, block in work.missing_blocks()
+    ]
+    wait_for_all(futures, "activations: run")
+
+
+@flow(name="activations", flow_run_name="activations {config.name}")
+def activations(config: RunConfig) -> str:
+    """Run the corpus of a configuration through an ingested checkpoint; returns the corpus's id."""
+    subject = identify(open_source(config))
+    open_checkpoint(subject.store, subject.checkpoint_id)
+    if not is_done(subject):
+        with store_held(config, subject.store, f"activations {config.name}"):
+            perform(subject, new_run_id())
+    return Work(subject).corpus_id

@@ -1,0 +1,183 @@
+"""Compiled loops over sparse activations: find them in a block of pre-activations, turn them round, draw from them.
+
+Positions are counted through a block of rows or through a corpus, row after row. CSR arrays have one row a feature
+(`by feature`) or one row a position (`by token`).
+"""
+
+import numpy as np
+from numba import njit
+
+GROUP = 16
+"""Features compared at once by the greatest of them, in vector code."""
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
+def compress(pre, bias, threshold, position, first, token, feature, value):
+    """Add biases to a block of products (tokens, features) and list what is above the threshold, token by token.
+
+    position: of each token; first: the block's first feature. Entries are written to token, feature and value, which
+    have room for all of the block. Returns how many there are.
+    """
+    n_tokens, n = pre.shape
+    n_groups = n // GROUP
+    high = np.empty(n_groups, np.float32)
+    found = 0
+    for t in range(n_tokens):
+        line = pre[t]
+        for g in range(n_groups):
+            high[g] = line[g] + bias[g] - threshold[g]
+        for k in range(1, GROUP):
+            at = k * n_groups
+            part, b, limit = line[at : at + n_groups], bias[at : at + n_groups], threshold[at : at + n_groups]
+            for g in range(n_groups):
+                high[g] = max(high[g], part[g] + b[g] - limit[g])
+        for g in range(n_groups):
+            if not high[g] < 0:
+                for c in range(g, n_groups * GROUP, n_groups):
+                    x = line[c] + bias[c]
+                    if not x <= threshold[c]:
+                        token[found], feature[found], value[found] = position[t], first + c, x
+                        found += 1
+        for c in range(n_groups * GROUP, n):
+            x = line[c] + bias[c]
+            if not x <= threshold[c]:
+                token[found], feature[found], value[found] = position[t], first + c, x
+                found += 1
+    return found
+
+
+@njit(nogil=True, cache=True)
+def by_feature(token, feature, value, n_features, token_out, value_out):
+    """Sort entries by feature, those of one feature kept in order. Returns where each feature begins."""
+    indptr = np.zeros(n_features + 1, np.int64)
+    for i in range(len(feature)):
+        indptr[feature[i] + 1] += 1
+    for f in range(n_features):
+        indptr[f + 1] += indptr[f]
+    place = indptr[:-1].copy()
+    for i in range(len(feature)):
+        at = place[feature[i]]
+        token_out[at], value_out[at] = token[i], value[i]
+        place[feature[i]] = at + 1
+    return indptr
+
+
+@njit(nogil=True, cache=True)
+def gaps(indptr, token, out):
+    """Positions as steps from one to the next within each feature, the first from 0. `out` may be `token`."""
+    for f in range(len(indptr) - 1):
+        before = 0
+        for i in range(indptr[f], indptr[f + 1]):
+            at = np.int64(token[i])
+            out[i] = at - before
+            before = at
+
+
+@njit(nogil=True, cache=True)
+def from_gaps(indptr, step, start, out):
+    """The inverse of `gaps`, positions counted from `start`."""
+    for f in range(len(indptr) - 1):
+        at = np.int64(start)
+        for i in range(indptr[f], indptr[f + 1]):
+            at += step[i]
+            out[i] = at
+
+
+@njit(nogil=True, cache=True)
+def append(place, indptr, token, value, token_out, value_out):
+    """Put every feature's entries of a block behind those of the blocks before, at `place`, which moves on."""
+    for f in range(len(indptr) - 1):
+        at = place[f]
+        for i in range(indptr[f], indptr[f + 1]):
+            token_out[at], value_out[at] = token[i], value[i]
+            at += 1
+        place[f] = at
+
+
+@njit(nogil=True, cache=True)
+def moments(indptr, value):
+    """Every feature's Σ value and Σ value², in float64, added up in order, and its greatest value."""
+    n = len(indptr) - 1
+    total, squares, greatest = np.zeros(n), np.zeros(n), np.zeros(n, np.float32)
+    for f in range(n):
+        for i in range(indptr[f], indptr[f + 1]):
+            x = np.float64(value[i])
+            total[f] += x
+            squares[f] += x * x
+            greatest[f] = max(greatest[f], value[i])
+    return total, squares, greatest
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _mix(x):
+    """SplitMix64's finaliser: 64 bits in which every bit of x tells."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def uniform(seed, layer, feature, position):
+    """A number in (0, 1) that depends on its arguments alone: chance that is the same wherever it is asked."""
+    x = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
+    x = _mix(x ^ (np.uint64(layer) << np.uint64(32)) ^ np.uint64(feature))
+    x = _mix(x ^ np.uint64(position))
+    return (np.float64(x >> np.uint64(11)) + 0.5) / 9007199254740992.0
+
+
+@njit(nogil=True, cache=True)
+def quantiles(ordered, n_bins, out):
+    """Values at 0, 1/n_bins, … 1 of ascending values, between neighbours by proportion."""
+    n = len(ordered)
+    for b in range(n_bins + 1):
+        rank = b * (n - 1) / n_bins
+        low = int(np.floor(rank))
+        high = min(low + 1, n - 1)
+        a, z = np.float64(ordered[low]), np.float64(ordered[high])
+        out[b] = a + (z - a) * (rank - low)
+
+
+@njit(nogil=True, cache=True)
+def draw(indptr, position, value, layer, first, n_bins, alpha, n_samples, n_top, seed):
+    """Draw every feature's samples; see `interp.activations.sampling.draw_samples`.
+
+    Returns how many each feature has, the entries drawn, their bins (−1: drawn for greatness alone), and the edges of
+    the bins (features, n_bins + 1), NaN where a feature has no entries.
+    """
+    n_features = len(indptr) - 1
+    edges = np.full((n_features, n_bins + 1), np.nan)
+    room = 0
+    for f in range(n_features):
+        n = indptr[f + 1] - indptr[f]
+        room += min(n, n_samples) + min(n, n_top)
+    counts = np.zeros(n_features, np.int64)
+    entry, bin_of = np.empty(room, np.int64), np.empty(room, np.int64)
+    at = 0
+    for f in range(n_features):
+        begin, n = indptr[f], indptr[f + 1] - indptr[f]
+        if n == 0:
+            continue
+        values = value[begin : begin + n]
+        quantiles(np.sort(values), n_bins, edges[f])
+        bins = np.empty(n, np.int64)
+        in_bin = np.zeros(n_bins, np.int64)
+        for i in range(n):
+            b = np.searchsorted(edges[f, 1:n_bins], np.float64(values[i]))
+            bins[i] = b
+            in_bin[b] += 1
+        keys = np.empty(n)
+        for i in range(n):  # the least of exponential times with rates w is a draw with weights w
+            chance = uniform(seed, layer, first + f, position[begin + i])
+            keys[i] = -np.log(chance) * np.float64(in_bin[bins[i]]) ** alpha
+        taken = np.zeros(n, np.bool_)
+        for i in np.argsort(keys, kind="mergesort")[: min(n, n_samples)]:
+            entry[at], bin_of[at] = begin + i, bins[i]
+            taken[i] = True
+            at += 1
+            counts[f] += 1
+        for i in np.argsort(-values, kind="mergesort")[: min(n, n_top)]:
+            if not taken[i]:
+                entry[at], bin_of[at] = begin + i, -1
+                at += 1
+                counts[f] += 1
+    return counts, entry[:at], bin_of[:at], edges

@@ -1,0 +1,269 @@
+"""One pass over a corpus: blocks of rows through the model, then every shard's statistics and samples."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float32, Int64
+
+from interp.activations.encoding import Entries, find_active, gather_active
+from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
+from interp.activations.settings import ActivationSettings
+from interp.activations.streams import transcoder_inputs
+from interp.sparse import FeatureTokens, ranks
+from storage.activations import Block, FeatureSlice, block_path, joined, n_counted, row_blocks, write_block
+from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.checkpoints import open_checkpoint
+from storage.corpora import corpus_attributes, read_rows, seen_rows
+from storage.packing import PADDING
+from storage.parts import read_parts, write_part
+from storage.store import ShardKey, Store
+from tasks.ingest import corpus_row
+from tasks.models import loaded_encoder, loaded_model
+from tasks.shard_task import shard_task
+
+VERSION = 1
+"""Bump when the same model and text would give other sparse activations, statistics or samples."""
+
+TABLES = ("features", "samples")
+"""What gathering a shard leaves behind, in this order."""
+
+POSITIONS_PER_BLOCK = 16_384
+"""Positions a task runs through the model."""
+
+POSITIONS_PER_STREAM = 4096
+"""Positions whose streams are held at every layer at once."""
+
+POSITIONS_PER_BATCH = 2048
+"""Positions a forward pass."""
+
+ENTRIES_AT_ONCE = 8_000_000
+"""Activations that a gathering task holds, of as many of its features as that takes."""
+
+
+class Pass(NamedTuple):
+    """One reading of one corpus by one checkpoint."""
+
+    recipe: str
+    """Names the sparse activations."""
+    corpus_id: str
+    held_out: float
+    first_row: int = 0
+    """Number of the corpus's first row where it is read after others."""
+
+    def blocks(self, store: Store) -> list[Block]:
+        """The blocks of its rows."""
+        attributes = corpus_attributes(store, self.corpus_id)
+        rows = seen_rows(attributes["n_sequences"], self.held_out)
+        return row_blocks(len(rows), attributes["n_pos"], POSITIONS_PER_BLOCK)
+
+
+@shard_task("activations-block", "activations rows {block.start}-{block.stop}")
+def activations_block(
+    store: Store,
+    checkpoint_id: str,
+    model_path: Path,
+    reading: Pass,
+    block: Block,
+    settings: ActivationSettings,
+    device: str,
+) -> Block:
+    """Run a block of rows through the model and keep every layer's active features.
+
+    Memory: the streams of `POSITIONS_PER_STREAM` positions at every layer, the encoders that fit `ENCODER_BYTES` (at
+    least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
+    """
+    path = block_path(store, reading.recipe, block)
+    if path.exists():
+        return block
+    checkpoint = open_checkpoint(store, checkpoint_id)
+    folder, model = loaded_model(model_path, device)
+    rows = read_rows(store, reading.corpus_id, block.start, block.stop).tokens
+    special = folder.tokenizer.all_special_ids if settings.special_tokens == "leave_out" else []
+    counted = (rows != PADDING) & ~np.isin(rows, special)
+    counted &= ~_heads(store, reading.corpus_id, block, settings)
+    n_pos = rows.shape[1]
+    dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
+    layers = range(checkpoint.n_layers)
+    found: list[list[Entries]] = [[] for _ in layers]
+    step, batch = (max(1, positions // n_pos) for positions in (POSITIONS_PER_STREAM, POSITIONS_PER_BATCH))
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        kept = counted[part]
+        position = (start * n_pos + np.flatnonzero(kept)).astype(dtype)
+        tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(device)
+        mask = torch.from_numpy(kept).to(device)
+        xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
+        for layer in layers:
+            found[layer].append(find_active(loaded_encoder(checkpoint, layer, device), xs[layer], position))
+    active = []
+    for layer in layers:
+        active.append(gather_active(found[layer], checkpoint.d_transcoder))
+        found[layer].clear()
+    write_block(path, active, int(counted.sum()))
+    return block
+
+
+def _heads(store: Store, corpus_id: str, block: Block, settings: ActivationSettings) -> Bool[np.ndarray, "rows n_pos"]:
+    """Positions at the head of rows and documents that the settings leave out."""
+    n_before = settings.skip_document_start
+    before = read_rows(store, corpus_id, max(0, block.start - n_before), block.start).documents
+    documents = read_rows(store, corpus_id, block.start, block.stop).documents
+    left_out = np.zeros(documents.shape, bool)
+    left_out[:, : settings.skip_row_start] = True
+    if n_before:
+        line = np.concatenate([before, documents]).ravel()
+        first = np.r_[True, line[1:] != line[:-1]]
+        if block.start > n_before:
+            first[0] = False  # where in its document the line begins is unknown, but at least `n_before` rows ago
+        at = np.arange(len(line)) - np.maximum.accumulate(np.where(first, np.arange(len(line)), -n_before))
+        left_out |= (at < n_before)[before.size :].reshape(documents.shape)
+    return left_out
+
+
+@shard_task("activations-gather", "activations {key.name}")
+def gather_shard(
+    store: Store,
+    checkpoint_id: str,
+    corpus_id: str,
+    key: ShardKey,
+    readings: Sequence[Pass],
+    settings: ActivationSettings,
+) -> ShardKey:
+    """Gather a shard's activations from all blocks: their statistics, and the samples drawn from them.
+
+    Memory: `ENTRIES_AT_ONCE` activations, of one feature if it has more, 12 bytes each and while they are drawn 25
+    more of one feature; and where each feature begins in every block.
+    """
+    if all(store.part(table, key).exists() for table in TABLES):
+        return key
+    n_tokens = sum(n_counted(store, reading.recipe, reading.blocks(store)) for reading in readings)
+    figures, drawn = [], []
+    for first, active in active_of_shard(store, readings, key):
+        figures.append(statistics(active))
+        drawn.append((first, draw_samples(active, key.layer, first, settings)))
+    n_pos = corpus_attributes(store, readings[0].corpus_id)["n_pos"]
+    shared = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id, "layer": key.layer}
+    _write_samples(store.part("samples", key), shared, drawn, n_pos)
+    _write_features(store.part("features", key), shared, key, figures, [samples for _, samples in drawn], n_tokens)
+    return key
+
+
+def active_of_shard(
+    store: Store, readings: Sequence[Pass], key: ShardKey, at_once: int = ENTRIES_AT_ONCE
+) -> Iterator[tuple[int, FeatureTokens]]:
+    """A shard's activations over all blocks, a few features at a time: (the first of them, their activations).
+
+    Positions are counted through all corpora: row number times `n_pos`, plus the position in the row.
+    """
+    slices, firsts = [], []
+    for reading in readings:
+        n_pos = corpus_attributes(store, reading.corpus_id)["n_pos"]
+        for block in reading.blocks(store):
+            slices.append(FeatureSlice(block_path(store, reading.recipe, block), key.layer, key.start, key.stop))
+            firsts.append((reading.first_row + block.start) * n_pos)
+    counts = np.sum([np.diff(part.indptr) for part in slices], axis=0)
+    low = 0
+    while low < len(counts):
+        fit = int(np.searchsorted(np.cumsum(counts[low:]), at_once, side="right"))
+        high = low + max(1, fit)
+        yield key.start + low, joined(slices, low, high, firsts)
+        low = high
+
+
+def _write_samples(path: Path, shared: dict[str, Any], drawn: list[tuple[int, Samples]], n_pos: int) -> None:
+    columns = {
+        "feature": np.concatenate([first + samples.feature for first, samples in drawn]),
+        **{
+            name: np.concatenate([getattr(samples, name) for _, samples in drawn])
+            for name in ("sample", "position", "activation", "quantile_bin")
+        },
+    }
+    sequence, position = np.divmod(columns["position"], n_pos)
+    bins = pa.array(columns["quantile_bin"], pa.int16(), mask=columns["quantile_bin"] < 0)
+    whole = {**shared, **columns, "sequence": sequence, "position": position, "quantile_bin": bins}
+    write_part(path, "samples", whole, len(sequence))
+
+
+def _write_features(
+    path: Path, shared: dict[str, Any], key: ShardKey, figures: list[Statistics], drawn: list[Samples], n_tokens: int
+) -> None:
+    n_active, total, squares, greatest = (np.concatenate(column) for column in zip(*figures, strict=True))
+    alive = n_active > 0
+    n = np.maximum(n_active, 1)
+    mean = total / n
+    columns = {
+        "feature": np.arange(key.start, key.stop),
+        "n_active": n_active,
+        "density": n_active / max(1, n_tokens),
+        "mean_activation": pa.array(mean, mask=~alive),
+        "std_activation": pa.array(np.sqrt(np.maximum(squares / n - mean**2, 0)), mask=~alive),
+        "max_activation": pa.array(greatest, mask=~alive),
+        "quantiles": [
+            edges if is_alive else None
+            for is_alive, edges in zip(alive, np.concatenate([samples.edges for samples in drawn]), strict=True)
+        ],
+        "is_dead": ~alive,
+    }
+    write_part(path, "features", {**shared, **columns}, key.stop - key.start)
+
+
+def drop_blocks(store: Store, readings: Sequence[Pass]) -> None:
+    """Remove sparse activations that are not to be kept."""
+    for reading in readings:
+        shutil.rmtree(store.activations(reading.recipe), ignore_errors=True)
+
+
+@shard_task("load-activations", "load activations")
+def load_activations(
+    store: Store, checkpoint_id: str, corpus_id: str, corpora: Sequence[str], keys: Sequence[ShardKey]
+) -> str:
+    """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    recipe = keys[0].recipe
+    where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
+    with open_catalog(store.catalog, write=True) as connection:
+        for corpus in corpora:
+            insert_row(connection, "corpora", corpus_row(corpus_attributes(store, corpus)))
+        for table in TABLES:
+            replace_rows(connection, table, where, [store.part(table, key) for key in keys])
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
+    return recipe
+
+
+class ShardSamples(NamedTuple):
+    """The samples of a shard, feature after feature."""
+
+    feature: Int64[np.ndarray, " n"]
+    sample: Int64[np.ndarray, " n"]
+    sequence: Int64[np.ndarray, " n"]
+    """Row of the corpus."""
+    position: Int64[np.ndarray, " n"]
+    activation: Float32[np.ndarray, " n"]
+    quantile_bin: Int64[np.ndarray, " n"]
+    """−1 for those that are not of the quantile sample."""
+
+    def where(self, chosen: Bool[np.ndarray, " n"]) -> "ShardSamples":
+        return ShardSamples(*(column[chosen] for column in self))
+
+    @property
+    def quantile(self) -> "ShardSamples":
+        """The quantile sample alone."""
+        return self.where(self.quantile_bin >= 0)
+
+    def top(self, n: int) -> "ShardSamples":
+        """The `n` greatest activations of every feature, downwards; of the same, the earlier first."""
+        place = self.sequence, self.position
+        order = np.lexsort((place[1], place[0], -self.activation, self.feature))
+        ordered = self.where(order)
+        return ordered.where(ranks(ordered.feature) < n)
+
+
+def read_samples(store: Store, key: ShardKey) -> ShardSamples:
+    """The samples of a shard; `key` carries the recipe of the activations stage."""
+    table = read_parts([store.part("samples", key)], list(ShardSamples._fields))
+    columns = [table[name].fill_null(-1).to_numpy() for name in ShardSamples._fields]
+    return ShardSamples(*(column.astype(np.float32 if column.dtype.kind == "f" else np.int64) for column in columns))

@@ -1,0 +1,182 @@
+"""The corpus pass on the embedded model, against the obvious dense computation."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from configs.run import load_config
+from flows.activations import Work
+from flows.subject import Subject, identify, open_source
+from interp.activations.settings import ActivationSettings
+from interp.capture import capture
+from storage.checkpoints import finish, open_checkpoint
+from storage.corpora import corpus_attributes, read_rows, seen_rows
+from storage.packing import PADDING
+from storage.store import ShardKey, shards
+from tasks import activations as tasks
+from tasks.corpora import tokenise_corpus
+from tasks.ingest import ingest_embeddings, ingest_layer
+from tasks.models import loaded_model
+
+N_POS, N_TOKENS = 32, 3000
+
+
+def ingested(folder: Path, *overrides: str) -> Subject:
+    """The demo's checkpoint and a corpus in a store, without the pipeline."""
+    config = load_config(Path("configs/demo.yaml"), [f"store={folder}", *overrides])
+    subject = identify(open_source(config))
+    store, model, release = subject.store, subject.source.model.path, subject.transcoders
+    ingest_embeddings.fn(store, subject.checkpoint_id, model)
+    for layer in range(release.n_layers):
+        ingest_layer.fn(store, subject.checkpoint_id, layer, model, release.path, release.hooks)
+    finish(store, subject.checkpoint_id, subject.attributes)
+    tokenise_corpus.fn(store, subject.source.corpus, model)
+    return subject
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("store")
+    return ingested(folder, f"corpus.max_tokens={N_TOKENS}", f"corpus.n_pos={N_POS}", "corpus.layout=padded")
+
+
+@pytest.fixture
+def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, dict[str, np.ndarray]]]:
+    """Run the pass with other blocks, batches and shards, and read all its parts."""
+
+    def run(settings: ActivationSettings, shard_size: int = 300, **constants: int) -> dict[str, Any]:
+        for name, value in constants.items():
+            monkeypatch.setattr(tasks, name, value)
+        store, checkpoint_id, work = subject.store, subject.checkpoint_id, Work(subject)
+        for name in ("activations", "parts"):
+            shutil.rmtree(store.root / name, ignore_errors=True)
+        [reading] = work.readings
+        for block in reversed(reading.blocks(store)):
+            model = subject.source.model.path
+            tasks.activations_block.fn(store, checkpoint_id, model, reading, block, settings, "cpu")
+        tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
+        for layer in range(subject.attributes["n_layers"]):
+            for key in shards("recipe", layer, subject.attributes["d_transcoder"], shard_size):
+                tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, [reading], settings)
+                for name, parts in tables.items():
+                    parts.append(pq.read_table(store.part(name, key)))
+        whole = {name: pa.concat_tables(parts) for name, parts in tables.items()}
+        return {name: {c: table[c].to_numpy() for c in table.column_names} for name, table in whole.items()}
+
+    return run
+
+
+def dense(subject: Subject, settings: ActivationSettings) -> list[np.ndarray]:
+    """Every layer's activations at every position of the rows that are read; NaN at those that do not count."""
+    store, checkpoint = subject.store, open_checkpoint(subject.store, subject.checkpoint_id)
+    corpus_id = subject.source.corpus.corpus_id
+    n = len(seen_rows(corpus_attributes(store, corpus_id)["n_sequences"], subject.config.corpus.held_out))
+    tokens, documents = read_rows(store, corpus_id, 0, n)
+    folder, model = loaded_model(subject.source.model.path)
+    real = torch.from_numpy(np.where(tokens == PADDING, 0, tokens))
+    streams = capture(model, folder.family, real, range(checkpoint.n_layers), checkpoint.hooks)
+    counted = tokens != PADDING
+    if settings.special_tokens == "leave_out":
+        counted &= ~np.isin(tokens, folder.tokenizer.all_special_ids)
+    counted[:, : settings.skip_row_start] = False
+    flat = documents.ravel()
+    for at in range(len(flat)):
+        before = flat[max(0, at - settings.skip_document_start) : at]
+        if settings.skip_document_start and (len(before) < settings.skip_document_start or before[0] != flat[at]):
+            counted[divmod(at, N_POS)] = False
+    found = []
+    for layer in range(checkpoint.n_layers):
+        a = checkpoint.transcoder(layer).encode(streams[layer].x.flatten(0, 1)).numpy()
+        found.append(np.where(counted.ravel()[:, None], a, np.nan))
+    return found
+
+
+CASES = [
+    ActivationSettings(),
+    ActivationSettings(special_tokens="count", skip_row_start=0),
+    ActivationSettings(skip_row_start=3, skip_document_start=40, n_samples=7, n_bins=3, n_top=5, seed=9),
+]
+
+
+@pytest.mark.parametrize("settings", CASES)
+def test_statistics_are_those_of_the_dense_activations(gathered: Any, subject: Subject, settings: Any) -> None:
+    features = gathered(settings)["features"]
+    a = np.concatenate([layer[~np.isnan(layer[:, 0])] for layer in dense(subject, settings)], 1)
+    active = np.where(a > 0, a.astype(np.float64), np.nan)
+    n_active = (a > 0).sum(0)
+    assert (features["n_active"] == n_active).all()
+    assert features["density"] == pytest.approx(n_active / len(a))
+    alive = n_active > 0
+    assert (features["is_dead"] == ~alive).all()
+    assert 0 < alive.mean() < 1
+    columns = {"mean_activation": np.nanmean, "max_activation": np.nanmax}
+    for name, figure in columns.items():
+        assert features[name][alive] == pytest.approx(figure(active[:, alive], axis=0), rel=1e-5)
+    deviation = np.nanstd(active[:, alive], axis=0)
+    assert features["std_activation"][alive] == pytest.approx(deviation, rel=1e-5, abs=1e-6)
+    edges = np.nanquantile(active[:, alive], np.linspace(0, 1, settings.n_bins + 1), axis=0).T
+    assert np.stack(list(features["quantiles"][alive])) == pytest.approx(edges, rel=1e-5)
+
+
+def test_samples_are_drawn_from_the_activations_and_hold_the_greatest(gathered: Any, subject: Subject) -> None:
+    settings = CASES[2]
+    samples, layers = gathered(settings)["samples"], dense(subject, settings)
+    for layer, feature in {(0, int(samples["feature"][0])), (3, int(samples["feature"][-1]))}:
+        mine = (samples["layer"] == layer) & (samples["feature"] == feature)
+        at = samples["sequence"][mine] * N_POS + samples["position"][mine]
+        a = np.nan_to_num(layers[layer][:, feature])
+        assert samples["activation"][mine] == pytest.approx(a[at], rel=1e-5)
+        assert len(set(at)) == len(at)
+        assert list(samples["sample"][mine]) == list(range(len(at)))
+        drawn = ~np.isnan(samples["quantile_bin"][mine])
+        assert drawn.sum() == min(settings.n_samples, (a > 0).sum())
+        greatest = np.sort(a[a > 0])[::-1][: settings.n_top]
+        assert np.sort(a[at])[::-1][: settings.n_top] == pytest.approx(greatest)
+
+
+def test_nothing_depends_on_blocks_batches_and_shards(gathered: Any) -> None:
+    settings = CASES[0]
+    expected = gathered(settings)
+    others: list[dict[str, Any]] = [
+        {"POSITIONS_PER_BLOCK": 700, "POSITIONS_PER_STREAM": 320, "POSITIONS_PER_BATCH": 32},
+        {"POSITIONS_PER_BLOCK": 999, "shard_size": 1024, "ENTRIES_AT_ONCE": 500},
+    ]
+    for other in others:
+        found = gathered(settings, **other)
+        for table, columns in expected.items():
+            for name, values in columns.items():
+                if values.dtype.kind == "f":
+                    assert found[table][name] == pytest.approx(values, rel=1e-5, abs=1e-6, nan_ok=True), name
+                elif name != "quantiles":
+                    assert (found[table][name] == values).all(), name
+
+
+def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any, subject: Subject) -> None:
+    settings = CASES[2]
+    gathered(settings)
+    samples = tasks.read_samples(subject.store, ShardKey("recipe", 1, 300, 600))
+    assert (samples.quantile.quantile_bin >= 0).all()
+    top = samples.top(settings.n_top)
+    for feature in np.unique(samples.feature)[:20]:
+        all_of_it = samples.activation[samples.feature == feature]
+        assert (top.activation[top.feature == feature] == np.sort(all_of_it)[::-1][: settings.n_top]).all()
+
+
+def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
+    gathered(CASES[0])
+    [reading] = Work(subject).readings
+    path = subject.store.activations(reading.recipe)
+    chunk = next(path.glob("rows-*/value/c/0"))
+    key = ShardKey("other", 0, 0, 300)
+    arguments = (subject.store, subject.checkpoint_id, "corpus", key, [reading], CASES[0])
+    for damage, message in ((lambda: chunk.write_bytes(b"no"), "unreadable chunk"), (chunk.unlink, "chunk 0 is miss")):
+        damage()
+        with pytest.raises(ValueError, match=f"value: {message}.*remove the folder of this block"):
+            tasks.gather_shard.fn(*arguments)
