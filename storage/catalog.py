@@ -117,14 +117,15 @@ def replace_rows(
     parts: Sequence[Path],
     run_id: str | None = None,
 ) -> None:
-    """Put the rows of some parts in the place of the rows that `where` selects, and check the key.
+    """Put the rows of some parts in the place of the rows that `where` selects (None: where it is null), and check the
+    key.
 
     `run_id` fills that column in tables that name the run, which parts cannot know.
 
     Raises:
         ValueError: two rows share a key.
     """
-    condition = " AND ".join(f"{name} = ?" for name in where)
+    condition = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in where)
     connection.execute(f"DELETE FROM {table} WHERE {condition}", list(where.values()))
     if parts:
         files = [str(part) for part in parts]
