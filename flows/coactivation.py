@@ -25,8 +25,8 @@ from tasks.coactivation import VERSION, Summed, coactivate, load_coactivation, t
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
 
-PAIR_BYTES = 0.3
-"""Of a pair of features in the three matrices, compressed."""
+PAIR_BYTES, EMPTY_BYTES = 8.0, 0.1
+"""Of a pair of features that were ever active together, and of one that never were, in the three matrices."""
 
 EDGE_BYTES = 60
 """Of an edge in a part and in the catalog."""
@@ -171,8 +171,11 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
 
 
 def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
-    """About what the matrices of all pairs of layers take."""
-    return len(config.coactivation.layer_pairs(sizes.n_layers)) * sizes.d_transcoder**2 * PAIR_BYTES
+    """About what the matrices of all pairs of layers take, as if no two tokens made the same features fire together."""
+    pairs = sizes.d_transcoder**2
+    together = min(pairs, sizes.corpus_tokens * activations.ACTIVE_PER_TOKEN**2)
+    n_layer_pairs = len(config.coactivation.layer_pairs(sizes.n_layers))
+    return n_layer_pairs * (together * PAIR_BYTES + pairs * EMPTY_BYTES)
 
 
 def refuse_what_does_not_fit(config: RunConfig, n_bytes: float) -> None:
