@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.weightlens.description import visible
-from storage.catalog import open_catalog
+from storage.published import open_published
 
 N_TOKENS = 12
 N_EDGES = 8
@@ -23,7 +23,7 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
     Raises:
         ValueError: no such feature, or several checkpoints and none named.
     """
-    with open_catalog(catalog) as connection:
+    with open_published(catalog) as connection:
         checkpoint_id, name = _checkpoint(connection, layer, feature, checkpoint)
         key = [checkpoint_id, layer, feature]
         yield Text(f"{name} ({checkpoint_id})  layer {layer}  feature {feature}", style="bold")

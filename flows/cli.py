@@ -32,6 +32,7 @@ for _name, _value in {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 are too few for a busy machine
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -298,30 +299,38 @@ def show(
             out.print(part)
 
 
-class Exchange(StrEnum):
+class Imported(StrEnum):
     weightlens_json = "weightlens-json"
+
+
+class Exported(StrEnum):
+    weightlens_json = "weightlens-json"
+    parquet = "parquet"
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write.")],
-    format: Annotated[Exchange, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
+    format: Annotated[
+        Exported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json; parquet: every table.")
+    ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Write results in the format of another tool."""
-    from flows.exchange import export_weightlens
+    from flows.exchange import export_parquet, export_weightlens
     from storage.store import Store
 
     with errors_told():
-        for path in export_weightlens(Store(_root(store)), checkpoint, folder):
+        write = export_weightlens if format is Exported.weightlens_json else export_parquet
+        for path in write(Store(_root(store)), checkpoint, folder):
             out.print(str(path), soft_wrap=True, markup=False)
 
 
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Where the files are.")],
-    format: Annotated[Exchange, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
+    format: Annotated[Imported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
     name: Annotated[str, typer.Option(help="Name under which the catalog keeps them.")],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
@@ -332,6 +341,32 @@ def import_(
 
     with errors_told():
         out.print(f"checkpoint {import_weightlens(Store(_root(store)), folder, checkpoint, name)}")
+
+
+@app.command()
+def vacuum(
+    store: StoreOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask, remove.")] = False
+) -> None:
+    """Show what nothing in the catalog rests on, and remove it."""
+    from storage.store import Store, held
+    from storage.vacuum import remove, unneeded
+
+    with errors_told():
+        place = Store(_root(store))
+        found = unneeded(place)
+        if not found:
+            out.print("Nothing to remove: the catalog rests on everything that the store holds")
+            return
+        table = Table("folder", "size", "why", title="Not needed")
+        for item in found:
+            table.add_row(escape(str(item.path.relative_to(place.root))), _size(item.n_bytes), item.why)
+        out.print(table)
+        if not yes and not typer.confirm("Remove them?"):
+            return
+        with held(place, "vacuum"):
+            shown = {item.path for item in found}
+            remove([item for item in unneeded(place) if item.path in shown])
+        out.print(f"{_size(sum(item.n_bytes for item in found))} removed")
 
 
 @app.command()

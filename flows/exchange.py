@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.card import chosen_checkpoint
 from storage.catalog import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
+from storage.exchange.parquet import export_tables
 from storage.exchange.weightlens_json import (
     TokenNames,
     catalog_rows,
@@ -15,6 +16,7 @@ from storage.exchange.weightlens_json import (
     see_tokens,
 )
 from storage.parts import write_part
+from storage.published import open_published
 from storage.recipes import file_sha256, short_hash
 from storage.runs import mark_killed, new_run_id, now, recorded
 from storage.store import Store, held
@@ -30,7 +32,7 @@ def export_weightlens(store: Store, checkpoint: str | None, folder: Path) -> lis
     Raises:
         ValueError: no such checkpoint, several and none named, or it has no WeightLens results.
     """
-    with open_catalog(store.catalog) as connection:
+    with open_published(store.catalog) as connection:
         checkpoint_id, name = chosen_checkpoint(connection, checkpoint)[:2]
         query = "SELECT DISTINCT layer FROM contribution_totals WHERE checkpoint_id = ? ORDER BY layer"
         layers = [row[0] for row in connection.execute(query, [checkpoint_id]).fetchall()]
@@ -38,6 +40,18 @@ def export_weightlens(store: Store, checkpoint: str | None, folder: Path) -> lis
             raise ValueError(f"{name} ({checkpoint_id}) has no WeightLens results yet; run `weightlens` first")
         folder.mkdir(parents=True, exist_ok=True)
         return [export_layer(connection, checkpoint_id, layer, folder) for layer in layers]
+
+
+def export_parquet(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
+    """Write every table of the catalog as a Parquet file.
+
+    Raises:
+        ValueError: a checkpoint is named.
+    """
+    if checkpoint is not None:
+        raise ValueError("--checkpoint: --format parquet writes every table whole, of all checkpoints")
+    with open_published(store.catalog) as connection:
+        return export_tables(connection, folder)
 
 
 def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:

@@ -34,9 +34,9 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None) -> None:
     """
     import duckdb
 
-    from storage.catalog import open_catalog
+    from storage.published import open_published
 
-    with open_catalog(catalog) as connection:
+    with open_published(catalog) as connection:
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         try:
             result = connection.sql(sql)

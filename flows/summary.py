@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from interp.quality import Quality
 from interp.weightlens.description import visible
-from storage.catalog import open_catalog
+from storage.published import open_published
 from storage.store import Store
 
 N_SHOWN = 10
@@ -51,13 +51,13 @@ def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
     """The figures with which a checkpoint was ingested."""
     names = [field.name for field in fields(Quality)]
     query = f"SELECT {', '.join(names)} FROM transcoder_quality WHERE checkpoint_id = ? ORDER BY layer"
-    with open_catalog(store.catalog) as connection:
+    with open_published(store.catalog) as connection:
         return [Quality(*row) for row in connection.execute(query, [checkpoint_id]).fetchall()]
 
 
 def summarise(store: Store, checkpoint_id: str) -> Summary:
     """Read the summary of a checkpoint from the catalog."""
-    with open_catalog(store.catalog) as connection:
+    with open_published(store.catalog) as connection:
         layers = connection.execute(LAYERS, [checkpoint_id]).fetchall()
         each = -(-N_SHOWN // max(1, len(layers)))
         features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()

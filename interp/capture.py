@@ -40,7 +40,7 @@ class _Stop(Exception):  # noqa: N818
 
 
 @contextmanager
-def _removing(handles: list[RemovableHandle]) -> Iterator[None]:
+def removing(handles: list[RemovableHandle]) -> Iterator[None]:
     try:
         yield
     finally:
@@ -48,7 +48,7 @@ def _removing(handles: list[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def _in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     """A hook that acts only in the thread that made it: tasks in threads share one model."""
     me = get_ident()
     return lambda *args: hook(*args) if get_ident() == me else None
@@ -69,12 +69,12 @@ def on_feature_input(
     """Call `receive` with the transcoder's input each time the block runs."""
     if hooks.feature_input == "mlp_in":
         module = family.module(block, family.mlp)
-        return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(args[0].float())))
+        return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(args[0].float())))
     module = family.module(block, family.mlp_norm)
     if hooks.feature_input == "resid_mid":
-        return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(args[0].float())))
+        return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(args[0].float())))
     norm = family.norm(module)
-    return module.register_forward_pre_hook(_in_this_thread(lambda _, args: receive(norm.normalize(args[0]))))
+    return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(norm.normalize(args[0]))))
 
 
 @torch.no_grad()
@@ -105,9 +105,9 @@ def capture(
     handles = []
     for layer in layers:
         handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: xs.update({at: x})))
-        keep = _in_this_thread(keep_output(layer))
+        keep = in_this_thread(keep_output(layer))
         handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
-    with _removing(handles), suppress(_Stop):
+    with removing(handles), suppress(_Stop):
         model(input_ids=tokens.long(), use_cache=False)
     return {layer: MlpStreams(xs[layer], ys[layer]) for layer in layers}
 
@@ -127,7 +127,7 @@ def logits_with_replacement(
     target = output_module(family, block, hooks)
     handles = [
         on_feature_input(family, block, hooks, seen.append),
-        target.register_forward_hook(_in_this_thread(lambda _m, _a, output: replace(seen[-1]).to(output.dtype))),
+        target.register_forward_hook(in_this_thread(lambda _m, _a, output: replace(seen[-1]).to(output.dtype))),
     ]
-    with _removing(handles):
+    with removing(handles):
         return model(input_ids=tokens.long(), use_cache=False).logits

@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 
 from storage.catalog import insert_row, open_catalog
+from storage.published import publish
 
 
 def now() -> datetime:
@@ -32,7 +33,7 @@ def mark_killed(catalog: Path) -> None:
 
 @contextmanager
 def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
-    """Record a stage of a run as running, then as completed or failed."""
+    """Record a stage of a run as running, then as completed or failed, and publish the catalog."""
     row = {
         **row,
         "status": "running",
@@ -48,8 +49,10 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
         status = "failed" if isinstance(error, Exception) else "killed"
         with suppress(OSError, ValueError, duckdb.Error):  # the first error is the one to hear of
             _put(catalog, {**row, "status": status, "finished_at": now(), "error": message})
+            publish(catalog)
         raise
     _put(catalog, {**row, "status": "completed", "finished_at": now()})
+    publish(catalog)
 
 
 def _put(catalog: Path, row: dict[str, Any]) -> None:

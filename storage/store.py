@@ -19,11 +19,11 @@ PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
 
 FOLDERS = ("activations", "checkpoints", "coactivation", "corpora", "parts", "reports", "transcoders")
-FILES = ("catalog.duckdb", "fingerprints.json", "lock")
+FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
-_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial")
-"""Ours, and those of Zarr."""
+_LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")
+"""Ours, those of Zarr, and DuckDB's log of a catalog that was being made."""
 
 
 class ShardKey(NamedTuple):
@@ -205,8 +205,8 @@ def held(store: Store, purpose: str) -> Iterator[None]:
 
 def _sweep(store: Store) -> None:
     """Remove what killed runs left half-written. Only the holder of the lock may."""
-    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}")]
-    for path in [*own, *store.root.glob(f"*{PARTIAL}")]:
+    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}*")]
+    for path in [*own, *store.root.glob(f"*{PARTIAL}*")]:
         if not _LEFT_OVER.fullmatch(path.name):
             continue
         if path.is_dir():

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +19,29 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cli(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def prefect_api(prefect_home: Path) -> Iterator[str]:
+    """A Prefect server for the whole session: a command that finds one need not start its own."""
+    from prefect.server.api.server import SubprocessASGIServer  # a second to import, and only here wanted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(prefect_home))
+        server = SubprocessASGIServer()
+        server.start(timeout=120)
+    yield server.api_url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def cli(prefect_home: Path, prefect_api: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own."""
+    environment = {**cli_environment(prefect_home), "PREFECT_API_URL": prefect_api}
 
     def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=cli_environment(prefect_home),
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,

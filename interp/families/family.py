@@ -73,6 +73,7 @@ class Family:
         return list(attrgetter(self.blocks)(model))
 
     def module(self, block: nn.Module, path: str) -> nn.Module:
+        """The module at a path from the model, from a block or from an attention."""
         return attrgetter(path)(block)
 
     def embedding_scale(self, model: nn.Module) -> float:

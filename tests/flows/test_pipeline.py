@@ -11,9 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from storage.catalog import open_catalog
+from storage.tables import TABLES
 from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
 from tests.planted import D_TRANSCODER, WORDS
@@ -129,11 +133,17 @@ def test_other_settings_replace_what_the_catalog_holds(
     overrides = planted_overrides(tmp_path)
     assert cli("run", CONFIG, *overrides, "weightlens.z_tokens=100", "weightlens.z_features=100").returncode == 0
     assert rows(tmp_path / "store", "SELECT * FROM descriptions") == []
+    replaced = {path.name for path in (tmp_path / "store" / "parts" / "descriptions").iterdir()}
     assert cli("run", CONFIG, *overrides, "shard_size=7").returncode == 0
     assert contents(tmp_path / "store" / "catalog.duckdb") == contents(done[0] / "catalog.duckdb") or (
         # paths of the two models differ, everything else is the same
         _without_paths(tmp_path / "store") == _without_paths(done[0])
     )
+    assert CliRunner().invoke(app, ["vacuum", "--store", str(tmp_path / "store")], input="n\n").exit_code == 0
+    assert replaced < {path.name for path in (tmp_path / "store" / "parts" / "descriptions").iterdir()}
+    assert CliRunner().invoke(app, ["vacuum", "--yes", "--store", str(tmp_path / "store")]).exit_code == 0
+    assert not replaced & {path.name for path in (tmp_path / "store" / "parts" / "descriptions").iterdir()}
+    assert "Nothing to do" in cli("run", CONFIG, *overrides, "shard_size=7").stderr
 
 
 def _without_paths(store: Path) -> dict:
@@ -215,6 +225,19 @@ def test_exported_contributions_are_shares_of_all_that_a_feature_could_read(
     silent = features[0]
     assert (silent["description"], silent["description_soft"]) == (None, None)
     assert (silent["validation"], silent["validation_soft"]) == (False, 0.0)
+
+
+def test_every_table_is_exported_and_nothing_is_left_to_vacuum(
+    done: tuple[Path, list[str], str], tmp_path: Path
+) -> None:
+    store, _, _ = done
+    result = CliRunner().invoke(app, ["export", str(tmp_path), "--format", "parquet", "--store", str(store)])
+    assert result.exit_code == 0, result.output
+    for table in TABLES:
+        n_rows = pq.read_table(tmp_path / f"{table}.parquet").num_rows
+        assert rows(store, f"SELECT count(*) FROM {table}") == [(n_rows,)], table
+    assert pq.read_table(tmp_path / "feature_edges.parquet").num_rows == 1
+    assert "Nothing to remove" in CliRunner().invoke(app, ["vacuum", "--store", str(store)]).output
 
 
 def test_the_authors_validation_reads_descriptions_as_sequences(tmp_path: Path, cli: Cli) -> None:

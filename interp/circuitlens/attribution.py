@@ -1,0 +1,209 @@
+"""Carry reading directions back through a frozen model to everything that they can have read.
+
+A target is a linear reading of the residual stream at one token: a feature's pre-activation, or a logit. Its gradient
+`g[s]` with respect to what is written at token s is carried down layer by layer, for many targets of one sequence at
+once, as matrix products; no automatic differentiation is needed, because what is left of the model is linear. What a
+source wrote times `g` is its contribution. They sum to the reading (SCIENCE.md 5).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, Integer
+from torch import Tensor
+
+from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
+from interp.transcoder import Transcoder
+from interp.weightlens.coordinates import seen_through
+
+MAX_BATCH = 1024
+"""Targets at once. More of them make the products no faster, and see the sequence to the last of them."""
+
+BUFFERS = 6
+"""Arrays of the size of all gradients of a batch that a step of the sweep holds at once."""
+
+
+class Targets(NamedTuple):
+    """Readings of the residual stream of one sequence."""
+
+    layer: Int64[Tensor, " n"]
+    """The layer whose MLP would read it; n_layers for logits."""
+    position: Int64[Tensor, " n"]
+    direction: Float[Tensor, "n d_model"]
+    """What it reads, the norm's scale at its token included."""
+    constant: Float[Tensor, " n"]
+    """What it adds, whatever it reads: the encoder's bias."""
+
+    def __len__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return len(self.layer)
+
+    def at(self, index: Int64[Tensor, " m"]) -> "Targets":
+        """Some of them."""
+        return Targets(*(column[index] for column in self))
+
+
+class Contributions(NamedTuple):
+    """What each source contributes to each target of a batch."""
+
+    target: Int64[Tensor, " batch"]
+    """Which targets these are."""
+    features: Float[Tensor, "n_active batch"]
+    """Active features of all layers, in the order of `Frozen`'s layers; those at later tokens than the batch sees and
+    those of layers above a target are 0."""
+    errors: Float[Tensor, "n_layers n_pos batch"]
+    """What MLPs wrote and transcoders do not, by layer and token."""
+    tokens: Float[Tensor, "n_pos batch"]
+    """Token embeddings."""
+    bias: Float[Tensor, " batch"]
+    """All that is the same whatever was read: biases, position embeddings, the target's own constant."""
+    heads: Float[Tensor, "n_layers n_heads n_pos batch"] | None
+    """By source token, summed over queries; a part of the sources' sum told apart, not sources of their own."""
+
+    def total(self) -> Float[Tensor, " batch"]:
+        """The sum of all sources."""
+        return self.features.sum(0) + self.errors.sum((0, 1)) + self.tokens.sum(0) + self.bias
+
+
+def feature_targets(
+    linear: LinearModel,
+    frozen: Frozen,
+    layer: int,
+    transcoder: Transcoder,
+    feature: Integer[Tensor, " n"],
+    position: Integer[Tensor, " n"],
+) -> Targets:
+    """The pre-activations of some features of one layer, each at a token."""
+    feature, position = feature.long(), position.long()
+    W, constant = transcoder.W_enc[feature], transcoder.b_enc[feature]
+    bias = linear.mlp[layer].read.bias
+    if linear.hooks.feature_input == "mlp_in" and bias is not None:
+        constant = constant + W @ bias
+    direction = reading(linear, layer, W) * frozen.layers[layer].read_scale[position, None]
+    return Targets(torch.full_like(feature, layer), position, direction, constant)
+
+
+def logit_targets(
+    linear: LinearModel, frozen: Frozen, W_U: Float[Tensor, "n d_model"], position: Integer[Tensor, " n"]
+) -> Targets:
+    """Rows of the unembedding (or differences of such) as readings at some tokens; a soft cap on logits is left off."""
+    position, norm = position.long(), linear.final
+    constant = W_U.new_zeros(len(W_U)) if norm.bias is None else W_U @ norm.bias
+    direction = seen_through(W_U, norm.weight, norm.centred) * frozen.final_scale[position, None]
+    return Targets(torch.full_like(position, linear.n_layers), position, direction, constant)
+
+
+@torch.no_grad()
+def contributions(
+    linear: LinearModel, frozen: Frozen, targets: Targets, *, max_bytes: int, heads: bool = False
+) -> Iterator[Contributions]:
+    """Attribute targets of one sequence, in batches of neighbouring tokens; `heads` also tells by which heads.
+
+    A batch sees the sequence up to its last target. Memory: `max_bytes` a batch at most, but for a single target.
+    """
+    order = torch.argsort(targets.position, stable=True)
+    while len(order):
+        n_pos = int(targets.position[order[min(len(order), MAX_BATCH) - 1]]) + 1
+        per_target = 4 * (BUFFERS * n_pos * frozen.embedding.shape[1] + frozen.n_active)
+        if heads:
+            per_target += 4 * linear.n_layers * linear.n_heads * n_pos
+        n = max(1, min(len(order), MAX_BATCH, max_bytes // per_target))
+        batch, order = order[:n], order[n:]
+        batch = batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
+        yield _sweep(linear, frozen, targets.at(batch), batch, heads)
+
+
+@torch.no_grad()
+def direct_heads(
+    linear: LinearModel, frozen: Frozen, targets: Targets
+) -> Float[Tensor, "n_layers n_heads n_pos batch"]:
+    """What each head of the layers beneath a target's reading brings to its own token from each source token.
+
+    The paper's formula: the query is the target's token, and what the head writes there is read by the target
+    directly. No sweep is needed. Memory: the result, and twice one layer of it.
+    """
+    n = len(targets)
+    scores = torch.zeros(linear.n_layers, linear.n_heads, frozen.n_pos, n, device=targets.direction.device)
+    order = torch.argsort(targets.layer, descending=True, stable=True)
+    sorted_ = targets.at(order)
+    counts = _counts(sorted_.layer, linear.n_layers)
+    for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
+        k = counts[layer + 1] if linear.parallel else counts[layer]
+        u = (weights.W_O.flatten(0, 1) @ sorted_.direction[:k].T).unflatten(0, weights.W_O.shape[:2])
+        taken = at.pattern[:, sorted_.position[:k]].transpose(1, 2)
+        scores[layer][:, :, order[:k]] = torch.bmm(at.values.transpose(0, 1), u) * taken
+    return scores
+
+
+def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Contributions:
+    """Carry the gradients of a batch, highest targets first, from the top to the embedding."""
+    n_pos, n = int(targets.position.max()) + 1, len(targets)
+    device = targets.direction.device
+    features = torch.zeros(frozen.n_active, n, device=device)
+    errors = torch.zeros(linear.n_layers, n_pos, n, device=device)
+    by_head = torch.zeros(linear.n_layers, linear.n_heads, n_pos, n, device=device) if heads else None
+    bias = targets.constant.clone()
+    counts = _counts(targets.layer, linear.n_layers)
+    g = _join(torch.zeros(n_pos, 0, targets.direction.shape[1], device=device), targets, 0, counts[linear.n_layers])
+    for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
+        at, k = frozen.layers[layer], g.shape[1]
+        _read_mlp(frozen, layer, g, features, errors[layer], bias)
+        above = g
+        if at.skip is not None:
+            g = g + (g @ at.skip) * (at.read_scale * at.write_scale)[:n_pos, None, None]
+        if not linear.parallel:
+            above = g = _join(g, targets, k, counts[layer])
+        bias[: above.shape[1]] += torch.einsum("skd,sd->k", above, at.attention_bias[:n_pos])
+        g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
+        if linear.parallel:
+            g = _join(g, targets, k, counts[layer])
+    tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
+    if frozen.position_embedding is not None:
+        bias += torch.einsum("skd,sd->k", g, frozen.position_embedding[:n_pos])
+    return Contributions(which, features, errors, tokens, bias, by_head)
+
+
+def _counts(layer: Tensor, n_layers: int) -> list[int]:
+    """For each layer, how many targets read there or above."""
+    below = torch.arange(n_layers + 1, device=layer.device)
+    return (layer[None] >= below[:, None]).sum(1).tolist()
+
+
+def _join(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:
+    """The gradients with those of the targets from `start` on beside them."""
+    if start == stop:
+        return g
+    new = g.new_zeros(g.shape[0], stop - start, g.shape[2])
+    new[targets.position[start:stop], torch.arange(stop - start, device=g.device)] = targets.direction[start:stop]
+    return torch.cat([g, new], 1) if start else new
+
+
+def _read_mlp(
+    frozen: Frozen, layer: int, g: Float[Tensor, "n_pos k d_model"], features: Tensor, errors: Tensor, bias: Tensor
+) -> None:
+    """What features, error and constant wrote to one layer's MLP output, times the gradient there."""
+    at, (n_pos, k, _) = frozen.layers[layer], g.shape
+    errors[:, :k] = torch.einsum("skd,sd->sk", g, at.error[:n_pos])
+    bias[:k] += torch.einsum("skd,sd->k", g, at.mlp_bias[:n_pos])
+    for source, written in enumerate(at.written, layer + 1 - len(at.written)):
+        begin, first = frozen.first_active()[source], frozen.layers[source].active.first
+        for position in range(n_pos if k else 0):
+            low, high = first[position], first[position + 1]
+            features[begin + low : begin + high, :k] += written[low:high] @ g[position].T
+
+
+def _attention(
+    linear: LinearModel, layer: int, at: FrozenLayer, g: Float[Tensor, "n_pos k d_model"], by_head: Tensor | None
+) -> Float[Tensor, "n_pos k d_model"]:
+    """The gradient that reaches attention's input; scores of heads are left in `by_head`."""
+    weights, n_pos, k = linear.attention[layer], *g.shape[:2]
+    n_heads, d_head, _ = weights.W_O.shape
+    n_kv_heads = weights.W_V.shape[0]
+    u = (g.flatten(0, 1) @ weights.W_O.flatten(0, 1).T).view(n_pos, k, n_heads, d_head)
+    u = u.permute(2, 0, 1, 3).reshape(n_heads, n_pos, k * d_head)
+    z = torch.bmm(at.pattern[:, :n_pos, :n_pos].transpose(1, 2), u).view(n_heads, n_pos, k, d_head)
+    if by_head is not None:
+        by_head[:, :, :k] = torch.einsum("hske,she->hsk", z, at.values[:n_pos])
+    if n_kv_heads < n_heads:
+        z = z.unflatten(0, (n_kv_heads, -1)).sum(1)
+    return (z.permute(1, 2, 0, 3).reshape(n_pos * k, n_kv_heads * d_head) @ weights.W_V.flatten(0, 1)).view(g.shape)

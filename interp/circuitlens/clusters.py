@@ -1,0 +1,102 @@
+"""Group a feature's activations by what caused them (SCIENCE.md 5)."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64, Shaped
+from scipy.sparse import csr_array
+from sklearn.cluster import DBSCAN, HDBSCAN
+
+from interp.circuitlens.contributors import FEATURE, HEAD, KINDS, Contributors
+from interp.circuitlens.settings import CircuitLensSettings
+
+NOISE = -1
+
+SHARED_BY = 0.5
+"""A contributor belongs to a cluster's signature if at least this share of its samples have it."""
+
+Identity = tuple[str, int, int, int]
+"""(feature, layer, feature, 0) or (head, layer, head, Δ): what is the same contributor in different samples."""
+
+
+class Signatures(NamedTuple):
+    """Of each sample, the set of its significant contributors."""
+
+    contains: csr_array
+    """(n_samples, n_contributors), 1 where a sample has a contributor."""
+    contributors: list[Identity]
+    """What the columns are, in order."""
+
+
+def signatures(found: Contributors, position: Int64[np.ndarray, " n_samples"], min_frequency: float) -> Signatures:
+    """The sets of contributors of a feature's samples; `found.target` counts samples, `position` is where they fired.
+
+    Features count as the same at whatever token, heads at the same distance Δ of their source from the firing token.
+    Contributors of fewer than `min_frequency` of the samples are left out.
+    """
+    head = KINDS.index(HEAD)
+    keep = (found.kind == KINDS.index(FEATURE)) | (found.kind == head)
+    target, kind, layer, unit, source = (column[keep] for column in found[:5])
+    delta = np.where(kind == head, source - position[target], 0)
+    identity, column = np.unique(np.stack([kind, layer, unit, delta], 1), axis=0, return_inverse=True)
+    pairs = np.unique(np.stack([target, column.ravel()], 1), axis=0)
+    counts = np.bincount(pairs[:, 1], minlength=len(identity))
+    kept = counts >= np.ceil(min_frequency * len(position))
+    place = np.cumsum(kept) - 1
+    pairs = pairs[kept[pairs[:, 1]]]
+    ones = np.ones(len(pairs), np.int32)
+    shape = (len(position), int(kept.sum()))
+    contains = csr_array((ones, (pairs[:, 0], place[pairs[:, 1]])), shape=shape)
+    return Signatures(contains, [(KINDS[row[0]], *row[1:]) for row in identity[kept].tolist()])
+
+
+def jaccard_distances(contains: csr_array) -> Float64[np.ndarray, "n_samples n_samples"]:
+    """1 − shared over all contributors of two samples; two samples without any are the same."""
+    shared = (contains @ contains.T).toarray().astype(np.float64)
+    sizes = shared.diagonal()
+    union = sizes[:, None] + sizes[None] - shared
+    return 1 - np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+
+
+def cluster(
+    distances: Float64[np.ndarray, "n_samples n_samples"], settings: CircuitLensSettings
+) -> Int64[np.ndarray, " n_samples"]:
+    """Each sample's cluster, the largest 0 and of equal ones that of the earlier sample first; −1 for noise."""
+    if settings.clustering == "dbscan":
+        method = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed")
+    else:
+        sizes = {"min_cluster_size": settings.min_samples, "allow_single_cluster": True}
+        method = HDBSCAN(metric="precomputed", copy=True, **sizes)  # pyright: ignore[reportArgumentType]
+    labels = method.fit_predict(distances).astype(np.int64)
+    known, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
+    place = np.empty(len(known), np.int64)
+    place[np.lexsort((first, -counts))] = np.arange(len(known))
+    return np.where(labels >= 0, place[np.minimum(labels, len(known) - 1)] if len(known) else NOISE, NOISE)
+
+
+class Cluster(NamedTuple):
+    """One mechanism, or what belongs to none."""
+
+    cluster: int
+    n_samples: int
+    signature: list[str]
+    """What most of its samples share, the most frequent first: `L3 #17`, `L2 H1 −1`."""
+
+
+def describe_clusters(labels: Shaped[np.ndarray, " n_samples"], found: Signatures) -> list[Cluster]:
+    """The clusters of a feature in order, noise last; noise has no signature."""
+    result = []
+    for label in sorted(set(labels.tolist()), key=lambda label: (label == NOISE, label)):
+        members = np.nonzero(labels == label)[0]
+        frequency = np.asarray(found.contains[members].sum(0)).ravel() / len(members)
+        strong = (
+            [] if label == NOISE else [c for c in np.argsort(-frequency, kind="stable") if frequency[c] >= SHARED_BY]
+        )
+        result.append(Cluster(label, len(members), [contributor_text(found.contributors[c]) for c in strong]))
+    return result
+
+
+def contributor_text(identity: Identity) -> str:
+    """`L3 #17` for a feature, `L2 H1 −1` for a head that looks one token back."""
+    kind, layer, index, delta = identity
+    return f"L{layer} #{index}" if kind == FEATURE else f"L{layer} H{index} {str(delta).replace('-', '−')}"

@@ -1,0 +1,104 @@
+"""What stands out among all that contributed to an activation."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from interp.circuitlens.attribution import Contributions
+from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.settings import CircuitLensSettings
+from interp.sparse import ranks
+
+FEATURE, HEAD, TOKEN, ERROR, BIAS = KINDS = ("feature", "head", "token", "error", "bias")
+
+NONE = -1
+"""In place of a layer, an index or a position that a kind of contributor does not have."""
+
+
+class Contributors(NamedTuple):
+    """Significant contributors, one a row, by target, then kind, the strongest first; kinds by their place in `KINDS`.
+
+    Errors and biases are given as one sum each for every target, significant or not, without share.
+    """
+
+    target: Int64[np.ndarray, " n"]
+    kind: Int64[np.ndarray, " n"]
+    layer: Int64[np.ndarray, " n"]
+    unit: Int64[np.ndarray, " n"]
+    """The feature, the head, or the token id."""
+    position: Int64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    share: Float64[np.ndarray, " n"]
+    """Of the positive contributions of its kind to the target; NaN where it has none."""
+
+    @classmethod
+    def joined(cls, parts: "list[Contributors]") -> "Contributors":
+        """Those of several batches of targets, by target."""
+        empty = [np.zeros(0, np.int64)] * 5 + [np.zeros(0)] * 2
+        columns = [np.concatenate([first, *rest]) for first, *rest in zip(empty, *parts, strict=True)]
+        order = np.lexsort((-columns[5], columns[1], columns[0]))
+        return cls(*(column[order] for column in columns))
+
+
+def significant(
+    frozen: Frozen,
+    found: Contributions,
+    heads: Float[Tensor, "n_layers n_heads n_pos batch"],
+    settings: CircuitLensSettings,
+) -> Contributors:
+    """The contributors of a batch of targets that have `min_share` of their kind; `heads` as the settings want them."""
+    active = [layer.active for layer in frozen.layers]
+    of_layer = np.repeat(np.arange(len(active)), [len(a.feature) for a in active])
+    of_feature = torch.cat([a.feature for a in active]).cpu().numpy()
+    of_position = torch.cat([a.position for a in active]).cpu().numpy()
+    feature, head, token = (_standing_out(x, settings) for x in (found.features, heads.flatten(0, 2), found.tokens))
+    head_layer, head_index, head_position = np.unravel_index(head.source, tuple(heads.shape[:3]))
+    ids = frozen.tokens.cpu().numpy()[token.source]
+    at = feature.source
+    rows = [
+        _rows(FEATURE, feature, layer=of_layer[at], unit=of_feature[at], position=of_position[at]),
+        _rows(HEAD, head, layer=head_layer, unit=head_index, position=head_position),
+        _rows(TOKEN, token, layer=np.full(len(ids), NONE), unit=ids, position=token.source),
+        _sums(ERROR, found.errors.sum((0, 1))),
+        _sums(BIAS, found.bias),
+    ]
+    joined = Contributors.joined(rows)
+    return Contributors.joined([joined._replace(target=found.target.cpu().numpy()[joined.target])])
+
+
+def _rows(kind: str, found: "_StandingOut", **where: np.ndarray) -> Contributors:
+    layer, unit, position = (np.asarray(where[name], np.int64) for name in ("layer", "unit", "position"))
+    kinds = np.full(len(layer), KINDS.index(kind))
+    return Contributors(found.target, kinds, layer, unit, position, found.score, found.share)
+
+
+def _sums(kind: str, score: Float[Tensor, " batch"]) -> Contributors:
+    nothing, n = np.full(len(score), NONE), len(score)
+    kinds, share = np.full(n, KINDS.index(kind)), np.full(n, np.nan)
+    return Contributors(np.arange(n), kinds, nothing, nothing, nothing, score.double().cpu().numpy(), share)
+
+
+class _StandingOut(NamedTuple):
+    source: Int64[np.ndarray, " n"]
+    target: Int64[np.ndarray, " n"]
+    score: Float64[np.ndarray, " n"]
+    share: Float64[np.ndarray, " n"]
+
+
+def _standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLensSettings) -> _StandingOut:
+    """Of each target, the sources with `min_share` of its positive scores, at most `max_contributors` of them.
+
+    Of equal ones the first in order is the stronger.
+    """
+    positive = scores.clamp(min=0).sum(0)
+    least = (settings.min_share * positive).clamp(min=torch.finfo(scores.dtype).tiny)
+    source, target = (scores >= least).nonzero(as_tuple=True)
+    score = scores[source, target].double().cpu().numpy()
+    share = score / positive[target].double().cpu().numpy()
+    source, target = source.cpu().numpy(), target.cpu().numpy()
+    order = np.lexsort((source, -score, target))
+    order = order[ranks(target[order]) < settings.max_contributors]
+    return _StandingOut(source[order], target[order], score[order], share[order])

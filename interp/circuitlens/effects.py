@@ -1,0 +1,99 @@
+"""Carry what a feature writes forward through a frozen model to the logits."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from interp.circuitlens.frozen import Frozen, LinearModel
+from interp.transcoder import Transcoder
+
+
+class Activations(NamedTuple):
+    """Activations of features of any layers on one sequence."""
+
+    layer: Int64[Tensor, " n"]
+    feature: Int64[Tensor, " n"]
+    position: Int64[Tensor, " n"]
+    activation: Float[Tensor, " n"]
+
+
+@torch.no_grad()
+def output_effects(
+    linear: LinearModel,
+    frozen: Frozen,
+    transcoder: Callable[[int], Transcoder],
+    active: Activations,
+    n_after: int = 0,
+) -> Float[Tensor, "n n_after_plus_1 d_model"]:
+    """What activations add to the final norm's output at their own tokens and at the `n_after` that follow them.
+
+    Its product with the unembedding is what they add to the logits (before a soft cap). Paths are those of attribution:
+    residual connections, frozen attention, bypasses. Memory: four times the result, and a layer's decoder.
+
+    Raises:
+        ValueError: a token after an activation is not in the sequence.
+    """
+    if len(active.position) and int(active.position.max()) + n_after >= frozen.n_pos:
+        raise ValueError(f"n_after is {n_after}, beyond the {frozen.n_pos} tokens of the sequence")
+    order = torch.argsort(active.layer, stable=True)
+    layer, feature, position, activation = (column[order] for column in active)
+    window = position[:, None] + torch.arange(n_after + 1, device=position.device)
+    counts = torch.bincount(layer, minlength=linear.n_layers).tolist()
+    written = torch.zeros(0, n_after + 1, frozen.embedding.shape[1], device=position.device)
+    later: list[Tensor] = []  # by layer below, what its activations write to the layers above it
+    for at in range(linear.n_layers):
+        below, frozen_layer = len(written), frozen.layers[at]
+        scale = (frozen_layer.write_scale[window], frozen_layer.read_scale[window])
+        read = written
+        written = written + _attention(linear, frozen, at, written, window[:below])
+        if frozen_layer.skip is not None:
+            read = read if linear.parallel else written
+            written = written + (read @ frozen_layer.skip.T) * (scale[0] * scale[1])[:below, :, None]
+        new = slice(below, below + counts[at])
+        coder = transcoder(at) if counts[at] else None
+        rows = written.new_zeros(counts[at], *written.shape[1:])
+        if coder is not None:
+            rows[:, 0] = _written(linear, at, coder.W_dec[feature[new]] * activation[new, None], scale[0][new, 0])
+        for source, decoders in enumerate(later):
+            if decoders.shape[1]:
+                begin = sum(counts[:source])
+                its = slice(begin, begin + counts[source])
+                add = _written(linear, at, decoders[:, at - source - 1] * activation[its, None], scale[0][its, 0])
+                written[its, 0] += add
+        cross = coder.W_dec_later[feature[new]] if coder is not None and coder.W_dec_later is not None else rows[:, :0]
+        later.append(cross)
+        written = torch.cat([written, rows])
+    final = written * frozen.final_scale[window, None]
+    norm = linear.final
+    read_out = (final - final.mean(-1, keepdim=True) if norm.centred else final) * norm.weight
+    result = torch.empty_like(read_out)
+    result[order] = read_out
+    return result
+
+
+def _written(
+    linear: LinearModel, layer: int, rows: Float[Tensor, "n d_model"], scale: Float[Tensor, " n"]
+) -> Float[Tensor, "n d_model"]:
+    """A transcoder's output as it arrives in the residual stream."""
+    norm = linear.mlp[layer].write
+    return (rows if norm is None else rows * norm.weight) * scale[:, None]
+
+
+def _attention(
+    linear: LinearModel,
+    frozen: Frozen,
+    layer: int,
+    x: Float[Tensor, "k window d_model"],
+    at: Int64[Tensor, "k window"],
+) -> Float[Tensor, "k window d_model"]:
+    """What attention makes of a change within each window, at the same window."""
+    weights, pattern = linear.attention[layer], frozen.layers[layer].pattern
+    n_heads, d_head, _ = weights.W_O.shape
+    values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))
+    values = values.repeat_interleave(n_heads // weights.W_V.shape[0], 2)
+    taken = pattern[:, at[:, :, None], at[:, None]]
+    mixed = torch.einsum("hkqs,kshe->kqhe", taken, values)
+    return mixed.flatten(2) @ weights.W_O.flatten(0, 1)

@@ -1,0 +1,359 @@
+"""A model read on one sequence and frozen there: what is left is linear, and every part of it is written down.
+
+Frozen are the attention patterns and the scales that norms divide by; MLPs are replaced by what they wrote, as a sum of
+transcoder features, a constant and an error (SCIENCE.md 5, Ameisen et al. 2025). What is left of the network is the
+residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64, Integer
+from torch import Tensor, nn
+
+from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
+from interp.families import Family, Norm
+from interp.transcoder import Transcoder
+from interp.weightlens.coordinates import seen_through
+
+TOKENS_ENCODED = 256
+"""Dense rows of activations held at once."""
+
+
+class AttentionWeights(NamedTuple):
+    """One layer's attention as a linear map, norms' weights and centring folded in."""
+
+    W_V: Float[Tensor, "n_kv_heads d_head d_model"]
+    """From the residual stream, divided by the norm's scale, to values."""
+    value_bias: Float[Tensor, "n_kv_heads d_head"]
+    """The constant part of the values: biases of the projection and of the norm before it."""
+    W_O: Float[Tensor, "n_heads d_head d_model"]
+    """From mixed values to the residual stream (times the scale of the norm there, where there is one)."""
+    output_bias: Float[Tensor, " d_model"]
+    read: Norm
+    write: Norm | None
+
+
+class MlpWeights(NamedTuple):
+    """The norms around one layer's MLP, between the residual stream and the transcoder."""
+
+    read: Norm
+    write: Norm | None
+    """Lies between what the transcoder writes and the residual stream, or None."""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """The weights of a model that act when it is frozen; the same for every sequence.
+
+    Memory: the attention's values and outputs once more, in float32.
+    """
+
+    model: nn.Module
+    family: Family
+    hooks: Hooks
+    attention: tuple[AttentionWeights, ...]
+    mlp: tuple[MlpWeights, ...]
+    final: Norm
+    parallel: bool
+    """Attention and MLP both read the block's input."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.attention)
+
+    @property
+    def n_heads(self) -> int:
+        return self.attention[0].W_O.shape[0]
+
+
+def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
+    """Fold norms into the attention's weights, layer by layer."""
+    layers = range(len(family.block_modules(model)))
+    return LinearModel(
+        model=model,
+        family=family,
+        hooks=hooks,
+        attention=tuple(_attention_weights(model, family, layer) for layer in layers),
+        mlp=tuple(
+            MlpWeights(
+                family.read_norm(model, layer),
+                family.write_norm(model, layer) if hooks.feature_output == "mlp_out" else None,
+            )
+            for layer in layers
+        ),
+        final=family.unembedding_norm(model),
+        parallel=family.parallel(model),
+    )
+
+
+def _attention_weights(model: nn.Module, family: Family, layer: int) -> AttentionWeights:
+    read, write = family.attention_read_norm(model, layer), family.attention_write_norm(model, layer)
+    W_V, W_O = family.W_V(model, layer).float(), family.W_O(model, layer).transpose(1, 2).float()
+    b_V, b_O = family.b_V(model, layer), family.b_O(model, layer)
+    b_V = W_V.new_zeros(W_V.shape[:2]) if b_V is None else b_V.float()
+    b_O = W_O.new_zeros(W_O.shape[2]) if b_O is None else b_O.float()
+    if read.bias is not None:
+        b_V = b_V + W_V @ read.bias
+    if write is not None:
+        W_O, b_O = W_O * write.weight, b_O * write.weight
+    folded = seen_through(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
+    return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
+
+
+class Active(NamedTuple):
+    """The active features of one layer on a sequence, by position, then feature."""
+
+    feature: Int64[Tensor, " n_active"]
+    position: Int64[Tensor, " n_active"]
+    activation: Float[Tensor, " n_active"]
+    first: list[int]
+    """Where each position's features begin; one entry more at the end."""
+
+
+class FrozenLayer(NamedTuple):
+    """One layer on one sequence, all vectors in the coordinates of the residual stream."""
+
+    pattern: Float[Tensor, "n_heads n_pos n_pos"]
+    """How much query q takes from source s, (head, q, s), over the scales of the norms on the way."""
+    values: Float[Tensor, "n_pos n_heads d_head"]
+    """What each source offers, times the scale that `pattern` is over."""
+    attention_bias: Float[Tensor, "n_pos d_model"]
+    """What attention would write if all sources were zero: biases alone."""
+    active: Active
+    written: tuple[Float[Tensor, "n_written d_model"], ...]
+    """What active features write to this layer's MLP output: those of this layer last, and of a cross-layer transcoder
+    those of all layers below before them, each in the order of its `Active`."""
+    error: Float[Tensor, "n_pos d_model"]
+    """What the MLP wrote and its transcoder does not."""
+    mlp_bias: Float[Tensor, "n_pos d_model"]
+    """What the transcoder writes when no feature is active and its input is zero."""
+    skip: Float[Tensor, "d_model d_model"] | None
+    """The bypass, from what the MLP's norm reads (over its scale) to what is written (times its scale)."""
+    read_scale: Float[Tensor, " n_pos"]
+    """1 over the scale of the norm through which features read; 1 where they read before it."""
+    write_scale: Float[Tensor, " n_pos"]
+    """1 over the scale of the norm through which features write; 1 where they write behind it."""
+
+
+class Frozen(NamedTuple):
+    """A model frozen on one sequence.
+
+    Memory: a decoder row for every active feature at every token (of a cross-layer transcoder, for each layer it
+    writes to), and n_heads · n_pos² a layer.
+    """
+
+    tokens: Int64[Tensor, " n_pos"]
+    embedding: Float[Tensor, "n_pos d_model"]
+    """What the tokens write at the bottom of the residual stream."""
+    position_embedding: Float[Tensor, "n_pos d_model"] | None
+    layers: tuple[FrozenLayer, ...]
+    final_scale: Float[Tensor, " n_pos"]
+    """1 over the final norm's scale."""
+    final: Float[Tensor, "n_pos d_model"]
+    """What the final norm reads."""
+
+    @property
+    def n_pos(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_active(self) -> int:
+        """Active features at all tokens of all layers."""
+        return sum(len(layer.active.feature) for layer in self.layers)
+
+    def first_active(self) -> list[int]:
+        """Where each layer begins in a list of all active features, layer by layer; one entry more at its end."""
+        firsts = [0]
+        for layer in self.layers:
+            firsts.append(firsts[-1] + len(layer.active.feature))
+        return firsts
+
+
+@torch.no_grad()
+def freeze(linear: LinearModel, transcoder: Callable[[int], Transcoder], tokens: Integer[Tensor, " n_pos"]) -> Frozen:
+    """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order.
+
+    The model must attend in the open: `model.set_attn_implementation("eager")`.
+
+    Raises:
+        ValueError: the model does not say its attention patterns, or what it computes is not finite.
+    """
+    seen = _read(linear, tokens)
+    layers: list[FrozenLayer] = []
+    coders: list[Transcoder] = []
+    for layer in range(linear.n_layers):
+        coder = transcoder(layer)
+        layers.append(_freeze_layer(linear, layer, coder, coders, layers, seen))
+        coders.append(_writing_later(coder))
+    embedding, final = seen["embedding"], seen["final"]
+    W_pos = linear.family.W_pos(linear.model)
+    return Frozen(
+        tokens=tokens.long(),
+        embedding=embedding,
+        position_embedding=None if W_pos is None else W_pos[: len(tokens)].float(),
+        layers=tuple(layers),
+        final_scale=_inverse_scale(linear.final, final),
+        final=final,
+    )
+
+
+def _read(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, Tensor]:
+    """Everything that freezing has to know of one forward pass, by name or by (name, layer)."""
+    family, model = linear.family, linear.model
+    seen: dict[Any, Tensor] = {}
+
+    def inputs_of(module: nn.Module, name: Any) -> Any:
+        keep = in_this_thread(lambda _, args: seen.update({name: args[0][0].float()}))
+        return module.register_forward_pre_hook(keep)
+
+    def output_of(module: nn.Module, name: Any) -> Any:
+        keep = in_this_thread(lambda _m, _a, output: seen.update({name: output[0].float()}))
+        return module.register_forward_hook(keep)
+
+    def pattern_of(module: nn.Module, layer: int) -> Any:
+        def keep(_m: Any, _a: Any, output: tuple[Tensor, Tensor | None]) -> None:
+            if output[1] is None:
+                raise ValueError('the model keeps its attention patterns to itself: set_attn_implementation("eager")')
+            seen["pattern", layer] = output[1][0].float()
+
+        return module.register_forward_hook(in_this_thread(keep))
+
+    embedding, final = family.module(model, family.embedding), family.module(model, family.final_norm)
+    handles = [output_of(embedding, "embedding"), inputs_of(final, "final")]
+    for layer, block in enumerate(family.block_modules(model)):
+        handles.append(inputs_of(family.module(block, family.attention_norm), ("resid_pre", layer)))
+        handles.append(inputs_of(family.module(block, family.mlp_norm), ("resid_mid", layer)))
+        handles.append(pattern_of(family.module(block, family.attention), layer))
+        handles.append(output_of(output_module(family, block, linear.hooks), ("y", layer)))
+        receive = lambda x, layer=layer: seen.update({("x", layer): x[0]})  # noqa: E731
+        handles.append(on_feature_input(family, block, linear.hooks, receive))
+        if family.attention_output_norm is not None:
+            handles.append(inputs_of(family.module(block, family.attention_output_norm), ("attention_out", layer)))
+        if linear.mlp[layer].write is not None:
+            assert family.mlp_output_norm is not None
+            handles.append(inputs_of(family.module(block, family.mlp_output_norm), ("mlp_out", layer)))
+    with removing(handles):
+        model(input_ids=tokens.long()[None], use_cache=False, logits_to_keep=1)
+    if not torch.isfinite(seen["final"]).all():
+        raise ValueError("the residual stream overflows on this sequence: it holds numbers that are not finite")
+    return seen
+
+
+def _freeze_layer(
+    linear: LinearModel,
+    layer: int,
+    coder: Transcoder,
+    below: list[Transcoder],
+    frozen_below: list[FrozenLayer],
+    seen: dict[Any, Tensor],
+) -> FrozenLayer:
+    pattern, values, attention_bias = _freeze_attention(linear, layer, seen)
+    mlp, x, y = linear.mlp[layer], seen["x", layer], seen["y", layer]
+    active = _active(coder, x)
+    n_pos = len(x)
+    write_scale = torch.ones(n_pos, device=x.device)
+    if mlp.write is not None:
+        write_scale = _inverse_scale(mlp.write, seen["mlp_out", layer])
+
+    def write(vectors: Tensor, position: Tensor) -> Tensor:
+        """What a transcoder's output becomes in the residual stream."""
+        weighted = vectors if mlp.write is None else vectors * mlp.write.weight
+        return weighted * write_scale[position, None]
+
+    written, reconstruction = [], coder.b_dec.expand(n_pos, -1).clone()
+    for source, (its_coder, its_layer) in enumerate(zip(below, frozen_below, strict=True)):
+        if its_coder.W_dec_later is not None:
+            written.append(_rows(its_layer.active, its_coder.W_dec_later[:, layer - source - 1]))
+    sources = [its_layer.active for its_layer in frozen_below] if written else []
+    written.append(_rows(active, coder.W_dec))
+    sources.append(active)
+    for source, rows in zip(sources, written, strict=True):
+        reconstruction.index_add_(0, source.position, rows)
+    if coder.W_skip is not None:
+        reconstruction += x @ coder.W_skip.T
+    everywhere = torch.arange(n_pos, device=x.device)
+    skip, read_scale, constant = _reading(linear, layer, coder, seen)
+    return FrozenLayer(
+        pattern=pattern,
+        values=values,
+        attention_bias=attention_bias,
+        active=active,
+        written=tuple(write(rows, source.position) for source, rows in zip(sources, written, strict=True)),
+        error=write(y - reconstruction, everywhere),
+        mlp_bias=write((coder.b_dec + constant).expand(n_pos, -1), everywhere),
+        skip=skip if skip is None or mlp.write is None else skip * mlp.write.weight[:, None],
+        read_scale=read_scale,
+        write_scale=write_scale,
+    )
+
+
+def _freeze_attention(
+    linear: LinearModel, layer: int, seen: dict[Any, Tensor]
+) -> tuple[Float[Tensor, "n_heads n_pos n_pos"], Float[Tensor, "n_pos n_heads d_head"], Float[Tensor, "n_pos d_model"]]:
+    weights, resid, pattern = linear.attention[layer], seen["resid_pre", layer], seen["pattern", layer]
+    n_heads, n_kv_heads = weights.W_O.shape[0], weights.W_V.shape[0]
+    read = _inverse_scale(weights.read, resid)
+    values = torch.einsum("sd,ked->ske", resid * read[:, None], weights.W_V) + weights.value_bias
+    mixed_bias = pattern.sum(2)[:, :, None] * weights.value_bias.repeat_interleave(n_heads // n_kv_heads, 0)[:, None]
+    bias = torch.einsum("hqe,hed->qd", mixed_bias, weights.W_O) + weights.output_bias
+    pattern = pattern * read
+    if weights.write is not None:
+        write = _inverse_scale(weights.write, seen["attention_out", layer])
+        pattern, bias = pattern * write[:, None], bias * write[:, None]
+    return pattern, values.repeat_interleave(n_heads // n_kv_heads, 1) / read[:, None, None], bias
+
+
+def _reading(
+    linear: LinearModel, layer: int, coder: Transcoder, seen: dict[Any, Tensor]
+) -> tuple[Float[Tensor, "d_model d_model"] | None, Float[Tensor, " n_pos"], Tensor]:
+    """The bypass as it reads the residual stream, 1 over the scale it reads through, and what it writes at zero."""
+    read, resid = linear.mlp[layer].read, seen["resid_mid", layer]
+    constant = torch.zeros_like(coder.b_dec)
+    if linear.hooks.feature_input == "mlp_in" and read.bias is not None and coder.W_skip is not None:
+        constant = coder.W_skip @ read.bias
+    scale = torch.ones(len(resid), device=resid.device)
+    if linear.hooks.feature_input != "resid_mid":
+        scale = _inverse_scale(read, resid)
+    return None if coder.W_skip is None else reading(linear, layer, coder.W_skip), scale, constant
+
+
+def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """Rows that read at the transcoders' input, as directions of the residual stream (times the norm's scale)."""
+    if linear.hooks.feature_input == "resid_mid":
+        return W
+    read = linear.mlp[layer].read
+    return seen_through(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
+
+
+def _active(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
+    found, values = [], []
+    for start in range(0, len(x), TOKENS_ENCODED):
+        a = coder.encode(x[start : start + TOKENS_ENCODED])
+        at = a.nonzero()
+        values.append(a[at[:, 0], at[:, 1]])
+        found.append(at + torch.tensor([start, 0], device=x.device))
+    where = torch.cat(found)
+    first = torch.searchsorted(where[:, 0].contiguous(), torch.arange(len(x) + 1, device=x.device))
+    return Active(where[:, 1].contiguous(), where[:, 0].contiguous(), torch.cat(values), first.tolist())
+
+
+def _rows(active: Active, W: Float[Tensor, "d_transcoder d_model"]) -> Float[Tensor, "n_active d_model"]:
+    return W[active.feature].float() * active.activation[:, None]
+
+
+def _writing_later(coder: Transcoder) -> Transcoder:
+    """What is still wanted of a transcoder once its layer is done: nothing, unless it is cross-layer."""
+    if coder.W_dec_later is not None:
+        return coder
+    nothing = coder.W_dec[:0]
+    return Transcoder(nothing, coder.b_enc[:0], nothing, coder.b_dec, coder.activation, k=coder.k)
+
+
+def _inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:
+    """1 over what a norm divides by."""
+    if norm.centred:
+        x = x - x.mean(-1, keepdim=True)
+    return torch.rsqrt(x.square().mean(-1) + norm.eps)

@@ -1,0 +1,49 @@
+"""What CircuitLens's results depend on, besides model, transcoders and samples."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le
+
+Share = Annotated[float, Gt(0), Le(1)]
+
+
+@dataclass(frozen=True)
+class CircuitLensSettings:
+    """Attribution of sampled activations, and their clusters."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
+
+    features_per_layer: Annotated[int, Gt(0)] | None = None
+    """Attribute the samples of so many features of each layer, drawn by lot among those that fired; null: of all."""
+    seed: int = 0
+    """Of that lot, and of what is ablated at random."""
+    heads: Literal["direct", "jacobian"] = "direct"
+    """Scores of heads. direct: what a head writes at the firing token, read by the feature directly (the paper).
+    jacobian: what it writes at any token, by whatever frozen path."""
+    min_share: Share = 0.02
+    """A contributor is significant if it has at least this share of all positive contributions of its kind (features,
+    heads by source token, tokens) to the activation."""
+    max_contributors: Annotated[int, Gt(0)] = 16
+    """The strongest so many of each kind, at most."""
+    min_frequency: Annotated[float, Ge(0), Le(1)] = 0.05
+    """A contributor significant in fewer of a feature's samples than this share has no part in their signatures."""
+    clustering: Literal["dbscan", "hdbscan"] = "dbscan"
+    """How samples are grouped by the Jaccard distance of their signatures."""
+    eps: Share = 0.5
+    """DBSCAN: samples at most so far apart are neighbours."""
+    min_samples: Annotated[int, Gt(1)] = 5
+    """A cluster's core has so many samples within reach; a feature with fewer samples is not clustered."""
+    effect_tokens: Annotated[int, Ge(0)] = 10
+    """Next tokens kept that a feature promotes most, and as many that it suppresses most; 0: no output effects."""
+    continuation_tokens: Annotated[int, Ge(0)] = 0
+    """Follow output effects along so many tokens that the model goes on with (greedily) after the firing one. Costs a
+    forward pass a token for each sample that is continued."""
+    continued_samples: Annotated[int, Gt(0)] = 4
+    """Samples of a feature that are continued, the strongest first."""
+    ablated_features: Annotated[int, Ge(0)] = 16
+    """Features of each layer whose attributions are put to the causal check; 0: none."""
+    ablated_samples: Annotated[int, Gt(0)] = 8
+    """Samples of such a feature that are checked, spread over its quantiles."""
+    ablated_sources: Annotated[int, Gt(0)] = 3
+    """Source tokens, and heads, that are ablated at once."""

@@ -1,0 +1,124 @@
+"""Attribution on random models of every family: complete, and equal to brute force."""
+
+import pytest
+import torch
+
+from interp.capture import Hooks, capture
+from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
+from interp.families import family_of
+from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
+from tests.tiny_models import CONFIGS, D_MODEL, N_LAYERS
+
+HOOKS = [Hooks("mlp_in", "mlp_out"), Hooks("mlp_in_normalized", "mlp_out"), Hooks("resid_mid", "mlp_out")]
+KINDS = ["relu", "jumprelu", "topk", "skip", "cross"]
+
+
+def all_pairs(n_features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some features at every token."""
+    position = torch.arange(len(TOKENS)).repeat_interleave(n_features)
+    return torch.arange(n_features).repeat(len(TOKENS)), position
+
+
+def cases() -> list[tuple[str, str, Hooks]]:
+    every_kind = [(name, kind, HOOKS[0]) for name in CONFIGS for kind in KINDS]
+    every_hook = [(name, "skip", hooks) for name in CONFIGS for hooks in HOOKS[1:]]
+    behind = [(name, "skip", Hooks("mlp_in", "mlp_out_normed")) for name in CONFIGS if "gemma" in name]
+    return every_kind + every_hook + behind
+
+
+@pytest.mark.parametrize(("name", "kind", "hooks"), cases())
+def test_contributions_sum_to_what_the_model_computes(name: str, kind: str, hooks: Hooks) -> None:
+    coders = random_transcoders(kind)
+    linear, frozen = frozen_model(name, hooks, coders)
+    streams = capture(open_model(name), family_of(CONFIGS[name].model_type), TOKENS[None], range(N_LAYERS), hooks)
+    feature, position = all_pairs()
+    for layer in range(N_LAYERS):
+        targets = feature_targets(linear, frozen, layer, coders[layer], feature, position)
+        pre = streams[layer].x[0, position] * coders[layer].W_enc[feature]
+        pre = pre.sum(1) + coders[layer].b_enc[feature]
+        for found in contributions(linear, frozen, targets, max_bytes=40_000, heads=True):
+            expected = pre[found.target]
+            scale = found.features.abs().sum(0) + found.errors.abs().sum((0, 1)) + found.tokens.abs().sum(0)
+            assert ((found.total() - expected).abs() / scale.maximum(expected.abs())).max() < 1e-5
+            torch.testing.assert_close(found.total(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_too(name: str) -> None:
+    linear, frozen = frozen_model(name, HOOKS[0], coders := random_transcoders("jumprelu"))
+    model = open_model(name, **({"final_logit_softcapping": None} if "gemma" in name else {}))
+    logits = model(TOKENS[None]).logits[0].detach()
+    W_U = linear.family.W_U(linear.model).float()
+    targets = logit_targets(linear, frozen, W_U[:7], torch.full((7,), 8))
+    (found,) = contributions(linear, frozen, targets, max_bytes=10**9)
+    torch.testing.assert_close(found.total()[found.target.argsort()], logits[8, :7], rtol=1e-4, atol=1e-3)
+    assert len(coders) == N_LAYERS
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CONFIGS for kind in ("relu", "skip", "cross")])
+def test_equal_to_the_model_itself_put_to_rest(name: str, kind: str) -> None:
+    """One target at a time, by automatic differentiation and by finite differences."""
+    coders = random_transcoders(kind)
+    linear, frozen = frozen_model(name, HOOKS[0], coders)
+    slow = frozen_by_hooks(name, HOOKS[0], coders)
+    layer, feature, position = 2, 3, 7
+    targets = feature_targets(linear, frozen, layer, coders[layer], torch.tensor([feature]), torch.tensor([position]))
+    (found,) = contributions(linear, frozen, targets, max_bytes=10**9)
+
+    slow.embedded.requires_grad_()
+    slow.added = {at: torch.zeros(1, len(TOKENS), D_MODEL, requires_grad=True) for at in range(layer)}
+    pre = slow.read(layer)[position] @ coders[layer].W_enc[feature]
+    gradients = torch.autograd.grad(pre, [slow.embedded, *slow.added.values()])
+    expected = (gradients[0][0] * frozen.embedding).sum(1)
+    torch.testing.assert_close(found.tokens[:, 0], expected[: position + 1], rtol=1e-3, atol=1e-3)
+    begins = frozen.first_active()
+    for source in range(layer):
+        active = frozen.layers[source].active
+        share = torch.zeros(len(active.feature))
+        for at in range(source, layer):
+            W = coders[source].W_dec if at == source else coders[source].W_dec_later
+            if W is None or (at > source and W.ndim != 3):
+                continue
+            rows = W[active.feature] if at == source else W[active.feature, at - source - 1]
+            share += (rows * gradients[1 + at][0, active.position]).sum(1)
+        expected = share * active.activation
+        torch.testing.assert_close(
+            found.features[begins[source] : begins[source + 1], 0], expected, rtol=1e-3, atol=1e-3
+        )
+
+    slow.embedded = slow.embedded.detach()
+    slow.added = {}
+    with torch.no_grad():
+        before = slow.read(layer)[position] @ coders[layer].W_enc[feature]
+        at = int(found.features[: begins[1], 0].abs().argmax())
+        index, source = frozen.layers[0].active.feature[at], frozen.layers[0].active.position[at]
+        written = torch.zeros(1, len(TOKENS), D_MODEL)
+        written[0, source] = frozen.layers[0].active.activation[at] * coders[0].W_dec[index]
+        slow.added = {0: -written}
+        if coders[0].W_dec_later is not None:
+            later = torch.zeros(1, len(TOKENS), D_MODEL)
+            later[0, source] = frozen.layers[0].active.activation[at] * coders[0].W_dec_later[index, 0]
+            slow.added[1] = -later
+        drop = before - slow.read(layer)[position] @ coders[layer].W_enc[feature]
+    torch.testing.assert_close(found.features[at, 0], drop, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "qwen2"])
+def test_one_at_a_time_gives_the_same(name: str) -> None:
+    linear, frozen = frozen_model(name, HOOKS[0], coders := random_transcoders("jumprelu"))
+    feature, position = all_pairs(3)
+    targets = [feature_targets(linear, frozen, layer, coders[layer], feature, position) for layer in range(N_LAYERS)]
+    together = Targets(*(torch.cat(columns) for columns in zip(*targets, strict=True)))
+    n = 0
+    for found in contributions(linear, frozen, together, max_bytes=60_000, heads=True):
+        for column, which in enumerate(found.target.tolist()):
+            (alone,) = contributions(linear, frozen, together.at(torch.tensor([which])), max_bytes=1, heads=True)
+            n_pos = alone.tokens.shape[0]
+            torch.testing.assert_close(found.features[:, column], alone.features[:, 0], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(found.errors[:, :n_pos, column], alone.errors[..., 0], rtol=1e-3, atol=1e-4)
+            assert found.heads is not None
+            assert alone.heads is not None
+            torch.testing.assert_close(found.heads[:, :, :n_pos, column], alone.heads[..., 0], rtol=1e-3, atol=1e-4)
+            assert not found.tokens[n_pos:, column].any()
+            n += 1
+    assert n == len(together)

@@ -1,0 +1,46 @@
+"""What a feature does to the logits, against the model itself put to rest."""
+
+import pytest
+import torch
+
+from interp.capture import Hooks
+from interp.circuitlens.effects import Activations, output_effects
+from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, random_transcoders
+from tests.tiny_models import CONFIGS, D_MODEL
+
+HOOKS = Hooks("mlp_in", "mlp_out")
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CONFIGS for kind in ("relu", "skip", "cross")])
+def test_effects_are_the_changes_of_the_logits(name: str, kind: str) -> None:
+    coders = random_transcoders(kind)
+    linear, frozen = frozen_model(name, HOOKS, coders)
+    n_after = 2
+    active = Activations(
+        torch.tensor([2, 0, 1, 0]), torch.tensor([3, 1, 4, 6]), torch.tensor([6, 2, 0, 5]), torch.tensor([1.0, 2, 3, 4])
+    )
+    W_U = linear.family.W_U(linear.model)
+    found = output_effects(linear, frozen, coders.__getitem__, active, n_after) @ W_U.T
+
+    slow = frozen_by_hooks(name, HOOKS, coders)
+    slow.model.config.final_logit_softcapping = None
+    with torch.no_grad():
+        before = slow.model(TOKENS[None], use_cache=False).logits[0]
+        for row, (layer, feature, position, a) in enumerate(zip(*(column.tolist() for column in active), strict=True)):
+            slow.added = {layer: torch.zeros(1, len(TOKENS), D_MODEL)}
+            slow.added[layer][0, position] = a * coders[layer].W_dec[feature]
+            later = coders[layer].W_dec_later
+            for at in range(0 if later is None else later.shape[1]):
+                slow.added[layer + 1 + at] = torch.zeros(1, len(TOKENS), D_MODEL)
+                slow.added[layer + 1 + at][0, position] = a * later[feature, at]  # pyright: ignore
+            after = slow.model(TOKENS[None], use_cache=False).logits[0]
+            change = (after - before)[position : position + n_after + 1]
+            torch.testing.assert_close(found[row], change, rtol=1e-3, atol=2e-3)
+
+
+def test_tokens_beyond_the_sequence_are_refused() -> None:
+    coders = random_transcoders("relu")
+    linear, frozen = frozen_model("llama", HOOKS, coders)
+    one = torch.tensor([0])
+    with pytest.raises(ValueError, match="beyond the 9 tokens"):
+        output_effects(linear, frozen, coders.__getitem__, Activations(one, one, one + 8, one.float()), 1)

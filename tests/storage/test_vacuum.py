@@ -1,0 +1,58 @@
+"""What no result rests on can go, and only that."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.parts import write_part
+from storage.store import ShardKey, Store, open_store
+from storage.vacuum import remove, unneeded
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(tmp_path)
+    kept, dropped = (ShardKey(recipe, 0, 0, 2) for recipe in ("new", "old"))
+    for key in (kept, dropped):
+        write_part(store.part("feature_edges", key), "feature_edges", {"target_feature": [1]}, 1)
+    for folder in ("checkpoints/c", "checkpoints/half", "corpora/used", "corpora/other", "corpora/x.unfinished"):
+        (store.root / folder).mkdir(parents=True)
+    for recipe in ("used", "unused", "half"):
+        store.trained_transcoders(recipe).mkdir(parents=True)
+        if recipe != "half":
+            (store.trained_transcoders(recipe) / "config.yaml").write_text("x")
+    (store.root / "notes").mkdir()
+    with open_catalog(store.catalog, write=True) as connection:
+        transcoders = str(store.trained_transcoders("used"))
+        insert_row(connection, "checkpoints", {"checkpoint_id": "c", "transcoder_name": transcoders})
+        insert_row(connection, "corpora", {"corpus_id": "used"})
+        for key in (dropped, kept):
+            replace_rows(connection, "feature_edges", {"checkpoint_id": "c"}, [store.part("feature_edges", key)])
+        mark_loaded(connection, "c", "weightlens", "another")
+    return store
+
+
+def test_what_is_not_needed_is_shown_and_removed_and_the_rest_stays(store: Store) -> None:
+    found = unneeded(store)
+    assert {str(item.path.relative_to(store.root)) for item in found} == {
+        "checkpoints/half", "corpora/other", "corpora/x.unfinished", "transcoders/unused", "transcoders/half",
+        "parts/feature_edges/old",
+    }  # fmt: skip
+    sizes = {item.path.name: item.n_bytes for item in found}
+    assert sizes["old"] > 0
+    remove(found)
+    assert unneeded(store) == []
+    left = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_dir()}
+    assert {"checkpoints/c", "corpora/used", "transcoders/used", "parts/feature_edges/new", "notes"} <= left
+
+
+def test_parts_stay_where_an_earlier_version_did_not_record_them(store: Store) -> None:
+    with open_catalog(store.catalog, write=True) as connection:
+        connection.execute("DELETE FROM loaded_parts")
+    assert not any("parts" in item.path.parts for item in unneeded(store))
+
+
+def test_without_a_catalog_nothing_is_said_to_be_unneeded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no catalog"):
+        unneeded(open_store(tmp_path))
