@@ -9,6 +9,7 @@ from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGU
 
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
+from interp.coactivation.settings import CoactivationSettings
 from interp.descriptions.evidence import Method
 from interp.descriptions.settings import AnthropicSettings, EvidenceSettings, RuleSettings
 from interp.fade.settings import EvaluateSettings
@@ -155,7 +156,7 @@ class EvaluateConfig(_Section):
     how: EvaluateSettings = EvaluateSettings()
 
 
-StageName = Literal["weightlens", "activations", "describe", "evaluate"]
+StageName = Literal["weightlens", "activations", "coactivation", "describe", "evaluate"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -178,6 +179,7 @@ class RunConfig(_Section):
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
+    coactivation: CoactivationSettings = CoactivationSettings()
     describe: DescribeConfig = DescribeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     anthropic: AnthropicSettings = AnthropicSettings()

@@ -168,6 +168,16 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
 
 
 @app.command()
+def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import coactivation as flow
+
+        out.print(f"corpus {_with_engine(flow.coactivation, loaded)}")
+
+
+@app.command()
 def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
     with errors_told():
