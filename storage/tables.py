@@ -350,7 +350,7 @@ TABLES = {
             ("checkpoint_id", "corpus_id", "layer", "feature", "method", "explainer", "cluster"),
             (
                 CHECKPOINT,
-                CORPUS,
+                Column("corpus_id", "VARCHAR", "The corpus read; null: by the weightlens stage, which reads none."),
                 LAYER,
                 FEATURE,
                 Column(
