@@ -99,7 +99,7 @@ def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:
         WITH best AS (
             SELECT layer, feature FROM scores
             WHERE {WHERE} AND metric = 'clarity' AND method NOT LIKE 'control:%' AND value IS NOT NULL
-            GROUP BY ALL
+            GROUP BY layer, feature
             QUALIFY {N_EXAMPLES} >=
                 row_number() OVER (PARTITION BY layer ORDER BY count(*) DESC, avg(value) DESC, feature)
         )
