@@ -167,6 +167,16 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
         out.print(f"corpus {_with_engine(flow.activations, loaded)}")
 
 
+@app.command()
+def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Find out why features fired at their samples, and what they did there."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import circuitlens as flow
+
+        out.print(f"corpus {_with_engine(flow.circuitlens, loaded)}")
+
+
 def _with_engine(flow: Any, config: "RunConfig") -> Any:
     from flows.engine import prefect_at_hand, task_runner
 
