@@ -10,6 +10,7 @@ from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGU
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.coactivation.settings import CoactivationSettings
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
@@ -120,7 +121,7 @@ class EngineConfig(_Section):
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 
 
-StageName = Literal["weightlens", "activations", "circuitlens"]
+StageName = Literal["weightlens", "activations", "coactivation", "circuitlens"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -144,6 +145,7 @@ class RunConfig(_Section):
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
     circuitlens: CircuitLensSettings = CircuitLensSettings()
+    coactivation: CoactivationSettings = CoactivationSettings()
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")

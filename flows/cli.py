@@ -168,6 +168,16 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
 
 
 @app.command()
+def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import coactivation as flow
+
+        out.print(f"corpus {_with_engine(flow.coactivation, loaded)}")
+
+
+@app.command()
 def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Find out why features fired at their samples, and what they did there."""
     with errors_told():
