@@ -9,6 +9,7 @@ from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGU
 
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
+from interp.coactivation.settings import CoactivationSettings
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
@@ -119,7 +120,7 @@ class EngineConfig(_Section):
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 
 
-StageName = Literal["weightlens", "activations"]
+StageName = Literal["weightlens", "activations", "coactivation"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -142,6 +143,7 @@ class RunConfig(_Section):
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
+    coactivation: CoactivationSettings = CoactivationSettings()
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")

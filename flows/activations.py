@@ -11,7 +11,7 @@ from flows.rates import Cost, Rates
 from flows.sizes import Sizes
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
-from storage.activations import Block, block_path
+from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
@@ -25,9 +25,9 @@ from tasks.activations import (
     VERSION,
     Pass,
     activations_block,
-    drop_blocks,
     gather_shard,
     load_activations,
+    put_away_blocks,
 )
 from tasks.corpora import tokenise_corpus
 from tasks.models import ENCODER_BYTES
@@ -84,7 +84,7 @@ class Work:
         """What the model has still to read."""
         store = self.subject.store
         every = [(reading, block) for reading in self.readings for block in self.blocks(reading)]
-        return [(reading, block) for reading, block in every if not block_path(store, reading.recipe, block).exists()]
+        return [(reading, block) for reading, block in every if not has_block(store, reading.recipe, block)]
 
     def all_shards(self) -> list[ShardKey]:
         sizes, shard_size = self.subject.attributes, self.subject.config.shard_size
@@ -161,10 +161,15 @@ def perform(subject: Subject, run_id: str) -> None:
             for key in missing
         ]
         wait_for_all(futures, "activations: gather")
-        if config.activations.keep == "none":
-            drop_blocks(store, work.readings)
+        if not read_later(subject):
+            put_away_blocks(store, work.readings, config.activations.keep)
         corpora = [reading.corpus_id for reading in work.readings]
         load_activations(store, checkpoint_id, work.corpus_id, corpora, work.all_shards())
+
+
+def read_later(subject: Subject) -> bool:
+    """Whether the run goes on with a stage that reads the sparse activations."""
+    return "coactivation" in subject.config.stages
 
 
 def tokenise(subject: Subject) -> None:

@@ -30,6 +30,8 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
         yield from _descriptions(connection, key)
         yield _tokens(connection, key)
         yield _edges(connection, key)
+        yield from _activity(connection, key)
+        yield from _twera(connection, key)
 
 
 def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> tuple[str, str, int, int]:
@@ -102,8 +104,40 @@ def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         SELECT e.source_layer, e.source_feature, e.virtual_weight, e.z_score, d.text FROM feature_edges e
         LEFT JOIN descriptions d ON d.checkpoint_id = e.checkpoint_id AND d.layer = e.source_layer
              AND d.feature = e.source_feature AND d.method = 'weightlens'
-        WHERE e.checkpoint_id = ? AND target_layer = ? AND target_feature = ?
+        WHERE e.checkpoint_id = ? AND target_layer = ? AND target_feature = ? AND e.corpus_id IS NULL
         ORDER BY e.virtual_weight DESC LIMIT ?"""
     for layer, feature, weight, z, text in connection.execute(query, [*key, N_EDGES]).fetchall():
         table.add_row(f"L{layer} #{feature}", f"{weight:.3g}", f"{z:.1f}", escape(visible(text or "")))
     return table
+
+
+def _activity(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+    query = """
+        SELECT coalesce(c.name, f.corpus_id), n_active, density, mean_activation, max_activation
+        FROM features f LEFT JOIN corpora c USING (corpus_id)
+        WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY ALL"""
+    for corpus, n_active, density, mean, greatest in connection.execute(query, key).fetchall():
+        figures = f"active at {n_active} tokens ({density:.2%})"
+        if n_active:
+            figures += f", mean {mean:.3g}, greatest {greatest:.3g}"
+        yield Text.assemble((f"on {visible(corpus)}: ", "bold cyan"), figures)
+
+
+def _twera(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+    query = """
+        SELECT e.source_layer, e.source_feature, e.twera, e.twera_low, e.twera_high, e.virtual_weight, e.n_coactive,
+               d.text
+        FROM feature_edges e
+        LEFT JOIN descriptions d ON d.checkpoint_id = e.checkpoint_id AND d.layer = e.source_layer
+             AND d.feature = e.source_feature AND d.method = 'weightlens'
+        WHERE e.checkpoint_id = ? AND target_layer = ? AND target_feature = ? AND e.corpus_id IS NOT NULL
+        ORDER BY abs(e.twera) DESC, e.source_layer, e.source_feature LIMIT ?"""
+    rows = connection.execute(query, [*key, N_EDGES]).fetchall()
+    if not rows:
+        return
+    table = Table("from", "TWERA", "95%", "virtual weight", "together at", "which is", title="Strongest on the corpus")
+    for layer, feature, value, low, high, weight, n, text in rows:
+        interval = "" if low is None else f"{low:.3g} … {high:.3g}"
+        described = escape(visible(text or ""))
+        table.add_row(f"L{layer} #{feature}", f"{value:.3g}", interval, f"{weight:.3g}", str(n), described)
+    yield table

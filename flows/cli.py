@@ -167,6 +167,16 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
         out.print(f"corpus {_with_engine(flow.activations, loaded)}")
 
 
+@app.command()
+def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import coactivation as flow
+
+        out.print(f"corpus {_with_engine(flow.coactivation, loaded)}")
+
+
 def _with_engine(flow: Any, config: "RunConfig") -> Any:
     from flows.engine import prefect_at_hand, task_runner
 

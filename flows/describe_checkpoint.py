@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from configs.run import RunConfig
-from flows import activations, ingest, weightlens
+from flows import activations, coactivation, ingest, weightlens
 from flows.stage import store_held
 from flows.subject import Source, identify, open_source
 from flows.summary import markdown_summary
@@ -16,6 +16,7 @@ from storage.runs import new_run_id
 STAGES: dict[str, ModuleType] = {
     "weightlens": weightlens,
     "activations": activations,
+    "coactivation": coactivation,
 }
 """In the order in which they run. Each has `is_done(subject)`, `perform(subject, run_id)`, and for the plan
 `costs(sizes, config, rates)` and `todo(subject)`, both by the names of its steps."""

@@ -84,12 +84,15 @@ def from_gaps(indptr, step, start, out):
 
 
 @njit(nogil=True, cache=True)
-def append(place, indptr, token, value, token_out, value_out):
-    """Put every feature's entries of a block behind those of the blocks before, at `place`, which moves on."""
+def append(place, indptr, token, first, value, token_out, value_out):
+    """Put every feature's entries of a block behind those of the blocks before, at `place`, which moves on.
+
+    first: what the block's positions are counted from.
+    """
     for f in range(len(indptr) - 1):
         at = place[f]
         for i in range(indptr[f], indptr[f + 1]):
-            token_out[at], value_out[at] = token[i], value[i]
+            token_out[at], value_out[at] = first + np.int64(token[i]), value[i]
             at += 1
         place[f] = at
 

@@ -20,7 +20,7 @@ ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 """Gives the columns as (index of the first, block of them), in order; called again for every pass."""
 
-ROW_BLOCK = 256
+ROW_BLOCK = 512
 GPU_COLUMNS = 32_768
 SCREEN_MARGIN = 32
 """Least number of entries by which a screened pool is larger than the pool wanted."""

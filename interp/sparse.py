@@ -18,6 +18,11 @@ class FeatureTokens:
     def n_features(self) -> int:
         return len(self.indptr) - 1
 
+    def features(self, start: int, stop: int) -> "FeatureTokens":
+        """A range of these features."""
+        low, high = self.indptr[start], self.indptr[stop]
+        return FeatureTokens(self.indptr[start : stop + 1] - low, self.token[low:high], self.value[low:high])
+
     def look_up(
         self, feature: Integer[np.ndarray, " m"], token: Integer[np.ndarray, " m"]
     ) -> Float32[np.ndarray, " m"]:

@@ -1,13 +1,20 @@
 """Sparse activations in Zarr: a group for each block of a corpus's rows, CSR by feature, all layers one after another.
 
     activations/<recipe>/rows-<start>-<stop>/indptr   (n_layers, d_transcoder + 1) where each feature's entries begin
-                                             gap      steps from one active position to the next, from the block's first
+                                             token    positions, counted through the block row after row
                                              value    activations, float32
+    activations/<recipe>/packed-<start>-<stop>/…      the same compressed, with `gap` in place of `token`
 
-A shard of features is one slice of each. Compressed, an entry takes about five bytes.
+A shard of features is one slice of each. As it is written, a block is one plain file an array, of which many tasks read
+small slices at little cost. What is kept for longer is packed: positions as steps from one to the next,
+all of it compressed, about five bytes an entry.
 """
 
+import math
+import shutil
+import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +29,14 @@ from storage.arrays import open_whole, read_slice
 from storage.store import Store, whole_folder
 
 ENTRIES_PER_CHUNK = 1 << 18
-"""1 MB of activations: a shard of a large model's block reads little more than its own."""
+"""Of a packed block: 1 MB of activations, so that a shard reads little more than its own."""
 
 REMEDY = "remove the folder of this block of rows and run again"
 
 COMPRESSION = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
+
+WHOLE: Any = {"write_empty_chunks": True}
+"""So that a missing chunk is always damage."""
 
 
 class Block(NamedTuple):
@@ -42,65 +52,144 @@ def row_blocks(n_rows: int, n_pos: int, positions: int) -> list[Block]:
     return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
-def block_path(store: Store, recipe: str, block: Block) -> Path:
-    return store.activations(recipe) / f"rows-{block.start}-{block.stop}"
+def block_path(store: Store, recipe: str, block: Block, *, packed: bool = False) -> Path:
+    return store.activations(recipe) / f"{'packed' if packed else 'rows'}-{block.start}-{block.stop}"
+
+
+def has_block(store: Store, recipe: str, block: Block) -> bool:
+    return any(block_path(store, recipe, block, packed=packed).exists() for packed in (False, True))
 
 
 def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
-    """Write a block whole. `n_counted`: positions that count, active or not. The positions in `layers` are used up."""
+    """Write a block whole. `n_counted`: positions that count, active or not."""
     starts = np.cumsum([0, *(len(layer.token) for layer in layers)])
-    indptr = np.stack([layer.indptr + start for layer, start in zip(layers, starts, strict=False)])
-    for layer in layers:
-        gaps(layer.indptr, layer.token, layer.token)
+    arrays = {
+        "indptr": np.stack([layer.indptr + start for layer, start in zip(layers, starts, strict=False)]),
+        "token": np.concatenate([layer.token for layer in layers]),
+        "value": np.concatenate([layer.value for layer in layers]),
+    }
+    attributes = {"n_counted": n_counted, "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()}}
     with whole_folder(path) as partial:
-        group = zarr.create_group(partial, attributes={"n_counted": n_counted})
-        _write(group, "indptr", indptr, (1, indptr.shape[1]))
-        for name, arrays in (("gap", [a.token for a in layers]), ("value", [a.value for a in layers])):
-            joined = np.concatenate(arrays)
-            _write(group, name, joined, (max(1, min(len(joined), ENTRIES_PER_CHUNK)),))
+        group = zarr.create_group(partial, attributes=attributes)
+        for name, array in arrays.items():
+            chunks = tuple(max(1, n) for n in array.shape)
+            group.create_array(name, data=array, chunks=chunks, compressors=None, config=WHOLE)
 
 
-def _write(group: zarr.Group, name: str, data: np.ndarray, chunks: tuple[int, ...]) -> None:
-    config: Any = {"write_empty_chunks": True}  # so that a missing chunk is always damage
-    group.create_array(name, data=data, chunks=chunks, compressors=COMPRESSION, config=config)
+def pack_block(store: Store, recipe: str, block: Block) -> None:
+    """Put a compressed block in the place of one as it was written."""
+    plain, packed = (block_path(store, recipe, block, packed=is_packed) for is_packed in (False, True))
+    if not packed.exists():
+        opened = open_block(store, recipe, block)
+        assert isinstance(opened, PlainBlock)
+        indptr = opened.indptr.read(0, opened.indptr.size).reshape(opened.indptr.shape)
+        step, value = (array.read(0, array.size) for array in (opened.token, opened.value))
+        for layer in indptr:
+            gaps(layer, step, step)
+        with whole_folder(packed) as partial:
+            group = zarr.create_group(partial, attributes={"n_counted": opened.n_counted})
+            group.create_array("indptr", data=indptr, chunks=(1, indptr.shape[1]), compressors=COMPRESSION)
+            for name, array in (("gap", step), ("value", value)):
+                chunks = (max(1, min(len(array), ENTRIES_PER_CHUNK)),)
+                group.create_array(name, data=array, chunks=chunks, compressors=COMPRESSION, config=WHOLE)
+    shutil.rmtree(plain, ignore_errors=True)
 
 
-def n_counted(store: Store, recipe: str, blocks: Sequence[Block]) -> int:
-    """Positions that count in some blocks."""
-    return sum(zarr.open_group(block_path(store, recipe, block), mode="r").attrs["n_counted"] for block in blocks)  # pyright: ignore
+class PlainArray(NamedTuple):
+    """An array that is one file of plain values."""
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """A range of its values, counted through all its rows."""
+        values = np.zeros(0, self.dtype)
+        if stop > start:
+            values = np.fromfile(self.file, self.dtype, stop - start, offset=start * self.dtype.itemsize)
+        if len(values) != stop - start:
+            raise ValueError(f"{self.file}: it ends too early; the store is damaged: {REMEDY}")
+        return values
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
-class FeatureSlice:
-    """A range of one layer's features in one block, opened for reading."""
+class PlainBlock(NamedTuple):
+    """A block as it was written, opened for reading."""
 
-    def __init__(self, path: Path, layer: int, start: int, stop: int) -> None:
-        self.path = path
-        array = open_whole(path / "indptr", layer, layer + 1, REMEDY)
-        try:
-            self.indptr = np.asarray(array[layer, start : stop + 1])
-        except (ValueError, OSError, RuntimeError):
-            self.indptr = read_slice(array, layer, layer + 1, REMEDY)[0, start : stop + 1]
+    n_counted: int
+    indptr: PlainArray
+    token: PlainArray
+    value: PlainArray
 
-    def read(self, low: int, high: int, first_position: int) -> FeatureTokens:
-        """Features `low` to `high`, counted from the range's first; positions counted from `first_position`."""
-        indptr = self.indptr[low : high + 1]
-        begin, end = int(indptr[0]), int(indptr[-1])
+    def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
+        """The activations of a range of a layer's features, positions counted through the block."""
+        first = layer * self.indptr.shape[1]
+        indptr = self.indptr.read(first + start, first + stop + 1)
+        low, high = int(indptr[0]), int(indptr[-1])
+        return FeatureTokens(indptr - low, self.token.read(low, high), self.value.read(low, high))
+
+
+class PackedBlock(NamedTuple):
+    """A compressed block, opened for reading."""
+
+    n_counted: int
+    path: Path
+
+    def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
+        """Likewise."""
+        row = read_slice(open_whole(self.path / "indptr", layer, layer + 1, REMEDY), layer, layer + 1, REMEDY)[0]
+        indptr = row[start : stop + 1]
+        low, high = int(indptr[0]), int(indptr[-1])
         step, value = (
-            read_slice(open_whole(self.path / name, begin, end, REMEDY), begin, end, REMEDY)
-            for name in ("gap", "value")
+            read_slice(open_whole(self.path / name, low, high, REMEDY), low, high, REMEDY) for name in ("gap", "value")
         )
-        indptr, position = indptr - begin, np.empty(len(step), np.int64)
-        from_gaps(indptr, step, first_position, position)
-        return FeatureTokens(indptr, position, value)
+        token = np.empty_like(step)
+        from_gaps(indptr - low, step, 0, token)
+        return FeatureTokens(indptr - low, token, value)
 
 
-def joined(slices: Sequence[FeatureSlice], low: int, high: int, first_positions: Sequence[int]) -> FeatureTokens:
-    """Features `low` to `high` of consecutive blocks, as one list. Memory: 12 bytes an entry and one block's slice."""
-    counts = np.sum([np.diff(part.indptr[low : high + 1]) for part in slices], axis=0, dtype=np.int64)
+def open_block(store: Store, recipe: str, block: Block) -> PlainBlock | PackedBlock:
+    """A block of either form.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    plain, packed = (block_path(store, recipe, block, packed=is_packed) for is_packed in (False, True))
+    if plain.exists():
+        return _open_plain(plain, tuple(file.stat().st_mtime_ns for file in sorted(plain.glob("*/c/*"))))
+    try:
+        n_counted: Any = zarr.open_group(packed, mode="r").attrs["n_counted"]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise ValueError(f"{packed}: no readable block ({error}); {REMEDY}") from None
+    return PackedBlock(n_counted, packed)
+
+
+@lru_cache(maxsize=4096)
+def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
+    """A block whose files were read once and have the checksums that they were written with."""
+    arrays = {}
+    try:
+        attributes: Any = zarr.open_group(path, mode="r").attrs
+        for name, crc32 in attributes["crc32"].items():
+            array: Any = zarr.open_array(path / name, mode="r")
+            arrays[name] = PlainArray(path.joinpath(name, "c", *["0"] * array.ndim), array.dtype, array.shape)
+            if zlib.crc32(arrays[name].read(0, array.size).data) != crc32:
+                raise ValueError(f"{name} has another checksum than when it was written")
+    except (OSError, KeyError, ValueError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: unreadable block ({problem}); the store is damaged: {REMEDY}") from None
+    return PlainBlock(attributes["n_counted"], **arrays)
+
+
+def joined(blocks: Sequence[FeatureTokens], first_positions: Sequence[int]) -> FeatureTokens:
+    """A range of features over consecutive blocks, as one list. Memory: 12 bytes an entry."""
+    counts = np.sum([np.diff(block.indptr) for block in blocks], axis=0, dtype=np.int64)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     position, value = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], np.float32)
     place = indptr[:-1].copy()
-    for part, first in zip(slices, first_positions, strict=True):
-        found = part.read(low, high, first)
-        append(place, found.indptr, found.token, found.value, position, value)
+    for block, first in zip(blocks, first_positions, strict=True):
+        append(place, block.indptr, block.token, first, block.value, position, value)
     return FeatureTokens(indptr, position, value)

@@ -167,7 +167,8 @@ def replace_rows(
     parts: Sequence[Path],
     run_id: str | None = None,
 ) -> None:
-    """Put the rows of some parts in the place of the rows that `where` selects, and check the key.
+    """Put the rows of some parts in the place of the rows that `where` selects (None: where it is null), and check the
+    key.
 
     The columns that `where` names are filled from it: parts that several checkpoints share cannot know them. `run_id`
     likewise, in tables that name the run. What parts lack is null.

@@ -203,8 +203,8 @@ TABLES = {
                 ),
                 Column("era", "DOUBLE", "E[1(target active) · source activation] · virtual weight."),
                 Column("twera", "DOUBLE", "E[source · target activation] / E[target activation] · virtual weight."),
-                Column("twera_low", "DOUBLE", "Lower end of its interval."),
-                Column("twera_high", "DOUBLE", "Upper end of its interval."),
+                Column("twera_low", "DOUBLE", "Lower end of its 95% interval, rows of the corpus being drawn."),
+                Column("twera_high", "DOUBLE", "Upper end; both null where the target is active in one row only."),
                 Column("n_coactive", "BIGINT", "Its support: tokens at which both are active."),
             ),
         ),
@@ -473,7 +473,7 @@ VIEWS = {
             SELECT checkpoint_id, target_layer AS layer, target_feature AS feature,
                    list({'layer': source_layer, 'feature': source_feature, 'virtual_weight': virtual_weight}
                         ORDER BY virtual_weight DESC) AS upstream
-            FROM feature_edges GROUP BY ALL
+            FROM feature_edges WHERE corpus_id IS NULL GROUP BY ALL
         ) e USING (checkpoint_id, layer, feature)
         GROUP BY ALL
         """,
@@ -481,8 +481,8 @@ VIEWS = {
     "drift": (
         "One feature between two checkpoints, with its WeightLens description before and after. `agreement` is the "
         "share of the descriptions' tokens that both have, 0 where only one is described, null where neither is. "
-        "`surprise` is `description changed` where the weights were kept and fewer than half agree, `description stayed` where "
-        "they moved and at least half do.",
+        "`surprise` is `description changed` where the weights were kept and fewer than half agree, `description stayed` "
+        "where they moved and at least half do.",
         """
         WITH described AS (
             SELECT checkpoint_id, layer, feature, text, tokens FROM descriptions
@@ -548,6 +548,7 @@ VIEWS = {
                abs(e.virtual_weight) / t.absolute_contribution
         FROM feature_edges e JOIN contribution_totals t
           ON (t.checkpoint_id, t.layer, t.feature) = (e.checkpoint_id, e.target_layer, e.target_feature)
+        WHERE e.corpus_id IS NULL
         """,
     ),
     "layer_summary": (
@@ -571,7 +572,8 @@ VIEWS = {
             FROM token_candidates WHERE validated GROUP BY ALL
         ) t USING (checkpoint_id, layer)
         LEFT JOIN (
-            SELECT checkpoint_id, target_layer AS layer, count(*) AS n_edges FROM feature_edges GROUP BY ALL
+            SELECT checkpoint_id, target_layer AS layer, count(*) AS n_edges FROM feature_edges
+            WHERE corpus_id IS NULL GROUP BY ALL
         ) e USING (checkpoint_id, layer)
         """,
     ),

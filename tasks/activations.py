@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float32, Int64
 
 from interp.activations.encoding import Entries, find_active, gather_active
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
-from interp.activations.settings import ActivationSettings
+from interp.activations.settings import ActivationSettings, Keep
 from interp.activations.streams import transcoder_inputs
 from interp.sparse import FeatureTokens, ranks
-from storage.activations import Block, FeatureSlice, block_path, joined, n_counted, row_blocks, write_block
+from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
 from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
 from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes, read_rows, seen_rows
@@ -77,8 +77,7 @@ def activations_block(
     Memory: the streams of `POSITIONS_PER_STREAM` positions at every layer, the encoders that fit `ENCODER_BYTES` (at
     least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
     """
-    path = block_path(store, reading.recipe, block)
-    if path.exists():
+    if has_block(store, reading.recipe, block):
         return block
     checkpoint = open_checkpoint(store, checkpoint_id)
     folder, model = loaded_model(model_path, device)
@@ -104,7 +103,7 @@ def activations_block(
     for layer in layers:
         active.append(gather_active(found[layer], checkpoint.d_transcoder))
         found[layer].clear()
-    write_block(path, active, int(counted.sum()))
+    write_block(block_path(store, reading.recipe, block), active, int(counted.sum()))
     return block
 
 
@@ -141,7 +140,7 @@ def gather_shard(
     """
     if all(store.part(table, key).exists() for table in TABLES):
         return key
-    n_tokens = sum(n_counted(store, reading.recipe, reading.blocks(store)) for reading in readings)
+    n_tokens = n_counted(store, readings)
     figures, drawn = [], []
     for first, active in active_of_shard(store, readings, key):
         figures.append(statistics(active))
@@ -153,6 +152,11 @@ def gather_shard(
     return key
 
 
+def n_counted(store: Store, readings: Sequence[Pass]) -> int:
+    """Positions that count, over all corpora."""
+    return sum(open_block(store, r.recipe, block).n_counted for r in readings for block in r.blocks(store))
+
+
 def active_of_shard(
     store: Store, readings: Sequence[Pass], key: ShardKey, at_once: int = ENTRIES_AT_ONCE
 ) -> Iterator[tuple[int, FeatureTokens]]:
@@ -160,18 +164,19 @@ def active_of_shard(
 
     Positions are counted through all corpora: row number times `n_pos`, plus the position in the row.
     """
-    slices, firsts = [], []
+    opened, firsts = [], []
     for reading in readings:
         n_pos = corpus_attributes(store, reading.corpus_id)["n_pos"]
         for block in reading.blocks(store):
-            slices.append(FeatureSlice(block_path(store, reading.recipe, block), key.layer, key.start, key.stop))
+            opened.append(open_block(store, reading.recipe, block))
             firsts.append((reading.first_row + block.start) * n_pos)
-    counts = np.sum([np.diff(part.indptr) for part in slices], axis=0)
+    parts = [block.features(key.layer, key.start, key.stop) for block in opened]
+    counts = np.sum([np.diff(part.indptr) for part in parts], axis=0)
     low = 0
     while low < len(counts):
         fit = int(np.searchsorted(np.cumsum(counts[low:]), at_once, side="right"))
-        high = low + max(1, fit)
-        yield key.start + low, joined(slices, low, high, firsts)
+        high = min(low + max(1, fit), len(counts))
+        yield key.start + low, joined([part.features(low, high) for part in parts], firsts)
         low = high
 
 
@@ -212,10 +217,14 @@ def _write_features(
     write_part(path, "features", {**shared, **columns}, key.stop - key.start)
 
 
-def drop_blocks(store: Store, readings: Sequence[Pass]) -> None:
-    """Remove sparse activations that are not to be kept."""
+def put_away_blocks(store: Store, readings: Sequence[Pass], keep: Keep) -> None:
+    """Remove sparse activations that no stage is going to read again, or pack them where they are to be kept."""
     for reading in readings:
-        shutil.rmtree(store.activations(reading.recipe), ignore_errors=True)
+        if keep == "none":
+            shutil.rmtree(store.activations(reading.recipe), ignore_errors=True)
+        else:
+            for block in reading.blocks(store):
+                pack_block(store, reading.recipe, block)
 
 
 @shard_task("load-activations", "load activations")

@@ -60,19 +60,35 @@ def _directions(
     checkpoint: Checkpoint, key: ShardKey, fold_norms: bool
 ) -> tuple[Float32[Tensor, "shard d_model"], Float32[Tensor, "shard d_model"]]:
     """What a shard's encoders read in the residual stream, and what its decoders write to the final norm's output."""
-    W_enc = checkpoint.rows(key.layer, "W_enc", key.start, key.stop).float()
+    encoder = encoder_directions(checkpoint, key, fold_norms)
     W_dec = checkpoint.written(key.layer, key.start, key.stop).float()
     if not fold_norms:
-        return W_enc, W_dec
+        return encoder, W_dec
     centred = checkpoint.attributes["norms_centred"]
-    behind_norm = checkpoint.hooks.feature_input != "resid_mid"
-    encoder = seen_through(W_enc, checkpoint.vector(key.layer, "read_weight"), centred and behind_norm)
     write_weight, final_weight = checkpoint.vector(key.layer, "write_weight"), checkpoint.vector(None, "final_weight")
     assert final_weight is not None
     if write_weight is not None:
         W_dec = W_dec * write_weight
     # The logits read the final norm's output: what W_U sees of a direction is its centred, weighted part.
     return encoder, seen_through(W_dec, None, centred) * final_weight
+
+
+def encoder_directions(checkpoint: Checkpoint, key: ShardKey, fold_norms: bool) -> Float32[Tensor, "shard d_model"]:
+    """What a shard's encoders read in the residual stream."""
+    W_enc = checkpoint.rows(key.layer, "W_enc", key.start, key.stop).float()
+    if not fold_norms:
+        return W_enc
+    behind_norm = checkpoint.hooks.feature_input != "resid_mid"
+    centred = checkpoint.attributes["norms_centred"] and behind_norm
+    return seen_through(W_enc, checkpoint.vector(key.layer, "read_weight"), centred)
+
+
+def reading_source(
+    checkpoint: Checkpoint, encoder: Float32[Tensor, "shard d_model"], source: int, fold_norms: bool
+) -> Float32[Tensor, "shard d_model"]:
+    """What encoders read of an earlier layer's decoders: times these, it gives virtual weights."""
+    write_weight = checkpoint.vector(source, "write_weight") if fold_norms else None
+    return encoder if write_weight is None else encoder * write_weight
 
 
 def _against_tokens(
@@ -137,9 +153,9 @@ def _upstream(
     """Earlier layers with what stands out among their features' virtual weights to the shard's features."""
     found = []
     for source in settings.upstream_layers(key.layer):
-        write_weight = checkpoint.vector(source, "write_weight") if settings.fold_norms else None
+        rows = reading_source(checkpoint, encoder, source, settings.fold_norms)
         projection = project(
-            (encoder if write_weight is None else encoder * write_weight).to(arithmetic.device),
+            rows.to(arithmetic.device),
             lambda source=source: COLUMNS.written(checkpoint, source, key.layer),
             checkpoint.d_transcoder,
             mode=settings.mode,

@@ -205,12 +205,13 @@ def load_weightlens(
     with open_catalog(store.catalog, write=True) as connection:
         candidates = [store.part("token_candidates", key) for key in (*projected, *propagated)]
         replace_rows(connection, "token_candidates", where, candidates)
-        for table, keys in (
-            ("feature_edges", projected),
-            ("contribution_totals", projected),
-            ("descriptions", propagated),
+        by_weights = {**where, "corpus_id": None}
+        for table, rows, keys in (
+            ("feature_edges", by_weights, projected),
+            ("contribution_totals", where, projected),
+            ("descriptions", by_weights, propagated),
         ):
-            replace_rows(connection, table, where, [store.part(table, key) for key in keys])
+            replace_rows(connection, table, rows, [store.part(table, key) for key in keys])
         validations = [store.part("sequence_validation", key) for key in propagated]
         replace_rows(connection, "sequence_validation", where, [path for path in validations if path.exists()])
         of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"

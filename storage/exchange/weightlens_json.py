@@ -154,7 +154,7 @@ def _entries(
         ORDER BY feature, side, sign, rank""")
     edges = grouped("""
         SELECT target_feature, source_layer, source_feature, virtual_weight FROM feature_edges
-        WHERE checkpoint_id = ? AND target_layer = ? AND target_feature BETWEEN ? AND ?
+        WHERE checkpoint_id = ? AND target_layer = ? AND target_feature BETWEEN ? AND ? AND corpus_id IS NULL
         ORDER BY abs(virtual_weight) DESC, source_layer, source_feature""")
     totals = grouped("""
         SELECT feature, absolute_contribution FROM contribution_totals
@@ -190,7 +190,8 @@ _SOFT = """
     ), offered AS (
         SELECT e.target_feature AS feature, c.token_id FROM feature_edges e JOIN token_candidates c
           ON (c.checkpoint_id, c.layer, c.feature) = (e.checkpoint_id, e.source_layer, e.source_feature)
-        WHERE e.checkpoint_id = $1 AND e.target_layer = $2 AND e.target_feature BETWEEN $3 AND $4 AND c.validated
+        WHERE e.checkpoint_id = $1 AND e.target_layer = $2 AND e.target_feature BETWEEN $3 AND $4
+          AND e.corpus_id IS NULL AND c.validated
     ), every AS (SELECT * FROM mine UNION SELECT * FROM offered)
     SELECT feature, list_sort(list(DISTINCT text)), count(m.token_id) / count(*)
     FROM every LEFT JOIN mine m USING (feature, token_id)

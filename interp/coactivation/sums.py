@@ -1,0 +1,160 @@
+"""Sums over the tokens at which an earlier and a later feature are both active (Ameisen et al. 2025, TWERA)."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Int64, Integer
+
+from interp import coactivation_kernels as kernels
+from interp.sparse import FeatureTokens
+
+N_SUMS = kernels.N_SUMS
+
+
+class TokenFeatures(NamedTuple):
+    """Active features of every position of a block: CSR by token."""
+
+    starts: Int32[np.ndarray, " n_positions_plus_1"]
+    feature: Int32[np.ndarray, " n"]
+    value: Float32[np.ndarray, " n"]
+
+
+def by_token(active: FeatureTokens, n_positions: int) -> TokenFeatures:
+    """A block's list by feature turned round."""
+    feature, value = np.empty(len(active.token), np.int32), np.empty(len(active.token), np.float32)
+    starts = kernels.by_token(active.indptr, active.token, active.value, n_positions, feature, value)
+    return TokenFeatures(starts, feature, value)
+
+
+def add_coactive(
+    sources: FeatureTokens, targets: TokenFeatures, sums: Float64[np.ndarray, "sources targets 3"]
+) -> None:
+    """Add a block to every pair's Σ a_i a_j, Σ 1(a_j > 0) a_i and count."""
+    kernels.add_coactive(sources.indptr, sources.token, sources.value, *targets, sums)
+
+
+class EdgeSums(NamedTuple):
+    """Sums of some edges over a corpus."""
+
+    product: Float64[np.ndarray, " n"]
+    """Σ a_i a_j"""
+    source_active: Float64[np.ndarray, " n"]
+    """Σ 1(a_j > 0) a_i"""
+    n_coactive: Int64[np.ndarray, " n"]
+    squares: Float64[np.ndarray, " n"]
+    """Σ X² over rows, X the row's Σ a_i a_j"""
+    cross: Float64[np.ndarray, " n"]
+    """Σ X Y over rows, Y the row's Σ a_j"""
+
+
+class TargetSums(NamedTuple):
+    """Sums of some targets over a corpus."""
+
+    total: Float64[np.ndarray, " n"]
+    """Σ a_j"""
+    squares: Float64[np.ndarray, " n"]
+    """Σ Y² over rows"""
+    n_rows: Float64[np.ndarray, " n"]
+    """Rows in which it is active."""
+
+    def of(self, target: Integer[np.ndarray, " m"]) -> "TargetSums":
+        return TargetSums(*(column[target] for column in self))
+
+
+class Twera(NamedTuple):
+    """Expected residual attribution of some edges, and its target-weighted form with an interval."""
+
+    era: Float64[np.ndarray, " n"]
+    twera: Float64[np.ndarray, " n"]
+    low: Float64[np.ndarray, " n"]
+    high: Float64[np.ndarray, " n"]
+
+
+CONFIDENCE = 1.959964
+"""Standard deviations to either side of a 95% interval."""
+
+
+def twera(edges: EdgeSums, targets: TargetSums, virtual_weight: Float64[np.ndarray, " n"], n_tokens: int) -> Twera:
+    """ERA and TWERA of edges, whose targets are given one each, and TWERA's 95% interval.
+
+    TWERA is a ratio of two sums over rows of text, ΣX / ΣY. Its variance is that of X − ratio · Y, rows being drawn
+    independently (linearisation); at least two rows are needed, otherwise the interval is NaN.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = edges.product / targets.total
+        spread = edges.squares - 2 * ratio * edges.cross + ratio**2 * targets.squares
+        n = targets.n_rows
+        deviation = np.sqrt(np.maximum(spread, 0) * n / (n - 1)) / targets.total
+    deviation[n < 2] = np.nan
+    middle, half = ratio * virtual_weight, CONFIDENCE * deviation * np.abs(virtual_weight)
+    era = edges.source_active / n_tokens * virtual_weight
+    return Twera(era, middle, middle - half, middle + half)
+
+
+class Strongest:
+    """The `top_k` strongest sources of every target, of all that are offered; of equals, those offered first."""
+
+    def __init__(self, n_targets: int, top_k: int) -> None:
+        self.top_k = top_k
+        self.strength = np.full((n_targets, top_k), -1.0)
+        self.layer = np.full((n_targets, top_k), -1)
+        self.feature = np.full((n_targets, top_k), -1)
+        self.weight = np.full((n_targets, top_k), np.nan)
+
+    def offer(
+        self,
+        strength: Float64[np.ndarray, "targets sources"],
+        weight: Float32[np.ndarray, "targets sources"],
+        layer: int,
+        first: int,
+    ) -> None:
+        """The features of a layer from `first` on, with their virtual weights; a strength below 0 is no edge."""
+        k = min(self.top_k, strength.shape[1])
+        best = np.argpartition(-strength, k - 1, axis=1)[:, :k]
+        least = np.take_along_axis(strength, best, 1).min(1, keepdims=True)
+        unsure = ((strength >= least).sum(1) > k) & (least[:, 0] >= 0)  # which of equals were taken is chance
+        best[unsure] = np.argsort(-strength[unsure], axis=1, kind="stable")[:, :k]
+        best.sort(axis=1)
+        offered = {
+            "strength": np.take_along_axis(strength, best, 1),
+            "layer": np.full(best.shape, layer),
+            "feature": first + best,
+            "weight": np.take_along_axis(weight, best, 1).astype(np.float64),
+        }
+        both = {name: np.concatenate([getattr(self, name), values], 1) for name, values in offered.items()}
+        order = np.argsort(-both["strength"], axis=1, kind="stable")[:, : self.top_k]
+        for name, values in both.items():
+            setattr(self, name, np.take_along_axis(values, order, 1))
+
+    def edges(self) -> "Edges":
+        """All that were kept, target by target, the strongest first."""
+        kept = self.strength >= 0
+        return Edges(np.nonzero(kept)[0], self.layer[kept], self.feature[kept], self.weight[kept])
+
+
+class Edges(NamedTuple):
+    """Edges from earlier features to some targets."""
+
+    target: Int64[np.ndarray, " n"]
+    """Counted from the first target."""
+    source_layer: Int64[np.ndarray, " n"]
+    source_feature: Int64[np.ndarray, " n"]
+    weight: Float64[np.ndarray, " n"]
+    """Virtual weight."""
+
+    def where(self, chosen: np.ndarray) -> "Edges":
+        """Some of them, by mask or by index."""
+        return Edges(*(column[chosen] for column in self))
+
+
+def strength(
+    product: Float64[np.ndarray, "sources targets"],
+    n_coactive: Float64[np.ndarray, "sources targets"],
+    total: Float64[np.ndarray, " targets"],
+    weight: Float32[np.ndarray, "targets sources"],
+    min_support: int,
+) -> Float64[np.ndarray, "targets sources"]:
+    """|TWERA| of every pair, −1 where the support is too small."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.abs(product.T / total[:, None] * weight)
+    return np.where((min_support <= n_coactive.T) & (total[:, None] > 0), value, -1.0)

@@ -1,0 +1,94 @@
+"""Co-activation matrices in Zarr: three for each pair of layers, one writer for each tile of two shards.
+
+coactivation/<recipe>/<LL>-<LL>/sum_product          (source, target) Σ a_i a_j
+                                sum_source_active    Σ 1(a_j > 0) a_i
+                                n_coactive           tokens at which both are active
+                                tiles/<source>-<target>    written last: without it a tile is unfinished
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+from jaxtyping import Float64
+from zarr.codecs import BloscCodec
+
+from storage.store import Store, whole_file, whole_folder
+
+ARRAYS = {"sum_product": "float32", "sum_source_active": "float32", "n_coactive": "uint32"}
+
+REMEDY = "remove the folder of this pair of layers and run again"
+
+
+class Matrices(NamedTuple):
+    """The matrices of a pair of layers."""
+
+    path: Path
+    shard_size: int
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def receipt(self, source: int, target: int) -> Path:
+        return self.path / "tiles" / f"{source}-{target}"
+
+    def has(self, source: int, target: int) -> bool:
+        """Whether the tile is there whose first features these are."""
+        return self.receipt(source, target).exists()
+
+    def chunk(self, name: str, source: int, target: int) -> Path:
+        return self.path.joinpath(name, "c", str(source // self.shard_size), str(target // self.shard_size))
+
+    def write(self, source: int, target: int, sums: Float64[np.ndarray, "sources targets 3"]) -> None:
+        """Write a tile, and its receipt once it is on the disk."""
+        for at, (name, dtype) in enumerate(ARRAYS.items()):
+            array: Any = zarr.open_array(self.path / name, mode="r+")
+            values = sums[:, :, at].astype(dtype)
+            array[source : source + values.shape[0], target : target + values.shape[1]] = values
+            with self.chunk(name, source, target).open("rb") as file:
+                os.fsync(file.fileno())
+        with whole_file(self.receipt(source, target)) as partial:
+            partial.touch()
+
+    def read(self, name: str, source: slice, target: slice) -> Float64[np.ndarray, "sources targets"]:
+        """A tile of one matrix.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        file = self.chunk(name, source.start, target.start)
+        if not self.has(source.start, target.start) or not file.is_file():
+            raise ValueError(f"{file}: missing; the store is damaged: {REMEDY}")
+        try:
+            array: Any = zarr.open_array(self.path / name, mode="r")
+            return np.asarray(array[source, target]).astype(np.float64)
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
+            problem = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file}: unreadable ({problem}); the store is damaged: {REMEDY}") from None
+
+
+def matrices(store: Store, recipe: str, source: int, target: int, shard_size: int) -> Matrices:
+    """The matrices of a pair of layers, whether they are there or not."""
+    return Matrices(store.coactivation(recipe) / f"{source:02d}-{target:02d}", shard_size)
+
+
+def make_matrices(found: Matrices, n_features: int) -> None:
+    """Make the arrays of a pair of layers, empty. Only one may, before any tile is written."""
+    if found.path.exists():
+        return
+    chunk = min(found.shard_size, n_features)
+    with whole_folder(found.path) as partial:
+        group = zarr.create_group(partial)
+        for name, dtype in ARRAYS.items():
+            group.create_array(
+                name,
+                shape=(n_features, n_features),
+                chunks=(chunk, chunk),
+                dtype=dtype,
+                compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+                config={"write_empty_chunks": True},  # so that a missing chunk is always damage
+            )
+        (partial / "tiles").mkdir()

@@ -1,0 +1,202 @@
+"""Sums of features that fire together, and TWERA edges, against the obvious dense computation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from flows import activations, coactivation
+from flows.subject import Subject
+from interp.activations.settings import ActivationSettings
+from interp.coactivation.settings import CoactivationSettings
+from interp.coactivation.sums import CONFIDENCE
+from storage.activations import has_block, pack_block
+from storage.checkpoints import open_checkpoint
+from storage.coactivation import Matrices, make_matrices, matrices
+from storage.corpora import corpus_attributes
+from storage.parts import write_part
+from storage.store import ShardKey, Store, shards
+from tasks import activations as activation_tasks
+from tasks import coactivation as tasks
+from tests.tasks.demo_store import dense, ingested
+
+N_POS = 32
+SETTINGS = CoactivationSettings(top_k=5, min_support=4)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    folder = tmp_path_factory.mktemp("store")
+    return ingested(folder, "corpus.max_tokens=2500", f"corpus.n_pos={N_POS}", "activations.keep=all")
+
+
+@pytest.fixture(scope="module")
+def rows(subject: Subject) -> list[np.ndarray]:
+    """Every layer's activations by dense computation, 0 where a position does not count."""
+    return [np.nan_to_num(layer).astype(np.float64) for layer in dense(subject, ActivationSettings())]
+
+
+@pytest.fixture(scope="module")
+def blocks(subject: Subject) -> list[tasks.Summed]:
+    """The sparse activations in the store, in blocks of a few rows."""
+    summed = coactivation.Work(subject).summed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
+        [reading] = activations.Work(subject).readings
+        for block in reading.blocks(subject.store):
+            activation_tasks.activations_block.fn(
+                subject.store, subject.checkpoint_id, subject.source.model.path, reading, block,
+                ActivationSettings(), "cpu",
+            )  # fmt: skip
+    return summed
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
+
+
+def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[Matrices]:
+    """All matrices, tiles in an order of chance."""
+    n, found = subject.attributes["d_transcoder"], []
+    for source, target in SETTINGS.layer_pairs(subject.attributes["n_layers"]):
+        pair = matrices(subject.store, summed.recipe, source, target, shard_size)
+        make_matrices(pair, n)
+        for key in reversed(shards("any", target, n, shard_size)):
+            tasks.coactivate.fn(subject.store, summed, source, key, n, shard_size)
+        found.append(pair)
+    return found
+
+
+@pytest.mark.parametrize("shard_size", [300, 1024])
+def test_sums_of_every_pair_are_those_of_the_dense_activations(
+    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed], shard_size: int
+) -> None:
+    [summed] = blocks
+    summed = summed._replace(recipe=f"by{shard_size}")
+    n = subject.attributes["d_transcoder"]
+    for pair in summed_up(subject, summed, shard_size):
+        source, target = (rows[int(layer)] for layer in pair.name.split("-"))
+        expected = {
+            "sum_product": source.T @ target,
+            "sum_source_active": source.T @ (target > 0),
+            "n_coactive": (source > 0).astype(float).T @ (target > 0),
+        }
+        for name, values in expected.items():
+            for a in shards("any", 0, n, shard_size):
+                for b in shards("any", 0, n, shard_size):
+                    tile = pair.read(name, slice(a.start, a.stop), slice(b.start, b.stop))
+                    np.testing.assert_allclose(tile, values[a.start : a.stop, b.start : b.stop], rtol=1e-5, atol=1e-6)
+
+
+def naive_edges(subject: Subject, rows: list[np.ndarray], target_layer: int, feature: int) -> list[tuple[Any, ...]]:
+    """(|twera|, source layer, source, twera, half of the interval, era, support) of one target, by the formulas."""
+    checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
+    coder = checkpoint.transcoder(target_layer)
+    encoder = coder.W_enc[feature].double().numpy()
+    weight = checkpoint.vector(target_layer, "read_weight")
+    if weight is not None:
+        encoder = encoder * weight.double().numpy()
+    encoder = encoder - encoder.mean()  # GPT-2's norms are centred
+    b = rows[target_layer][:, feature]
+    n_tokens = np.count_nonzero(~np.isnan(dense(subject, ActivationSettings())[0][:, 0]))
+    y = b.reshape(-1, N_POS).sum(1)
+    n_rows = (y > 0).sum()
+    found = []
+    for layer in range(target_layer):
+        V = checkpoint.transcoder(layer).W_dec.double().numpy() @ encoder
+        support = (rows[layer] > 0).T.astype(float) @ (b > 0)
+        for i in np.flatnonzero(support >= SETTINGS.min_support):
+            a = rows[layer][:, i]
+            x = (a * b).reshape(-1, N_POS).sum(1)
+            ratio = x.sum() / y.sum()
+            deviation = np.sqrt(((x - ratio * y) ** 2).sum() * n_rows / max(n_rows - 1, 1)) / y.sum()
+            half = CONFIDENCE * deviation * abs(V[i])
+            era = (a * (b > 0)).sum() / n_tokens * V[i]
+            found.append((abs(ratio * V[i]), layer, int(i), ratio * V[i], half, era, int(support[i])))
+    return sorted(found, reverse=True)[: SETTINGS.top_k]
+
+
+def edges_of(path: Path, feature: int) -> list[dict[str, Any]]:
+    return [row for row in pq.read_table(path).to_pylist() if row["target_feature"] == feature]
+
+
+def test_edges_are_the_strongest_by_the_formula(
+    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed]
+) -> None:
+    [summed] = blocks
+    summed = summed._replace(recipe="edges")
+    store, n, size = subject.store, subject.attributes["d_transcoder"], 512
+    summed_up(subject, summed, size)
+    for layer, feature in ((1, 5), (3, 600), (3, 700)):
+        feature += int(np.argmax((rows[layer][:, feature:] > 0).sum(0) > 20))
+        key = next(k for k in shards("mine", layer, n, size) if k.start <= feature < k.stop)
+        tasks.twera_shard.fn(store, subject.checkpoint_id, "corpus", key, [summed], SETTINGS, size, True, None)
+        found = edges_of(store.part("feature_edges", key), feature)
+        expected = naive_edges(subject, rows, layer, feature)
+        assert [(e["source_layer"], e["source_feature"]) for e in found] == [row[1:3] for row in expected]
+        for edge, (_, _, _, value, half, era, support) in zip(found, expected, strict=True):
+            assert edge["twera"] == pytest.approx(value, rel=1e-4)
+            assert edge["era"] == pytest.approx(era, rel=1e-4)
+            assert edge["twera_high"] - edge["twera_low"] == pytest.approx(2 * half, rel=1e-3)
+            assert edge["n_coactive"] == support
+            assert edge["z_score"] is None
+    assert key.layer == 3
+    corrupt = matrices(store, summed.recipe, 0, 3, size).chunk("n_coactive", 0, 512)
+    corrupt.write_bytes(b"nothing")
+    other = key._replace(recipe="other")
+    with pytest.raises(ValueError, match=r"n_coactive.*unreadable.*remove the folder of this pair of layers"):
+        tasks.twera_shard.fn(store, subject.checkpoint_id, "corpus", other, [summed], SETTINGS, size, True, None)
+
+
+def test_the_edges_of_weightlens_alone_need_no_matrices(
+    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed]
+) -> None:
+    store = subject.store
+    feature = int(np.argmax((rows[2] > 0).sum(0)))
+    together = (rows[0] > 0).T.astype(float) @ (rows[2][:, feature] > 0)
+    source, never = int(np.argmax(together)), int(np.argmin(together))
+    projected = ShardKey("projected", 2, 0, 1024)
+    columns = {"source_feature": [source, never], "target_feature": [feature] * 2, "virtual_weight": [0.5, 2.0]}
+    shared = {"checkpoint_id": "any", "source_layer": 0, "target_layer": 2, "z_score": [7.0, 8.0]}
+    write_part(store.part("feature_edges", projected), "feature_edges", {**shared, **columns}, 2)
+    settings = CoactivationSettings(pairs="edges", min_support=4)
+    key = ShardKey("by-edges", 2, 0, 1024)
+    arguments = (store, subject.checkpoint_id, "corpus", key, blocks, settings, 1024, True, projected)
+    tasks.twera_shard.fn(*arguments)
+    [edge] = edges_of(store.part("feature_edges", key), feature)
+    b, a = rows[2][:, feature], rows[0][:, source]
+    assert (edge["source_feature"], edge["z_score"], edge["n_coactive"]) == (source, 7.0, together[source])
+    assert edge["twera"] == pytest.approx(0.5 * (a * b).sum() / b.sum(), rel=1e-5)
+
+
+def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: list[tasks.Summed]) -> None:
+    store = Store(subject.store.root)
+    [summed] = blocks
+    reading = summed.reading
+    key = ShardKey("any", 2, 100, 500)
+    before = [active for _, active in activation_tasks.active_of_shard(store, [reading], key)]
+    n_entries = 0
+    for block in reading.blocks(store):
+        opened = activation_tasks.open_block(store, reading.recipe, block)
+        n_entries += opened.value.shape[0]  # pyright: ignore
+        pack_block(store, reading.recipe, block)
+        assert has_block(store, reading.recipe, block)
+    after = [active for _, active in activation_tasks.active_of_shard(store, [reading], key)]
+    for one, other in zip(before, after, strict=True):
+        assert (one.indptr == other.indptr).all()
+        assert (one.token == other.token).all()
+        assert (one.value == other.value).all()
+    assert corpus_attributes(store, reading.corpus_id)["n_pos"] == N_POS
+    chunk = next(store.activations(reading.recipe).glob("packed-*/gap/c/0"))
+    chunk.unlink()
+    with pytest.raises(ValueError, match=r"gap: chunk 0 is missing.*remove the folder of this block"):
+        list(activation_tasks.active_of_shard(store, [reading], key))
+
+
+@pytest.mark.parametrize("pairs", [[(1, 1)], [(2, 1)], [(0, 9)]])
+def test_a_pair_of_layers_that_is_none_is_refused(pairs: Any) -> None:
+    with pytest.raises(ValueError, match=r"coactivation.pairs.*not an earlier and a later one"):
+        CoactivationSettings(pairs=pairs).layer_pairs(4)
