@@ -481,8 +481,8 @@ VIEWS = {
     "drift": (
         "One feature between two checkpoints, with its WeightLens description before and after. `agreement` is the "
         "share of the descriptions' tokens that both have, 0 where only one is described, null where neither is. "
-        "`surprise` is `description changed` where the weights were kept and fewer than half agree, `description stayed` "
-        "where they moved and at least half do.",
+        "`surprise` is `description changed` where the weights were kept and fewer than half agree, "
+        "`description stayed` where they moved and at least half do.",
         """
         WITH described AS (
             SELECT checkpoint_id, layer, feature, text, tokens FROM descriptions
