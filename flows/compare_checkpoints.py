@@ -14,14 +14,14 @@ from flows.engine import arithmetic, wait_for_all
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from interp.drift import DriftSettings
-from storage.activations import Block, block_path
+from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.published import open_published
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, Store
-from tasks.activations import Pass, activations_block, drop_blocks
+from tasks.activations import Pass, activations_block, put_away_blocks
 from tasks.corpora import tokenise_corpus
 from tasks.drift import STAGE, VERSION, load_drift, match_layer
 
@@ -120,7 +120,7 @@ def perform(pair: Pair, run_id: str) -> None:
         futures = [match_layer.submit(store, pair.ids, key, pair.settings, pair.readings, blocks) for key in pair.keys]
         wait_for_all(futures, "compare checkpoints")
         if pair.readings is not None and config.activations.keep == "none":
-            drop_blocks(store, pair.readings)
+            put_away_blocks(store, pair.readings, "none")
         load_drift(store, pair.ids, pair.keys)
 
 
@@ -139,7 +139,7 @@ def _read(pair: Pair) -> list[Block]:
         n_positions += (block.stop - block.start) * corpus.n_pos
     settings, device = pair.config.activations, arithmetic(pair.config.engine).device
     for subject, reading in zip(pair.subjects, pair.readings, strict=True):
-        missing = [block for block in blocks if not block_path(store, reading.recipe, block).exists()]
+        missing = [block for block in blocks if not has_block(store, reading.recipe, block)]
         futures = [
             activations_block.submit(
                 store, subject.checkpoint_id, subject.source.model.path, reading, block, settings, device

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from flows.summary import cell
+from flows.summary import markdown_cell
 from storage.published import open_published
 from storage.store import Store, whole_file
 
@@ -56,7 +56,7 @@ def write_report(store: Store, a: str, b: str) -> Path:
 
 
 def _name(name: str, step: int | None) -> str:
-    return cell(name if step is None else f"{name}, step {step}")
+    return markdown_cell(name if step is None else f"{name}, step {step}")
 
 
 def _page(
@@ -76,8 +76,8 @@ def _page(
             continue
         lines += ["| layer | before | after | cosine | correlation | description before | after |", "|---" * 7 + "|"]
         for layer, first, second, cosine, correlation, before, after in rows:
-            figures = f"{_figure(cosine)} | {_figure(correlation)} | {cell(before or '')} | {cell(after or '')}"
-            lines.append(f"| {layer} | {first} | {second} | {figures} |")
+            texts = f"{markdown_cell(before or '')} | {markdown_cell(after or '')}"
+            lines.append(f"| {layer} | {first} | {second} | {_figure(cosine)} | {_figure(correlation)} | {texts} |")
     return lines
 
 

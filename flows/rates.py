@@ -19,6 +19,8 @@ class Cost(NamedTuple):
     seconds: float
     disk_bytes: float
     memory_bytes: float
+    usd: float = 0.0
+    """For questions to a language model, about."""
 
 
 class Rates(NamedTuple):

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from interp.drift import Directions, DriftSettings, correlation, match
 from interp.sparse import FeatureTokens
-from storage.activations import Block, FeatureSlice, block_path, joined, n_counted
+from storage.activations import Block, joined, open_block
 from storage.catalog import mark_loaded, open_catalog, replace_rows
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.corpora import corpus_attributes
@@ -49,7 +49,8 @@ def match_layer(
             _active(store, reading, blocks, key.layer, checkpoint.d_transcoder)
             for reading, checkpoint in zip(readings, (a, b), strict=True)
         )
-        correlations = correlation(first, second, found, n_counted(store, readings[0].recipe, blocks))
+        n_positions = sum(open_block(store, readings[0].recipe, block).n_counted for block in blocks)
+        correlations = correlation(first, second, found, n_positions)
     died, born = _rest(found.a, a.d_transcoder), _rest(found.b, b.d_transcoder)
     n_lost, n_new = len(died), len(born)
     columns = {
@@ -77,8 +78,8 @@ def _directions(checkpoint: Checkpoint, layer: int) -> Directions:
 
 def _active(store: Store, reading: Pass, blocks: Sequence[Block], layer: int, d_transcoder: int) -> FeatureTokens:
     n_pos = corpus_attributes(store, reading.corpus_id)["n_pos"]
-    slices = [FeatureSlice(block_path(store, reading.recipe, block), layer, 0, d_transcoder) for block in blocks]
-    return joined(slices, 0, d_transcoder, [block.start * n_pos for block in blocks])
+    active = [open_block(store, reading.recipe, block).features(layer, 0, d_transcoder) for block in blocks]
+    return joined(active, [block.start * n_pos for block in blocks])
 
 
 def _rest(matched: np.ndarray, n: int) -> list[int]:
