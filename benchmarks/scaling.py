@@ -11,7 +11,6 @@ first run. Needs 2 GB of disk.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -120,7 +119,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--runs", nargs="+", default=["dask-1", "dask-2", "threads-1", "threads-2"])
     arguments = parser.parse_args()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     folder, first = Path(tempfile.mkdtemp()), None
     try:
         changes = prepared(folder, arguments.layers)

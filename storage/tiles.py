@@ -47,6 +47,12 @@ class TileCache:
             key = (checkpoint.path, layer, "W_dec", start, below)
             yield start, self._tile(key, end, partial(checkpoint.written, layer, start, end, below))
 
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._held.clear()
+            self._size = 0
+
     def _tile(self, key: Key, stop: int, read: Callable[[], Tensor]) -> Tensor:
         *_, start, _ = key
         with self._lock:
