@@ -178,6 +178,16 @@ def coactivation(config: Config, overrides: Overrides = None, store: StoreOption
 
 
 @app.command()
+def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Find out why features fired at their samples, and what they did there."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import circuitlens as flow
+
+        out.print(f"corpus {_with_engine(flow.circuitlens, loaded)}")
+
+
+@app.command()
 def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
     with errors_told():
