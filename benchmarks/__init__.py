@@ -1,1 +1,3 @@
-"""Figures with their commands. Each benchmark prints one JSON object a line with `--json`."""
+"""Figures with their commands. Prefect is set up as the command line sets it up, before anything imports it."""
+
+import flows.cli  # noqa: F401

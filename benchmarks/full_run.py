@@ -3,7 +3,9 @@
     python -m benchmarks.full_run [--json] [--folder FOLDER] [key=value …]
 
 A GPT-2-small of random weights and random transcoders with about 45 active features a token, through the command line
-as a user would. Prints the seconds of every stage and the peak memory of the process. Needs 6 GB of disk.
+as a user would. Prints the seconds of every stage, the peak memory of the process, and `weightlens_ratio`: the seconds
+that the stage's float32 products would take at the rate of large ones, measured before and after, over those it took.
+Needs 6 GB of disk.
 """
 
 import argparse
@@ -15,12 +17,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from flows.rates import gemm_flops
 from interp.capture import Hooks
 from storage.catalog import open_catalog
 from storage.formats.circuit_tracer import folder_config
@@ -30,20 +34,20 @@ QUIET_BIAS = -2.9
 """With unit encoder rows and a layer norm before them, about 45 of 24,576 features exceed it."""
 
 
-def write_model(folder: Path) -> None:
-    """A randomly initialised GPT-2-small and a vocabulary of as many words."""
+def write_model(folder: Path, n_layers: int = N_LAYERS) -> None:
+    """A randomly initialised GPT-2-small, or its first layers, and a vocabulary of as many words."""
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    GPT2LMHeadModel(GPT2Config(n_layer=n_layers, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     words = {"<bos>": 0, **{f"w{i}": i for i in range(1, D_VOCAB)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<bos>").save_pretrained(folder)
 
 
-def write_transcoders(folder: Path) -> None:
+def write_transcoders(folder: Path, n_layers: int = N_LAYERS) -> None:
     """Random directions of unit norm."""
     folder.mkdir()
-    for layer in range(N_LAYERS):
+    for layer in range(n_layers):
         W_enc, W_dec = (torch.nn.functional.normalize(torch.randn(D_TRANSCODER, D_MODEL), dim=1) for _ in range(2))
         biases = {"b_enc": torch.full((D_TRANSCODER,), QUIET_BIAS), "b_dec": torch.zeros(D_MODEL)}
         save_file({"W_enc": W_enc, "W_dec": W_dec, **biases}, folder / f"layer_{layer}.safetensors")
@@ -55,6 +59,14 @@ def stage_seconds(store: Path) -> dict[str, float]:
     with open_catalog(store / "catalog.duckdb") as connection:
         query = "SELECT stage, epoch(finished_at - started_at) FROM runs WHERE status = 'completed'"
         return {f"{stage}_s": round(seconds, 1) for stage, seconds in connection.execute(query).fetchall()}
+
+
+def stage_flops() -> int:
+    """Of the stage's products: every token through the model's blocks and all encoders, then the projections."""
+    blocks = 2 * N_LAYERS * 12 * D_MODEL**2
+    encoders = 2 * N_LAYERS * D_TRANSCODER * D_MODEL
+    columns = 2 * N_LAYERS * D_VOCAB + N_LAYERS * (N_LAYERS - 1) // 2 * D_TRANSCODER
+    return D_VOCAB * (blocks + encoders) + 2 * D_MODEL * D_TRANSCODER * columns
 
 
 def main() -> None:
@@ -76,15 +88,21 @@ def main() -> None:
         "transcoder.path": folder / "transcoders",
         "transcoder.accept_poor_quality": "true",
         "corpus.source": folder / "text.txt",
+        "stages": "[weightlens]",
         "quality_tokens": 512,
         "shard_size": 2048,
         "weightlens": "{mode: paper, z_tokens: 4, z_features: 3}",
     }
     config = Path(__file__).parents[1] / "configs" / "demo.yaml"
     command = [sys.executable, "-m", "flows.cli", "run", config, *(f"{k}={v}" for k, v in settings.items()), *overrides]
+    rates = [gemm_flops(D_MODEL, torch.get_num_threads())]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr, cwd=config.parents[1])
-    figures = {"total_s": round(time.perf_counter() - began, 1), **stage_seconds(folder / "store")}
+    figures: dict[str, Any] = {"benchmark": "full_run", "features": N_LAYERS * D_TRANSCODER}
+    figures |= {"total_s": round(time.perf_counter() - began, 1), **stage_seconds(folder / "store")}
+    rates.append(gemm_flops(D_MODEL, torch.get_num_threads()))
+    figures["gemm_gflops"] = [round(rate / 1e9, 1) for rate in rates]
+    figures["weightlens_ratio"] = round(stage_flops() / (sum(rates) / 2) / figures["weightlens_s"], 3)
     figures["peak_rss_gb"] = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2)
     print(json.dumps(figures) if arguments.json else figures)
     if arguments.folder is None:

@@ -4,9 +4,10 @@
     python -m benchmarks.weightlens --table FILE [FILE …] > docs/benchmarks.md
 
 Random weights with planted outliers at a model's shapes. A `ratio` is the stage's rate over the rate that the float32
-products of the same shapes allow, all measured here, interleaved. `naive` is one feature at a time, full scores and a
-sort, as a researcher's script does it: with the encoder's column read strided from (d_model, d_transcoder), and with
-contiguous rows. The second form turns what `--json` printed into a table.
+products of the same shapes allow, all measured here, interleaved; `planned` is what `plan` would expect. `naive` is one
+feature at a time, full scores and a sort, as a researcher's script does it: with the encoder's column read strided from
+(d_model, d_transcoder), and with contiguous rows. Only the layers measured are written, and the lowest, which stands
+for the others. The second form turns what `--json` printed, here or by other benchmarks, into tables.
 """
 
 import argparse
@@ -25,14 +26,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.run import EngineConfig, load_config
+from flows.engine import arithmetic
+from flows.rates import projection_flops
 from interp.families import Norm
-from interp.projection import Arithmetic
+from interp.projection import ROW_BLOCK, Arithmetic
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
 from interp.weightlens.settings import WeightLensSettings
-from storage.checkpoints import finish, write_embeddings, write_layer, write_single_token
+from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.parts import read_parts
 from storage.store import ShardKey, Store, shards
+from storage.tiles import TILE_ROWS
 from tasks.project import project_shard
 
 
@@ -53,6 +58,7 @@ SHAPES = {
 }
 SHARD = 2048
 N_NAIVE = 12
+CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 CHECKPOINT = "shapes"
 PLANTED = 8
 ACTIVE = 45
@@ -61,14 +67,18 @@ ACTIVE = 45
 SETTINGS = WeightLensSettings(mode="paper", z_tokens=4.0, z_features=3.0)
 
 
-def write_checkpoint(store: Store, shape: Shape, last_layer: int) -> None:
-    """Random weights up to a layer, with a few tokens planted in every encoder and decoder."""
+def write_checkpoint(store: Store, shape: Shape, layers: list[int]) -> None:
+    """Random weights with a few tokens planted in every encoder and decoder; layers not asked for are layer 0 again."""
     generator = torch.Generator().manual_seed(0)
     n_layers, d_transcoder, d_model, d_vocab, dtype = shape
-    W_E, W_U = (torch.randn(d_vocab, d_model, generator=generator).to(dtype) for _ in range(2))
+    W_E, W_U = (torch.randn(d_vocab, d_model, generator=generator, dtype=dtype) for _ in range(2))
     norm = Norm(torch.ones(d_model), None, 1e-5, centred=True)
     write_embeddings(store, CHECKPOINT, W_E, W_U, norm)
-    for layer in range(last_layer + 1):
+    attributes = {"feature_input_hook": "mlp_in", "feature_output_hook": "mlp_out", "norms_centred": True}
+    sizes = {"n_layers": n_layers, "d_transcoder": d_transcoder, "n_tokens": d_vocab, "d_model": d_model}
+    finish(store, CHECKPOINT, {**attributes, **sizes, "activation": "relu", "k": None, "bos": 0})
+    checkpoint = open_checkpoint(store, CHECKPOINT)
+    for layer in sorted({0, *layers}):
         W_enc, W_dec = (torch.randn(d_transcoder, d_model, generator=generator) for _ in range(2))
         for weights, directions in ((W_enc, W_E), (W_dec, W_U)):
             tokens = torch.randint(d_vocab, (d_transcoder, PLANTED), generator=generator)
@@ -82,9 +92,8 @@ def write_checkpoint(store: Store, shape: Shape, last_layer: int) -> None:
         feature, token = np.divmod(pairs, d_vocab)
         active = feature_tokens(feature, token, np.ones(len(pairs), np.float32), d_transcoder)
         write_single_token(store, CHECKPOINT, layer, active)
-    attributes = {"feature_input_hook": "mlp_in", "feature_output_hook": "mlp_out", "norms_centred": True}
-    sizes = {"n_layers": n_layers, "d_transcoder": d_transcoder, "n_tokens": d_vocab, "d_model": d_model}
-    finish(store, CHECKPOINT, {**attributes, **sizes, "activation": "relu", "k": None, "bos": 0})
+    for layer in set(range(max(layers))) - {0, *layers}:
+        checkpoint.layer_path(layer).symlink_to(checkpoint.layer_path(0))
 
 
 def spread(work: Callable[[int], Any], n: int, workers: int) -> float:
@@ -97,16 +106,17 @@ def spread(work: Callable[[int], Any], n: int, workers: int) -> float:
 
 def gemm_seconds(shape: Shape, layer: int, n_shards: int, workers: int) -> float:
     """The float32 products of a layer's shards alone, in the stage's own blocking, operands in memory."""
-    rows, columns = torch.randn(SHARD, shape.d_model), torch.randn(4096, shape.d_model)
+    rows, columns = torch.randn(SHARD, shape.d_model), torch.randn(TILE_ROWS, shape.d_model)
     n_columns = 2 * shape.d_vocab + layer * shape.d_transcoder
 
     def products(_: int) -> None:
         torch.get_num_threads()  # as tasks do: otherwise each thread takes every core
-        out = torch.empty(256, len(columns))
-        for start in range(0, n_columns, len(columns)):
-            part = columns[: min(len(columns), n_columns - start)].T
-            for at in range(0, SHARD, 256):
-                torch.mm(rows[at : at + 256], part, out=out[:, : part.shape[1]] if part.shape[1] < 4096 else out)
+        whole = torch.empty(ROW_BLOCK, TILE_ROWS)
+        for start in range(0, n_columns, TILE_ROWS):
+            part = columns[: n_columns - start].T
+            out = whole if part.shape[1] == TILE_ROWS else torch.empty(ROW_BLOCK, part.shape[1])
+            for at in range(0, SHARD, ROW_BLOCK):
+                torch.mm(rows[at : at + ROW_BLOCK], part, out=out)
 
     return spread(products, n_shards, workers)
 
@@ -116,9 +126,9 @@ def stage_seconds(store: Store, keys: list[ShardKey], workers: int, how: Arithme
     return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], SETTINGS, how), len(keys), workers)
 
 
-def warm_up(store: Store) -> None:
+def warm_up(store: Store, screened: bool) -> None:
     """Compile and load everything once."""
-    for screen in (False, True):
+    for screen in (False, True)[: 1 + screened]:
         key = ShardKey(f"warm-up-{screen}", 0, 0, 64)
         project_shard.fn(store, CHECKPOINT, key, SETTINGS, Arithmetic("cpu", screen))
 
@@ -159,47 +169,59 @@ def naive_seconds(shape: Shape, layer: int, *, strided: bool) -> float:
     return (time.perf_counter() - began) / N_NAIVE
 
 
-def measure(store: Store, shape: Shape, layer: int, n_features: int, workers: int) -> dict[str, Any]:
+def planned_seconds(shape: Shape, layer: int, n_features: int, workers: int) -> float:
+    """What `plan` would say of so many features, by its own sample of this machine's arithmetic."""
+    settings = f"weightlens={{mode: {SETTINGS.mode}, z_tokens: {SETTINGS.z_tokens}, z_features: {SETTINGS.z_features}}}"
+    config = load_config(CONFIG, [settings, f"engine.workers={workers}", "engine.bfloat16=off"])
+    return n_features * flops(shape, layer) / projection_flops(shape.d_model, config, workers)
+
+
+def flops(shape: Shape, layer: int) -> int:
+    """Of the products that a feature of a layer takes."""
+    return 2 * shape.d_model * (2 * shape.d_vocab + layer * shape.d_transcoder)
+
+
+def measure(
+    store: Store, shape: Shape, layer: int, n_features: int, workers: int, arithmetics: list[str]
+) -> dict[str, Any]:
     """One layer: the stage and the products alternate in small portions, so that noise meets both."""
     keys = shards(f"bench-{workers}", layer, shape.d_transcoder, SHARD)[: max(workers, n_features // SHARD)]
-    seconds = dict.fromkeys(("gemm", "float32", "bfloat16"), 0.0)
+    seconds = dict.fromkeys(("gemm", "planned", *arithmetics), 0.0)
     differing = total = 0
     for at in range(0, len(keys), workers):
         portion = keys[at : at + workers]
+        seconds["planned"] += planned_seconds(shape, layer, len(portion) * SHARD, workers)
         seconds["gemm"] += gemm_seconds(shape, layer, len(portion), workers)
-        for recipe in ("float32", "bfloat16"):
+        for recipe in arithmetics:
             mine = [key._replace(recipe=f"{recipe}-{workers}") for key in portion]
             seconds[recipe] += stage_seconds(store, mine, workers, Arithmetic("cpu", recipe == "bfloat16"))
-        for key in portion:
+        for key in portion if len(arithmetics) == 2 else ():
             found = differing_rows(store, key, workers)
             differing, total = differing + found[0], total + found[1]
     n = len(keys) * SHARD
-    flops = 2 * shape.d_model * (2 * shape.d_vocab + layer * shape.d_transcoder)
-    return {
-        "layer": layer,
-        "features": n,
-        "workers": workers,
-        "float32_gemm_gflops": round(n * flops / seconds["gemm"] / 1e9, 1),
-        "float32_features_per_s": round(n / seconds["float32"], 1),
-        "float32_ratio": round(seconds["gemm"] / seconds["float32"], 3),
-        "bfloat16_features_per_s": round(n / seconds["bfloat16"], 1),
-        "bfloat16_ratio": round(seconds["gemm"] / seconds["bfloat16"], 3),
-        "outliers": total,
-        "outliers_that_differ": differing,
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-    }
+    figures: dict[str, Any] = {"layer": layer, "features": n, "workers": workers}
+    figures["float32_gemm_gflops"] = round(n * flops(shape, layer) / seconds["gemm"] / 1e9, 1)
+    figures["planned_features_per_s"] = round(n / seconds["planned"], 1)
+    for recipe in arithmetics:
+        figures[f"{recipe}_features_per_s"] = round(n / seconds[recipe], 1)
+        figures[f"{recipe}_ratio"] = round(seconds["gemm"] / seconds[recipe], 3)
+    if len(arithmetics) == 2:
+        figures |= {"outliers": total, "outliers_that_differ": differing}
+    return {**figures, "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
 
 
 def table(files: list[Path]) -> str:
-    """What `--json` printed, as Markdown."""
+    """What `--json` printed, as Markdown: a table for each kind of row."""
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.startswith("{")]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
-    title = (
-        "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from the measurements named in its docstring.\n\n"
-    )
-    return title + "\n".join(lines)
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(row), []).append(row)
+    text = "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from what the benchmarks named print.\n"
+    for names, alike in kinds.items():
+        lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
+        lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in alike]
+        text += "\n" + "\n".join(lines) + "\n"
+    return text.rstrip("\n")
 
 
 def main() -> None:
@@ -210,24 +232,32 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 6, 11])
     parser.add_argument("--features", type=int, default=4096, help="features a layer")
     parser.add_argument("--workers", type=int, nargs="+", default=[2])
+    parser.add_argument("--bfloat16", choices=("auto", "on", "off"), default="auto", help="also screened; see configs")
     parser.add_argument("--no-naive", action="store_true", help="leave the one-at-a-time way out")
-    parser.add_argument("--table", type=Path, nargs="+", help="make a table of such output instead of measuring")
+    parser.add_argument("--table", type=Path, nargs="+", help="make tables of such output instead of measuring")
     arguments = parser.parse_args()
     if arguments.table:
         print(table(arguments.table))
         return
+    screened = arithmetic(EngineConfig(device="cpu", bfloat16=arguments.bfloat16)).screen
     shape, folder = SHAPES[arguments.shape], Path(tempfile.mkdtemp())
     try:
         store = Store(folder)
-        writer = get_context("spawn").Process(target=write_checkpoint, args=(store, shape, max(arguments.layers)))
-        writer.start()  # in a process of its own, so that the peak memory is the stage's
-        writer.join()
+        writing = get_context("spawn").Process(target=write_checkpoint, args=(store, shape, arguments.layers))
+        writing.start()  # in a process of its own, which leaves this one's peak memory alone
+        writing.join()
         all_cores = torch.get_num_threads()
         torch.set_num_threads(1)
-        warm_up(store)
+        warm_up(store, screened)
         for layer in arguments.layers:
             for workers in arguments.workers:
-                figures = {"shape": arguments.shape, **measure(store, shape, layer, arguments.features, workers)}
+                figures = {
+                    "benchmark": "weightlens",
+                    "shape": arguments.shape,
+                    **measure(
+                        store, shape, layer, arguments.features, workers, ["float32", "bfloat16"][: 1 + screened]
+                    ),
+                }
                 if not arguments.no_naive:
                     torch.set_num_threads(all_cores)
                     for name, strided in (("naive_strided", True), ("naive", False)):

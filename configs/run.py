@@ -10,6 +10,9 @@ from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGU
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
 from interp.coactivation.settings import CoactivationSettings
+from interp.descriptions.evidence import Method
+from interp.descriptions.settings import AnthropicSettings, EvidenceSettings, RuleSettings
+from interp.fade.settings import EvaluateSettings
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 
@@ -120,7 +123,40 @@ class EngineConfig(_Section):
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 
 
-StageName = Literal["weightlens", "activations", "coactivation"]
+class LocalModelConfig(_Section):
+    """A chat model of this machine, for `explainer: local` and `judge: local`."""
+
+    path: Path | None = None
+    """Folder in transformers format, with safetensors weights and a tokenizer that has a chat template."""
+
+
+class DescribeConfig(_Section):
+    """Who words what the other stages found."""
+
+    explainer: Literal["tokens", "anthropic", "local"] = "tokens"
+    """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; local: see `local_model`."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
+    """Methods of description; left out: all for which the catalog holds what they look at."""
+    evidence: EvidenceSettings = EvidenceSettings()
+    rule: RuleSettings = RuleSettings()
+
+
+class EvaluateConfig(_Section):
+    """Who judges the descriptions, and how."""
+
+    judge: Literal["rule", "anthropic", "local"] = "rule"
+    """rule: offline and for nothing, by finding the words that a description names; others: see `describe`."""
+    explainer: Literal["tokens", "anthropic", "local"] | None = None
+    """Whose descriptions are judged; left out: those of `describe.explainer`."""
+    methods: tuple[str, ...] | None = None
+    """Methods that are judged; left out: all that have descriptions."""
+    controls: tuple[Literal["shuffled", "constant"], ...] = ("shuffled", "constant")
+    """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; constant:
+    the same for all features."""
+    how: EvaluateSettings = EvaluateSettings()
+
+
+StageName = Literal["weightlens", "activations", "coactivation", "describe", "evaluate"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -144,6 +180,10 @@ class RunConfig(_Section):
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
     coactivation: CoactivationSettings = CoactivationSettings()
+    describe: DescribeConfig = DescribeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    anthropic: AnthropicSettings = AnthropicSettings()
+    local_model: LocalModelConfig = LocalModelConfig()
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")
@@ -172,7 +212,7 @@ class RunConfig(_Section):
         return self
 
 
-PATHS = ("store", "model.path", "transcoder.path", "corpus.source")
+PATHS = ("store", "model.path", "transcoder.path", "corpus.source", "local_model.path")
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 
 

@@ -177,6 +177,26 @@ def coactivation(config: Config, overrides: Overrides = None, store: StoreOption
         out.print(f"corpus {_with_engine(flow.coactivation, loaded)}")
 
 
+@app.command()
+def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Describe every feature by every method from what the catalog knows of it."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import describe as flow
+
+        out.print(f"checkpoint {_with_engine(flow.describe, loaded)}")
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Judge descriptions on held-out text."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import evaluate as flow
+
+        out.print(f"checkpoint {_with_engine(flow.evaluate, loaded)}")
+
+
 def _with_engine(flow: Any, config: "RunConfig") -> Any:
     from flows.engine import prefect_at_hand, task_runner
 
@@ -219,15 +239,17 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
 def _print_plan(steps: list[Any], console: Console) -> None:
     from flows.plan import STARTUP_S
 
-    table = Table("step", "to do", "of", "about", "disk", "memory", title="Plan")
+    costs_money = any(step.usd for step in steps)
+    table = Table("step", "to do", "of", "about", "disk", "memory", *["money"] * costs_money, title="Plan")
     for step in steps:
         memory = _size(step.memory_bytes) if step.todo else "-"
         cells = (step.name, str(step.todo), str(step.total), _duration(step.seconds), _size(step.disk_bytes), memory)
-        table.add_row(*cells)
+        table.add_row(*cells, *[f"${step.usd:,.2f}"] * costs_money)
     seconds = sum(step.seconds for step in steps) + STARTUP_S * any(step.todo for step in steps)
     size = sum(step.disk_bytes for step in steps)
     memory = _size(max((step.memory_bytes for step in steps if step.todo), default=0) + BASE_MEMORY_BYTES)
-    table.add_row("total", "", "", _duration(seconds), _size(size), memory, style="bold")
+    money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
+    table.add_row("total", "", "", _duration(seconds), _size(size), memory, *money, style="bold")
     console.print(table)
 
 

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from configs.run import RunConfig
-from flows import activations, coactivation, ingest, weightlens
+from flows import activations, coactivation, describe, evaluate, ingest, weightlens
 from flows.stage import store_held
 from flows.subject import Source, identify, open_source
 from flows.summary import markdown_summary
@@ -17,6 +17,8 @@ STAGES: dict[str, ModuleType] = {
     "weightlens": weightlens,
     "activations": activations,
     "coactivation": coactivation,
+    "describe": describe,
+    "evaluate": evaluate,
 }
 """In the order in which they run. Each has `is_done(subject)`, `perform(subject, run_id)`, and for the plan
 `costs(sizes, config, rates)` and `todo(subject)`, both by the names of its steps."""

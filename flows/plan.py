@@ -31,6 +31,7 @@ class Step(NamedTuple):
     seconds: float
     disk_bytes: float
     memory_bytes: float
+    usd: float = 0.0
 
 
 def plan(config: RunConfig) -> list[Step]:
@@ -90,7 +91,7 @@ def _stages(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
         for title, cost in stage.costs(sizes, subject.config, rates).items():
             share = todo[title] / max(1, cost.n_tasks)
             seconds, disk = share * cost.seconds, share * cost.disk_bytes
-            steps.append(Step(title, todo[title], cost.n_tasks, seconds, disk, cost.memory_bytes))
+            steps.append(Step(title, todo[title], cost.n_tasks, seconds, disk, cost.memory_bytes, share * cost.usd))
     return steps
 
 

@@ -8,7 +8,8 @@ import torch
 
 from configs.run import RunConfig
 from flows.engine import arithmetic, n_workers
-from interp.projection import project
+from interp.projection import ROW_BLOCK, project
+from storage.tiles import TILE_ROWS
 
 
 class Cost(NamedTuple):
@@ -18,6 +19,8 @@ class Cost(NamedTuple):
     seconds: float
     disk_bytes: float
     memory_bytes: float
+    usd: float = 0.0
+    """For questions to a language model, about."""
 
 
 class Rates(NamedTuple):
@@ -38,9 +41,9 @@ class Rates(NamedTuple):
 def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
     """This machine's rate on projections like those of a run, in operations a second: a tenth of a second of them."""
     settings = config.weightlens
-    rows, columns = torch.randn(512, d_model), torch.randn(4096, d_model)
+    rows, columns = torch.randn(ROW_BLOCK, d_model), torch.randn(TILE_ROWS, d_model)
     how = arithmetic(config.engine)
-    tiles = [(start, columns) for start in range(0, 8 * len(columns), len(columns))]
+    tiles = [(start, columns) for start in range(0, 16 * len(columns), len(columns))]
     n_columns = len(tiles) * len(columns)
 
     def sample(_: int) -> None:

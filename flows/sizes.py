@@ -43,6 +43,11 @@ class Sizes(NamedTuple):
         return self.n_weights * 4
 
     @property
+    def block_flops(self) -> float:
+        """A forward pass, a token, without the unembedding."""
+        return (self.n_weights - self.n_tokens * self.d_model) * 2
+
+    @property
     def model_flops(self) -> float:
         """A forward pass, a token: two operations a weight."""
         return self.n_weights * 2

@@ -70,11 +70,11 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
     lines = ["| layer | features | described | share | explained variance | L0 |", "|---|---|---|---|---|---|"]
     lines += [f"| {a} | {b} | {c} | {d:.0%} | {e:.3f} | {f:.1f} |" for a, b, c, d, e, f in summary.layers]
     lines += ["", "| layer | feature | description |", "|---|---|---|"]
-    lines += [f"| {layer} | {feature} | {_cell(text)} |" for layer, feature, text in summary.features]
+    lines += [f"| {layer} | {feature} | {markdown_cell(text)} |" for layer, feature, text in summary.features]
     return "\n".join(lines)
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text from a vocabulary, harmless inside a Markdown table."""
     text = visible(text)
     for character in "\\`*_{}[]()#+!|<>~$":

@@ -23,7 +23,7 @@ from tasks.project import COLUMNS, PROJECTED_TABLES, VERSION, project_shard
 from tasks.propagate import PROPAGATED_TABLES, WORDING_VERSION, load_weightlens, propagate_shard
 from tasks.single_token import drop_single_token_blocks, single_token_block, single_token_layer
 
-TOKENS_PER_BLOCK = 4096
+TOKENS_PER_BLOCK = 2048
 """Vocabulary entries a single-token task runs through the model."""
 
 PARTS_BYTES_PER_FEATURE = 2_100
@@ -93,10 +93,10 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     workers = n_workers(config.engine)
     upstream = sum(len(config.weightlens.upstream_layers(layer)) for layer in range(n_layers))
     n_features = n_layers * d_transcoder
-    single = n_tokens * (2 * sizes.model_flops + 2 * n_features * d_model)
+    single = n_tokens * (sizes.block_flops + 2 * n_features * d_model)
     projections = 2 * d_model * d_transcoder * (2 * n_tokens * n_layers + upstream * d_transcoder)
-    layer = d_transcoder * d_model * 8
-    streams = 3 * TOKENS_PER_BLOCK * n_layers * d_model * 4
+    encoder = d_transcoder * d_model * 4
+    inputs = TOKENS_PER_BLOCK * n_layers * d_model * 4
     columns = min(COLUMNS.max_bytes, 2 * n_tokens * d_model * 4 + n_features * d_model * 4)
     shard = config.shard_size * (3 * d_model * 4 + 2 * POOL_ROOM * min(config.weightlens.token_pool, n_tokens) * 8)
     n_shards = n_layers * -(-d_transcoder // config.shard_size)
@@ -105,7 +105,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             -(-n_tokens // TOKENS_PER_BLOCK),
             single / rates.products,
             n_layers * n_tokens * 64 * 8,
-            sizes.model_bytes + workers * (layer + streams),
+            sizes.model_bytes + workers * (encoder + inputs),
         ),
         "project": Cost(
             n_shards, projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns + workers * shard

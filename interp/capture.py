@@ -113,6 +113,35 @@ def capture(
 
 
 @torch.no_grad()
+def read_inputs(
+    model: nn.Module,
+    family: Family,
+    tokens: Integer[Tensor, "batch n_pos"],
+    layers: Sequence[int],
+    hooks: Hooks,
+    receive: Callable[[int, Float[Tensor, "batch n_pos d_model"]], None],
+    past: Any = None,
+) -> None:
+    """Hand `receive` each of `layers` with its transcoder input, in order; the pass ends there, before the last MLP.
+
+    `past` is what the model keeps of the tokens before these (its `past_key_values`), and grows by them.
+    """
+    blocks = family.block_modules(model)
+
+    def received(layer: int) -> Callable[[Tensor], None]:
+        def hand_over(x: Tensor) -> None:
+            receive(layer, x)
+            if layer == max(layers):
+                raise _Stop
+
+        return hand_over
+
+    handles = [on_feature_input(family, blocks[layer], hooks, received(layer)) for layer in layers]
+    with removing(handles), suppress(_Stop):
+        model(input_ids=tokens.long(), past_key_values=past, use_cache=past is not None)
+
+
+@torch.no_grad()
 def logits_with_replacement(
     model: nn.Module,
     family: Family,

@@ -57,13 +57,10 @@ def fold(scores, patterns, start, pool, keys, counts, floors, bins, grid, sums):
         sums[r, 1] += squares
         sums[r, 2] += absolute
         for g in range(n_groups):
-            high[g] = line[g]
-            low[g] = line[g]
-        for k in range(1, GROUP):
-            part = line[k * n_groups : (k + 1) * n_groups]
-            for g in range(n_groups):
-                high[g] = max(high[g], part[g])
-                low[g] = min(low[g], part[g])
+            most = least = line[g * GROUP]
+            for c in range(g * GROUP + 1, (g + 1) * GROUP):
+                most, least = max(most, line[c]), min(least, line[c])
+            high[g], low[g] = most, least
         if counts[0, r] == 0:
             _lay_grid(line, grid[r], bins[:, r])
             for tail in range(n_tails):
@@ -121,7 +118,7 @@ def _admit(line, start, tail, extremes, hits, pool, keys, n, floor, bins, grid):
     n_groups, n_hits = len(extremes), 0
     for g in range(n_groups):
         if sign * extremes[g] >= floor:
-            for c in range(g, n_groups * GROUP, n_groups):
+            for c in range(g * GROUP, (g + 1) * GROUP):
                 hits[n_hits] = c
                 n_hits += sign * line[c] >= floor
     for c in range(n_groups * GROUP, len(line)):  # the columns that fill no group

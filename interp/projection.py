@@ -20,7 +20,7 @@ ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 """Gives the columns as (index of the first, block of them), in order; called again for every pass."""
 
-ROW_BLOCK = 256
+ROW_BLOCK = 512
 GPU_COLUMNS = 32_768
 SCREEN_MARGIN = 32
 """Least number of entries by which a screened pool is larger than the pool wanted."""
@@ -96,10 +96,15 @@ def project(
     pools = (_TensorPools if tensors else _CompiledPools)(len(rows), len(tails), screened_pool)
     block = max(1, len(rows)) if tensors else ROW_BLOCK
     left = rows.bfloat16() if screen else rows
+    room = left.new_empty(0)
     for start, tile in _blocked(tiles, GPU_COLUMNS) if tensors else tiles():
         columns = tile.to(rows.device, left.dtype).T
+        if room.numel() < block * columns.shape[1]:
+            room = left.new_empty(block * columns.shape[1])  # used again for every block: no holes between held tiles
         for at in range(0, len(rows), block):
-            pools.fold(at, start, (left[at : at + block] @ columns).float())
+            part = left[at : at + block]
+            scores = torch.mm(part, columns, out=room[: len(part) * columns.shape[1]].view(len(part), -1))
+            pools.fold(at, start, scores.float())
     overflowing = np.nonzero(~np.isfinite(pools.sums).all(1))[0]
     if len(overflowing):
         raise OverflowError(int(overflowing[0]))

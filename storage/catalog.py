@@ -21,6 +21,9 @@ SCHEMA_VERSION = 2
 LOCK_PATIENCE_S = 60.0
 """How long a connection waits for one in another process to close."""
 
+WRITER_MEMORY = "1GB"
+"""What loading may hold; beyond it DuckDB goes on on disk. Its own default is most of the machine's."""
+
 OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)",
     "CREATE TABLE IF NOT EXISTS loaded (subject VARCHAR, stage VARCHAR, recipe VARCHAR)",
@@ -80,7 +83,8 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
     give_up = time.monotonic() + patience_s
     while True:
         try:
-            return duckdb.connect(path, read_only=not write, config={"autoinstall_known_extensions": "false"})
+            config = {"autoinstall_known_extensions": "false", **({"memory_limit": WRITER_MEMORY} if write else {})}
+            return duckdb.connect(path, read_only=not write, config=config)
         except duckdb.Error as error:
             # the second is what a thread hears that wants to read while another of its process writes
             if not any(words in str(error) for words in ("Could not set lock", "different configuration")):

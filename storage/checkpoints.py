@@ -202,7 +202,7 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
     values = array.detach().contiguous().cpu()
     dtype = str(values.dtype).removeprefix("torch.")
     data = values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
-    digest = hashlib.sha256(data.tobytes()).hexdigest()
+    digest = hashlib.sha256(data.data).hexdigest()
     rows = ROWS_PER_CHUNK // data.shape[1] if data.ndim == 3 else ROWS_PER_CHUNK
     chunks = (min(max(1, rows), data.shape[0]), *data.shape[1:])
     target = zarr.create_array(

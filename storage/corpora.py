@@ -191,6 +191,12 @@ def read_rows_at(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) ->
     return np.asarray(group["tokens"].oindex[rows])  # pyright: ignore
 
 
+def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Rows:
+    """Some rows, given in ascending order, with the documents that their tokens are from."""
+    group = zarr.open_group(store.corpus(corpus_id), mode="r")
+    return Rows(*(np.asarray(group[name].oindex[rows]) for name in Rows._fields))  # pyright: ignore
+
+
 def corpus_attributes(store: Store, corpus_id: str) -> dict[str, Any]:
     """The recipe of a corpus and its size: `n_sequences`, `n_pos`, `n_tokens`, `source_sha256`, …"""
     group = zarr.open_group(store.corpus(corpus_id), mode="r")

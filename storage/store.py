@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
 
-FOLDERS = ("activations", "checkpoints", "coactivation", "corpora", "parts", "reports", "transcoders")
+FOLDERS = (
+    "activations", "answers", "checkpoints", "coactivation", "corpora", "evaluation", "parts", "reports", "transcoders",
+)  # fmt: skip
 FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 

@@ -120,7 +120,7 @@ TABLES = {
                 Column("flow_run_id", "VARCHAR", "Prefect's flow run."),
                 CHECKPOINT,
                 CORPUS,
-                Column("stage", "VARCHAR", "train-transcoders, ingest, weightlens or import."),
+                Column("stage", "VARCHAR", "train-transcoders, ingest, weightlens, …, or import."),
                 Column("recipe", "VARCHAR", "The recipe whose output the stage left in the catalog."),
                 Column("status", "VARCHAR", "running, completed, failed or killed."),
                 Column("started_at", "TIMESTAMP", "UTC."),
@@ -356,11 +356,16 @@ TABLES = {
                 Column(
                     "method",
                     "VARCHAR",
-                    "weightlens: validated input tokens; weightlens+out: with promoted output tokens; weightlens-soft: "
-                    "with all tokens of upstream features, validated or not (`compat: authors` and imports only).",
+                    "weightlens: validated input tokens; weightlens+out: with promoted output tokens; "
+                    "weightlens+out+llm: these as the explainer words them; maxact, maxact*: greatest activations, "
+                    "quantile sample; circuitlens-input: causes of sampled activations, circuitlens-full: with the "
+                    "tokens they promote, wl+cl: with WeightLens's tokens too; weightlens-soft: with all tokens of "
+                    "upstream features, validated or not (`compat: authors` and imports only).",
                 ),
                 Column(
-                    "explainer", "VARCHAR", "Who worded it: tokens (by rule, no language model), or authors (imported)."
+                    "explainer",
+                    "VARCHAR",
+                    "Who worded it: tokens (by rule, no language model), anthropic, local, or authors (imported).",
                 ),
                 Column("cluster", "INTEGER", "A mechanism of `clusters`; −1: the whole feature."),
                 Column("text", "VARCHAR", "The description."),
@@ -378,10 +383,19 @@ TABLES = {
                 READ_CORPUS,
                 LAYER,
                 FEATURE,
-                Column("method", "VARCHAR", "The description's method; `control:…` where it is known to be wrong."),
+                Column(
+                    "method",
+                    "VARCHAR",
+                    "The description's method; `control:shuffled:…` that of another feature of the layer, "
+                    "`control:constant` the same text for all.",
+                ),
                 Column("explainer", "VARCHAR", "The description's explainer."),
                 Column("judge", "VARCHAR", "Who judged: rule, anthropic, local; none where no judge is needed."),
-                Column("metric", "VARCHAR", "clarity, responsiveness, purity, faithfulness, …"),
+                Column(
+                    "metric",
+                    "VARCHAR",
+                    "clarity, responsiveness, purity, faithfulness, simulation, detection, fuzzing, …",
+                ),
                 Column("value", "DOUBLE", "The figure; null where it has no value."),
                 Column("low", "DOUBLE", "Lower end of its interval."),
                 Column("high", "DOUBLE", "Upper end of its interval."),
@@ -425,7 +439,7 @@ TABLES = {
         ),
         Table(
             "failures",
-            "One feature for which a stage found nothing, and why.",
+            "One feature for which a stage found nothing, and why; feature −1: a layer.",
             ("run_id", "stage", "layer", "feature"),
             (
                 Column("run_id", "VARCHAR", "The run that loaded it; `runs` names its checkpoint."),
@@ -510,6 +524,63 @@ VIEWS = {
             SELECT checkpoint_id, target_layer AS layer, count(*) AS n_edges FROM feature_edges
             WHERE corpus_id IS NULL GROUP BY ALL
         ) e USING (checkpoint_id, layer)
+        """,
+    ),
+    "method_comparison": (
+        "One method of description in one layer by one metric: its mean over features with a 95% interval, and what it "
+        "has over its own descriptions shuffled among the features (`lift`, over the features that have both).",
+        """
+        SELECT o.checkpoint_id, o.corpus_id, o.layer, o.explainer, o.judge, o.metric, o.method,
+               count(o.value) AS n_features, count(*) - count(o.value) AS n_without_value, avg(o.value) AS mean,
+               avg(o.value) - 1.96 * stddev_samp(o.value) / sqrt(count(o.value)) AS low,
+               avg(o.value) + 1.96 * stddev_samp(o.value) / sqrt(count(o.value)) AS high,
+               count(o.value - c.value) AS n_paired, avg(o.value - c.value) AS lift,
+               avg(o.value - c.value) - 1.96 * stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value))
+                   AS lift_low,
+               avg(o.value - c.value) + 1.96 * stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value))
+                   AS lift_high
+        FROM scores o LEFT JOIN scores c
+          ON (c.checkpoint_id, c.corpus_id, c.layer, c.feature, c.explainer, c.judge, c.metric)
+             = (o.checkpoint_id, o.corpus_id, o.layer, o.feature, o.explainer, o.judge, o.metric)
+             AND c.method = 'control:shuffled:' || o.method
+        GROUP BY ALL
+        """,
+    ),
+    "method_differences": (
+        "Two methods of description in one layer by one metric, over the features that both have: the mean difference "
+        "(the first less the second) with a 95% interval.",
+        """
+        SELECT a.checkpoint_id, a.corpus_id, a.layer, a.explainer, a.judge, a.metric, a.method, b.method AS against,
+               count(*) AS n_features, avg(a.value - b.value) AS difference,
+               avg(a.value - b.value) - 1.96 * stddev_samp(a.value - b.value) / sqrt(count(*)) AS low,
+               avg(a.value - b.value) + 1.96 * stddev_samp(a.value - b.value) / sqrt(count(*)) AS high
+        FROM scores a JOIN scores b
+          ON (a.checkpoint_id, a.corpus_id, a.layer, a.feature, a.explainer, a.judge, a.metric)
+             = (b.checkpoint_id, b.corpus_id, b.layer, b.feature, b.explainer, b.judge, b.metric)
+             AND a.method <> b.method
+        WHERE a.value IS NOT NULL AND b.value IS NOT NULL
+          AND a.method NOT LIKE 'control:%' AND b.method NOT LIKE 'control:%'
+        GROUP BY ALL
+        """,
+    ),
+    "judge_usefulness": (
+        "One judge in one layer by one metric: whether it tells any method's descriptions from the same shuffled. "
+        "Where it does not, its figures say nothing there.",
+        """
+        SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric,
+               coalesce(bool_or(lift_low > 0), false) AS is_useful, arg_max(method, lift) AS method,
+               max(lift) AS lift, arg_max(lift_low, lift) AS lift_low
+        FROM method_comparison WHERE method NOT LIKE 'control:%' AND n_paired > 0 GROUP BY ALL
+        """,
+    ),
+    "llm_spend": (
+        "What one run asked one language model for one purpose, and what it cost.",
+        """
+        SELECT run_id, model, purpose, count(*) FILTER (NOT cached) AS n_calls,
+               count(*) FILTER (cached) AS n_from_store, count(*) FILTER (status <> 'ok') AS n_without_use,
+               sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost_usd) AS cost_usd,
+               avg(latency_s) FILTER (NOT cached) AS mean_latency_s
+        FROM llm_calls GROUP BY ALL
         """,
     ),
 }

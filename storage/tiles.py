@@ -11,8 +11,8 @@ from torch import Tensor
 
 from storage.checkpoints import Checkpoint
 
-TILE_ROWS = 4096
-"""Rows a block: 12 MB at d_model 768 in float32."""
+TILE_ROWS = 2048
+"""Rows a block: 6 MB at d_model 768 in float32."""
 
 Key = tuple[Path, int | None, str, int, int | None]
 
@@ -46,6 +46,12 @@ class TileCache:
             end = min(start + TILE_ROWS, checkpoint.d_transcoder)
             key = (checkpoint.path, layer, "W_dec", start, below)
             yield start, self._tile(key, end, partial(checkpoint.written, layer, start, end, below))
+
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._held.clear()
+            self._size = 0
 
     def _tile(self, key: Key, stop: int, read: Callable[[], Tensor]) -> Tensor:
         *_, start, _ = key

@@ -19,6 +19,7 @@ from storage.parts import read_parts, write_part
 from storage.runs import now
 from storage.store import ShardKey, Store, shards
 from tasks.ingest import tokens_part
+from tasks.project import COLUMNS
 from tasks.shard_task import shard_task
 
 PROPAGATED_TABLES = ("token_candidates", "descriptions", "failures")
@@ -200,6 +201,7 @@ def load_weightlens(
     store: Store, checkpoint_id: str, run_id: str, projected: Sequence[ShardKey], propagated: Sequence[ShardKey]
 ) -> str:
     """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    COLUMNS.clear()  # nobody projects any more, and the catalog wants room
     recipe = propagated[0].recipe
     where = {"checkpoint_id": checkpoint_id}
     with open_catalog(store.catalog, write=True) as connection:

@@ -1,26 +1,34 @@
 """What every token alone activates: blocks of the vocabulary through the model, then turned round by feature."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from interp.activations.encoding import Encoder, find_active
 from interp.sparse import feature_tokens
-from interp.transcoder import Transcoder
 from interp.weightlens.settings import AUTHORS_BOS, Compat
-from interp.weightlens.single_token import active_features, single_token_inputs
-from storage.checkpoints import open_checkpoint, single_token_path, write_single_token
+from interp.weightlens.single_token import single_token_inputs
+from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.store import Store, whole_file
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
+
+COLUMNS = ("token", "feature", "value")
+"""Of the active features of a layer, as a block keeps them."""
 
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
 def single_token_block(
     store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None, device: str
 ) -> int:
-    """Run a block of the vocabulary, a token at a time, and keep every layer's active features."""
+    """Run a block of the vocabulary, a token at a time, and keep every layer's active features.
+
+    Memory: the model, one encoder, the inputs of the block at every layer, and its active pairs, 12 bytes each.
+    """
     path = _block_path(store, checkpoint_id, start, compat)
     checkpoint = open_checkpoint(store, checkpoint_id)
     layers = range(checkpoint.n_layers)
@@ -29,19 +37,22 @@ def single_token_block(
     folder, model = loaded_model(model_path, device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
     inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
-
-    def transcoder(layer: int) -> Transcoder:
-        coder = checkpoint.transcoder(layer).on(device)
-        return coder if compat is None else coder.without_subtraction()
-
+    position = np.arange(start, stop, dtype=np.int32)
     arrays = {}
-    for layer, found in active_features(inputs, start, transcoder, layers):
-        arrays[f"{layer}.feature"] = found.feature.astype(np.int32)
-        arrays[f"{layer}.token"] = found.token.astype(np.int32)
-        arrays[f"{layer}.value"] = found.value
+    for layer in layers:
+        entries = find_active(_encoder(checkpoint, layer, compat, device), inputs[layer], position)
+        arrays.update({f"{layer}.{name}": column for name, column in zip(COLUMNS, entries, strict=True)})
     with whole_file(path) as partial:
         save_file(arrays, partial)
     return start
+
+
+def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: str) -> Encoder:
+    """A layer's encoder; the authors' way, as if nothing were subtracted from its input."""
+    encoder, subtracted = checkpoint.encoder(layer, device), checkpoint.vector(layer, "subtracted")
+    if compat is None or subtracted is None:
+        return encoder
+    return replace(encoder, b_enc=encoder.b_enc + encoder.W_enc @ subtracted.float().to(device))
 
 
 @shard_task("single-token-layer", "single tokens L{layer:02d}")
@@ -50,11 +61,16 @@ def single_token_layer(
 ) -> int:
     """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
     if not single_token_path(store, checkpoint_id, layer, compat).exists():
-        blocks = [load_file(_block_path(store, checkpoint_id, start, compat)) for start in starts]
-        columns = (np.concatenate([b[f"{layer}.{name}"] for b in blocks]) for name in ("feature", "token", "value"))
-        found = feature_tokens(*columns, n_features=open_checkpoint(store, checkpoint_id).d_transcoder)
+        blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]
+        token, feature, value = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        found = feature_tokens(feature, token, value, n_features=open_checkpoint(store, checkpoint_id).d_transcoder)
         write_single_token(store, checkpoint_id, layer, found, compat)
     return layer
+
+
+def _read_block(path: Path, layer: int) -> list[np.ndarray]:
+    with safe_open(path, "numpy") as block:
+        return [block.get_tensor(f"{layer}.{name}") for name in COLUMNS]
 
 
 def drop_single_token_blocks(store: Store, checkpoint_id: str, starts: Sequence[int], compat: Compat | None) -> None:

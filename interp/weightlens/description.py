@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import simplemma
@@ -26,7 +26,7 @@ class Token:
 
     text: str
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """word: holds a letter or digit; bytes: a piece of a character; symbol: the rest, whitespace too."""
         if self.text.startswith("<0x"):
@@ -40,7 +40,7 @@ class Token:
             return self.text
         return unicodedata.normalize("NFKC", self.text).strip().casefold()
 
-    @property
+    @cached_property
     def shown(self) -> str:
         """As a person reads it: `-ing` for a piece inside a word, visible names for blanks."""
         if self.kind == "word":
@@ -90,36 +90,36 @@ def group(tokens: Sequence[Token], settings: WordingSettings) -> list[Group]:
     """
     groups: list[list[Token]] = []
     by_form: dict[str, list[Token]] = {}
+    long_words: list[list[Token]] = []
     for token in tokens:
-        forms = [token.folded, *_lemmas(token, settings.languages)]
+        word = token.folded
+        forms = [word, *(_lemmas(word, settings.languages) if token.kind == "word" else ())]
         home = next((by_form[form] for form in forms if form in by_form), None)
-        home = home or _near(token, groups, settings.near_duplicate)
+        is_long = token.kind == "word" and len(word) >= MIN_FUZZY_LETTERS
+        if home is None and is_long:
+            home = next((near for near in long_words if _alike(word, near[0].folded, settings.near_duplicate)), None)
         if home is None:
             home = []
             groups.append(home)
+            if is_long:
+                long_words.append(home)
         home.append(token)
         for form in forms:
             by_form.setdefault(form, home)
     return [Group(members[0].kind, tuple(members)) for members in groups]
 
 
-def _lemmas(token: Token, languages: tuple[str, ...]) -> list[str]:
-    word = token.folded
-    if token.kind != "word" or len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
-        return []
+@lru_cache(maxsize=1 << 16)
+def _lemmas(word: str, languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Dictionary forms of a word, itself apart; none of a piece too short or with signs in it."""
+    if len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
+        return ()
     lemmas = (simplemma.lemmatize(word, lang=language).casefold() for language in languages)
-    return [lemma for lemma in lemmas if lemma != word]
+    return tuple(lemma for lemma in lemmas if lemma != word)
 
 
-def _near(token: Token, groups: list[list[Token]], least: float) -> list[Token] | None:
-    if token.kind != "word" or len(token.folded) < MIN_FUZZY_LETTERS:
-        return None
-    for members in groups:
-        other = members[0]
-        comparable = other.kind == "word" and len(other.folded) >= MIN_FUZZY_LETTERS
-        if comparable and fuzz.ratio(token.folded, other.folded, score_cutoff=least):
-            return members
-    return None
+def _alike(word: str, other: str, least: float) -> bool:
+    return fuzz.ratio(word, other, score_cutoff=least) > 0
 
 
 def word_list(tokens: Sequence[Token], settings: WordingSettings) -> str:

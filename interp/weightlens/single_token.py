@@ -1,59 +1,48 @@
 """What every feature does when the model reads a single token: the ground on which tokens are validated."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from copy import deepcopy
+from operator import attrgetter
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor, nn
 
-from interp.capture import Hooks, capture
+from interp.capture import Hooks, read_inputs
 from interp.families import Family
-from interp.transcoder import Transcoder
 
-TOKENS_PER_FORWARD = 1024
-TOKENS_PER_ENCODE = 256
-
-
-class Activations(NamedTuple):
-    """Active (feature, token) pairs of one layer."""
-
-    feature: Int64[np.ndarray, " n"]
-    token: Int64[np.ndarray, " n"]
-    value: Float32[np.ndarray, " n"]
+TOKENS_PER_FORWARD = 512
 
 
 @torch.no_grad()
 def single_token_inputs(
     model: nn.Module, family: Family, hooks: Hooks, n_layers: int, tokens: range, bos: int | None
-) -> dict[int, Float32[Tensor, "tokens d_model"]]:
-    """Every layer's transcoder input at the last position of `[BOS, token]` (of `[token]` without BOS)."""
+) -> Float32[Tensor, "layers tokens d_model"]:
+    """Every layer's transcoder input at the last position of `[BOS, token]` (of `[token]` without BOS).
+
+    BOS does not see what follows it: it is run once, and its keys and values serve every token.
+
+    Memory: what is returned, and the keys and values of `TOKENS_PER_FORWARD` copies of BOS.
+
+    Raises:
+        ValueError: the model's attention sees one token only, so that BOS is nothing to it.
+    """
+    if bos is not None and getattr(model.config, "sliding_window", None) == 1:
+        raise ValueError("config.json: sliding_window is 1; expected 2 or more, or a model without BOS")
     device = next(model.parameters()).device
-    pieces: dict[int, list[Tensor]] = {layer: [] for layer in range(n_layers)}
-    for start in range(tokens.start, tokens.stop, TOKENS_PER_FORWARD):
-        ids = torch.arange(start, min(start + TOKENS_PER_FORWARD, tokens.stop), device=device)[:, None]
-        if bos is not None:
-            ids = torch.cat([torch.full_like(ids, bos), ids], 1)
-        for layer, streams in capture(model, family, ids, range(n_layers), hooks).items():
-            pieces[layer].append(streams.x[:, -1].clone())
-    return {layer: torch.cat(xs) for layer, xs in pieces.items()}
+    d_model = attrgetter("config.hidden_size")(model)
+    inputs = torch.empty(n_layers, len(tokens), d_model, device=device)
+    before: Any = None
+    if bos is not None:
+        before = attrgetter("past_key_values")(model(input_ids=torch.tensor([[bos]], device=device), use_cache=True))
+    for start in range(0, len(tokens), TOKENS_PER_FORWARD):
+        ids = torch.tensor(tokens[start : start + TOKENS_PER_FORWARD], device=device)[:, None]
+        past = deepcopy(before)
+        if past is not None:
+            past.batch_repeat_interleave(len(ids))
 
+        def keep(layer: int, x: Tensor, start: int = start) -> None:
+            inputs[layer, start : start + len(x)] = x[:, -1]
 
-@torch.no_grad()
-def active_features(
-    inputs: dict[int, Float32[Tensor, "tokens d_model"]],
-    first_token: int,
-    transcoder: Callable[[int], Transcoder],
-    layers: Sequence[int],
-) -> Iterator[tuple[int, Activations]]:
-    """Layer by layer, the features that fire. Memory: one transcoder and `TOKENS_PER_ENCODE` dense rows."""
-    for layer in layers:
-        coder = transcoder(layer)
-        found = []
-        for start in range(0, len(inputs[layer]), TOKENS_PER_ENCODE):
-            a = coder.encode(inputs[layer][start : start + TOKENS_PER_ENCODE])
-            token, feature = (a > 0).nonzero(as_tuple=True)
-            found.append((feature, token + first_token + start, a[token, feature]))
-        feature, token, value = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
-        yield layer, Activations(feature, token, value)
+        read_inputs(model, family, ids, range(n_layers), hooks, keep, past)
+    return inputs

@@ -1,0 +1,174 @@
+"""Descriptions of every feature by every method, worded by one explainer."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows import activations
+from flows.asking import answer_all, model_name
+from flows.engine import n_workers
+from flows.rates import Cost, Rates
+from flows.sizes import Sizes
+from flows.stage import stage_recorded, store_held
+from flows.subject import Subject, identify, open_source
+from interp.descriptions.asking import PROMPT_VERSION
+from interp.descriptions.evidence import Method
+from storage.catalog import loaded_recipe
+from storage.checkpoints import open_checkpoint
+from storage.recipes import short_hash
+from storage.runs import new_run_id
+from storage.store import ShardKey, shards
+from tasks.anthropic_model import estimate
+from tasks.describe import (
+    VERSION,
+    Task,
+    describe_shard,
+    forget_unanswered,
+    is_described,
+    load_descriptions,
+    loaded_name,
+)
+from tasks.evidence import Reading
+
+NEEDS: dict[Method, str] = {
+    "weightlens+out+llm": "weightlens",
+    "maxact": "activations",
+    "maxact*": "activations",
+    "circuitlens-input": "circuitlens",
+    "circuitlens-full": "circuitlens",
+    "wl+cl": "circuitlens",
+}
+"""The stage that leaves in the catalog what a method looks at."""
+
+DESCRIBE_S = 0.01
+"""Seconds a feature and method to read its evidence and to word it by rule."""
+
+BYTES_PER_DESCRIPTION = 250
+
+CHARACTERS_PER_QUESTION = 7_500
+"""Of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is described, under which recipe."""
+
+    subject: Subject
+
+    @cached_property
+    def evidence(self) -> dict[str, str | None]:
+        """The recipes of what the catalog holds, by stage."""
+        store, checkpoint_id, corpus_id = self.subject.store, self.subject.checkpoint_id, self.corpus_id
+        subjects = {"weightlens": checkpoint_id}
+        subjects |= dict.fromkeys(("activations", "circuitlens"), f"{checkpoint_id} {corpus_id}")
+        return {stage: loaded_recipe(store.catalog, subject, stage) for stage, subject in subjects.items()}
+
+    @property
+    def corpus_id(self) -> str:
+        return activations.Work(self.subject).corpus_id
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Those asked for, or all whose evidence is there."""
+        asked = self.subject.config.describe.methods
+        return asked or tuple(method for method in get_args(Method) if self.evidence[NEEDS[method]] is not None)
+
+    @property
+    def recipe(self) -> str:
+        config = self.subject.config
+        used = sorted({NEEDS[method] for method in self.methods} | {"weightlens"})
+        return short_hash(
+            checkpoint=self.subject.checkpoint_id,
+            evidence=[self.evidence[stage] for stage in used],
+            methods=self.methods,
+            explainer=config.describe.explainer,
+            model=model_name(config, self.subject.store, config.describe.explainer),
+            settings=[config.describe.evidence, config.describe.rule, config.wording, config.anthropic.max_tokens],
+            version=[VERSION, PROMPT_VERSION],
+        )
+
+    @property
+    def task(self) -> Task:
+        config = self.subject.config
+        readings = activations.Work(self.subject).readings
+        looks_at_samples = any(NEEDS[method] != "weightlens" for method in self.methods)
+        return Task(
+            checkpoint_id=self.subject.checkpoint_id,
+            explainer=config.describe.explainer,
+            methods=self.methods,
+            reading=Reading(self.corpus_id, tuple(one.corpus_id for one in readings)) if looks_at_samples else None,
+            evidence=config.describe.evidence,
+            rule=config.describe.rule,
+            wording=config.wording,
+            max_tokens=config.anthropic.max_tokens,
+            model=model_name(config, self.subject.store, config.describe.explainer),
+        )
+
+    def shards(self) -> list[ShardKey]:
+        sizes, shard_size, recipe = self.subject.attributes, self.subject.config.shard_size, self.recipe
+        layers = range(sizes["n_layers"])
+        return [key for layer in layers for key in shards(recipe, layer, sizes["d_transcoder"], shard_size)]
+
+
+def is_done(subject: Subject) -> bool:
+    """Whether the catalog already holds what the configuration asks for."""
+    explainer = loaded_name(subject.config.describe.explainer)
+    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, explainer) == Work(subject).recipe
+
+
+def todo(subject: Subject) -> dict[str, int]:
+    """Step by step, how many tasks are left."""
+    return {"describe": sum(not is_described(subject.store, key) for key in Work(subject).shards())}
+
+
+def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    methods = config.describe.methods or tuple(get_args(Method))
+    n = sizes.n_layers * sizes.d_transcoder * len(methods)
+    usd = 0.0
+    if config.describe.explainer == "anthropic":
+        usd = estimate(n, n * CHARACTERS_PER_QUESTION, n * config.anthropic.max_tokens, config.anthropic).usd
+    n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    seconds = n * DESCRIBE_S / n_workers(config.engine)
+    return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, n_workers(config.engine) * 200e6, usd)}
+
+
+def perform(subject: Subject, run_id: str) -> None:
+    """Describe every shard, then load the catalog.
+
+    Raises:
+        ValueError: a method is asked for whose evidence is not there, or the questions cost more than the budget.
+    """
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    open_checkpoint(store, checkpoint_id)
+    work = Work(subject)
+    for method in work.methods:
+        if work.evidence[NEEDS[method]] is None:
+            raise ValueError(f"describe.methods: {method} looks at what the stage {NEEDS[method]} finds; run it first")
+    if not work.methods:
+        raise ValueError("describe: the catalog holds nothing to describe from; run weightlens or activations first")
+    task, keys = work.task, work.shards()
+    with stage_recorded(
+        config, store, "describe", run_id, work.recipe, checkpoint_id=checkpoint_id, corpus_id=work.corpus_id
+    ):
+        for key in keys:
+            forget_unanswered(store, key)
+        answer_all(
+            config, store, config.describe.explainer, run_id, keys,
+            lambda key, unanswered: describe_shard.submit(store, task, key, unanswered), "describe",
+        )  # fmt: skip
+        load_descriptions(store, task, run_id, keys)
+
+
+@flow(name="describe", flow_run_name="describe features of {config.name}")
+def describe(config: RunConfig) -> str:
+    """Describe the features of a checkpoint from what the catalog knows of them; returns its id."""
+    subject = identify(open_source(config))
+    open_checkpoint(subject.store, subject.checkpoint_id)
+    if not is_done(subject):
+        with store_held(config, subject.store, f"describe {config.name}"):
+            perform(subject, new_run_id())
+    return subject.checkpoint_id

@@ -1,0 +1,99 @@
+"""What a description may rest on: for each method exactly what the paper lets it see."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["weightlens+out+llm", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"]
+"""The methods of this stage; `weightlens` and `weightlens+out` are worded by the weightlens stage."""
+
+WHOLE = -1
+"""The `cluster` of a description of the whole feature."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One sampled activation: the text around it, as tokens."""
+
+    tokens: tuple[str, ...]
+    at: int
+    """The firing token."""
+    activation: float
+    causes: tuple[int, ...] | None = None
+    """Tokens that drive the activation by CircuitLens, the strongest first; None: not attributed, the whole text may be
+    looked at."""
+
+    @property
+    def fires(self) -> str:
+        return self.tokens[self.at]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a feature, or of one of its clusters."""
+
+    reads: tuple[str, ...] = ()
+    """Tokens that fire the feature alone, the strongest first (WeightLens)."""
+    moments: tuple[Moment, ...] = ()
+    """Sampled activations, the strongest first."""
+    promotes: tuple[str, ...] = ()
+    """Next tokens that the feature makes more likely, the strongest first."""
+
+    @property
+    def tells_something(self) -> bool:
+        return bool(self.reads or self.moments or self.promotes)
+
+
+def pattern(moment: Moment) -> str:
+    """A moment as a person reads it: the firing token marked, of attributed ones only the causes, gaps as `…`."""
+    shown = set(range(len(moment.tokens))) if moment.causes is None else {*moment.causes, moment.at}
+    pieces: list[str] = []
+    for at, token in enumerate(moment.tokens):
+        if at in shown:
+            pieces.append(f"«{token}»" if at == moment.at else token)
+        elif not pieces or pieces[-1] != " …":
+            pieces.append(" …")
+    return "".join(pieces)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One mechanism that CircuitLens told apart."""
+
+    number: int
+    share: float
+    """Of the feature's attributed samples."""
+    moments: tuple[Moment, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that the catalog knows of one feature."""
+
+    reads: tuple[str, ...] = ()
+    """Validated tokens (WeightLens)."""
+    promotes: tuple[str, ...] = ()
+    """Output tokens (WeightLens)."""
+    top: tuple[Moment, ...] = ()
+    """Its greatest activations."""
+    spread: tuple[Moment, ...] = ()
+    """The quantile sample."""
+    clusters: tuple[Cluster, ...] = ()
+    effects: tuple[str, ...] = ()
+    """Tokens whose logits its sampled activations raise (CircuitLens)."""
+
+
+def evidence_for(method: Method, known: Known) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
+    """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
+    if method == "weightlens+out+llm":
+        return Evidence(reads=known.reads, promotes=known.promotes), []
+    if method == "maxact":
+        return Evidence(moments=known.top), []
+    if method == "maxact*":
+        return Evidence(moments=known.spread), []
+    parts = [(cluster, Evidence(moments=cluster.moments)) for cluster in known.clusters]
+    if method == "circuitlens-input" or not parts:
+        return Evidence(), parts
+    if method == "circuitlens-full":
+        return Evidence(promotes=known.effects), parts
+    promotes = tuple(dict.fromkeys([*known.effects, *known.promotes]))
+    return Evidence(reads=known.reads, promotes=promotes), parts

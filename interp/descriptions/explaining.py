@@ -1,0 +1,91 @@
+"""A feature by one method: each cluster first, then one text for the whole."""
+
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from interp.descriptions import prompts
+from interp.descriptions.asking import Answers
+from interp.descriptions.evidence import WHOLE, Evidence, Known, Method, evidence_for
+from interp.descriptions.settings import RuleSettings
+from interp.descriptions.wording import by_rule, joined
+from interp.weightlens.settings import WordingSettings
+
+N_TOKENS = 12
+"""Tokens kept beside a description."""
+
+
+class Explainer(Protocol):
+    """Puts evidence into words."""
+
+    def explain(self, evidence: Evidence) -> str | None:
+        """A feature or a cluster in words; None where there are none."""
+        ...
+
+    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
+        """One text from those of clusters, (text, share) each, and what is known of the whole feature."""
+        ...
+
+
+class TokensExplainer(NamedTuple):
+    """By rule, offline."""
+
+    rule: RuleSettings
+    wording: WordingSettings
+
+    def explain(self, evidence: Evidence) -> str | None:
+        return by_rule(evidence, self.rule, self.wording)
+
+    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
+        return joined([text for text, _ in parts], whole, self.rule, self.wording)
+
+
+class ModelExplainer(NamedTuple):
+    """By a language model; what is not answered yet is left in `answers.missing`."""
+
+    answers: Answers
+    max_tokens: int
+
+    def explain(self, evidence: Evidence) -> str | None:
+        value = self.answers.value(prompts.explain(evidence, self.max_tokens))
+        return None if value is None else prompts.description_in(value)
+
+    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
+        value = self.answers.value(prompts.join(parts, whole, self.max_tokens))
+        return None if value is None else prompts.description_in(value)
+
+
+class Described(NamedTuple):
+    """One description."""
+
+    cluster: int
+    """`WHOLE` for the whole feature."""
+    text: str
+    tokens: list[str]
+    """Texts of the tokens that it rests on, the strongest first."""
+
+
+def describe(method: Method, known: Known, explainer: Explainer) -> list[Described]:
+    """All descriptions of a feature by a method, those of its clusters first."""
+    whole, clusters = evidence_for(method, known)
+    if len(clusters) == 1:
+        whole, clusters = replace(whole, moments=clusters[0][1].moments), []
+    found: list[Described] = []
+    parts: list[tuple[str, float]] = []
+    for cluster, evidence in clusters:
+        text = explainer.explain(evidence)
+        if text is not None:
+            found.append(Described(cluster.number, text, _tokens(evidence)))
+            parts.append((text, cluster.share))
+    if clusters:
+        text = explainer.join(parts, whole) if len(parts) == len(clusters) else None
+    else:
+        text = explainer.explain(whole) if whole.tells_something else None
+    if text is not None:
+        moments = tuple(moment for _, evidence in clusters for moment in evidence.moments)
+        found.append(Described(WHOLE, text, _tokens(replace(whole, moments=whole.moments + moments))))
+    return found
+
+
+def _tokens(evidence: Evidence) -> list[str]:
+    fires = (moment.fires for moment in evidence.moments)
+    return list(dict.fromkeys([*evidence.reads, *fires, *evidence.promotes]))[:N_TOKENS]

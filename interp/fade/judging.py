@@ -1,0 +1,129 @@
+"""One description of one feature before a judge: what it is judged on, what the judge said, and the figures of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int8, Int64
+
+from interp.fade.judge import Judge, Marked, Text
+from interp.fade.metrics import (
+    PRESENT,
+    Score,
+    balanced_accuracy,
+    clarity,
+    faithfulness,
+    purity,
+    responsiveness,
+    simulation,
+)
+from interp.fade.settings import EvaluateSettings
+from interp.fade.texts import Active, stratified
+
+METRICS = ("clarity", "responsiveness", "purity", "faithfulness", "simulation", "detection", "fuzzing")
+
+
+class Material(NamedTuple):
+    """What a feature's descriptions are judged on: the same for all, and nothing that a description was made from."""
+
+    peaks: Float[np.ndarray, " n_texts"]
+    """The feature's activation on every natural text."""
+    rated: Int64[np.ndarray, " n_rated"]
+    """The natural texts that are rated."""
+    marked: list[Marked]
+    marked_right: Bool[np.ndarray, " n_marked"]
+    """Whether the marked tokens of each are those at which the feature is active."""
+    simulated: Int64[np.ndarray, " n_simulated"]
+    """The natural texts in which activity is predicted."""
+    active: list[Bool[np.ndarray, " n_pos"]]
+    """Where in these the feature is active."""
+    continuations: dict[float, list[Text]]
+    """What the model writes with the feature held, by factor; empty where the feature was not steered."""
+
+
+class Judged(NamedTuple):
+    """What a judge said of one description."""
+
+    ratings: Int8[np.ndarray, " n_rated"]
+    marks: Int8[np.ndarray, " n_marked"]
+    expected: list[Float[np.ndarray, " n_pos"]] | None
+    continuations: dict[float, Int8[np.ndarray, " n_prompts"]]
+
+
+def material(
+    active: Active, texts: list[Text], continuations: dict[float, list[Text]], settings: EvaluateSettings, seed: int
+) -> Material:
+    """Draw what one feature is judged on. `active` are its own activations."""
+    random = np.random.default_rng(seed)
+    peaks = active.peaks(len(texts))
+    where = {int(text): active.place[active.text == text] for text in np.unique(active.text)}
+    firing = np.array(list(where), np.int64)
+    marked, right = _marked(where, texts, settings.n_fuzzed, random)
+    n_firing = min(settings.n_simulated // 2, len(firing))
+    chosen = random.permutation(firing)[:n_firing]
+    others = random.permutation(np.setdiff1d(np.arange(len(texts)), chosen))[: settings.n_simulated - n_firing]
+    simulated = np.sort(np.concatenate([chosen, others])) if settings.n_simulated else np.zeros(0, np.int64)
+    masks = [_mask(where.get(int(text)), len(texts[text].tokens)) for text in simulated]
+    rated = stratified(peaks, settings.n_rated, seed)
+    return Material(peaks, rated, marked, right, simulated, masks, continuations)
+
+
+def _mask(places: np.ndarray | None, n: int) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    if places is not None:
+        mask[places] = True
+    return mask
+
+
+def _marked(
+    where: dict[int, np.ndarray], texts: list[Text], n: int, random: np.random.Generator
+) -> tuple[list[Marked], np.ndarray]:
+    """Texts in which the feature is active, half with those tokens marked, half with as many others."""
+    half = n // 2
+    chosen = [int(text) for text in random.permutation(list(where))[: 2 * half]] if where else []
+    wrong = chosen[half:] if len(chosen) > half else chosen
+    marked, right = [], []
+    for is_right, members in ((True, chosen[:half]), (False, wrong)):
+        for at in members:
+            places = where[at]
+            silent = np.setdiff1d(np.arange(len(texts[at].tokens)), places)
+            if not is_right:
+                places = random.permutation(silent)[: len(places)]
+            if len(places):
+                marked.append(Marked(texts[at], tuple(sorted(int(place) for place in places))))
+                right.append(is_right)
+    return marked, np.array(right, bool)
+
+
+def judge_description(judge: Judge, description: str, of: Material, texts: list[Text]) -> Judged:
+    """Have a description judged on a feature's material."""
+    return Judged(
+        ratings=judge.rate(description, [texts[at] for at in of.rated]),
+        marks=judge.marks_right(description, of.marked),
+        expected=judge.simulate(description, [texts[at] for at in of.simulated]),
+        continuations={
+            factor: judge.rate_continuations(description, many) for factor, many in of.continuations.items()
+        },
+    )
+
+
+def figures(
+    judged: Judged, of: Material, synthetic: Float[np.ndarray, " m"], settings: EvaluateSettings
+) -> dict[str, Score]:
+    """Every metric of a description; `synthetic` are the feature's activations on the texts written from it."""
+    given = judged.ratings >= 0
+    rated_peaks, ratings = of.peaks[of.rated][given], judged.ratings[given]
+    found = {
+        "clarity": clarity(synthetic, of.peaks),
+        "responsiveness": responsiveness(rated_peaks, ratings),
+        "purity": purity(rated_peaks, ratings),
+        "detection": balanced_accuracy(ratings == PRESENT, rated_peaks > 0),
+    }
+    if settings.n_fuzzed:
+        told = judged.marks >= 0
+        found["fuzzing"] = balanced_accuracy(judged.marks[told] == 1, of.marked_right[told])
+    if settings.n_simulated:
+        expected = judged.expected
+        found["simulation"] = Score.none("no_answer") if expected is None else simulation(expected, of.active)
+    if judged.continuations:
+        found["faithfulness"] = faithfulness(judged.continuations)
+    return found

@@ -1,0 +1,111 @@
+"""A language model as judge: its questions, and what its answers mean."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int8
+
+from interp.descriptions.asking import FENCE_NOTE, Answers, Prompt, fenced, numbered, record
+from interp.fade.judge import LACKING, Marked, Text
+
+TEXTS_PER_WRITING = 10
+"""Texts asked for at once."""
+
+TOKENS_PER_TEXT = 60
+"""Room for an answer's text."""
+
+SYNTHESISE = (
+    "You write short texts that show a given concept. The material holds the `concept` and a `variant` number. Write "
+    f"{TEXTS_PER_WRITING} texts of one or two sentences that vary in style, tone, context and structure and each show "
+    "the concept clearly; where it names tokens in quotation marks, the texts hold such tokens. A leading hyphen marks "
+    f"a piece inside a word. Different variants want different texts.\n\n{FENCE_NOTE}"
+)
+
+RATE = (
+    "You rate how clearly texts show a concept. 0: not at all. 1: vaguely or partially. 2: clearly and unambiguously. "
+    "Rate conservatively: if uncertain, choose the lower. The material holds the `concept` and `texts`, each with an "
+    f"`id`. Answer with one rating for every id.\n\n{FENCE_NOTE}"
+)
+
+MARK = (
+    "In each text, some tokens are marked «so». Say for each text whether the marked tokens are instances of the "
+    "concept: 1 if they are, 0 if not. The material holds the `concept` and `texts`, each with an `id`. Answer with "
+    f"one rating for every id.\n\n{FENCE_NOTE}"
+)
+
+SIMULATE = (
+    "A detector of the concept reads texts token by token. The material holds the `concept` and `texts`, each with an "
+    "`id` and its `tokens`. Answer for every id with the indices, from 0, of the tokens at which the detector fires; "
+    f"an empty list where it stays silent.\n\n{FENCE_NOTE}"
+)
+
+TEXTS = record(texts={"type": "array", "items": {"type": "string"}})
+RATINGS = record(
+    ratings={"type": "array", "items": record(id={"type": "integer"}, rating={"type": "integer", "enum": [0, 1, 2]})}
+)
+FIRING = record(
+    firing={
+        "type": "array",
+        "items": record(id={"type": "integer"}, tokens={"type": "array", "items": {"type": "integer"}}),
+    }
+)
+
+
+class ModelJudge:
+    """Implements `Judge`. What is not answered yet is left in `answers.missing`."""
+
+    def __init__(self, answers: Answers, texts_per_question: int) -> None:
+        self._answers = answers
+        self._step = texts_per_question
+
+    def synthesise(self, description: str, n: int) -> list[str]:
+        texts: list[str] = []
+        for variant in range(-(-n // TEXTS_PER_WRITING)):
+            about = fenced({"concept": description, "variant": variant})
+            prompt = Prompt("synthesise", SYNTHESISE, about, TEXTS, TEXTS_PER_WRITING * TOKENS_PER_TEXT)
+            value = self._answers.value(prompt)
+            texts += [] if value is None else [text for text in value["texts"] if text.strip()][:TEXTS_PER_WRITING]
+        return list(dict.fromkeys(texts))[:n]
+
+    def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
+        return self._rated("rate", RATE, description, [text.whole for text in texts], 2)
+
+    def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
+        return self.rate(description, texts)
+
+    def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
+        shown = [
+            "".join(f"«{token}»" if at in marked.places else token for at, token in enumerate(marked.text.tokens))
+            for marked in texts
+        ]
+        return self._rated("mark", MARK, description, shown, 1)
+
+    def _rated(self, purpose: Any, system: str, description: str, texts: Sequence[str], top: int) -> np.ndarray:
+        """Equal texts are asked about once."""
+        different = list(dict.fromkeys(texts))
+        found = dict.fromkeys(different, LACKING)
+        for start in range(0, len(different), self._step):
+            block = different[start : start + self._step]
+            about = fenced({"concept": description, "texts": numbered(block)})
+            value = self._answers.value(Prompt(purpose, system, about, RATINGS, 40 + 20 * len(block)))
+            for one in [] if value is None else value["ratings"]:
+                if 0 <= one["id"] < len(block) and one["rating"] <= top:
+                    found[block[one["id"]]] = one["rating"]
+        return np.array([found[text] for text in texts], np.int8)
+
+    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " n_pos"]] | None:
+        expected = [np.zeros(len(text.tokens), np.float32) for text in texts]
+        whole = True
+        for start in range(0, len(texts), self._step):
+            block = [
+                {"id": at, "tokens": list(text.tokens)} for at, text in enumerate(texts[start : start + self._step])
+            ]
+            about = fenced({"concept": description, "texts": block})
+            value = self._answers.value(Prompt("simulate", SIMULATE, about, FIRING, 40 + 60 * len(block)))
+            whole &= value is not None
+            for one in [] if value is None else value["firing"]:
+                if 0 <= one["id"] < len(block):
+                    activity = expected[start + one["id"]]
+                    activity[[at for at in one["tokens"] if 0 <= at < len(activity)]] = 1
+        return expected if whole else None

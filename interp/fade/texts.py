@@ -1,0 +1,97 @@
+"""Natural texts: pieces of held-out rows, what features do on them, and which of them are rated."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int32, Int64, Integer
+from torch import Tensor
+
+from interp.transcoder import Transcoder, activate
+
+PERCENTILES = (0, 50, 75, 95, 100)
+"""Natural texts are rated in equal numbers from between these percentiles of a feature's activation."""
+
+TOP_SHARE = 0.1
+"""Of the rated texts, those that come from the very top."""
+
+MIN_TOKENS = 4
+"""A piece of a document that is shorter is no text."""
+
+
+class Active(NamedTuple):
+    """Where some features are active on some texts: one entry a (feature, text, token), ordered so."""
+
+    feature: Int32[np.ndarray, " n"]
+    """Index among the features asked for."""
+    text: Int32[np.ndarray, " n"]
+    place: Int32[np.ndarray, " n"]
+    """Token of the text, what was put before it not counted."""
+    value: Float[np.ndarray, " n"]
+
+    def of(self, feature: int) -> "Active":
+        start, stop = np.searchsorted(self.feature, [feature, feature + 1])
+        return Active(*(column[start:stop] for column in self))
+
+    def peaks(self, n_texts: int) -> Float[np.ndarray, " n_texts"]:
+        """One feature's activation on every text: its value at argmax |a| over the tokens."""
+        peaks = np.zeros(n_texts, np.float32)
+        np.maximum.at(peaks, self.text, self.value.astype(np.float32))  # activations are never negative
+        return peaks
+
+
+def pieces(
+    tokens: Int32[np.ndarray, "rows n_pos"],
+    documents: Int32[np.ndarray, "rows n_pos"],
+    bos: int | None,
+    text_tokens: int,
+) -> Iterator[list[int]]:
+    """Rows cut into texts of at most `text_tokens` tokens, none across documents; BOS and padding left out."""
+    for row, owner in zip(tokens, documents, strict=True):
+        real = row >= 0 if bos is None else (row >= 0) & (row != bos)
+        ends = np.flatnonzero(np.diff(owner)) + 1
+        for piece, kept in zip(np.split(row, ends), np.split(real, ends), strict=True):
+            content = piece[kept].tolist()
+            for start in range(0, len(content), text_tokens):
+                text = content[start : start + text_tokens]
+                if len(text) >= min(MIN_TOKENS, text_tokens):
+                    yield text
+
+
+def chosen_activations(
+    transcoder: Transcoder, features: Int64[Tensor, " chosen"], x: Float[Tensor, "n d_model"]
+) -> Float[Tensor, "n chosen"]:
+    """Activations of some features; only TopK has to compute the others too."""
+    if transcoder.activation == "topk":
+        return transcoder.encode(x)[:, features]
+    pre = torch.addmm(transcoder.b_enc[features], x, transcoder.W_enc[features].T)
+    threshold = None if transcoder.threshold is None else transcoder.threshold[features]
+    return activate(pre, transcoder.activation, threshold, None)
+
+
+def stratified(peaks: Float[np.ndarray, " n"], n: int, seed: int) -> Int64[np.ndarray, " m"]:
+    """At most `n` texts, in equal numbers from between `PERCENTILES` of the activation and a tenth from the top."""
+    if len(peaks) <= n:
+        return np.arange(len(peaks))
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.permutation(len(peaks)), peaks))
+    bounds = [percent * len(order) // 100 for percent in PERCENTILES]
+    each = int(n * (1 - TOP_SHARE)) // (len(PERCENTILES) - 1)
+    taken = np.zeros(len(peaks), bool)
+    for start, stop in pairwise(bounds):
+        layer = order[start:stop]
+        taken[random.choice(layer, min(each, len(layer)), replace=False)] = True
+    rest = order[~taken[order]]
+    taken[rest[len(rest) - (n - int(taken.sum())) :]] = True
+    return np.flatnonzero(taken)
+
+
+def rows_of(texts: list[list[int]], before: list[int], width: int) -> Integer[np.ndarray, "n n_pos"]:
+    """Texts as rows for the model, what comes before each, −1 behind."""
+    rows = np.full((len(texts), len(before) + width), -1, np.int64)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(before)] = before
+        row[len(before) : len(before) + len(text)] = text
+    return rows

@@ -1,0 +1,96 @@
+"""Answers of language models, kept by the hash of what was asked: nothing is asked or paid for twice.
+
+answers/<ab>/<sha256>.json      an answer and what it cost
+answers/batches/<name>.json     a message batch that was sent and not collected yet
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interp.descriptions.asking import Answer, Prompt, parsed
+from storage.store import Store, read_json, write_json
+
+MAX_ANSWERS = 2
+"""How often a question is asked whose answer was truncated or malformed."""
+
+
+class Kept(NamedTuple):
+    """What came back for one question."""
+
+    text: str | None
+    """The answer, unparsed; None where `problem` says why there is none."""
+    problem: str | None
+    detail: str
+    attempts: int
+    """How often it was answered; a malformed answer is asked for again."""
+    calls: list[dict[str, Any]]
+    """Rows of `llm_calls`, one an answer that was paid for."""
+
+
+class OpenBatch(NamedTuple):
+    """A message batch that was, or was about to be, sent."""
+
+    batch_id: str | None
+    """None: the process ended between sending it and hearing its name."""
+    sha256: list[str]
+    sent_at: str
+    """UTC, ISO."""
+
+
+@dataclass(frozen=True)
+class AnswerStore:
+    """The answers in a store."""
+
+    store: Store
+
+    @property
+    def folder(self) -> Path:
+        return self.store.root / "answers"
+
+    def path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.json"
+
+    def read(self, sha256: str) -> Kept | None:
+        """A kept answer.
+
+        Raises:
+            ValueError: the file is damaged; the message names it.
+        """
+        path = self.path(sha256)
+        if not path.is_file():
+            return None
+        try:
+            return Kept(**read_json(path))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: damaged answer ({error}); remove it to have the question asked again") from None
+
+    def write(self, sha256: str, kept: Kept) -> None:
+        write_json(self.path(sha256), kept._asdict())
+
+    def batches(self) -> Iterator[tuple[Path, OpenBatch]]:
+        """Batches that are still to be collected, the oldest first."""
+        found = [(path, OpenBatch(**read_json(path))) for path in (self.folder / "batches").glob("*.json")]
+        yield from sorted(found, key=lambda pair: pair[1].sent_at)
+
+    def batch_path(self, name: str) -> Path:
+        return self.folder / "batches" / f"{name}.json"
+
+
+def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[str, Answer]) -> Answer | None:
+    """The answer to a question as far as it is known."""
+    sha256 = prompt.sha256(model)
+    kept = answers.read(sha256)
+    if kept is None or (asked_again(kept, prompt) and sha256 not in unanswered):
+        return unanswered.get(sha256)
+    if kept.text is None:
+        return Answer(None, kept.problem, kept.detail)
+    value = parsed(kept.text, prompt.schema)
+    return Answer(value) if value is not None else Answer(None, "malformed", kept.text[:500])
+
+
+def asked_again(kept: Kept, prompt: Prompt) -> bool:
+    """Whether a useless answer is worth another question."""
+    useless = kept.problem == "truncated" or (kept.text is not None and parsed(kept.text, prompt.schema) is None)
+    return useless and kept.attempts < MAX_ANSWERS

@@ -1,0 +1,152 @@
+"""Describe a shard's features by every method, and load the descriptions into the catalog."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from interp.descriptions.asking import Answer, Answers, Prompt
+from interp.descriptions.evidence import WHOLE, Known, Method, evidence_for
+from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
+from interp.descriptions.settings import EvidenceSettings, RuleSettings
+from interp.weightlens.settings import WordingSettings
+from storage.answers import AnswerStore, look_up
+from storage.catalog import mark_loaded, open_catalog, replace_rows
+from storage.parts import read_parts, write_part
+from storage.runs import now
+from storage.store import ShardKey, Store
+from tasks.evidence import Reading, known_features
+from tasks.shard_task import shard_task
+
+VERSION = 1
+"""Bump when the same evidence would be described otherwise."""
+
+TABLES = ("descriptions", "failures")
+
+PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
+"""Why a question has no answer that another run may get."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a stage describes: all that its tasks have to know."""
+
+    checkpoint_id: str
+    explainer: str
+    methods: tuple[Method, ...]
+    reading: Reading | None
+    evidence: EvidenceSettings
+    rule: RuleSettings
+    wording: WordingSettings
+    max_tokens: int
+    model: str | None
+    """Who is asked, as the answers are kept under; None for the tokens explainer."""
+
+
+@shard_task("describe", "describe {key.name}")
+def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str, Answer]) -> list[Prompt]:
+    """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
+
+    Memory: see `known_features`, and the shard's descriptions or questions.
+    """
+    if is_described(store, key):
+        return []
+    answers = None
+    if task.model is not None:
+        look = partial(look_up, AnswerStore(store), task.model, unanswered=unanswered)
+        answers = Answers(look)
+    explainer: Explainer = (
+        TokensExplainer(task.rule, task.wording) if answers is None else ModelExplainer(answers, task.max_tokens)
+    )
+    described, failed = [], []
+    with open_catalog(store.catalog) as connection:
+        everything = known_features(
+            store, connection, task.checkpoint_id, task.reading, key.layer, key.start, key.stop, task.evidence
+        )
+        for feature, known in everything:
+            before = len(answers.problems) if answers else 0
+            rows = [(feature, method, *one) for method in task.methods for one in describe(method, known, explainer)]
+            described += rows
+            problems = answers.problems[before:] if answers else []
+            reason = _reason(task, known, {row[1] for row in rows if row[2] == WHOLE}, problems)
+            failed += [(feature, *reason)] if reason else []
+    if answers is not None and answers.missing:
+        return answers.missing
+    _write(store, task, key, described, failed)
+    return []
+
+
+def is_described(store: Store, key: ShardKey) -> bool:
+    """Whether a shard's parts are there and no question of theirs is worth asking again."""
+    paths = [store.part(table, key) for table in TABLES]
+    if not all(path.exists() for path in paths):
+        return False
+    return not PASSING.intersection(read_parts([paths[1]], ["reason"])["reason"].to_pylist())
+
+
+def forget_unanswered(store: Store, key: ShardKey) -> None:
+    """Have a shard described anew that an earlier run left with unanswered questions."""
+    if not is_described(store, key):
+        for table in TABLES:
+            store.part(table, key).unlink(missing_ok=True)
+
+
+def _reason(task: Task, known: Known, found: set[str], problems: Sequence[Answer]) -> tuple[str, str] | None:
+    """Why a feature lacks descriptions, if it does: what passes first, since it is worth another run."""
+    for problem in sorted(problems, key=lambda answer: answer.problem not in PASSING):
+        lacking = ", ".join(method for method in task.methods if method not in found) or "a cluster"
+        return problem.problem or "malformed", f"{lacking}: {problem.detail}"[:500]
+    offered = [method for method in task.methods if _offers(method, known)]
+    if offered:
+        return None
+    return "no_evidence", "no validated or promoted token, and not active on the corpus"
+
+
+def _offers(method: Method, known: Known) -> bool:
+    whole, clusters = evidence_for(method, known)
+    return whole.tells_something or bool(clusters)
+
+
+def _write(store: Store, task: Task, key: ShardKey, described: list[tuple], failed: list[tuple]) -> None:
+    shared = {"checkpoint_id": task.checkpoint_id, "layer": key.layer}
+    names = ("feature", "method", "cluster", "text", "tokens")
+    columns = dict(zip(names, zip(*described, strict=True), strict=False))
+    corpus_id = None if task.reading is None else task.reading.corpus_id
+    corpora = [None if row[1] == "weightlens+out+llm" else corpus_id for row in described]
+    fixed = {"explainer": task.explainer, "corpus_id": corpora, "created_at": [now()] * len(described)}
+    write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
+    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
+    failures = {"stage": "describe", "layer": key.layer, **columns}
+    write_part(store.part("failures", key), "failures", failures, len(failed))
+
+
+class Loaded(NamedTuple):
+    """What loading left."""
+
+    is_whole: bool
+    """No question is left for another run."""
+
+
+@shard_task("load-descriptions", "load descriptions")
+def load_descriptions(store: Store, task: Task, run_id: str, keys: Sequence[ShardKey]) -> Loaded:
+    """Load all parts in one transaction, in the place of this explainer's earlier descriptions by these methods."""
+    descriptions, failures = ([store.part(table, key) for key in keys] for table in TABLES)
+    reasons = set(read_parts(failures, ["reason"])["reason"].to_pylist())
+    is_whole = not reasons & PASSING
+    where = {"checkpoint_id": task.checkpoint_id, "explainer": task.explainer}
+    methods = "method NOT IN ('weightlens', 'weightlens+out', 'weightlens-soft')"
+    with open_catalog(store.catalog, write=True) as connection:
+        connection.execute(
+            f"DELETE FROM descriptions WHERE checkpoint_id = ? AND explainer = ? AND {methods}", list(where.values())
+        )
+        replace_rows(connection, "descriptions", {"checkpoint_id": None}, descriptions)
+        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
+        connection.execute(f"DELETE FROM failures WHERE stage = 'describe' AND {of_checkpoint}", [task.checkpoint_id])
+        replace_rows(connection, "failures", {"run_id": run_id, "stage": "describe"}, failures, run_id)
+        mark_loaded(connection, task.checkpoint_id, loaded_name(task.explainer), keys[0].recipe if is_whole else "")
+    return Loaded(is_whole)
+
+
+def loaded_name(explainer: str) -> str:
+    """The catalog holds what each explainer said, side by side."""
+    return f"describe {explainer}"

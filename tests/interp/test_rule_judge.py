@@ -1,0 +1,79 @@
+"""The judge that knows nothing but the description's words."""
+
+import numpy as np
+
+from interp.descriptions.asking import Answer, Answers, Prompt
+from interp.fade.judge import LACKING, Marked, Text
+from interp.fade.model_judge import ModelJudge
+from interp.fade.rule import RuleJudge
+
+JUDGE = RuleJudge()
+OFFICER = "the token ‘officer’ and its forms; right after ‘police’; promotes ‘headquarters’"
+SEEN = [
+    Text((" a", " police", " officers", " ran")),
+    Text((" the", " officer", " of", " police")),
+    Text((" police", " dogs")),
+    Text((" nearer", " head", "quarters")),
+]
+
+
+def test_texts_are_rated_by_word_and_context() -> None:
+    assert JUDGE.rate(OFFICER, SEEN).tolist() == [2, 1, 0, 0]
+    assert JUDGE.rate("‘-er’", [Text((" near", "er")), Text((" er",))]).tolist() == [2, 0]
+    assert JUDGE.rate("the token ‘\\n’", [Text(("a", "\n")), Text(("a",))]).tolist() == [2, 0]
+
+
+def test_continuations_may_show_what_is_promoted() -> None:
+    texts = [Text((" the", " headquarters")), Text((" nothing",))]
+    assert JUDGE.rate_continuations(OFFICER, texts).tolist() == [2, 0]
+    assert JUDGE.rate(OFFICER, texts).tolist() == [0, 0]
+    assert JUDGE.rate("promotes ‘headquarters’", texts).tolist() == [2, 0]
+
+
+def test_activity_is_expected_where_the_word_stands() -> None:
+    (expected,) = JUDGE.simulate(OFFICER, [Text((" police", " officer", " officer"))])
+    assert expected.tolist() == [0, 1, 0.5]
+    (expected,) = JUDGE.simulate("many tokens, such as ‘x’; right after ‘the’", [Text((" the", " sea", " x"))])
+    assert expected.tolist() == [0, 1, 0.5]
+
+
+def test_marks_are_checked_against_what_is_expected() -> None:
+    text = Text((" police", " officer", " ran"))
+    assert JUDGE.marks_right(OFFICER, [Marked(text, (1,)), Marked(text, (0, 2))]).tolist() == [1, 0]
+
+
+def test_texts_it_writes_show_what_it_looks_for() -> None:
+    texts = JUDGE.synthesise(OFFICER, 20)
+    assert len(texts) == len(set(texts)) == 20
+    assert all("police officer" in text for text in texts)
+    pieces = JUDGE.synthesise("‘-er’, ‘.’; punctuation ‘\\n’", 30)
+    assert len(pieces) == 30
+    assert sum("er" in text for text in pieces) >= 10
+    assert JUDGE.synthesise("promotes ‘x’", 3) == JUDGE.synthesise("‘x’", 3)
+    assert JUDGE.synthesise("", 3) == []
+
+
+def test_a_language_model_is_asked_once_for_equal_texts_and_gaps_stay_gaps() -> None:
+    asked: list[Prompt] = []
+
+    def known(prompt: Prompt) -> Answer | None:
+        asked.append(prompt)
+        if "«" in prompt.user:
+            return None
+        if prompt.purpose == "rate":
+            return Answer({"ratings": [{"id": 0, "rating": 2}, {"id": 9, "rating": 1}]})
+        return Answer({"firing": [{"id": 0, "tokens": [1, 7]}]}) if prompt.purpose == "simulate" else Answer(None, "x")
+
+    answers = Answers(known)
+    judge = ModelJudge(answers, 15)
+    texts = [Text((" a", " b")), Text((" a", " b")), Text((" c",))]
+    assert judge.rate("d", texts).tolist() == [2, 2, LACKING]
+    assert len(asked) == 1
+    expected = judge.simulate("d", texts[:1])
+    assert expected is not None
+    assert np.array_equal(expected[0], [0, 1])
+    assert judge.synthesise("d", 10) == []
+    assert [problem.problem for problem in answers.problems] == ["x"]
+    assert not answers.missing
+    assert judge.marks_right("d", [Marked(texts[0], (1,))]).tolist() == [LACKING]
+    assert len(answers.missing) == 1
