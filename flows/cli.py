@@ -236,6 +236,31 @@ def _end_at_once_on_signals() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+@app.command("compare-checkpoints")
+def compare_checkpoints(
+    a: Annotated[str, typer.Argument(help="The earlier checkpoint, by id or name.")],
+    b: Annotated[str, typer.Argument(help="The later one.")],
+    store: StoreOption = None,
+    match_cosine: Annotated[
+        float, typer.Option(help="Mean of the encoders' and decoders' cosine from which two features are one.")
+    ] = 0.7,
+    kept_cosine: Annotated[float, typer.Option(help="Both cosines from which it was kept; below, it moved.")] = 0.95,
+    positions: Annotated[
+        int, typer.Option(help="Positions of the corpus on which activations are compared; 0: weights alone.")
+    ] = 65_536,
+) -> None:
+    """Match every feature of two checkpoints one to one: kept, moved, born or died. Writes a report with plots."""
+    with errors_told():
+        from flows import compare_checkpoints as flow
+        from flows.engine import prefect_at_hand
+        from interp.drift import DriftSettings
+
+        settings = DriftSettings(match_cosine, kept_cosine, positions)
+        _end_at_once_on_signals()
+        with prefect_at_hand():
+            out.print(flow.compare_checkpoints(_root(store), a, b, settings), soft_wrap=True, markup=False)
+
+
 @app.command("plan")
 def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
