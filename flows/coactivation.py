@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 
 from prefect import flow
+from prefect.artifacts import create_table_artifact
 
 from configs.run import RunConfig
 from flows import activations, weightlens
@@ -21,6 +22,7 @@ from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.activations import put_away_blocks
 from tasks.coactivation import VERSION, Summed, coactivate, load_coactivation, twera_shard
+from tasks.stability import measure_stability, report, stability_path
 
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
@@ -76,6 +78,7 @@ class Work:
             pairs=settings.pairs,
             top_k=settings.top_k,
             min_support=settings.min_support,
+            report_targets=settings.report_targets,
             fold_norms=config.weightlens.fold_norms,
             weightlens=self.weightlens_recipe,
             version=VERSION,
@@ -219,6 +222,8 @@ def perform(subject: Subject, run_id: str) -> None:
             for key in missing
         ]  # fmt: skip
         wait_for_all(futures, "coactivation: edges")
+        if missing:
+            _report(subject, work)
         put_away_blocks(store, work.activations.readings, config.activations.keep)
         load_coactivation(store, checkpoint_id, corpus_id, work.all_shards())
 
@@ -231,6 +236,22 @@ def _sum_up(subject: Subject, work: Work) -> None:
             make_matrices(matrices(store, each.recipe, source, target, size), n_features)
     futures = [coactivate.submit(store, each, source, key, n_features, size) for each, source, key in missing]
     wait_for_all(futures, "coactivation: sum up")
+
+
+def _report(subject: Subject, work: Work) -> None:
+    """Tell how far the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
+    config, store, folder = subject.config, subject.store, subject.store.reports(work.recipe)
+    layers = sorted({target for _, target in work.layer_pairs})
+    futures = [
+        measure_stability.submit(
+            store, subject.checkpoint_id, stability_path(folder, layer), layer, work.activations.readings,
+            config.coactivation, config.weightlens.fold_norms, work.shards(work.activations.recipe, layer),
+        )
+        for layer in layers
+    ]  # fmt: skip
+    wait_for_all(futures, "coactivation: stability")
+    if layers:
+        create_table_artifact(report(folder, layers), key="convergence", description="How far edges depend on the text")
 
 
 def _refuse_without_weightlens(work: Work) -> None:

@@ -47,6 +47,78 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
 
 
 @njit(nogil=True, cache=True)
+def compress_top(pre, bias, k, position, token, feature, value):
+    """Likewise with the `k` greatest of every token that are above zero; of equals, those of the smaller features.
+
+    Where the k-th greatest will lie is guessed by the token before; only where that was too high is all looked at.
+    """
+    n_tokens, n = pre.shape
+    line, hits, kept = np.empty(n, np.float32), np.empty(n + 1, np.uint32), np.empty(n, np.float32)
+    found, guess = 0, np.float32(0)
+    for t in range(n_tokens):
+        products = pre[t]
+        for c in range(n):
+            line[c] = products[c] + bias[c]
+        n_hits = _above(line, guess, hits)
+        if n_hits < k and guess > 0:
+            n_hits = _above(line, np.float32(0), hits)
+        limit, n_equal = np.float32(0), n
+        if n_hits > k:
+            for i in range(n_hits):
+                kept[i] = line[hits[i]]
+            limit = _greatest(kept[:n_hits], k)
+            if limit != limit:
+                limit = np.float32(np.inf)  # so that what is no number is listed, and refused
+            n_equal = k
+            for i in range(n_hits):
+                n_equal -= not line[hits[i]] <= limit
+        room = found + k
+        for i in range(n_hits):
+            x = line[hits[i]]
+            if found < room and (not x <= limit or (x == limit and limit > 0 and n_equal > 0)):
+                n_equal -= x == limit
+                token[found], feature[found], value[found] = position[t], hits[i], x
+                found += 1
+        guess = np.float32(0.8) * limit
+    return found
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _above(line, limit, hits):
+    """List what is above a limit, and what is no number, without branches that could not be foreseen."""
+    n = np.uint64(0)
+    for c in range(len(line)):
+        hits[n] = c
+        n += np.uint64(not line[c] <= limit)
+    return np.int64(n)
+
+
+@njit(nogil=True, cache=True)
+def _greatest(values, k):
+    """The k-th greatest of some values, which are put into another order."""
+    low, high, place = 0, len(values) - 1, k - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return values[place]
+
+
+@njit(nogil=True, cache=True)
 def by_feature(token, feature, value, n_features, token_out, value_out):
     """Sort entries by feature, those of one feature kept in order. Returns where each feature begins."""
     indptr = np.zeros(n_features + 1, np.int64)
@@ -141,6 +213,18 @@ def quantiles(ordered, n_bins, out):
 
 
 @njit(nogil=True, cache=True)
+def _least(keys, k):
+    """Where the `k` least keys are, the least first; of equals, the earlier ones."""
+    if k == 0:
+        return np.zeros(0, np.int64)
+    candidates = np.arange(len(keys))
+    if len(keys) > k:
+        limit = -_greatest(-keys, k)
+        candidates = np.flatnonzero(keys <= limit)
+    return candidates[np.argsort(keys[candidates], kind="mergesort")[:k]]
+
+
+@njit(nogil=True, cache=True)
 def draw(indptr, position, value, layer, first, n_bins, alpha, n_samples, n_top, seed):
     """Draw every feature's samples; see `interp.activations.sampling.draw_samples`.
 
@@ -168,17 +252,17 @@ def draw(indptr, position, value, layer, first, n_bins, alpha, n_samples, n_top,
             b = np.searchsorted(edges[f, 1:n_bins], np.float64(values[i]))
             bins[i] = b
             in_bin[b] += 1
+        slowness = in_bin.astype(np.float64) ** alpha
         keys = np.empty(n)
         for i in range(n):  # the least of exponential times with rates w is a draw with weights w
-            chance = uniform(seed, layer, first + f, position[begin + i])
-            keys[i] = -np.log(chance) * np.float64(in_bin[bins[i]]) ** alpha
+            keys[i] = -np.log(uniform(seed, layer, first + f, position[begin + i])) * slowness[bins[i]]
         taken = np.zeros(n, np.bool_)
-        for i in np.argsort(keys, kind="mergesort")[: min(n, n_samples)]:
+        for i in _least(keys, n_samples):
             entry[at], bin_of[at] = begin + i, bins[i]
             taken[i] = True
             at += 1
             counts[f] += 1
-        for i in np.argsort(-values, kind="mergesort")[: min(n, n_top)]:
+        for i in _least(-values, n_top):
             if not taken[i]:
                 entry[at], bin_of[at] = begin + i, -1
                 at += 1

@@ -1,6 +1,6 @@
 """Which features fire together: sums over tiles of two shards, and the edges that they make of virtual weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from interp.coactivation.sums import (
     twera,
 )
 from interp.coactivation_kernels import N_EDGE_SUMS, add_edges, add_rows
-from storage.activations import open_block
+from storage.activations import Block, joined, open_block
 from storage.catalog import mark_loaded, open_catalog, replace_rows
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.coactivation import matrices
@@ -35,6 +35,11 @@ from tasks.shard_task import shard_task
 
 VERSION = 1
 """Bump when the same activations would give other sums or edges."""
+
+
+POSITIONS_AT_ONCE = 1 << 15
+"""Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists of
+active targets have to stay in the cache too."""
 
 
 class Summed(NamedTuple):
@@ -50,8 +55,8 @@ def coactivate(
 ) -> ShardKey:
     """Sum up how every feature of an earlier layer fires together with a shard's, tile by tile.
 
-    Memory: a tile, 24 bytes a pair of features, and a block's activations of two shards. Blocks are gone through in
-    order, so that the sums do not depend on who adds them up.
+    Memory: a tile, 24 bytes a pair of features, and the activations of two shards at `POSITIONS_AT_ONCE` positions, 20
+    bytes each. Positions are gone through in order, so that the sums do not depend on who adds them up.
     """
     found = matrices(store, summed.recipe, source, target.layer, shard_size)
     n_pos = corpus_attributes(store, summed.reading.corpus_id)["n_pos"]
@@ -59,13 +64,26 @@ def coactivate(
         if found.has(key.start, target.start):
             continue
         sums = np.zeros((key.stop - key.start, target.stop - target.start, N_SUMS))
-        for block in summed.reading.blocks(store):
-            opened = open_block(store, summed.reading.recipe, block)
-            targets = opened.features(target.layer, target.start, target.stop)
-            sources = opened.features(source, key.start, key.stop)
-            add_coactive(sources, by_token(targets, (block.stop - block.start) * n_pos), sums)
+        for blocks in _groups(summed.reading.blocks(store), max(1, POSITIONS_AT_ONCE // n_pos)):
+            opened = [open_block(store, summed.reading.recipe, block) for block in blocks]
+            firsts = [(block.start - blocks[0].start) * n_pos for block in blocks]
+            targets = joined([one.features(target.layer, target.start, target.stop) for one in opened], firsts)
+            sources = joined([one.features(source, key.start, key.stop) for one in opened], firsts)
+            add_coactive(sources, by_token(targets, (blocks[-1].stop - blocks[0].start) * n_pos), sums)
         found.write(key.start, target.start, sums)
     return target
+
+
+def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
+    """Consecutive blocks of so many rows together, or one that has more."""
+    group: list[Block] = []
+    for block in blocks:
+        if group and block.stop - group[0].start > n_rows:
+            yield group
+            group = []
+        group.append(block)
+    if group:
+        yield group
 
 
 @shard_task("twera", "twera {key.name}")

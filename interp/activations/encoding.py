@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
 
-from interp.activation_kernels import by_feature, compress
+from interp.activation_kernels import by_feature, compress, compress_top
 from interp.transcoder import ActivationName, activate
 
 TOKENS_PER_PRODUCT = 256
@@ -54,7 +54,9 @@ def find_active(encoder: Encoder, x: Float32[Tensor, "n d_model"], position: Int
     Raises:
         ValueError: an activation is not a finite number.
     """
-    find = _dense if encoder.activation == "topk" or x.device.type != "cpu" else _sparse
+    if len(x) == 0:
+        return np.zeros(0, position.dtype), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    find = _dense if x.device.type != "cpu" else _greatest if encoder.activation == "topk" else _sparse
     found = list(find(encoder, x, position))
     token, feature, value = (np.concatenate([block[i] for block in found]) for i in range(3))
     if not np.isfinite(value).all():
@@ -87,6 +89,20 @@ def _sparse(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entri
             torch.mm(rows, encoder.W_enc[part].T, out=products)
             found = compress(products.numpy(), bias[part], threshold[part], at, first, token, feature, value)
             yield token[:found].copy(), feature[:found].copy(), value[:found].copy()
+
+
+def _greatest(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
+    n, k = encoder.d_transcoder, encoder.k
+    assert k is not None
+    bias, room = encoder.b_enc.numpy(), TOKENS_PER_PRODUCT * min(k, n)
+    token, feature, value = np.empty(room, position.dtype), np.empty(room, np.int32), np.empty(room, np.float32)
+    out = torch.empty(TOKENS_PER_PRODUCT, n)
+    for low in range(0, len(x), TOKENS_PER_PRODUCT):
+        rows, at = x[low : low + TOKENS_PER_PRODUCT], position[low : low + TOKENS_PER_PRODUCT]
+        products = out[: len(rows)]
+        torch.mm(rows, encoder.W_enc.T, out=products)
+        found = compress_top(products.numpy(), bias, min(k, n), at, token, feature, value)
+        yield token[:found].copy(), feature[:found].copy(), value[:found].copy()
 
 
 def _dense(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:

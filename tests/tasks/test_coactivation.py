@@ -56,6 +56,7 @@ def blocks(subject: Subject) -> list[tasks.Summed]:
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
+    monkeypatch.setattr(tasks, "POSITIONS_AT_ONCE", 1500)
 
 
 def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[Matrices]:

@@ -1,0 +1,59 @@
+"""Active features as the compiled loops find them, against dense activations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interp.activations.encoding import Encoder, find_active, gather_active
+from interp.transcoder import ActivationName
+
+
+def encoder(activation: ActivationName, d_transcoder: int, seed: int, shift: float, k: int) -> Encoder:
+    generator = torch.Generator().manual_seed(seed)
+    W_enc = torch.randn(d_transcoder, 8, generator=generator)
+    b_enc = torch.randn(d_transcoder, generator=generator) + shift
+    threshold = torch.randn(d_transcoder, generator=generator)
+    return Encoder(W_enc, b_enc, activation, threshold if activation == "jumprelu" else None, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["relu", "jumprelu", "topk"]),
+    st.integers(1, 70),
+    st.integers(0, 300),
+    st.floats(-6, 3),
+    st.integers(1, 20),
+    st.integers(0, 5),
+)
+def test_what_is_found_is_what_is_active(
+    activation: ActivationName, width: int, n_tokens: int, shift: float, k: int, seed: int
+) -> None:
+    coder = encoder(activation, width, seed, shift, k)
+    x = torch.randn(n_tokens, 8, generator=torch.Generator().manual_seed(seed + 1))
+    position = np.cumsum(np.ones(n_tokens, np.uint16), dtype=np.uint16) * 3
+    entries = [find_active(coder, x[part], position[part]) for part in (slice(100), slice(100, None))]
+    found = gather_active(entries, width)
+    expected = coder.encode(x).numpy()
+    feature = np.repeat(np.arange(width), np.diff(found.indptr))
+    dense = np.zeros_like(expected)
+    dense[found.token // 3 - 1, feature] = found.value
+    np.testing.assert_allclose(dense, expected, rtol=1e-5, atol=1e-5)
+    for f in range(width):
+        assert (np.diff(found.token[found.indptr[f] : found.indptr[f + 1]].astype(int)) > 0).all()
+
+
+def test_of_equal_activations_the_smaller_features_are_active() -> None:
+    coder = Encoder(torch.zeros(9, 2), torch.tensor([1.0, 2, 1, 1, 0, -1, 1, 3, 1]), "topk", None, 4)
+    found = gather_active([find_active(coder, torch.zeros(2, 2), np.arange(2, dtype=np.uint16))], 9)
+    assert np.flatnonzero(np.diff(found.indptr)).tolist() == [0, 1, 2, 7]
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused(activation: ActivationName, bad: float) -> None:
+    coder, x = encoder(activation, 40, 0, 0.0, 3), torch.randn(5, 8)
+    x[3, 2] = bad
+    with pytest.raises(ValueError, match="not a finite number"):
+        find_active(coder, x, np.arange(5, dtype=np.uint16))
