@@ -21,6 +21,9 @@ from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
 
 
+TOKENIZER = {"decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0}
+
+
 def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLensReplacementModel:
     theirs = GPT2LMHeadModel.from_pretrained(model_path)
     c = theirs.config
@@ -46,7 +49,7 @@ def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLen
     model._configure_replacement_model(
         TranscoderSet(coders, settings["feature_input_hook"], settings["feature_output_hook"])
     )
-    model.tokenizer = type("Tokenizer", (), {"decode": lambda self, *_: "token", "all_special_ids": [0]})()
+    model.tokenizer = type("Tokenizer", (), TOKENIZER)()
     return model
 
 
