@@ -447,6 +447,18 @@ TABLES = {
             ),
         ),
         Table(
+            "watched",
+            "One folder of a watched series that was described.",
+            ("place", "name"),
+            (
+                Column("place", "VARCHAR", "The watched folder."),
+                Column("name", "VARCHAR", "The folder in it."),
+                Column("step", "BIGINT", "The number in its name."),
+                CHECKPOINT,
+                Column("seen_at", "TIMESTAMP", "When it had been described, UTC."),
+            ),
+        ),
+        Table(
             "failures",
             "One feature for which a stage found nothing, and why; feature −1: a layer.",
             ("run_id", "stage", "layer", "feature"),

@@ -20,7 +20,6 @@ from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
 
-
 TOKENIZER = {"decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0}
 
 
