@@ -64,7 +64,8 @@ class Work:
         store, checkpoint_id, corpus_id = self.subject.store, self.subject.checkpoint_id, self.corpus_id
         subjects = {"weightlens": checkpoint_id}
         subjects |= dict.fromkeys(("activations", "circuitlens"), f"{checkpoint_id} {corpus_id}")
-        return {stage: loaded_recipe(store.catalog, subject, stage) for stage, subject in subjects.items()}
+        found = {stage: loaded_recipe(store.catalog, subject, stage) for stage, subject in subjects.items()}
+        return {stage: None if recipe == "none" else recipe for stage, recipe in found.items()}
 
     @property
     def corpus_id(self) -> str:
