@@ -20,13 +20,9 @@ from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
 
-<<<<<<< HEAD
 TOKENIZER = {
     "decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0, "vocab_size": 0,
 }  # fmt: skip
-=======
-TOKENIZER = {"decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0}
->>>>>>> main
 
 
 def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLensReplacementModel:
