@@ -261,6 +261,29 @@ def compare_checkpoints(
             out.print(flow.compare_checkpoints(_root(store), a, b, settings), soft_wrap=True, markup=False)
 
 
+@app.command("watch-checkpoints")
+def watch_checkpoints(
+    config: Config,
+    folder: Annotated[Path, typer.Argument(help="Where the folders of the series appear.")],
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    pattern: Annotated[str, typer.Option(help="Names of the folders; the last number in one is its step.")] = "step-*",
+    transcoders: Annotated[bool, typer.Option("--transcoders", help="The series is of transcoders.")] = False,
+    settle_s: Annotated[float, typer.Option(help="Seconds without a change after which a folder is complete.")] = 10.0,
+) -> None:
+    """Look once for new complete checkpoints in a folder: describe each, and compare it with the one before."""
+    with errors_told():
+        loaded = _load(config, overrides, store)
+        from flows import watch_checkpoints as flow
+        from flows.engine import prefect_at_hand
+
+        _end_at_once_on_signals()
+        with prefect_at_hand():
+            series = "transcoder" if transcoders else "model"
+            for checkpoint_id in flow.watch_checkpoints(loaded, folder, pattern, series, settle_s):
+                out.print(f"checkpoint {checkpoint_id}")
+
+
 @app.command("plan")
 def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""

@@ -277,12 +277,22 @@ TABLES = {
                 FEATURE,
                 Column("sample", "INTEGER", "The sample."),
                 Column("kind", "VARCHAR", "feature, head, token, error or bias."),
-                Column("source_layer", "SMALLINT", "Layer of a feature, head or error; null for tokens and biases."),
+                Column(
+                    "source_layer",
+                    "SMALLINT",
+                    "Layer of a feature or head; null for tokens, and for errors and biases, which are sums.",
+                ),
                 Column("source_index", "INTEGER", "The feature, the head, or the token id; null otherwise."),
-                Column("source_position", "INTEGER", "The token in the row that it comes from; null for biases."),
+                Column(
+                    "source_position", "INTEGER", "The token in the row that it comes from; null for errors and biases."
+                ),
                 Column("relative_position", "INTEGER", "Counted from the firing token: 0, −1, …"),
                 Column("score", "DOUBLE", "What it adds to the feature's pre-activation."),
-                Column("share", "DOUBLE", "Its share of the positive contributions of its kind."),
+                Column(
+                    "share",
+                    "DOUBLE",
+                    "Its share of the positive contributions of its kind; null for errors and biases.",
+                ),
             ),
         ),
         Table(
@@ -444,6 +454,18 @@ TABLES = {
                     "DOUBLE",
                     "Of their activations at the same tokens; null: not run, or one was never active.",
                 ),
+            ),
+        ),
+        Table(
+            "watched",
+            "One folder of a watched series that was described.",
+            ("place", "name"),
+            (
+                Column("place", "VARCHAR", "The watched folder."),
+                Column("name", "VARCHAR", "The folder in it."),
+                Column("step", "BIGINT", "The number in its name."),
+                CHECKPOINT,
+                Column("seen_at", "TIMESTAMP", "When it had been described, UTC."),
             ),
         ),
         Table(

@@ -31,6 +31,12 @@ def _load(path: Path, device: str, open_attention: bool) -> tuple[ModelFolder, n
     return folder, model
 
 
+def forget_model() -> None:
+    """Let go of the model; whoever needs it again loads it."""
+    with _loading:
+        _load.cache_clear()
+
+
 ENCODER_BYTES = 1_200_000_000
 """Encoders that a process keeps: GPT-2-small's fit, larger ones are read again for every few thousand tokens."""
 

@@ -20,8 +20,9 @@ from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
 
-
-TOKENIZER = {"decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0}
+TOKENIZER = {
+    "decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0, "vocab_size": 0,
+}  # fmt: skip
 
 
 def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLensReplacementModel:
@@ -39,7 +40,9 @@ def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLen
     coders = {}
     for layer in range(c.n_layer):
         tensors = load_file(transcoder_path / f"layer_{layer}.safetensors")
-        activation = TopK(settings["k"]) if settings.get("activation") == "topk" else torch.nn.ReLU()
+        activation = torch.nn.ReLU()
+        if settings.get("activation") == "topk":  # theirs alone would keep negative ones among the k greatest
+            activation = torch.nn.Sequential(TopK(settings["k"]), activation)
         d_transcoder, d_model = tensors["W_enc"].shape
         coder = SingleLayerTranscoder(
             d_model, d_transcoder, activation, layer, device=torch.device("cpu"), dtype=torch.float32
@@ -49,6 +52,7 @@ def replacement_model(model_path: Path, transcoder_path: Path) -> TransformerLen
     model._configure_replacement_model(
         TranscoderSet(coders, settings["feature_input_hook"], settings["feature_output_hook"])
     )
+    TOKENIZER["vocab_size"] = c.vocab_size
     model.tokenizer = type("Tokenizer", (), TOKENIZER)()
     return model
 
