@@ -411,7 +411,8 @@ def doctor(
             model = source.model
             size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
             _good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
-            _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
+            names = ", ".join(corpus.source for corpus in source.corpora)
+            _good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
             if source.must_train:
                 _good("transcoders", "none yet; `run` trains them")
             else:

@@ -38,8 +38,8 @@ VERSION = 1
 
 
 POSITIONS_AT_ONCE = 1 << 15
-"""Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists of
-active targets have to stay in the cache too."""
+"""Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists
+of active targets have to stay in the cache too."""
 
 
 class Summed(NamedTuple):
