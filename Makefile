@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test oracles check format schema demo-model clean
+.PHONY: setup demo test oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -47,6 +47,20 @@ format: $(READY)
 
 schema: $(READY)  ## Write docs/schema.md from storage/tables.py
 	$(BIN)/python -c 'from storage.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
+
+POOL := circuit-insights
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+server: $(READY)  ## Prefect's server and pages, on this machine alone
+	$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+
+worker: $(READY)  ## Runs what is deployed, until stopped
+	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect worker start --pool $(POOL) --type process
+
+deploy: $(READY)  ## Tell the server what can be run
+	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect work-pool create $(POOL) --type process --overwrite
+	PREFECT_API_URL=http://127.0.0.1:4200/api CIRCUIT_INSIGHTS_HOME=$(CURDIR) \
+		$(BIN)/prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
 
 demo-model: $(READY)  ## Train the demo's transcoders anew, and its model if demo/checkpoint is gone
 	$(BIN)/python -m demo.make_demo_model

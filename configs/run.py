@@ -9,6 +9,7 @@ from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGU
 
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
+from interp.circuitlens.settings import CircuitLensSettings
 from interp.coactivation.settings import CoactivationSettings
 from interp.descriptions.evidence import Method
 from interp.descriptions.settings import AnthropicSettings, EvidenceSettings, RuleSettings
@@ -164,7 +165,7 @@ class EvaluateConfig(_Section):
     how: EvaluateSettings = EvaluateSettings()
 
 
-StageName = Literal["weightlens", "activations", "coactivation", "describe", "evaluate"]
+StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", "describe", "evaluate"]
 """What `run` can do with an ingested checkpoint."""
 
 
@@ -187,6 +188,7 @@ class RunConfig(_Section):
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
+    circuitlens: CircuitLensSettings = CircuitLensSettings()
     coactivation: CoactivationSettings = CoactivationSettings()
     describe: DescribeConfig = DescribeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

@@ -11,10 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.weightlens.description import visible
+from storage.patterns import sample_patterns
 from storage.published import open_published
+from storage.store import Store
 
 N_TOKENS = 12
 N_EDGES = 8
+N_PATTERNS = 3
 
 
 def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None) -> Iterator[RenderableType]:
@@ -32,6 +35,7 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
         yield _edges(connection, key)
         yield from _activity(connection, key)
         yield from _twera(connection, key)
+        yield from _clusters(connection, Store(catalog.parent), key)
 
 
 def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> tuple[str, str, int, int]:
@@ -108,6 +112,40 @@ def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         ORDER BY e.virtual_weight DESC LIMIT ?"""
     for layer, feature, weight, z, text in connection.execute(query, [*key, N_EDGES]).fetchall():
         table.add_row(f"L{layer} #{feature}", f"{weight:.3g}", f"{z:.1f}", escape(visible(text or "")))
+    return table
+
+
+def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any]) -> Iterator[RenderableType]:
+    """The mechanisms by which the feature fires, with the input patterns of each one's strongest samples."""
+    query = """
+        SELECT corpus_id, cluster, n_samples, share, signature FROM clusters
+        WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY corpus_id, cluster < 0, cluster"""
+    rows = connection.execute(query, key).fetchall()
+    if not rows:
+        return
+    table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
+    for corpus_id, cluster, n, share, signature in rows:
+        samples = sample_patterns(connection, store, (key[0], corpus_id, key[1], key[2]), cluster, N_PATTERNS)
+        patterns = "\n".join(escape(visible(sample.text)) for sample in samples)
+        name = str(cluster) if cluster >= 0 else "none"
+        table.add_row(name, f"{n} ({share:.0%})", patterns, ", ".join(signature[:N_EDGES]))
+    yield table
+    yield _effects(connection, key)
+
+
+def _effects(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+    """The next tokens that the feature's activations promote and suppress, on their mean."""
+    table = Table("after", "promotes", "suppresses", title="Effects on the next token")
+    query = """
+        SELECT e.position, list(t.text ORDER BY effect DESC) FILTER (effect > 0),
+               list(t.text ORDER BY effect) FILTER (effect < 0)
+        FROM logit_effects e JOIN tokens t USING (checkpoint_id, token_id)
+        WHERE e.checkpoint_id = ? AND layer = ? AND feature = ? AND sample = -1 GROUP BY ALL ORDER BY 1"""
+    for position, promoted, suppressed in connection.execute(query, key).fetchall():
+        words = [
+            " ".join(visible(text).strip() for text in (texts or [])[:N_EDGES]) for texts in (promoted, suppressed)
+        ]
+        table.add_row(str(position), *map(escape, words))
     return table
 
 

@@ -64,7 +64,8 @@ class Work:
         store, checkpoint_id, corpus_id = self.subject.store, self.subject.checkpoint_id, self.corpus_id
         subjects = {"weightlens": checkpoint_id}
         subjects |= dict.fromkeys(("activations", "circuitlens"), f"{checkpoint_id} {corpus_id}")
-        return {stage: loaded_recipe(store.catalog, subject, stage) for stage, subject in subjects.items()}
+        found = {stage: loaded_recipe(store.catalog, subject, stage) for stage, subject in subjects.items()}
+        return {stage: None if recipe == "none" else recipe for stage, recipe in found.items()}
 
     @property
     def corpus_id(self) -> str:
@@ -82,6 +83,7 @@ class Work:
         used = sorted({NEEDS[method] for method in self.methods} | {"weightlens"})
         return short_hash(
             checkpoint=self.subject.checkpoint_id,
+            corpus=self.corpus_id,
             evidence=[self.evidence[stage] for stage in used],
             methods=self.methods,
             explainer=config.describe.explainer,
@@ -97,6 +99,7 @@ class Work:
         looks_at_samples = any(NEEDS[method] != "weightlens" for method in self.methods)
         return Task(
             checkpoint_id=self.subject.checkpoint_id,
+            corpus_id=self.corpus_id,
             explainer=config.describe.explainer,
             methods=self.methods,
             reading=Reading(self.corpus_id, tuple(one.corpus_id for one in readings)) if looks_at_samples else None,
@@ -116,7 +119,8 @@ class Work:
 def is_done(subject: Subject) -> bool:
     """Whether the catalog already holds what the configuration asks for."""
     explainer = loaded_name(subject.config.describe.explainer)
-    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, explainer) == Work(subject).recipe
+    work = Work(subject)
+    return loaded_recipe(subject.store.catalog, f"{subject.checkpoint_id} {work.corpus_id}", explainer) == work.recipe
 
 
 def todo(subject: Subject) -> dict[str, int]:

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from configs.run import RunConfig
-from flows import activations, coactivation, describe, evaluate, ingest, weightlens
+from flows import activations, circuitlens, coactivation, describe, evaluate, ingest, weightlens
 from flows.stage import store_held
 from flows.subject import Source, identify, open_source
 from flows.summary import markdown_summary
@@ -17,6 +17,7 @@ STAGES: dict[str, ModuleType] = {
     "weightlens": weightlens,
     "activations": activations,
     "coactivation": coactivation,
+    "circuitlens": circuitlens,
     "describe": describe,
     "evaluate": evaluate,
 }

@@ -25,7 +25,6 @@ from storage.store import ShardKey
 from tasks.anthropic_model import estimate
 from tasks.describe import loaded_name as loaded_descriptions
 from tasks.evaluate import (
-    NATURAL_METHODS,
     VERSION,
     Task,
     forget_unjudged,
@@ -62,6 +61,10 @@ class Work:
         config = self.subject.config
         return config.evaluate.explainer or config.describe.explainer
 
+    @property
+    def corpus_id(self) -> str:
+        return activations.Work(self.subject).corpus_id
+
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """Those asked for, or all that have descriptions."""
@@ -69,19 +72,17 @@ class Work:
         if asked is not None or not catalog.is_file():
             return tuple(asked or ())
         query = """SELECT DISTINCT method FROM descriptions WHERE checkpoint_id = ? AND method <> 'weightlens-soft'
-                   AND (explainer = ? OR method IN (SELECT unnest(?))) ORDER BY method"""
+                   AND ((explainer = ? AND corpus_id = ?) OR corpus_id IS NULL) ORDER BY method"""
         with open_catalog(catalog) as connection:
-            parameters = [self.subject.checkpoint_id, self.explainer, list(NATURAL_METHODS)]
+            parameters = [self.subject.checkpoint_id, self.explainer, self.corpus_id]
             return tuple(row[0] for row in connection.execute(query, parameters).fetchall())
 
     @cached_property
     def material_recipe(self) -> str:
         """Names what is judged on: it depends on which features have descriptions, not on who judges."""
         config, store, checkpoint_id = self.subject.config, self.subject.store, self.subject.checkpoint_id
-        described = [
-            loaded_recipe(store.catalog, checkpoint_id, stage)
-            for stage in ("weightlens", loaded_descriptions(self.explainer))
-        ]
+        words = loaded_recipe(store.catalog, f"{checkpoint_id} {self.corpus_id}", loaded_descriptions(self.explainer))
+        described = [loaded_recipe(store.catalog, checkpoint_id, "weightlens"), words]
         return short_hash(
             checkpoint=checkpoint_id,
             corpora=[one.corpus_id for one in activations.Work(self.subject).readings],
@@ -137,7 +138,7 @@ def is_done(subject: Subject) -> bool:
     """Whether the catalog already holds what the configuration asks for."""
     work = Work(subject)
     name = loaded_name(work.explainer, subject.config.evaluate.judge)
-    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, name) == work.recipe
+    return loaded_recipe(subject.store.catalog, f"{subject.checkpoint_id} {work.corpus_id}", name) == work.recipe
 
 
 def todo(subject: Subject) -> dict[str, int]:
@@ -218,7 +219,7 @@ def perform(subject: Subject, run_id: str) -> None:
     work = Work(subject)
     if not work.methods:
         raise ValueError("evaluate: the catalog holds no descriptions; run weightlens or describe first")
-    recipe, corpus_id = work.recipe, activations.Work(subject).corpus_id
+    recipe, corpus_id = work.recipe, work.corpus_id
     with stage_recorded(config, store, "evaluate", run_id, recipe, checkpoint_id=checkpoint_id, corpus_id=corpus_id):
         activations.tokenise(subject)
         task, keys = work.task, work.shards()

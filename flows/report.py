@@ -99,7 +99,7 @@ def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:
         WITH best AS (
             SELECT layer, feature FROM scores
             WHERE {WHERE} AND metric = 'clarity' AND method NOT LIKE 'control:%' AND value IS NOT NULL
-            GROUP BY ALL
+            GROUP BY layer, feature
             QUALIFY {N_EXAMPLES} >=
                 row_number() OVER (PARTITION BY layer ORDER BY count(*) DESC, avg(value) DESC, feature)
         )
@@ -107,9 +107,9 @@ def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:
         LEFT JOIN scores s ON s.checkpoint_id = d.checkpoint_id AND s.layer = d.layer AND s.feature = d.feature
              AND s.method = d.method AND s.metric = 'clarity' AND s.corpus_id = ? AND s.explainer = ? AND s.judge = ?
         WHERE d.checkpoint_id = ? AND d.cluster = -1
-          AND (d.explainer = ? OR d.method IN ('weightlens', 'weightlens+out'))
+          AND ((d.explainer = ? AND d.corpus_id = ?) OR d.corpus_id IS NULL)
         ORDER BY ALL"""
-    rows = connection.execute(query, [*key, *key[1:], key[0], key[2]]).fetchall()
+    rows = connection.execute(query, [*key, *key[1:], key[0], key[2], key[1]]).fetchall()
     yield from (
         "",
         "## The clearest features",

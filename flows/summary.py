@@ -76,7 +76,4 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
 
 def markdown_cell(text: str) -> str:
     """Text from a vocabulary, harmless inside a Markdown table."""
-    text = visible(text)
-    for character in "\\`*_{}[]()#+!|<>~$":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    return visible(text).translate({ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]()#+!|<>~$&"})

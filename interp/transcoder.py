@@ -40,6 +40,10 @@ class Transcoder:
     def d_transcoder(self) -> int:
         return self.W_enc.shape[0]
 
+    @property
+    def n_bytes(self) -> int:
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
+
     def encode(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_transcoder"]:
         """The activations of every feature at every token."""
         return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)

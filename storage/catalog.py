@@ -83,7 +83,8 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
     give_up = time.monotonic() + patience_s
     while True:
         try:
-            config = {"autoinstall_known_extensions": "false", **({"memory_limit": WRITER_MEMORY} if write else {})}
+            bound = {"memory_limit": WRITER_MEMORY} if write else {}
+            config: Any = {"autoinstall_known_extensions": "false", **bound}
             return duckdb.connect(path, read_only=not write, config=config)
         except duckdb.Error as error:
             # the second is what a thread hears that wants to read while another of its process writes

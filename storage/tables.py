@@ -120,7 +120,11 @@ TABLES = {
                 Column("flow_run_id", "VARCHAR", "Prefect's flow run."),
                 CHECKPOINT,
                 CORPUS,
-                Column("stage", "VARCHAR", "train-transcoders, ingest, weightlens, …, or import."),
+                Column(
+                    "stage",
+                    "VARCHAR",
+                    "train-transcoders, ingest, a stage's name, compare-checkpoints or import.",
+                ),
                 Column("recipe", "VARCHAR", "The recipe whose output the stage left in the catalog."),
                 Column("status", "VARCHAR", "running, completed, failed or killed."),
                 Column("started_at", "TIMESTAMP", "UTC."),
@@ -273,12 +277,22 @@ TABLES = {
                 FEATURE,
                 Column("sample", "INTEGER", "The sample."),
                 Column("kind", "VARCHAR", "feature, head, token, error or bias."),
-                Column("source_layer", "SMALLINT", "Layer of a feature, head or error; null for tokens and biases."),
+                Column(
+                    "source_layer",
+                    "SMALLINT",
+                    "Layer of a feature or head; null for tokens, and for errors and biases, which are sums.",
+                ),
                 Column("source_index", "INTEGER", "The feature, the head, or the token id; null otherwise."),
-                Column("source_position", "INTEGER", "The token in the row that it comes from; null for biases."),
+                Column(
+                    "source_position", "INTEGER", "The token in the row that it comes from; null for errors and biases."
+                ),
                 Column("relative_position", "INTEGER", "Counted from the firing token: 0, −1, …"),
                 Column("score", "DOUBLE", "What it adds to the feature's pre-activation."),
-                Column("share", "DOUBLE", "Its share of the positive contributions of its kind."),
+                Column(
+                    "share",
+                    "DOUBLE",
+                    "Its share of the positive contributions of its kind; null for errors and biases.",
+                ),
             ),
         ),
         Table(
@@ -350,7 +364,7 @@ TABLES = {
             ("checkpoint_id", "corpus_id", "layer", "feature", "method", "explainer", "cluster"),
             (
                 CHECKPOINT,
-                CORPUS,
+                Column("corpus_id", "VARCHAR", "The corpus read; null: by the weightlens stage, which reads none."),
                 LAYER,
                 FEATURE,
                 Column(
@@ -432,9 +446,26 @@ TABLES = {
                 LAYER,
                 Column("feature_a", "INTEGER", "Feature of the earlier; null: born."),
                 Column("feature_b", "INTEGER", "Feature of the later; null: died."),
-                Column("cosine_enc", "DOUBLE", "Cosine of the encoders."),
-                Column("cosine_dec", "DOUBLE", "Cosine of the decoders."),
-                Column("activation_correlation", "DOUBLE", "Of their activations on the same corpus; null: not run."),
+                Column("fate", "VARCHAR", "kept, moved, born or died."),
+                Column("cosine_enc", "DOUBLE", "Cosine of the encoders; null without a like."),
+                Column("cosine_dec", "DOUBLE", "Cosine of the decoders; null without a like."),
+                Column(
+                    "activation_correlation",
+                    "DOUBLE",
+                    "Of their activations at the same tokens; null: not run, or one was never active.",
+                ),
+            ),
+        ),
+        Table(
+            "watched",
+            "One folder of a watched series that was described.",
+            ("place", "name"),
+            (
+                Column("place", "VARCHAR", "The watched folder."),
+                Column("name", "VARCHAR", "The folder in it."),
+                Column("step", "BIGINT", "The number in its name."),
+                CHECKPOINT,
+                Column("seen_at", "TIMESTAMP", "When it had been described, UTC."),
             ),
         ),
         Table(
@@ -481,6 +512,62 @@ VIEWS = {
             FROM feature_edges WHERE corpus_id IS NULL GROUP BY ALL
         ) e USING (checkpoint_id, layer, feature)
         GROUP BY ALL
+        """,
+    ),
+    "drift": (
+        "One feature between two checkpoints, with its WeightLens description before and after. `agreement` is the "
+        "share of the descriptions' tokens that both have, 0 where only one is described, null where neither is. "
+        "`surprise` is `description changed` where the weights were kept and fewer than half agree, "
+        "`description stayed` where they moved and at least half do.",
+        """
+        WITH described AS (
+            SELECT checkpoint_id, layer, feature, text, tokens FROM descriptions
+            WHERE method = 'weightlens' AND explainer = 'tokens' AND cluster = -1 AND corpus_id IS NULL
+        ), compared AS (
+            SELECT m.*, a.text AS text_a, b.text AS text_b,
+                   CASE WHEN a.tokens IS NOT NULL OR b.tokens IS NOT NULL
+                        THEN coalesce(len(list_intersect(a.tokens, b.tokens)), 0)
+                             / len(list_distinct(list_concat(a.tokens, b.tokens))) END AS agreement
+            FROM feature_matches m
+            LEFT JOIN described a ON (a.checkpoint_id, a.layer, a.feature) = (m.checkpoint_a, m.layer, m.feature_a)
+            LEFT JOIN described b ON (b.checkpoint_id, b.layer, b.feature) = (m.checkpoint_b, m.layer, m.feature_b)
+        )
+        SELECT *, CASE WHEN fate = 'kept' AND agreement < 0.5 THEN 'description changed'
+                       WHEN fate = 'moved' AND agreement >= 0.5 THEN 'description stayed' END AS surprise
+        FROM compared
+        """,
+    ),
+    "feature_origins": (
+        "One feature of a compared checkpoint, and the checkpoint of its series in which it appeared: followed back "
+        "from each checkpoint to the latest earlier one, by step, then by when they came in, that it was compared "
+        "with. `n_comparisons` is how many it was followed through; 0: born here.",
+        """
+        WITH RECURSIVE earlier AS (
+            SELECT m.checkpoint_b, arg_max(m.checkpoint_a, (coalesce(a.step, 0), a.ingested_at)) AS checkpoint_a
+            FROM (SELECT DISTINCT checkpoint_a, checkpoint_b FROM feature_matches) m
+            JOIN checkpoints a ON a.checkpoint_id = m.checkpoint_a
+            JOIN checkpoints b ON b.checkpoint_id = m.checkpoint_b
+            WHERE (coalesce(a.step, 0), a.ingested_at) < (coalesce(b.step, 0), b.ingested_at)
+            GROUP BY m.checkpoint_b
+        ), steps AS (
+            SELECT m.* FROM feature_matches m JOIN earlier USING (checkpoint_a, checkpoint_b)
+            WHERE feature_b IS NOT NULL
+        ), followed AS (
+            SELECT checkpoint_b AS checkpoint_id, layer, feature_b AS feature,
+                   checkpoint_b AS at_checkpoint, feature_b AS at_feature, 0 AS n_comparisons
+            FROM steps
+            UNION ALL
+            SELECT f.checkpoint_id, f.layer, f.feature, s.checkpoint_a, s.feature_a, f.n_comparisons + 1
+            FROM followed f JOIN steps s
+              ON (s.checkpoint_b, s.layer, s.feature_b) = (f.at_checkpoint, f.layer, f.at_feature)
+            WHERE s.feature_a IS NOT NULL
+        ), first AS (
+            SELECT checkpoint_id, layer, feature, arg_max(at_checkpoint, n_comparisons) AS first_checkpoint,
+                   arg_max(at_feature, n_comparisons) AS first_feature, max(n_comparisons) AS n_comparisons
+            FROM followed GROUP BY ALL
+        )
+        SELECT first.*, c.name AS first_name, c.step AS first_step
+        FROM first LEFT JOIN checkpoints c ON c.checkpoint_id = first.first_checkpoint
         """,
     ),
     "relative_contributions": (

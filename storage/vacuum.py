@@ -78,8 +78,7 @@ def _unneeded(store: Store, kept: _Kept) -> Iterator[tuple[Path, str]]:
         elif path.name not in kept.transcoders:
             yield path, "transcoders of no checkpoint in the catalog"
     parts = [path for table in _folders(store.root / "parts") for path in _folders(table)]
-    arrays = [path for name in ("activations", "coactivation") for path in _folders(store.root / name)]
-    for path in [*parts, *arrays]:
+    for path in parts:
         if path.name not in kept.recipes and not kept.unrecorded:
             yield path, "of other settings than those in the catalog, or of a run that did not finish"
 

@@ -241,6 +241,7 @@ def load_activations(
         for table in TABLES:
             replace_rows(connection, table, where, [store.part(table, key) for key in keys])
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
     return recipe
 
 

@@ -36,7 +36,6 @@ from tasks.shard_task import shard_task
 VERSION = 1
 """Bump when the same activations would give other sums or edges."""
 
-
 POSITIONS_AT_ONCE = 1 << 15
 """Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists
 of active targets have to stay in the cache too."""

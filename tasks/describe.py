@@ -32,6 +32,8 @@ class Task:
     """How a stage describes: all that its tasks have to know."""
 
     checkpoint_id: str
+    corpus_id: str
+    """As the tables have it, of every description of this stage: those of the weightlens stage have none."""
     explainer: str
     methods: tuple[Method, ...]
     reading: Reading | None
@@ -111,9 +113,7 @@ def _write(store: Store, task: Task, key: ShardKey, described: list[tuple], fail
     shared = {"checkpoint_id": task.checkpoint_id, "layer": key.layer}
     names = ("feature", "method", "cluster", "text", "tokens")
     columns = dict(zip(names, zip(*described, strict=True), strict=False))
-    corpus_id = None if task.reading is None else task.reading.corpus_id
-    corpora = [None if row[1] == "weightlens+out+llm" else corpus_id for row in described]
-    fixed = {"explainer": task.explainer, "corpus_id": corpora, "created_at": [now()] * len(described)}
+    fixed = {"explainer": task.explainer, "corpus_id": task.corpus_id, "created_at": [now()] * len(described)}
     write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
     columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
     failures = {"stage": "describe", "layer": key.layer, **columns}
@@ -129,21 +129,18 @@ class Loaded(NamedTuple):
 
 @shard_task("load-descriptions", "load descriptions")
 def load_descriptions(store: Store, task: Task, run_id: str, keys: Sequence[ShardKey]) -> Loaded:
-    """Load all parts in one transaction, in the place of this explainer's earlier descriptions by these methods."""
+    """Load all parts in one transaction, in the place of this explainer's earlier descriptions."""
     descriptions, failures = ([store.part(table, key) for key in keys] for table in TABLES)
     reasons = set(read_parts(failures, ["reason"])["reason"].to_pylist())
     is_whole = not reasons & PASSING
-    where = {"checkpoint_id": task.checkpoint_id, "explainer": task.explainer}
-    methods = "method NOT IN ('weightlens', 'weightlens+out', 'weightlens-soft')"
+    where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.corpus_id, "explainer": task.explainer}
     with open_catalog(store.catalog, write=True) as connection:
-        connection.execute(
-            f"DELETE FROM descriptions WHERE checkpoint_id = ? AND explainer = ? AND {methods}", list(where.values())
-        )
-        replace_rows(connection, "descriptions", {"checkpoint_id": None}, descriptions)
+        replace_rows(connection, "descriptions", where, descriptions)
         of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
         connection.execute(f"DELETE FROM failures WHERE stage = 'describe' AND {of_checkpoint}", [task.checkpoint_id])
         replace_rows(connection, "failures", {"run_id": run_id, "stage": "describe"}, failures, run_id)
-        mark_loaded(connection, task.checkpoint_id, loaded_name(task.explainer), keys[0].recipe if is_whole else "")
+        subject = f"{task.checkpoint_id} {task.corpus_id}"
+        mark_loaded(connection, subject, loaded_name(task.explainer), keys[0].recipe if is_whole else "")
     return Loaded(is_whole)
 
 

@@ -50,9 +50,6 @@ FEATURES_STEERED = 5
 CONSTANT = "the token ‘the’ and its forms"
 """The description that the control `constant` gives to every feature."""
 
-NATURAL_METHODS = ("weightlens", "weightlens+out")
-"""Worded by rule whoever the explainer is."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -117,15 +114,17 @@ def _drawn(store: Store, task: Task, layer: int) -> np.ndarray:
         WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND method IN (SELECT unnest(?))
           AND {_worded_by("?")} GROUP BY feature ORDER BY feature"""
     with open_catalog(store.catalog) as connection:
-        rows = connection.execute(query, [task.checkpoint_id, layer, list(task.methods), task.explainer]).fetchall()
+        rows = connection.execute(
+            query, [task.checkpoint_id, layer, list(task.methods), task.explainer, task.reading.corpus_id]
+        ).fetchall()
     features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
     chance = np.random.default_rng([task.how.seed, layer]).permutation(len(features))
     return features[np.lexsort((chance, -n_methods))][: task.how.features_per_layer]
 
 
 def _worded_by(explainer: str) -> str:
-    natural = ", ".join(f"'{method}'" for method in NATURAL_METHODS)
-    return f"(explainer = {explainer} OR (explainer = 'tokens' AND method IN ({natural})))"
+    """The explainer's own descriptions of this corpus, and the weightlens stage's."""
+    return f"((explainer = {explainer} AND corpus_id = ?) OR corpus_id IS NULL)"
 
 
 def _held_out_texts(store: Store, task: Task) -> list[list[int]]:
@@ -307,7 +306,7 @@ def _descriptions(store: Store, task: Task, layer: int, features: np.ndarray) ->
     place = {int(feature): at for at, feature in enumerate(features)}
     found: dict[str, dict[int, str]] = {}
     with open_catalog(store.catalog) as connection:
-        parameters = [task.checkpoint_id, layer, task.explainer, features.tolist()]
+        parameters = [task.checkpoint_id, layer, task.explainer, task.reading.corpus_id, features.tolist()]
         for method, feature, text in connection.execute(query, parameters).fetchall():
             found.setdefault(method, {})[place[feature]] = text
     return {method: dict(sorted(by_place.items())) for method, by_place in found.items()}
@@ -418,7 +417,8 @@ def load_scores(store: Store, task: Task, run_id: str, keys: Sequence[ShardKey])
         connection.execute(f"DELETE FROM failures WHERE stage = 'evaluate' AND {of_checkpoint}", [task.checkpoint_id])
         replace_rows(connection, "failures", {"run_id": run_id, "stage": "evaluate"}, failures, run_id)
         recipe = keys[0].recipe if is_whole else ""
-        mark_loaded(connection, task.checkpoint_id, loaded_name(task.explainer, task.judge), recipe)
+        subject = f"{task.checkpoint_id} {task.reading.corpus_id}"
+        mark_loaded(connection, subject, loaded_name(task.explainer, task.judge), recipe)
     return is_whole
 
 

@@ -14,7 +14,7 @@ from interp.weightlens.settings import AUTHORS_BOS, Compat
 from interp.weightlens.single_token import single_token_inputs
 from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.store import Store, whole_file
-from tasks.models import loaded_model
+from tasks.models import forget_model, loaded_model
 from tasks.shard_task import shard_task
 
 COLUMNS = ("token", "feature", "value")
@@ -60,6 +60,7 @@ def single_token_layer(
     store: Store, checkpoint_id: str, layer: int, starts: Sequence[int], compat: Compat | None
 ) -> int:
     """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
+    forget_model()  # every block has been run, and what follows wants the room
     if not single_token_path(store, checkpoint_id, layer, compat).exists():
         blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]
         token, feature, value = (np.concatenate(column) for column in zip(*blocks, strict=True))

@@ -28,20 +28,22 @@ class Signatures(NamedTuple):
     """What the columns are, in order."""
 
 
-def signatures(found: Contributors, position: Int64[np.ndarray, " n_samples"], min_frequency: float) -> Signatures:
+def signatures(
+    found: Contributors, position: Int64[np.ndarray, " n_samples"], settings: CircuitLensSettings
+) -> Signatures:
     """The sets of contributors of a feature's samples; `found.target` counts samples, `position` is where they fired.
 
     Features count as the same at whatever token, heads at the same distance Δ of their source from the firing token.
-    Contributors of fewer than `min_frequency` of the samples are left out.
     """
     head = KINDS.index(HEAD)
     keep = (found.kind == KINDS.index(FEATURE)) | (found.kind == head)
+    keep &= found.share >= settings.signature_share
     target, kind, layer, unit, source = (column[keep] for column in found[:5])
     delta = np.where(kind == head, source - position[target], 0)
     identity, column = np.unique(np.stack([kind, layer, unit, delta], 1), axis=0, return_inverse=True)
     pairs = np.unique(np.stack([target, column.ravel()], 1), axis=0)
     counts = np.bincount(pairs[:, 1], minlength=len(identity))
-    kept = counts >= np.ceil(min_frequency * len(position))
+    kept = counts >= np.ceil(settings.min_frequency * len(position))
     place = np.cumsum(kept) - 1
     pairs = pairs[kept[pairs[:, 1]]]
     ones = np.ones(len(pairs), np.int32)

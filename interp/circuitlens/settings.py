@@ -16,18 +16,22 @@ class CircuitLensSettings:
 
     features_per_layer: Annotated[int, Gt(0)] | None = None
     """Attribute the samples of so many features of each layer, drawn by lot among those that fired; null: of all."""
-    seed: int = 0
-    """Of that lot, and of what is ablated at random."""
+    samples_per_feature: Annotated[int, Gt(0)] | None = None
+    """Attribute so many of a feature's quantile sample, by lot; null: all of it."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of these lots, and of what is ablated at random."""
     heads: Literal["direct", "jacobian"] = "direct"
     """Scores of heads. direct: what a head writes at the firing token, read by the feature directly (the paper).
     jacobian: what it writes at any token, by whatever frozen path."""
     min_share: Share = 0.02
-    """A contributor is significant if it has at least this share of all positive contributions of its kind (features,
-    heads by source token, tokens) to the activation."""
+    """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
+    source token, tokens) to the activation."""
     max_contributors: Annotated[int, Gt(0)] = 16
     """The strongest so many of each kind, at most."""
-    min_frequency: Annotated[float, Ge(0), Le(1)] = 0.05
-    """A contributor significant in fewer of a feature's samples than this share has no part in their signatures."""
+    signature_share: Share = 0.05
+    """Features and heads by source token with at least this share are a sample's signature."""
+    min_frequency: Annotated[float, Ge(0), Le(1)] = 0.1
+    """A contributor that is in fewer of a feature's signatures than this share has no part in any."""
     clustering: Literal["dbscan", "hdbscan"] = "dbscan"
     """How samples are grouped by the Jaccard distance of their signatures."""
     eps: Share = 0.5

@@ -1,7 +1,7 @@
 """What a judge does with a description, whoever judges: by rule, or by asking a language model."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int8
@@ -27,6 +27,7 @@ class Marked(NamedTuple):
     places: tuple[int, ...]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Everything is judged from the description alone; nothing of the feature's activations is seen."""
 

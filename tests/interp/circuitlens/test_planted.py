@@ -67,7 +67,7 @@ def test_two_causes_are_two_clusters_and_one_is_one(linear: LinearModel, cluster
         for sample, end in enumerate(ends):
             _, found = attributed(linear, feature, sequence(*end, seed=sample))
             parts.append(found._replace(target=np.full(len(found.target), sample)))
-        found = signatures(Contributors.joined(parts), np.full(len(ends), 9), settings.min_frequency)
+        found = signatures(Contributors.joined(parts), np.full(len(ends), 9), settings)
         labels = cluster(jaccard_distances(found.contains), settings)
         return [(n, signature) for _, n, signature in describe_clusters(labels, found)]
 

@@ -1,0 +1,149 @@
+"""Ask by ablation whether what an activation is attributed to makes it: does it drop without its sources?"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from interp.capture import in_this_thread, on_feature_input, removing
+from interp.circuitlens.contributors import HEAD, KINDS, TOKEN, Contributors
+from interp.circuitlens.frozen import LinearModel
+from interp.transcoder import Transcoder
+
+
+class Ablations(NamedTuple):
+    """Variants of one sequence, in each of which something is silent."""
+
+    tokens: Bool[Tensor, "variants n_pos"]
+    """Source tokens of which attention, in all layers, reads the mean value of the sequence instead of their own."""
+    heads: Bool[Tensor, "variants n_layers n_heads"]
+    """Heads that write, at the firing token, their mean over the sequence."""
+
+
+@torch.no_grad()
+def ablated_activations(
+    linear: LinearModel,
+    transcoder: Transcoder,
+    layer: int,
+    feature: int,
+    tokens: Integer[Tensor, " n_pos"],
+    ablations: Ablations,
+) -> Float[Tensor, " variants"]:
+    """A feature's activation at the last token in each variant, nothing frozen; of TopK as if it were ReLU.
+
+    Means are over the sequence without its first token, on which attention rests when it looks for nothing.
+    """
+    family, n_variants = linear.family, len(ablations.tokens)
+    seen: list[Tensor] = []
+
+    def with_mean_values(_m: nn.Module, _a: Any, output: Tensor) -> Tensor:
+        values = _values(linear, output.clone())
+        mean = values[0][:, 1:].mean(1, keepdim=True) if len(tokens) > 1 else values[0]
+        silent = ablations.tokens.view(*ablations.tokens.shape, *[1] * (values[0].ndim - 2))
+        values[0].copy_(torch.where(silent, mean, values[0]))
+        return values[1]
+
+    def with_mean_heads(at: int) -> Callable[..., Any]:
+        def hook(_m: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            mixed = args[0].unflatten(2, (linear.n_heads, -1)).clone()
+            mean = mixed[:, 1:].mean(1) if len(tokens) > 1 else mixed[:, -1]
+            mixed[:, -1] = torch.where(ablations.heads[:, at, :, None], mean, mixed[:, -1])
+            return (mixed.flatten(2), *args[1:])
+
+        return hook
+
+    handles = []
+    for at, block in enumerate(family.block_modules(linear.model)):
+        attention = family.module(block, family.attention)
+        value, output = family.module(attention, family.value), family.module(attention, family.output)
+        handles.append(value.register_forward_hook(in_this_thread(with_mean_values)))
+        handles.append(output.register_forward_pre_hook(in_this_thread(with_mean_heads(at))))
+        if at == layer:
+            handles.append(on_feature_input(family, block, linear.hooks, seen.append))
+    with removing(handles):
+        linear.model(input_ids=tokens.long().expand(n_variants, -1), use_cache=False, logits_to_keep=1)
+    pre = seen[0][:, -1] @ transcoder.W_enc[feature] + transcoder.b_enc[feature]
+    threshold = 0.0 if transcoder.threshold is None else max(0.0, float(transcoder.threshold[feature]))
+    return torch.where(pre > threshold, pre, 0)
+
+
+def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Of what a projection gives, the part that is values (variants, n_pos, …), and the whole that it is a view of."""
+    layout = linear.family.value_layout
+    if layout == "qkv":
+        return output[..., 2 * output.shape[2] // 3 :], output
+    if layout == "qkv of each head":
+        return output.view(*output.shape[:2], linear.n_heads, 3, -1)[:, :, :, 2], output
+    return output, output
+
+
+def attributed_tokens(found: Contributors, position: int, n: int) -> list[int]:
+    """The source tokens that matter most to one activation, at most `n`; neither its own nor the sequence's first."""
+    of_token = np.isin(found.kind, [KINDS.index(HEAD), KINDS.index(TOKEN)]) & (found.score > 0)
+    totals = np.bincount(found.position[of_token], found.score[of_token], minlength=position + 1)
+    totals[[0, position]] = 0
+    return [int(at) for at in np.argsort(-totals, kind="stable")[:n] if totals[at] > 0]
+
+
+def attributed_heads(found: Contributors, n: int) -> list[tuple[int, int]]:
+    """The heads, as (layer, head), that matter most to one activation, at most `n`."""
+    of_head = (found.kind == KINDS.index(HEAD)) & (found.score > 0)
+    which, place = np.unique(np.stack([found.layer[of_head], found.unit[of_head]], 1), axis=0, return_inverse=True)
+    totals = np.bincount(place.ravel(), found.score[of_head], minlength=len(which))
+    return [tuple(which[at].tolist()) for at in np.argsort(-totals, kind="stable")[:n]]
+
+
+class Drops(NamedTuple):
+    """Of one activation, the share that goes when its sources are silent, and when as many others are."""
+
+    tokens: float
+    random_tokens: float
+    heads: float
+    random_heads: float
+
+
+def causal_drops(
+    linear: LinearModel,
+    transcoder: Transcoder,
+    layer: int,
+    feature: int,
+    tokens: Integer[Tensor, " n_pos"],
+    found: Contributors,
+    n: int,
+    draw: np.random.Generator,
+    n_draws: int = 4,
+) -> Drops:
+    """Silence the `n` strongest source tokens and heads of an activation at the last token; NaN where none are left.
+
+    As many random ones, of those that were not found, are drawn `n_draws` times.
+    """
+    position, n_layers = len(tokens) - 1, layer if linear.parallel else layer + 1
+    sources, heads = attributed_tokens(found, position, n), attributed_heads(found, n)
+    other_tokens = np.setdiff1d(np.arange(1, max(position, 1)), sources)
+    every_head = [(at, head) for at in range(n_layers) for head in range(linear.n_heads)]
+    other_heads = np.array([head for head in every_head if head not in heads], dtype=np.int64).reshape(-1, 2)
+    if len(other_tokens) < len(sources):
+        sources = []
+    if len(other_heads) < len(heads):
+        heads = []
+    n_variants = 3 + 2 * n_draws
+    silent_tokens = torch.zeros(n_variants, len(tokens), dtype=torch.bool, device=tokens.device)
+    silent_heads = torch.zeros(n_variants, linear.n_layers, linear.n_heads, dtype=torch.bool, device=tokens.device)
+    silent_tokens[1, sources] = True
+    for at, head in heads:
+        silent_heads[2, at, head] = True
+    for drawn in range(n_draws):
+        silent_tokens[3 + drawn, draw.choice(other_tokens, len(sources), replace=False)] = True
+        chosen = other_heads[draw.choice(len(other_heads), len(heads), replace=False)] if heads else other_heads[:0]
+        silent_heads[3 + n_draws + drawn, chosen[:, 0], chosen[:, 1]] = True
+    a = ablated_activations(linear, transcoder, layer, feature, tokens, Ablations(silent_tokens, silent_heads))
+    drop = ((a[0] - a) / a[0]).double().cpu().numpy() if a[0] > 0 else np.full(n_variants, np.nan)
+    return Drops(
+        tokens=drop[1] if sources else np.nan,
+        random_tokens=drop[3 : 3 + n_draws].mean() if sources else np.nan,
+        heads=drop[2] if heads else np.nan,
+        random_heads=drop[3 + n_draws :].mean() if heads else np.nan,
+    )

@@ -1,0 +1,119 @@
+"""Attributed samples by blocks of a corpus's rows, until they are gathered by feature.
+
+    parts/attributions/<recipe>/rows-<start>-<stop>.parquet
+
+A row is one sample, with its contributors as lists; rows are in order of layer, feature and sample, in groups small
+enough that a few features of one layer can be read without the rest.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64
+
+from interp.circuitlens.contributors import Contributors
+from storage.store import ShardKey, Store, whole_file
+
+ROWS_PER_GROUP = 512
+
+SAMPLE_COLUMNS = ("layer", "feature", "sample", "sequence", "position", "activation", "total")
+CONTRIBUTOR_COLUMNS = ("kind", "source_layer", "unit", "source_position", "score", "share")
+
+
+class Attributed(NamedTuple):
+    """Samples, each with where it fired, what was found of it and what it does."""
+
+    layer: Int64[np.ndarray, " n"]
+    feature: Int64[np.ndarray, " n"]
+    sample: Int64[np.ndarray, " n"]
+    sequence: Int64[np.ndarray, " n"]
+    """Row of the corpus."""
+    position: Int64[np.ndarray, " n"]
+    activation: Float32[np.ndarray, " n"]
+    total: Float32[np.ndarray, " n"]
+    """The sum of all contributions: the activation again, but for rounding."""
+    contributors: Contributors
+    """`target` counts the samples."""
+    effect: Float32[np.ndarray, "n n_after d_model"]
+    """What the sample adds to the final norm's output, at its token and those that the model goes on with; NaN where
+    it was not followed so far; n_after is 0 if effects are not wanted."""
+
+    def at(self, index: Int64[np.ndarray, " m"]) -> "Attributed":
+        """Some of the samples, in that order."""
+        place = np.full(len(self.layer), -1)
+        place[index] = np.arange(len(index))
+        keep = place[self.contributors.target] >= 0
+        kept = Contributors(*(column[keep] for column in self.contributors))
+        contributors = Contributors.joined([kept._replace(target=place[kept.target])])
+        columns = [column[index] for column in self[: len(SAMPLE_COLUMNS)]]
+        return Attributed(*[*columns, contributors, self.effect[index]])
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Attributed]") -> "Attributed":
+        """Samples of several sequences or blocks, in order of layer, feature and sample."""
+        starts = np.cumsum([0, *(len(part.layer) for part in parts)])
+        contributors = [
+            part.contributors._replace(target=part.contributors.target + start)
+            for part, start in zip(parts, starts, strict=False)
+        ]
+        columns = [
+            np.concatenate(columns) for columns in zip(*(part[: len(SAMPLE_COLUMNS)] for part in parts), strict=True)
+        ]
+        effect = np.concatenate([part.effect for part in parts])
+        whole = cls(*[*columns, Contributors.joined(contributors), effect])
+        return whole.at(np.lexsort((whole.sample, whole.feature, whole.layer)))
+
+
+def attributions_path(store: Store, recipe: str, start: int, stop: int) -> Path:
+    """Where the attributed samples of a block of rows are."""
+    return store.parts("attributions", recipe) / f"rows-{start}-{stop}.parquet"
+
+
+def write_attributed(path: Path, found: Attributed) -> None:
+    """Write a block whole."""
+    columns: dict[str, pa.Array] = {name: pa.array(getattr(found, name)) for name in SAMPLE_COLUMNS}
+    target, kind, layer, unit, position, score, share = found.contributors
+    offsets = pa.array(np.searchsorted(target, np.arange(len(found.layer) + 1)).astype(np.int32))
+    narrow = (kind.astype(np.int8), layer.astype(np.int16), unit.astype(np.int32), position.astype(np.int32))
+    for name, values in zip(CONTRIBUTOR_COLUMNS, (*narrow, score, share), strict=True):
+        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values))
+    n_after, d_model = found.effect.shape[1:]
+    if n_after:
+        columns["effect"] = pa.FixedSizeListArray.from_arrays(pa.array(found.effect.ravel()), n_after * d_model)
+    table = pa.table(columns).replace_schema_metadata({"n_after": str(n_after), "d_model": str(d_model)})
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, row_group_size=ROWS_PER_GROUP, compression="zstd")
+
+
+def read_attributed(paths: Sequence[Path], key: ShardKey) -> Attributed:
+    """The attributed samples of a shard, from all blocks.
+
+    Raises:
+        ValueError: a block is damaged; the message names it and says to remove it.
+    """
+    wanted = [("layer", "=", key.layer), ("feature", ">=", key.start), ("feature", "<", key.stop)]
+    found = []
+    for path in paths:
+        try:
+            found.append(_attributed(pq.read_table(path, filters=wanted).combine_chunks()))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{path}: damaged part ({error}); remove it and run again to have it rebuilt") from None
+    return Attributed.joined(found)
+
+
+def _attributed(table: pa.Table) -> Attributed:
+    samples = [table[name].to_numpy() for name in SAMPLE_COLUMNS]
+    lists = [table[name].combine_chunks() for name in CONTRIBUTOR_COLUMNS]
+    lengths = lists[0].value_lengths().to_numpy(zero_copy_only=False)
+    target = np.repeat(np.arange(table.num_rows), lengths.astype(np.int64))
+    values = [array.flatten().to_numpy(zero_copy_only=False) for array in lists]
+    contributors = Contributors(target, *(value.astype(np.int64) for value in values[:4]), *values[4:])
+    n_after, d_model = (int(table.schema.metadata[name]) for name in (b"n_after", b"d_model"))
+    effect = np.zeros(0, np.float32)
+    if n_after:
+        effect = table["effect"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Attributed(*[*samples, contributors, effect.reshape(table.num_rows, n_after, d_model)])
