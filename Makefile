@@ -33,6 +33,7 @@ oracles: $(READY)  ## Compare with independent implementations, in an environmen
 	$(PYTHON) -m venv $(ORACLES)
 	$(ORACLES)/bin/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(ORACLES)/bin/python -m pip install --quiet -r tests/oracles/requirements.txt
+	$(ORACLES)/bin/python -m pip install --quiet --no-deps fade-language==0.1.2  # its metrics need none of its pins
 	CIRCUIT_INSIGHTS_ORACLES=$(ORACLES)/bin/python $(BIN)/python -m pytest -q -m oracle
 
 check: $(READY)
