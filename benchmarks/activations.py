@@ -48,7 +48,7 @@ from storage.store import ShardKey, Store, shards
 from tasks import activations as tasks
 from tasks.models import loaded_encoder, loaded_model
 
-N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB, N_POS = 12, 24_576, 768, 50_257, 128
+N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB, N_POS = 12, 24_576, 768, 2000, 128  # no pass reaches the unembedding
 ACTIVE = 45
 CHECKPOINT, CORPUS = "shapes", "text"
 SETTINGS = ActivationSettings(keep="all")
@@ -60,7 +60,7 @@ def write_shape(store: Store) -> Path:
     """A random GPT-2 and transcoders of 24,576 features of which about 45 are active; returns the model's folder."""
     model_path = store.root / "model"
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(model_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=D_VOCAB)).save_pretrained(model_path)
     shutil.copytree("demo/checkpoint/model", model_path, ignore=lambda *_: ["config.json", "model.safetensors"],
                     dirs_exist_ok=True)  # fmt: skip
     tokens = np.random.default_rng(0).integers(1, 1999, (ROWS, N_POS)).astype(np.int32)

@@ -92,9 +92,11 @@ def _expect_one_origin(section: str, path: Path | None, repo: str | None, given:
 class CorpusConfig(_Section):
     """The text that transcoders are trained and measured on."""
 
-    source: str | None = None
+    source: str | Annotated[list[str], Field(min_length=1)] | None = None
     """A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of these, hf://datasets/OWNER/NAME[@REVISION]/PATH for such
-    files on the Hub (PATH: a file, a folder or a glob), or `python-docs` for the running Python's documentation."""
+    files on the Hub (PATH: a file, a folder or a glob), or `python-docs` for the running Python's documentation. Or a
+    list of these, read one after the other: what was summed up of one is not summed up again. Transcoders are trained
+    and measured on the first."""
     text_field: str = "text"
     """Field of a .jsonl line or column of a .parquet file that holds a document."""
     layout: Literal["packed", "padded"] = "packed"
@@ -106,6 +108,12 @@ class CorpusConfig(_Section):
     """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the rows, the last ones, that no statistic or sample is taken from: descriptions are judged on them."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All sources, in order."""
+        assert self.source is not None
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
 
 
 class EngineConfig(_Section):
@@ -261,6 +269,8 @@ def _problem(error: Any) -> str:
 
 
 def _beside(path: Path, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_beside(path, one) for one in value]
     if not isinstance(value, str) or value == "python-docs" or value.startswith("hf://"):
         return value
     return str((path.parent / Path(value).expanduser()).resolve())

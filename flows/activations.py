@@ -1,7 +1,6 @@
 """What every feature does on a corpus: one pass, then statistics and samples of every shard."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from prefect import flow
 
@@ -14,6 +13,7 @@ from flows.subject import Subject, identify, open_source
 from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint
+from storage.corpora import corpus_attributes
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
@@ -55,17 +55,23 @@ class Work:
 
     @property
     def corpus_id(self) -> str:
-        """The corpus that statistics and samples are of."""
-        return self.subject.source.corpus.corpus_id
+        """The corpus that statistics and samples are of; of several, a hash of them all."""
+        names = [recipe.corpus_id for recipe in self.subject.source.corpora]
+        return names[0] if len(names) == 1 else short_hash(corpora=names)
 
-    @cached_property
+    @property
     def readings(self) -> list[Pass]:
-        """The passes, a corpus each."""
-        config = self.subject.config
+        """The passes, a corpus each. Rows are numbered through all corpora, those held out included."""
+        config, store = self.subject.config, self.subject.store
         held_out, counted = config.corpus.held_out, config.activations.counted
         ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
-        recipe = short_hash(corpus=self.corpus_id, version=VERSION, **ingredients)
-        return [Pass(recipe, self.corpus_id, held_out)]
+        found, first_row = [], 0
+        for corpus in self.subject.source.corpora:
+            recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
+            found.append(Pass(recipe, corpus.corpus_id, held_out, first_row))
+            if store.corpus(corpus.corpus_id).exists():
+                first_row += corpus_attributes(store, corpus.corpus_id)["n_sequences"]
+        return found
 
     @property
     def recipe(self) -> str:
@@ -75,7 +81,7 @@ class Work:
 
     @property
     def is_tokenised(self) -> bool:
-        return all(self.subject.store.corpus(reading.corpus_id).exists() for reading in self.readings)
+        return all(self.subject.store.corpus(recipe.corpus_id).exists() for recipe in self.subject.source.corpora)
 
     def blocks(self, reading: Pass) -> list[Block]:
         return reading.blocks(self.subject.store)
@@ -173,10 +179,10 @@ def read_later(subject: Subject) -> bool:
 
 
 def tokenise(subject: Subject) -> None:
-    """See to it that the corpus is in the store."""
-    corpus, store = subject.source.corpus, subject.store
-    if not store.corpus(corpus.corpus_id).exists():
-        wait_for_all([tokenise_corpus.submit(store, corpus, subject.source.model.path)], "tokenise")
+    """See to it that the corpora are in the store."""
+    store, model_path = subject.store, subject.source.model.path
+    missing = [corpus for corpus in subject.source.corpora if not store.corpus(corpus.corpus_id).exists()]
+    wait_for_all([tokenise_corpus.submit(store, corpus, model_path) for corpus in missing], "tokenise")
 
 
 def run_blocks(subject: Subject, work: Work) -> None:

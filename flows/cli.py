@@ -450,6 +450,29 @@ def vacuum(
 
 
 @app.command()
+def attribute(
+    prompt: Annotated[str, typer.Argument(help="Text whose next token is to be explained.")],
+    output: Annotated[Path, typer.Option(help="NAME.json; NAME becomes the graph's slug.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration; else that of the checkpoint's last run.")] = None,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    max_logits: Annotated[int, typer.Option(help="Next tokens explained, at most.")] = 10,
+    logit_share: Annotated[float, typer.Option(help="Probability that they have together.")] = 0.95,
+    max_features: Annotated[int, typer.Option(help="Features attributed, the most influential first.")] = 7500,
+    node_threshold: Annotated[float, typer.Option(help="Share of all influence that the nodes kept have.")] = 0.8,
+    edge_threshold: Annotated[float, typer.Option(help="And the edges between them.")] = 0.98,
+) -> None:
+    """Write the attribution graph of a prompt, in circuit-tracer's format."""
+    with errors_told():
+        from flows import attribute as flow
+
+        loaded = flow.last_config(_root(store), checkpoint) if config is None else _load(config, None, store)
+        settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings)
+        out.print(f"{output}: {n_nodes} nodes, {n_edges} edges", soft_wrap=True, markup=False)
+
+
+@app.command()
 def doctor(
     config: Annotated[Path | None, typer.Argument(help="Also check what this configuration names.")] = None,
     overrides: Overrides = None,
@@ -469,7 +492,8 @@ def doctor(
             model = source.model
             size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
             _good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
-            _good("corpus", f"{source.corpus.source}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
+            names = ", ".join(corpus.source for corpus in source.corpora)
+            _good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
             if source.must_train:
                 _good("transcoders", "none yet; `run` trains them")
             else:

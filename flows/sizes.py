@@ -58,10 +58,10 @@ def sizes_of(subject: Subject) -> Sizes:
     n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
     width = subject.attributes["d_transcoder"]
     sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
-    store, corpus_id = subject.store, subject.source.corpus.corpus_id
-    if not store.corpus(corpus_id).exists():
+    store, names = subject.store, [recipe.corpus_id for recipe in subject.source.corpora]
+    if not all(store.corpus(name).exists() for name in names):
         return sizes
-    return sizes._replace(corpus_tokens=corpus_attributes(store, corpus_id)["n_tokens"])
+    return sizes._replace(corpus_tokens=sum(corpus_attributes(store, name)["n_tokens"] for name in names))
 
 
 def sizes_to_train(source: Source) -> Sizes:
@@ -110,12 +110,14 @@ def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcode
 
 def _guessed_tokens(config: RunConfig) -> float:
     """Tokens of the corpus by its files' bytes; without files here, as many as the configuration allows."""
-    corpus = config.corpus
-    assert corpus.source is not None
-    most = corpus.max_tokens or math.inf
-    if corpus.source.startswith(HUB):
+    return sum(_guessed_tokens_of(config, source) for source in config.corpus.sources)
+
+
+def _guessed_tokens_of(config: RunConfig, source: str) -> float:
+    most = config.corpus.max_tokens or math.inf
+    if source.startswith(HUB):
         return most if most < math.inf else 0.0
-    n_bytes = sum(path.stat().st_size for path in local_files(corpus.source)) or PYTHON_DOCS_BYTES
+    n_bytes = sum(path.stat().st_size for path in local_files(source)) or PYTHON_DOCS_BYTES
     return min(most, n_bytes / BYTES_PER_TOKEN)
 
 

@@ -47,12 +47,19 @@ class Source:
     model_sha256: str
     tokenizer_sha256: str
     bos: int | None
-    corpus: CorpusRecipe
+    corpora: tuple[CorpusRecipe, ...]
+    """One, or several that are read one after the other."""
+
+    @property
+    def corpus(self) -> CorpusRecipe:
+        """The first corpus: transcoders are trained and measured on it."""
+        return self.corpora[0]
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files whose hashes are worth remembering."""
-        return (*self.model.files, *self.model.tokenizer_files, *local_files(self.corpus.source))
+        texts = [file for corpus in self.corpora for file in local_files(corpus.source)]
+        return (*self.model.files, *self.model.tokenizer_files, *texts)
 
     @property
     def training_recipe(self) -> str:
@@ -127,19 +134,24 @@ def open_source(config: RunConfig) -> Source:
     tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
     corpus = config.corpus
     assert corpus.source is not None
-    corpus_source = pinned_source(corpus.source)
-    recipe = CorpusRecipe(
-        source=corpus_source,
-        source_sha256=source_fingerprint(store, corpus_source),
-        tokenizer_sha256=tokenizer_sha256,
-        bos=bos,
-        n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
-        max_tokens=corpus.max_tokens,
-        text_field=corpus.text_field,
-        layout=corpus.layout,
+    recipes = tuple(
+        CorpusRecipe(
+            source=source,
+            source_sha256=source_fingerprint(store, source),
+            tokenizer_sha256=tokenizer_sha256,
+            bos=bos,
+            n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
+            max_tokens=corpus.max_tokens,
+            text_field=corpus.text_field,
+            layout=corpus.layout,
+        )
+        for source in map(pinned_source, corpus.sources)
     )
+    names = [recipe.corpus_id for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"corpus.source: two of {list(corpus.sources)} hold the same text; name each once")
     model_sha256 = short_hash(files=fingerprints(store, model.files))
-    return Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipe)
+    return Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
 
 
 def identify(source: Source) -> Subject:

@@ -243,7 +243,7 @@ TABLES = {
                 Column(
                     "sample", "INTEGER", "From 0: first the quantile sample, then the greatest activations, downwards."
                 ),
-                Column("sequence", "BIGINT", "Row of the corpus."),
+                Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
                 Column("position", "INTEGER", "Token in the row, from 0."),
                 Column("activation", "FLOAT", "The feature's activation there."),
                 Column(

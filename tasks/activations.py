@@ -235,13 +235,21 @@ def load_activations(
     recipe = keys[0].recipe
     where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
-        for corpus in corpora:
-            insert_row(connection, "corpora", corpus_row(corpus_attributes(store, corpus)))
+        rows = [corpus_row(corpus_attributes(store, corpus)) for corpus in corpora]
+        for row in rows if len(rows) == 1 else [*rows, _union(corpus_id, rows)]:
+            insert_row(connection, "corpora", row)
         for table in TABLES:
             replace_rows(connection, table, where, [store.part(table, key) for key in keys])
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
     return recipe
+
+
+def _union(corpus_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of `corpora` for several that are read one after the other."""
+    sums = {name: sum(row[name] for row in rows) for name in ("n_sequences", "n_tokens")}
+    names = {"name": " + ".join(row["name"] for row in rows), "sha256": corpus_id}
+    return {"corpus_id": corpus_id, "n_pos": rows[0]["n_pos"], **sums, **names}
 
 
 class ShardSamples(NamedTuple):

@@ -1,0 +1,85 @@
+"""Two corpora read one after the other: what is known of the first is used again, and everything is of both."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs.run import load_config
+from flows import activations, coactivation
+from flows.subject import Subject, identify, open_source
+from interp.coactivation.settings import CoactivationSettings
+from storage.activations import has_block
+from storage.coactivation import make_matrices, matrices
+from storage.corpora import corpus_attributes
+from storage.python_docs import python_docs
+from storage.store import ShardKey
+from tasks import activations as tasks
+from tasks.coactivation import coactivate, twera_shard
+from tasks.corpora import tokenise_corpus
+from tests.tasks.demo_store import dense, ingested
+
+SETTINGS = CoactivationSettings(pairs=[(0, 2)], min_support=3)
+
+
+def run(subject: Subject) -> list[dict]:
+    """Everything of two shards; returns the edges."""
+    store, checkpoint_id, config = subject.store, subject.checkpoint_id, subject.config
+    work = activations.Work(subject)
+    for reading in work.readings:
+        for block in reading.blocks(store):
+            tasks.activations_block.fn(
+                store, checkpoint_id, subject.source.model.path, reading, block, config.activations, "cpu"
+            )
+    key = ShardKey(work.recipe, 2, 0, 512)
+    tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.readings, config.activations)
+    summed = coactivation.Work(subject).summed
+    for each in summed:
+        make_matrices(matrices(store, each.recipe, 0, 2, 512), 1024)
+        coactivate.fn(store, each, 0, ShardKey(each.recipe, 2, 0, 512), 1024, 512)
+    key = key._replace(recipe=coactivation.Work(subject).recipe)
+    twera_shard.fn(store, checkpoint_id, work.corpus_id, key, summed, SETTINGS, 512, True, None)
+    return pq.read_table(store.part("feature_edges", key)).to_pylist()
+
+
+def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
+    texts = list(python_docs())
+    for name, part in (("a", texts[:40]), ("b", texts[40:90])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(text[:300] for text in part))
+    overrides = [f"store={tmp_path / 'store'}", "corpus.max_tokens=2500", "corpus.n_pos=32", "shard_size=512"]
+    overrides += ["coactivation.pairs=[[0,2]]"]
+    first = ingested(tmp_path / "store", *overrides[1:], f"corpus.source={tmp_path / 'a.txt'}")
+    run(first)
+    [before] = coactivation.Work(first).summed
+    tile = matrices(first.store, before.recipe, 0, 2, 512).receipt(0, 0)
+    written = tile.stat().st_mtime_ns
+    config = load_config(
+        Path("configs/demo.yaml"), [*overrides, f"corpus.source=[{tmp_path / 'a.txt'}, {tmp_path / 'b.txt'}]"]
+    )
+    both = identify(open_source(config))
+    for corpus in both.source.corpora:
+        tokenise_corpus.fn(both.store, corpus, both.source.model.path)
+    work = activations.Work(both)
+    assert work.corpus_id not in [reading.corpus_id for reading in work.readings]
+    assert work.readings[0].recipe == activations.Work(first).readings[0].recipe
+    assert has_block(both.store, work.readings[0].recipe, work.readings[0].blocks(both.store)[0])
+    edges = run(both)
+    assert tile.stat().st_mtime_ns == written
+
+    each = [[*overrides, f"corpus.source={tmp_path / name}"] for name in ("a.txt", "b.txt")]
+    alone = [identify(open_source(load_config(Path("configs/demo.yaml"), values))) for values in each]
+    rows = [np.concatenate([np.nan_to_num(dense(one, config.activations)[layer]) for one in alone]) for layer in (0, 2)]
+    assert len(edges) > 50
+    for edge in edges[:50]:
+        a, b = rows[0][:, edge["source_feature"]].astype(float), rows[1][:, edge["target_feature"]].astype(float)
+        assert edge["n_coactive"] == ((a > 0) & (b > 0)).sum()
+        assert edge["twera"] == pytest.approx((a * b).sum() / b.sum() * edge["virtual_weight"], rel=1e-4)
+        assert edge["corpus_id"] == work.corpus_id
+    samples = tasks.read_samples(both.store, ShardKey(work.recipe, 2, 0, 512))
+    n_first = corpus_attributes(both.store, work.readings[0].corpus_id)["n_sequences"]
+    second = samples.where(samples.sequence >= n_first)
+    assert 0 < len(second.feature) < len(samples.feature)
+    a = np.nan_to_num(dense(alone[1], config.activations)[2])
+    at = (second.sequence - n_first) * 32 + second.position
+    assert second.activation == pytest.approx(a[at, second.feature], rel=1e-4)
