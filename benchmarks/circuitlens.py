@@ -63,8 +63,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="to measure each figure")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    config = GPT2Config(n_layer=N_LAYERS, attn_implementation="eager", vocab_size=1000)
-    linear = linear_model(GPT2LMHeadModel(config).eval().requires_grad_(False), GPT2, Hooks("mlp_in", "mlp_out"))
+    model = GPT2LMHeadModel(GPT2Config(n_layer=N_LAYERS, vocab_size=1000)).eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    linear = linear_model(model, GPT2, Hooks("mlp_in", "mlp_out"))
     coders = [coder(layer) for layer in range(N_LAYERS)]
     for n_pos in (16, 64):
         began = time.perf_counter()

@@ -1,15 +1,21 @@
 """Descriptions and their judgement over the command line, on the planted model: by rule, and by a language model that a
 local server plays."""
 
+import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from storage.catalog import open_catalog
-from tests.conftest import planted_overrides
+from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.planted import WORDS
+from tests.tasks.api_server import KEY, Api, message
 
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, describe, evaluate]"
@@ -80,11 +86,75 @@ def test_held_out_rows_were_never_sampled(done: tuple[Path, list[str], str]) -> 
     assert greatest < 0.6 * n_sequences
 
 
-def test_a_report_is_written(done: tuple[Path, list[str], str]) -> None:
-    store, _, _ = done
+def test_a_report_is_written_and_a_second_run_does_nothing(done: tuple[Path, list[str], str], cli: Cli) -> None:
+    store, overrides, _ = done
     (report,) = store.glob("reports/*/report.md")
     text = report.read_text()
     assert "## clarity" in text
     assert "weightlens" in text
     assert "<script" not in text
     assert (report.parent / "clarity.png").is_file()
+    again = cli("run", CONFIG, *overrides)
+    assert "Nothing to do" in again.stderr
+
+
+def answer(params: dict[str, Any]) -> dict[str, Any]:
+    """A language model that says something that fits every question."""
+    wanted = params["output_config"]["format"]["schema"]["properties"]
+    material = json.loads(params["messages"][0]["content"].removeprefix("<data>\n").removesuffix("\n</data>"))
+    numbers = [text["id"] for text in material.get("texts", [])]
+    if "description" in wanted:
+        value: dict[str, Any] = {"description": f"the token ‘{WORDS[5]}’"}
+    elif "ratings" in wanted:
+        value = {"ratings": [{"id": at, "rating": at % 2} for at in numbers]}
+    elif "firing" in wanted:
+        value = {"firing": [{"id": at, "tokens": [0]} for at in numbers]}
+    else:
+        value = {"texts": [f"{WORDS[5]} {WORDS[at]}" for at in range(1, 8)]}
+    return message(json.dumps(value))
+
+
+def test_a_language_model_explains_and_judges_within_its_budget(
+    done: tuple[Path, list[str], str], httpserver: HTTPServer, prefect_home: Path
+) -> None:
+    store, overrides, _ = done
+    api = Api(httpserver, answer)
+    model = [
+        "describe.explainer=anthropic", "evaluate.judge=anthropic", "anthropic.model=some-model",
+        "anthropic.prices={input: 3, output: 15, cache_write: 3.75, cache_read: 0.3}", "anthropic.poll_s=0.1",
+        "evaluate.how.faithfulness.features_per_layer=0", "evaluate.how.n_fuzzed=4", "evaluate.how.n_simulated=4",
+        "evaluate.how.n_synthetic=10",
+    ]  # fmt: skip
+    environment = {
+        **cli_environment(prefect_home),
+        "ANTHROPIC_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": httpserver.url_for("").rstrip("/"),
+    }
+
+    def run(*settings: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *overrides, *model, *settings]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)  # pyright: ignore
+
+    refused = run("anthropic.budget_usd=0.001")
+    assert refused.returncode == 2
+    assert "Nothing was sent" in refused.stderr
+    assert not api.direct
+    assert not api.batches
+    result = run("anthropic.budget_usd=20")
+    assert result.returncode == 0, result.stderr
+    n_asked = len(api.direct) + sum(map(len, api.batches.values()))
+    n_calls, usd = rows(store, "SELECT count(*), sum(cost_usd) FROM llm_calls WHERE NOT cached")[0]
+    assert n_calls == n_asked > 20
+    batched = sum(map(len, api.batches.values()))
+    assert usd == pytest.approx((len(api.direct) + batched / 2) * (100 * 3 + 20 * 15) / 1e6)
+    assert rows(store, "SELECT sum(cost_usd) FROM llm_spend")[0][0] == pytest.approx(usd)
+    texts = rows(store, "SELECT DISTINCT text FROM descriptions WHERE explainer = 'anthropic'")
+    assert texts == [(f"the token ‘{WORDS[5]}’",)]
+    assert rows(store, "SELECT count(*) FROM descriptions WHERE explainer = 'tokens' AND method = 'maxact'")[0][0] > 0
+    judges = rows(store, "SELECT DISTINCT explainer, judge FROM scores ORDER BY ALL")
+    assert judges == [("anthropic", "anthropic"), ("tokens", "rule")]
+    assert "Nothing to do" in run("anthropic.budget_usd=20").stderr
+    assert KEY not in result.stdout + result.stderr
+    hidden = KEY.encode()
+    assert all(hidden not in path.read_bytes() for path in store.rglob("*") if path.is_file())
+    assert os.environ.get("ANTHROPIC_API_KEY") != KEY
