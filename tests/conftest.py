@@ -1,6 +1,7 @@
 """Shared fixtures. Prefect gets a home of its own, so that tests neither see nor leave anything outside."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,10 +26,16 @@ def prefect_api(prefect_home: Path) -> Iterator[str]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(prefect_home))
-        server = SubprocessASGIServer()
+        server = SubprocessASGIServer(unused_port())  # without a port it would be the one that flows in here stop
         server.start(timeout=120)
     yield server.api_url
     server.stop()
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
