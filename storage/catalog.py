@@ -148,6 +148,7 @@ def _create(path: Path) -> None:
     """Make a catalog beside its place and put it there: a killed run leaves none that is half made."""
     with whole_file(path) as partial, duckdb.connect(partial) as connection:
         bring_forward(connection)
+        connection.execute("CHECKPOINT")  # closing would do it too, but keep silent if the disk is full
 
 
 def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
