@@ -239,7 +239,7 @@ def main() -> None:
     if arguments.table:
         print(table(arguments.table))
         return
-    screened = arithmetic(EngineConfig(device="cpu", bfloat16=arguments.bfloat16)).screen
+    screened = arithmetic(EngineConfig.model_validate({"device": "cpu", "bfloat16": arguments.bfloat16})).screen
     shape, folder = SHAPES[arguments.shape], Path(tempfile.mkdtemp())
     try:
         store = Store(folder)

@@ -125,7 +125,7 @@ class EngineConfig(_Section):
     """Tasks at once; left out: one a core."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where WeightLens computes: on a GPU if PyTorch sees one (auto). Training and measuring use the CPU."""
-    bfloat16: Literal["auto", "on", "off"] = "auto"
+    bfloat16: Literal["auto"] | bool = "auto"
     """Find candidates by bfloat16 products and score them again in float32: the same results, sooner where the
     processor has bfloat16 arithmetic (auto: if this machine's has)."""
     dask_address: str | None = None

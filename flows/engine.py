@@ -43,7 +43,7 @@ def arithmetic(engine: EngineConfig) -> Arithmetic:
     gpu = engine.device != "cpu" and torch.cuda.is_available()
     features = get_host_cpu_features()
     has_bfloat16 = any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
-    screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16 == "on"
+    screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16
     return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
 
 

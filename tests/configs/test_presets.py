@@ -61,3 +61,9 @@ def test_a_preset_with_folders_of_ones_own() -> None:
     changes = ["model.repo=null", "model.path=m", "transcoder.repo=null", "transcoder.files=null", "transcoder.path=t"]
     config = load_config(ROOT / "configs" / "gpt2.yaml", changes)
     assert (config.model.path, config.transcoder.path) == (Path("m"), Path("t"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("on", True), ("off", False), ("false", False)])
+def test_bfloat16_is_said_in_the_words_of_yaml(text: str, expected: object) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", [f"engine.bfloat16={text}"])
+    assert config.engine.bfloat16 == expected
