@@ -8,7 +8,7 @@ from rich.console import Console
 
 from configs.run import RunConfig
 from flows.engine import wait_for_all
-from interp.descriptions.asking import Answer, Prompt
+from interp.descriptions.asking import Answer, Questions
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
@@ -23,7 +23,7 @@ console = Console(stderr=True)
 
 Who = Literal["tokens", "rule", "anthropic", "local"]
 
-Submit = Callable[[Any, dict[str, Answer]], PrefectFuture[list[Prompt]]]
+Submit = Callable[[Any, dict[str, Answer]], PrefectFuture[Questions]]
 """Submits the task of a shard, which returns the questions that it still needs answered."""
 
 
@@ -72,9 +72,9 @@ def answer_all(
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
     if isinstance(model, AnthropicModel):
-        _within_budget(model, (_missing(group, submit, model.unanswered, title) for group in groups), title)
+        _within_budget(model, (_open(group, submit, model.unanswered, title) for group in groups), title)
     for number, group in enumerate(groups):
-        while missing := _missing(group, submit, model.unanswered, title):
+        while missing := _open(group, submit, model.unanswered, title).now:
             model.ask(missing)
             load_calls(store, run_id, number, model.calls)
             model.calls.clear()
@@ -84,13 +84,14 @@ def answer_all(
         )
 
 
-def _missing(group: Sequence[Any], submit: Submit, unanswered: dict[str, Answer], title: str) -> list[Prompt]:
-    return [prompt for found in wait_for_all([submit(shard, unanswered) for shard in group], title) for prompt in found]
+def _open(group: Sequence[Any], submit: Submit, unanswered: dict[str, Answer], title: str) -> Questions:
+    found = wait_for_all([submit(shard, unanswered) for shard in group], title)
+    return Questions(*([prompt for one in found for prompt in one[part]] for part in range(2)))
 
 
-def _within_budget(model: AnthropicModel, questions: Iterable[list[Prompt]], title: str) -> None:
-    """Say what the questions will cost, and refuse them if the budget is smaller."""
-    found = [model.estimate(prompts) for prompts in questions]
+def _within_budget(model: AnthropicModel, questions: Iterable[Questions], title: str) -> None:
+    """Say what the questions and those that follow from them will cost, and refuse them if the budget is smaller."""
+    found = [model.estimate(prompts) for one in questions for prompts in one]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)
     if total.n_questions == 0:
         return

@@ -1,5 +1,6 @@
 """Descriptions of every feature by every method, worded by one explainer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -52,6 +53,13 @@ CHARACTERS_PER_QUESTION = 7_500
 """Of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
 
 
+CLUSTERS_PER_FEATURE = 4
+"""About as many as the paper finds: 4.5 at Gemma-2-2B's layer 7, 2.8 at layer 12."""
+
+CHARACTERS_PER_JOIN = 2_500
+"""Of a question that joins clusters."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is described, under which recipe."""
@@ -89,6 +97,7 @@ class Work:
             explainer=config.describe.explainer,
             model=model_name(config, self.subject.store, config.describe.explainer),
             settings=[config.describe.evidence, config.describe.rule, config.wording, config.anthropic.max_tokens],
+            drawn=[config.describe.features_per_layer, config.describe.seed],
             version=[VERSION, PROMPT_VERSION],
         )
 
@@ -107,6 +116,8 @@ class Work:
             rule=config.describe.rule,
             wording=config.wording,
             max_tokens=config.anthropic.max_tokens,
+            features_per_layer=config.describe.features_per_layer,
+            seed=config.describe.seed,
             model=model_name(config, self.subject.store, config.describe.explainer),
         )
 
@@ -131,13 +142,24 @@ def todo(subject: Subject) -> dict[str, int]:
 def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name."""
     methods = config.describe.methods or tuple(get_args(Method))
-    n = sizes.n_layers * sizes.d_transcoder * len(methods)
-    usd = 0.0
-    if config.describe.explainer == "anthropic":
-        usd = estimate(n, n * CHARACTERS_PER_QUESTION, n * config.anthropic.max_tokens, config.anthropic).usd
+    n_features = sizes.n_layers * min(config.describe.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
+    n = n_features * len(methods)
+    usd = _questions_usd(config, sizes, methods, n_features) if config.describe.explainer == "anthropic" else 0.0
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     seconds = n * DESCRIBE_S / n_workers(config.engine)
     return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, n_workers(config.engine) * 200e6, usd)}
+
+
+def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n_features: int) -> float:
+    """What a language model is paid for describing so many features: a question a feature and method, or one a cluster,
+    which the methods of circuits share, and one a method to join them."""
+    attributed = config.circuitlens.features_per_layer or sizes.d_transcoder
+    n_attributed = min(n_features, sizes.n_layers * attributed)
+    n_methods = sum(NEEDS[method] == "circuitlens" for method in methods)
+    n_joins = n_attributed * n_methods
+    n = n_features * (len(methods) - n_methods) + (n_attributed * CLUSTERS_PER_FEATURE if n_methods else 0)
+    characters = n * CHARACTERS_PER_QUESTION + n_joins * CHARACTERS_PER_JOIN
+    return estimate(n + n_joins, characters, (n + n_joins) * config.anthropic.max_tokens, config.anthropic).usd
 
 
 def perform(subject: Subject, run_id: str) -> None:

@@ -22,23 +22,19 @@ from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey
+from tasks import judge, material, score
 from tasks.anthropic_model import estimate
 from tasks.describe import loaded_name as loaded_descriptions
-from tasks.evaluate import (
-    VERSION,
-    Task,
-    forget_unjudged,
-    is_judged,
-    judge_layer,
-    load_scores,
-    loaded_name,
-    read_layer,
-    steer_features,
-)
 from tasks.evidence import Reading
+from tasks.judge import forget_unjudged, is_judged, judge_layer
+from tasks.material import Task, read_layer, steer_features
+from tasks.score import load_scores, loaded_name, score_layer
 
 JUDGE_S = 0.004
 """Seconds to judge one description by rule."""
+
+SCORE_S = 0.004
+"""Seconds to work out the figures of one."""
 
 CHARACTERS_PER_TEXT = 160
 """Of a natural text."""
@@ -91,20 +87,27 @@ class Work:
             methods=self.methods,
             explainer=self.explainer,
             how=config.evaluate.how,
-            version=VERSION,
+            version=material.VERSION,
         )
 
-    @property
-    def recipe(self) -> str:
-        """The recipe of the whole stage."""
+    @cached_property
+    def judged_recipe(self) -> str:
+        """Names what the judge says of it."""
         config = self.subject.config
         return short_hash(
             material=self.material_recipe,
             judge=config.evaluate.judge,
             model=model_name(config, self.subject.store, config.evaluate.judge),
             controls=config.evaluate.controls,
-            version=[VERSION, PROMPT_VERSION],
+            version=[judge.VERSION, PROMPT_VERSION],
         )
+
+    @cached_property
+    def recipe(self) -> str:
+        """The recipe of the whole stage: figures that follow from what the judge said."""
+        config = self.subject.config
+        halves = [config.describe.evidence, config.describe.rule, config.wording]
+        return short_hash(judged=self.judged_recipe, halves=halves, version=score.VERSION)
 
     @property
     def task(self) -> Task:
@@ -116,22 +119,25 @@ class Work:
             reading=Reading(work.corpus_id, tuple(one.corpus_id for one in work.readings)),
             held_out=config.corpus.held_out,
             material_recipe=self.material_recipe,
+            judged_recipe=self.judged_recipe,
             explainer=self.explainer,
             methods=self.methods,
             controls=config.evaluate.controls,
             judge=config.evaluate.judge,
             model=model_name(config, self.subject.store, config.evaluate.judge),
             how=config.evaluate.how,
+            evidence=config.describe.evidence,
+            rule=config.describe.rule,
+            wording=config.wording,
         )
 
     @property
     def layers(self) -> range:
         return range(self.subject.attributes["n_layers"])
 
-    def shards(self) -> list[ShardKey]:
+    def keys(self, recipe: str) -> list[ShardKey]:
         """A task a layer."""
-        recipe, width = self.recipe, self.subject.attributes["d_transcoder"]
-        return [ShardKey(recipe, layer, 0, width) for layer in self.layers]
+        return [ShardKey(recipe, layer, 0, self.subject.attributes["d_transcoder"]) for layer in self.layers]
 
 
 def is_done(subject: Subject) -> bool:
@@ -144,12 +150,14 @@ def is_done(subject: Subject) -> bool:
 def todo(subject: Subject) -> dict[str, int]:
     """Step by step, how many tasks are left."""
     work, store = Work(subject), subject.store
-    task, left = work.task, [key.layer for key in work.shards() if not is_judged(store, key)]
+    task = work.task
+    left = [key.layer for key in work.keys(work.judged_recipe) if not is_judged(store, task, key)]
     steering = [key for layer in left for key in task.steered_keys(layer)]
     return {
         "read held-out": sum(not task.natural_path(store, layer).exists() for layer in left),
         "steer": sum(not task.steered_path(store, key).exists() for key in steering),
         "judge": len(left),
+        "score": sum(not store.part("scores", key).exists() for key in work.keys(work.recipe)),
     }
 
 
@@ -186,6 +194,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             per_layer + workers * 500e6,
             usd,
         ),
+        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, workers * 200e6),
     }
 
 
@@ -222,17 +231,18 @@ def perform(subject: Subject, run_id: str) -> None:
     recipe, corpus_id = work.recipe, work.corpus_id
     with stage_recorded(config, store, "evaluate", run_id, recipe, checkpoint_id=checkpoint_id, corpus_id=corpus_id):
         activations.tokenise(subject)
-        task, keys = work.task, work.shards()
-        for key in keys:
-            forget_unjudged(store, key)
+        task, judged, scored = work.task, work.keys(work.judged_recipe), work.keys(recipe)
+        for key, scores in zip(judged, scored, strict=True):
+            forget_unjudged(store, task, key, scores)
         wait_for_all([read_layer.submit(store, task, layer) for layer in work.layers], "evaluate: read held-out")
         steering = [key for layer in work.layers for key in task.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, task, key) for key in steering], "evaluate: steer")
         answer_all(
-            config, store, config.evaluate.judge, run_id, keys,
+            config, store, config.evaluate.judge, run_id, judged,
             lambda key, unanswered: judge_layer.submit(store, task, key, unanswered), "evaluate: judge",
         )  # fmt: skip
-        load_scores(store, task, run_id, keys)
+        wait_for_all([score_layer.submit(store, task, key) for key in scored], "evaluate: score")
+        load_scores(store, task, run_id, scored, judged)
         text = write_report(store, recipe, [checkpoint_id, corpus_id, task.explainer, task.judge])
         create_markdown_artifact(text, key="descriptions-judged")
 

@@ -21,6 +21,7 @@ MEANINGS = {
     "faithfulness": "with the feature held high, the model writes what the description says (0 to 1)",
     "simulation": "activity predicted token by token (AUROC; 0.5 is chance)",
     "detection": "texts in which it is active told by the description (balanced accuracy; 0.5 is chance)",
+    "stability": "of the firing tokens named from every other row of the corpus and from the rest, the share in both",
     "fuzzing": "right marks told from wrong ones (balanced accuracy; 0.5 is chance)",
 }
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from interp.descriptions.asking import Answer, Answers, Prompt
+import duckdb
+import numpy as np
+
+from interp.descriptions.asking import Answer, Answers, Questions
 from interp.descriptions.evidence import WHOLE, Known, Method, evidence_for
 from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
@@ -41,18 +44,21 @@ class Task:
     rule: RuleSettings
     wording: WordingSettings
     max_tokens: int
+    features_per_layer: int | None
+    """None: all."""
+    seed: int
     model: str | None
     """Who is asked, as the answers are kept under; None for the tokens explainer."""
 
 
 @shard_task("describe", "describe {key.name}")
-def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str, Answer]) -> list[Prompt]:
+def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
 
     Memory: see `known_features`, and the shard's descriptions or questions.
     """
     if is_described(store, key):
-        return []
+        return Questions()
     answers = None
     if task.model is not None:
         look = partial(look_up, AnswerStore(store), task.model, unanswered=unanswered)
@@ -62,8 +68,9 @@ def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str
     )
     described, failed = [], []
     with open_catalog(store.catalog) as connection:
+        features = _drawn(connection, task, key)
         everything = known_features(
-            store, connection, task.checkpoint_id, task.reading, key.layer, key.start, key.stop, task.evidence
+            store, connection, task.checkpoint_id, task.reading, key.layer, features, task.evidence
         )
         for feature, known in everything:
             before = len(answers.problems) if answers else 0
@@ -73,9 +80,30 @@ def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str
             reason = _reason(task, known, {row[1] for row in rows if row[2] == WHOLE}, problems)
             failed += [(feature, *reason)] if reason else []
     if answers is not None and answers.missing:
-        return answers.missing
+        return Questions(answers.missing, answers.later)
     _write(store, task, key, described, failed)
-    return []
+    return Questions()
+
+
+def _drawn(connection: duckdb.DuckDBPyConnection, task: Task, key: ShardKey) -> list[int]:
+    """A shard's part of the features to be described: those of the layer of which most kinds of evidence are there
+    (validated tokens, samples, attributed samples), by lot among equals."""
+    if task.features_per_layer is None:
+        return list(range(key.start, key.stop))
+    query = """
+        SELECT feature, sum(n_kinds) FROM (
+            SELECT DISTINCT feature, 1 AS n_kinds FROM token_candidates
+            WHERE checkpoint_id = $checkpoint AND layer = $layer AND validated
+            UNION ALL
+            SELECT feature, 1 + bool_or(cluster IS NOT NULL)::INTEGER FROM samples
+            WHERE checkpoint_id = $checkpoint AND layer = $layer AND corpus_id = $corpus GROUP BY feature
+        ) GROUP BY feature ORDER BY feature"""
+    about = {"checkpoint": task.checkpoint_id, "layer": key.layer, "corpus": task.corpus_id}
+    rows = connection.execute(query, about).fetchall()
+    features, n_kinds = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
+    chance = np.random.default_rng([task.seed, key.layer]).permutation(len(features))
+    drawn = features[np.lexsort((chance, -n_kinds))][: task.features_per_layer]
+    return sorted(int(feature) for feature in drawn if key.start <= feature < key.stop)
 
 
 def is_described(store: Store, key: ShardKey) -> bool:

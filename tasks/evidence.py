@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from interp.descriptions.evidence import Cluster, Known, Moment
+from interp.descriptions.evidence import WHOLE, Cluster, Known, Moment
 from interp.descriptions.settings import EvidenceSettings
 from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes, read_rows_at
@@ -17,6 +17,9 @@ from tasks.propagate import read_vocabulary
 
 FEATURES_AT_ONCE = 128
 """Features whose samples are held in memory together."""
+
+
+_AMONG = "feature BETWEEN ? AND ? AND feature IN (SELECT unnest(?))"
 
 
 class Reading(NamedTuple):
@@ -43,21 +46,20 @@ def known_features(
     checkpoint_id: str,
     reading: Reading | None,
     layer: int,
-    start: int,
-    stop: int,
+    features: Sequence[int],
     settings: EvidenceSettings,
 ) -> Iterator[tuple[int, Known]]:
     """What is known of each of some features. `reading` None: no samples are looked at.
 
     Memory: the samples of `FEATURES_AT_ONCE` features and the rows of the corpus that they are from.
     """
-    for low in range(start, stop, FEATURES_AT_ONCE):
-        high = min(low + FEATURES_AT_ONCE, stop)
-        key = [checkpoint_id, layer, low, high]
+    for start in range(0, len(features), FEATURES_AT_ONCE):
+        block = list(features[start : start + FEATURES_AT_ONCE])
+        key = [checkpoint_id, layer, min(block), max(block), block]
         reads = _tokens(connection, "side = 'input' AND validated", "activation DESC, token_id", key, settings)
         promotes = _tokens(connection, "side = 'output' AND sign = 1", "rank", key, settings)
         moments = None if reading is None else _Moments(store, connection, reading, key, settings)
-        for feature in range(low, high):
+        for feature in block:
             weights = Known(tuple(reads[feature]), tuple(promotes[feature]))
             yield feature, weights if moments is None else moments.add_to(weights, feature)
 
@@ -67,7 +69,7 @@ def _tokens(
 ) -> dict[int, list[str]]:
     query = f"""
         SELECT feature, t.text FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
-        WHERE checkpoint_id = ? AND layer = ? AND feature >= ? AND feature < ? AND {which}
+        WHERE checkpoint_id = ? AND layer = ? AND {_AMONG} AND {which}
         QUALIFY row_number() OVER (PARTITION BY feature ORDER BY {order}) <= ?
         ORDER BY feature, {order}"""
     found = defaultdict(list)
@@ -89,7 +91,7 @@ class _Moments:
     ) -> None:
         self._settings = settings
         key = [key[0], reading.corpus_id, *key[1:]]
-        here = "checkpoint_id = ? AND corpus_id = ? AND layer = ? AND feature >= ? AND feature < ?"
+        here = f"checkpoint_id = ? AND corpus_id = ? AND layer = ? AND {_AMONG}"
         query = f"""SELECT feature, sample, sequence, position, activation, quantile_bin, cluster FROM samples
                     WHERE {here} ORDER BY feature, activation DESC, sequence, position"""
         self._samples: dict[int, list[_Sample]] = defaultdict(list)
@@ -117,12 +119,16 @@ class _Moments:
         )
 
     def _clusters(self, feature: int, quantile: Sequence[_Sample]) -> Iterator[Cluster]:
-        """The clusters, the largest first; if there are none, what belongs to none is taken as one."""
+        """The clusters, the largest first. What belongs to none is taken as one where it is more than half of the
+        samples: clusters alone would speak of the smaller part."""
         members: dict[int, list[_Sample]] = defaultdict(list)
         for one in quantile:
             if one.cluster is not None:
                 members[one.cluster].append(one)
-        numbers = sorted(number for number in members if number >= 0) or list(members)
+        n_attributed = sum(map(len, members.values()))
+        numbers = sorted(number for number in members if number >= 0)
+        if 2 * len(members.get(WHOLE, ())) > n_attributed:
+            numbers = [WHOLE, *numbers]
         for number in numbers[: self._settings.n_clusters]:
             chosen = members[number][: self._settings.n_moments]
             moments = tuple(self._moment(one, self._causes.get((feature, one.sample), [])) for one in chosen)
@@ -140,7 +146,7 @@ class _Moments:
         first = first + int(before[-1]) + 1 if len(before) else first
         tokens = tuple(self._vocabulary[token].text for token in row[first:last].tolist())
         shown = None if causes is None else tuple(at - first for at in causes if first <= at < one.position)
-        return Moment(tokens, one.position - first, one.activation, shown)
+        return Moment(tokens, one.position - first, one.activation, shown, one.sequence)
 
 
 def _rows(store: Store, reading: Reading, sequences: set[int]) -> dict[int, np.ndarray]:

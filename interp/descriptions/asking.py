@@ -38,12 +38,22 @@ class Answer(NamedTuple):
     detail: str = ""
 
 
+class Questions(NamedTuple):
+    """What a task needs to know before it can do its work."""
+
+    now: Sequence[Prompt] = ()
+    later: Sequence[Prompt] = ()
+    """What will be asked when these are answered, with stand-ins for the answers: for estimates alone."""
+
+
 class Answers:
     """The answers that are known; what is asked for and is not among them is kept in `missing`."""
 
     def __init__(self, known: Callable[[Prompt], Answer | None]) -> None:
         self._known = known
         self.missing: list[Prompt] = []
+        self.later: list[Prompt] = []
+        """Questions that will follow from missing answers; see `Questions`."""
         self.problems: list[Answer] = []
         """Answers that were no use."""
 

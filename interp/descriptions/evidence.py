@@ -1,6 +1,6 @@
 """What a description may rest on: for each method exactly what the paper lets it see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Method = Literal["weightlens+out+llm", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"]
@@ -21,6 +21,8 @@ class Moment:
     causes: tuple[int, ...] | None = None
     """Tokens that drive the activation by CircuitLens, the strongest first; None: not attributed, the whole text may be
     looked at."""
+    row: int = 0
+    """Of the corpus."""
 
     @property
     def fires(self) -> str:
@@ -60,6 +62,7 @@ class Cluster:
     """One mechanism that CircuitLens told apart."""
 
     number: int
+    """-1: the samples that belong to none."""
     share: float
     """Of the feature's attributed samples."""
     moments: tuple[Moment, ...]
@@ -80,6 +83,18 @@ class Known:
     clusters: tuple[Cluster, ...] = ()
     effects: tuple[str, ...] = ()
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
+
+
+def half(known: Known, parity: int) -> Known:
+    """What would be known of a feature from every other row of the corpus alone; clusters, promoted tokens and what
+    weights tell stay those of the whole."""
+
+    def kept(moments: tuple[Moment, ...]) -> tuple[Moment, ...]:
+        return tuple(moment for moment in moments if moment.row % 2 == parity)
+
+    clusters = (replace(cluster, moments=kept(cluster.moments)) for cluster in known.clusters)
+    left = tuple(cluster for cluster in clusters if cluster.moments)
+    return replace(known, top=kept(known.top), spread=kept(known.spread), clusters=left)
 
 
 def evidence_for(method: Method, known: Known) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:

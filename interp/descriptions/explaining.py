@@ -14,6 +14,10 @@ N_TOKENS = 12
 """Tokens kept beside a description."""
 
 
+STAND_IN = 20 * "words "
+"""In the place of a description that is still to be asked for."""
+
+
 class Explainer(Protocol):
     """Puts evidence into words."""
 
@@ -21,8 +25,9 @@ class Explainer(Protocol):
         """A feature or a cluster in words; None where there are none."""
         ...
 
-    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
-        """One text from those of clusters, (text, share) each, and what is known of the whole feature."""
+    def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
+        """One text from those of clusters, (text, share) each, and what is known of the whole feature; None where a
+        text is lacking."""
         ...
 
 
@@ -35,8 +40,9 @@ class TokensExplainer(NamedTuple):
     def explain(self, evidence: Evidence) -> str | None:
         return by_rule(evidence, self.rule, self.wording)
 
-    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
-        return joined([text for text, _ in parts], whole, self.rule, self.wording)
+    def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
+        texts = [text for text, _ in parts if text is not None]
+        return joined(texts, whole, self.rule, self.wording) if len(texts) == len(parts) else None
 
 
 class ModelExplainer(NamedTuple):
@@ -49,8 +55,12 @@ class ModelExplainer(NamedTuple):
         value = self.answers.value(prompts.explain(evidence, self.max_tokens))
         return None if value is None else prompts.description_in(value)
 
-    def join(self, parts: list[tuple[str, float]], whole: Evidence) -> str | None:
-        value = self.answers.value(prompts.join(parts, whole, self.max_tokens))
+    def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
+        prompt = prompts.join([(text or STAND_IN, share) for text, share in parts], whole, self.max_tokens)
+        if any(text is None for text, _ in parts):
+            self.answers.later.append(prompt)
+            return None
+        value = self.answers.value(prompt)
         return None if value is None else prompts.description_in(value)
 
 
@@ -70,16 +80,17 @@ def describe(method: Method, known: Known, explainer: Explainer) -> list[Describ
     if len(clusters) == 1:
         whole, clusters = replace(whole, moments=clusters[0][1].moments), []
     found: list[Described] = []
-    parts: list[tuple[str, float]] = []
+    parts: list[tuple[str | None, float]] = []
     for cluster, evidence in clusters:
         text = explainer.explain(evidence)
-        if text is not None:
+        parts.append((text, cluster.share))
+        if text is not None and cluster.number != WHOLE:
             found.append(Described(cluster.number, text, _tokens(evidence)))
-            parts.append((text, cluster.share))
+    text = None
     if clusters:
-        text = explainer.join(parts, whole) if len(parts) == len(clusters) else None
-    else:
-        text = explainer.explain(whole) if whole.tells_something else None
+        text = explainer.join(parts, whole)
+    elif whole.tells_something:
+        text = explainer.explain(whole)
     if text is not None:
         moments = tuple(moment for _, evidence in clusters for moment in evidence.moments)
         found.append(Described(WHOLE, text, _tokens(replace(whole, moments=whole.moments + moments))))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from interp.descriptions.evidence import Evidence, Moment
 from interp.descriptions.settings import RuleSettings
-from interp.weightlens.description import Group, Token, group
+from interp.weightlens.description import MIN_LEMMA_LETTERS, Group, Token, group
 from interp.weightlens.settings import WordingSettings
 
 NEAR = 3
@@ -131,8 +131,7 @@ def text_of(meaning: Meaning) -> str:
         if mechanism.many:
             clauses.append(f"{start}many tokens, such as {quoted(mechanism.words)}")
         elif len(mechanism.words) == 1:
-            forms = " and its forms" if Token(mechanism.words[0]).kind == "word" else ""
-            clauses.append(f"{start}the token {quoted(mechanism.words)}{forms}")
+            clauses.append(f"{start}the token {quoted(mechanism.words)}{_forms(mechanism.words[0])}")
         else:
             clauses.append(f"{start}the tokens {quoted(mechanism.words)}")
         if mechanism.after:
@@ -140,6 +139,11 @@ def text_of(meaning: Meaning) -> str:
     if meaning.promotes:
         clauses.append(f"promotes {quoted(meaning.promotes)}")
     return "; ".join(clauses)
+
+
+def _forms(word: str) -> str:
+    """Whether forms of a word as shown are meant with it: not of pieces, signs and what is shorter than lemmas are."""
+    return " and its forms" if word.isalpha() and len(word) >= MIN_LEMMA_LETTERS else ""
 
 
 _QUOTED = re.compile(r"‘([^‘]*?)’(?=[,;.:)\s]|$)")

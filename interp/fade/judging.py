@@ -19,7 +19,7 @@ from interp.fade.metrics import (
 from interp.fade.settings import EvaluateSettings
 from interp.fade.texts import Active, stratified
 
-METRICS = ("clarity", "responsiveness", "purity", "faithfulness", "simulation", "detection", "fuzzing")
+METRICS = ("clarity", "responsiveness", "purity", "faithfulness", "simulation", "detection", "fuzzing", "stability")
 
 
 class Material(NamedTuple):

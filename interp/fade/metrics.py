@@ -5,6 +5,7 @@ fuzzing those of Paulo et al. (2024, arXiv 2410.13928).
 """
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
@@ -169,6 +170,14 @@ def balanced_accuracy(said: Bool[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
     below = sum((share - end[0]) ** 2 for share, end in zip(hits, ends, strict=True)) ** 0.5 / 2
     above = sum((end[1] - share) ** 2 for share, end in zip(hits, ends, strict=True)) ** 0.5 / 2
     return Score(value, max(0.0, value - below), min(1.0, value + above), m + n)
+
+
+def share_in_common(first: AbstractSet[str], second: AbstractSet[str]) -> Score:
+    """Of the words of two descriptions, the share that both name (Jaccard), with Wilson's interval."""
+    n, n_shared = len(first | second), len(first & second)
+    if not first or not second:
+        return Score.none("nothing_in_a_half", n)
+    return Score(n_shared / n, *wilson(n_shared / n, n), n)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -4,6 +4,7 @@ Offline and deterministic. It knows no synonyms: of free text, it takes the quot
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, zip_longest
@@ -21,12 +22,15 @@ OPENINGS = (
     "", "It was", "They said that", "He looked at", "There is a", "One day", "She likes", "We found", "In the end",
     "This is about", "You can see", "Then came", "I know", "Look,", "He asked for", "All of", "At last,", "Once",
 )  # fmt: skip
-"""What texts begin with, so that they differ in what does not matter."""
+"""What sentences begin with, so that they differ in what does not matter."""
 
-ENDINGS = ("", ".", " and", ", too.", " again", " was there.", " here")
+ENDINGS = (" again.", " and so on.", " was there.", " here.", " as well.")
 
-STEMS = ("", "7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9", "de", "1")
+STEMS = ("7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9", "de", "1")
 """What pieces of words are attached to. Letters do not merge with digits and signs, so that the piece is a token."""
+
+SENTENCES = 4
+"""Of a text, all about one word: so it is about as long as a natural one, and drives a feature by chance as often."""
 
 VAGUE = 0.5
 """Expected activity where a word stands without the context that the description says."""
@@ -41,7 +45,9 @@ class RuleJudge:
         """Texts for every word in turn, behind its context where it has one."""
         meaning = meaning_of(description)
         mechanisms = meaning.mechanisms or (Mechanism(meaning.promotes),)
-        writers = [_texts(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
+        named = [(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
+        writable = [(mechanism, word) for mechanism, word in named if not word.startswith("<0x")] or named
+        writers = [_texts(mechanism, word) for mechanism, word in writable]
         rounds = zip_longest(*(islice(writer, n) for writer in writers))
         texts = dict.fromkeys(text for texts in rounds for text in texts if text)
         return list(texts)[:n]
@@ -143,28 +149,55 @@ def _is_one_of(token: str, wanted: frozenset[str]) -> bool:
 
 
 def _texts(mechanism: Mechanism, word: str) -> Iterator[str]:
-    """Texts in which a word occurs, in its context, in an order of their own for every word."""
+    """Texts in which a word occurs, in its contexts, in an order of their own for every word."""
     start = int(hashlib.sha256(word.encode()).hexdigest(), 16) % 9973
-    for at in range(len(OPENINGS) * len(STEMS)):
-        opening = OPENINGS[(start + at) % len(OPENINGS)]
-        ending = ENDINGS[(start + at) % len(ENDINGS)]
-        context = mechanism.after[at % len(mechanism.after)] if mechanism.after else None
-        text = opening
-        if context is not None:
-            text = _append(text, context, STEMS[(at + 5) % len(STEMS)])
-            if not mechanism.right_after and at % 2:
-                text += " then"
-        yield _append(text, word, STEMS[at % len(STEMS)]) + ending
+    for at in range(len(OPENINGS) * len(ENDINGS)):
+        yield " ".join(_sentence(mechanism, word, start + at * SENTENCES + turn) for turn in range(SENTENCES))
 
 
-def _append(text: str, word: str, stem: str) -> str:
+def _sentence(mechanism: Mechanism, word: str, turn: int) -> str:
+    opening, ending = OPENINGS[turn % len(OPENINGS)], ENDINGS[turn % len(ENDINGS)]
+    if not mechanism.after:
+        return _append(opening, word, turn) + ending
+    context = mechanism.after[turn % len(mechanism.after)]
+    behind = _append(opening, context, turn + 5)
+    if mechanism.right_after:
+        return _attach(behind, word, turn) + ending
+    return _append(behind + (" then" if turn % 2 else ""), word, turn) + ending
+
+
+def _append(text: str, word: str, turn: int) -> str:
     """A text with a word behind it; a piece of a word is attached to a stem."""
-    blank = {"\\n": "\n", "\\t": "\t", "\\r": "\r"}
-    if word.startswith("-") and len(word) > 1 and word[1].isalnum():
-        return f"{text} {stem}{word[1:]}".strip() if stem else (f"{text}{word[1:]}" if text else word[1:])
-    plain = word.replace("␣", " ")
-    for name, character in blank.items():
-        plain = plain.replace(name, character)
-    if not any(character.isalnum() for character in plain):
+    plain = _plain(word)
+    if _is_piece(word):
+        plain = STEMS[turn % len(STEMS)] + plain
+    return f"{text} {plain}" if text and _holds_word(plain) else text + plain
+
+
+def _attach(text: str, word: str, turn: int) -> str:
+    """A text with a word right behind it: a piece goes on with the last word, and behind a sign that is no end of a
+    sentence a word stands with and without a blank, as it may in text."""
+    plain = _plain(word)
+    if _is_piece(word) or not _holds_word(plain):
         return text + plain
-    return f"{text} {plain}" if text else plain
+    last = text[-1:]
+    touches = last.isspace() or (turn % 2 == 0 and not last.isalnum() and last not in ".,;:!?")
+    return text + plain if touches else f"{text} {plain}"
+
+
+def _is_piece(word: str) -> bool:
+    return len(word) > 1 and word[0] == "-" and word[1].isalnum()
+
+
+def _holds_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+_NAMED = re.compile(r"\\n|\\t|\\r|␣|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
+_BLANKS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "␣": " "}
+
+
+def _plain(word: str) -> str:
+    """A word as it stands in a text: what `visible` names is written out again, the hyphen of a piece left off."""
+    word = word[1:] if _is_piece(word) else word
+    return _NAMED.sub(lambda found: _BLANKS.get(found[0]) or chr(int(found[1] or found[2], 16)), word)
