@@ -1,7 +1,7 @@
 """Have a stage's questions answered: priced before anything is sent, within the budget, nothing asked twice."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prefect.futures import PrefectFuture
 from rich.console import Console
@@ -9,12 +9,15 @@ from rich.console import Console
 from configs.run import RunConfig
 from flows.engine import wait_for_all
 from interp.descriptions.asking import Answer, Questions
+from interp.descriptions.pricing import Estimate, priced
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
-from tasks.anthropic_model import AnthropicModel, Estimate, priced
 from tasks.calls import load_calls
-from tasks.local_model import LocalModel
+
+if TYPE_CHECKING:
+    from tasks.anthropic_model import AnthropicModel
+    from tasks.local_model import LocalModel
 
 SHARDS_AT_ONCE = 8
 """Shards whose questions are held in memory together."""
@@ -40,13 +43,17 @@ def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
     return None
 
 
-def _asked(config: RunConfig, store: Store, who: Who, run_id: str) -> AnthropicModel | LocalModel | None:
+def _asked(config: RunConfig, store: Store, who: Who, run_id: str) -> "AnthropicModel | LocalModel | None":
     if who == "anthropic":
+        from tasks.anthropic_model import AnthropicModel  # a second to import, and only here wanted
+
         return AnthropicModel(config.anthropic, AnswerStore(store), run_id)
     return _local(config, store, run_id) if who == "local" else None
 
 
-def _local(config: RunConfig, store: Store, run_id: str) -> LocalModel:
+def _local(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
+    from tasks.local_model import LocalModel
+
     path = config.local_model.path
     if path is None:
         raise ValueError("local_model.path is not set: name the folder of a chat model")
@@ -71,8 +78,10 @@ def answer_all(
         wait_for_all([submit(shard, {}) for shard in shards], title)
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
-    if isinstance(model, AnthropicModel):
-        _within_budget(model, (_open(group, submit, model.unanswered, title) for group in groups), title)
+    if who == "anthropic":
+        _within_budget(
+            cast("AnthropicModel", model), (_open(group, submit, model.unanswered, title) for group in groups), title
+        )
     for number, group in enumerate(groups):
         while missing := _open(group, submit, model.unanswered, title).now:
             model.ask(missing)
@@ -89,7 +98,7 @@ def _open(group: Sequence[Any], submit: Submit, unanswered: dict[str, Answer], t
     return Questions(*([prompt for one in found for prompt in one[part]] for part in range(2)))
 
 
-def _within_budget(model: AnthropicModel, questions: Iterable[Questions], title: str) -> None:
+def _within_budget(model: "AnthropicModel", questions: Iterable[Questions], title: str) -> None:
     """Say what the questions and those that follow from them will cost, and refuse them if the budget is smaller."""
     found = [model.estimate(prompts) for one in questions for prompts in one]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)

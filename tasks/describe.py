@@ -21,7 +21,7 @@ from storage.store import ShardKey, Store
 from tasks.evidence import Reading, known_features
 from tasks.shard_task import shard_task
 
-VERSION = 1
+VERSION = 2
 """Bump when the same evidence would be described otherwise."""
 
 TABLES = ("descriptions", "failures")

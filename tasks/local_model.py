@@ -65,32 +65,46 @@ class LocalModel:
             ValueError: the folder holds no chat model.
         """
         for prompt in self.outstanding(prompts):
-            began, sha256 = time.monotonic(), prompt.sha256(self.model)
-            text, n_read, n_written = _generate(self.path, prompt)
-            problem = None if parsed(text, prompt.schema) is not None else "malformed"
-            call = {
+            kept = self._asked(prompt)
+            self.answers.write(prompt.sha256(self.model), kept)
+            self.calls += kept.calls
+
+    def _asked(self, prompt: Prompt) -> Kept:
+        """What a model says to a question; an answer that does not fit is shown to it and asked for again, once."""
+        messages, calls, text = _messages(prompt), [], ""
+        for attempt in range(1, MAX_ANSWERS + 1):
+            began = time.monotonic()
+            text, n_read, n_written = _generate(self.path, messages, prompt.max_tokens)
+            fits = parsed(text, prompt.schema) is not None
+            calls.append({
                 "call_id": uuid.uuid4().hex, "run_id": self.run_id, "purpose": prompt.purpose, "model": self.model,
-                "prompt_sha256": sha256, "latency_s": time.monotonic() - began, "cached": False,
-                "status": problem or "ok", "error": None, "input_tokens": n_read, "output_tokens": n_written,
-                "cost_usd": 0.0,
-            }  # fmt: skip
-            # asked again, it would say the same
-            self.answers.write(sha256, Kept(text, problem, text[:500] if problem else "", MAX_ANSWERS, [call]))
-            self.calls.append(call)
+                "prompt_sha256": prompt.sha256(self.model), "latency_s": time.monotonic() - began, "cached": False,
+                "status": "ok" if fits else "malformed", "error": None, "input_tokens": n_read,
+                "output_tokens": n_written, "cost_usd": 0.0,
+            })  # fmt: skip
+            if fits:
+                return Kept(text, None, "", attempt, calls)
+            messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
+        return Kept(text, "malformed", text[:500], MAX_ANSWERS, calls)
+
+
+AGAIN = "That is not JSON that fits the schema. Answer again, with the JSON object and nothing else."
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    form = f"\n\nAnswer with JSON that fits this schema and nothing else: {json.dumps(prompt.schema)}"
+    return [{"role": "system", "content": prompt.system + form}, {"role": "user", "content": prompt.user}]
 
 
 @torch.no_grad()
-def _generate(path: Path, prompt: Prompt) -> tuple[str, int, int]:
-    """The model's answer, and tokens read and written."""
+def _generate(path: Path, messages: list[dict[str, str]], max_tokens: int) -> tuple[str, int, int]:
+    """The model's next turn of a conversation, and tokens read and written."""
     model, tokenizer = _load(path)
-    form = f"\n\nAnswer with JSON that fits this schema and nothing else: {json.dumps(prompt.schema)}"
-    messages = [{"role": "system", "content": prompt.system + form}, {"role": "user", "content": prompt.user}]
     if "system" not in tokenizer.chat_template:
-        messages = [{"role": "user", "content": f"{prompt.system}{form}\n\n{prompt.user}"}]
+        (system, first), later = messages[:2], messages[2:]
+        messages = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *later]
     read = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     n_read = read["input_ids"].shape[1]
-    written = model.generate(
-        **read, max_new_tokens=prompt.max_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id
-    )
+    written = model.generate(**read, max_new_tokens=max_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     answer = written[0, n_read:]
     return tokenizer.decode(answer, skip_special_tokens=True), n_read, len(answer)

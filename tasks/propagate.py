@@ -25,7 +25,7 @@ from tasks.shard_task import shard_task
 PROPAGATED_TABLES = ("token_candidates", "descriptions", "failures")
 """What propagating into a shard leaves behind, in this order."""
 
-WORDING_VERSION = 1
+WORDING_VERSION = 2
 """Bump when the same tokens would be put into other words."""
 
 

@@ -4,12 +4,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.planted import write_planted
+from tests.planted import WORDS, write_planted
 
 ROOT = Path(__file__).parents[1]
 ORACLES = "CIRCUIT_INSIGHTS_ORACLES"
@@ -79,9 +79,9 @@ def planted(tmp_path: Path) -> list[str]:
     return planted_overrides(tmp_path)
 
 
-def planted_overrides(folder: Path, stages: str = "[weightlens]") -> list[str]:
-    """Overrides likewise; `stages` are those that `run` does after ingestion."""
-    model, transcoders, text = write_planted(folder)
+def planted_overrides(folder: Path, stages: str = "[weightlens]", words: Sequence[str] = WORDS) -> list[str]:
+    """Overrides likewise; `stages` are those that `run` does after ingestion, `words` the vocabulary."""
+    model, transcoders, text = write_planted(folder, words=words)
     return [
         f"stages={stages}",
         "name=planted",

@@ -6,6 +6,7 @@ direction 40, promotes token 9 and suppresses token 11. Feature 1 of layer 0 fir
 MLPs do what the transcoders say. All other features read nothing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,19 +23,20 @@ HIDDEN = 40  # the direction by which layer 0 tells layer 1
 NORM = D_MODEL**0.5  # what RMSNorm makes of a basis vector
 
 
-def write_planted(folder: Path, *, mlp: bool = True) -> tuple[Path, Path, Path]:
-    """Write model, transcoders and a text; returns their paths. `mlp=False` leaves the MLPs silent."""
+def write_planted(folder: Path, *, mlp: bool = True, words: Sequence[str] = WORDS) -> tuple[Path, Path, Path]:
+    """Write model, transcoders and a text; returns their paths. `mlp=False` leaves the MLPs silent; `words` is the
+    vocabulary."""
     model_path, transcoder_path, text_path = folder / "model", folder / "transcoders", folder / "text.txt"
     _model(mlp).save_pretrained(model_path)
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<s>").save_pretrained(model_path)
     transcoder_path.mkdir(parents=True)
     for layer in range(N_LAYERS):
         save_file(_transcoder(layer), transcoder_path / f"layer_{layer}.safetensors")
     config = folder_config("planted", Hooks("mlp_in", "mlp_out"), "relu", None)
     (transcoder_path / "config.yaml").write_text(config)
-    text_path.write_text(" ".join(WORDS[1 + i * 7 % (D_VOCAB - 1)] for i in range(400)))
+    text_path.write_text(" ".join(words[1 + i * 7 % (D_VOCAB - 1)] for i in range(400)))
     return model_path, transcoder_path, text_path
 
 

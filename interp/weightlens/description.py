@@ -45,7 +45,7 @@ class Token:
         """As a person reads it: `-ing` for a piece inside a word, visible names for blanks."""
         if self.kind == "word":
             inside = self.text[0].islower() and not self.text[0].isspace()
-            return f"-{self.text}" if inside else self.text.strip()
+            return visible(f"-{self.text}" if inside else self.text.strip())
         return visible(self.text)
 
 
