@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
-from interp.descriptions.evidence import WHOLE, Cluster, Known, Moment
+from interp.descriptions.evidence import Cluster, Known, Moment, told
 from interp.descriptions.settings import EvidenceSettings
 from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes, read_rows_at
@@ -119,17 +119,12 @@ class _Moments:
         )
 
     def _clusters(self, feature: int, quantile: Sequence[_Sample]) -> Iterator[Cluster]:
-        """The clusters, the largest first. What belongs to none is taken as one where it is more than half of the
-        samples: clusters alone would speak of the smaller part."""
+        """The clusters that are told, the largest first, each with its strongest samples."""
         members: dict[int, list[_Sample]] = defaultdict(list)
         for one in quantile:
             if one.cluster is not None:
                 members[one.cluster].append(one)
-        n_attributed = sum(map(len, members.values()))
-        numbers = sorted(number for number in members if number >= 0)
-        if 2 * len(members.get(WHOLE, ())) > n_attributed:
-            numbers = [WHOLE, *numbers]
-        for number in numbers[: self._settings.n_clusters]:
+        for number in told({number: len(many) for number, many in members.items()}, self._settings.n_clusters):
             chosen = members[number][: self._settings.n_moments]
             moments = tuple(self._moment(one, self._causes.get((feature, one.sample), [])) for one in chosen)
             share = self._shares.get((feature, number), len(members[number]) / len(quantile))

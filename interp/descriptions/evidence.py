@@ -1,5 +1,6 @@
 """What a description may rest on: for each method exactly what the paper lets it see."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -83,6 +84,16 @@ class Known:
     clusters: tuple[Cluster, ...] = ()
     effects: tuple[str, ...] = ()
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
+
+
+def told(sizes: Mapping[int, int], most: int) -> list[int]:
+    """Of clusters by number, those that are described, the largest first.
+
+    The samples of no cluster (-1) are described like one where they are more than half: clusters alone would speak of
+    the smaller part of what fires the feature.
+    """
+    kept = {number: n for number, n in sizes.items() if number >= 0 or 2 * n > sum(sizes.values())}
+    return sorted(kept, key=lambda number: (-kept[number], number))[:most]
 
 
 def half(known: Known, parity: int) -> Known:

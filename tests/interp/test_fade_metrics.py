@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from interp.fade.metrics import (
+    Score,
     auroc,
     auroc_interval,
     average_precision,
@@ -17,6 +18,7 @@ from interp.fade.metrics import (
     faithfulness,
     purity,
     responsiveness,
+    share_in_common,
     simulation,
 )
 
@@ -112,3 +114,13 @@ def test_tokens_that_cluster_in_texts_widen_the_interval() -> None:
     assert narrow.high is not None
     assert narrow.low is not None
     assert wide.high - wide.low > narrow.high - narrow.low
+
+
+def test_the_share_that_two_descriptions_name_has_an_interval_or_a_reason() -> None:
+    score = share_in_common({"a", "b", "c"}, {"b", "c", "d"})
+    assert score.value == 0.5
+    assert score.n == 4
+    assert score.low is not None
+    assert score.high is not None
+    assert score.low < 0.5 < score.high
+    assert share_in_common(set(), {"a"}) == Score.none("nothing_in_a_half", 1)

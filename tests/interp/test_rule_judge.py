@@ -77,3 +77,17 @@ def test_a_language_model_is_asked_once_for_equal_texts_and_gaps_stay_gaps() -> 
     assert not answers.missing
     assert judge.marks_right("d", [Marked(texts[0], (1,))]).tolist() == [LACKING]
     assert len(answers.missing) == 1
+
+
+def test_texts_put_a_word_where_the_description_says() -> None:
+    def texts(description: str) -> list[str]:
+        found = JUDGE.synthesise(description, 8)
+        assert len(found) == 8
+        return found
+
+    assert all(text.count("unter") == 4 for text in texts("the token ‘-ter’; right after ‘un’"))
+    assert all("\nExample" in text for text in texts("the token ‘Example’ and its forms; right after ‘\\n’"))
+    assert any("(self" in text for text in texts("the token ‘self’; right after ‘(’"))
+    assert all("object." in text for text in texts("the token ‘.’; right after ‘-object’"))
+    assert all(text.index("if") < text.index("then") for text in texts("the token ‘then’; after ‘if’"))
+    assert all("\x11" in text for text in texts("‘\\u0011’; byte fragments ‘<0xD7>’"))
