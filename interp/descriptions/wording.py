@@ -114,8 +114,13 @@ def _weighed(tokens: Iterable[tuple[str, float]], wording: WordingSettings) -> l
 
 
 def _names(tokens: Sequence[str], rule: RuleSettings, wording: WordingSettings) -> tuple[str, ...]:
-    parts = group([Token(token) for token in tokens], wording)
+    """Names of tokens, strongest first, those that no reader can see last."""
+    parts = sorted(group([Token(token) for token in tokens], wording), key=_is_unseen)
     return tuple(part.name for part in parts)[: rule.max_words]
+
+
+def _is_unseen(part: Group) -> bool:
+    return part.kind == "bytes" or not part.tokens[0].text.strip("\n\t\r").isprintable()
 
 
 def quoted(words: Iterable[str]) -> str:

@@ -124,3 +124,8 @@ def test_answers_that_do_not_fit_are_no_answers() -> None:
 def test_an_answer_is_kept_on_one_line_without_control_characters() -> None:
     assert description_in({"description": " a\x1b[31m\n\u202eb "}) == "a [31m b"
     assert description_in({"description": "\n"}) is None
+
+
+def test_tokens_that_nobody_can_see_are_named_last() -> None:
+    text = worded(Evidence(reads=("\x11", "<0xD7>", " valid", "\n", ",")))
+    assert text == "the tokens ‘valid’, ‘\\n’, ‘,’, ‘\\u0011’, ‘<0xD7>’"
