@@ -1,7 +1,7 @@
 """Have a stage's questions answered: priced before anything is sent, within the budget, nothing asked twice."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.futures import PrefectFuture
 from rich.console import Console
@@ -12,9 +12,12 @@ from interp.descriptions.asking import Answer, Prompt
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
-from tasks.anthropic_model import AnthropicModel, Estimate, priced
+from tasks.anthropic_prices import Estimate, priced
 from tasks.calls import load_calls
 from tasks.local_model import LocalModel
+
+if TYPE_CHECKING:
+    from tasks.anthropic_model import AnthropicModel
 
 SHARDS_AT_ONCE = 8
 """Shards whose questions are held in memory together."""
@@ -40,8 +43,10 @@ def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
     return None
 
 
-def _asked(config: RunConfig, store: Store, who: Who, run_id: str) -> AnthropicModel | LocalModel | None:
+def _asked(config: RunConfig, store: Store, who: Who, run_id: str) -> "AnthropicModel | LocalModel | None":
     if who == "anthropic":
+        from tasks.anthropic_model import AnthropicModel  # its library takes seconds to import
+
         return AnthropicModel(config.anthropic, AnswerStore(store), run_id)
     return _local(config, store, run_id) if who == "local" else None
 
@@ -71,7 +76,7 @@ def answer_all(
         wait_for_all([submit(shard, {}) for shard in shards], title)
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
-    if isinstance(model, AnthropicModel):
+    if not isinstance(model, LocalModel):
         _within_budget(model, (_missing(group, submit, model.unanswered, title) for group in groups), title)
     for number, group in enumerate(groups):
         while missing := _missing(group, submit, model.unanswered, title):
@@ -88,7 +93,7 @@ def _missing(group: Sequence[Any], submit: Submit, unanswered: dict[str, Answer]
     return [prompt for found in wait_for_all([submit(shard, unanswered) for shard in group], title) for prompt in found]
 
 
-def _within_budget(model: AnthropicModel, questions: Iterable[list[Prompt]], title: str) -> None:
+def _within_budget(model: "AnthropicModel", questions: Iterable[list[Prompt]], title: str) -> None:
     """Say what the questions will cost, and refuse them if the budget is smaller."""
     found = [model.estimate(prompts) for prompts in questions]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)

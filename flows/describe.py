@@ -21,7 +21,7 @@ from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
-from tasks.anthropic_model import estimate
+from tasks.anthropic_prices import estimate
 from tasks.describe import (
     VERSION,
     Task,

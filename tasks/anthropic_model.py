@@ -10,27 +10,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import anthropic
 import httpx2
 from anthropic.types import Message
 
 from interp.descriptions.asking import Answer, Prompt
-from interp.descriptions.settings import AnthropicSettings, Prices
+from interp.descriptions.settings import AnthropicSettings
 from storage.answers import MAX_ANSWERS, AnswerStore, Kept, OpenBatch, asked_again, look_up
 from storage.store import write_json
+from tasks.anthropic_prices import CHARACTERS_PER_TOKEN, Estimate, cost_usd, estimate, priced
 
 KEY = "ANTHROPIC_API_KEY"
 
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP statuses that may pass."""
-
-CHARACTERS_PER_TOKEN = 3.0
-"""Fewer than in English text, since much of a prompt is JSON and token lists; so the estimate is rather too high."""
-
-EXPECTED_OUTPUT = 0.5
-"""Of the tokens that an answer may have, those that it is expected to have."""
 
 Result = TypeVar("Result")
 
@@ -41,45 +36,6 @@ class Unanswered(Exception):  # noqa: N818
     def __init__(self, problem: str, detail: str) -> None:
         super().__init__(problem, detail)
         self.problem, self.detail = problem, detail
-
-
-class Estimate(NamedTuple):
-    """What asking will cost, about."""
-
-    n_questions: int
-    input_tokens: float
-    output_tokens: float
-    usd: float
-
-
-def cost_usd(usage: Any, prices: Prices, *, batch: bool) -> float:
-    """What an answer costs by the configuration's prices."""
-    written, read = usage.cache_creation_input_tokens or 0, usage.cache_read_input_tokens or 0
-    full = usage.input_tokens * prices.input + usage.output_tokens * prices.output
-    full += written * prices.cache_write + read * prices.cache_read
-    return full / 1e6 * (prices.batch if batch else 1.0)
-
-
-def estimate(n_questions: int, characters: float, answer_tokens: float, settings: AnthropicSettings) -> Estimate:
-    """What questions of so many characters, whose answers may have so many tokens, are expected to cost.
-
-    Caching of prompts is left out of account.
-    """
-    prices = priced(settings)[1]
-    share = prices.batch if n_questions > settings.batch_above else 1.0
-    read, written = characters / CHARACTERS_PER_TOKEN, answer_tokens * EXPECTED_OUTPUT
-    return Estimate(n_questions, read, written, share * (read * prices.input + written * prices.output) / 1e6)
-
-
-def priced(settings: AnthropicSettings) -> tuple[str, Prices]:
-    """The model and its prices.
-
-    Raises:
-        ValueError: either is not set.
-    """
-    if settings.model is None or settings.prices is None:
-        raise ValueError("anthropic.model and anthropic.prices are not set: name the model and what it costs")
-    return settings.model, settings.prices
 
 
 def client_for(settings: AnthropicSettings) -> anthropic.Anthropic:
