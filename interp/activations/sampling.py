@@ -47,10 +47,22 @@ def draw_samples(active: FeatureTokens, layer: int, first: int, settings: Activa
     drawn depends on seed, layer, feature and positions alone.
     """
     counts, entry, bins, edges = kernels.draw(
-        active.indptr, active.token, active.value, layer, first,
+        active.indptr, active.token, active.value, _ordered(active), layer, first,
         settings.n_bins, settings.alpha, settings.n_samples, settings.n_top, settings.seed,
     )  # fmt: skip
     feature = np.repeat(np.arange(active.n_features), counts)
     sample = np.arange(len(entry)) - np.repeat(np.cumsum(counts) - counts, counts)
     position = active.token[entry].astype(np.int64)
     return Samples(feature, sample, position, active.value[entry], bins, edges)
+
+
+def _ordered(active: FeatureTokens) -> Float32[np.ndarray, " n"]:
+    """The activations of each feature, ascending. Memory: 24 bytes an entry.
+
+    One sort for all of them, of numbers whose upper half is the feature and whose lower half are the activation's bits,
+    which for positive floats are in the same order.
+    """
+    owner = np.repeat(np.arange(active.n_features, dtype=np.uint64) << 32, np.diff(active.indptr))
+    keys = owner | active.value.view(np.uint32)
+    keys.sort()
+    return keys.astype(np.uint32).view(np.float32)

@@ -1,30 +1,30 @@
 """Attribution graphs against circuit-tracer's, clusters and head scores against tdhook's."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from interp.circuitlens.attribution import direct_heads, feature_targets
+from interp.circuitlens.clusters import cluster, jaccard_distances, signatures
+from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
 from interp.circuitlens.graph import Graph, attribution_graph, prune
+from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.formats import open_transcoders
 from storage.models import open_model
 from tests.conftest import ROOT
+from tests.oracles.foreign import run
 
-ORACLES = os.environ.get("CIRCUIT_INSIGHTS_ORACLES")
 TOKENS = [0, 45, 300, 67, 512, 13, 99, 4]
 DEMO = ROOT / "demo" / "checkpoint"
 
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.skipif(ORACLES is None, reason="CIRCUIT_INSIGHTS_ORACLES names no Python; see `make oracles`"),
-]
+pytestmark = pytest.mark.oracle
 
 
 def frozen_demo() -> tuple[LinearModel, Frozen, list[Transcoder]]:
@@ -40,9 +40,7 @@ def frozen_demo() -> tuple[LinearModel, Frozen, list[Transcoder]]:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     output = tmp_path_factory.mktemp("graph") / "graph.safetensors"
-    script = Path(__file__).with_name("circuit_tracer_graph.py")
-    command = [ORACLES, script, DEMO / "model", DEMO / "transcoders", json.dumps(TOKENS), output]
-    subprocess.run(list(map(str, command)), check=True, timeout=300)
+    run("circuit_tracer_graph.py", DEMO / "model", DEMO / "transcoders", json.dumps(TOKENS), output)
     return load_file(output)
 
 
@@ -86,3 +84,77 @@ def test_pruning_is_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph
     kept = theirs["kept_edges"].numpy()
     assert (pruned.edges == np.concatenate([kept[:n], kept[-n_logits:]])).all()
     np.testing.assert_allclose(pruned.influence, theirs["influence"].numpy(), rtol=1e-3, atol=1e-4)
+
+
+LAYER, POSITION = 2, 6
+
+
+def attention_by_hand(frozen: Frozen, coder: Transcoder, feature: int) -> dict[str, torch.Tensor]:
+    """Of the demo's GPT-2: a layer's pattern, values and output weights, and the gradient at what its attention wrote.
+
+    By the module's own tensors and by automatic differentiation of the norm with its denominator held.
+    """
+    model: Any = open_model(DEMO / "model").load()
+    model.set_attn_implementation("eager")
+    block, seen = model.transformer.h[LAYER], {}
+    block.attn.register_forward_hook(lambda _m, _a, output: seen.update(pattern=output[1][0]))
+    block.attn.c_attn.register_forward_hook(lambda _m, _a, output: seen.update(qkv=output[0]))
+    block.ln_2.register_forward_pre_hook(lambda _m, args: seen.update(resid_mid=args[0][0]))
+    with torch.no_grad():
+        model(frozen.tokens[None])
+    n_heads, d_model = model.config.n_head, model.config.n_embd
+    resid = seen["resid_mid"].detach().requires_grad_()
+    centred = resid - resid.mean(-1, keepdim=True)
+    scale = (centred.square().mean(-1, keepdim=True) + block.ln_2.eps).sqrt().detach()
+    x = centred / scale * block.ln_2.weight + block.ln_2.bias
+    (x[POSITION] @ coder.W_enc[feature] + coder.b_enc[feature]).backward()
+    assert resid.grad is not None
+    values = seen["qkv"].chunk(3, -1)[2].unflatten(-1, (n_heads, -1))
+    W_O = block.attn.c_proj.weight.detach().view(n_heads, -1, d_model)
+    found = {"pattern": seen["pattern"], "values": values, "W_O": W_O, "gradient": resid.grad}
+    return {name: tensor.contiguous() for name, tensor in found.items()} | {"position": torch.tensor(POSITION)}
+
+
+def test_head_scores_are_tdhooks(tmp_path: Path) -> None:
+    linear, frozen, coders = frozen_demo()
+    active = frozen.layers[LAYER].active
+    features = active.feature[active.position == POSITION][:3]
+    targets = feature_targets(linear, frozen, LAYER, coders[LAYER], features, torch.full_like(features, POSITION))
+    ours = direct_heads(linear, frozen, targets)[LAYER]
+    for at, feature in enumerate(features.tolist()):
+        save_file(attention_by_hand(frozen, coders[LAYER], feature), tmp_path / "given.safetensors")
+        run("tdhook_circuits.py", "heads", tmp_path / "given.safetensors", tmp_path / "scores.safetensors")
+        theirs = load_file(tmp_path / "scores.safetensors")["scores"]
+        assert theirs.abs().max() > 0.01
+        np.testing.assert_allclose(ours[:, :, at], theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_clusters_are_tdhooks(tmp_path: Path) -> None:
+    """On random sets around a few centres, with noise between; labels up to their names."""
+    settings = CircuitLensSettings()
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        centres = [random.choice(60, 8, replace=False) for _ in range(4)]
+        rows = []
+        for sample in range(100):
+            members = {int(c) for c in centres[sample % 4] if random.random() < 0.8} if sample % 9 else set()
+            members |= set(random.integers(0, 60, random.integers(0, 5)).tolist())
+            rows += [(sample, *divmod(member, 30)) for member in sorted(members)]
+        target, kind, unit = np.array(rows).T
+        layer = unit % 4
+        position = random.integers(30, 90, 100)
+        source = np.where(kind == KINDS.index("head"), position[target] - unit % 7, position[target])
+        share = np.ones(len(target))
+        found = Contributors(target, kind, layer, unit, source, share, share)
+        labels = cluster(jaccard_distances(signatures(found, position, settings).contains), settings)
+        sets: list[list[Any]] = [[] for _ in range(100)]
+        for row in zip(target, kind, layer, unit, source - position[target], strict=True):
+            sets[row[0]].append([KINDS[row[1]], *(int(value) for value in row[2:])])
+        asked = {"signatures": sets, "min_frequency": settings.min_frequency}
+        asked |= {"eps": settings.eps, "min_samples": settings.min_samples}
+        (tmp_path / "given.json").write_text(json.dumps(asked))
+        run("tdhook_circuits.py", "clusters", tmp_path / "given.json", tmp_path / "labels.json")
+        theirs = np.array(json.loads((tmp_path / "labels.json").read_text()))
+        assert len(set(labels.tolist())) > 2
+        assert ((labels == -1) == (theirs == -1)).all()
+        assert ((labels[:, None] == labels) == (theirs[:, None] == theirs)).all()

@@ -1,8 +1,6 @@
 """The four metrics against fade-language's on the same activations and ratings."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +8,9 @@ import numpy as np
 import pytest
 
 from interp.fade.metrics import clarity, faithfulness, purity, responsiveness
-from tests.conftest import ROOT
+from tests.oracles.foreign import run
 
-ORACLES = os.environ.get("CIRCUIT_INSIGHTS_ORACLES")
-SCRIPT = Path(__file__).with_name("fade_figures.py")
-
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.skipif(ORACLES is None, reason="CIRCUIT_INSIGHTS_ORACLES names no Python; see `make oracles`"),
-]
+pytestmark = pytest.mark.oracle
 
 
 def case(random: np.random.Generator) -> dict[str, Any]:
@@ -42,7 +34,7 @@ def test_the_four_metrics_are_fades(tmp_path: Path) -> None:
     cases = [case(random) for _ in range(300)]
     given, output = tmp_path / "cases.jsonl", tmp_path / "figures.jsonl"
     given.write_text("\n".join(map(json.dumps, cases)))
-    subprocess.run([str(ORACLES), SCRIPT, given, output], check=True, cwd=ROOT, timeout=300)
+    run("fade_figures.py", given, output)
     theirs = [json.loads(line) for line in output.read_text().splitlines()]
     for one, expected in zip(cases, theirs, strict=True):
         rated = np.array(one["rated_0"] + one["rated_2"])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.catalog import open_catalog
-from tests.conftest import ROOT
+from tests.oracles.foreign import run
 
-ORACLES = os.environ.get("CIRCUIT_INSIGHTS_ORACLES")
-SCRIPT = Path(__file__).with_name("tdhook_weights.py")
 ROUNDING = 1e-4
 """Z-scores agree to this, so a candidate nearer to the threshold may be on either side."""
 
-pytestmark = [
-    pytest.mark.oracle,
-    pytest.mark.skipif(ORACLES is None, reason="CIRCUIT_INSIGHTS_ORACLES names no Python; see `make oracles`"),
-]
+pytestmark = pytest.mark.oracle
 
 
 @pytest.fixture(params=["full", "paper"])
@@ -104,7 +98,7 @@ def _theirs(model_path: Path, transcoders: Path, settings: dict[str, Any], folde
         "token_pool_size": settings["token_pool"] if settings["mode"] == "paper" else None,
         "feature_pool_size": settings["feature_pool"] if settings["mode"] == "paper" else None,
     }
-    subprocess.run([str(ORACLES), SCRIPT, weights, json.dumps(asked), output], check=True, cwd=ROOT, timeout=580)
+    run("tdhook_weights.py", weights, json.dumps(asked), output)
     found = {}
     with output.open() as file:
         for line in file:

@@ -27,6 +27,7 @@ from storage.formats.circuit_tracer import folder_config, layer_tensors
 from storage.formats.folder import TranscoderFolder
 from storage.formats.hooks import HookNames, layer_and_name
 from storage.store import Store
+from tests.oracles.foreign import run
 from tests.storage.releases import (
     D_MODEL,
     D_TRANSCODER,
@@ -43,8 +44,6 @@ from tests.storage.releases import (
     write_sparsify,
 )
 
-ORACLES = os.environ.get("CIRCUIT_INSIGHTS_ORACLES")
-SCRIPT = Path(__file__).parents[1] / "oracles" / "format_forward.py"
 X = torch.randn(N_LAYERS, 50, D_MODEL, generator=torch.Generator().manual_seed(1))
 
 
@@ -142,7 +141,6 @@ class TestEveryFormat:
             read_all(folder.path, release.model_type)
 
     @pytest.mark.oracle
-    @pytest.mark.skipif(ORACLES is None, reason="CIRCUIT_INSIGHTS_ORACLES names no Python; see `make oracles`")
     def test_it_computes_what_its_library_computes(
         self, release: Release, folder: TranscoderFolder, tmp_path: Path
     ) -> None:
@@ -150,8 +148,7 @@ class TestEveryFormat:
             pytest.skip("no library on this machine reads it")
         inputs, output = tmp_path / "x", tmp_path / "found"
         save_file({"x": X}, inputs)
-        command = [str(ORACLES), str(SCRIPT), release.oracle, str(folder.path), str(inputs), str(output)]
-        subprocess.run(command, check=True, timeout=500)
+        run("format_forward.py", release.oracle, folder.path, inputs, output)
         theirs = load_file(output)
         errors = [
             float((found - theirs[name][layer]).abs().max())
