@@ -48,7 +48,7 @@ class Matrices(NamedTuple):
     def write(self, source: int, target: int, sums: Float64[np.ndarray, "sources targets 3"]) -> None:
         """Write a tile, and its receipt once it is on the disk."""
         for at, (name, dtype) in enumerate(ARRAYS.items()):
-            array: Any = zarr.open_array(self.path / name, mode="r+", config=WHOLE)
+            array: Any = zarr.open_array(self.path / name, mode="r+").with_config(WHOLE)
             values = sums[:, :, at].astype(dtype)
             array[source : source + values.shape[0], target : target + values.shape[1]] = values
             with self.chunk(name, source, target).open("rb") as file:
