@@ -100,7 +100,7 @@ def attribute_block(
 ) -> Block:
     """Attribute every chosen feature's samples in a block of rows.
 
-    Memory: the model, the transcoders that fit `TRANSCODER_BYTES` (at least one), one sequence's frozen state (a
+    Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (a
     decoder row for every active feature at every token), `BATCH_BYTES` of targets, one part of samples, and the
     results: about a kilobyte and, with output effects, a vector of d_model for every sample of the block.
     """
