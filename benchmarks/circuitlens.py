@@ -1,37 +1,75 @@
-"""Targets a second of CircuitLens on GPT-2-small's shapes, and the share that bare products would take.
+"""CircuitLens on GPT-2-small's shapes, beside bare products and other implementations, in one run.
 
-    python -m benchmarks.circuitlens --json
+    python -m benchmarks.circuitlens [--json] [--seconds 3] [--peers PYTHON] [--graphs]
 
-Weights are random: 12 layers, d_model 768, 24,576 features a layer of which 45 are active at a token. The roofline of a
-jacobian target is its share of the products with values and outputs and with patterns, at the rate at which this
-machine multiplies matrices of the same shapes.
+Weights are random: 12 layers, d_model 768, 24,576 features a layer of which 45 are active at a token; a prompt of 16
+and of 64 tokens, features of layers 6 and 11. The roofline of a jacobian target is its share of the products with
+values and outputs and with patterns, at the rate at which this machine multiplies matrices of the same shapes.
+`clusters_s` is what head scores, signatures and clusters of 100 samples of a feature take. `--graphs` adds the whole
+graph of each prompt, in a process of its own for its peak memory; 64 tokens are cut to 7,500 features. PYTHON has
+circuit-tracer and tdhook (see `make oracles`); `times` are how many times as long they take. Needs 2 GB of disk.
 """
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.capture import Hooks
-from interp.circuitlens.attribution import contributions, direct_heads, feature_targets
+from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
+from interp.circuitlens.clusters import cluster, jaccard_distances, signatures
+from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.graph import attribution_graph, prune
+from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
 from interp.transcoder import Transcoder
+from storage.formats.circuit_tracer import folder_config
 
 N_LAYERS, D_MODEL, D_TRANSCODER, ACTIVE = 12, 768, 24_576, 45
-BATCH = 128
+LAYERS = (6, 11)
+BATCH, N_SAMPLES = 128, 100
+MAX_BYTES = 10**9
+GRAPHS = {16: 10**6, 64: 7500}
+"""Features at most, by the length of the prompt."""
 
 
-def coder(layer: int) -> Transcoder:
-    generator = torch.Generator().manual_seed(layer)
-    W = torch.randn(D_TRANSCODER, D_MODEL, generator=generator) / D_MODEL**0.5
-    b = torch.zeros(D_TRANSCODER)
-    return Transcoder(W, b, W, torch.zeros(D_MODEL), "topk", k=ACTIVE)
+def write(folder: Path) -> None:
+    """The model and the transcoders, in the formats that others read as well."""
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(n_layer=N_LAYERS, vocab_size=1000)).save_pretrained(folder / "model")
+    coders = folder / "transcoders"
+    coders.mkdir()
+    for layer in range(N_LAYERS):
+        W = torch.randn(D_TRANSCODER, D_MODEL) / D_MODEL**0.5
+        tensors = {"W_enc": W, "W_dec": W.clone(), "b_enc": torch.zeros(D_TRANSCODER), "b_dec": torch.zeros(D_MODEL)}
+        save_file(tensors, coders / f"layer_{layer}.safetensors")
+    (coders / "config.yaml").write_text(folder_config("random", Hooks("mlp_in", "mlp_out"), "topk", ACTIVE))
 
 
-def seconds(work, at_least: float) -> float:
+def read(folder: Path) -> tuple[LinearModel, list[Transcoder]]:
+    """What `write` left."""
+    model: Any = GPT2LMHeadModel.from_pretrained(folder / "model").eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    coders = []
+    for layer in range(N_LAYERS):
+        t = load_file(folder / "transcoders" / f"layer_{layer}.safetensors")
+        coders.append(Transcoder(t["W_enc"], t["b_enc"], t["W_dec"], t["b_dec"], "topk", k=ACTIVE))
+    return linear_model(model, GPT2, Hooks("mlp_in", "mlp_out")), coders
+
+
+def seconds(work: Callable[[], Any], at_least: float) -> float:
     """Of one call, the best of several."""
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < at_least:
@@ -41,40 +79,119 @@ def seconds(work, at_least: float) -> float:
     return best
 
 
+def targets_of(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder, n: int) -> Targets:
+    """Active features of a layer, spread over the tokens."""
+    active = frozen.layers[layer].active
+    some = torch.linspace(0, len(active.feature) - 1, n).long()
+    return feature_targets(linear, frozen, layer, coder, active.feature[some], active.position[some])
+
+
 def measured(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder, for_s: float) -> dict[str, float]:
     """Milliseconds a target in both modes, and the share of `jacobian` that its bare products take."""
-    active, n_pos = frozen.layers[layer].active, frozen.n_pos
-    some = torch.linspace(0, len(active.feature) - 1, BATCH).long()
-    targets = feature_targets(linear, frozen, layer, coder, active.feature[some], active.position[some])
-    jacobian = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=10**9, heads=True)), for_s)
+    n_pos, targets = frozen.n_pos, targets_of(linear, frozen, layer, coder, BATCH)
+    jacobian = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES, heads=True)), for_s)
     direct = seconds(lambda: direct_heads(linear, frozen, targets), for_s)
     g, W = torch.randn(n_pos * BATCH, D_MODEL), torch.randn(D_MODEL, D_MODEL)
     patterns, u = torch.randn(12, n_pos, n_pos), torch.randn(12, n_pos, BATCH * 64)
     products = seconds(lambda: (g @ W, g @ W, torch.bmm(patterns, u)), for_s) * (layer + 1)
     return {
-        "jacobian_ms": 1e3 * jacobian / BATCH, "direct_ms": 1e3 * direct / BATCH,
-        "roofline_share": products / jacobian, "n_threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "jacobian_ms": 1e3 * jacobian / BATCH,
+        "direct_ms": 1e3 * direct / BATCH,
+        "roofline_share": products / jacobian,
+    }
+
+
+def clusters_s(linear: LinearModel, frozen: Frozen, coder: Transcoder, for_s: float) -> float:
+    """Seconds to score the heads of 100 samples and to cluster them."""
+    settings = CircuitLensSettings()
+    targets = targets_of(linear, frozen, N_LAYERS - 1, coder, N_SAMPLES)
+    [found] = contributions(linear, frozen, targets, max_bytes=MAX_BYTES)
+    found = found._replace(features=found.features[:0])
+    nothing = frozen._replace(layers=tuple(at._replace(active=_none(at.active)) for at in frozen.layers))
+    position = targets.position.numpy()
+
+    def work() -> np.ndarray:
+        kept: Contributors = significant(nothing, found, direct_heads(linear, frozen, targets), settings)
+        return cluster(jaccard_distances(signatures(kept, position, settings).contains), settings)
+
+    return seconds(work, for_s)
+
+
+def _none(active: Any) -> Any:
+    return active._replace(feature=active.feature[:0], position=active.position[:0], activation=active.activation[:0])
+
+
+def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
+    """One whole graph, pruned."""
+    linear, coders = read(folder)
+    began = time.perf_counter()
+    frozen = freeze(linear, coders.__getitem__, torch.randint(1, 1000, (n_pos,)))
+    found = attribution_graph(
+        linear, frozen, coders.__getitem__, max_logits=10, logit_share=0.95, max_features=max_features,
+        max_bytes=3 * 10**8,
+    )  # fmt: skip
+    graph_s = time.perf_counter() - began
+    prune(found, 0.8, 0.98)
+    return {"graph_s": graph_s, "peak_rss_gb": getrusage(RUSAGE_SELF).ru_maxrss / 1e6}
+
+
+def by_itself(command: list[Any]) -> dict[str, Any]:
+    """What a process of its own prints."""
+    done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
+    """Measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="JSON lines")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--seconds", type=float, default=3.0, help="to measure each figure")
+    parser.add_argument("--peers", type=Path, help="Python of an environment with circuit-tracer and tdhook")
+    parser.add_argument("--graphs", action="store_true", help="whole graphs as well")
+    parser.add_argument("--graph", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=N_LAYERS, vocab_size=1000)).eval().requires_grad_(False)
-    model.set_attn_implementation("eager")
-    linear = linear_model(model, GPT2, Hooks("mlp_in", "mlp_out"))
-    coders = [coder(layer) for layer in range(N_LAYERS)]
-    for n_pos in (16, 64):
-        began = time.perf_counter()
-        frozen = freeze(linear, coders.__getitem__, torch.randint(0, 1000, (n_pos,)))
-        prompt_s = time.perf_counter() - began
-        for layer in (6, 11):
-            figures = {"n_pos": n_pos, "layer": layer, "prompt_s": prompt_s}
-            figures |= measured(linear, frozen, layer, coders[layer], arguments.seconds)
-            print(json.dumps(figures) if arguments.json else figures)
+    if arguments.graph:
+        folder, n_pos, most = arguments.graph
+        print(json.dumps(graph(Path(folder), int(n_pos), int(most))))
+        return
+
+    def tell(figures: dict[str, Any]) -> None:
+        rounded = {name: round(v, 4) if isinstance(v, float) else v for name, v in figures.items()}
+        print(json.dumps(rounded) if arguments.json else rounded, flush=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder)
+        peer = [arguments.peers, "-m", "benchmarks.circuitlens_peers", folder / "model", folder / "transcoders"]
+        peers = by_itself(peer) if arguments.peers else {}
+        linear, coders = read(folder)
+        for n_pos in GRAPHS:
+            began = time.perf_counter()
+            frozen = freeze(linear, coders.__getitem__, torch.randint(1, 1000, (n_pos,)))
+            prompt_s = time.perf_counter() - began
+            theirs = peers.get(str(n_pos), {})
+            shared = {"n_threads": torch.get_num_threads(), "n_pos": n_pos}
+            for layer in LAYERS:
+                found = measured(linear, frozen, layer, coders[layer], arguments.seconds)
+                figures = {"benchmark": "circuitlens targets", **shared, "layer": layer, "prompt_s": prompt_s, **found}
+                if theirs:
+                    figures["circuit_tracer_ms"] = ms = theirs[f"layer_{layer}_ms"]
+                    figures |= {"jacobian_times": ms / found["jacobian_ms"], "direct_times": ms / found["direct_ms"]}
+                tell(figures)
+            figures = {"benchmark": "circuitlens clusters", **shared}
+            figures["clusters_s"] = clusters_s(linear, frozen, coders[-1], arguments.seconds)
+            if theirs:
+                figures |= {"tdhook_s": theirs["clusters_s"], "times": theirs["clusters_s"] / figures["clusters_s"]}
+            tell(figures)
+        del linear, coders
+        for n_pos, most in GRAPHS.items() if arguments.graphs else ():
+            own = by_itself([sys.executable, "-m", "benchmarks.circuitlens", "--graph", folder, n_pos, most])
+            figures = {"benchmark": "circuitlens graph", "n_pos": n_pos, "max_features": most, **own}
+            if arguments.peers:
+                theirs = by_itself([*peer, "--graph", n_pos, most])
+                figures |= {f"circuit_tracer_{name}": value for name, value in theirs.items()}
+                figures["times"] = theirs["graph_s"] / own["graph_s"]
+            tell(figures)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from tasks.activations import (
     put_away_blocks,
 )
 from tasks.corpora import tokenise_corpus
-from tasks.models import ENCODER_BYTES
+from tasks.models import ENCODERS
 
 ACTIVE_PER_TOKEN = 50
 """Active features a layer at a token, where nothing is known of them."""
@@ -111,12 +111,12 @@ def is_done(subject: Subject) -> bool:
     return subject.config.activations.keep == "none" or not work.missing_blocks()
 
 
-def todo(subject: Subject) -> dict[str, int]:
-    """Step by step, how many tasks are left."""
+def todo(subject: Subject) -> dict[str, int | None]:
+    """Step by step, how many tasks are left; None: all, which are counted once the corpus is tokenised."""
     work = Work(subject)
     n_shards = len(work.missing_shards())
     if not work.is_tokenised:
-        return {"tokenise": 1, "activations": 1, "samples": n_shards}
+        return {"tokenise": 1, "activations": None, "samples": n_shards}
     wanted = n_shards > 0 or subject.config.activations.keep == "all"
     return {"tokenise": 0, "activations": len(work.missing_blocks()) if wanted else 0, "samples": n_shards}
 
@@ -130,7 +130,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     blocks = entries * tokens * BYTES_PER_ENTRY
     samples = n_features * (config.activations.n_samples + config.activations.n_top) * SAMPLE_BYTES
     layer = sizes.d_transcoder * sizes.d_model * 4
-    held = max(layer, min(ENCODER_BYTES, sizes.n_layers * layer))
+    held = max(layer, min(ENCODERS.max_bytes, sizes.n_layers * layer))
     stream = 2 * POSITIONS_PER_STREAM * sizes.n_layers * sizes.d_model * 4
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     return {

@@ -9,10 +9,10 @@ from rich.console import Console
 from configs.run import RunConfig
 from flows.engine import wait_for_all
 from interp.descriptions.asking import Answer, Questions
-from interp.descriptions.pricing import Estimate, priced
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
+from tasks.anthropic_prices import Estimate, priced
 from tasks.calls import load_calls
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from flows.engine import arithmetic
 from flows.subject import identify, open_source
 from interp.circuitlens.frozen import freeze, linear_model
 from interp.circuitlens.graph import attribution_graph, prune
-from interp.weightlens.description import visible
+from interp.visible import visible
 from storage.catalog import first_line
 from storage.checkpoints import open_checkpoint
 from storage.exchange.attribution_graph import graph_json, slug_of, write_graph

@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from interp.weightlens.description import visible
-from storage.patterns import sample_patterns
+from interp.visible import visible
 from storage.published import open_published
 from storage.store import Store
 
@@ -123,6 +122,8 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     rows = connection.execute(query, key).fetchall()
     if not rows:
         return
+    from storage.patterns import sample_patterns  # opens the corpus with Zarr, half a second to import
+
     table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
     for corpus_id, cluster, n, share, signature in rows:
         samples = sample_patterns(connection, store, (key[0], corpus_id, key[1], key[2]), cluster, N_PATTERNS)

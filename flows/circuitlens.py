@@ -31,7 +31,7 @@ from tasks.circuitlens import (
     gather_circuits,
     load_circuitlens,
 )
-from tasks.models import TRANSCODER_BYTES
+from tasks.models import TRANSCODERS
 
 SAMPLES_PER_BLOCK, MOST_ROWS_PER_BLOCK = 20_000, 256
 """A task attributes about so many samples, of so many rows at most."""
@@ -134,10 +134,10 @@ def is_done(subject: Subject) -> bool:
     return loaded_recipe(subject.store.catalog, loaded, "circuitlens") == work.recipe
 
 
-def todo(subject: Subject) -> dict[str, int]:
-    """Step by step, how many tasks are left."""
+def todo(subject: Subject) -> dict[str, int | None]:
+    """Step by step, how many tasks are left; None: all, which are counted once the corpus is tokenised."""
     work = Work(subject)
-    n_blocks = len(work.missing_blocks()) if work.sampling.is_tokenised else 1
+    n_blocks = len(work.missing_blocks()) if work.sampling.is_tokenised else None
     return {"attribute": n_blocks, "cluster": len(work.missing_shards()), "ablate": len(work.missing_ablations())}
 
 
@@ -152,7 +152,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     back = n_samples * (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
     steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S / workers
     layer = sizes.d_transcoder * sizes.d_model * 8
-    held = max(layer, min(TRANSCODER_BYTES, sizes.n_layers * layer))
+    held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
     frozen = n_pos * sizes.n_layers * ACTIVE_PER_TOKEN * sizes.d_model * 4
     result = SAMPLES_PER_BLOCK * (1_000 + sizes.d_model * 4)
     n_ablated = sizes.n_layers * settings.ablated_features * settings.ablated_samples

@@ -17,12 +17,12 @@ from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from interp.descriptions.asking import PROMPT_VERSION
 from interp.descriptions.evidence import Method
-from interp.descriptions.pricing import estimate
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
+from tasks.anthropic_prices import estimate
 from tasks.describe import (
     VERSION,
     Task,

@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from flows.summary import markdown_cell
 from storage.published import open_published
 from storage.store import Store, whole_file
-
-matplotlib.use("agg")
-from matplotlib import pyplot as plt
 
 FATES = {"kept": "#4c78a8", "moved": "#f2a13b", "died": "#b0b0b0", "born": "#59a14f"}
 
@@ -86,7 +82,8 @@ def _figure(value: float | None) -> str:
 
 
 def _plot_fates(path: Path, counts: list[tuple]) -> None:
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    figure = _figure_of(7, 3.5)
+    axes = figure.subplots()
     layers, below = [row[0] for row in counts], np.zeros(len(counts))
     for at, (fate, colour) in enumerate(FATES.items()):
         n = np.array([row[1 + at] for row in counts])
@@ -99,7 +96,8 @@ def _plot_fates(path: Path, counts: list[tuple]) -> None:
 
 
 def _plot_cosines(path: Path, pairs: np.ndarray) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    figure = _figure_of(9, 3.5)
+    left, right = figure.subplots(1, 2)
     left.hist(pairs[:, 0], bins=np.linspace(0, 1, 101).tolist(), color=FATES["kept"])
     left.set(xlabel="lower of encoder and decoder cosine", ylabel="matched features", yscale="log")
     known = pairs[~np.isnan(pairs[:, 1])]
@@ -110,7 +108,12 @@ def _plot_cosines(path: Path, pairs: np.ndarray) -> None:
     _save(figure, path)
 
 
+def _figure_of(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # half a second to import
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _save(figure: Any, path: Path) -> None:
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
-    plt.close(figure)

@@ -1,19 +1,24 @@
 """Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
 
+import atexit
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
+import prefect
 import torch
 from llvmlite.binding import get_host_cpu_features
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,6 +28,9 @@ from interp.projection import Arithmetic
 
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
+
+SERVER_PATIENCE_S = 180.0
+"""How long a server of our own may take to start: on a busy machine half a minute."""
 
 console = Console(stderr=True)
 
@@ -69,16 +77,41 @@ def prefect_at_hand() -> Iterator[None]:
     if PREFECT_API_URL.value():
         yield
         return
-    server = SubprocessASGIServer()
-    server.start()
-    assert server.server_process is not None
-    command = [sys.executable, "-c", _WATCHDOG, str(server.server_process.pid)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    server = _start_server(urlsplit(url).port)
+    watching = [sys.executable, "-c", _WATCHDOG, str(server.pid)]
+    with subprocess.Popen(watching, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
         try:
-            yield
+            _wait_for_server(server, url)
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield
         finally:
-            server.stop()
+            server.terminate()
+            server.wait()
             watchdog.communicate(b"done")
+
+
+def _start_server(port: int | None) -> subprocess.Popen[bytes]:
+    """What Prefect would start by itself. Its class for that takes three seconds to import."""
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parents[1])]
+    command += ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    server = subprocess.Popen(command, env={**os.environ, **ours})
+    atexit.register(server.terminate)
+    return server
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], url: str) -> None:
+    give_up = time.monotonic() + SERVER_PATIENCE_S
+    while True:
+        with suppress(OSError), urlopen(f"{url}/health", timeout=10):
+            return
+        if server.poll() is not None or time.monotonic() > give_up:
+            raise RuntimeError(f"Prefect's server does not answer at {url}; what does `prefect server start` say?")
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from flows.sizes import Sizes
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
 from interp.descriptions.asking import PROMPT_VERSION
-from interp.descriptions.pricing import estimate
 from interp.fade.model_judge import TEXTS_PER_WRITING
 from storage.catalog import loaded_recipe, open_catalog
 from storage.checkpoints import open_checkpoint
@@ -24,6 +23,7 @@ from storage.recipes import short_hash
 from storage.runs import new_run_id
 from storage.store import ShardKey
 from tasks import judge, material, score
+from tasks.anthropic_prices import estimate
 from tasks.describe import loaded_name as loaded_descriptions
 from tasks.evidence import Reading
 from tasks.judge import forget_unjudged, is_judged, judge_layer

@@ -89,9 +89,10 @@ def _stages(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
         stage = STAGES[name]
         todo = stage.todo(subject)
         for title, cost in stage.costs(sizes, subject.config, rates).items():
-            share = todo[title] / max(1, cost.n_tasks)
+            left = cost.n_tasks if todo[title] is None else todo[title]
+            share = left / max(1, cost.n_tasks)
             seconds, disk = share * cost.seconds, share * cost.disk_bytes
-            steps.append(Step(title, todo[title], cost.n_tasks, seconds, disk, cost.memory_bytes, share * cost.usd))
+            steps.append(Step(title, left, cost.n_tasks, seconds, disk, cost.memory_bytes, share * cost.usd))
     return steps
 
 

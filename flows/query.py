@@ -54,7 +54,7 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None) -> None:
 
 
 def _write(answer: Any, format: Format, output: Path | None) -> None:
-    from interp.weightlens.description import visible
+    from interp.visible import visible
 
     if format is Format.parquet:
         import pyarrow.parquet as pq

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from interp.quality import Quality
-from interp.weightlens.description import visible
+from interp.visible import visible
 from storage.published import open_published
 from storage.store import Store
 

@@ -231,7 +231,7 @@ def _bins(values, edges, out):
 
 @njit(nogil=True, cache=True)
 def _limit(in_bin, slowness, wanted):
-    """The time before which `wanted` of the entries are expected to be drawn; of n in a bin, n (1 − e^(−t/slowness))."""
+    """The time before which `wanted` of the entries are expected to be drawn; n (1 − e^(−t/slowness)) of a bin."""
     low, high = 0.0, 1.0
     while (in_bin * -np.expm1(-high / slowness)).sum() < wanted:
         low, high = high, 2 * high

@@ -19,6 +19,9 @@ from storage.store import Store, whole_file, whole_folder
 
 ARRAYS = {"sum_product": "float32", "sum_source_active": "float32", "n_coactive": "uint32"}
 
+WHOLE: Any = {"write_empty_chunks": True}
+"""So that a missing chunk is always damage. Zarr does not keep this with an array."""
+
 REMEDY = "remove the folder of this pair of layers and run again"
 
 
@@ -45,7 +48,7 @@ class Matrices(NamedTuple):
     def write(self, source: int, target: int, sums: Float64[np.ndarray, "sources targets 3"]) -> None:
         """Write a tile, and its receipt once it is on the disk."""
         for at, (name, dtype) in enumerate(ARRAYS.items()):
-            array: Any = zarr.open_array(self.path / name, mode="r+")
+            array: Any = zarr.open_array(self.path / name, mode="r+").with_config(WHOLE)
             values = sums[:, :, at].astype(dtype)
             array[source : source + values.shape[0], target : target + values.shape[1]] = values
             with self.chunk(name, source, target).open("rb") as file:
@@ -89,6 +92,6 @@ def make_matrices(found: Matrices, n_features: int) -> None:
                 chunks=(chunk, chunk),
                 dtype=dtype,
                 compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
-                config={"write_empty_chunks": True},  # so that a missing chunk is always damage
+                config=WHOLE,
             )
         (partial / "tiles").mkdir()

@@ -74,7 +74,7 @@ def activations_block(
 ) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 
-    Memory: the streams of `POSITIONS_PER_STREAM` positions at every layer, the encoders that fit `ENCODER_BYTES` (at
+    Memory: the streams of `POSITIONS_PER_STREAM` positions at every layer, the encoders that fit `ENCODERS` (at
     least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
     """
     if has_block(store, reading.recipe, block):

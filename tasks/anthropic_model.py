@@ -17,10 +17,10 @@ import httpx2
 from anthropic.types import Message
 
 from interp.descriptions.asking import Answer, Prompt
-from interp.descriptions.pricing import CHARACTERS_PER_TOKEN, Estimate, cost_usd, estimate, priced
 from interp.descriptions.settings import AnthropicSettings
 from storage.answers import MAX_ANSWERS, AnswerStore, Kept, OpenBatch, asked_again, look_up
 from storage.store import write_json
+from tasks.anthropic_prices import CHARACTERS_PER_TOKEN, Estimate, cost_usd, estimate, priced
 
 KEY = "ANTHROPIC_API_KEY"
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
 from interp.circuitlens.causality import Drops, causal_drops
 from interp.circuitlens.clusters import NOISE, cluster, describe_clusters, jaccard_distances, signatures
-from interp.circuitlens.contributors import ERROR, KINDS, NONE, Contributors, significant
+from interp.circuitlens.contributors import NONE, Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import LinearModel, freeze, linear_model
+from interp.circuitlens.kinds import ERROR, KINDS
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import Attributed, attributions_path, read_attributed, write_attributed
@@ -99,7 +100,7 @@ def attribute_block(
 ) -> Block:
     """Attribute every chosen feature's samples in a block of rows.
 
-    Memory: the model, the transcoders that fit `TRANSCODER_BYTES` (at least one), one sequence's frozen state (a
+    Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (a
     decoder row for every active feature at every token), `BATCH_BYTES` of targets, one part of samples, and the
     results: about a kilobyte and, with output effects, a vector of d_model for every sample of the block.
     """

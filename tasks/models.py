@@ -1,6 +1,5 @@
 """The model that this process works with, kept between tasks because loading it costs more than a task."""
 
-from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -11,6 +10,7 @@ from torch import nn
 from interp.activations.encoding import Encoder
 from interp.transcoder import Transcoder
 from storage.checkpoints import Checkpoint
+from storage.held import Held
 from storage.models import ModelFolder, open_model
 
 _loading = Lock()
@@ -37,43 +37,19 @@ def forget_model() -> None:
         _load.cache_clear()
 
 
-ENCODER_BYTES = 1_200_000_000
+ENCODERS: Held[Encoder] = Held(1_200_000_000, lambda encoder: encoder.W_enc.nbytes)
 """Encoders that a process keeps: GPT-2-small's fit, larger ones are read again for every few thousand tokens."""
 
-_encoders: OrderedDict[tuple[Path, int, str], Encoder] = OrderedDict()
+TRANSCODERS: Held[Transcoder] = Held(4_000_000_000, lambda transcoder: transcoder.n_bytes)
+"""Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
 
 
 def loaded_encoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Encoder:
-    """A layer's encoder in float32. The most recently used are kept, up to `ENCODER_BYTES`."""
-    key = (checkpoint.path, layer, device)
-    with _loading:
-        if key in _encoders:
-            _encoders.move_to_end(key)
-            return _encoders[key]
-    encoder = checkpoint.encoder(layer, device)
-    with _loading:
-        _encoders[key] = encoder
-        while sum(held.W_enc.nbytes for held in _encoders.values()) > ENCODER_BYTES:
-            _encoders.popitem(last=False)
-    return encoder
-
-
-TRANSCODER_BYTES = 4_000_000_000
-"""Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
-
-_transcoders: OrderedDict[tuple[Path, int, str], Transcoder] = OrderedDict()
+    """A layer's encoder in float32."""
+    return ENCODERS.get((checkpoint.path, layer, device), lambda: checkpoint.encoder(layer, device))
 
 
 def loaded_transcoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Transcoder:
-    """A layer's transcoder in float32, every decoder included. The last used are kept, up to `TRANSCODER_BYTES`."""
+    """A layer's transcoder in float32, every decoder included."""
     key = (checkpoint.path, layer, device)
-    with _loading:
-        if key in _transcoders:
-            _transcoders.move_to_end(key)
-            return _transcoders[key]
-    transcoder = checkpoint.transcoder(layer, later=True).on(device)
-    with _loading:
-        _transcoders[key] = transcoder
-        while len(_transcoders) > 1 and sum(coder.n_bytes for coder in _transcoders.values()) > TRANSCODER_BYTES:
-            _transcoders.popitem(last=False)
-    return transcoder
+    return TRANSCODERS.get(key, lambda: checkpoint.transcoder(layer, later=True).on(device))

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from interp.capture import in_this_thread, on_feature_input, removing
-from interp.circuitlens.contributors import HEAD, KINDS, TOKEN, Contributors
+from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.frozen import LinearModel
+from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
 from interp.transcoder import Transcoder
 
 

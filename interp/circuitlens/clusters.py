@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from scipy.sparse import csr_array
-from sklearn.cluster import DBSCAN, HDBSCAN
 
-from interp.circuitlens.contributors import FEATURE, HEAD, KINDS, Contributors
+from interp.circuitlens.contributors import Contributors
+from interp.circuitlens.kinds import FEATURE, HEAD, KINDS
 from interp.circuitlens.settings import CircuitLensSettings
 
 NOISE = -1
@@ -64,6 +64,8 @@ def cluster(
     distances: Float64[np.ndarray, "n_samples n_samples"], settings: CircuitLensSettings
 ) -> Int64[np.ndarray, " n_samples"]:
     """Each sample's cluster, the largest 0 and of equal ones that of the earlier sample first; −1 for noise."""
+    from sklearn.cluster import DBSCAN, HDBSCAN  # takes seconds to import, and only here wanted
+
     if settings.clustering == "dbscan":
         method = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed")
     else:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from interp.circuitlens.attribution import Contributions
 from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.kinds import BIAS, ERROR, FEATURE, HEAD, KINDS, TOKEN
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.sparse import ranks
-
-FEATURE, HEAD, TOKEN, ERROR, BIAS = KINDS = ("feature", "head", "token", "error", "bias")
 
 NONE = -1
 """In place of a layer, an index or a position that a kind of contributor does not have."""

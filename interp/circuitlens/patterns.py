@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Integer
 
-from interp.circuitlens.contributors import HEAD, TOKEN
+from interp.circuitlens.kinds import HEAD, TOKEN
 
 GAP = "…"
 """Stands for tokens left out."""

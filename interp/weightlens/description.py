@@ -9,6 +9,7 @@ from typing import Literal
 import simplemma
 from rapidfuzz import fuzz
 
+from interp.visible import visible
 from interp.weightlens.settings import WordingSettings
 
 Kind = Literal["word", "symbol", "bytes"]
@@ -47,25 +48,6 @@ class Token:
             inside = self.text[0].islower() and not self.text[0].isspace()
             return visible(f"-{self.text}" if inside else self.text.strip())
         return visible(self.text)
-
-
-def visible(text: str) -> str:
-    """A text with control and format characters and outer blanks made visible: safe to print and to read."""
-    names = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-
-    def show(character: str) -> str:
-        if character in names:
-            return names[character]
-        if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}:
-            return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
-        return character
-
-    shown = "".join(show(character) for character in text)
-    inner = shown.strip(" ")
-    if not inner:
-        return "␣" * len(shown)
-    lead, trail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
-    return "␣" * lead + inner + "␣" * trail
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Words from tokens."""
 
-from interp.weightlens.description import Token, group, visible, word_list
+from interp.visible import visible
+from interp.weightlens.description import Token, group, word_list
 from interp.weightlens.settings import WordingSettings
 
 ENGLISH = WordingSettings()

@@ -7,9 +7,10 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens.attribution import contributions, direct_heads, feature_targets
 from interp.circuitlens.clusters import cluster, describe_clusters, jaccard_distances, signatures
-from interp.circuitlens.contributors import KINDS, Contributors, significant
+from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.kinds import KINDS
 from interp.circuitlens.patterns import input_pattern, pattern_text
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2

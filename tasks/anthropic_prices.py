@@ -1,4 +1,4 @@
-"""What questions to a language model cost, and are expected to cost."""
+"""What asking Claude costs, by the prices of the configuration."""
 
 from typing import Any, NamedTuple
 

@@ -1,0 +1,27 @@
+"""The command line, `circuit-insights`. A module a theme; importing them here is what makes their commands known."""
+
+import atexit
+import os
+import sys
+import traceback
+from typing import Any
+
+# isort: off
+from flows.cli import run, series, ask, care  # noqa: F401  (in the order of --help)
+from flows.cli.app import app
+
+
+def main() -> None:
+    """Entry point. Ends without taking the interpreter apart, over which DuckDB's binding prints pages of warnings."""
+    code: Any = 0
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()  # stops the Prefect server that a run may have started
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)

@@ -1,0 +1,143 @@
+"""What all commands share: the options they have in common, how errors are told, how a flow is run."""
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from interp.visible import visible
+
+if TYPE_CHECKING:
+    from configs.run import RunConfig
+
+for _name, _value in {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+# Torch, transformers and Prefect take seconds to import, so each command imports what it needs.
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+out = Console()
+err = Console(stderr=True)
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command again to go on"
+
+Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="The store; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store."),
+]
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
+]
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Bad input ends with one message and exit code 2; a full disk and Ctrl-C say what to do."""
+    try:
+        yield
+    except ValueError as error:
+        fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        fail(INTERRUPTED_MESSAGE, INTERRUPTED)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        fail(f"disk full: {error}\nWhat was finished is kept; make room and run the same command again", BAD_INPUT)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+def fail(message: str, code: int) -> None:
+    lines = (" " * (len(line) - len(line.lstrip(" "))) + visible(line.strip(" ")) for line in message.splitlines())
+    err.print("[bold red]error:[/] " + escape("\n".join(lines)), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def load(config: Path, overrides: list[str] | None, store: Path | None) -> "RunConfig":
+    from configs.run import load_config
+
+    return load_config(config, list(overrides or []), store)
+
+
+def store_root(store: Path | None) -> Path:
+    return store or Path(os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+
+
+def with_engine(flow: Any, config: "RunConfig") -> Any:
+    from flows.engine import prefect_at_hand, task_runner
+
+    end_at_once_on_signals()
+    with prefect_at_hand():
+        return flow.with_options(task_runner=task_runner(config.engine))(config)
+
+
+def end_at_once_on_signals() -> None:
+    """On Ctrl-C and SIGTERM, end the process: tasks cannot be stopped in the middle, and the store needs no farewell.
+
+    A thread does it, told by Python's wake-up descriptor, because Prefect puts handlers of its own in our place and
+    then waits for the tasks.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(tell)
+
+    def wait() -> None:
+        while (number := os.read(told, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+            pass
+        os.write(2, f"\n{INTERRUPTED_MESSAGE}\n".encode())
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def print_quality(layers: list[Any]) -> None:
+    table = Table("layer", "explained variance", "L0", "dead", "loss", "with it replaced", title="Transcoders")
+    for layer in layers:
+        shares = f"{layer.explained_variance:.3f}", f"{layer.l0:.1f}", f"{layer.dead_share:.1%}"
+        table.add_row(str(layer.layer), *shares, f"{layer.loss:.3f}", f"{layer.loss_replaced:.3f}")
+    out.print(table)
+
+
+def duration_text(seconds: float) -> str:
+    if seconds < 1:
+        return "< 1 s" if seconds else "-"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def size_text(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if n_bytes else "-"
+        n_bytes /= 1000
+    return f"{n_bytes:.0f} PB"

@@ -1,0 +1,182 @@
+"""`run`, `plan`, and every stage on its own."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.cli.app import (
+    Config,
+    Overrides,
+    StoreOption,
+    app,
+    duration_text,
+    err,
+    errors_told,
+    load,
+    out,
+    print_quality,
+    size_text,
+    with_engine,
+)
+
+BASE_MEMORY_BYTES = 0.6e9
+"""What the libraries take, whatever is computed."""
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        began = time.monotonic()
+        from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+        from flows.origin import pinned, to_download
+        from flows.plan import plan
+        from flows.subject import open_source
+
+        loaded = pinned(loaded)
+        downloads = to_download(loaded)
+        if downloads:
+            print_plan(plan(loaded), err)
+        source = open_source(loaded)
+        checkpoint_id = nothing_to_do(source)
+        if checkpoint_id is not None:
+            err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {source.store.root}")
+            return
+        if not downloads:
+            print_plan(plan(loaded), err)
+        checkpoint_id = with_engine(describe_checkpoint, loaded)
+        _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
+
+
+@app.command("train-transcoders")
+def train_transcoders(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Train transcoders for a model that has none, and say where they are."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import train_transcoders as flow
+
+        out.print(with_engine(flow.train_transcoders, loaded), soft_wrap=True)
+
+
+@app.command()
+def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Bring a model and its transcoders into the store, after measuring them."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import ingest as flow
+        from flows.subject import store_path
+        from flows.summary import layer_quality
+        from storage.store import Store
+
+        checkpoint_id = with_engine(flow.ingest, loaded)
+        print_quality(layer_quality(Store(store_path(loaded)), checkpoint_id))
+        out.print(f"checkpoint {checkpoint_id}")
+
+
+@app.command()
+def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Describe every feature of an ingested checkpoint from its weights."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import weightlens as flow
+
+        out.print(f"checkpoint {with_engine(flow.weightlens, loaded)}")
+
+
+@app.command()
+def activations(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Run the corpus through an ingested checkpoint: statistics and samples of every feature."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import activations as flow
+
+        out.print(f"corpus {with_engine(flow.activations, loaded)}")
+
+
+@app.command()
+def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import coactivation as flow
+
+        out.print(f"corpus {with_engine(flow.coactivation, loaded)}")
+
+
+@app.command()
+def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Find out why features fired at their samples, and what they did there."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import circuitlens as flow
+
+        out.print(f"corpus {with_engine(flow.circuitlens, loaded)}")
+
+
+@app.command()
+def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Describe every feature by every method from what the catalog knows of it."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import describe as flow
+
+        out.print(f"checkpoint {with_engine(flow.describe, loaded)}")
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Judge descriptions on held-out text."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import evaluate as flow
+
+        out.print(f"checkpoint {with_engine(flow.evaluate, loaded)}")
+
+
+@app.command("plan")
+def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+    """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows.plan import plan
+
+        print_plan(plan(loaded), out)
+
+
+def print_plan(steps: list[Any], console: Console) -> None:
+    from flows.plan import STARTUP_S
+
+    costs_money = any(step.usd for step in steps)
+    table = Table("step", "to do", "of", "about", "disk", "memory", *["money"] * costs_money, title="Plan")
+    for step in steps:
+        memory = size_text(step.memory_bytes) if step.todo else "-"
+        cells = step.name, str(step.todo), str(step.total), duration_text(step.seconds), size_text(step.disk_bytes)
+        table.add_row(*cells, memory, *[f"${step.usd:,.2f}"] * costs_money)
+    seconds = sum(step.seconds for step in steps) + STARTUP_S * any(step.todo for step in steps)
+    size = sum(step.disk_bytes for step in steps)
+    memory = size_text(max((step.memory_bytes for step in steps if step.todo), default=0) + BASE_MEMORY_BYTES)
+    money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
+    table.add_row("total", "", "", duration_text(seconds), size_text(size), memory, *money, style="bold")
+    console.print(table)
+
+
+def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
+    from flows.summary import summarise
+    from interp.visible import visible
+    from storage.store import Store
+
+    summary = summarise(Store(root), checkpoint_id)
+    table = Table("layer", "features", "described", "share", "explained variance", "L0", title="Layers")
+    for layer, n_features, n_described, share, variance, l0 in summary.layers:
+        table.add_row(str(layer), str(n_features), str(n_described), f"{share:.0%}", f"{variance:.3f}", f"{l0:.1f}")
+    out.print(table)
+    table = Table("layer", "feature", "description", title="Some convincing features")
+    for layer, feature, text in summary.features:
+        table.add_row(str(layer), str(feature), escape(visible(text)))
+    out.print(table)
+    out.print(f"Checkpoint {checkpoint_id} in {root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)

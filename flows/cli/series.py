@@ -1,0 +1,66 @@
+"""A series of checkpoints: `compare-checkpoints`, `watch-checkpoints`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import (
+    Config,
+    Overrides,
+    StoreOption,
+    app,
+    end_at_once_on_signals,
+    errors_told,
+    load,
+    out,
+    store_root,
+)
+
+
+@app.command("compare-checkpoints")
+def compare_checkpoints(
+    a: Annotated[str, typer.Argument(help="The earlier checkpoint, by id or name.")],
+    b: Annotated[str, typer.Argument(help="The later one.")],
+    store: StoreOption = None,
+    match_cosine: Annotated[
+        float, typer.Option(help="Mean of the encoders' and decoders' cosine from which two features are one.")
+    ] = 0.7,
+    kept_cosine: Annotated[float, typer.Option(help="Both cosines from which it was kept; below, it moved.")] = 0.95,
+    positions: Annotated[
+        int, typer.Option(help="Positions of the corpus on which activations are compared; 0: weights alone.")
+    ] = 65_536,
+) -> None:
+    """Match every feature of two checkpoints one to one: kept, moved, born or died. Writes a report with plots."""
+    with errors_told():
+        from flows import compare_checkpoints as flow
+        from flows.engine import prefect_at_hand
+        from interp.drift import DriftSettings
+
+        settings = DriftSettings(match_cosine, kept_cosine, positions)
+        end_at_once_on_signals()
+        with prefect_at_hand():
+            out.print(flow.compare_checkpoints(store_root(store), a, b, settings), soft_wrap=True, markup=False)
+
+
+@app.command("watch-checkpoints")
+def watch_checkpoints(
+    config: Config,
+    folder: Annotated[Path, typer.Argument(help="Where the folders of the series appear.")],
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    pattern: Annotated[str, typer.Option(help="Names of the folders; the last number in one is its step.")] = "step-*",
+    transcoders: Annotated[bool, typer.Option("--transcoders", help="The series is of transcoders.")] = False,
+    settle_s: Annotated[float, typer.Option(help="Seconds without a change after which a folder is complete.")] = 10.0,
+) -> None:
+    """Look once for new complete checkpoints in a folder: describe each, and compare it with the one before."""
+    with errors_told():
+        loaded = load(config, overrides, store)
+        from flows import watch_checkpoints as flow
+        from flows.engine import prefect_at_hand
+
+        end_at_once_on_signals()
+        with prefect_at_hand():
+            series = "transcoder" if transcoders else "model"
+            for checkpoint_id in flow.watch_checkpoints(loaded, folder, pattern, series, settle_s):
+                out.print(f"checkpoint {checkpoint_id}")
