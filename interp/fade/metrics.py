@@ -187,7 +187,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, float((middle - spread) / whole)), min(1.0, float((middle + spread) / whole))
 
 
-def simulation(predicted: Sequence[Float[np.ndarray, " n_pos"]], active: Sequence[Bool[np.ndarray, " n_pos"]]) -> Score:
+def simulation(predicted: Sequence[Float[np.ndarray, " _"]], active: Sequence[Bool[np.ndarray, " _"]]) -> Score:
     """AUROC of the activity that a description predicts, token by token, against where the feature is active.
 
     0.5 is chance. The interval treats texts, not tokens, as independent: it is that of as many tokens, thinned by the
