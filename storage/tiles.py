@@ -17,6 +17,7 @@ class TileCache:
     """The most recently used blocks, up to `max_bytes`. Threads may share it; checkpoints never change."""
 
     def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._held: Held[Tensor] = Held(max_bytes, lambda tile: tile.nbytes)
 
     def tiles(

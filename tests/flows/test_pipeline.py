@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -279,3 +280,46 @@ def test_a_signal_in_the_middle_ends_the_run_and_all_that_it_started(
     assert ("run the same command again" in message) == (number != signal.SIGKILL)
     _, alive = psutil.wait_procs(started, timeout=20)
     assert alive == []
+
+
+def test_the_graph_of_a_prompt(done: tuple[Path, list[str], str], tmp_path: Path) -> None:
+    store, _, _ = done
+    output = tmp_path / "graphs" / "five.json"
+
+    def attribute(prompt: str, output: Path) -> Result:
+        return CliRunner().invoke(app, ["attribute", prompt, "--output", str(output), "--store", str(store)])
+
+    result = attribute(f"{WORDS[3]} {WORDS[5]}", output)
+    assert result.exit_code == 0, result.output
+    graph = json.loads(output.read_text())
+    assert graph["metadata"]["prompt_tokens"] == ["<s>", WORDS[3], WORDS[5]]
+    nodes = {node["node_id"]: node for node in graph["nodes"]}
+    feature, later = nodes["0_3_2"], nodes["1_2_2"]
+    for node, layer, number in ((feature, "0", 3), (later, "1", 2)):
+        assert (node["layer"], node["ctx_idx"], node["feature_type"]) == (layer, 2, "cross layer transcoder")
+        assert node["feature"] == (int(layer) + number) * (int(layer) + number + 1) // 2 + number
+        assert WORDS[5] in node["clerp"]
+        assert node["activation"] > 0
+    [target] = [node for node in graph["nodes"] if node["is_target_logit"]]
+    assert (target["layer"], target["feature"]) == ("3", 9)
+    assert WORDS[9] in target["clerp"]
+    links = {(link["source"], link["target"]): link["weight"] for link in graph["links"]}
+    assert {end for link in links for end in link} <= set(nodes)
+    pre_activation = later["activation"] + 0.1  # the encoder's bias
+    assert links["0_3_2", "1_2_2"] == pytest.approx(
+        pre_activation, rel=0.05
+    )  # and the error below
+    assert links["E_5_2", "0_3_2"] == pytest.approx(feature["activation"] + 0.1, rel=1e-4)
+    assert links["1_2_2", target["node_id"]] > 0
+
+    assert attribute(WORDS[12], tmp_path / "graphs" / "other.json").exit_code == 0
+    index = json.loads((tmp_path / "graphs" / "graph-metadata.json").read_text())
+    assert [entry["slug"] for entry in index["graphs"]] == ["five", "other"]
+    for prompt, output, message in (
+        ("", tmp_path / "empty.json", "the prompt is empty"),
+        (WORDS[1], tmp_path / "graph.txt", "expected NAME.json"),
+        (" ".join(WORDS[1:] * 3), tmp_path / "long.json", "the model reads 64 at most"),
+    ):
+        result = attribute(prompt, output)
+        assert (result.exit_code, output.exists()) == (2, False)
+        assert message in result.output.replace("\n", " ")
