@@ -1,0 +1,38 @@
+"""What describing and judging by a language model is expected to cost, before anything is there."""
+
+from typing import Any
+
+import pytest
+
+from configs.run import RunConfig
+from flows import describe, evaluate
+from flows.rates import Rates
+from flows.sizes import Sizes
+
+GEMMA = Sizes(
+    n_layers=26, d_model=2304, n_tokens=256_000, n_weights=2.6e9, d_transcoder=16_384, n_bytes=0, corpus_tokens=24e6
+)
+RATES = Rates(3e11, 3e11)
+
+
+def usd(stage: Any, **describing: Any) -> float:
+    config = RunConfig.model_validate({
+        "name": "g", "model": {"path": "."}, "transcoder": {"path": "."}, "corpus": {"source": "x"},
+        "describe": {"explainer": "anthropic", **describing}, "evaluate": {"judge": "anthropic"},
+        "anthropic": {"model": "m", "prices": {"input": 3, "output": 15, "cache_write": 3.75, "cache_read": 0.3}},
+    })  # fmt: skip
+    return sum(cost.usd for cost in stage.costs(GEMMA, config, RATES).values())
+
+
+def test_describing_costs_what_is_described() -> None:
+    every = usd(describe)
+    assert usd(describe, features_per_layer=250) == pytest.approx(every * 250 / 16_384)
+    assert usd(describe, features_per_layer=10**6) == every
+    assert usd(evaluate) == usd(evaluate, features_per_layer=250) > 0
+
+
+def test_methods_of_circuits_ask_a_cluster_once_and_join_each() -> None:
+    one, two = (usd(describe, methods=names) for names in (["wl+cl"], ["wl+cl", "circuitlens-full"]))
+    plain = usd(describe, methods=["maxact"])
+    assert one > 4 * plain
+    assert plain / 10 < two - one < plain
