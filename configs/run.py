@@ -147,8 +147,8 @@ class DescribeConfig(_Section):
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
     """Methods of description; left out: all for which the catalog holds what they look at."""
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
-    """Describe so many features of each layer, those first of which most kinds of evidence are there and that
-    `evaluate` therefore judges first; null: all. What weights alone say (the weightlens stage) is said of all."""
+    """Describe so many features of each layer, those first that most methods can describe from what is there, which
+    are those that `evaluate` judges first; null: all. What weights alone say (the weightlens stage) is said of all."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the lot among equals."""
     evidence: EvidenceSettings = EvidenceSettings()

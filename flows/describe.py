@@ -24,6 +24,7 @@ from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.anthropic_prices import estimate
 from tasks.describe import (
+    SEES,
     VERSION,
     Task,
     describe_shard,
@@ -34,14 +35,9 @@ from tasks.describe import (
 )
 from tasks.evidence import Reading
 
-NEEDS: dict[Method, str] = {
-    "weightlens+out+llm": "weightlens",
-    "maxact": "activations",
-    "maxact*": "activations",
-    "circuitlens-input": "circuitlens",
-    "circuitlens-full": "circuitlens",
-    "wl+cl": "circuitlens",
-}
+_LEAVES = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
+
+NEEDS: dict[Method, str] = {method: _LEAVES[kind] for method, kind in SEES.items()}
 """The stage that leaves in the catalog what a method looks at."""
 
 DESCRIBE_S = 0.01

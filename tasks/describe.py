@@ -24,6 +24,16 @@ from tasks.shard_task import shard_task
 VERSION = 2
 """Bump when the same evidence would be described otherwise."""
 
+SEES: dict[Method, str] = {
+    "weightlens+out+llm": "tokens",
+    "maxact": "samples",
+    "maxact*": "samples",
+    "circuitlens-input": "circuits",
+    "circuitlens-full": "circuits",
+    "wl+cl": "circuits",
+}
+"""What a method needs to know of a feature."""
+
 TABLES = ("descriptions", "failures")
 
 PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
@@ -86,23 +96,25 @@ def describe_shard(store: Store, task: Task, key: ShardKey, unanswered: dict[str
 
 
 def _drawn(connection: duckdb.DuckDBPyConnection, task: Task, key: ShardKey) -> list[int]:
-    """A shard's part of the features to be described: those of the layer of which most kinds of evidence are there
-    (validated tokens, samples, attributed samples), by lot among equals."""
+    """A shard's part of the features to be described: those of the layer that most methods can describe from what is
+    there (validated tokens, samples, attributed samples), by lot among equals."""
     if task.features_per_layer is None:
         return list(range(key.start, key.stop))
     query = """
-        SELECT feature, sum(n_kinds) FROM (
-            SELECT DISTINCT feature, 1 AS n_kinds FROM token_candidates
+        SELECT feature, sum(n_methods) FROM (
+            SELECT DISTINCT feature, $tokens AS n_methods FROM token_candidates
             WHERE checkpoint_id = $checkpoint AND layer = $layer AND validated
             UNION ALL
-            SELECT feature, 1 + bool_or(cluster IS NOT NULL)::INTEGER FROM samples
+            SELECT feature, $samples + $circuits * bool_or(cluster IS NOT NULL)::INTEGER FROM samples
             WHERE checkpoint_id = $checkpoint AND layer = $layer AND corpus_id = $corpus GROUP BY feature
         ) GROUP BY feature ORDER BY feature"""
+    looks_at = [SEES[method] for method in task.methods]
     about = {"checkpoint": task.checkpoint_id, "layer": key.layer, "corpus": task.corpus_id}
-    rows = connection.execute(query, about).fetchall()
-    features, n_kinds = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
+    n = {kind: looks_at.count(kind) for kind in ("tokens", "samples", "circuits")}
+    rows = connection.execute(query, {**about, **n}).fetchall()
+    features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
     chance = np.random.default_rng([task.seed, key.layer]).permutation(len(features))
-    drawn = features[np.lexsort((chance, -n_kinds))][: task.features_per_layer]
+    drawn = features[np.lexsort((chance, -n_methods))][: task.features_per_layer]
     return sorted(int(feature) for feature in drawn if key.start <= feature < key.stop)
 
 

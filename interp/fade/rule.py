@@ -5,13 +5,15 @@ Offline and deterministic. It knows no synonyms: of free text, it takes the quot
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, zip_longest
+from typing import NamedTuple
 
 import numpy as np
 import simplemma
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8, Int64
 
 from interp.descriptions.wording import Meaning, Mechanism, meaning_of
 from interp.fade.judge import Marked, Text
@@ -38,13 +40,26 @@ VAGUE = 0.5
 _FORMS = WordingSettings().languages
 
 
+class _Flat(NamedTuple):
+    """Texts as one row of tokens."""
+
+    ids: Int64[np.ndarray, " n"]
+    owner: Int64[np.ndarray, " n"]
+    """The text of each token."""
+    start: Int64[np.ndarray, " n_texts"]
+
+
 class RuleJudge:
-    """Implements `Judge`."""
+    """Implements `Judge`. Tokens are looked up by the forms they may be named by, each once."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
+        self._by_form: dict[str, list[int]] = defaultdict(list)
+        self._ids: dict[Text, np.ndarray] = {}
 
     def synthesise(self, description: str, n: int) -> list[str]:
         """Texts for every word in turn, behind its context where it has one."""
-        meaning = meaning_of(description)
-        mechanisms = meaning.mechanisms or (Mechanism(meaning.promotes),)
+        mechanisms = _mechanisms(meaning_of(description))
         named = [(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
         writable = [(mechanism, word) for mechanism, word in named if not word.startswith("<0x")] or named
         writers = [_texts(mechanism, word) for mechanism, word in writable]
@@ -53,13 +68,12 @@ class RuleJudge:
         return list(texts)[:n]
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        meaning = meaning_of(description)
-        return _ratings(meaning if meaning.mechanisms else Meaning((Mechanism(meaning.promotes),)), texts)
+        return self._ratings(_mechanisms(meaning_of(description)), texts)
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
         meaning = meaning_of(description)
         promoted = (Mechanism(meaning.promotes),) if meaning.promotes else ()
-        return _ratings(Meaning((*meaning.mechanisms, *promoted)), texts)
+        return self._ratings((*meaning.mechanisms, *promoted), texts)
 
     def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
         """Right if at least half of the marked tokens are expected to be active."""
@@ -70,53 +84,69 @@ class RuleJudge:
         ]
         return np.array(right, np.int8)
 
-    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " n_pos"]]:
-        meaning = meaning_of(description)
-        mechanisms = meaning.mechanisms or (Mechanism(meaning.promotes),)
-        return [_activity(mechanisms, text) for text in texts]
+    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
+        flat = self._flat(texts)
+        return np.split(self._activity(_mechanisms(meaning_of(description)), flat), flat.start[1:]) if texts else []
+
+    def _ratings(self, mechanisms: Sequence[Mechanism], texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
+        flat, peaks = self._flat(texts), np.zeros(len(texts))
+        np.maximum.at(peaks, flat.owner, self._activity(mechanisms, flat))
+        return np.where(peaks == 1, 2, np.where(peaks > 0, 1, 0)).astype(np.int8)
+
+    def _activity(self, mechanisms: Sequence[Mechanism], flat: _Flat) -> Float[np.ndarray, " n"]:
+        """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone."""
+        expected = np.zeros(len(flat.ids), np.float32)
+        for mechanism in mechanisms:
+            is_word = self._is_one_of(mechanism.words)[flat.ids]
+            if not mechanism.after:
+                expected[is_word] = 1
+                continue
+            is_context = self._is_one_of(mechanism.after)[flat.ids]
+            behind = _right_behind(is_context, flat) if mechanism.right_after else _behind(is_context, flat)
+            expected[is_word & ~behind] = np.maximum(expected[is_word & ~behind], VAGUE)
+            expected[behind & (is_word | mechanism.many)] = 1
+        return expected
+
+    def _flat(self, texts: Sequence[Text]) -> _Flat:
+        rows = [self._ids_of(text) for text in texts]
+        lengths = np.array([len(row) for row in rows], np.int64)
+        ids = np.concatenate([np.zeros(0, np.int64), *rows])
+        return _Flat(ids, np.repeat(np.arange(len(rows)), lengths), np.cumsum(lengths) - lengths)
+
+    def _ids_of(self, text: Text) -> np.ndarray:
+        if text not in self._ids:
+            for token in text.tokens:
+                if token not in self._number:
+                    number = self._number[token] = len(self._number)
+                    for form in set(_forms(token)):
+                        self._by_form[form].append(number)
+            self._ids[text] = np.array([self._number[token] for token in text.tokens], np.int64)
+        return self._ids[text]
+
+    def _is_one_of(self, words: tuple[str, ...]) -> Bool[np.ndarray, " n_different"]:
+        """Of the tokens seen, which are one of some words."""
+        found = np.zeros(len(self._number), bool)
+        for form in _wanted(words):
+            found[self._by_form.get(form, [])] = True
+        return found
 
 
-def _ratings(meaning: Meaning, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-    peaks = [_activity(meaning.mechanisms, text).max(initial=0.0) for text in texts]
-    return np.array([2 if peak == 1 else 1 if peak > 0 else 0 for peak in peaks], np.int8)
+def _mechanisms(meaning: Meaning) -> tuple[Mechanism, ...]:
+    """The ways to fire; what is promoted is taken for one where nothing else is said."""
+    return meaning.mechanisms or (Mechanism(meaning.promotes),)
 
 
-def _activity(mechanisms: Sequence[Mechanism], text: Text) -> Float[np.ndarray, " n_pos"]:
-    """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone."""
-    expected = np.zeros(len(text.tokens), np.float32)
-    for mechanism in mechanisms:
-        is_word = _found(mechanism.words, text)
-        if not mechanism.after:
-            expected[is_word] = 1
-            continue
-        is_context = _found(mechanism.after, text)
-        before = np.zeros(len(is_context), bool)
-        before[1:] = is_context[:-1] if mechanism.right_after else np.logical_or.accumulate(is_context)[:-1]
-        expected[is_word & ~before] = np.maximum(expected[is_word & ~before], VAGUE)
-        expected[before & (is_word | mechanism.many)] = 1
-    return expected
+def _right_behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray, " n"]:
+    behind = np.zeros(len(is_context), bool)
+    behind[1:] = is_context[:-1] & (flat.owner[1:] == flat.owner[:-1])
+    return behind
 
 
-def _found(words: tuple[str, ...], text: Text) -> np.ndarray:
-    """At which tokens one of the words stands."""
-    known = _verdicts(words)
-    return np.array([known[token] for token in text.tokens], bool)
-
-
-class _Verdicts(dict[str, bool]):
-    """Whether a token is one of some words; each token is looked at once."""
-
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self._wanted = _wanted(words)
-
-    def __missing__(self, token: str) -> bool:
-        self[token] = _is_one_of(token, self._wanted)
-        return self[token]
-
-
-@lru_cache(maxsize=256)
-def _verdicts(words: tuple[str, ...]) -> _Verdicts:
-    return _Verdicts(words)
+def _behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray, " n"]:
+    """Whether a context stands anywhere before, in the same text."""
+    n_before = np.cumsum(is_context) - is_context
+    first = np.minimum(flat.start, max(0, len(n_before) - 1))
+    return n_before > n_before[first][flat.owner] if len(n_before) else is_context
 
 
 @lru_cache(maxsize=4096)
@@ -142,10 +172,6 @@ def _lemmas(word: str) -> tuple[str, ...]:
     if len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
         return ()
     return tuple(simplemma.lemmatize(word, lang=language).casefold() for language in _FORMS)
-
-
-def _is_one_of(token: str, wanted: frozenset[str]) -> bool:
-    return any(form in wanted for form in _forms(token))
 
 
 def _texts(mechanism: Mechanism, word: str) -> Iterator[str]:
