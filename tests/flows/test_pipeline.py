@@ -306,9 +306,7 @@ def test_the_graph_of_a_prompt(done: tuple[Path, list[str], str], tmp_path: Path
     links = {(link["source"], link["target"]): link["weight"] for link in graph["links"]}
     assert {end for link in links for end in link} <= set(nodes)
     pre_activation = later["activation"] + 0.1  # the encoder's bias
-    assert links["0_3_2", "1_2_2"] == pytest.approx(
-        pre_activation, rel=0.05
-    )  # and the error below
+    assert links["0_3_2", "1_2_2"] == pytest.approx(pre_activation, rel=0.05)  # and the error below
     assert links["E_5_2", "0_3_2"] == pytest.approx(feature["activation"] + 0.1, rel=1e-4)
     assert links["1_2_2", target["node_id"]] > 0
 

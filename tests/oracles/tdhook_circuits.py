@@ -1,8 +1,9 @@
 """Run by the oracles' Python: tdhook's head scores, draws and clusters.
 
-heads INPUT OUTPUT    safetensors: `pattern`, `values`, `W_O`, `gradient` of a layer, `position`; writes `scores`
-draws INPUT OUTPUT    JSON: activations, sample_size, n_seeds; writes how often each was drawn
-clusters INPUT OUTPUT JSON: signatures (lists of [kind, layer, index, Δ]), min_frequency, eps, min_samples; labels
+heads INPUT OUTPUT     safetensors: `pattern`, `values`, `W_O`, `gradients` of a layer, `position`; writes `scores`
+draws INPUT OUTPUT     JSON: activations, sample_size, n_seeds; writes how often each was drawn
+clusters INPUT OUTPUT  JSON lines: signatures (lists of [kind, layer, index, Δ]), min_frequency, eps, min_samples;
+                       writes lines of labels
 """
 
 import json
@@ -24,12 +25,13 @@ from tdhook.attribution.circuit_lens import attention_contributions
 def heads(given: Path, output: Path) -> None:
     tensors = load_file(given)
     position = int(tensors["position"])
-    found = attention_contributions(
-        tensors["pattern"], tensors["values"], tensors["W_O"], tensors["gradient"], layer=0, target_position=position
-    )
-    scores = torch.zeros(tensors["pattern"].shape[0], tensors["pattern"].shape[2])
-    for each in found:
-        scores[each.head_index, each.source_token] = each.score
+    n_heads, _, n_pos = tensors["pattern"].shape
+    scores = torch.zeros(len(tensors["gradients"]), n_heads, n_pos)
+    for at, gradient in enumerate(tensors["gradients"]):
+        for each in attention_contributions(
+            tensors["pattern"], tensors["values"], tensors["W_O"], gradient, layer=0, target_position=position
+        ):
+            scores[at, each.head_index, each.source_token] = each.score
     save_file({"scores": scores}, output)
 
 
@@ -42,7 +44,11 @@ def draws(given: Path, output: Path) -> None:
 
 
 def clusters(given: Path, output: Path) -> None:
-    asked = json.loads(given.read_text())
+    lines = given.read_text().splitlines()
+    output.write_text("\n".join(json.dumps(labels_of(json.loads(line))) for line in lines))
+
+
+def labels_of(asked: dict) -> tuple[int, ...]:
     signatures = [
         frozenset(
             CircuitContributor("attention" if kind == "head" else kind, layer, index, delta if kind == "head" else None)
@@ -51,8 +57,7 @@ def clusters(given: Path, output: Path) -> None:
         for signature in asked["signatures"]
     ]
     kept = filter_contributor_frequency(signatures, min_frequency=asked["min_frequency"])
-    labels = dbscan_circuit_signatures(kept, eps=asked["eps"], min_samples=asked["min_samples"])
-    output.write_text(json.dumps(labels))
+    return dbscan_circuit_signatures(kept, eps=asked["eps"], min_samples=asked["min_samples"])
 
 
 if __name__ == "__main__":

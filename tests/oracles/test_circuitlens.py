@@ -89,8 +89,8 @@ def test_pruning_is_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph
 LAYER, POSITION = 2, 6
 
 
-def attention_by_hand(frozen: Frozen, coder: Transcoder, feature: int) -> dict[str, torch.Tensor]:
-    """Of the demo's GPT-2: a layer's pattern, values and output weights, and the gradient at what its attention wrote.
+def attention_by_hand(frozen: Frozen, coder: Transcoder, features: list[int]) -> dict[str, torch.Tensor]:
+    """Of the demo's GPT-2: a layer's pattern, values and output weights, and the gradients at what its attention wrote.
 
     By the module's own tensors and by automatic differentiation of the norm with its denominator held.
     """
@@ -107,11 +107,11 @@ def attention_by_hand(frozen: Frozen, coder: Transcoder, feature: int) -> dict[s
     centred = resid - resid.mean(-1, keepdim=True)
     scale = (centred.square().mean(-1, keepdim=True) + block.ln_2.eps).sqrt().detach()
     x = centred / scale * block.ln_2.weight + block.ln_2.bias
-    (x[POSITION] @ coder.W_enc[feature] + coder.b_enc[feature]).backward()
-    assert resid.grad is not None
+    read = x[POSITION] @ coder.W_enc[features].T
+    gradients = [torch.autograd.grad(one, resid, retain_graph=True)[0] for one in read]
     values = seen["qkv"].chunk(3, -1)[2].unflatten(-1, (n_heads, -1))
     W_O = block.attn.c_proj.weight.detach().view(n_heads, -1, d_model)
-    found = {"pattern": seen["pattern"], "values": values, "W_O": W_O, "gradient": resid.grad}
+    found = {"pattern": seen["pattern"], "values": values, "W_O": W_O, "gradients": torch.stack(gradients)}
     return {name: tensor.contiguous() for name, tensor in found.items()} | {"position": torch.tensor(POSITION)}
 
 
@@ -120,41 +120,47 @@ def test_head_scores_are_tdhooks(tmp_path: Path) -> None:
     active = frozen.layers[LAYER].active
     features = active.feature[active.position == POSITION][:3]
     targets = feature_targets(linear, frozen, LAYER, coders[LAYER], features, torch.full_like(features, POSITION))
-    ours = direct_heads(linear, frozen, targets)[LAYER]
-    for at, feature in enumerate(features.tolist()):
-        save_file(attention_by_hand(frozen, coders[LAYER], feature), tmp_path / "given.safetensors")
-        run("tdhook_circuits.py", "heads", tmp_path / "given.safetensors", tmp_path / "scores.safetensors")
-        theirs = load_file(tmp_path / "scores.safetensors")["scores"]
-        assert theirs.abs().max() > 0.01
-        np.testing.assert_allclose(ours[:, :, at], theirs, rtol=1e-4, atol=1e-6)
+    ours = direct_heads(linear, frozen, targets)[LAYER].permute(2, 0, 1)
+    given, output = tmp_path / "given.safetensors", tmp_path / "scores.safetensors"
+    save_file(attention_by_hand(frozen, coders[LAYER], features.tolist()), given)
+    run("tdhook_circuits.py", "heads", given, output)
+    theirs = load_file(output)["scores"]
+    assert (theirs.abs().amax((1, 2)) > 0.01).all()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def signatures_by_lot(seed: int) -> tuple[Contributors, np.ndarray]:
+    """Of 100 samples: random sets around a few centres, with noise between, and where each fired."""
+    random = np.random.default_rng(seed)
+    centres = [random.choice(60, 8, replace=False) for _ in range(4)]
+    rows = []
+    for sample in range(100):
+        members = {int(c) for c in centres[sample % 4] if random.random() < 0.8} if sample % 9 else set()
+        members |= set(random.integers(0, 60, random.integers(0, 5)).tolist())
+        rows += [(sample, *divmod(member, 30)) for member in sorted(members)]
+    target, kind, unit = np.array(rows).T
+    position = random.integers(30, 90, 100)
+    source = np.where(kind == KINDS.index("head"), position[target] - unit % 7, position[target])
+    share = np.ones(len(target))
+    return Contributors(target, kind, unit % 4, unit, source, share, share), position
 
 
 def test_clusters_are_tdhooks(tmp_path: Path) -> None:
-    """On random sets around a few centres, with noise between; labels up to their names."""
-    settings = CircuitLensSettings()
+    """Up to their names."""
+    settings, ours, asked = CircuitLensSettings(), [], []
     for seed in range(5):
-        random = np.random.default_rng(seed)
-        centres = [random.choice(60, 8, replace=False) for _ in range(4)]
-        rows = []
-        for sample in range(100):
-            members = {int(c) for c in centres[sample % 4] if random.random() < 0.8} if sample % 9 else set()
-            members |= set(random.integers(0, 60, random.integers(0, 5)).tolist())
-            rows += [(sample, *divmod(member, 30)) for member in sorted(members)]
-        target, kind, unit = np.array(rows).T
-        layer = unit % 4
-        position = random.integers(30, 90, 100)
-        source = np.where(kind == KINDS.index("head"), position[target] - unit % 7, position[target])
-        share = np.ones(len(target))
-        found = Contributors(target, kind, layer, unit, source, share, share)
-        labels = cluster(jaccard_distances(signatures(found, position, settings).contains), settings)
-        sets: list[list[Any]] = [[] for _ in range(100)]
-        for row in zip(target, kind, layer, unit, source - position[target], strict=True):
+        found, position = signatures_by_lot(seed)
+        ours.append(cluster(jaccard_distances(signatures(found, position, settings).contains), settings))
+        sets: list[list[Any]] = [[] for _ in position]
+        delta = found.position - position[found.target]
+        for row in zip(found.target, found.kind, found.layer, found.unit, delta, strict=True):
             sets[row[0]].append([KINDS[row[1]], *(int(value) for value in row[2:])])
-        asked = {"signatures": sets, "min_frequency": settings.min_frequency}
-        asked |= {"eps": settings.eps, "min_samples": settings.min_samples}
-        (tmp_path / "given.json").write_text(json.dumps(asked))
-        run("tdhook_circuits.py", "clusters", tmp_path / "given.json", tmp_path / "labels.json")
-        theirs = np.array(json.loads((tmp_path / "labels.json").read_text()))
+        of_settings = {name: getattr(settings, name) for name in ("min_frequency", "eps", "min_samples")}
+        asked.append(json.dumps({"signatures": sets, **of_settings}))
+    (tmp_path / "given.jsonl").write_text("\n".join(asked))
+    run("tdhook_circuits.py", "clusters", tmp_path / "given.jsonl", tmp_path / "labels.jsonl")
+    theirs = [np.array(json.loads(line)) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
+    for labels, expected in zip(ours, theirs, strict=True):
         assert len(set(labels.tolist())) > 2
-        assert ((labels == -1) == (theirs == -1)).all()
-        assert ((labels[:, None] == labels) == (theirs[:, None] == theirs)).all()
+        assert ((labels == -1) == (expected == -1)).all()
+        assert ((labels[:, None] == labels) == (expected[:, None] == expected)).all()
