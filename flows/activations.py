@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from configs.run import RunConfig
+from flows import weightlens
 from flows.engine import arithmetic, n_workers, wait_for_all
 from flows.rates import Cost, Rates
 from flows.sizes import Sizes
@@ -15,6 +16,7 @@ from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes
 from storage.recipes import short_hash
+from storage.reuse import take_over_shards
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.activations import (
@@ -78,6 +80,20 @@ class Work:
         """The recipe of the whole stage."""
         drawn = self.subject.config.activations.drawn
         return short_hash(passes=[reading.recipe for reading in self.readings], drawn=drawn, version=VERSION)
+
+    @property
+    def ingredients(self) -> list[str]:
+        """By layer, what statistics and samples follow from."""
+        config, encoders = self.subject.config, weightlens.Work(self.subject)
+        shared = {
+            "corpora": [corpus.corpus_id for corpus in self.subject.source.corpora],
+            "held_out": config.corpus.held_out,
+            "counted": config.activations.counted,
+            "drawn": config.activations.drawn,
+            "version": VERSION,
+        }
+        layers = range(self.subject.attributes["n_layers"])
+        return [short_hash(**encoders.encoder_ingredients(layer), **shared) for layer in layers]
 
     @property
     def is_tokenised(self) -> bool:
@@ -157,9 +173,9 @@ def perform(subject: Subject, run_id: str) -> None:
     work = Work(subject)
     with stage_recorded(
         config, store, "activations", run_id, work.recipe, checkpoint_id=checkpoint_id, corpus_id=work.corpus_id
-    ):
+    ) as tally:
         tokenise(subject)
-        missing = work.missing_shards()
+        missing = take_over_shards(store, work.all_shards(), TABLES, work.ingredients, tally)
         if missing or config.activations.keep == "all":
             run_blocks(subject, work)
         futures = [

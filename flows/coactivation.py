@@ -15,9 +15,10 @@ from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source, store_path
 from storage.activations import block_path
 from storage.catalog import loaded_recipe
-from storage.checkpoints import open_checkpoint
+from storage.checkpoints import DECODER_ARRAYS, open_checkpoint
 from storage.coactivation import make_matrices, matrices
 from storage.recipes import short_hash
+from storage.reuse import take_over_shards
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.activations import put_away_blocks
@@ -85,6 +86,33 @@ class Work:
         )
 
     @property
+    def ingredients(self) -> list[str]:
+        """By layer, what its edges follow from: activations there and in the layers paired with it, both sides' arrays,
+        and WeightLens's edges where they are looked at."""
+        config, checkpoint = self.subject.config, weightlens.Work(self.subject).checkpoint
+        active, settings, pairs = self.activations.ingredients, config.coactivation, self.layer_pairs
+        projected = weightlens.Work(self.subject).projection_ingredients if self.weightlens_recipe else None
+        names = ("norms_centred", "d_transcoder", "feature_input_hook", "feature_output_hook")
+        found = []
+        for layer in range(checkpoint.n_layers):
+            sources = sorted({source for source, target in pairs if target == layer} | set(range(layer)))
+            found.append(
+                short_hash(
+                    active=active[layer],
+                    arrays=checkpoint.sha256(layer),
+                    sources=[(at, active[at], checkpoint.sha256(at, *DECODER_ARRAYS)) for at in sources],
+                    paired=[pair for pair in pairs if layer in pair],
+                    settings=settings,
+                    chunks=config.shard_size,
+                    fold_norms=config.weightlens.fold_norms,
+                    projected=None if projected is None else projected[layer],
+                    version=VERSION,
+                    **{name: self.subject.attributes[name] for name in names},
+                )
+            )
+        return found
+
+    @property
     def layer_pairs(self) -> list[tuple[int, int]]:
         return self.subject.config.coactivation.layer_pairs(self.subject.attributes["n_layers"])
 
@@ -140,11 +168,7 @@ def todo(subject: Subject) -> dict[str, int]:
 
 
 def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name.
-
-    Raises:
-        ValueError: the matrices do not fit on the disk.
-    """
+    """What each step takes, by its name."""
     settings, workers = config.coactivation, n_workers(config.engine)
     pairs = settings.layer_pairs(sizes.n_layers)
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
@@ -153,7 +177,6 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     active = activations.ACTIVE_PER_TOKEN
     has_matrices = settings.pairs != "edges"
     disk = matrix_bytes(sizes, config) if has_matrices else 0
-    refuse_what_does_not_fit(config, disk)
     tile = 40 * min(config.shard_size, sizes.d_transcoder) ** 2
     per_edge = 2 * tokens * active / sizes.d_transcoder
     return {
@@ -182,7 +205,7 @@ def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
 
 
 def refuse_what_does_not_fit(config: RunConfig, n_bytes: float) -> None:
-    """Compare with the room there is in the store.
+    """Compare the matrices that are still to be written with the room there is in the store.
 
     Raises:
         ValueError: it is less; the message has both numbers.
@@ -205,13 +228,15 @@ def perform(subject: Subject, run_id: str) -> None:
     recipe, corpus_id = work.recipe, work.corpus_id
     with stage_recorded(
         config, store, "coactivation", run_id, recipe, checkpoint_id=checkpoint_id, corpus_id=corpus_id
-    ):
+    ) as tally:
         activations.tokenise(subject)
         missing = work.missing_edges()
         if missing:
             _refuse_without_weightlens(work)
+            missing = take_over_shards(store, work.all_shards(), ("feature_edges",), work.ingredients, tally)
+        if missing:
             activations.run_blocks(subject, work.activations)
-            _sum_up(subject, work)
+            _sum_up(subject, work, {key.layer for key in missing})
         size, fold_norms, summed = config.shard_size, config.weightlens.fold_norms, work.summed
         known = work.weightlens_recipe
         futures = [
@@ -228,12 +253,14 @@ def perform(subject: Subject, run_id: str) -> None:
         load_coactivation(store, checkpoint_id, corpus_id, work.all_shards())
 
 
-def _sum_up(subject: Subject, work: Work) -> None:
+def _sum_up(subject: Subject, work: Work, targets: set[int]) -> None:
+    """Sum up the matrices of some target layers."""
     store, size, n_features = subject.store, subject.config.shard_size, subject.attributes["d_transcoder"]
-    missing = work.missing_columns()
+    missing = [column for column in work.missing_columns() if column[2].layer in targets]
     for each in work.summed if missing else []:
         for source, target in work.layer_pairs:
-            make_matrices(matrices(store, each.recipe, source, target, size), n_features)
+            if target in targets:
+                make_matrices(matrices(store, each.recipe, source, target, size), n_features)
     futures = [coactivate.submit(store, each, source, key, n_features, size) for each, source, key in missing]
     wait_for_all(futures, "coactivation: sum up")
 

@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from configs.run import RunConfig
 from flows.engine import cores_shared
 from storage.catalog import check_catalog
+from storage.reuse import Tally
 from storage.runs import mark_killed, recorded
 from storage.store import Store, check_place, held, open_store
 
@@ -31,8 +32,8 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
 @contextmanager
 def stage_recorded(
     config: RunConfig, store: Store, stage: str, run_id: str, recipe: str, **subject: Any
-) -> Iterator[None]:
-    """Enter a stage in the catalog's `runs`."""
+) -> Iterator[Tally]:
+    """Enter a stage in the catalog's `runs`. Yields the count of its shards, for the stage to keep."""
     row = {
         "run_id": run_id,
         "flow_run_id": flow_run.id,
@@ -45,5 +46,5 @@ def stage_recorded(
         "config": config.model_dump_json(),
         **subject,
     }
-    with recorded(store.catalog, row):
-        yield
+    with recorded(store.catalog, row) as tally:
+        yield tally

@@ -18,6 +18,16 @@ class Summary(NamedTuple):
     """(layer, features, described, share, explained variance, L0)"""
     features: list[tuple[Any, ...]]
     """(layer, feature, description)"""
+    n_shards: int
+    """Of the last run, those that another checkpoint may have in common."""
+    n_reused: int
+    """Those that were taken over."""
+
+    @property
+    def reuse(self) -> str | None:
+        """What other checkpoints saved the run, in words."""
+        share = f"{self.n_reused} of {self.n_shards} shards" if self.n_reused else None
+        return share and f"{share} taken over from other checkpoints of the store, from which they do not differ"
 
 
 LAYERS = """
@@ -47,6 +57,12 @@ FEATURES = """
 """
 
 
+REUSED = """
+    SELECT coalesce(sum(n_shards), 0), coalesce(sum(n_reused), 0) FROM runs WHERE run_id =
+    (SELECT run_id FROM runs WHERE checkpoint_id = $id ORDER BY started_at DESC LIMIT 1)
+"""
+
+
 def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
     """The figures with which a checkpoint was ingested."""
     names = [field.name for field in fields(Quality)]
@@ -61,7 +77,8 @@ def summarise(store: Store, checkpoint_id: str) -> Summary:
         layers = connection.execute(LAYERS, [checkpoint_id]).fetchall()
         each = -(-N_SHOWN // max(1, len(layers)))
         features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
-    return Summary(layers, features)
+        n_shards, n_reused = connection.execute(REUSED, {"id": checkpoint_id}).fetchall()[0]
+    return Summary(layers, features, n_shards, n_reused)
 
 
 def markdown_summary(store: Store, checkpoint_id: str) -> str:
@@ -69,6 +86,7 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
     summary = summarise(store, checkpoint_id)
     lines = ["| layer | features | described | share | explained variance | L0 |", "|---|---|---|---|---|---|"]
     lines += [f"| {a} | {b} | {c} | {d:.0%} | {e:.3f} | {f:.1f} |" for a, b, c, d, e, f in summary.layers]
+    lines += ["", summary.reuse] if summary.reuse else []
     lines += ["", "| layer | feature | description |", "|---|---|---|"]
     lines += [f"| {layer} | {feature} | {markdown_cell(text)} |" for layer, feature, text in summary.features]
     return "\n".join(lines)

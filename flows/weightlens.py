@@ -1,6 +1,9 @@
 """WeightLens over every feature of a checkpoint."""
 
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
 
 from prefect import flow
 from prefect.futures import PrefectFuture
@@ -14,8 +17,9 @@ from flows.subject import Subject, identify, open_source
 from interp.projection import POOL_ROOM
 from interp.weightlens.settings import Compat
 from storage.catalog import loaded_recipe
-from storage.checkpoints import open_checkpoint, single_token_path
+from storage.checkpoints import DECODER_ARRAYS, ENCODER_ARRAYS, Checkpoint, open_checkpoint, single_token_path
 from storage.recipes import short_hash
+from storage.reuse import take_over, take_over_shards
 from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.authors import describe_shard_as_authors
@@ -64,6 +68,71 @@ class Work:
     @property
     def compat(self) -> Compat | None:
         return self.subject.config.weightlens.compat
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return open_checkpoint(self.subject.store, self.subject.checkpoint_id)
+
+    def encoder_ingredients(self, layer: int) -> dict[str, Any]:
+        """What a layer's activations on given tokens follow from. Of the model, more than they read: all of it."""
+        names = ("activation", "k", "bos", "feature_input_hook")
+        return {
+            "layer": layer,
+            "model": self.subject.source.model_sha256,
+            "arrays": self.checkpoint.sha256(layer, *ENCODER_ARRAYS),
+            **{name: self.subject.attributes[name] for name in names},
+        }
+
+    def single_token_ingredients(self, layer: int) -> str:
+        """What a layer's single-token activations follow from."""
+        tokens = self.subject.attributes["n_tokens"]
+        return short_hash(tokens=tokens, compat=self.compat, **self.encoder_ingredients(layer))
+
+    @cached_property
+    def projection_ingredients(self) -> list[str]:
+        """By layer, what projections follow from: the layer's arrays, what it may read of earlier ones, the embeddings,
+        and the single-token activations by which candidates are validated."""
+        checkpoint, settings = self.checkpoint, self.subject.config.weightlens
+        names = ("n_tokens", "d_transcoder", "norms_centred", "feature_input_hook", "feature_output_hook")
+        shared = {
+            "embeddings": checkpoint.sha256(None),
+            "settings": settings,
+            "version": VERSION,
+            **{name: self.subject.attributes[name] for name in names},
+        }
+        return [
+            short_hash(
+                layer=layer,
+                arrays=checkpoint.sha256(layer),
+                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in settings.upstream_layers(layer)],
+                single_token=checkpoint.single_token_sha256(layer, settings.compat),
+                **shared,
+            )
+            for layer in range(checkpoint.n_layers)
+        ]
+
+    @cached_property
+    def ingredients(self) -> list[str]:
+        """By layer, what inherited tokens and descriptions follow from: projections here and upstream, and the tokens'
+        texts; the authors' way, also the model and the encoder."""
+        settings, found = self.subject.config.weightlens, []
+        for layer, projected in enumerate(self.projection_ingredients):
+            found.append(
+                short_hash(
+                    projected=projected,
+                    upstream=[found[at] for at in settings.upstream_layers(layer)],
+                    tokenizer=self.subject.source.tokenizer_sha256,
+                    wording=self.subject.config.wording,
+                    sequences=None if self.compat is None else self.encoder_ingredients(layer),
+                    version=WORDING_VERSION,
+                )
+            )
+        return found
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What propagating a shard leaves behind."""
+        return PROPAGATED_TABLES if self.compat is None else (*PROPAGATED_TABLES, "sequence_validation")
 
     @property
     def blocks(self) -> range:
@@ -120,19 +189,16 @@ def perform(subject: Subject, run_id: str) -> None:
     open_checkpoint(store, checkpoint_id)
     work = Work(subject)
     layers = range(subject.attributes["n_layers"])
-    with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id):
+    with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id) as tally:
         _single_tokens(subject, work)
         projected = work.all_shards(work.projection_recipe)
+        left = take_over_shards(store, projected, PROJECTED_TABLES, work.projection_ingredients, tally)
         how = arithmetic(config.engine)
-        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, how) for key in projected]
+        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, how) for key in left]
         wait_for_all(futures, "weightlens: project")
         for layer in layers:  # a layer inherits from those below it
-            futures = [
-                _propagate(subject, work, key, source)
-                for key, source in zip(
-                    work.shards(work.recipe, layer), work.shards(work.projection_recipe, layer), strict=True
-                )
-            ]
+            left = take_over_shards(store, work.shards(work.recipe, layer), work.tables, work.ingredients, tally)
+            futures = [_propagate(subject, work, key, key._replace(recipe=work.projection_recipe)) for key in left]
             wait_for_all(futures, f"weightlens: propagate L{layer:02d}")
         load_weightlens(store, checkpoint_id, run_id, projected, work.all_shards(work.recipe))
 
@@ -150,7 +216,17 @@ def _propagate(subject: Subject, work: Work, key: ShardKey, projected: ShardKey)
 def _single_tokens(subject: Subject, work: Work) -> None:
     store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
     n_tokens, layers, compat = subject.attributes["n_tokens"], range(subject.attributes["n_layers"]), work.compat
-    if not all(single_token_path(store, checkpoint_id, layer, compat).exists() for layer in layers):
+
+    def places(checkpoint: str, layer: int) -> list[Path]:
+        return [single_token_path(store, checkpoint, layer, compat)]
+
+    left = [
+        layer
+        for layer in layers
+        if not places(checkpoint_id, layer)[0].exists()
+        and not take_over(store, work.single_token_ingredients(layer), checkpoint_id, partial(places, layer=layer))
+    ]
+    if left:
         device = arithmetic(subject.config.engine).device
         futures = [
             single_token_block.submit(
@@ -160,7 +236,7 @@ def _single_tokens(subject: Subject, work: Work) -> None:
         ]
         wait_for_all(futures, "single tokens: run")
         starts = list(work.blocks)
-        futures = [single_token_layer.submit(store, checkpoint_id, layer, starts, compat) for layer in layers]
+        futures = [single_token_layer.submit(store, checkpoint_id, layer, starts, compat) for layer in left]
         wait_for_all(futures, "single tokens: gather")
     drop_single_token_blocks(store, checkpoint_id, work.blocks, compat)
 

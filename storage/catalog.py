@@ -15,7 +15,7 @@ import duckdb
 from storage.store import whole_file
 from storage.tables import TABLES, VIEWS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Bump with every change of `storage.tables`."""
 
 LOCK_PATIENCE_S = 60.0

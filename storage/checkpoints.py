@@ -25,6 +25,14 @@ ROWS_PER_CHUNK = 1024
 
 TRANSCODER_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "subtracted", "W_dec_later")
 
+EMBEDDINGS = ("final_weight", "W_E", "W_U")
+
+ENCODER_ARRAYS = ("W_enc", "b_enc", "threshold", "subtracted")
+"""What activations follow from, with the model."""
+
+DECODER_ARRAYS = ("W_dec", "W_dec_later", "write_weight")
+"""What features write to the residual stream follows from."""
+
 RECEIPT = "receipt.json"
 """Written last into a folder of arrays: without it the folder is unfinished."""
 
@@ -67,6 +75,20 @@ class Checkpoint:
 
     def layer_path(self, layer: int) -> Path:
         return self.path / "layers" / f"{layer:02d}"
+
+    def sha256(self, layer: int | None, *names: str) -> dict[str, str]:
+        """Hashes of a layer's arrays (None: of the embeddings and the final norm), or of those named that it has."""
+        if layer is None:
+            found = {name: zarr.open_array(self.path / name, mode="r").attrs["sha256"] for name in EMBEDDINGS}
+        else:
+            found = read_json(self.layer_path(layer) / RECEIPT)["sha256"]
+        return {name: str(value) for name, value in found.items() if not names or name in names}
+
+    def single_token_sha256(self, layer: int, compat: Compat | None = None) -> str:
+        """A hash of a layer's single-token activations."""
+        found = self.single_token(layer, 0, self.d_transcoder, compat)
+        arrays = (np.ascontiguousarray(array) for array in (found.indptr, found.token, found.value))
+        return hashlib.sha256(b"".join(hashlib.sha256(array.data).digest() for array in arrays)).hexdigest()
 
     def rows(self, layer: int | None, name: str, start: int, stop: int) -> Float[Tensor, "rows d_model"]:
         """A slice of an array, in the dtype of the source; `layer` None for `W_E` and `W_U`."""
@@ -165,7 +187,7 @@ def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor,
     path = store.checkpoint(checkpoint_id)
     if (path / "W_U").exists():
         return
-    for name, array in (("final_weight", final_norm.weight), ("W_E", W_E), ("W_U", W_U)):
+    for name, array in zip(EMBEDDINGS, (final_norm.weight, W_E, W_U), strict=True):
         with whole_folder(path / name) as partial:
             _write(partial.parent, partial.name, array)
 

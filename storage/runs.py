@@ -4,6 +4,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ import duckdb
 
 from storage.catalog import insert_row, open_catalog
 from storage.published import publish
+from storage.reuse import Tally
 
 
 def now() -> datetime:
@@ -32,8 +34,9 @@ def mark_killed(catalog: Path) -> None:
 
 
 @contextmanager
-def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
-    """Record a stage of a run as running, then as completed or failed, and publish the catalog."""
+def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[Tally]:
+    """Record a stage of a run as running, then as completed or failed, and publish the catalog. Yields the count of its
+    shards, for the stage to keep."""
     row = {
         **row,
         "status": "running",
@@ -42,8 +45,9 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
         "host": socket.gethostname(),
     }
     _put(catalog, row)
+    tally = Tally()
     try:
-        yield
+        yield tally
     except BaseException as error:
         message = f"{type(error).__name__}: {error}"[:2000]
         status = "failed" if isinstance(error, Exception) else "killed"
@@ -51,7 +55,8 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[None]:
             _put(catalog, {**row, "status": status, "finished_at": now(), "error": message})
             publish(catalog)
         raise
-    _put(catalog, {**row, "status": "completed", "finished_at": now()})
+    counts = asdict(tally) if tally.n_shards else {}
+    _put(catalog, {**row, **counts, "status": "completed", "finished_at": now()})
     publish(catalog)
 
 

@@ -19,7 +19,8 @@ PARTIAL = ".partial"
 """Suffix of what is still being written; swept when the next run takes the store."""
 
 FOLDERS = (
-    "activations", "answers", "checkpoints", "coactivation", "corpora", "evaluation", "parts", "reports", "transcoders",
+    "activations", "answers", "checkpoints", "coactivation", "corpora", "equals", "evaluation", "parts", "reports",
+    "transcoders",
 )  # fmt: skip
 FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
@@ -64,6 +65,10 @@ class Store:
 
     def coactivation(self, recipe: str) -> Path:
         return self.root / "coactivation" / recipe
+
+    def equals(self, ingredients: str) -> Path:
+        """Under which recipes something was computed from these ingredients."""
+        return self.root / "equals" / f"{ingredients}.json"
 
     def reports(self, recipe: str) -> Path:
         """Tables and plots for people."""

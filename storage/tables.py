@@ -129,6 +129,8 @@ TABLES = {
                 Column("status", "VARCHAR", "running, completed, failed or killed."),
                 Column("started_at", "TIMESTAMP", "UTC."),
                 Column("finished_at", "TIMESTAMP", "UTC; null while running."),
+                Column("n_shards", "INTEGER", "Shards that can be taken over from another checkpoint, where equal."),
+                Column("n_reused", "INTEGER", "Those that were."),
                 Column("config", "VARCHAR", "The configuration, as JSON."),
                 Column("code_version", "VARCHAR", "Version of Circuit Insights."),
                 Column("host", "VARCHAR", "Machine."),

@@ -25,14 +25,15 @@ COLUMNS = ("token", "feature", "value")
 def single_token_block(
     store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None, device: str
 ) -> int:
-    """Run a block of the vocabulary, a token at a time, and keep every layer's active features.
+    """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
 
     Memory: the model, one encoder, the inputs of the block at every layer, and its active pairs, 12 bytes each.
     """
     path = _block_path(store, checkpoint_id, start, compat)
     checkpoint = open_checkpoint(store, checkpoint_id)
-    layers = range(checkpoint.n_layers)
-    if path.exists() or all(single_token_path(store, checkpoint_id, layer, compat).exists() for layer in layers):
+    gathered = [single_token_path(store, checkpoint_id, layer, compat).exists() for layer in range(checkpoint.n_layers)]
+    layers = [layer for layer, is_there in enumerate(gathered) if not is_there]
+    if path.exists() or not layers:
         return start
     folder, model = loaded_model(model_path, device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS

@@ -179,4 +179,6 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     for layer, feature, text in summary.features:
         table.add_row(str(layer), str(feature), escape(visible(text)))
     out.print(table)
+    if summary.reuse:
+        out.print(summary.reuse)
     out.print(f"Checkpoint {checkpoint_id} in {root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)
