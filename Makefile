@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test oracles check format schema demo-model clean server worker deploy
+.PHONY: setup demo test chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -26,6 +26,9 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; half an hour
+	$(BIN)/python -m tests.chaos
 
 # The oracles are other people's implementations of the same science. Their pins conflict with ours.
 ORACLES := .venv-oracles
