@@ -19,8 +19,10 @@ until there were enough kills. Prints one line of JSON; ends with 1 if a catalog
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psutil
@@ -52,6 +55,34 @@ PATIENCE_S = 600
 DISK = "64m"
 
 
+def run_forked(command: list[str], log: Path) -> None:
+    """The command line in a process that was forked from one that had imported it: starting is not what is tested."""
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.chdir(ROOT)
+    sys.argv = ["circuit-insights", *command]
+    from flows.cli import main
+
+    main()
+
+
+class Run:
+    """A running command line, however it was started."""
+
+    def __init__(self, process: Any) -> None:
+        self.process, self.pid = process, process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.poll() if isinstance(self.process, subprocess.Popen) else self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait() if isinstance(self.process, subprocess.Popen) else self.process.join()
+
+
 class Chaos:
     """A place for models, stores and servers, and all processes that were ever started in it."""
 
@@ -63,7 +94,12 @@ class Chaos:
         self.environment = cli_environment(folder / "prefect")
         self.overrides = [*planted_overrides(folder, STAGES), *SMALL]
         self.server = self.start_server()
+        os.environ.update({**self.environment, "PREFECT_API_URL": self.url})
+        self.forks = multiprocessing.get_context("forkserver")
+        self.forks.set_forkserver_preload(["flows.cli", "flows.describe_checkpoint", "flows.plan"])
         self.store = self.undisturbed = folder / "undisturbed"
+        self.finish()  # which also starts what the others are forked from
+        shutil.rmtree(self.undisturbed)
         began = time.monotonic()
         self.finish()
         self.usual_s = time.monotonic() - began
@@ -85,17 +121,20 @@ class Chaos:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
 
-    def start(self, *overrides: str) -> subprocess.Popen[bytes]:
-        """A run of the store, by threads or Dask, with the server at hand or one of its own."""
-        ways = (["engine.runner=threads"], ["engine.runner=dask", "engine.workers=2"])
-        way = list(overrides) or ways[self.chance.random() < 0.2]
-        command = [sys.executable, "-m", "flows.cli", "run", "configs/demo.yaml", *self.overrides]
-        own_server = self.chance.random() < 0.15
-        environment = self.environment if own_server else {**self.environment, "PREFECT_API_URL": self.url}
-        log = (self.folder / "runs.log").open("ab")
-        return subprocess.Popen(
-            [*command, f"store={self.store}", *way], env=environment, stdout=log, stderr=log, cwd=ROOT
-        )
+    def start(self, runner: str | None = None) -> Run:
+        """A run of the store: by threads with the server at hand, or by Dask's workers, or with a server of its own."""
+        how = runner or self.chance.choices(["threads", "dask", "own server"], [8, 1, 1])[0]
+        way = ["engine.runner=dask", "engine.workers=2"] if how == "dask" else []
+        command = ["run", "configs/demo.yaml", *self.overrides, f"store={self.store}", *way]
+        log = self.folder / "runs.log"
+        if how == "threads":
+            forked = self.forks.Process(target=run_forked, args=(command, log))
+            forked.start()
+            return Run(forked)
+        environment = self.environment if how == "own server" else {**self.environment, "PREFECT_API_URL": self.url}
+        arguments = [sys.executable, "-m", "flows.cli", *command]
+        with log.open("ab") as file:
+            return Run(subprocess.Popen(arguments, env=environment, stdout=file, stderr=file, cwd=ROOT))
 
     def note(self, pid: int) -> None:
         """Remember a process and all that it started."""
@@ -104,33 +143,32 @@ class Chaos:
             for one in (process, *process.children(recursive=True)):
                 self.seen[one.pid] = one
 
-    def kill(self, run: subprocess.Popen[bytes]) -> bool:
+    def kill(self, run: Run) -> bool:
         """Kill a run with -9, and nothing that it started; whether it was still there."""
         self.note(run.pid)
-        was_there = run.poll() is None
+        was_there = run.code is None
         run.kill()
-        run.wait()
         self.happened["kills"] += was_there
         return was_there
 
-    def wait(self, run: subprocess.Popen[bytes], seconds: float) -> None:
+    def wait(self, run: Run, seconds: float) -> None:
         give_up = time.monotonic() + seconds
-        while run.poll() is None and time.monotonic() < give_up:
+        while run.code is None and time.monotonic() < give_up:
             self.note(run.pid)
             time.sleep(0.05)
 
     def moment(self) -> float:
         """Some time after the start of a run."""
-        return self.chance.uniform(0.3, 1.0) * self.usual_s
+        return self.chance.uniform(0.05, 0.8) * self.usual_s
 
     def finish(self) -> int:
         """A run to its end; its exit code."""
-        run = self.start("engine.runner=threads")
+        run = self.start("threads")
         self.wait(run, PATIENCE_S)
-        if run.poll() is None:
+        if run.code is None:
             self.kill(run)
             raise RuntimeError(f"a run took more than {PATIENCE_S} s; see {self.folder / 'runs.log'}")
-        return run.returncode
+        return run.code
 
     def killed(self) -> None:
         run = self.start()
@@ -141,12 +179,12 @@ class Chaos:
         """Killed when a transaction's log appears: DuckDB writes it at the commit, and when it spills."""
         run, log = self.start(), self.store / "catalog.duckdb.wal"
         after = time.monotonic() + self.moment()
-        while run.poll() is None and not (log.exists() and time.monotonic() > after):
+        while run.code is None and not (log.exists() and time.monotonic() > after):
             time.sleep(0.0005)
         self.kill(run)
 
     def worker(self) -> None:
-        run = self.start("engine.runner=dask", "engine.workers=2")
+        run = self.start("dask")
         self.wait(run, self.moment())
         with suppress(psutil.Error):
             children = psutil.Process(run.pid).children(recursive=True)
