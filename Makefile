@@ -53,17 +53,20 @@ schema: $(READY)  ## Write docs/schema.md from storage/tables.py
 	$(BIN)/python -c 'from storage.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
 
 POOL := circuit-insights
+PORT ?= 4200
+API := http://127.0.0.1:$(PORT)/api
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 server: $(READY)  ## Prefect's server and pages, on this machine alone
-	$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+	$(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 worker: $(READY)  ## Runs what is deployed, until stopped
-	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect worker start --pool $(POOL) --type process
+	PREFECT_API_URL=$(API) $(BIN)/prefect worker start --pool $(POOL) --type process
 
 deploy: $(READY)  ## Tell the server what can be run
-	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect work-pool create $(POOL) --type process --overwrite
-	PREFECT_API_URL=http://127.0.0.1:4200/api CIRCUIT_INSIGHTS_HOME=$(CURDIR) \
+	PREFECT_API_URL=$(API) $(BIN)/prefect work-pool create $(POOL) --type process --overwrite
+	-PREFECT_API_URL=$(API) $(BIN)/prefect work-queue create store --pool $(POOL) --limit 1  # may be there already
+	PREFECT_API_URL=$(API) CIRCUIT_INSIGHTS_HOME=$(CURDIR) \
 		$(BIN)/prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
 
 demo-model: $(READY)  ## Train the demo's transcoders anew, and its model if demo/checkpoint is gone
