@@ -168,11 +168,7 @@ def todo(subject: Subject) -> dict[str, int]:
 
 
 def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name.
-
-    Raises:
-        ValueError: the matrices do not fit on the disk.
-    """
+    """What each step takes, by its name."""
     settings, workers = config.coactivation, n_workers(config.engine)
     pairs = settings.layer_pairs(sizes.n_layers)
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
@@ -181,7 +177,6 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     active = activations.ACTIVE_PER_TOKEN
     has_matrices = settings.pairs != "edges"
     disk = matrix_bytes(sizes, config) if has_matrices else 0
-    refuse_what_does_not_fit(config, disk)
     tile = 40 * min(config.shard_size, sizes.d_transcoder) ** 2
     per_edge = 2 * tokens * active / sizes.d_transcoder
     return {
@@ -210,7 +205,7 @@ def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
 
 
 def refuse_what_does_not_fit(config: RunConfig, n_bytes: float) -> None:
-    """Compare with the room there is in the store.
+    """Compare the matrices that are still to be written with the room there is in the store.
 
     Raises:
         ValueError: it is less; the message has both numbers.

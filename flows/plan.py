@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from configs.run import RunConfig
-from flows import ingest
+from flows import coactivation, ingest
 from flows.describe_checkpoint import STAGES
 from flows.engine import n_workers
 from flows.origin import pinned, to_download
@@ -39,8 +39,18 @@ def plan(config: RunConfig) -> list[Step]:
     of what is on the Hub only small files are downloaded.
 
     Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now.
+
+    Raises:
+        ValueError: the co-activation matrices that are left do not fit on the disk.
     """
-    config = pinned(config)
+    steps = _steps(pinned(config))
+    for step in steps:
+        if step.name == "coactivation":
+            coactivation.refuse_what_does_not_fit(config, step.disk_bytes)
+    return steps
+
+
+def _steps(config: RunConfig) -> list[Step]:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)

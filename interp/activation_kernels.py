@@ -299,6 +299,16 @@ def _top(values, ordered, k, hits):
 
 
 @njit(nogil=True, cache=True)
+def keyed(indptr, bits):
+    """Numbers with the feature in their upper half, and the bits of its entries in their lower one."""
+    keys = np.empty(len(bits), np.uint64)
+    for f in range(len(indptr) - 1):
+        for i in range(indptr[f], indptr[f + 1]):
+            keys[i] = np.uint64(f) << np.uint64(32) | np.uint64(bits[i])
+    return keys
+
+
+@njit(nogil=True, cache=True)
 def draw(indptr, position, value, ordered, layer, first, n_bins, alpha, n_samples, n_top, seed):
     """Draw every feature's samples; see `interp.activations.sampling.draw_samples`.
 

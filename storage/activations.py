@@ -33,7 +33,7 @@ ENTRIES_PER_CHUNK = 1 << 18
 
 REMEDY = "remove the folder of this block of rows and run again"
 
-COMPRESSION = BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")
+COMPRESSION = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
 
 WHOLE: Any = {"write_empty_chunks": True}
 """So that a missing chunk is always damage."""

@@ -18,7 +18,7 @@ from interp.circuitlens.attribution import Targets, contributions, direct_heads,
 from interp.circuitlens.causality import Drops, causal_drops
 from interp.circuitlens.clusters import NOISE, cluster, describe_clusters, jaccard_distances, signatures
 from interp.circuitlens.contributors import NONE, Contributors, significant
-from interp.circuitlens.effects import Activations, output_effects
+from interp.circuitlens.effects import Activations, output_effects, strongest_effects
 from interp.circuitlens.frozen import LinearModel, freeze, linear_model
 from interp.circuitlens.kinds import ERROR, KINDS
 from interp.circuitlens.settings import CircuitLensSettings
@@ -34,7 +34,7 @@ from tasks.models import loaded_model, loaded_transcoder
 from tasks.project import COLUMNS
 from tasks.shard_task import shard_task
 
-VERSION = 1
+VERSION = 2
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
 TABLES = ("contributions", "logit_effects", "clusters", "samples", "scores", "failures")
@@ -310,22 +310,20 @@ def _write_effects(
 ) -> None:
     """The tokens that a feature promotes and suppresses most, on the mean of its samples."""
     features, place = np.unique(found.feature, return_inverse=True)
-    rows: list[tuple[int, int, int, float]] = []
-    tiles = [tile.float() for _, tile in COLUMNS.tiles(checkpoint, None, "W_U", checkpoint.n_tokens)]
+    parts: list[tuple[np.ndarray, ...]] = []
+    unembedding = partial(COLUMNS.tiles, checkpoint, None, "W_U", checkpoint.n_tokens)
     for after in range(found.effect.shape[1]):
         known = ~np.isnan(found.effect[:, after, 0])
         n = np.bincount(place[known], minlength=len(features))
         total = np.zeros((len(features), found.effect.shape[2]))
         np.add.at(total, place[known], found.effect[known, after])
-        mean = torch.from_numpy((total / np.maximum(n, 1)[:, None]).astype(np.float32))
-        effects = torch.cat([mean @ tile.T for tile in tiles], 1).numpy()
-        for at in np.nonzero(n)[0]:
-            order = np.argsort(-effects[at], kind="stable")
-            k = min(settings.effect_tokens, (len(order) + 1) // 2)
-            kept = np.unique(np.concatenate([order[:k], order[len(order) - k :]]))
-            rows += [(int(features[at]), after, int(token), float(effects[at, token])) for token in kept]
-    columns = dict(zip(("feature", "position", "token_id", "effect"), zip(*rows, strict=True), strict=False))
-    write_part(path, "logit_effects", {**shared, "sample": -1, **columns}, len(rows))
+        some = np.flatnonzero(n)
+        mean = torch.from_numpy(total[some] / n[some, None])
+        kept = strongest_effects(mean, unembedding, min(settings.effect_tokens, (checkpoint.n_tokens + 1) // 2))
+        parts.append((features[some[kept.vector]], np.full(len(kept.token), after), kept.token, kept.effect))
+    names = ("feature", "position", "token_id", "effect")
+    columns = {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=False)}
+    write_part(path, "logit_effects", {**shared, "sample": -1, **columns}, sum(len(part[0]) for part in parts))
 
 
 def _write_samples(

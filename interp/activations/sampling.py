@@ -57,12 +57,11 @@ def draw_samples(active: FeatureTokens, layer: int, first: int, settings: Activa
 
 
 def _ordered(active: FeatureTokens) -> Float32[np.ndarray, " n"]:
-    """The activations of each feature, ascending. Memory: 24 bytes an entry.
+    """The activations of each feature, ascending. Memory: 12 bytes an entry.
 
     One sort for all of them, of numbers whose upper half is the feature and whose lower half are the activation's bits,
     which for positive floats are in the same order.
     """
-    owner = np.repeat(np.arange(active.n_features, dtype=np.uint64) << 32, np.diff(active.indptr))
-    keys = owner | active.value.view(np.uint32)
+    keys = kernels.keyed(active.indptr, active.value.view(np.uint32))
     keys.sort()
     return keys.astype(np.uint32).view(np.float32)

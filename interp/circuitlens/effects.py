@@ -1,14 +1,18 @@
 """Carry what a feature writes forward through a frozen model to the logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from interp.circuitlens.frozen import Frozen, LinearModel
 from interp.transcoder import Transcoder
+
+SPARE = 8
+"""Tokens beyond those wanted that are scored once more: more than rounding can put out of order."""
 
 
 class Activations(NamedTuple):
@@ -97,3 +101,49 @@ def _attention(
     taken = pattern[:, at[:, :, None], at[:, None]]
     mixed = torch.einsum("hkqs,kshe->kqhe", taken, values)
     return mixed.flatten(2) @ weights.W_O.flatten(0, 1)
+
+
+class Effects(NamedTuple):
+    """What some vectors add to the logits, by vector, then token."""
+
+    vector: Int64[np.ndarray, " n"]
+    token: Int64[np.ndarray, " n"]
+    effect: Float64[np.ndarray, " n"]
+
+
+@torch.no_grad()
+def strongest_effects(
+    vectors: Float64[Tensor, "n d_model"],
+    unembedding: Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]],
+    k: int,
+) -> Effects:
+    """Of each vector the `k` tokens whose logits it raises most, and the `k` that it lowers most.
+
+    Float32 products find them and some more, and float64 decides, so that the vectors beside a vector do not matter;
+    of equals the smaller token is the stronger. `unembedding` goes through the vocabulary in blocks, each with its
+    first token. Memory: a block's products.
+    """
+    narrow, n = vectors.float(), len(vectors)
+    best = [torch.zeros(n, 0) for _ in range(2)]
+    tokens = [torch.zeros(n, 0, dtype=torch.int64) for _ in range(2)]
+    for start, tile in unembedding():
+        products, new = narrow @ tile.float().T, torch.arange(start, start + len(tile)).expand(n, -1)
+        for side, sign in enumerate((1, -1)):
+            scores = torch.cat([best[side], sign * products], 1)
+            best[side], place = scores.topk(min(k + SPARE, scores.shape[1]), 1)
+            tokens[side] = torch.cat([tokens[side], new], 1).gather(1, place)
+    candidates = torch.cat(tokens, 1)
+    exact = torch.zeros(candidates.shape, dtype=torch.float64)
+    for start, tile in unembedding():
+        vector, place = ((candidates >= start) & (candidates < start + len(tile))).nonzero(as_tuple=True)
+        rows = tile[candidates[vector, place] - start].double()
+        exact[vector, place] = (vectors[vector] * rows).sum(1)
+    kept = []
+    for sign, half in zip((1, -1), np.split(np.arange(candidates.shape[1]), 2), strict=True):
+        token, effect = candidates[:, half].numpy(), exact[:, half].numpy()
+        order = np.lexsort((token, -sign * effect), axis=1)[:, :k]
+        vector = np.repeat(np.arange(n), order.shape[1])
+        kept.append((vector, *(np.take_along_axis(values, order, 1).ravel() for values in (token, effect))))
+    vector, token, effect = (np.concatenate(columns) for columns in zip(*kept, strict=True))
+    _, first = np.unique(np.stack([vector, token], 1), axis=0, return_index=True)
+    return Effects(vector[first], token[first], effect[first])

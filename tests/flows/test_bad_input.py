@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,15 @@ def test_settings(case: tuple[Path, list[str]]) -> None:
     fails(folder, [*overrides, "shard_size"], "'shard_size': expected key=value")
     fails(folder, [*overrides, "transcoder.path=null"], "set either path (a release) or train")
     fails(folder, [*overrides, "model.bos=1000"], "model.bos is 1000; the vocabulary has 32 tokens")
+
+
+def test_matrices_that_do_not_fit_on_the_disk(case: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, overrides = case
+    overrides = [*overrides, "stages=[weightlens, activations, coactivation]"]
+    monkeypatch.setattr("flows.coactivation.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    fails(folder, overrides, "coactivation.pairs: the matrices of all take about", "set coactivation.pairs=edges")
+    planned = CliRunner().invoke(app, ["plan", CONFIG, *overrides, "coactivation.pairs=edges"])
+    assert planned.exit_code == 0, planned.output
 
 
 @pytest.mark.parametrize("text", ["- a list", "model: [1, 2]", "1: 2", "", "name: [", "name: x\nmodel: null", "\x00"])

@@ -1,10 +1,13 @@
 """What a feature does to the logits, against the model itself put to rest."""
 
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 import torch
 
 from interp.capture import Hooks
-from interp.circuitlens.effects import Activations, output_effects
+from interp.circuitlens.effects import Activations, output_effects, strongest_effects
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, random_transcoders
 from tests.tiny_models import CONFIGS, D_MODEL
 
@@ -44,3 +47,24 @@ def test_tokens_beyond_the_sequence_are_refused() -> None:
     one = torch.tensor([0])
     with pytest.raises(ValueError, match="beyond the 9 tokens"):
         output_effects(linear, frozen, coders.__getitem__, Activations(one, one, one + 8, one.float()), 1)
+
+
+def test_the_strongest_effects_are_those_of_the_whole_vocabulary() -> None:
+    generator = torch.Generator().manual_seed(0)
+    W_U = torch.randn(50, 8, generator=generator).repeat(2, 1)  # every token has an equal
+    vectors = torch.randn(6, 8, generator=generator, dtype=torch.float64)
+
+    def unembedding(step: int) -> Iterator[tuple[int, torch.Tensor]]:
+        return ((start, W_U[start : start + step]) for start in range(0, len(W_U), step))
+
+    effects = vectors @ W_U.double().T
+    for k, step in ((3, 7), (50, 100), (1, 1)):
+        found = strongest_effects(vectors, lambda step=step: unembedding(step), k)
+        for vector in range(len(vectors)):
+            mine = found.vector == vector
+            order = np.argsort(-effects[vector].numpy(), kind="stable")
+            lowest = np.argsort(effects[vector].numpy(), kind="stable")
+            assert found.token[mine].tolist() == sorted({*order[:k].tolist(), *lowest[:k].tolist()})
+            np.testing.assert_allclose(found.effect[mine], effects[vector][found.token[mine]], rtol=1e-12)
+    assert len(strongest_effects(vectors[:0], lambda: unembedding(7), 3).token) == 0
+    assert len(strongest_effects(vectors, lambda: unembedding(7), 0).token) == 0

@@ -108,6 +108,33 @@ def test_a_single_token(linear: LinearModel) -> None:
     assert frozen.layers[0].active.feature.tolist() == [3]
 
 
+def test_identical_samples_are_one_cluster(linear: LinearModel) -> None:
+    _, found = attributed(linear, BIGRAM, sequence(2, 5))
+    same = Contributors.joined([found._replace(target=np.full(len(found.target), sample)) for sample in range(100)])
+    signed = signatures(same, np.full(100, 9), SETTINGS)
+    distances = jaccard_distances(signed.contains)
+    assert not distances.any()
+    [one] = describe_clusters(cluster(distances, SETTINGS), signed)
+    assert (one.cluster, one.n_samples) == (0, 100)
+
+
+def test_thousands_of_targets_in_one_sequence(linear: LinearModel) -> None:
+    """In batches that hold to their memory, each target as if it were alone."""
+    frozen = freeze(linear, CODERS.__getitem__, sequence(2, 5))
+    position = torch.arange(10).repeat(500)
+    feature = torch.arange(len(position)) % len(CODERS[1].b_enc)
+    targets = feature_targets(linear, frozen, 1, CODERS[1], feature, position)
+    seen, max_bytes = torch.zeros(len(targets), dtype=torch.int64), 2_000_000
+    (alone,) = contributions(linear, frozen, targets.at(torch.tensor([4321])), max_bytes=max_bytes)
+    for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
+        assert found.features.nbytes + found.errors.nbytes + found.tokens.nbytes < max_bytes
+        seen[found.target] += 1
+        for column in (found.target == 4321).nonzero()[:, 0].tolist():
+            torch.testing.assert_close(found.features[:, column], alone.features[:, 0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.total()[column], alone.total()[0], rtol=1e-4, atol=1e-5)
+    assert (seen == 1).all()
+
+
 def test_numbers_beyond_float32_are_refused() -> None:
     model = planted_gpt2()
     model.transformer.wte.weight[9] *= 1e38
