@@ -25,7 +25,7 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 	$(BIN)/circuit-insights run configs/demo.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; half an hour
 	$(BIN)/python -m tests.chaos
