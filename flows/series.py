@@ -70,14 +70,14 @@ def found_checkpoints(place: str, pattern: str) -> list[Found]:
         ValueError: there is no such folder or repository.
     """
     if place.startswith(HUB):
-        names = references(place.removeprefix(HUB))
-        every = [(name, f"{name} {commit[:12]}", None, commit) for name, commit in names.items()]
+        commits = references(place.removeprefix(HUB))
+        every = [(name, Found(0, f"{name} {commit[:12]}", None, commit)) for name, commit in commits.items()]
     elif Path(place).is_dir():
-        every = [(path.name, path.name, path, None) for path in Path(place).iterdir() if path.is_dir()]
+        every = [(path.name, Found(0, path.name, path, None)) for path in Path(place).iterdir() if path.is_dir()]
     else:
         raise ValueError(f"watch-checkpoints: no folder {place}")
-    numbers = [(re.findall(r"\d+", name), rest) for name, *rest in every if fnmatchcase(name, pattern)]
-    return sorted(Found(int(digits[-1]), *rest) for digits, rest in numbers if digits)
+    numbers = [(re.findall(r"\d+", name), found) for name, found in every if fnmatchcase(name, pattern)]
+    return sorted(found._replace(step=int(digits[-1])) for digits, found in numbers if digits)
 
 
 def is_complete(path: Path, series: Series, settle_s: float) -> bool:
