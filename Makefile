@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test oracles check format schema demo-model clean server worker deploy
+.PHONY: setup demo test chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -25,7 +25,10 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 	$(BIN)/circuit-insights run configs/demo.yaml
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
+
+chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; half an hour
+	$(BIN)/python -m tests.chaos
 
 # The oracles are other people's implementations of the same science. Their pins conflict with ours.
 ORACLES := .venv-oracles
@@ -50,17 +53,20 @@ schema: $(READY)  ## Write docs/schema.md from storage/tables.py
 	$(BIN)/python -c 'from storage.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
 
 POOL := circuit-insights
+PORT ?= 4200
+API := http://127.0.0.1:$(PORT)/api
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 server: $(READY)  ## Prefect's server and pages, on this machine alone
-	$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+	$(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 worker: $(READY)  ## Runs what is deployed, until stopped
-	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect worker start --pool $(POOL) --type process
+	PREFECT_API_URL=$(API) $(BIN)/prefect worker start --pool $(POOL) --type process
 
 deploy: $(READY)  ## Tell the server what can be run
-	PREFECT_API_URL=http://127.0.0.1:4200/api $(BIN)/prefect work-pool create $(POOL) --type process --overwrite
-	PREFECT_API_URL=http://127.0.0.1:4200/api CIRCUIT_INSIGHTS_HOME=$(CURDIR) \
+	PREFECT_API_URL=$(API) $(BIN)/prefect work-pool create $(POOL) --type process --overwrite
+	-PREFECT_API_URL=$(API) $(BIN)/prefect work-queue create store --pool $(POOL) --limit 1  # may be there already
+	PREFECT_API_URL=$(API) CIRCUIT_INSIGHTS_HOME=$(CURDIR) \
 		$(BIN)/prefect --no-prompt deploy --all --prefect-file deployments/prefect.yaml
 
 demo-model: $(READY)  ## Train the demo's transcoders anew, and its model if demo/checkpoint is gone

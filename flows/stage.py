@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
+from prefect import tags
+from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
@@ -24,9 +27,17 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     check_place(store.root)
     check_catalog(store.catalog)
     open_store(store.root)
-    with held(store, purpose), cores_shared(config.engine):
+    names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
+    with held(store, purpose), cores_shared(config.engine), tags(*names):
+        _tag_run(names)
         mark_killed(store.catalog)
         yield
+
+
+def _tag_run(names: list[str]) -> None:
+    """Tag Prefect's flow run by checkpoint and model, as its tasks are: what they are is not known when it is made."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), tags={*flow_run.tags, *names})
 
 
 @contextmanager

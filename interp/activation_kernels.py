@@ -10,6 +10,9 @@ from numba import njit
 GROUP = 16
 """Features compared at once by the greatest of them, in vector code."""
 
+FEW = 64
+"""Values among which the k greatest are sought by counting."""
+
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def compress(pre, bias, threshold, position, first, token, feature, value):
@@ -50,10 +53,12 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
 def compress_top(pre, bias, k, position, token, feature, value):
     """Likewise with the `k` greatest of every token that are above zero; of equals, those of the smaller features.
 
-    Where the k-th greatest will lie is guessed by the token before; only where that was too high is all looked at.
+    Where the k-th greatest will lie is guessed by the token before; only where that was too high is all looked at. The
+    output has room for `k` entries a token and one more.
     """
     n_tokens, n = pre.shape
     line, hits, kept = np.empty(n, np.float32), np.empty(n + 1, np.uint32), np.empty(n, np.float32)
+    few = np.empty(FEW, np.float32)
     found, guess = 0, np.float32(0)
     for t in range(n_tokens):
         products = pre[t]
@@ -62,25 +67,59 @@ def compress_top(pre, bias, k, position, token, feature, value):
         n_hits = _above(line, guess, hits)
         if n_hits < k and guess > 0:
             n_hits = _above(line, np.float32(0), hits)
-        limit, n_equal = np.float32(0), n
+        for i in range(n_hits):
+            kept[i] = line[hits[i]]
+        limit = np.float32(0)
         if n_hits > k:
+            limit = np.float32(np.nan)
+            if n_hits <= FEW:
+                few[:] = -np.inf
+                few[:n_hits] = kept[:n_hits]
+                limit = _between(few, k)
+        if limit == limit:
             for i in range(n_hits):
-                kept[i] = line[hits[i]]
+                token[found], feature[found], value[found] = position[t], hits[i], line[hits[i]]
+                found += not line[hits[i]] <= limit
+        else:
             limit = _greatest(kept[:n_hits], k)
             if limit != limit:
                 limit = np.float32(np.inf)  # so that what is no number is listed, and refused
             n_equal = k
             for i in range(n_hits):
                 n_equal -= not line[hits[i]] <= limit
-        room = found + k
-        for i in range(n_hits):
-            x = line[hits[i]]
-            if found < room and (not x <= limit or (x == limit and limit > 0 and n_equal > 0)):
-                n_equal -= x == limit
-                token[found], feature[found], value[found] = position[t], hits[i], x
-                found += 1
+            room = found + k
+            for i in range(n_hits):
+                x = line[hits[i]]
+                if found < room and (not x <= limit or (x == limit and n_equal > 0)):
+                    n_equal -= x == limit
+                    token[found], feature[found], value[found] = position[t], hits[i], x
+                    found += 1
         guess = np.float32(0.8) * limit
     return found
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _between(few, k):
+    """A limit that `k` of `FEW` values are above; NaN where there is none for equals, or values are no numbers.
+
+    By halving, each time counting all of them: vector code, faster than sorting out what branches cannot foresee.
+    """
+    high = np.float32(0)
+    for i in range(FEW):
+        high = max(high, few[i])
+    low, middle, n = np.float32(0), high * np.float32(0.5), 0
+    while low < middle < high:
+        n = 0
+        for i in range(FEW):
+            n += np.int32(not few[i] <= middle)
+        if n == k:
+            return middle
+        if n > k:
+            low = middle
+        else:
+            high = middle
+        middle = low + (high - low) * np.float32(0.5)
+    return np.float32(np.nan)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -296,16 +335,6 @@ def _top(values, ordered, k, hits):
         n_hits += np.uint64(values[i] >= limit)
     found = hits[:n_hits]
     return found[np.argsort(-values[found], kind="mergesort")[:k]]
-
-
-@njit(nogil=True, cache=True)
-def keyed(indptr, bits):
-    """Numbers with the feature in their upper half, and the bits of its entries in their lower one."""
-    keys = np.empty(len(bits), np.uint64)
-    for f in range(len(indptr) - 1):
-        for i in range(indptr[f], indptr[f + 1]):
-            keys[i] = np.uint64(f) << np.uint64(32) | np.uint64(bits[i])
-    return keys
 
 
 @njit(nogil=True, cache=True)

@@ -28,8 +28,8 @@ from interp.sparse import FeatureTokens
 from storage.arrays import open_whole, read_slice
 from storage.store import Store, whole_folder
 
-ENTRIES_PER_CHUNK = 1 << 18
-"""Of a packed block: 1 MB of activations, so that a shard reads little more than its own."""
+ENTRIES_PER_CHUNK = 1 << 20
+"""Of a packed block: 4 MB of activations, so that a shard reads little more than its own, and files are few."""
 
 REMEDY = "remove the folder of this block of rows and run again"
 

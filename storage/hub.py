@@ -63,6 +63,17 @@ def resolve(repo: str, revision: str) -> str:
         return HfApi().resolve_revision(repo, revision=revision).resolved
 
 
+def references(repo: str) -> dict[str, str]:
+    """The commits of a repository's branches and tags, by name.
+
+    Raises:
+        ValueError: no such repository, no access, or no network.
+    """
+    with _told(repo, "main"):
+        found = HfApi().list_repo_refs(repo)
+    return {ref.name: ref.target_commit for ref in (*found.tags, *found.branches)}
+
+
 def select(repo: str, commit: str, patterns: Sequence[str]) -> list[RemoteFile]:
     """The files of a commit that match a pattern: `*` is anything within a folder's name, `**` any folders.
 

@@ -210,6 +210,18 @@ def held(store: Store, purpose: str) -> Iterator[None]:
         yield
 
 
+def is_held(store: Store) -> bool:
+    """Whether a run holds the store at this moment."""
+    try:
+        with (store.root / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _sweep(store: Store) -> None:
     """Remove what killed runs left half-written. Only the holder of the lock may."""
     own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}*")]

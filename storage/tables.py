@@ -460,11 +460,11 @@ TABLES = {
         ),
         Table(
             "watched",
-            "One folder of a watched series that was described.",
+            "One checkpoint of a watched series that was described.",
             ("place", "name"),
             (
-                Column("place", "VARCHAR", "The watched folder."),
-                Column("name", "VARCHAR", "The folder in it."),
+                Column("place", "VARCHAR", "The watched folder, or hf:// and the repository."),
+                Column("name", "VARCHAR", "The folder in it, or the branch or tag and its commit."),
                 Column("step", "BIGINT", "The number in its name."),
                 CHECKPOINT,
                 Column("seen_at", "TIMESTAMP", "When it had been described, UTC."),

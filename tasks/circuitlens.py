@@ -322,8 +322,10 @@ def _write_effects(
         kept = strongest_effects(mean, unembedding, min(settings.effect_tokens, (checkpoint.n_tokens + 1) // 2))
         parts.append((features[some[kept.vector]], np.full(len(kept.token), after), kept.token, kept.effect))
     names = ("feature", "position", "token_id", "effect")
-    columns = {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=False)}
-    write_part(path, "logit_effects", {**shared, "sample": -1, **columns}, sum(len(part[0]) for part in parts))
+    joined = {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=False)}
+    order = np.lexsort((joined["position"], joined["feature"])) if joined else np.zeros(0, np.int64)
+    columns = {name: values[order] for name, values in joined.items()}
+    write_part(path, "logit_effects", {**shared, "sample": -1, **columns}, len(order))
 
 
 def _write_samples(

@@ -20,6 +20,8 @@ class HubServer:
 
     def __init__(self) -> None:
         self.repos: dict[str, Path] = {}
+        self.branches: dict[str, dict[str, str]] = {}
+        """Commits of further branches, by name, of a repository."""
         self.gated: set[str] = set()
         """Repositories whose files are refused."""
         self.cuts: dict[str, list[int]] = {}
@@ -85,6 +87,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._refuse(404, "EntryNotFound")
 
         def _api(self, path: str) -> None:
+            if path.endswith("/refs"):
+                return self._references(path.removesuffix("/refs"))
             repo, kind, revision = (*path.rsplit("/", 2),) if path.count("/") > 2 else (path, "revision", "main")
             if repo not in hub.repos:
                 self._refuse(401, "RepoNotFound")
@@ -98,6 +102,14 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     {"rfilename": e["path"], "size": e["size"], "blobId": e["oid"], "lfs": e["lfs"]} for e in entries
                 ]
                 self._send_json({"id": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0})
+            return None
+
+        def _references(self, repo: str) -> None:
+            if repo not in hub.repos:
+                return self._refuse(401, "RepoNotFound")
+            commits = {"main": COMMIT, **hub.branches.get(repo, {})}
+            refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": to} for name, to in commits.items()]
+            return self._send_json({"branches": refs, "tags": [], "converts": []})
 
         def _file(self, repo: str, revision: str, name: str) -> None:
             hub.tokens.add(self.headers.get("Authorization"))

@@ -1,6 +1,5 @@
 """A series of checkpoints: `compare-checkpoints`, `watch-checkpoints`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,14 +45,14 @@ def compare_checkpoints(
 @app.command("watch-checkpoints")
 def watch_checkpoints(
     config: Config,
-    folder: Annotated[Path, typer.Argument(help="Where the folders of the series appear.")],
+    place: Annotated[str, typer.Argument(help="A folder of checkpoint folders, or hf://OWNER/NAME for its branches.")],
     overrides: Overrides = None,
     store: StoreOption = None,
-    pattern: Annotated[str, typer.Option(help="Names of the folders; the last number in one is its step.")] = "step-*",
+    pattern: Annotated[str, typer.Option(help="Of the folders or branches; the last number is the step.")] = "step*",
     transcoders: Annotated[bool, typer.Option("--transcoders", help="The series is of transcoders.")] = False,
     settle_s: Annotated[float, typer.Option(help="Seconds without a change after which a folder is complete.")] = 10.0,
 ) -> None:
-    """Look once for new complete checkpoints in a folder: describe each, and compare it with the one before."""
+    """Look once for new complete checkpoints of a series: describe each, and compare it with the one before."""
     with errors_told():
         loaded = load(config, overrides, store)
         from flows import watch_checkpoints as flow
@@ -62,5 +61,5 @@ def watch_checkpoints(
         end_at_once_on_signals()
         with prefect_at_hand():
             series = "transcoder" if transcoders else "model"
-            for checkpoint_id in flow.watch_checkpoints(loaded, folder, pattern, series, settle_s):
+            for checkpoint_id in flow.watch_checkpoints(loaded, place, pattern, series, settle_s):
                 out.print(f"checkpoint {checkpoint_id}")

@@ -94,7 +94,7 @@ def _sparse(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entri
 def _greatest(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
     n, k = encoder.d_transcoder, encoder.k
     assert k is not None
-    bias, room = encoder.b_enc.numpy(), TOKENS_PER_PRODUCT * min(k, n)
+    bias, room = encoder.b_enc.numpy(), TOKENS_PER_PRODUCT * min(k, n) + 1
     token, feature, value = np.empty(room, position.dtype), np.empty(room, np.int32), np.empty(room, np.float32)
     out = torch.empty(TOKENS_PER_PRODUCT, n)
     for low in range(0, len(x), TOKENS_PER_PRODUCT):

@@ -18,9 +18,7 @@ def inputs(model: nn.Module, rows_per_batch: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("most", [7, 3, 1])
-@pytest.mark.parametrize(
-    "message", ["CUDA out of memory. Tried to allocate", "can't allocate memory"]
-)
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate", "can't allocate memory"])
 def test_a_batch_that_memory_does_not_hold_is_halved(most: int, message: str) -> None:
     model, sizes = tiny_model("gpt2"), []
 

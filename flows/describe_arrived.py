@@ -1,0 +1,38 @@
+"""One new checkpoint of a series: described, and compared with those before and after it."""
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.compare_checkpoints import compare_checkpoints
+from flows.describe_checkpoint import describe_checkpoint
+from flows.series import seen
+from flows.subject import store_path
+from interp.drift import DriftSettings
+from storage.catalog import insert_row, open_catalog
+from storage.published import publish
+from storage.runs import now
+
+
+@flow(name="describe-arrived", flow_run_name="describe {config.name}")
+def describe_arrived(config: RunConfig, place: str, name: str, step: int) -> str:
+    """Describe a checkpoint of a series unless it was; returns its id.
+
+    It does not matter how often it is told, when, or in which order: the catalog's table `watched` has those that were
+    described and compared. Weights alone are compared.
+    """
+    store = store_path(config)
+    catalog = store / "catalog.duckdb"
+    known = seen(catalog, place)
+    if name in known:
+        return known[name][1]
+    checkpoint_id = describe_checkpoint(config)
+    before = [other for at, other in known.values() if at < step and other != checkpoint_id]
+    after = [other for at, other in known.values() if at > step and other != checkpoint_id]
+    pairs = [*((other, checkpoint_id) for other in before[-1:]), *((checkpoint_id, other) for other in after[:1])]
+    for a, b in pairs:
+        compare_checkpoints(store, a, b, DriftSettings(n_positions=0))
+    row = {"place": place, "name": name, "step": step, "checkpoint_id": checkpoint_id, "seen_at": now()}
+    with open_catalog(catalog, write=True) as connection:
+        insert_row(connection, "watched", row)
+    publish(catalog)
+    return checkpoint_id
