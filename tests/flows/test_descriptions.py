@@ -273,7 +273,7 @@ def test_killed_in_a_batch_and_while_judging_it_ends_as_undisturbed(
     stores = [tmp_path / name for name in ("undisturbed", "killed")]
     for store in stores:
         shutil.copytree(done[0], store)
-    settings = [[*done[1], *MODEL, f"store={store}"] for store in stores]
+    settings = [[*done[1], *MODEL, "anthropic.batch_above=0", f"store={store}"] for store in stores]
     perform(settings[0])
     n_undisturbed, api.polls_needed = sum(map(len, api.batches.values())), 10**9
     names = ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
