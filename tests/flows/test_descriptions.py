@@ -280,7 +280,7 @@ def test_killed_in_a_batch_and_while_judging_it_ends_as_undisturbed(
     environment = {**cli_environment(prefect_home), "PREFECT_API_URL": prefect_api}
     environment |= {name: os.environ[name] for name in names}
 
-    def start(*arguments: str) -> subprocess.Popen[bytes]:
+    def start(*arguments: str) -> subprocess.Popen[Any]:
         output: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, **output)
 
