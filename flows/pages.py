@@ -44,8 +44,8 @@ REASONS = """
 """
 
 RUNS = """
-    SELECT stage, status, date_trunc('second', started_at), date_trunc('second', finished_at), n_reused, n_shards, error,
-           flow_run_id FROM runs
+    SELECT stage, status, date_trunc('second', started_at), date_trunc('second', finished_at), n_reused, n_shards,
+           error, flow_run_id FROM runs
     WHERE checkpoint_id = $id ORDER BY started_at DESC LIMIT $n
 """
 
