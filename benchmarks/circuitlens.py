@@ -1,6 +1,6 @@
 """CircuitLens on GPT-2-small's shapes, beside bare products and other implementations, in one run.
 
-    python -m benchmarks.circuitlens [--json] [--seconds 3] [--peers PYTHON] [--graphs]
+    python -m benchmarks.circuitlens [--json] [--seconds 3] [--peers PYTHON] [--graphs 16 64]
 
 Weights are random: 12 layers, d_model 768, 24,576 features a layer of which 45 are active at a token; a prompt of 16
 and of 64 tokens, features of layers 6 and 11. The roofline of a jacobian target is its share of the products with
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--seconds", type=float, default=3.0, help="to measure each figure")
     parser.add_argument("--peers", type=Path, help="Python of an environment with circuit-tracer and tdhook")
-    parser.add_argument("--graphs", action="store_true", help="whole graphs as well")
+    parser.add_argument("--graphs", type=int, nargs="+", choices=GRAPHS, default=[], help="whole graphs as well")
     parser.add_argument("--graph", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.graph:
@@ -184,7 +184,8 @@ def main() -> None:
                 figures |= {"tdhook_s": theirs["clusters_s"], "times": theirs["clusters_s"] / figures["clusters_s"]}
             tell(figures)
         del linear, coders
-        for n_pos, most in GRAPHS.items() if arguments.graphs else ():
+        for n_pos in arguments.graphs:
+            most = GRAPHS[n_pos]
             own = by_itself([sys.executable, "-m", "benchmarks.circuitlens", "--graph", folder, n_pos, most])
             figures = {"benchmark": "circuitlens graph", "n_pos": n_pos, "max_features": most, **own}
             if arguments.peers:
