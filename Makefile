@@ -58,7 +58,7 @@ API := http://127.0.0.1:$(PORT)/api
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 server: $(READY)  ## Prefect's server and pages, on this machine alone
-	$(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
+	PREFECT_SERVER_UI_API_URL=$(API) $(BIN)/prefect server start --host 127.0.0.1 --port $(PORT)
 
 worker: $(READY)  ## Runs what is deployed, until stopped
 	PREFECT_API_URL=$(API) $(BIN)/prefect worker start --pool $(POOL) --type process

@@ -185,8 +185,7 @@ def perform(subject: Subject, run_id: str) -> None:
         wait_for_all(futures, "activations: gather")
         if not read_later(subject):
             put_away_blocks(store, work.readings, config.activations.keep)
-        corpora = [reading.corpus_id for reading in work.readings]
-        load_activations(store, checkpoint_id, work.corpus_id, corpora, work.all_shards())
+        load_activations(store, checkpoint_id, work.corpus_id, work.readings, work.all_shards())
 
 
 def read_later(subject: Subject) -> bool:

@@ -250,7 +250,7 @@ def perform(subject: Subject, run_id: str) -> None:
         if missing:
             _report(subject, work)
         put_away_blocks(store, work.activations.readings, config.activations.keep)
-        load_coactivation(store, checkpoint_id, corpus_id, work.all_shards())
+        load_coactivation(store, checkpoint_id, corpus_id, work.summed, work.all_shards())
 
 
 def _sum_up(subject: Subject, work: Work, targets: set[int]) -> None:

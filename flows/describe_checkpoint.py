@@ -1,17 +1,18 @@
 """The whole pipeline: train transcoders if need be, ingest, and every stage that the configuration names."""
 
+from contextlib import suppress
 from types import ModuleType
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 
 from configs.run import RunConfig
 from flows import activations, circuitlens, coactivation, describe, evaluate, ingest, weightlens
+from flows.pages import show_checkpoint, show_failure
 from flows.stage import store_held
 from flows.subject import Source, identify, open_source
-from flows.summary import markdown_summary
 from flows.train_transcoders import train
 from storage.runs import new_run_id
+from storage.store import Store
 
 STAGES: dict[str, ModuleType] = {
     "weightlens": weightlens,
@@ -42,6 +43,17 @@ def nothing_to_do(source: Source) -> str | None:
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
 def describe_checkpoint(config: RunConfig) -> str:
     """Run every stage that is not done yet; returns the checkpoint's id."""
+    try:
+        store, checkpoint_id = _describe(config)
+    except Exception as error:
+        with suppress(Exception):  # the first error is the one to hear of
+            show_failure(config.name, error)
+        raise
+    show_checkpoint(store, checkpoint_id, config.name)
+    return checkpoint_id
+
+
+def _describe(config: RunConfig) -> tuple[Store, str]:
     source = open_source(config)
     subject = None if source.must_train else identify(source)
     run_id = new_run_id()
@@ -52,5 +64,4 @@ def describe_checkpoint(config: RunConfig) -> str:
         for stage in stages(config):
             if not stage.is_done(subject):
                 stage.perform(subject, run_id)
-    create_markdown_artifact(markdown_summary(source.store, subject.checkpoint_id), key="summary")
-    return subject.checkpoint_id
+    return source.store, subject.checkpoint_id

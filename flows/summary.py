@@ -93,5 +93,5 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text from a vocabulary, harmless inside a Markdown table."""
-    return visible(text).translate({ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]()#+!|<>~$&"})
+    """Text from a vocabulary, harmless inside a Markdown table. Prefect's pages show entities as they are written."""
+    return visible(text).translate({ord(character): f"\\{character}" for character in "\\`*_{}[]()#+!|<>~$&"})

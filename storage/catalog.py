@@ -196,15 +196,22 @@ def replace_rows(
         _note_parts(connection, table, where, parts)
 
 
+def note_recipes(
+    connection: duckdb.DuckDBPyConnection, kind: str, where: dict[str, Any], recipes: Sequence[str]
+) -> None:
+    """Remember under which recipes something else than parts lies, for `vacuum`: `kind` is the folder of the store."""
+    selected = [kind, json.dumps(where, sort_keys=True)]
+    connection.execute("DELETE FROM loaded_parts WHERE table_name = ? AND selected = ?", selected)
+    for recipe in sorted(set(recipes)):
+        connection.execute("INSERT INTO loaded_parts VALUES (?, ?, ?)", [*selected, recipe])
+
+
 def _note_parts(
     connection: duckdb.DuckDBPyConnection, table: str, where: dict[str, Any], parts: Sequence[Path]
 ) -> None:
     """Remember the recipes of the parts that rows came from, so that `vacuum` keeps them."""
-    selected = [table, json.dumps(where, sort_keys=True)]
-    connection.execute("DELETE FROM loaded_parts WHERE table_name = ? AND selected = ?", selected)
     recipes = {folder.name for part in parts for folder in part.parents if folder.parent.name == table}
-    for recipe in sorted(recipes):
-        connection.execute("INSERT INTO loaded_parts VALUES (?, ?, ?)", [*selected, recipe])
+    note_recipes(connection, table, where, sorted(recipes))
 
 
 def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str, Any]) -> None:

@@ -22,17 +22,19 @@ class Unneeded(NamedTuple):
     n_bytes: int
 
 
-def unneeded(store: Store) -> list[Unneeded]:
+def unneeded(store: Store, *, answers: bool = False) -> list[Unneeded]:
     """Folders that no checkpoint, corpus or result of the catalog rests on, the work of killed runs included.
 
     What is removed costs time if it is ever wanted again, never a result. Folders that the store does not know are
-    left alone.
+    left alone. `answers`: those of language models too, which would be paid for again.
 
     Raises:
         ValueError: there is no catalog to tell.
     """
     with open_catalog(store.catalog) as connection:
         found = list(_unneeded(store, _Kept.of(connection)))
+    if answers and store.root.joinpath("answers").is_dir():
+        found.append((store.root / "answers", "what language models answered; whoever wants it again pays again"))
     return [Unneeded(path, why, _size(path)) for path, why in found]
 
 
@@ -45,6 +47,8 @@ class _Kept(NamedTuple):
     recipes: set[str]
     unrecorded: set[str]
     """Checkpoints loaded by a version that did not record from which parts."""
+    known: set[str]
+    """Folders of arrays of which the catalog has all that are needed."""
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Kept":
@@ -60,7 +64,10 @@ class _Kept(NamedTuple):
             }
         transcoders = {Path(name).name for name in column("SELECT transcoder_name FROM checkpoints") if name}
         corpora = column("SELECT corpus_id FROM corpora")
-        return cls(checkpoints, corpora, transcoders, recipes | checkpoints, checkpoints - recorded)
+        stages = column("SELECT stage FROM loaded")
+        noted = column("SELECT table_name FROM loaded_parts") if recorded else set()
+        known = {kind for kind in ("activations", "coactivation") if kind in noted or kind not in stages}
+        return cls(checkpoints, corpora, transcoders, recipes | checkpoints, checkpoints - recorded, known)
 
 
 def _unneeded(store: Store, kept: _Kept) -> Iterator[tuple[Path, str]]:
@@ -77,6 +84,10 @@ def _unneeded(store: Store, kept: _Kept) -> Iterator[tuple[Path, str]]:
             yield path, "transcoders whose training was interrupted"
         elif path.name not in kept.transcoders:
             yield path, "transcoders of no checkpoint in the catalog"
+    for kind in sorted(kept.known):
+        for path in _folders(store.root / kind):
+            if path.name not in kept.recipes:
+                yield path, "arrays of other settings than those in the catalog, or of a run that did not finish"
     parts = [path for table in _folders(store.root / "parts") for path in _folders(table)]
     for path in parts:
         if path.name not in kept.recipes and not kept.unrecorded:

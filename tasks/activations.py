@@ -16,7 +16,7 @@ from interp.activations.settings import ActivationSettings, Keep
 from interp.activations.streams import transcoder_inputs
 from interp.sparse import FeatureTokens, ranks
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
-from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes, read_rows, seen_rows
 from storage.packing import PADDING
@@ -229,17 +229,18 @@ def put_away_blocks(store: Store, readings: Sequence[Pass], keep: Keep) -> None:
 
 @shard_task("load-activations", "load activations")
 def load_activations(
-    store: Store, checkpoint_id: str, corpus_id: str, corpora: Sequence[str], keys: Sequence[ShardKey]
+    store: Store, checkpoint_id: str, corpus_id: str, readings: Sequence[Pass], keys: Sequence[ShardKey]
 ) -> str:
     """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
     recipe = keys[0].recipe
     where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
-        rows = [corpus_row(corpus_attributes(store, corpus)) for corpus in corpora]
+        rows = [corpus_row(corpus_attributes(store, reading.corpus_id)) for reading in readings]
         for row in rows if len(rows) == 1 else [*rows, _union(corpus_id, rows)]:
             insert_row(connection, "corpora", row)
         for table in TABLES:
             replace_rows(connection, table, where, [store.part(table, key) for key in keys])
+        note_recipes(connection, "activations", where, [reading.recipe for reading in readings])
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
     return recipe

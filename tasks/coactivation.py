@@ -23,7 +23,7 @@ from interp.coactivation.sums import (
 )
 from interp.coactivation_kernels import N_EDGE_SUMS, add_edges, add_rows
 from storage.activations import Block, joined, open_block
-from storage.catalog import mark_loaded, open_catalog, replace_rows
+from storage.catalog import mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.coactivation import matrices
 from storage.corpora import corpus_attributes
@@ -228,10 +228,13 @@ def _nulls(values: np.ndarray) -> pa.Array:
 
 
 @shard_task("load-coactivation", "load coactivation")
-def load_coactivation(store: Store, checkpoint_id: str, corpus_id: str, keys: Sequence[ShardKey]) -> str:
+def load_coactivation(
+    store: Store, checkpoint_id: str, corpus_id: str, summed: Sequence[Summed], keys: Sequence[ShardKey]
+) -> str:
     """Load the edges into the catalog, in one transaction, in the place of what an earlier recipe left there."""
     where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "feature_edges", where, [store.part("feature_edges", key) for key in keys])
+        note_recipes(connection, "coactivation", where, [each.recipe for each in summed])
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "coactivation", keys[0].recipe)
     return keys[0].recipe

@@ -73,6 +73,12 @@ def cli_environment(prefect_home: Path) -> dict[str, str]:
     return {**environment, "PREFECT_HOME": str(prefect_home), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
 
 
+def files_with(secret: str, *folders: Path) -> list[Path]:
+    """Files below some folders that hold a text anywhere: catalogs, databases, logs, parts."""
+    every = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return [path for path in every if secret.encode() in path.read_bytes()]
+
+
 @pytest.fixture
 def planted(tmp_path: Path) -> list[str]:
     """Overrides that point configs/demo.yaml at the planted model and a new store."""

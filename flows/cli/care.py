@@ -15,7 +15,9 @@ from flows.cli.app import Overrides, StoreOption, app, errors_told, load, out, p
 
 @app.command()
 def vacuum(
-    store: StoreOption = None, yes: Annotated[bool, typer.Option("--yes", help="Do not ask, remove.")] = False
+    store: StoreOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, remove.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="Also what language models were paid for.")] = False,
 ) -> None:
     """Show what nothing in the catalog rests on, and remove it."""
     from storage.store import Store, held
@@ -23,7 +25,7 @@ def vacuum(
 
     with errors_told():
         place = Store(store_root(store))
-        found = unneeded(place)
+        found = unneeded(place, answers=answers)
         if not found:
             out.print("Nothing to remove: the catalog rests on everything that the store holds")
             return
@@ -35,7 +37,7 @@ def vacuum(
             return
         with held(place, "vacuum"):
             shown = {item.path for item in found}
-            remove([item for item in unneeded(place) if item.path in shown])
+            remove([item for item in unneeded(place, answers=answers) if item.path in shown])
         out.print(f"{size_text(sum(item.n_bytes for item in found))} removed")
 
 

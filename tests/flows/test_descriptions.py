@@ -26,7 +26,7 @@ from flows.subject import open_source
 from interp.fade.rule import RuleJudge
 from storage.catalog import open_catalog
 from tasks import score
-from tests.conftest import ROOT, cli_environment, planted_overrides
+from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.flows.contents import contents
 from tests.planted import WORDS
 from tests.tasks.api_server import KEY, Api, message
@@ -196,7 +196,11 @@ def api(httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> Api:
 
 
 def test_a_language_model_explains_and_judges_within_its_budget(
-    copied: tuple[Path, list[str]], api: Api, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Path, list[str]],
+    api: Api,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    prefect_home: Path,
 ) -> None:
     store, overrides = copied
     overrides = [*overrides, *MODEL, "evaluate.judge=anthropic"]
@@ -228,7 +232,8 @@ def test_a_language_model_explains_and_judges_within_its_budget(
     assert rows(store, "SELECT * FROM scores WHERE judge = 'anthropic' ORDER BY ALL") == before
     printed = "".join(capfd.readouterr())
     assert KEY not in printed
-    assert all(KEY.encode() not in path.read_bytes() for path in store.rglob("*") if path.is_file())
+    assert files_with(KEY, store, prefect_home) == []
+    assert files_with("describe-checkpoint", prefect_home)  # Prefect's database is there, and was searched
 
 
 def test_figures_are_worked_out_anew_without_the_judge(

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.conftest import ROOT, cli_environment, planted_overrides
+from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.hub_server import COMMIT, HubServer
 
 CONFIG = "configs/demo.yaml"
@@ -42,7 +42,7 @@ def hub_cli(hub: HubServer, tmp_path: Path, prefect_home: Path) -> Cli:
 
 
 def test_a_model_of_the_hub_is_planned_fetched_described_and_then_needs_no_hub(
-    hub: HubServer, hub_cli: Cli, tmp_path: Path
+    hub: HubServer, hub_cli: Cli, tmp_path: Path, prefect_home: Path
 ) -> None:
     folders = planted_overrides(tmp_path)
     hub.repos = {"someone/model": tmp_path / "model", "someone/transcoders": tmp_path / "transcoders"}
@@ -75,6 +75,9 @@ def test_a_model_of_the_hub_is_planned_fetched_described_and_then_needs_no_hub(
     assert row is not None
     checkpoint_id, *origins = row
     assert origins == ["someone/model", COMMIT, "someone/transcoders", COMMIT]
+
+    assert f"Bearer {TOKEN}" in hub.tokens  # it was used, and is nowhere: store, cache, Prefect's database
+    assert files_with(TOKEN, tmp_path, prefect_home) == []
 
     hub.stop()
     again = hub_cli("run", CONFIG, *overrides)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.parts import write_part
 from storage.store import ShardKey, Store, open_store
 from storage.vacuum import remove, unneeded
@@ -16,7 +16,17 @@ def store(tmp_path: Path) -> Store:
     kept, dropped = (ShardKey(recipe, 0, 0, 2) for recipe in ("new", "old"))
     for key in (kept, dropped):
         write_part(store.part("feature_edges", key), "feature_edges", {"target_feature": [1]}, 1)
-    for folder in ("checkpoints/c", "checkpoints/half", "corpora/used", "corpora/other", "corpora/x.unfinished"):
+    for folder in (
+        "checkpoints/c",
+        "checkpoints/half",
+        "corpora/used",
+        "corpora/other",
+        "corpora/x.unfinished",
+        "activations/pass",
+        "activations/old",
+        "coactivation/sums",
+        "answers/ab",
+    ):
         (store.root / folder).mkdir(parents=True)
     for recipe in ("used", "unused", "half"):
         store.trained_transcoders(recipe).mkdir(parents=True)
@@ -29,7 +39,9 @@ def store(tmp_path: Path) -> Store:
         insert_row(connection, "corpora", {"corpus_id": "used"})
         for key in (dropped, kept):
             replace_rows(connection, "feature_edges", {"checkpoint_id": "c"}, [store.part("feature_edges", key)])
+        note_recipes(connection, "activations", {"checkpoint_id": "c"}, ["pass"])
         mark_loaded(connection, "c", "weightlens", "another")
+        mark_loaded(connection, "c", "coactivation", "edges")  # by a version that did not note its sums
     return store
 
 
@@ -37,7 +49,7 @@ def test_what_is_not_needed_is_shown_and_removed_and_the_rest_stays(store: Store
     found = unneeded(store)
     assert {str(item.path.relative_to(store.root)) for item in found} == {
         "checkpoints/half", "corpora/other", "corpora/x.unfinished", "transcoders/unused", "transcoders/half",
-        "parts/feature_edges/old",
+        "parts/feature_edges/old", "activations/old",
     }  # fmt: skip
     sizes = {item.path.name: item.n_bytes for item in found}
     assert sizes["old"] > 0
@@ -45,6 +57,8 @@ def test_what_is_not_needed_is_shown_and_removed_and_the_rest_stays(store: Store
     assert unneeded(store) == []
     left = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_dir()}
     assert {"checkpoints/c", "corpora/used", "transcoders/used", "parts/feature_edges/new", "notes"} <= left
+    assert {"activations/pass", "coactivation/sums", "answers/ab"} <= left
+    assert [item.path.name for item in unneeded(store, answers=True)] == ["answers"]
 
 
 def test_parts_stay_where_an_earlier_version_did_not_record_them(store: Store) -> None:
