@@ -14,11 +14,11 @@ class Held(Generic[Value]):
     What is held must never change: a key names one value for good.
     """
 
-    def __init__(self, max_bytes: int, n_bytes: Callable[[Value], int]) -> None:
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
         self.max_bytes = max_bytes
-        self._n_bytes = n_bytes
+        self.n_bytes = 0
+        self._size_of = size_of
         self._held: OrderedDict[Hashable, Value] = OrderedDict()
-        self._size = 0
         self._lock = Lock()
 
     def get(self, key: Hashable, read: Callable[[], Value]) -> Value:
@@ -31,14 +31,14 @@ class Held(Generic[Value]):
         with self._lock:
             if key not in self._held:
                 self._held[key] = value
-                self._size += self._n_bytes(value)
-            while self._size > self.max_bytes and len(self._held) > 1:
+                self.n_bytes += self._size_of(value)
+            while self.n_bytes > self.max_bytes and len(self._held) > 1:
                 _, oldest = self._held.popitem(last=False)
-                self._size -= self._n_bytes(oldest)
+                self.n_bytes -= self._size_of(oldest)
         return value
 
     def clear(self) -> None:
         """Let go of all."""
         with self._lock:
             self._held.clear()
-            self._size = 0
+            self.n_bytes = 0

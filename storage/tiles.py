@@ -41,6 +41,11 @@ class TileCache:
             key = (checkpoint.path, layer, "W_dec", start, end, below)
             yield start, self._held.get(key, partial(checkpoint.written, layer, start, end, below))
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the blocks that are held."""
+        return self._held.n_bytes
+
     def clear(self) -> None:
         """Let go of all blocks."""
         self._held.clear()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -45,9 +46,16 @@ class Prefect:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = Request(f"http://127.0.0.1:{self.port}/api/{path}", data, headers, method=method)
-        with urlopen(request, timeout=30) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
+        for _ in range(20):
+            try:
+                with urlopen(request, timeout=30) as answer:
+                    content = answer.read()
+                return json.loads(content) if content else None
+            except HTTPError as error:
+                if error.code != 503:  # the server's database is busy: ask again, as its own client does
+                    raise
+                time.sleep(1)
+        raise TimeoutError(f"{method} {path}: the server stays busy")
 
     def stop(self) -> None:
         for process in reversed(self.processes):
