@@ -12,6 +12,7 @@ circuit-tracer and tdhook (see `make oracles`); `times` are how many times as lo
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -87,15 +88,17 @@ def targets_of(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcode
 
 
 def measured(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder, for_s: float) -> dict[str, float]:
-    """Milliseconds a target in both modes, and the share of `jacobian` that its bare products take."""
+    """Milliseconds a target in both modes and of sources alone, and the share of `jacobian` that bare products take."""
     n_pos, targets = frozen.n_pos, targets_of(linear, frozen, layer, coder, BATCH)
     jacobian = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES, heads=True)), for_s)
+    sources = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES)), for_s)
     direct = seconds(lambda: direct_heads(linear, frozen, targets), for_s)
     g, W = torch.randn(n_pos * BATCH, D_MODEL), torch.randn(D_MODEL, D_MODEL)
     patterns, u = torch.randn(12, n_pos, n_pos), torch.randn(12, n_pos, BATCH * 64)
     products = seconds(lambda: (g @ W, g @ W, torch.bmm(patterns, u)), for_s) * (layer + 1)
     return {
         "jacobian_ms": 1e3 * jacobian / BATCH,
+        "without_heads_ms": 1e3 * sources / BATCH,
         "direct_ms": 1e3 * direct / BATCH,
         "roofline_share": products / jacobian,
     }
@@ -137,7 +140,8 @@ def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
 
 def by_itself(command: list[Any]) -> dict[str, Any]:
     """What a process of its own prints."""
-    done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -162,7 +166,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder)
-        peer = [arguments.peers, "-m", "benchmarks.circuitlens_peers", folder / "model", folder / "transcoders"]
+        peer = [
+            arguments.peers,
+            Path(__file__).with_name("circuitlens_peers.py"),
+            folder / "model",
+            folder / "transcoders",
+        ]
         peers = by_itself(peer) if arguments.peers else {}
         linear, coders = read(folder)
         for n_pos in GRAPHS:
@@ -176,7 +185,8 @@ def main() -> None:
                 figures = {"benchmark": "circuitlens targets", **shared, "layer": layer, "prompt_s": prompt_s, **found}
                 if theirs:
                     figures["circuit_tracer_ms"] = ms = theirs[f"layer_{layer}_ms"]
-                    figures |= {"jacobian_times": ms / found["jacobian_ms"], "direct_times": ms / found["direct_ms"]}
+                    for name in ("jacobian", "without_heads", "direct"):
+                        figures[f"{name}_times"] = ms / found[f"{name}_ms"]
                 tell(figures)
             figures = {"benchmark": "circuitlens clusters", **shared}
             figures["clusters_s"] = clusters_s(linear, frozen, coders[-1], arguments.seconds)

@@ -1,6 +1,6 @@
 """Other implementations on the shapes of `benchmarks.circuitlens`, which runs this by the oracles' Python.
 
-    python -m benchmarks.circuitlens_peers MODEL TRANSCODERS [--graph N_POS MAX_FEATURES]
+    PYTHONPATH=. python benchmarks/circuitlens_peers.py MODEL TRANSCODERS [--graph N_POS MAX_FEATURES]
 
 Prints one JSON object: circuit-tracer's milliseconds a target, batched by 32, without reading heads; and the seconds
 that tdhook takes for head scores and clusters of 100 samples of one feature, whose patterns, values and gradients it is
