@@ -21,7 +21,8 @@ from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
 from transformers import GPT2LMHeadModel
 
 TOKENIZER = {
-    "decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0, "vocab_size": 0,
+    "decode": lambda *_: "token", "all_special_ids": [0], "padding_side": "right", "bos_token_id": 0,
+    "eos_token_id": 0, "pad_token_id": 0, "vocab_size": 0,
 }  # fmt: skip
 
 
