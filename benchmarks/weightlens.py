@@ -212,7 +212,8 @@ def measure(
 
 def table(files: list[Path]) -> str:
     """What `--json` printed, as Markdown: a table for each kind of row."""
-    rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.startswith("{")]
+    lines = [line for file in files for line in file.read_text().splitlines() if line.startswith("{")]
+    rows = [{name: v for name, v in json.loads(line).items() if not isinstance(v, dict)} for line in lines]
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(tuple(row), []).append(row)
