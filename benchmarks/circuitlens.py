@@ -4,7 +4,8 @@
 
 Weights are random: 12 layers, d_model 768, 24,576 features a layer of which 45 are active at a token; a prompt of 16
 and of 64 tokens, features of layers 6 and 11. The roofline of a jacobian target is its share of the products with
-values and outputs and with patterns, at the rate at which this machine multiplies matrices of the same shapes.
+values and outputs and with patterns, over the tokens that its batch sees, at the rate at which this machine does them
+for all targets and tokens at once.
 `clusters_s` is what head scores, signatures and clusters of 100 samples of a feature take. `--graphs` adds the whole
 graph of each prompt, in a process of its own for its peak memory; 64 tokens are cut to 7,500 features. PYTHON has
 circuit-tracer and tdhook (see `make oracles`); `times` are how many times as long they take. Needs 2 GB of disk.
@@ -90,12 +91,14 @@ def targets_of(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcode
 def measured(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder, for_s: float) -> dict[str, float]:
     """Milliseconds a target in both modes and of sources alone, and the share of `jacobian` that bare products take."""
     n_pos, targets = frozen.n_pos, targets_of(linear, frozen, layer, coder, BATCH)
+    batches = [found.errors.shape for found in contributions(linear, frozen, targets, max_bytes=MAX_BYTES)]
+    seen = sum(n_seen * n for _, n_seen, n in batches) / (n_pos * BATCH)
     jacobian = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES, heads=True)), for_s)
     sources = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES)), for_s)
     direct = seconds(lambda: direct_heads(linear, frozen, targets), for_s)
     g, W = torch.randn(n_pos * BATCH, D_MODEL), torch.randn(D_MODEL, D_MODEL)
     patterns, u = torch.randn(12, n_pos, n_pos), torch.randn(12, n_pos, BATCH * 64)
-    products = seconds(lambda: (g @ W, g @ W, torch.bmm(patterns, u)), for_s) * (layer + 1)
+    products = seconds(lambda: (g @ W, g @ W, torch.bmm(patterns, u)), for_s) * (layer + 1) * seen
     return {
         "jacobian_ms": 1e3 * jacobian / BATCH,
         "without_heads_ms": 1e3 * sources / BATCH,
@@ -108,13 +111,14 @@ def clusters_s(linear: LinearModel, frozen: Frozen, coder: Transcoder, for_s: fl
     """Seconds to score the heads of 100 samples and to cluster them."""
     settings = CircuitLensSettings()
     targets = targets_of(linear, frozen, N_LAYERS - 1, coder, N_SAMPLES)
-    [found] = contributions(linear, frozen, targets, max_bytes=MAX_BYTES)
-    found = found._replace(features=found.features[:0])
+    batches = list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES))
+    batches = [(found._replace(features=found.features[:0]), targets.at(found.target)) for found in batches]
     nothing = frozen._replace(layers=tuple(at._replace(active=_none(at.active)) for at in frozen.layers))
     position = targets.position.numpy()
 
     def work() -> np.ndarray:
-        kept: Contributors = significant(nothing, found, direct_heads(linear, frozen, targets), settings)
+        parts = [significant(nothing, found, direct_heads(linear, frozen, part), settings) for found, part in batches]
+        kept = Contributors.joined(parts)
         return cluster(jaccard_distances(signatures(kept, position, settings).contains), settings)
 
     return seconds(work, for_s)

@@ -36,10 +36,13 @@ POSITIONS_PER_BLOCK = 16_384
 """Positions a task runs through the model."""
 
 POSITIONS_PER_STREAM = 4096
-"""Positions whose streams are held at every layer at once."""
+"""Positions whose streams are held at every layer at once, on the CPU."""
 
 POSITIONS_PER_BATCH = 2048
-"""Positions a forward pass."""
+"""Positions a forward pass, on the CPU: more of them make it no faster."""
+
+STREAMS_A_PASS = 24
+"""Arrays of the size of the residual stream that a forward pass takes: an MLP's and attention's insides."""
 
 ENTRIES_AT_ONCE = 8_000_000
 """Activations that a gathering task holds, of as many of its features as that takes."""
@@ -74,8 +77,8 @@ def activations_block(
 ) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 
-    Memory: the streams of `POSITIONS_PER_STREAM` positions at every layer, the encoders that fit `ENCODERS` (at
-    least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
+    Memory: the streams of so many positions at every layer as `positions_at_once` says, the encoders that fit
+    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
     """
     if has_block(store, reading.recipe, block):
         return block
@@ -89,7 +92,8 @@ def activations_block(
     dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
     layers = range(checkpoint.n_layers)
     found: list[list[Entries]] = [[] for _ in layers]
-    step, batch = (max(1, positions // n_pos) for positions in (POSITIONS_PER_STREAM, POSITIONS_PER_BATCH))
+    d_model = checkpoint.attributes["d_model"]
+    step, batch = (max(1, positions // n_pos) for positions in positions_at_once(device, len(layers), d_model))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         kept = counted[part]
@@ -105,6 +109,19 @@ def activations_block(
         found[layer].clear()
     write_block(block_path(store, reading.recipe, block), active, int(counted.sum()))
     return block
+
+
+def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, int]:
+    """Positions whose streams are held, and positions a forward pass: on a GPU a quarter of its free memory for each.
+
+    No more than a block has. A pass that does not fit after all is done in halves.
+    """
+    if device == "cpu":
+        return POSITIONS_PER_STREAM, POSITIONS_PER_BATCH
+    free, _ = torch.cuda.mem_get_info(device)
+    stream = 4 * d_model
+    held, passing = (free // 4 // (stream * n) for n in (n_layers, STREAMS_A_PASS))
+    return min(held, POSITIONS_PER_BLOCK), min(held, passing, POSITIONS_PER_BLOCK)
 
 
 def _heads(store: Store, corpus_id: str, block: Block, settings: ActivationSettings) -> Bool[np.ndarray, "rows n_pos"]:

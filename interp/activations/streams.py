@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float32, Integer
 from torch import Tensor, cat, nn
 
-from interp.capture import Hooks, capture
+from interp.capture import Hooks, read_inputs
 from interp.families import Family
 
 
@@ -29,8 +29,7 @@ def transcoder_inputs(
     while start < len(tokens):
         batch = slice(start, start + rows_per_batch)
         try:
-            streams = capture(model, family, tokens[batch], range(n_layers), hooks)
-            xs = [streams[layer].x[kept[batch]] for layer in range(n_layers)]
+            xs = _inputs_at(model, family, hooks, n_layers, tokens[batch], kept[batch])
         except RuntimeError as error:
             if not _out_of_memory(error) or rows_per_batch == 1:
                 raise
@@ -40,6 +39,14 @@ def transcoder_inputs(
             pieces[layer].append(x)
         start = batch.stop
     return [cat(xs) for xs in pieces]
+
+
+def _inputs_at(
+    model: nn.Module, family: Family, hooks: Hooks, n_layers: int, tokens: Tensor, kept: Tensor
+) -> list[Float32[Tensor, "n d_model"]]:
+    xs: list[Tensor] = []
+    read_inputs(model, family, tokens, range(n_layers), hooks, lambda _, x: xs.append(x[kept]))
+    return xs
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -17,8 +17,9 @@ from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import seen_through
 
-MAX_BATCH = 1024
-"""Targets at once. More of them make the products no faster, and see the sequence to the last of them."""
+GRADIENT_NUMBERS = 3 << 18
+"""Of a batch's gradients (targets x tokens x d_model): 3 MB, enough for products at full speed and few enough to stay
+near the processor. A batch of more targets sees the sequence to the last of them all, zeros included."""
 
 BUFFERS = 6
 """Arrays of the size of all gradients of a batch that a step of the sweep holds at once."""
@@ -102,12 +103,15 @@ def contributions(
     A batch sees the sequence up to its last target. Memory: `max_bytes` a batch at most, but for a single target.
     """
     order = torch.argsort(targets.position, stable=True)
+    d_model = frozen.embedding.shape[1]
     while len(order):
-        n_pos = int(targets.position[order[min(len(order), MAX_BATCH) - 1]]) + 1
-        per_target = 4 * (BUFFERS * n_pos * frozen.embedding.shape[1] + frozen.n_active)
+        n_pos = targets.position[order] + 1
+        per_target = 4 * (BUFFERS * n_pos * d_model + frozen.n_active)
         if heads:
             per_target += 4 * linear.n_layers * linear.n_heads * n_pos
-        n = max(1, min(len(order), MAX_BATCH, max_bytes // per_target))
+        at_once = torch.arange(1, len(order) + 1, device=order.device)
+        fits = (at_once * per_target <= max_bytes) & (at_once * n_pos * d_model <= GRADIENT_NUMBERS)
+        n = max(1, int(fits.sum()))
         batch, order = order[:n], order[n:]
         batch = batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
         yield _sweep(linear, frozen, targets.at(batch), batch, heads)

@@ -4,7 +4,7 @@ Nodes are the active features, the errors of every layer and token, the token em
 an edge is what one contributes to another, directly: MLPs on the way count as nodes, not as paths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -155,7 +155,7 @@ class _Edges:
 
     def influence(self, probability: Float32[np.ndarray, " n_logits"]) -> np.ndarray:
         """Of every node, by what is known so far."""
-        return _influence(np.concatenate(self.rows), np.concatenate(self.nodes), probability)
+        return _influence(self.rows, self.nodes, probability)
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
         """(the features attributed, in order; their rows and those of logits, with no other features as sources)"""
@@ -169,19 +169,24 @@ class _Edges:
 
 
 def _influence(
-    edges: Float32[np.ndarray, "n_targets n_nodes"],
-    node_of_row: Int64[np.ndarray, " n_targets"],
+    edges: Sequence[Float32[np.ndarray, "n_targets n_nodes"]],
+    nodes: Sequence[Int64[np.ndarray, " n_targets"]],
     probability: Float32[np.ndarray, " n_logits"],
 ) -> Float32[np.ndarray, " n_nodes"]:
-    """Of every node on the logits, along paths of any length, where each node's inputs share out its influence."""
-    absolute = np.abs(edges)
-    shares = torch.from_numpy(absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10))
-    now = np.zeros(edges.shape[1], np.float32)
-    now[-len(probability) :] = probability
-    total = torch.zeros(edges.shape[1])
-    passing = torch.from_numpy(now)
+    """Of every node on the logits, along paths of any length, where each node's inputs share out its influence.
+
+    Edges are given as rows in several parts, with the node of each row. Memory: one part more.
+    """
+    parts = [(torch.from_numpy(rows), torch.from_numpy(of_row)) for rows, of_row in zip(edges, nodes, strict=True)]
+    sums = [rows.abs().sum(1).clamp(min=1e-10) for rows, _ in parts]
+    total = torch.zeros(edges[0].shape[1])
+    passing = total.clone()
+    passing[-len(probability) :] = torch.from_numpy(probability)
     for _ in range(MOST_STEPS):
-        passing = passing[torch.from_numpy(node_of_row)] @ shares
+        before, passing = passing, torch.zeros_like(total)
+        for (rows, of_row), inputs in zip(parts, sums, strict=True):
+            if before[of_row].any():
+                passing += (before[of_row] / inputs) @ rows.abs()
         if not passing.any():
             return total.numpy()
         total += passing
@@ -206,13 +211,13 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     n_features, n_ends = graph.n_features, len(graph.tokens) + len(graph.logits)
     n_nodes, n_logits = graph.n_nodes, len(graph.logits)
     node_of_row = np.concatenate([np.arange(n_features), np.arange(n_nodes - n_logits, n_nodes)])
-    influence = _influence(graph.edges, node_of_row, graph.probability)
+    influence = _influence([graph.edges], [node_of_row], graph.probability)
     nodes = influence >= _threshold(influence, node_threshold)
     nodes[n_nodes - n_ends :] = True
     kept = np.where(nodes[node_of_row, None] & nodes, graph.edges, 0)
     absolute = np.abs(kept)
     shares = absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10)
-    reached = _influence(kept, node_of_row, graph.probability)
+    reached = _influence([kept], [node_of_row], graph.probability)
     reached[n_nodes - n_logits :] += graph.probability
     scores = shares * reached[node_of_row, None]
     edges = scores >= _threshold(scores.ravel(), edge_threshold)

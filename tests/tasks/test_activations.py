@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from flows.activations import Work
 from flows.subject import Subject
@@ -109,6 +110,18 @@ def test_nothing_depends_on_blocks_batches_and_shards(gathered: Any) -> None:
                     assert found[table][name] == pytest.approx(values, rel=1e-5, abs=1e-6, nan_ok=True), name
                 elif name != "quantiles":
                     assert (found[table][name] == values).all(), name
+
+
+def test_on_a_gpu_as_much_at_once_as_its_free_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sized(free: int) -> tuple[int, int]:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 << 30))
+        return tasks.positions_at_once("cuda", n_layers=26, d_model=2304)
+
+    assert sized(70 << 30) == (tasks.POSITIONS_PER_BLOCK, tasks.POSITIONS_PER_BLOCK)
+    held, passing = sized(1 << 30)
+    assert 4 * 26 * 2304 * held <= 1 << 28 < 4 * 26 * 2304 * (held + 1)
+    assert passing == held
+    assert sized(0) == (0, 0)  # a row at a time
 
 
 def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any, subject: Subject) -> None:
