@@ -5,11 +5,11 @@
     python -m benchmarks.activations [--json] --coactivation
     python -m benchmarks.activations [--json] --memory
 
-The floor of a pass is the model's forward pass up to its last MLP, and one float32 matrix product of all of its
-transcoders' encoders. The pass is the stage's own tasks, from the corpus in Zarr to statistics, samples and packed
-sparse activations; it alternates with the floor, a block each. `--shape` takes random weights whose biases leave 45
-features active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint
-are read.
+The floor of a pass is the model's forward pass, logits included (at `--shape`, of 2,000 tokens), and one float32 matrix
+product of all of its transcoders' encoders. The pass is the stage's own tasks, from the corpus in Zarr to statistics,
+samples and packed sparse activations; it alternates with the floor, a block each. Of the model it runs what its
+transcoders read, all but the last MLP and what follows. `--shape` takes random weights whose biases leave 45 features
+active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint are read.
 `--coactivation` compares the sums with scipy.sparse products over the same blocks, and with how fast a loop can add to
 scattered places of a tile, which is all that they do. `--memory` measures the peak of a pass over 1, 4 and 16 times the
 same text. All times are of the processor, so that what else runs on the machine counts little.
@@ -108,16 +108,15 @@ def spread(work: Callable[[Any], Any], items: list[Any], workers: int) -> float:
     return (time.process_time() - began) / workers
 
 
-def model_alone(store: Store, checkpoint: Checkpoint, model_path: Path, corpus_id: str, block: Block) -> None:
-    folder, model = loaded_model(model_path)
+def model_alone(store: Store, model_path: Path, corpus_id: str, block: Block) -> None:
+    """The model's forward pass, as it comes."""
+    _, model = loaded_model(model_path)
     rows = read_rows(store, corpus_id, block.start, block.stop).tokens
     step = max(1, tasks.POSITIONS_PER_BATCH // rows.shape[1])
-    layers = range(checkpoint.n_layers)
-    from interp.capture import capture
-
     for start in range(0, len(rows), step):
         tokens = torch.from_numpy(np.where(rows == PADDING, 0, rows)[start : start + step])
-        capture(model, folder.family, tokens, layers, checkpoint.hooks)
+        with torch.no_grad():
+            model(input_ids=tokens.long(), use_cache=False)
 
 
 def encoders_alone(checkpoint: Checkpoint, n_positions: int) -> None:
@@ -149,7 +148,7 @@ def measure_pass(
     seconds = dict.fromkeys(("model", "encoders", "pass", "gather", "pack"), 0.0)
     for at in range(0, len(blocks), workers):
         part = blocks[at : at + workers]
-        seconds["model"] += spread(lambda b: model_alone(store, checkpoint, model_path, corpus_id, b), part, workers)
+        seconds["model"] += spread(lambda b: model_alone(store, model_path, corpus_id, b), part, workers)
         seconds["encoders"] += spread(lambda b: encoders_alone(checkpoint, (b.stop - b.start) * n_pos), part, workers)
         seconds["pass"] += spread(
             lambda b: tasks.activations_block.fn(

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any
@@ -60,15 +61,17 @@ def write(folder: Path) -> None:
     (coders / "config.yaml").write_text(folder_config("random", Hooks("mlp_in", "mlp_out"), "topk", ACTIVE))
 
 
-def read(folder: Path) -> tuple[LinearModel, list[Transcoder]]:
-    """What `write` left."""
+def model_of(folder: Path) -> LinearModel:
+    """The model that `write` left."""
     model: Any = GPT2LMHeadModel.from_pretrained(folder / "model").eval().requires_grad_(False)
     model.set_attn_implementation("eager")
-    coders = []
-    for layer in range(N_LAYERS):
-        t = load_file(folder / "transcoders" / f"layer_{layer}.safetensors")
-        coders.append(Transcoder(t["W_enc"], t["b_enc"], t["W_dec"], t["b_dec"], "topk", k=ACTIVE))
-    return linear_model(model, GPT2, Hooks("mlp_in", "mlp_out")), coders
+    return linear_model(model, GPT2, Hooks("mlp_in", "mlp_out"))
+
+
+def coder_of(folder: Path, layer: int) -> Transcoder:
+    """A layer's transcoder, read from its file."""
+    t = load_file(folder / "transcoders" / f"layer_{layer}.safetensors")
+    return Transcoder(t["W_enc"], t["b_enc"], t["W_dec"], t["b_dec"], "topk", k=ACTIVE)
 
 
 def seconds(work: Callable[[], Any], at_least: float) -> float:
@@ -129,12 +132,12 @@ def _none(active: Any) -> Any:
 
 
 def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
-    """One whole graph, pruned."""
-    linear, coders = read(folder)
+    """One whole graph, pruned. Transcoders are read as they are wanted, as the command `attribute` does."""
+    linear, coder = model_of(folder), partial(coder_of, folder)
     began = time.perf_counter()
-    frozen = freeze(linear, coders.__getitem__, torch.randint(1, 1000, (n_pos,)))
+    frozen = freeze(linear, coder, torch.randint(1, 1000, (n_pos,)))
     found = attribution_graph(
-        linear, frozen, coders.__getitem__, max_logits=10, logit_share=0.95, max_features=max_features,
+        linear, frozen, coder, max_logits=10, logit_share=0.95, max_features=max_features,
         max_bytes=3 * 10**8,
     )  # fmt: skip
     graph_s = time.perf_counter() - began
@@ -177,7 +180,7 @@ def main() -> None:
             folder / "transcoders",
         ]
         peers = by_itself(peer) if arguments.peers else {}
-        linear, coders = read(folder)
+        linear, coders = model_of(folder), [coder_of(folder, layer) for layer in range(N_LAYERS)]
         for n_pos in GRAPHS:
             began = time.perf_counter()
             frozen = freeze(linear, coders.__getitem__, torch.randint(1, 1000, (n_pos,)))

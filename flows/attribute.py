@@ -22,7 +22,7 @@ from storage.exchange.attribution_graph import graph_json, slug_of, write_graph
 from storage.models import token_texts
 from storage.published import open_published
 from storage.store import Store
-from tasks.models import loaded_model, loaded_transcoder
+from tasks.models import loaded_model
 
 BATCH_BYTES = 256_000_000
 
@@ -64,12 +64,11 @@ def attribute(config: RunConfig, prompt: str, output: Path, settings: GraphSetti
     if len(tokens) > n_most:
         raise ValueError(f"the prompt has {len(tokens)} tokens; the model reads {n_most} at most")
     linear = linear_model(model, folder.family, checkpoint.hooks)
-    transcoder = partial(loaded_transcoder, checkpoint, device=device)
-    frozen = freeze(linear, transcoder, tokens)
+    frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), tokens)
     graph = attribution_graph(
         linear,
         frozen,
-        transcoder,
+        partial(checkpoint.encoder, device=device),
         max_logits=settings.max_logits,
         logit_share=settings.logit_share,
         max_features=settings.max_features,

@@ -73,7 +73,16 @@ def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
         group = zarr.create_group(partial, attributes=attributes)
         for name, array in arrays.items():
             chunks = tuple(max(1, n) for n in array.shape)
-            group.create_array(name, data=array, chunks=chunks, compressors=None, config=WHOLE)
+            group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=chunks, compressors=None)
+            if array.size:
+                chunk = _only_chunk(partial / name, array.ndim)
+                chunk.parent.mkdir(parents=True)
+                array.tofile(chunk)
+
+
+def _only_chunk(path: Path, n_dims: int) -> Path:
+    """Where Zarr keeps the values of an uncompressed array of one chunk."""
+    return path.joinpath("c", *["0"] * n_dims)
 
 
 def pack_block(store: Store, recipe: str, block: Block) -> None:
@@ -175,7 +184,7 @@ def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
         attributes: Any = zarr.open_group(path, mode="r").attrs
         for name, crc32 in attributes["crc32"].items():
             array: Any = zarr.open_array(path / name, mode="r")
-            arrays[name] = PlainArray(path.joinpath(name, "c", *["0"] * array.ndim), array.dtype, array.shape)
+            arrays[name] = PlainArray(_only_chunk(path / name, array.ndim), array.dtype, array.shape)
             if zlib.crc32(arrays[name].read(0, array.size).data) != crc32:
                 raise ValueError(f"{name} has another checksum than when it was written")
     except (OSError, KeyError, ValueError) as error:

@@ -94,15 +94,16 @@ def _sparse(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entri
 def _greatest(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
     n, k = encoder.d_transcoder, encoder.k
     assert k is not None
-    bias, room = encoder.b_enc.numpy(), TOKENS_PER_PRODUCT * min(k, n) + 1
+    bias, room, found = encoder.b_enc.numpy(), len(x) * min(k, n) + 1, 0
     token, feature, value = np.empty(room, position.dtype), np.empty(room, np.int32), np.empty(room, np.float32)
     out = torch.empty(TOKENS_PER_PRODUCT, n)
     for low in range(0, len(x), TOKENS_PER_PRODUCT):
         rows, at = x[low : low + TOKENS_PER_PRODUCT], position[low : low + TOKENS_PER_PRODUCT]
         products = out[: len(rows)]
         torch.mm(rows, encoder.W_enc.T, out=products)
-        found = compress_top(products.numpy(), bias, min(k, n), at, token, feature, value)
-        yield token[:found].copy(), feature[:found].copy(), value[:found].copy()
+        rest = (column[found:] for column in (token, feature, value))
+        found += compress_top(products.numpy(), bias, min(k, n), at, *rest)
+    yield token[:found], feature[:found], value[:found]
 
 
 def _dense(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:

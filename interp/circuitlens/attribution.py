@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
+from interp.activations.encoding import Encoder
 from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import seen_through
@@ -70,7 +71,7 @@ def feature_targets(
     linear: LinearModel,
     frozen: Frozen,
     layer: int,
-    transcoder: Transcoder,
+    transcoder: Encoder | Transcoder,
     feature: Integer[Tensor, " n"],
     position: Integer[Tensor, " n"],
 ) -> Targets:

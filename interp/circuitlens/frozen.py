@@ -348,8 +348,8 @@ def _writing_later(coder: Transcoder) -> Transcoder:
     """What is still wanted of a transcoder once its layer is done: nothing, unless it is cross-layer."""
     if coder.W_dec_later is not None:
         return coder
-    nothing = coder.W_dec[:0]
-    return Transcoder(nothing, coder.b_enc[:0], nothing, coder.b_dec, coder.activation, k=coder.k)
+    nothing = coder.W_dec.new_zeros(0, coder.W_dec.shape[1])  # an empty slice would hold on to all
+    return Transcoder(nothing, coder.b_enc.new_zeros(0), nothing, coder.b_dec.clone(), coder.activation, k=coder.k)
 
 
 def _inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:

@@ -4,7 +4,7 @@ Nodes are the active features, the errors of every layer and token, the token em
 an edge is what one contributes to another, directly: MLPs on the way count as nodes, not as paths.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from interp.activations.encoding import Encoder
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
 from interp.circuitlens.frozen import Frozen, LinearModel
 from interp.transcoder import Transcoder
@@ -20,6 +21,9 @@ ACTIVE_FIELDS = ("feature", "position", "activation")
 
 MOST_STEPS = 1000
 """Longer paths than any model has layers."""
+
+NUMBERS_AT_ONCE = 1 << 20
+"""Of edges, 4 MB, that are copied to be summed up."""
 
 
 class Graph(NamedTuple):
@@ -71,7 +75,7 @@ def likeliest(linear: LinearModel, frozen: Frozen, n: int, share: float) -> Prob
 def attribution_graph(
     linear: LinearModel,
     frozen: Frozen,
-    transcoder: Callable[[int], Transcoder],
+    encoder: Callable[[int], Encoder | Transcoder],
     *,
     max_logits: int,
     logit_share: float,
@@ -80,16 +84,17 @@ def attribution_graph(
 ) -> Graph:
     """Attribute the likeliest next tokens, then features, those of greatest influence first where not all are taken.
 
-    Logits are read less their mean over the vocabulary, which no probability depends on.
+    Logits are read less their mean over the vocabulary, which no probability depends on. `encoder` gives a layer's,
+    asked for once. Memory: beside the graph, its edges from features that are not taken, and `max_bytes`.
     """
     found = likeliest(linear, frozen, max_logits, logit_share)
     W_U = linear.family.W_U(linear.model).float()
     last = torch.full_like(found.token, frozen.n_pos - 1)
     top = logit_targets(linear, frozen, W_U[found.token] - W_U.mean(0), last)
-    edges = _Edges(linear, frozen, len(found.token), max_bytes)
-    edges.attribute(top, edges.n_sources + np.arange(len(found.token)))
-    n_active, targets = frozen.n_active, _all_features(linear, frozen, transcoder)
+    n_active, targets = frozen.n_active, _all_features(linear, frozen, encoder)
     n_wanted = n_active if max_features is None else min(max_features, n_active)
+    edges = _Edges(linear, frozen, n_wanted, len(found.token), max_bytes)
+    edges.attribute(top, edges.n_sources + np.arange(len(found.token)))
     while edges.n_features < n_wanted:
         left = n_wanted - edges.n_features
         if n_wanted == n_active:
@@ -116,10 +121,10 @@ def attribution_graph(
     )
 
 
-def _all_features(linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder]) -> Targets:
+def _all_features(linear: LinearModel, frozen: Frozen, encoder: Callable[[int], Encoder | Transcoder]) -> Targets:
     """Every active feature as a target, in the order of the frozen layers."""
     per_layer = [
-        feature_targets(linear, frozen, at, transcoder(at), layer.active.feature, layer.active.position)
+        feature_targets(linear, frozen, at, encoder(at), layer.active.feature, layer.active.position)
         for at, layer in enumerate(frozen.layers)
     ]
     return Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
@@ -128,65 +133,61 @@ def _all_features(linear: LinearModel, frozen: Frozen, transcoder: Callable[[int
 class _Edges:
     """Rows of edges as they are found: to features (by their number among all active ones) and to logits."""
 
-    def __init__(self, linear: LinearModel, frozen: Frozen, n_logits: int, max_bytes: int) -> None:
+    def __init__(self, linear: LinearModel, frozen: Frozen, n_wanted: int, n_logits: int, max_bytes: int) -> None:
         self.linear, self.frozen, self.max_bytes = linear, frozen, max_bytes
         self.n_sources = frozen.n_active + (linear.n_layers + 1) * frozen.n_pos
         self.is_attributed = np.zeros(self.n_sources + n_logits, bool)
-        self.rows: list[np.ndarray] = []
-        self.nodes: list[np.ndarray] = []
+        self.rows = np.zeros((n_wanted + n_logits, self.n_sources + n_logits), np.float32)
+        self.nodes = np.zeros(0, np.int64)
+        """Whose rows have been found, in order."""
 
     @property
     def n_features(self) -> int:
         return int(self.is_attributed[: self.frozen.n_active].sum())
 
     def attribute(self, targets: Targets, nodes: Int64[np.ndarray, " n"]) -> None:
-        n_pos, n_nodes = self.frozen.n_pos, len(self.is_attributed)
+        n_active, n_layers, n_pos = self.frozen.n_active, self.linear.n_layers, self.frozen.n_pos
         for found in contributions(self.linear, self.frozen, targets, max_bytes=self.max_bytes):
             n, seen = len(found.target), found.tokens.shape[0]
-            row = np.zeros((n, n_nodes), np.float32)
-            row[:, : self.frozen.n_active] = found.features.T.cpu().numpy()
-            rest = row[:, self.frozen.n_active : self.n_sources].reshape(n, self.linear.n_layers + 1, n_pos)
+            rows = self.rows[len(self.nodes) :][:n]
+            rows[:, :n_active] = found.features.T.cpu().numpy()
+            rest = np.zeros((n, n_layers + 1, n_pos), np.float32)
             rest[:, :-1, :seen] = found.errors.permute(2, 0, 1).cpu().numpy()
             rest[:, -1, :seen] = found.tokens.T.cpu().numpy()
-            row[:, self.frozen.n_active : self.n_sources] = rest.reshape(n, -1)
-            self.rows.append(row)
-            self.nodes.append(nodes[found.target.cpu().numpy()])
-            self.is_attributed[self.nodes[-1]] = True
+            rows[:, n_active : self.n_sources] = rest.reshape(n, -1)
+            self.nodes = np.concatenate([self.nodes, nodes[found.target.cpu().numpy()]])
+        self.is_attributed[self.nodes] = True
 
     def influence(self, probability: Float32[np.ndarray, " n_logits"]) -> np.ndarray:
         """Of every node, by what is known so far."""
-        return _influence(self.rows, self.nodes, probability)
+        return _influence(self.rows[: len(self.nodes)], self.nodes, probability)
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
         """(the features attributed, in order; their rows and those of logits, with no other features as sources)"""
-        nodes = np.concatenate(self.nodes)
         features = np.nonzero(self.is_attributed[: self.frozen.n_active])[0]
         columns = np.concatenate([features, np.arange(self.frozen.n_active, len(self.is_attributed))])
-        rows, order = self.rows, np.argsort(nodes, kind="stable")
-        if len(columns) < len(self.is_attributed):
-            rows = [row[:, columns] for row in rows]
-        return features, np.concatenate(rows)[order]
+        return features, self.rows[np.ix_(np.argsort(self.nodes, kind="stable"), columns)]
 
 
 def _influence(
-    edges: Sequence[Float32[np.ndarray, "n_targets n_nodes"]],
-    nodes: Sequence[Int64[np.ndarray, " n_targets"]],
+    edges: Float32[np.ndarray, "n_targets n_nodes"],
+    node_of_row: Int64[np.ndarray, " n_targets"],
     probability: Float32[np.ndarray, " n_logits"],
 ) -> Float32[np.ndarray, " n_nodes"]:
-    """Of every node on the logits, along paths of any length, where each node's inputs share out its influence.
-
-    Edges are given as rows in several parts, with the node of each row. Memory: one part more.
-    """
-    parts = [(torch.from_numpy(rows), torch.from_numpy(of_row)) for rows, of_row in zip(edges, nodes, strict=True)]
-    sums = [rows.abs().sum(1).clamp(min=1e-10) for rows, _ in parts]
-    total = torch.zeros(edges[0].shape[1])
+    """Of every node on the logits, along paths of any length, where each node's inputs share out its influence."""
+    n_nodes = edges.shape[1]
+    n_rows = max(1, NUMBERS_AT_ONCE // n_nodes)
+    parts = [slice(at, at + n_rows) for at in range(0, len(edges), n_rows)]
+    rows, of_row = torch.from_numpy(edges), torch.from_numpy(node_of_row)
+    inputs = torch.cat([rows[part].abs().sum(1) for part in parts]).clamp(min=1e-10)
+    total = torch.zeros(n_nodes)
     passing = total.clone()
     passing[-len(probability) :] = torch.from_numpy(probability)
     for _ in range(MOST_STEPS):
-        before, passing = passing, torch.zeros_like(total)
-        for (rows, of_row), inputs in zip(parts, sums, strict=True):
-            if before[of_row].any():
-                passing += (before[of_row] / inputs) @ rows.abs()
+        shared, passing = passing[of_row] / inputs, torch.zeros_like(total)
+        for part in parts:
+            if shared[part].any():
+                passing += shared[part] @ rows[part].abs()
         if not passing.any():
             return total.numpy()
         total += passing
@@ -211,23 +212,29 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     n_features, n_ends = graph.n_features, len(graph.tokens) + len(graph.logits)
     n_nodes, n_logits = graph.n_nodes, len(graph.logits)
     node_of_row = np.concatenate([np.arange(n_features), np.arange(n_nodes - n_logits, n_nodes)])
-    influence = _influence([graph.edges], [node_of_row], graph.probability)
+    influence = _influence(graph.edges, node_of_row, graph.probability)
     nodes = influence >= _threshold(influence, node_threshold)
     nodes[n_nodes - n_ends :] = True
-    kept = np.where(nodes[node_of_row, None] & nodes, graph.edges, 0)
-    absolute = np.abs(kept)
+    inside = np.ix_(np.nonzero(nodes[node_of_row])[0], np.nonzero(nodes)[0])
+    among = graph.edges[inside]
+    place = np.cumsum(nodes)[node_of_row[inside[0][:, 0]]] - 1  # of each row's node among those kept
+    absolute = np.abs(among)
     shares = absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10)
-    reached = _influence([kept], [node_of_row], graph.probability)
-    reached[n_nodes - n_logits :] += graph.probability
-    scores = shares * reached[node_of_row, None]
-    edges = scores >= _threshold(scores.ravel(), edge_threshold)
+    reached = _influence(among, place, graph.probability)
+    reached[-n_logits:] += graph.probability
+    scores = shares * reached[place, None]
+    kept = scores >= _threshold(scores.ravel(), edge_threshold)
+    still, n_causes, n_caused = np.ones(len(reached), bool), int(nodes[:-n_ends].sum()), int(nodes[:n_features].sum())
     while True:
-        before = nodes.copy()
-        nodes[: n_nodes - n_ends] &= edges[:, : n_nodes - n_ends].any(0)
-        nodes[:n_features] &= edges[:n_features].any(1)
-        edges &= nodes[node_of_row, None] & nodes
-        if (before == nodes).all():
+        before = still.copy()
+        still[:n_causes] &= kept[:, :n_causes].any(0)
+        still[:n_caused] &= kept[:n_caused].any(1)
+        kept &= still[place, None] & still
+        if (before == still).all():
             break
+    edges = np.zeros(graph.edges.shape, bool)
+    edges[inside] = kept
+    nodes[nodes] = still
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
     cumulative[order] = np.cumsum(influence[order]) / influence.sum()
