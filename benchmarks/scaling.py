@@ -5,8 +5,8 @@
 Some layers of GPT-2-small's shapes, ingested once; every run starts from that store, by the command line, with a server
 at hand. `scheduler_share` is the part of the stage that handing its tasks out took: the seconds of as many tasks that
 do nothing, on the same runner, over the stage's. A single thread may use every core for its products, a Dask worker
-uses one. `same_rows` tells whether the catalog holds the same features, tokens, edges and descriptions as after the
-first run. Needs 2 GB of disk.
+uses one; `gemm_times` is how many times as fast as one thread two multiply matrices here. `same_rows` tells whether the
+catalog holds the same features, tokens, edges and descriptions as after the first run. Needs 2 GB of disk.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from typing import Any
 
 from prefect import flow
 
-from benchmarks.full_run import D_TRANSCODER, D_VOCAB, stage_seconds, write_model, write_transcoders
+from benchmarks.full_run import D_MODEL, D_TRANSCODER, D_VOCAB, stage_seconds, write_model, write_transcoders
 from configs.run import EngineConfig
 from flows.engine import prefect_at_hand, task_runner
+from flows.rates import gemm_flops
 from flows.weightlens import TOKENS_PER_BLOCK
 from storage.catalog import open_catalog
 from tasks.shard_task import shard_task
@@ -37,18 +38,23 @@ KEYS = {
 }
 
 
-@shard_task("nothing", "nothing {n}")
-def nothing(n: int) -> int:
+WARM_UP_S = 20.0
+"""A task of this length for each worker: by then all of them have loaded what they need."""
+
+
+@shard_task("nothing", "nothing for {seconds} s")
+def nothing(seconds: float) -> None:
     """What handing out a task costs when the task costs nothing."""
-    return n
+    time.sleep(seconds)
 
 
 @flow
-def many(n: int) -> list[int]:
-    """So many tasks of nothing."""
-    nothing.submit(0).result()
+def many(n: int, workers: int) -> list[int]:
+    """So many tasks of nothing; returns microseconds a task."""
+    for future in [nothing.submit(WARM_UP_S) for _ in range(workers)]:
+        future.result()
     began = time.perf_counter()
-    for future in [nothing.submit(i) for i in range(n)]:
+    for future in [nothing.submit(0.0) for _ in range(n)]:
         future.result()
     return [round(1e6 * (time.perf_counter() - began) / n)]
 
@@ -94,7 +100,7 @@ def measure(folder: Path, changes: list[str], runner: str, workers: int, n_layer
     command("weightlens", [*changes, f"store={store}", f"engine={{runner: {runner}, workers: {workers}}}"])
     seconds = stage_seconds(store)["weightlens_s"]
     n_tasks = -(-D_VOCAB // TOKENS_PER_BLOCK) + n_layers * (1 + 2 * -(-D_TRANSCODER // SHARD)) + 1
-    with_nothing = many.with_options(task_runner=task_runner(engine))(n_tasks)[0] / 1e6
+    with_nothing = many.with_options(task_runner=task_runner(engine))(n_tasks, workers)[0] / 1e6
     figures = {
         "benchmark": "scaling",
         "runner": runner,
@@ -106,6 +112,7 @@ def measure(folder: Path, changes: list[str], runner: str, workers: int, n_layer
         "tasks": n_tasks,
         "scheduler_ms_per_task": round(1e3 * with_nothing, 1),
         "scheduler_share": round(n_tasks * with_nothing / seconds, 4),
+        "gemm_times": round(gemm_flops(D_MODEL, 2) / gemm_flops(D_MODEL, 1), 2),
     }
     figures["fingerprint"] = fingerprint(store)
     shutil.rmtree(store)
