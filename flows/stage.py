@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,11 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
-    with hold(store, purpose, told=console.print), cores_shared(config.engine), tags(*names):
+    with (
+        hold(store, purpose, told=partial(console.print, markup=False, soft_wrap=True)),
+        cores_shared(config.engine),
+        tags(*names),
+    ):
         _tag_run(names)
         mark_killed(store.catalog)
         yield

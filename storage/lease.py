@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from storage.objects import Found, Objects, OutrunError, RemoteError
+from storage.objects import Found, Objects, OutrunError, RefusedError, RemoteError
 from storage.store import StoreInUseError
 
 KEY = "lease.json"
@@ -60,7 +60,17 @@ class Lease:
             self._swap()
         except OutrunError:
             raise self._in_use(self.objects.get(KEY)) from None
+        self._check_server()
         threading.Thread(target=self._go_on, name="lease", daemon=True).start()
+
+    def _check_server(self) -> None:
+        """Refuse a server that does what it is asked to whatever the conditions."""
+        with suppress(OutrunError):
+            self.objects.swap(KEY, _text(holder=None), None)
+            raise RefusedError(
+                f"store: {self.objects.url}: the server ignores conditions of writes (If-None-Match); "
+                "expected one that supports them, or two runs would spoil each other's work"
+            )
 
     def ensure(self) -> None:
         """Make sure that the lease is ours, asking again if that was long ago.

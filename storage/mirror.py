@@ -39,6 +39,9 @@ CACHE = "CIRCUIT_INSIGHTS_CACHE"
 """Environment variable with the folder that holds the mirrors."""
 
 MANIFEST = "manifest.json"
+VERSION = 1
+"""Of the manifest; bump when an earlier Circuit Insights would read it wrongly."""
+
 CATALOG = "catalog.duckdb"
 
 PUSH_EVERY_S = 30.0
@@ -282,9 +285,13 @@ class _Mirror:
         if found is None:
             self.manifest, self.manifest_etag = {}, None
             return self.manifest
-        files = found.json().get("files")
-        if not isinstance(files, dict):
-            raise ValueError(f"store: {self.url}/{MANIFEST} is not a store's; name an empty prefix, or a store")
+        content = found.json()
+        files = content.get("files")
+        if content.get("version") != VERSION or not isinstance(files, dict):
+            raise ValueError(
+                f"store: {self.url}/{MANIFEST} has version {content.get('version')}, expected {VERSION}; "
+                "update Circuit Insights, or name an empty prefix"
+            )
         self.manifest, self.manifest_etag = {path: Entry(*entry) for path, entry in files.items()}, found.etag
         return self.manifest
 
@@ -537,7 +544,7 @@ class _Session:
         if self.mirror.manifest.get(path) != entry and key not in self.left_over:
             self.lease.ensure()
             file.seek(0)
-            self.mirror.objects.upload(key, file)
+            self.mirror.objects.upload(key, file, entry.n_bytes)
         return entry
 
     def _write_manifest(self, files: Files) -> None:
@@ -545,7 +552,7 @@ class _Session:
         before = {entry.key(path) for path, entry in mirror.manifest.items()}
         if files != mirror.manifest:
             self.lease.ensure()
-            data = json.dumps({"version": 1, "push": uuid.uuid4().hex, "files": files}, sort_keys=True).encode()
+            data = json.dumps({"version": VERSION, "push": uuid.uuid4().hex, "files": files}, sort_keys=True).encode()
             try:
                 mirror.manifest_etag = mirror.objects.swap(MANIFEST, data, mirror.manifest_etag)
             except OutrunError:

@@ -36,6 +36,9 @@ RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=
 CONNECT_TIMEOUT, READ_TIMEOUT = "10s", "60s"
 """Of one try: until there is a connection, and between two pieces of an answer."""
 
+PART_BYTES = 5 << 20
+"""A large object is uploaded in parts, of which there may be 10,000."""
+
 NO_HTTP = "its endpoint is http:// without TLS; set AWS_ALLOW_HTTP=true if that is meant"
 NO_CREDENTIALS = "no credentials in the environment; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -125,10 +128,10 @@ class Objects:
             except (AlreadyExistsError, PreconditionError, NotModifiedError):
                 raise OutrunError(key) from None
 
-    def upload(self, key: str, file: IO[bytes]) -> None:
-        """Write an object whole."""
+    def upload(self, key: str, file: IO[bytes], n_bytes: int) -> None:
+        """Write an object whole. Memory: two parts of `PART_BYTES`, or of the 5,000th part of a larger file."""
         with self._told():
-            obstore.put(self._store, key, file)
+            obstore.put(self._store, key, file, chunk_size=max(PART_BYTES, n_bytes // 5000), max_concurrency=2)
 
     def download(self, key: str, path: Path) -> str:
         """Read an object into a file; returns its SHA-256, in hex.

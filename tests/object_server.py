@@ -48,8 +48,13 @@ def environment(endpoint: str, cache: Path) -> dict[str, str]:
 
 
 @contextmanager
-def before(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """A server that hands requests on unless `trouble` refuses them: its endpoint, and what it was asked."""
+def before(
+    endpoint: str, trouble: Trouble, without: tuple[str, ...] = ()
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A server that hands requests on unless `trouble` refuses them: its endpoint, and what it was asked.
+
+    `without` are headers that it does not hand on.
+    """
     asked: list[tuple[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -65,7 +70,8 @@ def before(endpoint: str, trouble: Trouble) -> Iterator[tuple[str, list[tuple[st
             place = urlsplit(endpoint)
             assert place.hostname is not None
             connection = HTTPConnection(place.hostname, place.port, timeout=60)
-            connection.request(self.command, self.path, body, dict(self.headers))
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in without}
+            connection.request(self.command, self.path, body, headers)
             found = connection.getresponse()
             self.answer(found.status, dict(found.getheaders()), found.read())
             connection.close()

@@ -273,6 +273,15 @@ def test_a_run_that_lost_its_lease_writes_no_more(bucket: str, elsewhere: Callab
     assert there(bucket) == {"catalog.duckdb", "parts/t/r/x.parquet"}
 
 
+def test_a_server_without_conditional_writes_is_refused(
+    bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with before(s3_endpoint, lambda *_: None, without=("if-none-match", "if-match")) as (endpoint, _):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(RefusedError, match="ignores conditions of writes"), hold(Store(place(bucket)), "test"):
+            pass
+
+
 def test_a_stale_tag_replaces_nothing(bucket: str) -> None:
     remote = Objects(bucket)
     first = remote.swap("x", b"1", None)
@@ -334,7 +343,7 @@ def test_vacuum_removes_what_is_only_in_the_bucket(bucket: str, elsewhere: Calla
         catalogued(store, "a")
         write(store, "checkpoints/a/receipt.json", "a")
         write(store, "checkpoints/b/receipt.json", "b")
-    Objects(bucket).upload("reports/mine.txt", open_file(store.root / "checkpoints/a/receipt.json"))
+    Objects(bucket).swap("reports/mine.txt", b"mine", None)
     other = elsewhere(bucket)
     refresh(other)
     found = unneeded(other, there=files_there(other))
@@ -343,10 +352,6 @@ def test_vacuum_removes_what_is_only_in_the_bucket(bucket: str, elsewhere: Calla
         remove(found)
     assert set(files_there(other)) == {"catalog.duckdb", "checkpoints/a/receipt.json"}
     assert "reports/mine.txt" in Objects(bucket).listed()
-
-
-def open_file(path: Path):
-    return path.open("rb")
 
 
 @pytest.mark.parametrize(
