@@ -319,7 +319,7 @@ def test_a_server_that_refuses_is_asked_again_and_the_rest_pushed_later(
         n_refused = 0
         assert "parts/t/r/y.parquet" not in files_there(store)
         push_rest(store)
-    assert "parts/t/r/y.parquet" in files_there(store)
+        assert "parts/t/r/y.parquet" in files_there(store)
 
 
 def test_a_damaged_object_is_not_taken(bucket: str, elsewhere: Callable[[str], Store]) -> None:
