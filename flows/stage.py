@@ -30,11 +30,8 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
-    with (
-        hold(store, purpose, told=partial(console.print, markup=False, soft_wrap=True)),
-        cores_shared(config.engine),
-        tags(*names),
-    ):
+    told = partial(console.print, markup=False, soft_wrap=True)
+    with hold(store, purpose, told=told), cores_shared(config.engine), tags(*names):
         _tag_run(names)
         mark_killed(store.catalog)
         yield
