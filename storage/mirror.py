@@ -191,7 +191,7 @@ def hold(
         except Exception:
             if not session.is_broken:
                 with suppress(Exception):  # the first error is the one to hear of
-                    session.push(quiet=True)
+                    session.push(quiet=False)  # other tasks of the stage may still be writing
             raise
         session.finish()
 
@@ -342,7 +342,7 @@ class _Mirror:
                     f"expected {entry.n_bytes} with {entry.sha256[:12]}…"
                 )
             if path == CATALOG:  # what was written here and not pushed is made again
-                self.path(f"{CATALOG}.wal").unlink(missing_ok=True)
+                here.with_name(f"{CATALOG}.wal").unlink(missing_ok=True)
                 published_path(self.store.catalog).unlink(missing_ok=True)
         stat = here.stat()
         self.synced[path] = Stamp(stat.st_size, stat.st_mtime_ns, sha256)
@@ -369,12 +369,12 @@ class _Mirror:
         """Where a file of the store is here.
 
         Raises:
-            ValueError: the manifest names a file outside of the store.
+            ValueError: the manifest names a file that is none of a store.
         """
-        found = self.store.root / path
-        if ".." in found.parts or Path(path).is_absolute():
-            raise ValueError(f"store: {self.url}/{MANIFEST} names {path}, which is outside of the store")
-        return found
+        parts = Path(path).parts
+        if ".." in parts or parts[:1] not in ((CATALOG,), *((kind,) for kind in FOLDERS)):
+            raise ValueError(f"store: {self.url}/{MANIFEST} names {path}, which is no file of a store")
+        return self.store.root / path
 
     def _read_synced(self) -> dict[str, Stamp]:
         try:

@@ -1,5 +1,6 @@
 """A folder and the bucket that it mirrors: equal after every run, whatever goes wrong between them."""
 
+import json
 import shutil
 import threading
 import time
@@ -335,6 +336,14 @@ def test_a_damaged_object_is_not_taken(bucket: str, elsewhere: Callable[[str], S
     with pytest.raises(RemoteError, match=r"x\.parquet\.[0-9a-f]+ is damaged"), hold(other, "test"):
         pass
     assert not list(other.root.rglob("x.parquet*"))
+
+
+@pytest.mark.parametrize("path", ["../outside", "parts/../../outside", "/outside", ".mirror/remote.json", "lock"])
+def test_a_manifest_can_name_nothing_outside_of_a_store(bucket: str, path: str) -> None:
+    content = json.dumps({"version": mirror.VERSION, "files": {path: [1, "0" * 64]}})
+    Objects(bucket).swap(mirror.MANIFEST, content.encode(), None)
+    with pytest.raises(ValueError, match="which is no file of a store"), hold(Store(place(bucket)), "test"):
+        pass
 
 
 def test_vacuum_removes_what_is_only_in_the_bucket(bucket: str, elsewhere: Callable[[str], Store]) -> None:
