@@ -31,7 +31,9 @@ PATIENCE_S = 240
 
 
 @pytest.fixture(scope="module")
-def on_disk(tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., subprocess.CompletedProcess[str]]):
+def on_disk(
+    tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> tuple[list[str], dict]:
     """An undisturbed run in a folder: its overrides and its catalog's contents."""
     folder = tmp_path_factory.mktemp("planted")
     overrides = planted_overrides(folder, STAGES)
