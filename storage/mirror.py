@@ -26,8 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from storage.lease import Lease, LeaseLostError
@@ -537,7 +538,7 @@ class _Session:
         self.mirror.synced[path] = Stamp(stat.st_size, stat.st_mtime_ns, entry.sha256)
         return entry
 
-    def _put(self, path: str, file: IO[bytes]) -> Entry:
+    def _put(self, path: str, file: BufferedReader) -> Entry:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         entry = Entry(file.tell(), sha256)
         key = entry.key(path)
@@ -574,7 +575,7 @@ class _Session:
 
 
 @contextmanager
-def _catalog(store: Store, quiet: bool) -> Iterator[IO[bytes] | None]:
+def _catalog(store: Store, quiet: bool) -> Iterator[BufferedReader | None]:
     """The published catalog, whoever publishes another meanwhile; the newest if nothing is being written."""
     path = newest(store.catalog) if quiet and store.catalog.is_file() else published_path(store.catalog)
     try:
