@@ -25,6 +25,9 @@ class _Section(BaseModel):
 Repo = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
 
 
+StoreUrl = Annotated[str, Field(pattern="://")]
+
+
 class ModelConfig(_Section):
     """The language model: in a folder, or on the Hugging Face Hub."""
 
@@ -179,8 +182,8 @@ class RunConfig(_Section):
 
     name: str
     """Name of the checkpoint, in run names and the catalog."""
-    store: Path | None = None
-    """Store folder; left out: $CIRCUIT_INSIGHTS_STORE, else ./store."""
+    store: StoreUrl | Path | None = None
+    """Store: a folder, or s3://BUCKET/PREFIX; left out: $CIRCUIT_INSIGHTS_STORE, else ./store."""
     model: ModelConfig = ModelConfig()
     transcoder: TranscoderConfig = TranscoderConfig()
     corpus: CorpusConfig = CorpusConfig()
@@ -203,6 +206,8 @@ class RunConfig(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "RunConfig":
+        if isinstance(self.store, str) and "@" in self.store:  # the message must not repeat it
+            raise ValueError("store: a URL with credentials in it; they belong in the environment, see README")
         if self.model.path is None and self.model.repo is None:
             raise ValueError(
                 "model.path is not set: name a model folder, in the file or as model.path=FOLDER, "
@@ -231,7 +236,7 @@ PATHS = ("store", "model.path", "transcoder.path", "corpus.source", "local_model
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 
 
-def load_config(path: Path, overrides: list[str], store: Path | None = None) -> RunConfig:
+def load_config(path: Path, overrides: list[str], store: str | None = None) -> RunConfig:
     """Read a configuration and change it by `section.key=value` (the value is read as YAML).
 
     Raises:
@@ -276,7 +281,7 @@ def _problem(error: Any) -> str:
 def _beside(path: Path, value: Any) -> Any:
     if isinstance(value, list):
         return [_beside(path, one) for one in value]
-    if not isinstance(value, str) or value == "python-docs" or value.startswith("hf://"):
+    if not isinstance(value, str) or value == "python-docs" or "://" in value:
         return value
     return str((path.parent / Path(value).expanduser()).resolve())
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.visible import visible
+from storage.mirror import refresh
 from storage.published import open_published
 from storage.store import Store
 
@@ -124,6 +125,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
         return
     from storage.patterns import sample_patterns  # opens the corpus with Zarr, half a second to import
 
+    refresh(store, *sorted({f"corpora/{row[0]}" for row in rows}))
     table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
     for corpus_id, cluster, n, share, signature in rows:
         samples = sample_patterns(connection, store, (key[0], corpus_id, key[1], key[2]), cluster, N_PATTERNS)

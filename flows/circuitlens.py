@@ -1,6 +1,5 @@
 """CircuitLens over the samples of a corpus: what caused them, how they group, what they do."""
 
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +19,7 @@ from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes
 from storage.recipes import short_hash
 from storage.runs import new_run_id
-from storage.store import ShardKey, shards
+from storage.store import ShardKey, remove_folder, shards
 from tasks.circuitlens import (
     BATCH_BYTES,
     TABLES,
@@ -217,7 +216,7 @@ def perform(subject: Subject, run_id: str) -> None:
         ]
         wait_for_all(futures, "circuitlens: ablate")
         load_circuitlens(store, checkpoint_id, corpus_id, run_id, work.shards(), work.ablations())
-        shutil.rmtree(store.parts("attributions", work.recipe), ignore_errors=True)
+        remove_folder(store.parts("attributions", work.recipe))
 
 
 @flow(name="circuitlens", flow_run_name="circuitlens {config.name}")

@@ -17,6 +17,7 @@ from interp.drift import DriftSettings
 from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import Checkpoint, open_checkpoint
+from storage.mirror import place, refresh
 from storage.published import open_published
 from storage.recipes import short_hash
 from storage.runs import new_run_id
@@ -67,6 +68,7 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
     Raises:
         ValueError: one is not there, or they are not of the same shape, hooks or tokenizer.
     """
+    refresh(store)
     with open_published(store.catalog) as connection:
         ids = [chosen_checkpoint(connection, wanted)[0] for wanted in (a, b)]
         query = """SELECT config FROM runs WHERE checkpoint_id = ? AND stage = 'ingest' AND status = 'completed'
@@ -76,6 +78,7 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
         raise ValueError(f"{a} and {b} are the same checkpoint, {ids[0]}")
     if None in found:
         raise ValueError(f"checkpoint {ids[found.index(None)]} was imported: there are no weights to compare")
+    refresh(store, *(f"checkpoints/{checkpoint_id}" for checkpoint_id in ids))
     first, second = (open_checkpoint(store, checkpoint_id) for checkpoint_id in ids)
     for what, value, other in (
         ("layers", first.n_layers, second.n_layers),
@@ -151,9 +154,9 @@ def _read(pair: Pair) -> list[Block]:
 
 
 @flow(name="compare-checkpoints", flow_run_name="compare {a} {b}")
-def compare_checkpoints(store: Path, a: str, b: str, settings: DriftSettings | None = None) -> str:
+def compare_checkpoints(store: str | Path, a: str, b: str, settings: DriftSettings | None = None) -> str:
     """Compare two checkpoints of a store, by id or name, the earlier first; returns the report's path."""
-    pair = open_pair(Store(store), a, b, settings or DriftSettings())
+    pair = open_pair(Store(place(store)), a, b, settings or DriftSettings())
     if not is_done(pair):
         with store_held(pair.config, pair.store, f"compare-checkpoints {a} {b}"):
             perform(pair, new_run_id())

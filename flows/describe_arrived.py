@@ -9,8 +9,10 @@ from flows.series import seen
 from flows.subject import store_path
 from interp.drift import DriftSettings
 from storage.catalog import insert_row, open_catalog
+from storage.mirror import hold, refresh
 from storage.published import publish
 from storage.runs import now
+from storage.store import Store
 
 
 @flow(name="describe-arrived", flow_run_name="describe {config.name}")
@@ -22,6 +24,7 @@ def describe_arrived(config: RunConfig, place: str, name: str, step: int) -> str
     """
     store = store_path(config)
     catalog = store / "catalog.duckdb"
+    refresh(Store(store))
     known = seen(catalog, place)
     if name in known:
         return known[name][1]
@@ -32,7 +35,8 @@ def describe_arrived(config: RunConfig, place: str, name: str, step: int) -> str
     for a, b in pairs:
         compare_checkpoints(store, a, b, DriftSettings(n_positions=0))
     row = {"place": place, "name": name, "step": step, "checkpoint_id": checkpoint_id, "seen_at": now()}
-    with open_catalog(catalog, write=True) as connection:
-        insert_row(connection, "watched", row)
-    publish(catalog)
+    with hold(Store(store), f"watch {name}", everything=False):
+        with open_catalog(catalog, write=True) as connection:
+            insert_row(connection, "watched", row)
+        publish(catalog)
     return checkpoint_id

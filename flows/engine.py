@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs.run import EngineConfig
 from interp.projection import Arithmetic
+from storage.mirror import check_held
 
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
@@ -143,6 +144,7 @@ def wait_for_all(futures: Sequence[PrefectFuture[Any]], title: str) -> list[Any]
         bar = progress.add_task(title, total=len(futures))
         for done, future in enumerate(as_completed(list(futures)), 1):
             future.result()
+            check_held()
             progress.update(bar, completed=done)
             if time.monotonic() - updated > SECONDS_PER_UPDATE:
                 update_progress_artifact(artifact, 100.0 * done / len(futures))  # pyright: ignore

@@ -15,11 +15,12 @@ from storage.exchange.weightlens_json import (
     read_layer,
     see_tokens,
 )
+from storage.mirror import hold
 from storage.parts import write_part
 from storage.published import open_published
 from storage.recipes import file_sha256, short_hash
 from storage.runs import mark_killed, new_run_id, now, recorded
-from storage.store import Store, held
+from storage.store import Store
 from storage.tables import TABLES
 
 IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequence_validation", "descriptions")
@@ -76,7 +77,7 @@ def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: 
     checkpoint_id = short_hash(imported={layer: file_sha256(path) for layer, path in files.items()}, into=base)
     run = {"checkpoint_id": checkpoint_id, "corpus_id": None, "stage": "import", "recipe": checkpoint_id}
     nothing = {"flow_run_id": None, "finished_at": None, "error": None, "config": None}
-    with held(store, f"import {name}"):
+    with hold(store, f"import {name}", everything=False):
         mark_killed(store.catalog)
         with recorded(store.catalog, {"run_id": new_run_id(), **run, **nothing}):
             parts = defaultdict(list)

@@ -11,6 +11,7 @@ from flows.rates import Rates
 from flows.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject import Subject, identify, open_source
 from storage.hub import RemoteFile
+from storage.mirror import refresh_all
 
 TOKENS_TRAINED_PER_FORWARD = 3
 """A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""
@@ -63,6 +64,7 @@ def _steps(config: RunConfig) -> list[Step]:
         rates = Rates.measured(sizes.d_model, config)
         return [_train(sizes, config, rates), *_later(sizes, config, rates)]
     subject = identify(source)
+    refresh_all(source.store)
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
     todo = 0 if ingest.is_done(subject) else sizes.n_layers

@@ -12,7 +12,9 @@ from flows.subject import store_path
 from storage.catalog import open_catalog
 from storage.formats.folder import tensor_shapes
 from storage.hub import references
+from storage.mirror import refresh
 from storage.models import open_model
+from storage.store import Store
 
 HUB = "hf://"
 
@@ -50,7 +52,9 @@ def arrived(
     Raises:
         ValueError: there is no such place.
     """
-    known = seen(store_path(config) / "catalog.duckdb", full_name(place))
+    store = Store(store_path(config))
+    refresh(store)
+    known = seen(store.catalog, full_name(place))
     for found in found_checkpoints(place, pattern):
         if found.name not in known:
             is_whole = found.path is None or is_complete(found.path, series, settle_s)

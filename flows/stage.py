@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,11 +11,12 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
-from flows.engine import cores_shared
+from flows.engine import console, cores_shared
 from storage.catalog import check_catalog
+from storage.mirror import hold, push_stage
 from storage.reuse import Tally
 from storage.runs import mark_killed, recorded
-from storage.store import Store, check_place, held, open_store
+from storage.store import Store, check_place, open_store
 
 
 @contextmanager
@@ -28,7 +30,8 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
-    with held(store, purpose), cores_shared(config.engine), tags(*names):
+    told = partial(console.print, markup=False, soft_wrap=True)
+    with hold(store, purpose, told=told), cores_shared(config.engine), tags(*names):
         _tag_run(names)
         mark_killed(store.catalog)
         yield
@@ -59,3 +62,4 @@ def stage_recorded(
     }
     with recorded(store.catalog, row) as tally:
         yield tally
+    push_stage()

@@ -12,6 +12,7 @@ from interp.transcoder import ActivationName
 from storage.checkpoints import Checkpoint, is_ingested
 from storage.corpora import CorpusRecipe
 from storage.formats import TranscoderFolder, open_transcoders
+from storage.mirror import place, refresh
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
 from storage.sources import local_files, source_fingerprint
@@ -29,8 +30,8 @@ TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
 
 
 def store_path(config: RunConfig) -> Path:
-    """The store of a configuration: its own, else $CIRCUIT_INSIGHTS_STORE, else ./store."""
-    return config.store or Path(os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+    """The store of a configuration, its own, else $CIRCUIT_INSIGHTS_STORE, else ./store; the local folder of a URL."""
+    return place(config.store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,12 @@ def open_source(config: RunConfig) -> Source:
     if len(set(names)) < len(names):
         raise ValueError(f"corpus.source: two of {list(corpus.sources)} hold the same text; name each once")
     model_sha256 = short_hash(files=fingerprints(store, model.files))
-    return Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
+    source = Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
+    folders = [f"corpora/{name}" for name in names]
+    if transcoders_from is None:
+        folders.append(f"transcoders/{source.training_recipe}")
+    refresh(store, *folders)
+    return source
 
 
 def identify(source: Source) -> Subject:
@@ -186,6 +192,7 @@ def identify(source: Source) -> Subject:
         bos=source.bos,
         version=INGEST_VERSION,
     )
+    refresh(source.store, f"checkpoints/{checkpoint_id}")
     if is_ingested(source.store, checkpoint_id):
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
         return Subject(source, folder, checkpoint_id, attributes)

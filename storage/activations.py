@@ -11,7 +11,6 @@ all of it compressed, about five bytes an entry.
 """
 
 import math
-import shutil
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,7 +25,7 @@ from interp.activation_kernels import append, from_gaps, gaps
 from interp.activations.encoding import Active
 from interp.sparse import FeatureTokens
 from storage.arrays import open_whole, read_slice
-from storage.store import Store, whole_folder
+from storage.store import Store, remove_folder, whole_folder
 
 ENTRIES_PER_CHUNK = 1 << 20
 """Of a packed block: 4 MB of activations, so that a shard reads little more than its own, and files are few."""
@@ -101,7 +100,7 @@ def pack_block(store: Store, recipe: str, block: Block) -> None:
             for name, array in (("gap", step), ("value", value)):
                 chunks = (max(1, min(len(array), ENTRIES_PER_CHUNK)),)
                 group.create_array(name, data=array, chunks=chunks, compressors=COMPRESSION, config=WHOLE)
-    shutil.rmtree(plain, ignore_errors=True)
+    remove_folder(plain)
 
 
 class PlainArray(NamedTuple):

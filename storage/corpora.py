@@ -13,16 +13,13 @@ from jaxtyping import Int32, Int64
 
 from storage.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, max_rows, pack
 from storage.recipes import short_hash
-from storage.store import Store, read_json, write_json
+from storage.store import UNFINISHED, Store, read_json, write_json
 from storage.texts import Position, read_texts
 
 VERSION = 1
 """Bump when the same texts would give other rows."""
 
 ROWS_PER_CHUNK = 256
-
-UNFINISHED = ".unfinished"
-"""Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
 
 RECEIPT = "receipt.json"
 

@@ -47,7 +47,7 @@ def open_published(catalog: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """
     if not catalog.is_file():
         raise ValueError(f"no catalog at {catalog}; has a run finished in this store?")
-    path = _newest(catalog)
+    path = newest(catalog)
     # Attached, not opened: in one process DuckDB would give every opener the copy that the first of them opened.
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
@@ -62,7 +62,8 @@ def open_published(catalog: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
-def _newest(catalog: Path) -> Path:
+def newest(catalog: Path) -> Path:
+    """The published copy, made anew if it is behind and nobody writes; the catalog itself where none can be made."""
     path = published_path(catalog)
     if _is_current(path, catalog):
         return path

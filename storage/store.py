@@ -9,7 +9,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,12 @@ FOLDERS = (
     "activations", "answers", "checkpoints", "coactivation", "corpora", "equals", "evaluation", "parts", "reports",
     "transcoders",
 )  # fmt: skip
+UNFINISHED = ".unfinished"
+"""Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
+
+MIRROR = ".mirror"
+"""Folder in a store that is a mirror of a bucket; see `storage.mirror`."""
+
 FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
@@ -123,7 +129,7 @@ def check_place(root: Path) -> None:
     if not root.is_dir():
         raise ValueError(f"store: {root} is a file; name a folder")
     names = {path.name for path in root.iterdir()}
-    if names and not names.intersection((*FOLDERS, *FILES)):
+    if names and not names.intersection((*FOLDERS, *FILES, MIRROR)):
         some = ", ".join(sorted(names)[:5])
         raise ValueError(f"store: {root} holds other things ({some}); name a new folder, or one that holds a store")
 
@@ -166,6 +172,14 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, whole or not at all to whoever looks; one that a kill leaves half removed is swept."""
+    going = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    with suppress(FileNotFoundError):
+        path.replace(going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -224,7 +238,7 @@ def is_held(store: Store) -> bool:
 
 def _sweep(store: Store) -> None:
     """Remove what killed runs left half-written. Only the holder of the lock may."""
-    own = [path for name in FOLDERS for path in (store.root / name).rglob(f"*{PARTIAL}*")]
+    own = [path for name in (*FOLDERS, MIRROR) for path in (store.root / name).rglob(f"*{PARTIAL}*")]
     for path in [*own, *store.root.glob(f"*{PARTIAL}*")]:
         if not _LEFT_OVER.fullmatch(path.name):
             continue

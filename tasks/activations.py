@@ -1,6 +1,5 @@
 """One pass over a corpus: blocks of rows through the model, then every shard's statistics and samples."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from storage.checkpoints import open_checkpoint
 from storage.corpora import corpus_attributes, read_rows, seen_rows
 from storage.packing import PADDING
 from storage.parts import read_parts, write_part
-from storage.store import ShardKey, Store
+from storage.store import ShardKey, Store, remove_folder
 from tasks.ingest import corpus_row
 from tasks.models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
@@ -238,7 +237,7 @@ def put_away_blocks(store: Store, readings: Sequence[Pass], keep: Keep) -> None:
     """Remove sparse activations that no stage is going to read again, or pack them where they are to be kept."""
     for reading in readings:
         if keep == "none":
-            shutil.rmtree(store.activations(reading.recipe), ignore_errors=True)
+            remove_folder(store.activations(reading.recipe))
         else:
             for block in reading.blocks(store):
                 pack_block(store, reading.recipe, block)

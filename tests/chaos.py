@@ -13,6 +13,11 @@ of the run's own. Meanwhile one thing after another is done to it, chosen by cha
     two         two runs on one store, one of them killed with -9
     clock       every file of the store and of the model is of another time
 
+Some stores are in a bucket, and then also:
+
+    elsewhere   the run is killed with -9 and its local folder is gone, as if another machine went on
+    bucket      the bucket's server does not answer for a while
+
 After some of this the store is run to its end, its catalog compared with the undisturbed one, and a new store begun,
 until there were enough kills. Prints one line of JSON; ends with 1 if a catalog differed or anything was left over.
 """
@@ -37,6 +42,11 @@ from urllib.request import urlopen
 
 import psutil
 
+from storage import lease
+from storage.mirror import place, refresh
+from storage.objects import Objects
+from storage.store import Store
+from tests import object_server
 from tests.conftest import ROOT, cli_environment, planted_overrides, unused_port
 from tests.flows.contents import contents
 
@@ -53,6 +63,8 @@ SMALL = [
 ]
 PATIENCE_S = 600
 DISK = "64m"
+IN_BUCKET = 0.3
+"""Share of the stores."""
 
 
 def run_forked(command: list[str], log: Path) -> None:
@@ -91,10 +103,18 @@ class Chaos:
         self.happened: Counter[str] = Counter()
         self.seen: dict[int, psutil.Process] = {}
         self.port = unused_port()
-        self.environment = cli_environment(folder / "prefect")
+        self.s3_port = unused_port()
+        endpoint = f"http://127.0.0.1:{self.s3_port}"
+        self.environment = {
+            **cli_environment(folder / "prefect"),
+            **object_server.environment(endpoint, folder / "cache"),
+        }
+        self.url: str | None = None
+        """Of a store in a bucket."""
         self.overrides = [*planted_overrides(folder, STAGES), *SMALL]
         self.server = self.start_server()
-        os.environ.update({**self.environment, "PREFECT_API_URL": self.url})
+        self.s3 = self.start_bucket(endpoint)
+        os.environ.update({**self.environment, "PREFECT_API_URL": self.api})
         self.forks = multiprocessing.get_context("forkserver")
         self.forks.set_forkserver_preload(["flows.cli", "flows.describe_checkpoint", "flows.plan"])
         self.store = self.undisturbed = folder / "undisturbed"
@@ -111,27 +131,40 @@ class Chaos:
         server = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=ROOT)
         give_up = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up:
-            with suppress(OSError), urlopen(f"{self.url}/health", timeout=5):
+            with suppress(OSError), urlopen(f"{self.api}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        self.note(server.pid)
+        return server
+
+    def start_bucket(self, endpoint: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.s3_port)]
+        log = (self.folder / "bucket.log").open("ab")
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        give_up = time.monotonic() + PATIENCE_S
+        while time.monotonic() < give_up:
+            with suppress(OSError):
+                object_server.make_bucket(endpoint, "chaos")
                 break
             time.sleep(0.2)
         self.note(server.pid)
         return server
 
     @property
-    def url(self) -> str:
+    def api(self) -> str:
         return f"http://127.0.0.1:{self.port}/api"
 
     def start(self, runner: str | None = None) -> Run:
         """A run of the store: by threads with the server at hand, or by Dask's workers, or with a server of its own."""
         how = runner or self.chance.choices(["threads", "dask", "own server"], [8, 1, 1])[0]
         way = ["engine.runner=dask", "engine.workers=2"] if how == "dask" else []
-        command = ["run", "configs/demo.yaml", *self.overrides, f"store={self.store}", *way]
+        command = ["run", "configs/demo.yaml", *self.overrides, f"store={self.url or self.store}", *way]
         log = self.folder / "runs.log"
         if how == "threads":
             forked = self.forks.Process(target=run_forked, args=(command, log))
             forked.start()
             return Run(forked)
-        environment = self.environment if how == "own server" else {**self.environment, "PREFECT_API_URL": self.url}
+        environment = self.environment if how == "own server" else {**self.environment, "PREFECT_API_URL": self.api}
         arguments = [sys.executable, "-m", "flows.cli", *command]
         with log.open("ab") as file:
             return Run(subprocess.Popen(arguments, env=environment, stdout=file, stderr=file, cwd=ROOT))
@@ -229,10 +262,31 @@ class Chaos:
                 stamp = path.stat().st_mtime + move_s
                 os.utime(path, (stamp, stamp))
 
+    def elsewhere(self) -> None:
+        assert self.url is not None
+        self.killed()
+        shutil.rmtree(self.store)
+        Objects(self.url).remove([lease.KEY])  # as if a minute had passed
+        place(self.url)
+
+    def bucket_away(self) -> None:
+        run = self.start()
+        self.wait(run, self.moment())
+        self.s3.send_signal(signal.SIGSTOP)
+        self.wait(run, self.chance.uniform(1, 20))
+        self.s3.send_signal(signal.SIGCONT)
+        self.wait(run, self.moment())
+        self.kill(run)
+
     def new_store(self) -> None:
-        """An empty store, on a small disk of its own where that can be had."""
+        """An empty store: one in a bucket, or one on a small disk of its own where that can be had."""
         self.unmount()
         self.happened["stores"] += 1
+        self.url = f"s3://chaos/store-{self.happened['stores']}" if self.chance.random() < IN_BUCKET else None
+        if self.url is not None:
+            self.happened["stores in a bucket"] += 1
+            self.store = place(self.url)
+            return
         self.store = self.folder / f"store-{self.happened['stores']}" / "store"
         self.store.parent.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", str(self.store.parent)]
@@ -262,6 +316,8 @@ class Chaos:
         }
         if self.is_mounted:
             things["disk"] = (2, self.disk)
+        if self.url is not None:
+            things |= {"elsewhere": (4, self.elsewhere), "bucket": (3, self.bucket_away)}
         weights = [weight for weight, _ in things.values()]
         name = self.chance.choices(list(things), weights)[0]
         print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
@@ -277,6 +333,10 @@ class Chaos:
         before = self.store.joinpath("catalog.duckdb").stat().st_mtime_ns
         codes.append(self.finish())
         codes.append(int(self.store.joinpath("catalog.duckdb").stat().st_mtime_ns != before))
+        if self.url is not None:  # what another machine would see
+            shutil.rmtree(self.store)
+            self.store = place(self.url)
+            refresh(Store(self.store))
         left = [path for path in self.store.rglob("*") if ".partial" in path.name]
         equal = contents(self.store / "catalog.duckdb") == self.expected
         if any(codes) or left or not equal:
@@ -289,6 +349,8 @@ class Chaos:
         self.note(self.server.pid)
         self.server.send_signal(signal.SIGINT)
         self.server.wait(60)
+        self.s3.terminate()
+        self.s3.wait(60)
         _, alive = psutil.wait_procs(list(self.seen.values()), timeout=30)
         return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 

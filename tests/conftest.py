@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -100,3 +101,23 @@ def planted_overrides(folder: Path, stages: str = "[weightlens]", words: Sequenc
         "weightlens.z_tokens=3",
         "weightlens.z_features=3",
     ]
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    from tests.object_server import s3_server  # a second to import, and only here wanted
+
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new place in an object store, which this process and those that it starts may use."""
+    from tests.object_server import environment, make_bucket
+
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    make_bucket(s3_endpoint, name)
+    for variable, value in environment(s3_endpoint, tmp_path / "cache").items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}/some/where"

@@ -42,8 +42,11 @@ INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command aga
 Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
 StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="The store; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store."),
+    str | None,
+    typer.Option(
+        "--store",
+        help="The store, folder or s3://BUCKET/PREFIX; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store.",
+    ),
 ]
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
@@ -76,22 +79,34 @@ def fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def load(config: Path, overrides: list[str] | None, store: Path | None) -> "RunConfig":
+def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
     from configs.run import load_config
 
     return load_config(config, list(overrides or []), store)
 
 
-def store_root(store: Path | None) -> Path:
-    return store or Path(os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+def store_root(store: str | None) -> Path:
+    """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
+    from storage.mirror import place, refresh
+    from storage.store import Store
+
+    root = place(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+    refresh(Store(root))
+    return root
 
 
 def with_engine(flow: Any, config: "RunConfig") -> Any:
     from flows.engine import prefect_at_hand, task_runner
+    from flows.subject import store_path
+    from storage.mirror import push_rest
+    from storage.store import Store
 
+    store = Store(store_path(config))
     end_at_once_on_signals()
     with prefect_at_hand():
-        return flow.with_options(task_runner=task_runner(config.engine))(config)
+        result = flow.with_options(task_runner=task_runner(config.engine))(config)
+    push_rest(store)
+    return result
 
 
 def end_at_once_on_signals() -> None:

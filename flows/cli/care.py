@@ -20,12 +20,13 @@ def vacuum(
     answers: Annotated[bool, typer.Option("--answers", help="Also what language models were paid for.")] = False,
 ) -> None:
     """Show what nothing in the catalog rests on, and remove it."""
-    from storage.store import Store, held
+    from storage.mirror import files_there, hold
+    from storage.store import Store
     from storage.vacuum import remove, unneeded
 
     with errors_told():
         place = Store(store_root(store))
-        found = unneeded(place, answers=answers)
+        found = unneeded(place, answers=answers, there=files_there(place))
         if not found:
             out.print("Nothing to remove: the catalog rests on everything that the store holds")
             return
@@ -35,9 +36,10 @@ def vacuum(
         out.print(table)
         if not yes and not typer.confirm("Remove them?"):
             return
-        with held(place, "vacuum"):
+        with hold(place, "vacuum", everything=False):
             shown = {item.path for item in found}
-            remove([item for item in unneeded(place, answers=answers) if item.path in shown])
+            still = unneeded(place, answers=answers, there=files_there(place))
+            remove([item for item in still if item.path in shown])
         out.print(f"{size_text(sum(item.n_bytes for item in found))} removed")
 
 
@@ -50,8 +52,9 @@ def doctor(
     """Check the installation, the store and, with a configuration, its model, corpus and transcoders."""
     with errors_told():
         _check_installation()
-        root = store_root(store)
-        if config is not None:
+        if config is None:
+            root = store_root(store)
+        else:
             loaded = load(config, overrides, store)
             from flows.ingest import measured_layers
             from flows.subject import identify, open_source
@@ -110,7 +113,8 @@ def _check_installation() -> None:
 
 def _check_store(root: Path) -> None:
     from storage.catalog import check_catalog
-    from storage.store import check_place
+    from storage.mirror import name_of
+    from storage.store import Store, check_place
 
     check_place(root)
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
@@ -118,4 +122,7 @@ def _check_store(root: Path) -> None:
         raise ValueError(f"store: {root} cannot be written; choose another with --store")
     check_catalog(root / "catalog.duckdb")
     free = shutil.disk_usage(existing).free
+    where = name_of(Store(root))
+    if where != str(root):
+        _good("store", f"{where}, reached; worked with in {root}")
     _good("store", f"{root}: {'in use' if root.exists() else 'new'}, {size_text(free)} free")

@@ -37,6 +37,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         from flows.origin import pinned, to_download
         from flows.plan import plan
         from flows.subject import open_source
+        from storage.mirror import name_of, push_rest
 
         loaded = pinned(loaded)
         downloads = to_download(loaded)
@@ -45,7 +46,8 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         source = open_source(loaded)
         checkpoint_id = nothing_to_do(source)
         if checkpoint_id is not None:
-            err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {source.store.root}")
+            push_rest(source.store)
+            err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {name_of(source.store)}")
             return
         if not downloads:
             print_plan(plan(loaded), err)
@@ -144,8 +146,13 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
     with errors_told():
         loaded = load(config, overrides, store)
         from flows.plan import plan
+        from flows.subject import store_path
+        from storage.mirror import name_of
+        from storage.store import Store
 
         print_plan(plan(loaded), out)
+        root = store_path(loaded)
+        out.print(f"Store: {name_of(Store(root))}, worked with in {root}", soft_wrap=True, markup=False)
 
 
 def print_plan(steps: list[Any], console: Console) -> None:
@@ -168,6 +175,7 @@ def print_plan(steps: list[Any], console: Console) -> None:
 def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     from flows.summary import summarise
     from interp.visible import visible
+    from storage.mirror import name_of
     from storage.store import Store
 
     summary = summarise(Store(root), checkpoint_id)
@@ -181,4 +189,6 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     out.print(table)
     if summary.reuse:
         out.print(summary.reuse)
-    out.print(f"Checkpoint {checkpoint_id} in {root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)
+    where = name_of(Store(root))
+    there = "" if where == str(root) else f"{where}, here "
+    out.print(f"Checkpoint {checkpoint_id} in {there}{root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)
