@@ -57,15 +57,30 @@ def arithmetic(engine: EngineConfig) -> Arithmetic:
 
 
 def task_runner(engine: EngineConfig) -> TaskRunner[Any]:
-    """The task runner a configuration asks for."""
+    """The task runner a configuration asks for.
+
+    Raises:
+        ValueError: a Dask cluster whose workers would look for Prefect's server on their own hosts.
+    """
     if engine.runner == "threads":
         return ThreadPoolTaskRunner(max_workers=n_workers(engine))
     from prefect_dask.task_runners import DaskTaskRunner  # a second to import, and only here wanted
 
     if engine.dask_address is not None:
+        server = PREFECT_API_URL.value()
+        if _is_here(server) and not _is_here(engine.dask_address):
+            raise ValueError(
+                f"engine.dask_address is {engine.dask_address}, whose workers cannot reach Prefect's server at "
+                f"{server}; start one on an address of this host (prefect server start --host) and set PREFECT_API_URL"
+            )
         return DaskTaskRunner(address=engine.dask_address)
     cluster = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
     return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+def _is_here(url: str | None) -> bool:
+    """Whether an address means the host itself to whoever reads it."""
+    return urlsplit(url or "//localhost").hostname in ("localhost", "127.0.0.1", "::1")
 
 
 _WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
