@@ -9,7 +9,7 @@ from interp.circuitlens.attribution import contributions, direct_heads, feature_
 from interp.circuitlens.clusters import cluster, describe_clusters, jaccard_distances, signatures
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, LinearModel, _writing_later, freeze, linear_model
 from interp.circuitlens.kinds import KINDS
 from interp.circuitlens.patterns import input_pattern, pattern_text
 from interp.circuitlens.settings import CircuitLensSettings
@@ -98,6 +98,11 @@ def test_output_effects_are_what_the_feature_promotes(linear: LinearModel) -> No
     effects = output_effects(linear, frozen, CODERS.__getitem__, active)[:, 0] @ linear.model.lm_head.weight.T
     assert int(effects.argmax()) == 11
     assert int(effects.argmin()) == 12
+
+
+def test_of_a_layer_that_is_frozen_no_decoder_is_held_on_to() -> None:
+    rest = _writing_later(CODERS[0])
+    assert rest.W_dec.untyped_storage().nbytes() == rest.W_enc.untyped_storage().nbytes() == 0
 
 
 def test_a_single_token(linear: LinearModel) -> None:
