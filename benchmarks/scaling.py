@@ -23,7 +23,7 @@ from prefect import flow
 
 from benchmarks.full_run import D_MODEL, D_TRANSCODER, D_VOCAB, stage_seconds, write_model, write_transcoders
 from configs.run import EngineConfig
-from flows.engine import prefect_at_hand, task_runner
+from flows.engine import engine_running, n_workers, prefect_at_hand
 from flows.rates import gemm_flops
 from flows.weightlens import TOKENS_PER_BLOCK
 from storage.catalog import open_catalog
@@ -49,14 +49,15 @@ def nothing(seconds: float) -> None:
 
 
 @flow
-def many(n: int, workers: int) -> list[int]:
+def many(engine: EngineConfig, n: int) -> list[int]:
     """So many tasks of nothing; returns microseconds a task."""
-    for future in [nothing.submit(WARM_UP_S) for _ in range(workers)]:
-        future.result()
-    began = time.perf_counter()
-    for future in [nothing.submit(0.0) for _ in range(n)]:
-        future.result()
-    return [round(1e6 * (time.perf_counter() - began) / n)]
+    with engine_running(engine):
+        for future in [nothing.submit(WARM_UP_S) for _ in range(n_workers(engine))]:
+            future.result()
+        began = time.perf_counter()
+        for future in [nothing.submit(0.0) for _ in range(n)]:
+            future.result()
+        return [round(1e6 * (time.perf_counter() - began) / n)]
 
 
 def prepared(folder: Path, n_layers: int) -> list[str]:
@@ -100,7 +101,7 @@ def measure(folder: Path, changes: list[str], runner: str, workers: int, n_layer
     command("weightlens", [*changes, f"store={store}", f"engine={{runner: {runner}, workers: {workers}}}"])
     seconds = stage_seconds(store)["weightlens_s"]
     n_tasks = -(-D_VOCAB // TOKENS_PER_BLOCK) + n_layers * (1 + 2 * -(-D_TRANSCODER // SHARD)) + 1
-    with_nothing = many.with_options(task_runner=task_runner(engine))(n_tasks, workers)[0] / 1e6
+    with_nothing = many(engine, n_tasks)[0] / 1e6
     figures = {
         "benchmark": "scaling",
         "runner": runner,

@@ -125,7 +125,7 @@ class EngineConfig(_Section):
     runner: Literal["threads", "dask"] = "threads"
     """threads: in this process; dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
-    """Tasks at once; left out: one a core."""
+    """Tasks at once; left out: one a core, of a running Dask cluster one a thread of its workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where WeightLens computes: on a GPU if PyTorch sees one (auto). Training and measuring use the CPU."""
     bfloat16: Literal["auto"] | bool = "auto"

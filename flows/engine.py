@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -17,21 +17,32 @@ import prefect
 import torch
 from llvmlite.binding import get_host_cpu_features
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.run import EngineConfig
 from interp.projection import Arithmetic
 from storage.mirror import check_held
+from tasks.shard_task import CLUSTER
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
 
 SERVER_PATIENCE_S = 180.0
 """How long a server of our own may take to start: on a busy machine half a minute."""
+
+SCHEDULER_PATIENCE_S = 10.0
+"""How long a Dask scheduler may take to answer."""
+
+WORKER_PATIENCE_S = 60.0
+"""How long its first worker may take to come."""
 
 console = Console(stderr=True)
 
@@ -56,31 +67,47 @@ def arithmetic(engine: EngineConfig) -> Arithmetic:
     return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
 
 
-def task_runner(engine: EngineConfig) -> TaskRunner[Any]:
-    """The task runner a configuration asks for.
+@contextmanager
+def engine_running(engine: EngineConfig) -> Iterator[None]:
+    """Within a flow, do the work of tasks where a configuration says: by threads here, or by a Dask cluster's workers.
+
+    In both cases Prefect's tasks are threads of this process. `prefect_dask` would make them tasks of the workers: each
+    would need a connection to Prefect's server, 0.2 s a task, and a server that all hosts can reach.
 
     Raises:
-        ValueError: a Dask cluster whose workers would look for Prefect's server on their own hosts.
+        ValueError: nothing answers at `engine.dask_address`, or it has no workers.
     """
-    if engine.runner == "threads":
-        return ThreadPoolTaskRunner(max_workers=n_workers(engine))
-    from prefect_dask.task_runners import DaskTaskRunner  # a second to import, and only here wanted
+    flow_run = FlowRunContext.get()
+    assert flow_run is not None
+    with ExitStack() as stack:
+        cluster = None if engine.runner == "threads" else stack.enter_context(_cluster(engine))
+        token = CLUSTER.set(cluster)
+        stack.callback(CLUSTER.reset, token)
+        at_once = n_workers(engine)
+        if cluster is not None and engine.workers is None:
+            at_once = sum(cluster.nthreads().values())
+        runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
+        stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
+        stack.enter_context(_cores_shared(engine))
+        yield
 
-    if engine.dask_address is not None:
-        server = PREFECT_API_URL.value()
-        if _is_here(server) and not _is_here(engine.dask_address):
-            raise ValueError(
-                f"engine.dask_address is {engine.dask_address}, whose workers cannot reach Prefect's server at "
-                f"{server}; start one on an address of this host (prefect server start --host) and set PREFECT_API_URL"
-            )
-        return DaskTaskRunner(address=engine.dask_address)
-    cluster = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
-    return DaskTaskRunner(cluster_kwargs=cluster)
 
+@contextmanager
+def _cluster(engine: EngineConfig) -> Iterator["Client"]:
+    """A running Dask cluster with at least one worker, or one of our own, whose workers have a thread each."""
+    from distributed import Client, LocalCluster  # a second to import, and only here wanted
 
-def _is_here(url: str | None) -> bool:
-    """Whether an address means the host itself to whoever reads it."""
-    return urlsplit(url or "//localhost").hostname in ("localhost", "127.0.0.1", "::1")
+    with ExitStack() as stack:
+        address: Any = engine.dask_address
+        if address is None:
+            local = LocalCluster(n_workers=n_workers(engine), threads_per_worker=1, dashboard_address=None)
+            address = stack.enter_context(local)
+        try:
+            client = stack.enter_context(Client(address, timeout=SCHEDULER_PATIENCE_S, set_as_default=False))
+            client.wait_for_workers(1, timeout=WORKER_PATIENCE_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ValueError(f"engine.dask_address: no Dask workers at {address}: {error}") from None
+        yield client
 
 
 _WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
@@ -131,7 +158,7 @@ def _wait_for_server(server: subprocess.Popen[bytes], url: str) -> None:
 
 
 @contextmanager
-def cores_shared(engine: EngineConfig) -> Iterator[None]:
+def _cores_shared(engine: EngineConfig) -> Iterator[None]:
     """Within one process, give each task its share of the cores instead of all of them to each."""
     before = torch.get_num_threads()
     if engine.runner == "threads":

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
-from flows.engine import console, cores_shared
+from flows.engine import console, engine_running
 from storage.catalog import check_catalog
 from storage.mirror import hold, push_stage
 from storage.reuse import Tally
@@ -21,17 +21,18 @@ from storage.store import Store, check_place, open_store
 
 @contextmanager
 def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
-    """Hold the store while writing to it.
+    """Hold the store while writing to it, with the engine that the configuration asks for.
 
     Raises:
-        ValueError: it cannot be written, another run holds it, or a newer version wrote its catalog.
+        ValueError: the store cannot be written, another run holds it, a newer version wrote its catalog, or there is no
+            such engine.
     """
     check_place(store.root)
     check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
     told = partial(console.print, markup=False, soft_wrap=True)
-    with hold(store, purpose, told=told), cores_shared(config.engine), tags(*names):
+    with hold(store, purpose, told=told), engine_running(config.engine), tags(*names):
         _tag_run(names)
         mark_killed(store.catalog)
         yield

@@ -43,6 +43,17 @@ def prefect_api(prefect_home: Path) -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def prefect_here(prefect_api: str) -> Iterator[None]:
+    """Flows in this process go to the server of the session, and their logs with them while it runs."""
+    from prefect.logging.handlers import APILogHandler
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield
+        APILogHandler().flush()
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -95,8 +95,9 @@ def store_root(store: str | None) -> Path:
     return root
 
 
-def with_engine(flow: Any, config: "RunConfig") -> Any:
-    from flows.engine import prefect_at_hand, task_runner
+def performed(flow: Any, config: "RunConfig") -> Any:
+    """What a flow returns, run in this process with Prefect at hand."""
+    from flows.engine import prefect_at_hand
     from flows.subject import store_path
     from storage.mirror import push_rest
     from storage.store import Store
@@ -104,7 +105,7 @@ def with_engine(flow: Any, config: "RunConfig") -> Any:
     store = Store(store_path(config))
     end_at_once_on_signals()
     with prefect_at_hand():
-        result = flow.with_options(task_runner=task_runner(config.engine))(config)
+        result = flow(config)
     push_rest(store)
     return result
 

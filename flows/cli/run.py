@@ -20,7 +20,7 @@ from flows.cli.app import (
     out,
     print_quality,
     size_text,
-    with_engine,
+    performed,
 )
 
 BASE_MEMORY_BYTES = 0.6e9
@@ -51,7 +51,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             return
         if not downloads:
             print_plan(plan(loaded), err)
-        checkpoint_id = with_engine(describe_checkpoint, loaded)
+        checkpoint_id = performed(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
 
@@ -62,7 +62,7 @@ def train_transcoders(config: Config, overrides: Overrides = None, store: StoreO
         loaded = load(config, overrides, store)
         from flows import train_transcoders as flow
 
-        out.print(with_engine(flow.train_transcoders, loaded), soft_wrap=True)
+        out.print(performed(flow.train_transcoders, loaded), soft_wrap=True)
 
 
 @app.command()
@@ -75,7 +75,7 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
         from flows.summary import layer_quality
         from storage.store import Store
 
-        checkpoint_id = with_engine(flow.ingest, loaded)
+        checkpoint_id = performed(flow.ingest, loaded)
         print_quality(layer_quality(Store(store_path(loaded)), checkpoint_id))
         out.print(f"checkpoint {checkpoint_id}")
 
@@ -87,7 +87,7 @@ def weightlens(config: Config, overrides: Overrides = None, store: StoreOption =
         loaded = load(config, overrides, store)
         from flows import weightlens as flow
 
-        out.print(f"checkpoint {with_engine(flow.weightlens, loaded)}")
+        out.print(f"checkpoint {performed(flow.weightlens, loaded)}")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
         loaded = load(config, overrides, store)
         from flows import activations as flow
 
-        out.print(f"corpus {with_engine(flow.activations, loaded)}")
+        out.print(f"corpus {performed(flow.activations, loaded)}")
 
 
 @app.command()
@@ -107,7 +107,7 @@ def coactivation(config: Config, overrides: Overrides = None, store: StoreOption
         loaded = load(config, overrides, store)
         from flows import coactivation as flow
 
-        out.print(f"corpus {with_engine(flow.coactivation, loaded)}")
+        out.print(f"corpus {performed(flow.coactivation, loaded)}")
 
 
 @app.command()
@@ -117,7 +117,7 @@ def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption 
         loaded = load(config, overrides, store)
         from flows import circuitlens as flow
 
-        out.print(f"corpus {with_engine(flow.circuitlens, loaded)}")
+        out.print(f"corpus {performed(flow.circuitlens, loaded)}")
 
 
 @app.command()
@@ -127,7 +127,7 @@ def describe(config: Config, overrides: Overrides = None, store: StoreOption = N
         loaded = load(config, overrides, store)
         from flows import describe as flow
 
-        out.print(f"checkpoint {with_engine(flow.describe, loaded)}")
+        out.print(f"checkpoint {performed(flow.describe, loaded)}")
 
 
 @app.command()
@@ -137,7 +137,7 @@ def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = N
         loaded = load(config, overrides, store)
         from flows import evaluate as flow
 
-        out.print(f"checkpoint {with_engine(flow.evaluate, loaded)}")
+        out.print(f"checkpoint {performed(flow.evaluate, loaded)}")
 
 
 @app.command("plan")

@@ -80,9 +80,8 @@ def test_the_slurm_example_spreads_a_run_over_hosts(
         assert connection.execute("SELECT DISTINCT status FROM runs").fetchall() == [("completed",)]
 
 
-def test_workers_that_cannot_reach_prefect_are_not_waited_for(cli: Cli, planted: list[str]) -> None:
-    address = "tcp://10.231.0.1:8786"
+def test_a_cluster_that_does_not_answer_is_told(cli: Cli, planted: list[str]) -> None:
+    address = "tcp://127.0.0.1:1"
     refused = cli("run", CONFIG, *planted, "engine.runner=dask", f"engine.dask_address={address}")
     assert refused.returncode == 2
-    assert f"engine.dask_address is {address}" in refused.stderr
-    assert "PREFECT_API_URL" in refused.stderr
+    assert f"engine.dask_address: no Dask workers at {address}" in refused.stderr

@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 from prefect.artifacts import Artifact
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner
 
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
-from flows.engine import task_runner
 from flows.subject import open_source
 from interp.fade.rule import RuleJudge
 from storage.catalog import open_catalog
@@ -34,7 +32,10 @@ from tests.tasks.api_server import KEY, Api, message
 from tests.tasks.chat_model import write_chat_model
 
 # Prefect's clients in this process leave their connections to the server to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("prefect_here"),
+]
 
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, circuitlens, describe, evaluate]"
@@ -61,15 +62,9 @@ SEEN = {5: HOSTILE[5], 7: "\\u001b[31mred", 9: "\\u202edetomorp|"}
 """As descriptions show them."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _server(prefect_api: str) -> Iterator[None]:
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        yield
-
-
 def perform(overrides: list[str]) -> None:
     config = load_config(Path(CONFIG), overrides)
-    describe_checkpoint.with_options(task_runner=task_runner(config.engine))(config)
+    describe_checkpoint(config)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
 """A series of three planted checkpoints, whose features are permuted, moved, lost and new."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors.torch import load_file, save_file
 
 from configs.run import load_config
@@ -17,28 +15,27 @@ from tests.conftest import planted_overrides
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Path]:
+def series(tmp_path_factory: pytest.TempPathFactory, prefect_here: None) -> Path:
     """The store of the three. Each step differs from the one before in layer 0."""
     folder = tmp_path_factory.mktemp("series")
     overrides = [*planted_overrides(folder), "transcoder.accept_poor_quality=true", "engine.workers=2"]
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        for step in (1, 2, 3):
-            path = folder / f"step-{step}"
-            shutil.copytree(folder / f"step-{step - 1}" if step > 1 else folder / "transcoders", path)
-            layer = load_file(path / "layer_0.safetensors")
-            if step == 2:
-                for name in ("W_enc", "W_dec"):
-                    layer[name][[3, 8]] = layer[name][[8, 3]]
-                layer["W_enc"][1, 13] = 0.7  # moved: it reads another token as well
-            if step == 3:
-                layer["W_enc"][1], layer["W_dec"][1] = 0, 0
-                layer["W_enc"][0, 20], layer["W_dec"][0, 42] = 1, 1
-            save_file(layer, path / "layer_0.safetensors")
-            changes = [*overrides, f"transcoder.path={path}", f"model.step={step}", f"name=s{step}"]
-            describe_checkpoint(load_config(Path("configs/demo.yaml"), changes))
-        for a, b in (("s1", "s2"), ("s2", "s3")):
-            compare_checkpoints(folder / "store", a, b)
-        yield folder / "store"
+    for step in (1, 2, 3):
+        path = folder / f"step-{step}"
+        shutil.copytree(folder / f"step-{step - 1}" if step > 1 else folder / "transcoders", path)
+        layer = load_file(path / "layer_0.safetensors")
+        if step == 2:
+            for name in ("W_enc", "W_dec"):
+                layer[name][[3, 8]] = layer[name][[8, 3]]
+            layer["W_enc"][1, 13] = 0.7  # moved: it reads another token as well
+        if step == 3:
+            layer["W_enc"][1], layer["W_dec"][1] = 0, 0
+            layer["W_enc"][0, 20], layer["W_dec"][0, 42] = 1, 1
+        save_file(layer, path / "layer_0.safetensors")
+        changes = [*overrides, f"transcoder.path={path}", f"model.step={step}", f"name=s{step}"]
+        describe_checkpoint(load_config(Path("configs/demo.yaml"), changes))
+    for a, b in (("s1", "s2"), ("s2", "s3")):
+        compare_checkpoints(folder / "store", a, b)
+    return folder / "store"
 
 
 def rows(store: Path, query: str) -> list[tuple]:

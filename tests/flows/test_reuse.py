@@ -1,13 +1,11 @@
 """What two checkpoints have in common is computed once, and the second's rows are those of a store of its own."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from safetensors.torch import load_file, save_file
 
 from configs.run import load_config
@@ -61,11 +59,10 @@ class Series:
 
 
 @pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Series]:
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        series = Series(tmp_path_factory.mktemp("reuse"))
-        series.run(series.folder / "transcoders", "shared")
-        yield series
+def series(tmp_path_factory: pytest.TempPathFactory, prefect_here: None) -> Series:
+    series = Series(tmp_path_factory.mktemp("reuse"))
+    series.run(series.folder / "transcoders", "shared")
+    return series
 
 
 def test_a_layer_that_did_not_change_is_taken_over_with_all_that_follows_from_it(series: Series) -> None:

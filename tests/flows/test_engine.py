@@ -1,0 +1,66 @@
+"""Where the work of tasks is done: whatever a flow was started by, its configuration says."""
+
+import os
+import threading
+import time
+
+import pytest
+from prefect import flow
+
+from configs.run import EngineConfig
+from flows.engine import engine_running
+from tasks.shard_task import shard_task
+
+pytestmark = pytest.mark.usefixtures("prefect_here")
+
+N_TASKS = 6
+
+
+@shard_task("whereabouts", "whereabouts")
+def whereabouts() -> tuple[int, int, float, float]:
+    """Process and thread of the work, and when it began and ended."""
+    began = time.time()
+    time.sleep(0.2)
+    return os.getpid(), threading.get_ident(), began, time.time()
+
+
+@shard_task("refuse", "refuse")
+def refuse() -> None:
+    """Bad input."""
+    raise ValueError("layer 3 has no decoder")
+
+
+@flow
+def spread(engine: EngineConfig) -> list[tuple[int, int, float, float]]:
+    with engine_running(engine):
+        return [future.result() for future in [whereabouts.submit() for _ in range(N_TASKS)]]
+
+
+@flow
+def refused(engine: EngineConfig) -> None:
+    with engine_running(engine):
+        refuse.submit().result()
+
+
+def at_once(spans: list[tuple[int, int, float, float]]) -> int:
+    """The most tasks that were at work at one moment."""
+    return max(sum(began <= moment < ended for _, _, began, ended in spans) for _, _, moment, _ in spans)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_are_as_many_as_asked_for(workers: int) -> None:
+    spans = spread(EngineConfig(workers=workers))
+    assert {span[0] for span in spans} == {os.getpid()}
+    assert at_once(spans) == workers
+
+
+def test_dask_workers_are_processes_with_a_task_each() -> None:
+    spans = spread(EngineConfig(runner="dask", workers=2))
+    assert len({span[0] for span in spans}) == 2
+    assert os.getpid() not in {span[0] for span in spans}
+    assert at_once(spans) == 2
+
+
+def test_an_error_comes_back_from_a_dask_worker() -> None:
+    with pytest.raises(ValueError, match="layer 3 has no decoder"):
+        refused(EngineConfig(runner="dask", workers=1))
