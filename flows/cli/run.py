@@ -18,9 +18,9 @@ from flows.cli.app import (
     errors_told,
     load,
     out,
+    performed,
     print_quality,
     size_text,
-    performed,
 )
 
 BASE_MEMORY_BYTES = 0.6e9
