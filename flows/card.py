@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interp.visible import visible
-from storage.mirror import refresh
+from storage.holding import refresh
 from storage.published import open_published
 from storage.store import Store
 

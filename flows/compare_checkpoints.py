@@ -17,7 +17,8 @@ from interp.drift import DriftSettings
 from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import Checkpoint, open_checkpoint
-from storage.mirror import place, refresh
+from storage.holding import refresh
+from storage.mirror import place
 from storage.published import open_published
 from storage.recipes import short_hash
 from storage.runs import new_run_id

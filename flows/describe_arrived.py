@@ -9,7 +9,7 @@ from flows.series import seen
 from flows.subject import store_path
 from interp.drift import DriftSettings
 from storage.catalog import insert_row, open_catalog
-from storage.mirror import hold, refresh
+from storage.holding import hold, refresh
 from storage.published import publish
 from storage.runs import now
 from storage.store import Store

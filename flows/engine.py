@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs.run import EngineConfig
 from interp.projection import Arithmetic
-from storage.mirror import check_held
+from storage.holding import check_held
 from tasks.shard_task import CLUSTER
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from storage.exchange.weightlens_json import (
     read_layer,
     see_tokens,
 )
-from storage.mirror import hold
+from storage.holding import hold
 from storage.parts import write_part
 from storage.published import open_published
 from storage.recipes import file_sha256, short_hash

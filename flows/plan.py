@@ -10,8 +10,8 @@ from flows.origin import pinned, to_download
 from flows.rates import Rates
 from flows.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject import Subject, identify, open_source
+from storage.holding import refresh_all
 from storage.hub import RemoteFile
-from storage.mirror import refresh_all
 
 TOKENS_TRAINED_PER_FORWARD = 3
 """A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""

@@ -11,8 +11,8 @@ from configs.run import RunConfig
 from flows.subject import store_path
 from storage.catalog import open_catalog
 from storage.formats.folder import tensor_shapes
+from storage.holding import refresh
 from storage.hub import references
-from storage.mirror import refresh
 from storage.models import open_model
 from storage.store import Store
 

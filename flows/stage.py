@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from configs.run import RunConfig
 from flows.engine import console, engine_running
 from storage.catalog import check_catalog
-from storage.mirror import hold, push_stage
+from storage.holding import hold, push_stage
 from storage.reuse import Tally
 from storage.runs import mark_killed, recorded
 from storage.store import Store, check_place, open_store

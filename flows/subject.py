@@ -12,7 +12,8 @@ from interp.transcoder import ActivationName
 from storage.checkpoints import Checkpoint, is_ingested
 from storage.corpora import CorpusRecipe
 from storage.formats import TranscoderFolder, open_transcoders
-from storage.mirror import place, refresh
+from storage.holding import refresh
+from storage.mirror import place
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
 from storage.sources import local_files, source_fingerprint

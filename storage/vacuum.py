@@ -8,7 +8,7 @@ from typing import NamedTuple
 import duckdb
 
 from storage.catalog import open_catalog
-from storage.mirror import forget
+from storage.holding import forget
 from storage.store import PARTIAL, UNFINISHED, Store, remove_folder
 
 

@@ -43,7 +43,8 @@ from urllib.request import urlopen
 import psutil
 
 from storage import lease
-from storage.mirror import place, refresh
+from storage.holding import refresh
+from storage.mirror import place
 from storage.objects import Objects
 from storage.store import Store
 from tests import object_server

@@ -87,7 +87,8 @@ def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunCo
 
 def store_root(store: str | None) -> Path:
     """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
-    from storage.mirror import place, refresh
+    from storage.holding import refresh
+    from storage.mirror import place
     from storage.store import Store
 
     root = place(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
@@ -99,7 +100,7 @@ def performed(flow: Any, config: "RunConfig") -> Any:
     """What a flow returns, run in this process with Prefect at hand."""
     from flows.engine import prefect_at_hand
     from flows.subject import store_path
-    from storage.mirror import push_rest
+    from storage.holding import push_rest
     from storage.store import Store
 
     store = Store(store_path(config))

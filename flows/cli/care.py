@@ -20,7 +20,7 @@ def vacuum(
     answers: Annotated[bool, typer.Option("--answers", help="Also what language models were paid for.")] = False,
 ) -> None:
     """Show what nothing in the catalog rests on, and remove it."""
-    from storage.mirror import files_there, hold
+    from storage.holding import files_there, hold
     from storage.store import Store
     from storage.vacuum import remove, unneeded
 

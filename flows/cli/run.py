@@ -37,7 +37,8 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         from flows.origin import pinned, to_download
         from flows.plan import plan
         from flows.subject import open_source
-        from storage.mirror import name_of, push_rest
+        from storage.holding import push_rest
+        from storage.mirror import name_of
 
         loaded = pinned(loaded)
         downloads = to_download(loaded)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint
-from storage import lease, mirror, objects
+from storage import holding, lease, mirror, objects
 from storage.lease import Lease
 from storage.mirror import place
 from storage.objects import Objects, RemoteError
@@ -157,7 +157,7 @@ def test_a_store_that_another_run_holds_is_refused(
     assert process.returncode == 2
     assert f"{bucket} is in use by 'run elsewhere', process 7 on there" in message.replace("\n", "")
     assert "Traceback" not in message
-    assert mirror.files_there(Store(place(bucket))) == {}
+    assert holding.files_there(Store(place(bucket))) == {}
 
 
 def refuse_parts(on: list[bool]) -> Trouble:
@@ -173,7 +173,8 @@ def test_a_server_that_refuses_fails_the_run_and_the_next_one_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides, expected = on_disk
-    monkeypatch.setattr(mirror, "PATIENCE_S", (0.1, 0.2))
+    for module in (mirror, holding):
+        monkeypatch.setattr(module, "PATIENCE_S", (0.1, 0.2))
     monkeypatch.setitem(objects.RETRIES, "max_retries", 1)
     on = [True]
     with before(s3_endpoint, refuse_parts(on)) as (endpoint, _), temporary_settings({PREFECT_API_URL: prefect_api}):
@@ -181,11 +182,11 @@ def test_a_server_that_refuses_fails_the_run_and_the_next_one_goes_on(
         config = load_config(ROOT / CONFIG, [*overrides, f"store={bucket}"])
         with pytest.raises(RemoteError, match=r"does not answer as expected.*503"):
             describe_checkpoint(config)
-        assert not any(path.startswith("parts") for path in mirror.files_there(Store(place(bucket))))
+        assert not any(path.startswith("parts") for path in holding.files_there(Store(place(bucket))))
         on[0] = False
         describe_checkpoint(config)
         shutil.rmtree(tmp_path / "cache")
-        mirror.refresh(Store(place(bucket)))
+        holding.refresh(Store(place(bucket)))
         assert catalog(bucket) == expected
 
 

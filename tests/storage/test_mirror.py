@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from storage import lease, mirror, objects
+from storage import holding, lease, mirror, objects
 from storage.catalog import insert_row, open_catalog
+from storage.holding import files_there, hold, push_rest, refresh
 from storage.lease import Lease, LeaseLostError
-from storage.mirror import files_there, hold, place, push_rest, refresh
+from storage.mirror import place
 from storage.objects import Objects, OutrunError, RefusedError, RemoteError
 from storage.published import publish
 from storage.store import Store, StoreInUseError, open_store, remove_folder, whole_folder
@@ -22,7 +23,8 @@ from tests.object_server import SECRET, before
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "PATIENCE_S", (0.05, 0.1))
+    for module in (mirror, holding):
+        monkeypatch.setattr(module, "PATIENCE_S", (0.05, 0.1))
     monkeypatch.setattr(lease, "LEASE_S", 0.6)
     monkeypatch.setattr(lease, "RENEW_S", 0.1)
     monkeypatch.setattr(lease, "POLL_S", 0.05)
@@ -159,7 +161,7 @@ def test_a_bucket_that_was_emptied_is_filled_again(bucket: str) -> None:
 
 def test_while_files_come_and_go_a_push_is_whole(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the manifest says, at any time: a receipt with all that it vouches for, folders whole."""
-    monkeypatch.setattr(mirror, "PUSH_EVERY_S", 0.01)
+    monkeypatch.setattr(holding, "PUSH_EVERY_S", 0.01)
     store, remote = Store(place(bucket)), Objects(bucket)
     seen: list[set[str]] = []
     done = threading.Event()
@@ -259,15 +261,15 @@ def test_a_run_that_lost_its_lease_writes_no_more(bucket: str, elsewhere: Callab
     store, other = Store(place(bucket)), elsewhere(bucket)
     with pytest.raises(LeaseLostError, match="taken over by 'second'"), hold(store, "first"):
         catalogued(store, "a")
-        session = mirror._SESSION.get()
+        session = holding._SESSION.get()
         assert session is not None
         session.lease._stop.set()  # stopped, like a laptop that was closed
         time.sleep(2 * lease.RENEW_S)
-        token = mirror._SESSION.set(None)
+        token = holding._SESSION.set(None)
         with hold(other, "second"):
             write(other, "parts/t/r/x.parquet", "x")
-            mirror._SESSION.reset(token)
-            mirror.push_stage()
+            holding._SESSION.reset(token)
+            holding.push_stage()
     assert there(bucket) == {"parts/t/r/x.parquet"}
     with hold(store, "first"):
         pass
