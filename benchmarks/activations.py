@@ -139,8 +139,8 @@ def measure_pass(
     """Tokens a second of the floor and of the pass."""
     checkpoint = open_checkpoint(store, checkpoint_id)
     n_pos = corpus_attributes(store, corpus_id)["n_pos"]
-    reading = tasks.Pass("bench", corpus_id, 0.0)
-    per_block = min(tasks.POSITIONS_PER_BLOCK, max(n_pos, n_tokens // workers))
+    reading = tasks.Pass("bench", corpus_id, 0.0, checkpoint.n_layers)
+    per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block
     blocks = reading.blocks(store)[: max(1, n_tokens // per_block)]
     warm = Block(0, 1)
@@ -263,8 +263,8 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
     store = Store(root)
     torch.set_num_threads(1)
     model_path = Path("demo/checkpoint/model")
-    reading = tasks.Pass(f"times{times}", f"text{times}", 0.0)
     checkpoint = open_checkpoint(store, CHECKPOINT)
+    reading = tasks.Pass(f"times{times}", f"text{times}", 0.0, checkpoint.n_layers)
     for block in reading.blocks(store):
         tasks.activations_block.fn(store, CHECKPOINT, model_path, reading, block, SETTINGS, "cpu")
     for layer in range(checkpoint.n_layers):

@@ -21,7 +21,6 @@ from storage.runs import new_run_id
 from storage.store import ShardKey, shards
 from tasks.activations import (
     ENTRIES_AT_ONCE,
-    POSITIONS_PER_BLOCK,
     POSITIONS_PER_STREAM,
     TABLES,
     VERSION,
@@ -29,6 +28,7 @@ from tasks.activations import (
     activations_block,
     gather_shard,
     load_activations,
+    positions_per_block,
     put_away_blocks,
 )
 from tasks.corpora import tokenise_corpus
@@ -67,10 +67,10 @@ class Work:
         config, store = self.subject.config, self.subject.store
         held_out, counted = config.corpus.held_out, config.activations.counted
         ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
-        found, first_row = [], 0
+        n_layers, found, first_row = self.subject.attributes["n_layers"], [], 0
         for corpus in self.subject.source.corpora:
             recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
-            found.append(Pass(recipe, corpus.corpus_id, held_out, first_row))
+            found.append(Pass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
             if store.corpus(corpus.corpus_id).exists():
                 first_row += corpus_attributes(store, corpus.corpus_id)["n_sequences"]
         return found
@@ -149,13 +149,14 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     held = max(layer, min(ENCODERS.max_bytes, sizes.n_layers * layer))
     stream = 2 * POSITIONS_PER_STREAM * sizes.n_layers * sizes.d_model * 4
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    per_block = positions_per_block(sizes.n_layers)
     return {
         "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S, 8 * sizes.corpus_tokens, 150e6),
         "activations": Cost(
-            max(1, round(tokens / POSITIONS_PER_BLOCK)),
+            max(1, round(tokens / per_block)),
             tokens * (sizes.model_flops + encoders) / rates.products,
             blocks,
-            sizes.model_bytes + held + workers * (stream + 16 * entries * POSITIONS_PER_BLOCK),
+            sizes.model_bytes + held + workers * (stream + 16 * entries * per_block),
         ),
         "samples": Cost(
             n_shards,

@@ -85,7 +85,8 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
         stack.callback(CLUSTER.reset, token)
         at_once = n_workers(engine)
         if cluster is not None and engine.workers is None:
-            at_once = sum(cluster.nthreads().values())
+            threads: Any = cluster.nthreads()
+            at_once = sum(threads.values())
         runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
         stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
         stack.enter_context(_cores_shared(engine))
@@ -100,8 +101,8 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
     with ExitStack() as stack:
         address: Any = engine.dask_address
         if address is None:
-            local = LocalCluster(n_workers=n_workers(engine), threads_per_worker=1, dashboard_address=None)
-            address = stack.enter_context(local)
+            local: Any = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
+            address = stack.enter_context(LocalCluster(**local))
         try:
             client = stack.enter_context(Client(address, timeout=SCHEDULER_PATIENCE_S, set_as_default=False))
             client.wait_for_workers(1, timeout=WORKER_PATIENCE_S)

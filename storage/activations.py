@@ -76,7 +76,7 @@ def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
             if array.size:
                 chunk = _only_chunk(partial / name, array.ndim)
                 chunk.parent.mkdir(parents=True)
-                array.tofile(chunk)
+                chunk.write_bytes(array.data)
 
 
 def _only_chunk(path: Path, n_dims: int) -> Path:

@@ -25,14 +25,17 @@ from tasks.ingest import corpus_row
 from tasks.models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
-VERSION = 1
-"""Bump when the same model and text would give other sparse activations, statistics or samples."""
+VERSION = 2
+"""Bump when the same model and text would give other sparse activations, statistics or samples, or other blocks."""
 
 TABLES = ("features", "samples")
 """What gathering a shard leaves behind, in this order."""
 
-POSITIONS_PER_BLOCK = 16_384
-"""Positions a task runs through the model."""
+POSITIONS_PER_BLOCK = 1 << 16
+"""Positions a task runs through the model, at most: so many can be told apart by 16 bits."""
+
+LAYERS_TIMES_POSITIONS = 1 << 18
+"""Of a block, at most: fewer positions of deep models, whose entries then take 0.2 GB at 50 active features."""
 
 POSITIONS_PER_STREAM = 4096
 """Positions whose streams are held at every layer at once, on the CPU."""
@@ -54,6 +57,7 @@ class Pass(NamedTuple):
     """Names the sparse activations."""
     corpus_id: str
     held_out: float
+    n_layers: int
     first_row: int = 0
     """Number of the corpus's first row where it is read after others."""
 
@@ -61,7 +65,12 @@ class Pass(NamedTuple):
         """The blocks of its rows."""
         attributes = corpus_attributes(store, self.corpus_id)
         rows = seen_rows(attributes["n_sequences"], self.held_out)
-        return row_blocks(len(rows), attributes["n_pos"], POSITIONS_PER_BLOCK)
+        return row_blocks(len(rows), attributes["n_pos"], positions_per_block(self.n_layers))
+
+
+def positions_per_block(n_layers: int) -> int:
+    """Positions that a task runs through a model of so many layers."""
+    return min(POSITIONS_PER_BLOCK, LAYERS_TIMES_POSITIONS // n_layers)
 
 
 @shard_task("activations-block", "activations rows {block.start}-{block.stop}")
@@ -120,7 +129,8 @@ def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, in
     free, _ = torch.cuda.mem_get_info(device)
     stream = 4 * d_model
     held, passing = (free // 4 // (stream * n) for n in (n_layers, STREAMS_A_PASS))
-    return min(held, POSITIONS_PER_BLOCK), min(held, passing, POSITIONS_PER_BLOCK)
+    per_block = positions_per_block(n_layers)
+    return min(held, per_block), min(held, passing, per_block)
 
 
 def _heads(store: Store, corpus_id: str, block: Block, settings: ActivationSettings) -> Bool[np.ndarray, "rows n_pos"]:

@@ -54,6 +54,24 @@ def prefect_here(prefect_api: str) -> Iterator[None]:
         APILogHandler().flush()
 
 
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], None]]:
+    """Makes a folder a file system of a given size; called again, of another."""
+    mounted: set[Path] = set()
+
+    def sized(place: Path, size: str) -> None:
+        how = f"remount,size={size}" if place in mounted else f"size={size}"
+        place.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "tmpfs", place], capture_output=True, check=False)
+        if done.returncode != 0:
+            pytest.skip("mounting a small file system needs root")
+        mounted.add(place)
+
+    yield sized
+    for place in mounted:
+        subprocess.run(["umount", place], check=True)
+
+
 def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

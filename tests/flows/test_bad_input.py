@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -188,23 +187,13 @@ def test_a_catalog_of_a_newer_version(case: tuple[Path, list[str]]) -> None:
     assert {path: path.read_bytes() for path in catalog.parent.iterdir()} == before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 300 kB."""
+def test_a_full_disk_is_said_and_resumed_from(tmp_path: Path, small_disk: Callable, cli: Callable) -> None:
     place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_full_disk_is_said_and_resumed_from(tmp_path: Path, small_disk: Path, cli: Callable) -> None:
-    overrides = [*planted_overrides(tmp_path), f"store={small_disk / 'store'}"]
+    small_disk(place, "300k")
+    overrides = [*planted_overrides(tmp_path), f"store={place / 'store'}"]
     result = cli("run", CONFIG, *overrides)
     assert result.returncode == 2, result.stderr
     assert "disk full" in result.stderr
     assert "Traceback" not in result.stderr
-    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    small_disk(place, "50m")
     assert cli("run", CONFIG, *overrides).returncode == 0

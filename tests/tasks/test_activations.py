@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from flows.activations import Work
 from flows.subject import Subject
 from interp.activations.settings import ActivationSettings
+from storage.activations import block_path, open_block, pack_block
 from storage.store import ShardKey, shards
 from tasks import activations as tasks
 from tests.tasks.demo_store import dense, ingested
@@ -112,12 +114,41 @@ def test_nothing_depends_on_blocks_batches_and_shards(gathered: Any) -> None:
                     assert (found[table][name] == values).all(), name
 
 
+def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
+    subject: Subject, gathered: Any, small_disk: Callable[[Path, str], None]
+) -> None:
+    gathered(CASES[0])
+    store, model, [reading] = subject.store, subject.source.model.path, Work(subject).readings
+    [block] = reading.blocks(store)
+    place, plain = store.root / "activations", block_path(store, reading.recipe, block)
+    expected = open_block(store, reading.recipe, block).features(1, 0, 1024)
+    n_bytes = sum(file.stat().st_size for file in plain.rglob("*") if file.is_file())
+    shutil.rmtree(place)
+
+    def run() -> None:
+        tasks.activations_block.fn(store, subject.checkpoint_id, model, reading, block, CASES[0], "cpu")
+
+    def pack() -> None:
+        pack_block(store, reading.recipe, block)
+
+    for work, size, before in ((run, n_bytes // 2, []), (pack, n_bytes + (32 << 10), [plain])):
+        small_disk(place, str(size))
+        with pytest.raises(OSError, match="No space left on device"):
+            work()
+        assert list(plain.parent.iterdir()) == before
+        small_disk(place, str(3 * n_bytes))
+        work()
+    found = open_block(store, reading.recipe, block).features(1, 0, 1024)
+    for name in ("indptr", "token", "value"):
+        assert (getattr(found, name) == getattr(expected, name)).all()
+
+
 def test_on_a_gpu_as_much_at_once_as_its_free_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     def sized(free: int) -> tuple[int, int]:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 << 30))
         return tasks.positions_at_once("cuda", n_layers=26, d_model=2304)
 
-    assert sized(70 << 30) == (tasks.POSITIONS_PER_BLOCK, tasks.POSITIONS_PER_BLOCK)
+    assert sized(70 << 30) == (10_082, 10_082)  # a block
     held, passing = sized(1 << 30)
     assert 4 * 26 * 2304 * held <= 1 << 28 < 4 * 26 * 2304 * (held + 1)
     assert passing == held

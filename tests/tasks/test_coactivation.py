@@ -1,5 +1,7 @@
 """Sums of features that fire together, and TWERA edges, against the obvious dense computation."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from interp.coactivation.settings import CoactivationSettings
 from interp.coactivation.sums import CONFIDENCE
 from storage.activations import has_block, pack_block
 from storage.checkpoints import open_checkpoint
-from storage.coactivation import Matrices, make_matrices, matrices
+from storage.coactivation import ARRAYS, Matrices, make_matrices, matrices
 from storage.corpora import corpus_attributes
 from storage.parts import write_part
 from storage.store import ShardKey, Store, shards
@@ -69,6 +71,28 @@ def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[M
             tasks.coactivate.fn(subject.store, summed, source, key, n, shard_size)
         found.append(pair)
     return found
+
+
+def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
+    subject: Subject, blocks: list[tasks.Summed], small_disk: Callable[[Path, str], None]
+) -> None:
+    [summed], shard_size = blocks, 512
+    place = subject.store.root / "coactivation"
+    tile = slice(0, 512), slice(512, 1024)
+    [whole, *_] = summed_up(subject, summed, shard_size)
+    expected = [whole.read(name, *tile) for name in ARRAYS]
+    n_bytes = sum(whole.chunk(name, 0, 512).stat().st_size for name in ARRAYS)
+    shutil.rmtree(place)
+    small_disk(place, str((32 << 10) + n_bytes // 2))
+    make_matrices(whole, 1024)
+    target = shards("any", 1, 1024, shard_size)[1]
+    with pytest.raises(OSError, match="No space left on device"):
+        tasks.coactivate.fn(subject.store, summed, 0, target, 1024, shard_size)
+    small_disk(place, "100m")
+    assert not all(whole.has(at, 512) for at in (0, 512))
+    tasks.coactivate.fn(subject.store, summed, 0, target, 1024, shard_size)
+    for name, values in zip(ARRAYS, expected, strict=True):
+        assert (whole.read(name, *tile) == values).all()
 
 
 @pytest.mark.parametrize("shard_size", [300, 1024])
