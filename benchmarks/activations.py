@@ -7,7 +7,8 @@
 
 The floor of a pass is the model's forward pass, logits included (at `--shape`, of 2,000 tokens), and one float32 matrix
 product of all of its transcoders' encoders. The pass is the stage's own tasks, from the corpus in Zarr to statistics,
-samples and packed sparse activations; it alternates with the floor, a block each. Of the model it runs what its
+samples and packed sparse activations, with bfloat16 where the processor has it (`bfloat16` says so); it alternates with
+the floor, a block each. Of the model it runs what its
 transcoders read, all but the last MLP and what follows. `--shape` takes random weights whose biases leave 45 features
 active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint are read.
 `--coactivation` compares the sums with scipy.sparse products over the same blocks, and with how fast a loop can add to
@@ -34,6 +35,8 @@ import zarr
 from numba import njit
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from configs.run import EngineConfig
+from flows.engine import arithmetic
 from interp.activations.settings import ActivationSettings
 from interp.activations.streams import transcoder_inputs
 from interp.coactivation.sums import N_SUMS, add_coactive, by_token
@@ -143,8 +146,8 @@ def measure_pass(
     per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block
     blocks = reading.blocks(store)[: max(1, n_tokens // per_block)]
-    warm = Block(0, 1)
-    tasks.activations_block.fn(store, checkpoint_id, model_path, reading._replace(recipe="warm"), warm, SETTINGS, "cpu")
+    warm, how = Block(0, 1), arithmetic(EngineConfig(device="cpu"))
+    tasks.activations_block.fn(store, checkpoint_id, model_path, reading._replace(recipe="warm"), warm, SETTINGS, how)
     seconds = dict.fromkeys(("model", "encoders", "pass", "gather", "pack"), 0.0)
     for at in range(0, len(blocks), workers):
         part = blocks[at : at + workers]
@@ -152,7 +155,7 @@ def measure_pass(
         seconds["encoders"] += spread(lambda b: encoders_alone(checkpoint, (b.stop - b.start) * n_pos), part, workers)
         seconds["pass"] += spread(
             lambda b: tasks.activations_block.fn(
-                store, checkpoint_id, model_path, reading, b, SETTINGS, "cpu"
+                store, checkpoint_id, model_path, reading, b, SETTINGS, how
             ), part, workers,
         )  # fmt: skip
     tasks.Pass.blocks = lambda self, _store: blocks  # pyright: ignore
@@ -174,6 +177,7 @@ def measure_pass(
     return {
         "tokens": n,
         "workers": workers,
+        "bfloat16": how.screen,
         "active_a_layer": round(entries / n / checkpoint.n_layers, 1),
         "model_tokens_per_s": round(n / seconds["model"]),
         "encoders_tokens_per_s": round(n / seconds["encoders"]),
@@ -266,7 +270,7 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
     checkpoint = open_checkpoint(store, CHECKPOINT)
     reading = tasks.Pass(f"times{times}", f"text{times}", 0.0, checkpoint.n_layers)
     for block in reading.blocks(store):
-        tasks.activations_block.fn(store, CHECKPOINT, model_path, reading, block, SETTINGS, "cpu")
+        tasks.activations_block.fn(store, CHECKPOINT, model_path, reading, block, SETTINGS)
     for layer in range(checkpoint.n_layers):
         for key in shards(reading.recipe, layer, checkpoint.d_transcoder, shard_size):
             tasks.gather_shard.fn(store, CHECKPOINT, reading.corpus_id, key, [reading], SETTINGS)

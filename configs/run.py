@@ -129,8 +129,8 @@ class EngineConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where WeightLens computes: on a GPU if PyTorch sees one (auto). Training and measuring use the CPU."""
     bfloat16: Literal["auto"] | bool = "auto"
-    """Find candidates by bfloat16 products and score them again in float32: the same results, sooner where the
-    processor has bfloat16 arithmetic (auto: if this machine's has)."""
+    """Find outliers and active features by bfloat16 products and score them again in float32: the same results, sooner
+    where the processor has bfloat16 arithmetic (auto: if this machine's has)."""
     dask_address: str | None = None
     """A running Dask scheduler; left out: a local cluster is started for the run."""
 

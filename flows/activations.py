@@ -204,10 +204,10 @@ def tokenise(subject: Subject) -> None:
 def run_blocks(subject: Subject, work: Work) -> None:
     """Run through the model what is not in the store as sparse activations."""
     config, model_path = subject.config, subject.source.model.path
-    device = arithmetic(config.engine).device
+    how = arithmetic(config.engine)
     futures = [
         activations_block.submit(
-            subject.store, subject.checkpoint_id, model_path, reading, block, config.activations, device
+            subject.store, subject.checkpoint_id, model_path, reading, block, config.activations, how
         )
         for reading, block in work.missing_blocks()
     ]

@@ -141,12 +141,12 @@ def _read(pair: Pair) -> list[Block]:
             break
         blocks.append(block)
         n_positions += (block.stop - block.start) * corpus.n_pos
-    settings, device = pair.config.activations, arithmetic(pair.config.engine).device
+    settings, how = pair.config.activations, arithmetic(pair.config.engine)
     for subject, reading in zip(pair.subjects, pair.readings, strict=True):
         missing = [block for block in blocks if not has_block(store, reading.recipe, block)]
         futures = [
             activations_block.submit(
-                store, subject.checkpoint_id, subject.source.model.path, reading, block, settings, device
+                store, subject.checkpoint_id, subject.source.model.path, reading, block, settings, how
             )
             for block in missing
         ]

@@ -49,6 +49,26 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
     return found
 
 
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+def rescore(x, W_enc, bias, threshold, position, n_found, token, feature, value):
+    """Keep of the first entries, whose tokens are rows of x, what is above the threshold by their own products.
+
+    Afterwards they have positions for tokens. Returns how many there are.
+    """
+    kept = 0
+    for i in range(n_found):
+        row, f = token[i], feature[i]
+        a, w = x[row], W_enc[f]
+        product = np.float32(0)
+        for at in range(len(a)):
+            product += a[at] * w[at]
+        active = product + bias[f]
+        if not active <= threshold[f]:
+            token[kept], feature[kept], value[kept] = position[row], f, active
+            kept += 1
+    return kept
+
+
 @njit(nogil=True, cache=True)
 def compress_top(pre, bias, k, position, token, feature, value):
     """Likewise with the `k` greatest of every token that are above zero; of equals, those of the smaller features.

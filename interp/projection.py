@@ -35,7 +35,11 @@ class Arithmetic(NamedTuple):
     device: str
     """A torch device, `cpu` or `cuda`."""
     screen: bool
-    """Find candidates in bfloat16 first; see `project`."""
+    """Find candidates in bfloat16 first; see `project`, and `Screen` of encoders."""
+
+
+FLOAT32 = Arithmetic("cpu", screen=False)
+"""On the CPU, as it is."""
 
 
 class Outliers(NamedTuple):

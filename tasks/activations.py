@@ -13,6 +13,7 @@ from interp.activations.encoding import Entries, find_active, gather_active
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
 from interp.activations.settings import ActivationSettings, Keep
 from interp.activations.streams import transcoder_inputs
+from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import FeatureTokens, ranks
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
 from storage.catalog import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
@@ -81,7 +82,7 @@ def activations_block(
     reading: Pass,
     block: Block,
     settings: ActivationSettings,
-    device: str,
+    how: Arithmetic = FLOAT32,
 ) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 
@@ -91,7 +92,7 @@ def activations_block(
     if has_block(store, reading.recipe, block):
         return block
     checkpoint = open_checkpoint(store, checkpoint_id)
-    folder, model = loaded_model(model_path, device)
+    folder, model = loaded_model(model_path, how.device)
     rows = read_rows(store, reading.corpus_id, block.start, block.stop).tokens
     special = folder.tokenizer.all_special_ids if settings.special_tokens == "leave_out" else []
     counted = (rows != PADDING) & ~np.isin(rows, special)
@@ -101,16 +102,16 @@ def activations_block(
     layers = range(checkpoint.n_layers)
     found: list[list[Entries]] = [[] for _ in layers]
     d_model = checkpoint.attributes["d_model"]
-    step, batch = (max(1, positions // n_pos) for positions in positions_at_once(device, len(layers), d_model))
+    step, batch = (max(1, positions // n_pos) for positions in positions_at_once(how.device, len(layers), d_model))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         kept = counted[part]
         position = (start * n_pos + np.flatnonzero(kept)).astype(dtype)
-        tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(device)
-        mask = torch.from_numpy(kept).to(device)
+        tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(how.device)
+        mask = torch.from_numpy(kept).to(how.device)
         xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
         for layer in layers:
-            found[layer].append(find_active(loaded_encoder(checkpoint, layer, device), xs[layer], position))
+            found[layer].append(find_active(loaded_encoder(checkpoint, layer, how), xs[layer], position))
     active = []
     for layer in layers:
         active.append(gather_active(found[layer], checkpoint.d_transcoder))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from interp.activations.encoding import Encoder
+from interp.projection import FLOAT32, Arithmetic
 from interp.transcoder import Transcoder
 from storage.checkpoints import Checkpoint
 from storage.held import Held
@@ -37,16 +38,21 @@ def forget_model() -> None:
         _load.cache_clear()
 
 
-ENCODERS: Held[Encoder] = Held(1_200_000_000, lambda encoder: encoder.W_enc.nbytes)
+ENCODERS: Held[Encoder] = Held(1_200_000_000, lambda encoder: encoder.n_bytes)
 """Encoders that a process keeps: GPT-2-small's fit, larger ones are read again for every few thousand tokens."""
 
 TRANSCODERS: Held[Transcoder] = Held(4_000_000_000, lambda transcoder: transcoder.n_bytes)
 """Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
 
 
-def loaded_encoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Encoder:
-    """A layer's encoder in float32."""
-    return ENCODERS.get((checkpoint.path, layer, device), lambda: checkpoint.encoder(layer, device))
+def loaded_encoder(checkpoint: Checkpoint, layer: int, how: Arithmetic = FLOAT32) -> Encoder:
+    """A layer's encoder in float32, with a screen if candidates are to be found in bfloat16."""
+
+    def read() -> Encoder:
+        encoder = checkpoint.encoder(layer, how.device)
+        return encoder.screened() if how.screen else encoder
+
+    return ENCODERS.get((checkpoint.path, layer, how), read)
 
 
 def loaded_transcoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Transcoder:

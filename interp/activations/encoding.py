@@ -1,20 +1,32 @@
 """Find the active features of many tokens: products a block at a time, sparse as soon as they exist."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Integer, UInt16, UInt32
+from jaxtyping import BFloat16, Float32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
 
-from interp.activation_kernels import by_feature, compress, compress_top
+from interp.activation_kernels import by_feature, compress, compress_top, rescore
 from interp.transcoder import ActivationName, activate
 
 TOKENS_PER_PRODUCT = 256
 FEATURES_PER_PRODUCT = 2048
 """A block of products is 2 MB: it stays in the cache until its active entries are listed."""
+
+
+ROUNDING = 0.012
+"""By how much a product in bfloat16 may differ, for vectors of norm 1: both of them and it are rounded by 2^-8 each."""
+
+
+class Screen(NamedTuple):
+    """What finds features that may be active, by products in bfloat16."""
+
+    W_enc: BFloat16[Tensor, "d_transcoder d_model"]
+    reach: Float32[np.ndarray, " d_transcoder"]
+    """By how much a feature's product may differ from the float32 one, for a token of norm 1."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,20 @@ class Encoder:
     activation: ActivationName
     threshold: Float32[Tensor, " d_transcoder"] | None = None
     k: int | None = None
+    screen: Screen | None = None
+    """Where it is there, candidates are found by it and scored again in float32."""
+
+    def screened(self) -> "Encoder":
+        """The same with a screen, on the CPU; not of TopK, where what is active depends on all the others."""
+        if self.activation == "topk" or self.W_enc.device.type != "cpu":
+            return self
+        reach = ROUNDING * self.W_enc.norm(dim=1).numpy()
+        return replace(self, screen=Screen(self.W_enc.bfloat16(), reach))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory."""
+        return self.W_enc.nbytes * 3 // 2 if self.screen else self.W_enc.nbytes
 
     @property
     def d_transcoder(self) -> int:
@@ -73,21 +99,34 @@ def gather_active(entries: list[Entries], d_transcoder: int) -> Active:
 
 
 def _sparse(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
-    n = encoder.d_transcoder
-    bias = encoder.b_enc.numpy()
+    n, screen = encoder.d_transcoder, encoder.screen
+    bias, W_enc = encoder.b_enc.numpy(), encoder.W_enc.numpy()
     threshold = np.zeros(n, np.float32) if encoder.threshold is None else encoder.threshold.clamp(min=0).numpy()
     room = TOKENS_PER_PRODUCT * FEATURES_PER_PRODUCT
     out = torch.empty(TOKENS_PER_PRODUCT * min(n, FEATURES_PER_PRODUCT))
+    left, right = (x, encoder.W_enc) if screen is None else (x.bfloat16(), screen.W_enc)
     token, feature = np.empty(room, position.dtype), np.empty(room, np.int32)
     value = np.empty(room, np.float32)
     for low in range(0, len(x), TOKENS_PER_PRODUCT):
-        rows, at = x[low : low + TOKENS_PER_PRODUCT], position[low : low + TOKENS_PER_PRODUCT]
+        tokens = slice(low, min(low + TOKENS_PER_PRODUCT, len(x)))
+        at, limit = position[tokens], threshold
+        if screen is not None:
+            at, limit = (
+                np.arange(len(at), dtype=at.dtype),
+                threshold - screen.reach * x[tokens].norm(dim=1).max().item(),
+            )
         for first in range(0, n, FEATURES_PER_PRODUCT):
             part = slice(first, min(first + FEATURES_PER_PRODUCT, n))
             width = part.stop - first
-            products = out[: len(rows) * width].view(len(rows), width)
-            torch.mm(rows, encoder.W_enc[part].T, out=products)
-            found = compress(products.numpy(), bias[part], threshold[part], at, first, token, feature, value)
+            products = out[: len(at) * width].view(len(at), width)
+            if screen is None:
+                torch.mm(left[tokens], right[part].T, out=products)
+            else:
+                products.copy_(torch.mm(left[tokens], right[part].T))
+            found = compress(products.numpy(), bias[part], limit[part], at, first, token, feature, value)
+            if screen is not None:
+                rows = x[tokens].numpy()
+                found = rescore(rows, W_enc, bias, threshold, position[tokens], found, token, feature, value)
             yield token[:found].copy(), feature[:found].copy(), value[:found].copy()
 
 

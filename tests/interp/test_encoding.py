@@ -26,11 +26,14 @@ def encoder(activation: ActivationName, d_transcoder: int, seed: int, shift: flo
     st.floats(-6, 3),
     st.integers(1, 20),
     st.integers(0, 5),
+    st.booleans(),
 )
 def test_what_is_found_is_what_is_active(
-    activation: ActivationName, width: int, n_tokens: int, shift: float, k: int, seed: int
+    activation: ActivationName, width: int, n_tokens: int, shift: float, k: int, seed: int, screened: bool
 ) -> None:
     coder = encoder(activation, width, seed, shift, k)
+    if screened:
+        coder = coder.screened()
     x = torch.randn(n_tokens, 8, generator=torch.Generator().manual_seed(seed + 1))
     position = np.cumsum(np.ones(n_tokens, np.uint16), dtype=np.uint16) * 3
     entries = [find_active(coder, x[part], position[part]) for part in (slice(100), slice(100, None))]
@@ -50,10 +53,28 @@ def test_of_equal_activations_the_smaller_features_are_active() -> None:
     assert np.flatnonzero(np.diff(found.indptr)).tolist() == [0, 1, 2, 7]
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_screen_misses_nothing_however_close_to_the_threshold(scale: float) -> None:
+    n, d_model = 3000, 96
+    W_enc = torch.randn(n, d_model, generator=torch.Generator().manual_seed(0))
+    x = scale * torch.randn(200, d_model, generator=torch.Generator().manual_seed(1))
+    products = x[0] @ W_enc.T  # of the first token, half of the features are active by a hair, half are not
+    above, hair = torch.arange(n) % 2 == 0, 1e-5 * x[0].norm() * W_enc.norm(dim=1)
+    coder = Encoder(W_enc, torch.zeros(n), "jumprelu", products + torch.where(above, -hair, hair))
+    position = np.arange(200, dtype=np.uint16)
+    plain, screened = (find_active(each, x, position) for each in (coder, coder.screened()))
+    pairs = [set(zip(token.tolist(), feature.tolist(), strict=True)) for token, feature, _ in (plain, screened)]
+    assert pairs[0] == pairs[1]
+    assert len({pair for pair in pairs[0] if pair[0] == 0}) == (above & (products > 0)).sum() > 700
+    np.testing.assert_allclose(screened[2], plain[2], rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("screened", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_no_number_is_refused(activation: ActivationName, bad: float) -> None:
+def test_what_is_no_number_is_refused(activation: ActivationName, bad: float, screened: bool) -> None:
     coder, x = encoder(activation, 40, 0, 0.0, 3), torch.randn(5, 8)
+    coder = coder.screened() if screened else coder
     x[3, 2] = bad
     with pytest.raises(ValueError, match="not a finite number"):
         find_active(coder, x, np.arange(5, dtype=np.uint16))

@@ -41,7 +41,7 @@ def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         [reading] = work.readings
         for block in reversed(reading.blocks(store)):
             model = subject.source.model.path
-            tasks.activations_block.fn(store, checkpoint_id, model, reading, block, settings, "cpu")
+            tasks.activations_block.fn(store, checkpoint_id, model, reading, block, settings)
         tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
         for layer in range(subject.attributes["n_layers"]):
             for key in shards("recipe", layer, subject.attributes["d_transcoder"], shard_size):
@@ -126,7 +126,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     shutil.rmtree(place)
 
     def run() -> None:
-        tasks.activations_block.fn(store, subject.checkpoint_id, model, reading, block, CASES[0], "cpu")
+        tasks.activations_block.fn(store, subject.checkpoint_id, model, reading, block, CASES[0])
 
     def pack() -> None:
         pack_block(store, reading.recipe, block)

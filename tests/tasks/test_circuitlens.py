@@ -33,7 +33,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sa
     for reading in work.readings:
         for block in reading.blocks(store):
             model = subject.source.model.path
-            sampling.activations_block.fn(store, checkpoint_id, model, reading, block, settings, "cpu")
+            sampling.activations_block.fn(store, checkpoint_id, model, reading, block, settings)
     for layer in range(subject.attributes["n_layers"]):
         for key in shards(work.recipe, layer, subject.attributes["d_transcoder"], SHARD):
             sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.readings, settings)

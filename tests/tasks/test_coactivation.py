@@ -50,7 +50,7 @@ def blocks(subject: Subject) -> list[tasks.Summed]:
         for block in reading.blocks(subject.store):
             activation_tasks.activations_block.fn(
                 subject.store, subject.checkpoint_id, subject.source.model.path, reading, block,
-                ActivationSettings(), "cpu",
+                ActivationSettings(),
             )  # fmt: skip
     return summed
 

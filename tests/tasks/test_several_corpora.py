@@ -30,7 +30,7 @@ def run(subject: Subject) -> list[dict]:
     for reading in work.readings:
         for block in reading.blocks(store):
             tasks.activations_block.fn(
-                store, checkpoint_id, subject.source.model.path, reading, block, config.activations, "cpu"
+                store, checkpoint_id, subject.source.model.path, reading, block, config.activations
             )
     key = ShardKey(work.recipe, 2, 0, 512)
     tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.readings, config.activations)
