@@ -1,6 +1,7 @@
 """Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
 
 import atexit
+import logging
 import os
 import socket
 import subprocess
@@ -98,6 +99,7 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
     """A running Dask cluster with at least one worker, or one of our own, whose workers have a thread each."""
     from distributed import Client, LocalCluster  # a second to import, and only here wanted
 
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
     with ExitStack() as stack:
         address: Any = engine.dask_address
         if address is None:

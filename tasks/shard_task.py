@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RETRIES = 2
 
 CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
-"""The Dask cluster whose workers do the work of tasks, or nobody else does it."""
+"""The Dask cluster whose workers do the work of tasks; without one it is done where the task is."""
 
 
 def may_pass(_task: Any, _run: Any, state: Any) -> bool:

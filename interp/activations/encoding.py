@@ -111,10 +111,8 @@ def _sparse(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entri
         tokens = slice(low, min(low + TOKENS_PER_PRODUCT, len(x)))
         at, limit = position[tokens], threshold
         if screen is not None:
-            at, limit = (
-                np.arange(len(at), dtype=at.dtype),
-                threshold - screen.reach * x[tokens].norm(dim=1).max().item(),
-            )
+            at = np.arange(len(at), dtype=at.dtype)
+            limit = threshold - screen.reach * x[tokens].norm(dim=1).max().item()
         for first in range(0, n, FEATURES_PER_PRODUCT):
             part = slice(first, min(first + FEATURES_PER_PRODUCT, n))
             width = part.stop - first
