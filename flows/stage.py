@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
@@ -32,14 +31,18 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
     told = partial(console.print, markup=False, soft_wrap=True)
-    with hold(store, purpose, told=told), engine_running(config.engine), tags(*names):
+    with hold(store, purpose, told=told), engine_running(config.engine):
         _tag_run(names)
         mark_killed(store.catalog)
         yield
 
 
 def _tag_run(names: list[str]) -> None:
-    """Tag Prefect's flow run by checkpoint and model, as its tasks are: what they are is not known when it is made."""
+    """Tag Prefect's flow run by checkpoint and model: what they are is not known when it is made.
+
+    Its tasks are not tagged. For a tagged one Prefect asks the server whether there is a limit on the tag, and where the
+    server's SQLite is busy at that moment, it asks again after two seconds, which happens to one long task in two.
+    """
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), tags={*flow_run.tags, *names})
 
