@@ -40,8 +40,8 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
 def _tag_run(names: list[str]) -> None:
     """Tag Prefect's flow run by checkpoint and model: what they are is not known when it is made.
 
-    Its tasks are not tagged. For a tagged one Prefect asks the server whether there is a limit on the tag, and where the
-    server's SQLite is busy at that moment, it asks again after two seconds, which happens to one long task in two.
+    Its tasks are not tagged. For a tagged one Prefect asks the server for limits on the tag, and where the server's
+    SQLite is busy at that moment, it asks again after two seconds, which happened to every other long task.
     """
     with get_client(sync_client=True) as client:
         client.update_flow_run(UUID(flow_run.id), tags={*flow_run.tags, *names})
