@@ -8,9 +8,9 @@
 The floor of a pass is the model's forward pass, logits included (at `--shape`, of 2,000 tokens), and one float32 matrix
 product of all of its transcoders' encoders. The pass is the stage's own tasks, from the corpus in Zarr to statistics,
 samples and packed sparse activations, with bfloat16 where the processor has it (`bfloat16` says so); it alternates with
-the floor, a block each. Of the model it runs what its
-transcoders read, all but the last MLP and what follows. `--shape` takes random weights whose biases leave 45 features
-active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint are read.
+the floor, a block each. Of the model it runs what its transcoders read,
+all but the last MLP and what follows. `--shape` takes random weights whose biases leave
+45 features active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint are read.
 `--coactivation` compares the sums with scipy.sparse products over the same blocks, and with how fast a loop can add to
 scattered places of a tile, which is all that they do. `--memory` measures the peak of a pass over 1, 4 and 16 times the
 same text. All times are of the processor, so that what else runs on the machine counts little.
@@ -145,7 +145,7 @@ def measure_pass(
     reading = tasks.Pass("bench", corpus_id, 0.0, checkpoint.n_layers)
     per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block
-    blocks = reading.blocks(store)[: max(1, n_tokens // per_block)]
+    blocks = reading.blocks(store)[: max(1, round(n_tokens / per_block))]
     warm, how = Block(0, 1), arithmetic(EngineConfig(device="cpu"))
     tasks.activations_block.fn(store, checkpoint_id, model_path, reading._replace(recipe="warm"), warm, SETTINGS, how)
     seconds = dict.fromkeys(("model", "encoders", "pass", "gather", "pack"), 0.0)

@@ -109,7 +109,9 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
             client = stack.enter_context(Client(address, timeout=SCHEDULER_PATIENCE_S, set_as_default=False))
             client.wait_for_workers(1, timeout=WORKER_PATIENCE_S)
         except (OSError, TimeoutError, ValueError) as error:
-            raise ValueError(f"engine.dask_address: no Dask workers at {address}: {error}") from None
+            if engine.dask_address is None:
+                raise
+            raise ValueError(f"engine.dask_address: no Dask workers at {engine.dask_address}: {error}") from None
         yield client
 
 

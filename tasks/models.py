@@ -38,8 +38,8 @@ def forget_model() -> None:
         _load.cache_clear()
 
 
-ENCODERS: Held[Encoder] = Held(1_200_000_000, lambda encoder: encoder.n_bytes)
-"""Encoders that a process keeps: GPT-2-small's fit, larger ones are read again for every few thousand tokens."""
+ENCODERS: Held[Encoder] = Held(1_400_000_000, lambda encoder: encoder.n_bytes)
+"""Encoders that a process keeps: GPT-2-small's fit with their screens, larger ones are read again at every step."""
 
 TRANSCODERS: Held[Transcoder] = Held(4_000_000_000, lambda transcoder: transcoder.n_bytes)
 """Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
