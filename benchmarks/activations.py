@@ -10,7 +10,8 @@ product of all of its transcoders' encoders. The pass is the stage's own tasks, 
 samples and packed sparse activations, with bfloat16 where the processor has it (`bfloat16` says so); it alternates with
 the floor, a block each. Of the model it runs what its transcoders read,
 all but the last MLP and what follows. `--shape` takes random weights whose biases leave
-45 features active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint are read.
+45 features active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and
+checkpoint are read.
 `--coactivation` compares the sums with scipy.sparse products over the same blocks, and with how fast a loop can add to
 scattered places of a tile, which is all that they do. `--memory` measures the peak of a pass over 1, 4 and 16 times the
 same text. All times are of the processor, so that what else runs on the machine counts little.
