@@ -77,13 +77,13 @@ def main() -> None:
         found = rows(sizes, config, rates)
         for step, cost, products, projections in found:
             numbers = (products + projections) / 1e15, cost.seconds / 3600, cost.disk_bytes / 1e9
-            figures = " | ".join(f"{number:,.1f}" for number in (*numbers, cost.memory_bytes / 1e9))
+            figures = " | ".join(f"{number:,.1f}" for number in (*numbers, cost.memory_bytes(config.engine) / 1e9))
             print(f"| {step} | {cost.n_tasks:,} | {figures} | {cost.usd:,.0f} |")
         total = [
             sum(column) for column in zip(*((c.seconds, c.disk_bytes, c.usd) for _, c, _, _ in found), strict=True)
         ]
         operations = sum(products + projections for _, _, products, projections in found)
-        memory = max(cost.memory_bytes for _, cost, _, _ in found)
+        memory = max(cost.memory_bytes(config.engine) for _, cost, _, _ in found)
         figures = operations / 1e15, total[0] / 3600, total[1] / 1e9, memory / 1e9
         print(f"| **all** | | {' | '.join(f'{number:,.1f}' for number in figures)} | {total[2]:,.0f} |")
 

@@ -145,24 +145,26 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     entries = ACTIVE_PER_TOKEN * sizes.n_layers
     blocks = entries * tokens * BYTES_PER_ENTRY
     samples = n_features * (config.activations.n_samples + config.activations.n_top) * SAMPLE_BYTES
-    layer = sizes.d_transcoder * sizes.d_model * 4
+    layer = sizes.d_transcoder * sizes.d_model * (6 if arithmetic(config.engine).screen else 4)
     held = max(layer, min(ENCODERS.max_bytes, sizes.n_layers * layer))
     stream = 2 * POSITIONS_PER_STREAM * sizes.n_layers * sizes.d_model * 4
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     per_block = positions_per_block(sizes.n_layers)
     return {
-        "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S, 8 * sizes.corpus_tokens, 150e6),
+        "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S, 8 * sizes.corpus_tokens, 0, 150e6),
         "activations": Cost(
             max(1, round(tokens / per_block)),
             tokens * (sizes.model_flops + encoders) / rates.products,
             blocks,
-            sizes.model_bytes + held + workers * (stream + 16 * entries * per_block),
+            sizes.model_bytes + held,
+            stream + 16 * entries * per_block,
         ),
         "samples": Cost(
             n_shards,
             (n_features * DRAW_S + entries * tokens * GATHER_S) / workers,
             samples,
-            workers * 12 * ENTRIES_AT_ONCE,
+            0,
+            12 * ENTRIES_AT_ONCE,
         ),
     }
 

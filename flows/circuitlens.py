@@ -164,19 +164,22 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             n_blocks,
             (once + back) / rates.products + steps,
             n_samples * BYTES_PER_SAMPLE,
-            model + held + workers * (frozen + BATCH_BYTES + result),
+            model + held,
+            frozen + BATCH_BYTES + result,
         ),
         "cluster": Cost(
             sizes.n_layers * -(-sizes.d_transcoder // per_shard),
             n_samples * GATHER_S / workers,
             0,
-            workers * per_shard * config.activations.n_samples * (2_000 + sizes.d_model * 4),
+            0,
+            per_shard * config.activations.n_samples * (2_000 + sizes.d_model * 4),
         ),
         "ablate": Cost(
             sizes.n_layers if n_ablated else 0,
             ablating + n_ablated * sizes.n_layers * 2e-3 / workers,
             0,
             model + held,
+            0,
         ),
     }
 

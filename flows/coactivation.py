@@ -184,14 +184,16 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             len(pairs) * n_shards if has_matrices else 0,
             len(pairs) * tokens * active**2 * TILE_S / workers if has_matrices else 0,
             disk,
-            workers * tile,
+            0,
+            tile,
         ),
         "twera": Cost(
             sizes.n_layers * n_shards,
             n_edges * per_edge * EDGE_S / workers
             + (2 * len(pairs) * sizes.d_transcoder**2 * sizes.d_model / rates.products if has_matrices else 0),
             n_edges * EDGE_BYTES,
-            workers * tile,
+            0,
+            tile,
         ),
     }
 

@@ -143,7 +143,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     usd = _questions_usd(config, sizes, methods, n_features) if config.describe.explainer == "anthropic" else 0.0
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     seconds = n * DESCRIBE_S / n_workers(config.engine)
-    return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, n_workers(config.engine) * 200e6, usd)}
+    return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd)}
 
 
 def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n_features: int) -> float:

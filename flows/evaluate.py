@@ -178,23 +178,25 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     if config.evaluate.judge == "anthropic":
         usd = questions_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
     per_layer = sizes.model_bytes + layer
-    tokens = 8 * how.n_texts * how.text_tokens * workers
+    tokens = 8 * how.n_texts * how.text_tokens
     return {
-        "read held-out": Cost(sizes.n_layers, sizes.n_layers * read / rates.products, 0, per_layer + tokens),
+        "read held-out": Cost(sizes.n_layers, sizes.n_layers * read / rates.products, 0, per_layer, tokens),
         "steer": Cost(
             sizes.n_layers * -(-min(steering.features_per_layer, n_features) // 5),
             written / rates.products,
             4 * rows * steering.new_tokens / 3,
-            sizes.model_bytes + workers * layer,
+            sizes.model_bytes,
+            layer,
         ),
         "judge": Cost(
             sizes.n_layers,
             n_descriptions * JUDGE_S / workers + synthetic / rates.products,
             n_descriptions * 2_500,
-            per_layer + workers * 500e6,
+            per_layer,
+            500e6,
             usd,
         ),
-        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, workers * 200e6),
+        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, 0, 200e6),
     }
 
 

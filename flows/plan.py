@@ -5,9 +5,8 @@ from typing import NamedTuple
 from configs.run import RunConfig
 from flows import coactivation, ingest
 from flows.describe_checkpoint import STAGES
-from flows.engine import n_workers
 from flows.origin import pinned, to_download
-from flows.rates import Rates
+from flows.rates import Cost, Rates
 from flows.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject import Subject, identify, open_source
 from storage.holding import refresh_all
@@ -21,6 +20,9 @@ DOWNLOAD_BYTES_PER_S = 50e6
 
 STARTUP_S = 12.0
 """Seconds until the first task: libraries, Prefect's server."""
+
+
+TRAIN = "train transcoders"
 
 
 class Step(NamedTuple):
@@ -56,59 +58,64 @@ def _steps(config: RunConfig) -> list[Step]:
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
-        training = [] if config.transcoder.train is None else [_train(sizes, config, rates)]
-        return [_download(left), *training, *_later(sizes, config, rates)]
+        training = {} if config.transcoder.train is None else {TRAIN: _train(sizes, config, rates)}
+        return _all_to_do({"download": _download(left), **training, **_later(sizes, config, rates)}, config)
     source = open_source(config)
     if source.must_train:
         sizes = sizes_to_train(source)
         rates = Rates.measured(sizes.d_model, config)
-        return [_train(sizes, config, rates), *_later(sizes, config, rates)]
+        return _all_to_do({TRAIN: _train(sizes, config, rates), **_later(sizes, config, rates)}, config)
     subject = identify(source)
     refresh_all(source.store)
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
     todo = 0 if ingest.is_done(subject) else sizes.n_layers
-    return [_ingest(sizes, config, rates, todo), *_stages(subject, sizes, rates)]
+    return [_step("ingest", todo, _ingest(sizes, config, rates), config), *_stages(subject, sizes, rates)]
 
 
-def _download(files: list[RemoteFile]) -> Step:
+def _step(name: str, todo: int, cost: Cost, config: RunConfig) -> Step:
+    """Of a step, what is left of its costs."""
+    share = todo / max(1, cost.n_tasks)
+    seconds, disk, usd = (share * whole for whole in (cost.seconds, cost.disk_bytes, cost.usd))
+    return Step(name, todo, cost.n_tasks, seconds, disk, cost.memory_bytes(config.engine), usd)
+
+
+def _all_to_do(costs: dict[str, Cost], config: RunConfig) -> list[Step]:
+    return [_step(name, cost.n_tasks, cost, config) for name, cost in costs.items()]
+
+
+def _download(files: list[RemoteFile]) -> Cost:
     n_bytes = sum(file.n_bytes for file in files)
-    return Step("download", len(files), len(files), n_bytes / DOWNLOAD_BYTES_PER_S, n_bytes, 0)
+    return Cost(len(files), n_bytes / DOWNLOAD_BYTES_PER_S, n_bytes, 0, 0)
 
 
-def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Step:
+def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
     training = config.transcoder.train
     assert training is not None
     coder = 2 * 2 * sizes.d_transcoder * sizes.d_model * TOKENS_TRAINED_PER_FORWARD
     flops = sizes.n_layers * training.n_steps * training.batch_tokens * (coder + sizes.model_flops)
     weights = sizes.d_transcoder * sizes.d_model * 8
-    memory = sizes.model_bytes + 4 * weights  # weights, gradients and Adam's two moments
-    n_layers = sizes.n_layers
-    return Step("train transcoders", n_layers, n_layers, flops / rates.products, n_layers * weights, memory)
+    trained = 4 * weights  # with gradients and Adam's two moments
+    return Cost(sizes.n_layers, flops / rates.products, sizes.n_layers * weights, sizes.model_bytes, trained)
 
 
-def _ingest(sizes: Sizes, config: RunConfig, rates: Rates, todo: int) -> Step:
+def _ingest(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
     measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
     layer = sizes.d_transcoder * sizes.d_model * 8
-    memory = sizes.model_bytes + n_workers(config.engine) * 2 * layer
-    seconds, disk = (sizes.n_bytes / 100e6 + measuring, sizes.n_bytes) if todo else (0, 0)
-    return Step("ingest", todo, sizes.n_layers, seconds, disk, memory)
+    return Cost(sizes.n_layers, sizes.n_bytes / 100e6 + measuring, sizes.n_bytes, sizes.model_bytes, 2 * layer)
 
 
 def _stages(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
-    steps = []
-    for name in subject.config.stages:
+    steps, config = [], subject.config
+    for name in config.stages:
         stage = STAGES[name]
         todo = stage.todo(subject)
-        for title, cost in stage.costs(sizes, subject.config, rates).items():
+        for title, cost in stage.costs(sizes, config, rates).items():
             left = cost.n_tasks if todo[title] is None else todo[title]
-            share = left / max(1, cost.n_tasks)
-            seconds, disk = share * cost.seconds, share * cost.disk_bytes
-            steps.append(Step(title, left, cost.n_tasks, seconds, disk, cost.memory_bytes, share * cost.usd))
+            steps.append(_step(title, left, cost, config))
     return steps
 
 
-def _later(sizes: Sizes, config: RunConfig, rates: Rates) -> list[Step]:
-    costs = [item for name in config.stages for item in STAGES[name].costs(sizes, config, rates).items()]
-    steps = [Step(name, cost.n_tasks, *cost) for name, cost in costs]
-    return [_ingest(sizes, config, rates, sizes.n_layers), *steps]
+def _later(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    stages = [STAGES[name].costs(sizes, config, rates) for name in config.stages]
+    return {"ingest": _ingest(sizes, config, rates), **{name: cost for costs in stages for name, cost in costs.items()}}

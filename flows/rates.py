@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import torch
 
-from configs.run import RunConfig
+from configs.run import EngineConfig, RunConfig
 from flows.engine import arithmetic, n_workers
 from interp.projection import ROW_BLOCK, project
 from storage.tiles import TILE_ROWS
+
+LIBRARIES_BYTES = 0.6e9
+"""What the libraries take of a process, whatever it computes."""
 
 
 class Cost(NamedTuple):
@@ -18,9 +21,19 @@ class Cost(NamedTuple):
     n_tasks: int
     seconds: float
     disk_bytes: float
-    memory_bytes: float
+    held_bytes: float
+    """Memory for what a process holds once, whatever it does at once."""
+    task_bytes: float
+    """Memory for what each task holds for itself."""
     usd: float = 0.0
     """For questions to a language model, about."""
+
+    def memory_bytes(self, engine: EngineConfig) -> float:
+        """Of all processes together: threads are in one, workers of Dask are one each beside the flow's."""
+        at_once = min(n_workers(engine), self.n_tasks)
+        n_processes = at_once if engine.runner == "dask" else 1
+        libraries = (n_processes + (engine.runner == "dask")) * LIBRARIES_BYTES
+        return libraries + n_processes * self.held_bytes + at_once * self.task_bytes
 
 
 class Rates(NamedTuple):

@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.engine import arithmetic, n_workers, wait_for_all
+from flows.engine import arithmetic, wait_for_all
 from flows.rates import Cost, Rates
 from flows.sizes import Sizes
 from flows.stage import stage_recorded, store_held
@@ -159,7 +159,6 @@ def todo(subject: Subject) -> dict[str, int]:
 def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name."""
     n_layers, d_model, n_tokens, d_transcoder = sizes.n_layers, sizes.d_model, sizes.n_tokens, sizes.d_transcoder
-    workers = n_workers(config.engine)
     upstream = sum(len(config.weightlens.upstream_layers(layer)) for layer in range(n_layers))
     n_features = n_layers * d_transcoder
     single = n_tokens * (sizes.block_flops + 2 * n_features * d_model)
@@ -174,12 +173,13 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             -(-n_tokens // TOKENS_PER_BLOCK),
             single / rates.products,
             n_layers * n_tokens * 64 * 8,
-            sizes.model_bytes + workers * (encoder + inputs),
+            sizes.model_bytes,
+            encoder + inputs,
         ),
         "project": Cost(
-            n_shards, projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns + workers * shard
+            n_shards, projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns, shard
         ),
-        "propagate": Cost(n_shards, n_features * PROPAGATE_S, 0, workers * n_features * 200),
+        "propagate": Cost(n_shards, n_features * PROPAGATE_S, 0, 0, n_features * 200),
     }
 
 

@@ -23,9 +23,6 @@ from flows.cli.app import (
     size_text,
 )
 
-BASE_MEMORY_BYTES = 0.6e9
-"""What the libraries take, whatever is computed."""
-
 
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
@@ -167,7 +164,7 @@ def print_plan(steps: list[Any], console: Console) -> None:
         table.add_row(*cells, memory, *[f"${step.usd:,.2f}"] * costs_money)
     seconds = sum(step.seconds for step in steps) + STARTUP_S * any(step.todo for step in steps)
     size = sum(step.disk_bytes for step in steps)
-    memory = size_text(max((step.memory_bytes for step in steps if step.todo), default=0) + BASE_MEMORY_BYTES)
+    memory = size_text(max((step.memory_bytes for step in steps if step.todo), default=0))
     money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
     table.add_row("total", "", "", duration_text(seconds), size_text(size), memory, *money, style="bold")
     console.print(table)

@@ -1,7 +1,10 @@
 """What the transcoders of all layers read at some tokens, in batches that the memory holds."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Bool, Float32, Integer
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 
 from interp.capture import Hooks, read_inputs
 from interp.families import Family
@@ -24,29 +27,31 @@ def transcoder_inputs(
     Raises:
         RuntimeError: not even a single row fits.
     """
-    pieces: list[list[Tensor]] = [[] for _ in range(n_layers)]
-    start = 0
+    xs: list[Tensor] = []
+    n_kept, start, done = int(kept.sum()), 0, 0
     while start < len(tokens):
         batch = slice(start, start + rows_per_batch)
+        at = kept[batch].flatten().nonzero().squeeze(1)
         try:
-            xs = _inputs_at(model, family, hooks, n_layers, tokens[batch], kept[batch])
+            read_inputs(model, family, tokens[batch], range(n_layers), hooks, _picking(xs, n_kept, at, done))
         except RuntimeError as error:
             if not _out_of_memory(error) or rows_per_batch == 1:
                 raise
             rows_per_batch = (min(rows_per_batch, len(tokens) - start) + 1) // 2
             continue
-        for layer, x in enumerate(xs):
-            pieces[layer].append(x)
-        start = batch.stop
-    return [cat(xs) for xs in pieces]
-
-
-def _inputs_at(
-    model: nn.Module, family: Family, hooks: Hooks, n_layers: int, tokens: Tensor, kept: Tensor
-) -> list[Float32[Tensor, "n d_model"]]:
-    xs: list[Tensor] = []
-    read_inputs(model, family, tokens, range(n_layers), hooks, lambda _, x: xs.append(x[kept]))
+        start, done = batch.stop, done + len(at)
     return xs
+
+
+def _picking(xs: list[Tensor], n: int, at: Tensor, first: int) -> Callable[[int, Tensor], None]:
+    """Puts the positions `at` of a layer's input where its others are, from row `first` on of `n`."""
+
+    def receive(layer: int, x: Tensor) -> None:
+        if layer == len(xs):
+            xs.append(x.new_empty(n, x.shape[-1]))
+        torch.index_select(x.flatten(0, 1), 0, at, out=xs[layer][first : first + len(at)])
+
+    return receive
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -3,12 +3,19 @@
 import os
 import threading
 import time
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 
-from configs.run import EngineConfig
+from configs.run import EngineConfig, RunConfig
 from flows.engine import engine_running
+from flows.stage import store_held
+from storage.store import Store
 from tasks.shard_task import shard_task
 
 pytestmark = pytest.mark.usefixtures("prefect_here")
@@ -22,6 +29,14 @@ def whereabouts() -> tuple[int, int, float, float]:
     began = time.time()
     time.sleep(0.2)
     return os.getpid(), threading.get_ident(), began, time.time()
+
+
+@shard_task("own-tags", "own tags")
+def own_tags() -> set[str]:
+    """Of the task's run."""
+    context = TaskRunContext.get()
+    assert context is not None
+    return set(context.task_run.tags)
 
 
 @shard_task("refuse", "refuse")
@@ -64,3 +79,16 @@ def test_dask_workers_are_processes_with_a_task_each() -> None:
 def test_an_error_comes_back_from_a_dask_worker() -> None:
     with pytest.raises(ValueError, match="layer 3 has no decoder"):
         refused(EngineConfig(runner="dask", workers=1))
+
+
+@flow
+def tagged(config: RunConfig, store: Store) -> tuple[set[str], set[str]]:
+    """Tags of a stage's run and of one of its tasks."""
+    with store_held(config, store, "tagged"), get_client(sync_client=True) as client:
+        return set(client.read_flow_run(UUID(flow_run.id)).tags), own_tags.submit().result()
+
+
+def test_runs_are_tagged_and_tasks_are_not_or_they_would_wait_for_the_limits_of_tags(tmp_path: Path) -> None:
+    paths = {"model": {"path": "models/tiny"}, "transcoder": {"path": "."}, "corpus": {"source": "x"}}
+    config = RunConfig.model_validate({"name": "demo", **paths})
+    assert tagged(config, Store(tmp_path / "store")) == ({"demo", "tiny"}, set())

@@ -1,12 +1,12 @@
-"""What describing and judging by a language model is expected to cost, before anything is there."""
+"""What a run is expected to cost, before anything is there: money for a language model, memory of all processes."""
 
 from typing import Any
 
 import pytest
 
-from configs.run import RunConfig
+from configs.run import EngineConfig, RunConfig
 from flows import describe, evaluate
-from flows.rates import Rates
+from flows.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.sizes import Sizes
 
 GEMMA = Sizes(
@@ -36,3 +36,11 @@ def test_methods_of_circuits_ask_a_cluster_once_and_join_each() -> None:
     plain = usd(describe, methods=["maxact"])
     assert one > 4 * plain
     assert plain / 10 < two - one < plain
+
+
+def test_threads_share_what_a_process_holds_and_dask_workers_do_not() -> None:
+    cost = Cost(n_tasks=10, seconds=0, disk_bytes=0, held_bytes=7e9, task_bytes=1e9)
+    threads, dask = (EngineConfig.model_validate({"runner": name, "workers": 4}) for name in ("threads", "dask"))
+    assert cost.memory_bytes(threads) == LIBRARIES_BYTES + 7e9 + 4 * 1e9
+    assert cost.memory_bytes(dask) == 5 * LIBRARIES_BYTES + 4 * (7e9 + 1e9)
+    assert cost._replace(n_tasks=1).memory_bytes(threads) == LIBRARIES_BYTES + 7e9 + 1e9
