@@ -13,6 +13,12 @@ GROUP = 16
 FEW = 64
 """Values among which the k greatest are sought by counting."""
 
+FEW_GROUP = 8
+"""Likewise, where the k greatest of all are sought, so that there are more groups than k."""
+
+HALVINGS = 6
+"""Of an interval in which a limit is sought."""
+
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def compress(pre, bias, threshold, position, first, token, feature, value):
@@ -28,12 +34,12 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
     for t in range(n_tokens):
         line = pre[t]
         for g in range(n_groups):
-            high[g] = line[g] + bias[g] - threshold[g]
-        for k in range(1, GROUP):
-            at = k * n_groups
-            part, b, limit = line[at : at + n_groups], bias[at : at + n_groups], threshold[at : at + n_groups]
-            for g in range(n_groups):
-                high[g] = max(high[g], part[g] + b[g] - limit[g])
+            most, odd = line[g] + bias[g] - threshold[g], False
+            for at in range(GROUP):  # as many as the compiler knows, or this is not vector code
+                c = g + at * n_groups
+                x = line[c] + bias[c] - threshold[c]
+                most, odd = max(most, x), odd | (x != x)
+            high[g] = np.float32(0) if odd else most
         for g in range(n_groups):
             if not high[g] < 0:
                 for c in range(g, n_groups * GROUP, n_groups):
@@ -69,53 +75,103 @@ def rescore(x, W_enc, bias, threshold, position, n_found, token, feature, value)
     return kept
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def compress_top(pre, bias, k, position, token, feature, value):
     """Likewise with the `k` greatest of every token that are above zero; of equals, those of the smaller features.
 
-    Where the k-th greatest will lie is guessed by the token before; only where that was too high is all looked at. The
-    output has room for `k` entries a token and one more.
+    The output has room for `k` entries a token and one more.
     """
     n_tokens, n = pre.shape
-    line, hits, kept = np.empty(n, np.float32), np.empty(n + 1, np.uint32), np.empty(n, np.float32)
-    few = np.empty(FEW, np.float32)
-    found, guess = 0, np.float32(0)
+    n_groups = n // FEW_GROUP
+    line, high, groups = np.empty(n, np.float32), np.empty(n_groups, np.float32), np.empty(n_groups + 1, np.uint32)
+    hits, few = np.empty(n + 1, np.uint32), np.empty(FEW, np.float32)
+    found = np.uint64(0)
     for t in range(n_tokens):
         products = pre[t]
         for c in range(n):
             line[c] = products[c] + bias[c]
-        n_hits = _above(line, guess, hits)
-        if n_hits < k and guess > 0:
-            n_hits = _above(line, np.float32(0), hits)
-        for i in range(n_hits):
-            kept[i] = line[hits[i]]
+        _greatest_of_groups(line, high)
+        n_hits = _above(line, high, _that_k_are_above(high, k), groups, hits)
         limit = np.float32(0)
         if n_hits > k:
             limit = np.float32(np.nan)
             if n_hits <= FEW:
-                few[:] = -np.inf
-                few[:n_hits] = kept[:n_hits]
+                for i in range(n_hits):
+                    few[i] = line[hits[i]]
+                for i in range(n_hits, FEW):
+                    few[i] = 0
                 limit = _between(few, k)
         if limit == limit:
             for i in range(n_hits):
                 token[found], feature[found], value[found] = position[t], hits[i], line[hits[i]]
-                found += not line[hits[i]] <= limit
+                found += np.uint64(not line[hits[i]] <= limit)
         else:
-            limit = _greatest(kept[:n_hits], k)
+            own = np.sort(hits[:n_hits])
+            limit = _greatest(line[own], k)
             if limit != limit:
                 limit = np.float32(np.inf)  # so that what is no number is listed, and refused
             n_equal = k
-            for i in range(n_hits):
-                n_equal -= not line[hits[i]] <= limit
-            room = found + k
-            for i in range(n_hits):
-                x = line[hits[i]]
+            for c in own:
+                n_equal -= not line[c] <= limit
+            room = found + np.uint64(k)
+            for c in own:
+                x = line[c]
                 if found < room and (not x <= limit or (x == limit and n_equal > 0)):
                     n_equal -= x == limit
-                    token[found], feature[found], value[found] = position[t], hits[i], x
-                    found += 1
-        guess = np.float32(0.8) * limit
+                    token[found], feature[found], value[found] = position[t], c, x
+                    found += np.uint64(1)
     return found
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _greatest_of_groups(line, high):
+    """The greatest of every group of `FEW_GROUP` values; infinite where one is no number."""
+    n_groups = len(high)
+    for g in range(n_groups):
+        most, odd = line[g], False
+        for at in range(FEW_GROUP):
+            x = line[g + at * n_groups]
+            most, odd = max(most, x), odd | (x != x)
+        high[g] = np.float32(np.inf) if odd else most
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _that_k_are_above(high, k):
+    """A limit, not below zero, that at least `k` values are above, or zero; near the greatest such limit.
+
+    Where these are the greatest of groups, as many of all values are above it, and not many more.
+    """
+    low, top = np.float32(0), np.float32(0)
+    for g in range(len(high)):
+        top = max(top, high[g])
+    for _ in range(HALVINGS):
+        middle, n = low + (top - low) * np.float32(0.5), 0
+        for g in range(len(high)):
+            n += np.int32(high[g] > middle)
+        if n >= k:
+            low = middle
+        else:
+            top = middle
+    return low
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _above(line, high, limit, groups, hits):
+    """List what is above a limit, and what is no number: of groups whose greatest is, without branches."""
+    n, n_groups = len(line), len(high)
+    n_found, n_hits = np.uint64(0), np.uint64(0)
+    for g in range(n_groups):
+        groups[n_found] = g
+        n_found += np.uint64(high[g] > limit)
+    for i in range(n_found):
+        for at in range(FEW_GROUP):
+            c = groups[i] + at * n_groups
+            hits[n_hits] = c
+            n_hits += np.uint64(not line[c] <= limit)
+    for c in range(n_groups * FEW_GROUP, n):
+        hits[n_hits] = c
+        n_hits += np.uint64(not line[c] <= limit)
+    return np.int64(n_hits)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -140,16 +196,6 @@ def _between(few, k):
             high = middle
         middle = low + (high - low) * np.float32(0.5)
     return np.float32(np.nan)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _above(line, limit, hits):
-    """List what is above a limit, and what is no number, without branches that could not be foreseen."""
-    n = np.uint64(0)
-    for c in range(len(line)):
-        hits[n] = c
-        n += np.uint64(not line[c] <= limit)
-    return np.int64(n)
 
 
 @njit(nogil=True, cache=True)

@@ -78,3 +78,29 @@ def test_what_is_no_number_is_refused(activation: ActivationName, bad: float, sc
     x[3, 2] = bad
     with pytest.raises(ValueError, match="not a finite number"):
         find_active(coder, x, np.arange(5, dtype=np.uint16))
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
+def test_a_single_feature_that_is_no_number_is_refused_wherever_it_stands(activation: ActivationName) -> None:
+    width = 70
+    for feature in range(width):
+        coder = encoder(activation, width, 0, -50.0, 3)  # all the others are far from active
+        coder.W_enc[feature, 2] = float("nan")
+        with pytest.raises(ValueError, match="not a finite number"):
+            find_active(coder, torch.randn(5, 8), np.arange(5, dtype=np.uint16))
+
+
+def test_the_greatest_of_a_wide_layer_are_found_however_they_lie() -> None:
+    n, k, random = 2051, 40, np.random.default_rng(0)
+    rows = [np.zeros(n), np.full(n, 2.0), np.arange(n), np.sort(random.standard_cauchy(n))]
+    rows += [random.standard_normal(n) - shift for shift in (0, 2, 4)]
+    rows += [np.where(np.arange(n) % (n // 8) == at, 5.0, 0.1) for at in (0, 3)]  # one group has them all
+    pre = torch.tensor(np.array(rows), dtype=torch.float32)
+    coder = Encoder(pre.T.contiguous(), torch.zeros(n), "topk", None, k)
+    found = gather_active([find_active(coder, torch.eye(len(pre)), np.arange(len(pre), dtype=np.uint16))], n)
+    dense = np.zeros(pre.shape, np.float32)
+    dense[found.token, np.repeat(np.arange(n), np.diff(found.indptr))] = found.value
+    greatest = np.argsort(-pre.numpy(), axis=1, kind="stable")[:, :k]  # of equals, the smaller features
+    expected = np.zeros_like(dense)
+    np.put_along_axis(expected, greatest, np.take_along_axis(pre.numpy().clip(min=0), greatest, 1), 1)
+    np.testing.assert_array_equal(dense, expected)
