@@ -84,7 +84,7 @@ def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
         torch.set_num_threads(before)
 
 
-def gemm_flops(d_model: int, n_threads: int) -> float:
+def gemm_flops(d_model: int, n_threads: int = 1) -> float:
     """This machine's float32 matrix-multiply rate at a projection's shape, operations a second."""
     rows, columns = torch.randn(1024, d_model), torch.randn(4096, d_model)
     before = torch.get_num_threads()
