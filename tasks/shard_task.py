@@ -3,17 +3,17 @@
 import errno
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import wraps
+from functools import cached_property, wraps
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 if TYPE_CHECKING:
     from distributed import Client
+    from prefect import Task
+    from prefect.futures import PrefectFuture
 
 RETRIES = 2
 
@@ -34,25 +34,49 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
-    """A Prefect task for one shard. Results are files that name their recipe, so Prefect caches nothing.
+class ShardTask:
+    """Work on one shard that a flow hands out as a Prefect task.
 
-    With a cluster, the task waits in its thread for the worker that does the work: workers know nothing of Prefect.
+    Prefect's task is made when a flow first asks for it: on a worker of a cluster Prefect is not even imported. Results
+    are files that name their recipe, so Prefect caches nothing.
     """
 
-    def decorate(work: Callable[..., Any]) -> Any:
-        @wraps(work)
+    def __init__(self, work: Callable[..., Any], name: str, run_name: str) -> None:
+        self.work, self.name, self.run_name = work, name, run_name
+        self.__doc__ = work.__doc__
+
+    def fn(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work where it belongs, without Prefect.
+
+        With a cluster that is the worker that does it, and the thread of the task waits.
+        """
+        cluster = CLUSTER.get()
+        if cluster is None:
+            return _work_here(self.work, args, kwargs)
+        place, key = f"{self.work.__module__}:{self.work.__qualname__}", f"{self.name}-{uuid4()}"
+        return cluster.submit(_work_on_worker, place, args, kwargs, key=key, pure=False).result()
+
+    def submit(self, *args: Any, **kwargs: Any) -> "PrefectFuture[Any]":
+        """Have it done by the flow's runner."""
+        return self._task.submit(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Do it as a task, and wait for it."""
+        return self._task(*args, **kwargs)
+
+    @cached_property
+    def _task(self) -> "Task[..., Any]":
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        @wraps(self.work)
         def performed(*args: Any, **kwargs: Any) -> Any:
-            cluster = CLUSTER.get()
-            if cluster is None:
-                return _work_here(work, args, kwargs)
-            place = f"{work.__module__}:{work.__qualname__}"
-            return cluster.submit(_work_on_worker, place, args, kwargs, key=f"{name}-{uuid4()}", pure=False).result()
+            return self.fn(*args, **kwargs)
 
         return task(  # pyright: ignore[reportCallIssue]
             performed,  # pyright: ignore[reportArgumentType]
-            name=name,
-            task_run_name=run_name,
+            name=self.name,
+            task_run_name=self.run_name,
             retries=RETRIES,
             retry_delay_seconds=1,
             retry_condition_fn=may_pass,
@@ -60,7 +84,10 @@ def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
             persist_result=False,
         )
 
-    return decorate
+
+def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
+    """A `ShardTask`, by name and the name of its runs, which may have arguments of the work in braces."""
+    return lambda work: ShardTask(work, name, run_name)
 
 
 def _work_here(work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -70,4 +97,4 @@ def _work_here(work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _work_on_worker(place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Do the work of the task at `module:name`, named and not sent, so that a worker's caches outlive its tasks."""
-    return _work_here(resolve_name(place).fn.__wrapped__, args, kwargs)
+    return _work_here(resolve_name(place).work, args, kwargs)

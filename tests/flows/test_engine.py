@@ -1,10 +1,12 @@
 """Where the work of tasks is done: whatever a flow was started by, its configuration says."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
@@ -24,9 +26,12 @@ N_TASKS = 6
 
 
 @shard_task("whereabouts", "whereabouts")
-def whereabouts() -> tuple[int, int, float, float]:
-    """Process and thread of the work, and when it began and ended."""
+def whereabouts(meeting: Path, n: int) -> tuple[int, int, float, float]:
+    """Process and thread of the work, and when it began and ended; not before `n` have come to the meeting."""
     began = time.time()
+    (meeting / uuid4().hex).touch()
+    while len(list(meeting.iterdir())) < n and time.time() < began + 60:
+        time.sleep(0.01)
     time.sleep(0.2)
     return os.getpid(), threading.get_ident(), began, time.time()
 
@@ -46,9 +51,9 @@ def refuse() -> None:
 
 
 @flow
-def spread(engine: EngineConfig) -> list[tuple[int, int, float, float]]:
+def spread(engine: EngineConfig, meeting: Path) -> list[tuple[int, int, float, float]]:
     with engine_running(engine):
-        return [future.result() for future in [whereabouts.submit() for _ in range(N_TASKS)]]
+        return [f.result() for f in [whereabouts.submit(meeting, engine.workers) for _ in range(N_TASKS)]]
 
 
 @flow
@@ -63,14 +68,14 @@ def at_once(spans: list[tuple[int, int, float, float]]) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_threads_are_as_many_as_asked_for(workers: int) -> None:
-    spans = spread(EngineConfig(workers=workers))
+def test_threads_are_as_many_as_asked_for(workers: int, tmp_path: Path) -> None:
+    spans = spread(EngineConfig(workers=workers), tmp_path)
     assert {span[0] for span in spans} == {os.getpid()}
     assert at_once(spans) == workers
 
 
-def test_dask_workers_are_processes_with_a_task_each() -> None:
-    spans = spread(EngineConfig(runner="dask", workers=2))
+def test_dask_workers_are_processes_with_a_task_each(tmp_path: Path) -> None:
+    spans = spread(EngineConfig(runner="dask", workers=2), tmp_path)
     assert len({span[0] for span in spans}) == 2
     assert os.getpid() not in {span[0] for span in spans}
     assert at_once(spans) == 2
@@ -92,3 +97,10 @@ def test_runs_are_tagged_and_tasks_are_not_or_they_would_wait_for_the_limits_of_
     paths = {"model": {"path": "models/tiny"}, "transcoder": {"path": "."}, "corpus": {"source": "x"}}
     config = RunConfig.model_validate({"name": "demo", **paths})
     assert tagged(config, Store(tmp_path / "store")) == ({"demo", "tiny"}, set())
+
+
+def test_the_work_of_tasks_is_imported_without_prefect_which_workers_of_a_cluster_do_not_need() -> None:
+    modules = sorted(path.stem for path in Path("tasks").glob("[a-z]*.py"))
+    program = f"import sys; from tasks import {', '.join(modules)}; print('prefect' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
