@@ -177,10 +177,11 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     usd = 0.0
     if config.evaluate.judge == "anthropic":
         usd = questions_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
-    per_layer = sizes.model_bytes + layer
     tokens = 8 * how.n_texts * how.text_tokens
     return {
-        "read held-out": Cost(sizes.n_layers, sizes.n_layers * read / rates.products, 0, per_layer, tokens),
+        "read held-out": Cost(
+            sizes.n_layers, sizes.n_layers * read / rates.products, 0, sizes.model_bytes, layer + tokens
+        ),
         "steer": Cost(
             sizes.n_layers * -(-min(steering.features_per_layer, n_features) // 5),
             written / rates.products,
@@ -192,8 +193,8 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             sizes.n_layers,
             n_descriptions * JUDGE_S / workers + synthetic / rates.products,
             n_descriptions * 2_500,
-            per_layer,
-            500e6,
+            sizes.model_bytes,
+            layer + 500e6,
             usd,
         ),
         "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, 0, 200e6),

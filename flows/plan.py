@@ -21,7 +21,6 @@ DOWNLOAD_BYTES_PER_S = 50e6
 STARTUP_S = 12.0
 """Seconds until the first task: libraries, Prefect's server."""
 
-
 TRAIN = "train transcoders"
 
 
