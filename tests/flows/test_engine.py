@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -57,6 +58,15 @@ def spread(engine: EngineConfig, meeting: Path) -> list[tuple[int, int, float, f
 
 
 @flow
+def listening(engine: EngineConfig) -> set[str]:
+    """Addresses at which this process and those that it started listen."""
+    with engine_running(engine):
+        here = psutil.Process()
+        sockets = [s for p in (here, *here.children(recursive=True)) for s in p.net_connections("inet")]
+    return {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+
+
+@flow
 def refused(engine: EngineConfig) -> None:
     with engine_running(engine):
         refuse.submit().result()
@@ -79,6 +89,10 @@ def test_dask_workers_are_processes_with_a_task_each(tmp_path: Path) -> None:
     assert len({span[0] for span in spans}) == 2
     assert os.getpid() not in {span[0] for span in spans}
     assert at_once(spans) == 2
+
+
+def test_only_this_host_can_reach_what_listens() -> None:
+    assert listening(EngineConfig(runner="dask", workers=2)) == {"127.0.0.1"}
 
 
 def test_an_error_comes_back_from_a_dask_worker() -> None:
