@@ -8,10 +8,10 @@
 The floor of a pass is the model's forward pass, logits included (at `--shape`, of 2,000 tokens), and one float32 matrix
 product of all of its transcoders' encoders. The pass is the stage's own tasks, from the corpus in Zarr to statistics,
 samples and packed sparse activations, with bfloat16 where the processor has it (`bfloat16` says so); it alternates with
-the floor, a block each. Of the model it runs what its transcoders read,
-all but the last MLP and what follows. `--shape` takes random weights whose biases leave
-45 features active; CONFIG names a checkpoint that has been ingested into its store, of which only corpus and
-checkpoint are read.
+the floor, a block each. Of the model it runs what its transcoders read, all but the last MLP and what follows.
+`--shape` takes random weights whose biases leave 45 features active at a few tokens, and some 80 at others
+(`active_a_layer`); CONFIG names a checkpoint that has been ingested into its store, of which only corpus and checkpoint
+are read.
 `--coactivation` compares the sums with scipy.sparse products over the same blocks, and with how fast a loop can add to
 scattered places of a tile, which is all that they do. `--memory` measures the peak of a pass over 1, 4 and 16 times the
 same text. All times are of the processor, so that what else runs on the machine counts little.
@@ -61,7 +61,7 @@ ROWS = 2048
 
 
 def write_shape(store: Store) -> Path:
-    """A random GPT-2 and transcoders of 24,576 features of which about 45 are active; returns the model's folder."""
+    """A random GPT-2 and transcoders of 24,576 features, 45 of them active at its first rows; returns its folder."""
     model_path = store.root / "model"
     torch.manual_seed(0)
     GPT2LMHeadModel(GPT2Config(vocab_size=D_VOCAB)).save_pretrained(model_path)
