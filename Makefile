@@ -24,8 +24,8 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)  ## Describe every feature of the embedded model; leaves store/demo
 	$(BIN)/circuit-insights run configs/demo.yaml
 
-test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
+test: $(READY)  ## In the order of the folders, which has whole runs, the longest, at the beginning
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; half an hour
 	$(BIN)/python -m tests.chaos

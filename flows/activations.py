@@ -11,6 +11,7 @@ from flows.rates import Cost, Rates
 from flows.sizes import Sizes
 from flows.stage import stage_recorded, store_held
 from flows.subject import Subject, identify, open_source
+from interp.activations.encoding import encoder_bytes
 from storage.activations import Block, has_block
 from storage.catalog import loaded_recipe
 from storage.checkpoints import open_checkpoint
@@ -145,7 +146,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     entries = ACTIVE_PER_TOKEN * sizes.n_layers
     blocks = entries * tokens * BYTES_PER_ENTRY
     samples = n_features * (config.activations.n_samples + config.activations.n_top) * SAMPLE_BYTES
-    layer = sizes.d_transcoder * sizes.d_model * (6 if arithmetic(config.engine).screen else 4)
+    layer = encoder_bytes(sizes.d_transcoder, sizes.d_model, screened=arithmetic(config.engine).screen)
     held = max(layer, min(ENCODERS.max_bytes, sizes.n_layers * layer))
     stream = 2 * POSITIONS_PER_STREAM * sizes.n_layers * sizes.d_model * 4
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)

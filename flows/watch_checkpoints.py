@@ -10,7 +10,8 @@ from configs.run import RunConfig
 from flows.describe_arrived import describe_arrived
 from flows.series import Series, arrived
 from flows.subject import store_path
-from storage.store import Store, is_held
+from storage.holding import is_in_use
+from storage.store import Store
 
 EVENT = "checkpoint.created"
 """Its payload is what `describe_arrived` takes; see the trigger in deployments/prefect.yaml."""
@@ -47,7 +48,7 @@ def announce_checkpoints(
     Emitted again by every look until it was described: an event may be lost. While a run holds the store there is no
     point in starting another, so nothing is emitted.
     """
-    if is_held(Store(store_path(config))):
+    if is_in_use(Store(store_path(config))):
         return []
     announced = []
     for found, one in arrived(config, place, pattern, series, settle_s):

@@ -54,7 +54,8 @@ _SESSION: ContextVar["_Session | None"] = ContextVar("session", default=None)
 def refresh(store: Store, *folders: str) -> None:
     """Bring the catalog of a mirror up to date, and folders such as `corpora/<corpus_id>`, wanted from now on.
 
-    Nothing is done to a plain folder, nor while a run holds the mirror, which is then ahead of the bucket.
+    Nothing is done to a plain folder. While a run holds the mirror, which is then ahead of the bucket, only what is
+    missing in the folders is fetched.
 
     Raises:
         ValueError: the bucket cannot be reached.
@@ -66,11 +67,13 @@ def refresh(store: Store, *folders: str) -> None:
     mirror = Mirror.of(store)
     if mirror is None:
         return
+    within = tuple(f"{folder}/" for folder in folders)
     with mirror.locked():
         mirror.want(folders)
         if not is_held(store):
-            within = tuple(f"{folder}/" for folder in folders)
             patiently(lambda: mirror.pull(lambda path: path == CATALOG or path.startswith(within)))
+        elif within:
+            patiently(lambda: mirror.fetch_missing(within))
 
 
 def refresh_all(store: Store) -> None:
@@ -80,6 +83,12 @@ def refresh_all(store: Store) -> None:
         with mirror.locked():
             if not is_held(store):
                 patiently(lambda: mirror.pull(mirror.is_wanted))
+
+
+def is_in_use(store: Store) -> bool:
+    """Whether a run holds a store, here or on another host; of a bucket that may take a minute to see."""
+    mirror = Mirror.of(store)
+    return is_held(store) or (mirror is not None and Lease(mirror.objects, "", mirror.name).is_in_use())
 
 
 def files_there(store: Store) -> dict[str, int]:

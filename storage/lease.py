@@ -52,9 +52,7 @@ class Lease:
         Raises:
             StoreInUseError: another run holds it; the message says which.
         """
-        found = self.objects.get(KEY)
-        if found is not None and not self._is_free(found):
-            found = self._watched(found, told)
+        found = self._free(told)
         self._etag = None if found is None else found.etag
         try:
             self._swap()
@@ -62,6 +60,14 @@ class Lease:
             raise self._in_use(self.objects.get(KEY)) from None
         self._check_server()
         threading.Thread(target=self._go_on, name="lease", daemon=True).start()
+
+    def is_in_use(self) -> bool:
+        """Whether another run holds it and lives, which is seen within `LEASE_S`."""
+        try:
+            self._free(lambda _: None)
+        except StoreInUseError:
+            return True
+        return False
 
     def _check_server(self) -> None:
         """Refuse a server that does what it is asked to whatever the conditions."""
@@ -125,6 +131,11 @@ class Lease:
         text = _text(holder=self.holder, id=self._id, mirror=self.mirror, count=self._count)
         self._etag = self.objects.swap(KEY, text, self._etag)
         self._renewed_at = sent
+
+    def _free(self, told: Callable[[str], None]) -> Found | None:
+        """The lease as it is when it may be taken."""
+        found = self.objects.get(KEY)
+        return found if found is None or self._is_free(found) else self._watched(found, told)
 
     def _is_free(self, found: Found) -> bool:
         content = found.json()

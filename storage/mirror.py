@@ -187,15 +187,21 @@ class Mirror:
                 self.unpushed.touch()
             return
         self._remove_what_went()
-        wanted = [path for path in self.manifest if is_wanted(path) and not self._is_here(path)]
         try:
-            with ThreadPoolExecutor(TRANSFERS) as pool:
-                list(pool.map(self._fetch, [path for path in wanted if path != CATALOG]))
-            for path in wanted:
-                if path == CATALOG:
-                    self._fetch(path)  # last: what it rests on is here
+            self._fetch_all([path for path in self.manifest if is_wanted(path) and not self._is_here(path)])
         finally:
             self.write_synced()
+
+    def fetch_missing(self, within: tuple[str, ...]) -> None:
+        """Fetch files below some folders that are not here, beside a run that holds the mirror: all else is its own."""
+        self.read_manifest()
+        self._fetch_all([path for path in self.manifest if path.startswith(within) and not self.path(path).is_file()])
+
+    def _fetch_all(self, wanted: Sequence[str]) -> None:
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(self._fetch, [path for path in wanted if path != CATALOG]))
+        if CATALOG in wanted:
+            self._fetch(CATALOG)  # last: what it rests on is here
 
     def _is_here(self, path: str) -> bool:
         """Whether a file is here as it is there, or newer."""

@@ -29,6 +29,11 @@ class Screen(NamedTuple):
     """By how much a feature's product may differ from the float32 one, for a token of norm 1."""
 
 
+def encoder_bytes(d_transcoder: int, d_model: int, *, screened: bool) -> int:
+    """Memory of an encoder: float32, and the copy in bfloat16 that one with a screen has beside it."""
+    return d_transcoder * d_model * (6 if screened else 4)
+
+
 @dataclass(frozen=True)
 class Encoder:
     """The half of a transcoder that tells how active its features are."""
@@ -51,7 +56,7 @@ class Encoder:
     @property
     def n_bytes(self) -> int:
         """Memory."""
-        return self.W_enc.nbytes * 3 // 2 if self.screen else self.W_enc.nbytes
+        return encoder_bytes(*self.W_enc.shape, screened=self.screen is not None)
 
     @property
     def d_transcoder(self) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from storage import holding, lease, mirror, objects
 from storage.catalog import insert_row, open_catalog
-from storage.holding import files_there, hold, push_rest, refresh
+from storage.holding import files_there, hold, is_in_use, push_rest, refresh
 from storage.lease import Lease, LeaseLostError
 from storage.mirror import place
 from storage.objects import Objects, OutrunError, RefusedError, RemoteError
@@ -84,6 +84,29 @@ def test_what_a_run_leaves_is_there_and_on_another_machine(bucket: str, elsewher
         assert (other.root / "parts/t/r/x.parquet").read_text() == "x"
         assert (other.root / "checkpoints/a/receipt.json").exists()
         assert not (other.root / "checkpoints/b").exists()
+    assert there(bucket) == expected
+
+
+def test_a_reader_fetches_what_it_misses_beside_a_run(bucket: str, elsewhere: Callable[[str], Store]) -> None:
+    store = Store(place(bucket))
+    with hold(store, "test"):
+        catalogued(store, "a")
+        write(store, "checkpoints/a/receipt.json", "a")
+        write(store, "checkpoints/b/receipt.json", "b")
+        write(store, "checkpoints/b/weights", "as pushed")
+    expected = there(bucket)
+    other = elsewhere(bucket)
+    with hold(other, "run"):
+        catalogued(other, "c")
+        write(other, "checkpoints/b/weights", "newer")
+        token = holding._SESSION.set(None)  # a reader is another process
+        refresh(other, "checkpoints/b")
+        refresh(other)
+        holding._SESSION.reset(token)
+        assert (other.root / "checkpoints/b/receipt.json").read_text() == "b"
+        assert (other.root / "checkpoints/b/weights").read_text() == "newer"
+        assert not (other.root / "checkpoints/a").exists()
+        assert names(other) == ["a", "c"]
     assert there(bucket) == expected
 
 
@@ -207,7 +230,10 @@ def test_a_second_run_is_refused_and_told_who_holds_it(bucket: str, elsewhere: C
             pass
         with pytest.raises(StoreInUseError, match="run first"), hold(store, "run third"):
             pass
+        assert is_in_use(store)
+        assert is_in_use(other)
     assert "run first" in heard[0]
+    assert not is_in_use(other)
     with hold(other, "run second"):
         pass
 
@@ -228,6 +254,7 @@ def test_the_lease_of_a_dead_holder_is_taken_over(bucket: str) -> None:
     dead = taken(bucket, "one")
     dead._stop.set()
     time.sleep(2 * lease.RENEW_S)
+    assert not Lease(Objects(bucket), "", "three").is_in_use()
     began = time.monotonic()
     living = taken(bucket, "two")
     assert time.monotonic() - began >= lease.LEASE_S
