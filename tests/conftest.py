@@ -81,7 +81,7 @@ def unused_port() -> int:
 @pytest.fixture(scope="session")
 def cli(prefect_home: Path, prefect_api: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own."""
-    environment = {**cli_environment(prefect_home), "PREFECT_API_URL": prefect_api}
+    environment = cli_environment(prefect_home, prefect_api)
 
     def run(*arguments: object, timeout: float = 300, **options: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
@@ -98,9 +98,11 @@ def cli(prefect_home: Path, prefect_api: str) -> Callable[..., subprocess.Comple
     return run
 
 
-def cli_environment(prefect_home: Path) -> dict[str, str]:
+def cli_environment(prefect_home: Path, prefect_api: str | None = None) -> dict[str, str]:
+    """Of the command line. Without a server at hand a run starts one, which takes it as long as all the rest."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return {**environment, "PREFECT_HOME": str(prefect_home), "COLUMNS": "200", "HF_HUB_OFFLINE": "1"}
+    server = {"PREFECT_API_URL": prefect_api} if prefect_api else {}
+    return {**environment, "PREFECT_HOME": str(prefect_home), "COLUMNS": "200", "HF_HUB_OFFLINE": "1", **server}
 
 
 def files_with(secret: str, *folders: Path) -> list[Path]:

@@ -30,11 +30,7 @@ from tests.planted import WORDS
 from tests.tasks.api_server import KEY, Api, message
 from tests.tasks.chat_model import write_chat_model
 
-# Prefect's clients in this process leave their connections to the server to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.usefixtures("prefect_here"),
-]
+pytestmark = pytest.mark.usefixtures("prefect_here")
 
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, circuitlens, describe, evaluate]"
@@ -281,7 +277,7 @@ def test_killed_in_a_batch_and_while_judging_it_ends_as_undisturbed(
     perform(settings[0])
     n_undisturbed, api.polls_needed = sum(map(len, api.batches.values())), 10**9
     names = ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
-    environment = {**cli_environment(prefect_home), "PREFECT_API_URL": prefect_api}
+    environment = cli_environment(prefect_home, prefect_api)
     environment |= {name: os.environ[name] for name in names}
 
     def start(*arguments: str) -> subprocess.Popen[Any]:

@@ -25,11 +25,11 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def hub_cli(hub: HubServer, tmp_path: Path, prefect_home: Path) -> Cli:
+def hub_cli(hub: HubServer, tmp_path: Path, prefect_home: Path, prefect_api: str) -> Cli:
     """The command line with that Hub, a cache of its own and a token; it never tells the token."""
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment.update(cli_environment(prefect_home), **settings)
+    environment.update(cli_environment(prefect_home, prefect_api), **settings)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]

@@ -48,7 +48,7 @@ def started(prefect_home: Path, prefect_api: str) -> Iterator[Callable[..., subp
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        environment = {**cli_environment(prefect_home), "PREFECT_API_URL": prefect_api}
+        environment = cli_environment(prefect_home, prefect_api)
         command = [sys.executable, "-m", "flows.cli", *arguments]
         pipe = subprocess.PIPE
         running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))

@@ -157,7 +157,7 @@ def test_other_settings_replace_what_the_catalog_holds(
 
 
 def test_killed_anywhere_it_resumes_to_the_same_catalog(
-    done: tuple[Path, list[str], str], prefect_home: Path, cli: Cli, tmp_path: Path
+    done: tuple[Path, list[str], str], prefect_home: Path, prefect_api: str, cli: Cli, tmp_path: Path
 ) -> None:
     store, overrides, _ = done
     disturbed = [*overrides, f"store={tmp_path / 'store'}"]
@@ -167,7 +167,7 @@ def test_killed_anywhere_it_resumes_to_the_same_catalog(
     for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
         command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *disturbed]
         process = subprocess.Popen(
-            command, cwd=ROOT, env=cli_environment(prefect_home), start_new_session=True,
+            command, cwd=ROOT, env=cli_environment(prefect_home, prefect_api), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -188,14 +188,12 @@ def test_killed_anywhere_it_resumes_to_the_same_catalog(
 
 
 def test_of_two_runs_at_once_both_end_right_or_one_says_who_holds_the_store(
-    done: tuple[Path, list[str], str], prefect_home: Path, tmp_path: Path
+    done: tuple[Path, list[str], str], prefect_home: Path, prefect_api: str, tmp_path: Path
 ) -> None:
     store, overrides, _ = done
+    environment = cli_environment(prefect_home, prefect_api)
     command = [sys.executable, "-m", "flows.cli", "run", CONFIG, *overrides, f"store={tmp_path / 'store'}"]
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=cli_environment(prefect_home), stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [(process.communicate(timeout=300)[1], process.returncode) for process in both]
     assert 0 in [code for _, code in ends]
     for message, code in ends:
