@@ -88,7 +88,7 @@ def refresh_all(store: Store) -> None:
 def is_in_use(store: Store) -> bool:
     """Whether a run holds a store, here or on another host; of a bucket that may take a minute to see."""
     mirror = Mirror.of(store)
-    return is_held(store) or (mirror is not None and Lease(mirror.objects, "", mirror.name).is_in_use())
+    return is_held(store) or (mirror is not None and _lease(mirror, "nobody").is_in_use())
 
 
 def files_there(store: Store) -> dict[str, int]:
@@ -163,6 +163,10 @@ def forget(folder: Path) -> None:
         session.forgotten.add(folder.relative_to(session.mirror.store.root).as_posix() + "/")
 
 
+def _lease(mirror: Mirror, holder: str) -> Lease:
+    return Lease(mirror.objects, holder, f"{mirror.name} {socket.gethostname()}")
+
+
 class _Session:
     """A run's hold on a mirror's bucket."""
 
@@ -170,7 +174,7 @@ class _Session:
         self.mirror = mirror
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = f"'{purpose}', process {os.getpid()} on {socket.gethostname()}, since {since}"
-        self.lease = Lease(mirror.objects, holder, f"{mirror.name} {socket.gethostname()}")
+        self.lease = _lease(mirror, holder)
         self.seen: set[str] = set()
         """Files that were here at some time of the run: if they are not any more, the run removed them."""
         self.forgotten: set[str] = set()
