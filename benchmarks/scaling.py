@@ -7,7 +7,7 @@ at hand. `scheduler_share` is the part of the stage that handing its tasks out t
 do nothing, on the same runner, over the stage's. A single thread may use every core for its products, a Dask worker
 uses one; `gemm_times` is how many times as fast as one process two multiply matrices here, just before the run: more
 than that two workers cannot gain. `same_rows` tells whether the catalog holds the same features, tokens, edges and
-descriptions as after the first run. Needs 2 GB of disk.
+descriptions as after the first run. Needs 2 GB of disk, and half a GB a further layer.
 """
 
 import argparse
