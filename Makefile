@@ -27,7 +27,7 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 test: $(READY)  ## In the order of the folders, which has whole runs, the longest, at the beginning
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
-chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; half an hour
+chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; ten minutes to half an hour
 	$(BIN)/python -m tests.chaos
 
 # The oracles are other people's implementations of the same science. Their pins conflict with ours.
@@ -36,7 +36,7 @@ oracles: $(READY)  ## Compare with independent implementations, in an environmen
 	$(PYTHON) -m venv $(ORACLES)
 	$(ORACLES)/bin/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	$(ORACLES)/bin/python -m pip install --quiet -r tests/oracles/requirements.txt
-	$(ORACLES)/bin/python -m pip install --quiet --no-deps fade-language==0.1.2  # its metrics need none of its pins
+	$(ORACLES)/bin/python -m pip install --quiet --no-deps fade-language==0.1.2  # what it imports is in requirements.txt, newer than its pins
 	CIRCUIT_INSIGHTS_ORACLES=$(ORACLES)/bin/python $(BIN)/python -m pytest -q -m oracle
 
 check: $(READY)
