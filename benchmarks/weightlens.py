@@ -217,8 +217,8 @@ def table(files: list[Path]) -> str:
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(tuple(row), []).append(row)
-    text = "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from what the benchmarks named print. "
-    text += "Rows are of several machines of two cores:\ncompare figures within a row, which were measured by turns.\n"
+    text = "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from what the benchmarks named print.\n"
+    text += "Rows may be of different machines: compare figures of one row, or rows that one command printed.\n"
     for names, alike in kinds.items():
         lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
         lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in alike]

@@ -52,7 +52,7 @@ class Lease:
         Raises:
             StoreInUseError: another run holds it; the message says which.
         """
-        found = self._free(told)
+        found = self._when_free(told)
         self._etag = None if found is None else found.etag
         try:
             self._swap()
@@ -64,7 +64,7 @@ class Lease:
     def is_in_use(self) -> bool:
         """Whether another run holds it and lives, which is seen within `LEASE_S`."""
         try:
-            self._free(lambda _: None)
+            self._when_free(lambda _: None)
         except StoreInUseError:
             return True
         return False
@@ -132,7 +132,7 @@ class Lease:
         self._etag = self.objects.swap(KEY, text, self._etag)
         self._renewed_at = sent
 
-    def _free(self, told: Callable[[str], None]) -> Found | None:
+    def _when_free(self, told: Callable[[str], None]) -> Found | None:
         """The lease as it is when it may be taken."""
         found = self.objects.get(KEY)
         return found if found is None or self._is_free(found) else self._watched(found, told)

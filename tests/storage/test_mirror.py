@@ -235,11 +235,18 @@ def test_a_second_run_is_refused_and_told_who_holds_it(bucket: str, elsewhere: C
     assert "run first" in heard[0]
     assert not is_in_use(other)
     with hold(other, "run second"):
-        session = holding._SESSION.get()
-        assert session is not None
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Lease, "_watched", None)  # whoever has the folder's lock need not look on: its holder is dead
-            assert not holding._lease(session.mirror, "nobody").is_in_use()
+        pass
+
+
+def test_what_a_dead_run_of_this_folder_held_is_free_at_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(place(bucket))
+    folder = mirror.Mirror.of(store)
+    assert folder is not None
+    dead = holding._lease(folder, "run")
+    dead.take(lambda _: None)
+    dead._stop.set()
+    monkeypatch.setattr(Lease, "_watched", None)  # nobody needs to look on for a while
+    assert not is_in_use(store)
 
 
 def taken(url: str, machine: str) -> Lease:
