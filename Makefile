@@ -49,8 +49,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: $(READY)  ## Write docs/schema.md from storage/tables.py
-	$(BIN)/python -c 'from storage.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
+schema: $(READY)  ## Write docs/schema.md from storage/catalog/tables.py
+	$(BIN)/python -c 'from storage.catalog.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
 
 POOL := circuit-insights
 PORT ?= 4200

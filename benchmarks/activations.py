@@ -37,19 +37,19 @@ from numba import njit
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from configs.run import EngineConfig
-from flows.engine import arithmetic
+from flows.running.engine import arithmetic
+from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.settings import ActivationSettings
-from interp.activations.streams import transcoder_inputs
 from interp.coactivation.sums import N_SUMS, add_coactive, by_token
 from interp.families import Norm
 from interp.sparse import FeatureTokens
 from interp.transcoder import Transcoder
 from storage.activations import Block, block_path, pack_block
 from storage.checkpoints import Checkpoint, finish, open_checkpoint, write_layer
-from storage.corpora import corpus_attributes, read_rows
-from storage.packing import PADDING
+from storage.corpora.corpus import corpus_attributes, read_rows
+from storage.corpora.packing import PADDING
 from storage.store import ShardKey, Store, shards
-from tasks import activations as tasks
+from tasks.activations import corpus_pass as tasks
 from tasks.models import loaded_encoder, loaded_model
 
 N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB, N_POS = 12, 24_576, 768, 2000, 128  # no pass reaches the unembedding
@@ -143,12 +143,14 @@ def measure_pass(
     """Tokens a second of the floor and of the pass."""
     checkpoint = open_checkpoint(store, checkpoint_id)
     n_pos = corpus_attributes(store, corpus_id)["n_pos"]
-    reading = tasks.Pass("bench", corpus_id, 0.0, checkpoint.n_layers)
+    corpus_pass = tasks.CorpusPass("bench", corpus_id, 0.0, checkpoint.n_layers)
     per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block
-    blocks = reading.blocks(store)[: max(1, round(n_tokens / per_block))]
+    blocks = corpus_pass.blocks(store)[: max(1, round(n_tokens / per_block))]
     warm, how = Block(0, 1), arithmetic(EngineConfig(device="cpu"))
-    tasks.activations_block.fn(store, checkpoint_id, model_path, reading._replace(recipe="warm"), warm, SETTINGS, how)
+    tasks.activations_block.fn(
+        store, checkpoint_id, model_path, corpus_pass._replace(recipe="warm"), warm, SETTINGS, how
+    )
     seconds = dict.fromkeys(("model", "encoders", "pass", "gather", "pack"), 0.0)
     for at in range(0, len(blocks), workers):
         part = blocks[at : at + workers]
@@ -156,19 +158,19 @@ def measure_pass(
         seconds["encoders"] += spread(lambda b: encoders_alone(checkpoint, (b.stop - b.start) * n_pos), part, workers)
         seconds["pass"] += spread(
             lambda b: tasks.activations_block.fn(
-                store, checkpoint_id, model_path, reading, b, SETTINGS, how
+                store, checkpoint_id, model_path, corpus_pass, b, SETTINGS, how
             ), part, workers,
         )  # fmt: skip
-    tasks.Pass.blocks = lambda self, _store: blocks  # pyright: ignore
+    tasks.CorpusPass.blocks = lambda self, _store: blocks  # pyright: ignore
     keys = [
         key
         for layer in range(checkpoint.n_layers)
         for key in shards("bench", layer, checkpoint.d_transcoder, shard_size)
     ]
     warm_up = [ShardKey("warm", 0, 0, 8)]
-    spread(lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [reading], SETTINGS), warm_up, 1)
+    spread(lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [corpus_pass], SETTINGS), warm_up, 1)
     seconds["gather"] = spread(
-        lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [reading], SETTINGS), keys, workers
+        lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [corpus_pass], SETTINGS), keys, workers
     )
     entries = sum(zarr.open_array(block_path(store, "bench", block) / "value", mode="r").shape[0] for block in blocks)
     seconds["pack"] = spread(lambda block: pack_block(store, "bench", block), blocks, workers)
@@ -269,19 +271,19 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
     torch.set_num_threads(1)
     model_path = Path("demo/checkpoint/model")
     checkpoint = open_checkpoint(store, CHECKPOINT)
-    reading = tasks.Pass(f"times{times}", f"text{times}", 0.0, checkpoint.n_layers)
-    for block in reading.blocks(store):
-        tasks.activations_block.fn(store, CHECKPOINT, model_path, reading, block, SETTINGS)
+    corpus_pass = tasks.CorpusPass(f"times{times}", f"text{times}", 0.0, checkpoint.n_layers)
+    for block in corpus_pass.blocks(store):
+        tasks.activations_block.fn(store, CHECKPOINT, model_path, corpus_pass, block, SETTINGS)
     for layer in range(checkpoint.n_layers):
-        for key in shards(reading.recipe, layer, checkpoint.d_transcoder, shard_size):
-            tasks.gather_shard.fn(store, CHECKPOINT, reading.corpus_id, key, [reading], SETTINGS)
+        for key in shards(corpus_pass.recipe, layer, checkpoint.d_transcoder, shard_size):
+            tasks.gather_shard.fn(store, CHECKPOINT, corpus_pass.corpus_id, key, [corpus_pass], SETTINGS)
     answer.put(getrusage(RUSAGE_SELF).ru_maxrss / 1e3)
 
 
 def measure_memory(shard_size: int = 256, n_rows: int = 256) -> list[dict[str, Any]]:
     """Peak memory of the pass over the demo's checkpoint and 1, 4 and 16 times so many rows, a process each."""
     from configs.run import load_config
-    from flows.subject import identify, open_source
+    from flows.subject.subject import identify, open_source
     from tasks.ingest import ingest_layer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -336,7 +338,7 @@ def main() -> None:
             tell({"shape": arguments.shape, **figures})
         if arguments.config:
             from configs.run import load_config
-            from flows.subject import identify, open_source
+            from flows.subject.subject import identify, open_source
 
             subject = identify(open_source(load_config(arguments.config, arguments.overrides)))
             for name in ("checkpoints", "corpora"):

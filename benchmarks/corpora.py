@@ -5,9 +5,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage.corpora import CorpusRecipe, corpus_attributes, write_corpus
+from storage.corpora.corpus import CorpusRecipe, corpus_attributes, write_corpus
+from storage.corpora.python_docs import python_docs
 from storage.models import open_model
-from storage.python_docs import python_docs
 from storage.store import Store
 
 tokenizer = open_model(Path("demo/checkpoint/model")).tokenizer

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from flows.rates import gemm_flops
+from flows.costs.rates import gemm_flops
 from interp.capture import Hooks
-from storage.catalog import open_catalog
+from storage.catalog.database import open_catalog
 from storage.formats.circuit_tracer import folder_config
 
 N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB = 12, 24_576, 768, 50_257

@@ -12,9 +12,9 @@ import argparse
 from typing import Any
 
 from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
 from flows.describe_checkpoint import STAGES
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
 
 SHAPES = {
     "GPT-2 small, 12 x 24,576": Sizes(12, 768, 50_257, 124e6, 24_576, 0, 0),

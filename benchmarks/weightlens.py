@@ -27,18 +27,18 @@ import torch
 from torch import Tensor
 
 from configs.run import EngineConfig, load_config
-from flows.engine import arithmetic
-from flows.rates import projection_flops
+from flows.costs.rates import projection_flops
+from flows.running.engine import arithmetic
 from interp.families import Norm
 from interp.projection import ROW_BLOCK, Arithmetic
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
 from interp.weightlens.settings import WeightLensSettings
+from storage.block_cache import TILE_ROWS
+from storage.catalog.parts import read_parts
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
-from storage.parts import read_parts
 from storage.store import ShardKey, Store, shards
-from storage.tiles import TILE_ROWS
-from tasks.project import project_shard
+from tasks.weightlens.project import project_shard
 
 
 class Shape(NamedTuple):

@@ -29,12 +29,12 @@ from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
 from flows.train_transcoders import train_transcoders
 from interp.quality import measure_quality
 from interp.training import TrainingSettings
+from storage.corpora.packing import PADDING, Packer, pack
+from storage.corpora.python_docs import docstrings, python_docs
+from storage.corpora.texts import whole_texts
 from storage.formats import open_transcoders
 from storage.formats.circuit_tracer import layer_tensors
 from storage.models import open_model
-from storage.packing import PADDING, Packer, pack
-from storage.python_docs import docstrings, python_docs
-from storage.texts import whole_texts
 
 FOLDER = Path(__file__).parent / "checkpoint"
 PACKAGES = (

@@ -6,33 +6,33 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows import weightlens
-from flows.engine import arithmetic, n_workers, wait_for_all
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.running.engine import arithmetic, n_workers, wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from interp.activations.encoding import encoder_bytes
 from storage.activations import Block, has_block
-from storage.catalog import loaded_recipe
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import open_checkpoint
-from storage.corpora import corpus_attributes
+from storage.corpora.corpus import corpus_attributes
 from storage.recipes import short_hash
-from storage.reuse import take_over_shards
-from storage.runs import new_run_id
+from storage.shared_shards import take_over_shards
 from storage.store import ShardKey, shards
-from tasks.activations import (
+from tasks.activations.corpora import tokenise_corpus
+from tasks.activations.corpus_pass import (
     ENTRIES_AT_ONCE,
     POSITIONS_PER_STREAM,
     TABLES,
     VERSION,
-    Pass,
+    CorpusPass,
     activations_block,
     gather_shard,
     load_activations,
     positions_per_block,
-    put_away_blocks,
+    remove_or_pack_blocks,
 )
-from tasks.corpora import tokenise_corpus
 from tasks.models import ENCODERS
 
 ACTIVE_PER_TOKEN = 50
@@ -63,7 +63,7 @@ class Work:
         return names[0] if len(names) == 1 else short_hash(corpora=names)
 
     @property
-    def readings(self) -> list[Pass]:
+    def passes(self) -> list[CorpusPass]:
         """The passes, a corpus each. Rows are numbered through all corpora, those held out included."""
         config, store = self.subject.config, self.subject.store
         held_out, counted = config.corpus.held_out, config.activations.counted
@@ -71,7 +71,7 @@ class Work:
         n_layers, found, first_row = self.subject.attributes["n_layers"], [], 0
         for corpus in self.subject.source.corpora:
             recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
-            found.append(Pass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
+            found.append(CorpusPass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
             if store.corpus(corpus.corpus_id).exists():
                 first_row += corpus_attributes(store, corpus.corpus_id)["n_sequences"]
         return found
@@ -80,7 +80,7 @@ class Work:
     def recipe(self) -> str:
         """The recipe of the whole stage."""
         drawn = self.subject.config.activations.drawn
-        return short_hash(passes=[reading.recipe for reading in self.readings], drawn=drawn, version=VERSION)
+        return short_hash(passes=[corpus_pass.recipe for corpus_pass in self.passes], drawn=drawn, version=VERSION)
 
     @property
     def ingredients(self) -> list[str]:
@@ -100,14 +100,14 @@ class Work:
     def is_tokenised(self) -> bool:
         return all(self.subject.store.corpus(recipe.corpus_id).exists() for recipe in self.subject.source.corpora)
 
-    def blocks(self, reading: Pass) -> list[Block]:
-        return reading.blocks(self.subject.store)
+    def blocks(self, corpus_pass: CorpusPass) -> list[Block]:
+        return corpus_pass.blocks(self.subject.store)
 
-    def missing_blocks(self) -> list[tuple[Pass, Block]]:
+    def missing_blocks(self) -> list[tuple[CorpusPass, Block]]:
         """What the model has still to read."""
         store = self.subject.store
-        every = [(reading, block) for reading in self.readings for block in self.blocks(reading)]
-        return [(reading, block) for reading, block in every if not has_block(store, reading.recipe, block)]
+        every = [(corpus_pass, block) for corpus_pass in self.passes for block in self.blocks(corpus_pass)]
+        return [(corpus_pass, block) for corpus_pass, block in every if not has_block(store, corpus_pass.recipe, block)]
 
     def all_shards(self) -> list[ShardKey]:
         sizes, shard_size = self.subject.attributes, self.subject.config.shard_size
@@ -183,13 +183,13 @@ def perform(subject: Subject, run_id: str) -> None:
         if missing or config.activations.keep == "all":
             run_blocks(subject, work)
         futures = [
-            gather_shard.submit(store, checkpoint_id, work.corpus_id, key, work.readings, config.activations)
+            gather_shard.submit(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
             for key in missing
         ]
         wait_for_all(futures, "activations: gather")
         if not read_later(subject):
-            put_away_blocks(store, work.readings, config.activations.keep)
-        load_activations(store, checkpoint_id, work.corpus_id, work.readings, work.all_shards())
+            remove_or_pack_blocks(store, work.passes, config.activations.keep)
+        load_activations(store, checkpoint_id, work.corpus_id, work.passes, work.all_shards())
 
 
 def read_later(subject: Subject) -> bool:
@@ -207,12 +207,12 @@ def tokenise(subject: Subject) -> None:
 def run_blocks(subject: Subject, work: Work) -> None:
     """Run through the model what is not in the store as sparse activations."""
     config, model_path = subject.config, subject.source.model.path
-    how = arithmetic(config.engine)
+    products = arithmetic(config.engine)
     futures = [
         activations_block.submit(
-            subject.store, subject.checkpoint_id, model_path, reading, block, config.activations, how
+            subject.store, subject.checkpoint_id, model_path, corpus_pass, block, config.activations, products
         )
-        for reading, block in work.missing_blocks()
+        for corpus_pass, block in work.missing_blocks()
     ]
     wait_for_all(futures, "activations: run")
 

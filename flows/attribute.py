@@ -10,17 +10,17 @@ import torch
 from pydantic import ValidationError
 
 from configs.run import RunConfig
-from flows.card import chosen_checkpoint
-from flows.engine import arithmetic
-from flows.subject import identify, open_source
+from flows.reports.card import chosen_checkpoint
+from flows.running.engine import arithmetic
+from flows.subject.subject import identify, open_source
 from interp.circuitlens.frozen import freeze, linear_model
 from interp.circuitlens.graph import attribution_graph, prune
-from interp.visible import visible
-from storage.catalog import first_line
+from interp.display import visible
+from storage.catalog.database import first_line
+from storage.catalog.published import open_published
 from storage.checkpoints import open_checkpoint
 from storage.exchange.attribution_graph import graph_json, slug_of, write_graph
 from storage.models import token_texts
-from storage.published import open_published
 from storage.store import Store
 from tasks.models import loaded_model
 

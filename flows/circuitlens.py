@@ -7,20 +7,20 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows import activations
-from flows.engine import arithmetic, n_workers, wait_for_all
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.running.engine import arithmetic, n_workers, wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from storage.activations import Block
 from storage.attributions import attributions_path
-from storage.catalog import loaded_recipe
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import open_checkpoint
-from storage.corpora import corpus_attributes
+from storage.corpora.corpus import corpus_attributes
 from storage.recipes import short_hash
-from storage.runs import new_run_id
 from storage.store import ShardKey, remove_folder, shards
-from tasks.circuitlens import (
+from tasks.circuitlens.circuitlens import (
     BATCH_BYTES,
     TABLES,
     VERSION,
@@ -77,12 +77,12 @@ class Work:
     @property
     def sampled(self) -> Sampled:
         config, work = self.subject.config, self.sampling
-        return Sampled(work.recipe, config.shard_size, config.activations.n_samples, tuple(work.readings))
+        return Sampled(work.recipe, config.shard_size, config.activations.n_samples, tuple(work.passes))
 
     @cached_property
     def blocks(self) -> list[Block]:
         """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
-        last = self.sampling.readings[-1]
+        last = self.sampling.passes[-1]
         n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id)["n_sequences"]
         config, d_transcoder = self.subject.config, self.subject.attributes["d_transcoder"]
         n_features = min(config.circuitlens.features_per_layer or d_transcoder, d_transcoder)

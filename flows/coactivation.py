@@ -8,22 +8,22 @@ from prefect.artifacts import create_table_artifact
 
 from configs.run import RunConfig
 from flows import activations, weightlens
-from flows.engine import n_workers, wait_for_all
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source, store_path
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.running.engine import n_workers, wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source, store_path
 from storage.activations import block_path
-from storage.catalog import loaded_recipe
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import DECODER_ARRAYS, open_checkpoint
 from storage.coactivation import make_matrices, matrices
 from storage.recipes import short_hash
-from storage.reuse import take_over_shards
-from storage.runs import new_run_id
+from storage.shared_shards import take_over_shards
 from storage.store import ShardKey, shards
-from tasks.activations import put_away_blocks
-from tasks.coactivation import VERSION, Summed, coactivate, load_coactivation, twera_shard
-from tasks.stability import measure_stability, report, stability_path
+from tasks.activations.coactivation import VERSION, Summed, coactivate, load_coactivation, twera_shard
+from tasks.activations.corpus_pass import remove_or_pack_blocks
+from tasks.evaluation.stability import measure_stability, report, stability_path
 
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
@@ -58,8 +58,8 @@ class Work:
         """The matrices of every corpus. A corpus whose matrices are there is not read again for them."""
         size = self.subject.config.shard_size
         return [
-            Summed(reading, short_hash(activations=reading.recipe, chunks=size, version=VERSION))
-            for reading in self.activations.readings
+            Summed(corpus_pass, short_hash(activations=corpus_pass.recipe, chunks=size, version=VERSION))
+            for corpus_pass in self.activations.passes
         ]
 
     @property
@@ -75,7 +75,7 @@ class Work:
         config = self.subject.config
         settings = config.coactivation
         return short_hash(
-            passes=[reading.recipe for reading in self.activations.readings],
+            passes=[corpus_pass.recipe for corpus_pass in self.activations.passes],
             pairs=settings.pairs,
             top_k=settings.top_k,
             min_support=settings.min_support,
@@ -147,16 +147,16 @@ def is_done(subject: Subject) -> bool:
     loaded = f"{subject.checkpoint_id} {work.corpus_id}"
     if loaded_recipe(subject.store.catalog, loaded, "coactivation") != work.recipe:
         return False
-    return not _left_lying(work)
+    return not has_leftover_blocks(work)
 
 
-def _left_lying(work: Work) -> bool:
+def has_leftover_blocks(work: Work) -> bool:
     """Whether the activations stage left blocks for this one that are still to be put away."""
-    store, readings = work.subject.store, work.activations.readings
+    store, passes = work.subject.store, work.activations.passes
     return work.activations.is_tokenised and any(
-        block_path(store, reading.recipe, block).exists()
-        for reading in readings
-        for block in work.activations.blocks(reading)
+        block_path(store, corpus_pass.recipe, block).exists()
+        for corpus_pass in passes
+        for block in work.activations.blocks(corpus_pass)
     )
 
 
@@ -251,7 +251,7 @@ def perform(subject: Subject, run_id: str) -> None:
         wait_for_all(futures, "coactivation: edges")
         if missing:
             _report(subject, work)
-        put_away_blocks(store, work.activations.readings, config.activations.keep)
+        remove_or_pack_blocks(store, work.activations.passes, config.activations.keep)
         load_coactivation(store, checkpoint_id, corpus_id, work.summed, work.all_shards())
 
 
@@ -273,7 +273,7 @@ def _report(subject: Subject, work: Work) -> None:
     layers = sorted({target for _, target in work.layer_pairs})
     futures = [
         measure_stability.submit(
-            store, subject.checkpoint_id, stability_path(folder, layer), layer, work.activations.readings,
+            store, subject.checkpoint_id, stability_path(folder, layer), layer, work.activations.passes,
             config.coactivation, config.weightlens.fold_norms, work.shards(work.activations.recipe, layer),
         )
         for layer in layers

@@ -8,24 +8,24 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows.activations import Work
-from flows.card import chosen_checkpoint
-from flows.drift_report import write_report
-from flows.engine import arithmetic, wait_for_all
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
+from flows.reports.card import chosen_checkpoint
+from flows.reports.drift import write_report
+from flows.running.engine import arithmetic, wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from interp.drift import DriftSettings
 from storage.activations import Block, has_block
-from storage.catalog import loaded_recipe
+from storage.bucket.mirror import local_root
+from storage.bucket.working_copy import refresh
+from storage.catalog.database import loaded_recipe
+from storage.catalog.published import open_published
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import Checkpoint, open_checkpoint
-from storage.holding import refresh
-from storage.mirror import place
-from storage.published import open_published
 from storage.recipes import short_hash
-from storage.runs import new_run_id
 from storage.store import ShardKey, Store
-from tasks.activations import Pass, activations_block, put_away_blocks
-from tasks.corpora import tokenise_corpus
-from tasks.drift import STAGE, VERSION, load_drift, match_layer
+from tasks.activations.corpora import tokenise_corpus
+from tasks.activations.corpus_pass import CorpusPass, activations_block, remove_or_pack_blocks
+from tasks.evaluation.drift import STAGE, VERSION, load_drift, match_layer
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Pair:
         return self.a.checkpoint_id, self.b.checkpoint_id
 
     @cached_property
-    def readings(self) -> tuple[Pass, Pass] | None:
+    def passes(self) -> tuple[CorpusPass, CorpusPass] | None:
         if self.subjects is None:
             return None
-        a, b = (Work(subject).readings[0] for subject in self.subjects)
+        a, b = (Work(subject).passes[0] for subject in self.subjects)
         return a, b
 
     @property
     def recipe(self) -> str:
-        passes = None if self.readings is None else [reading.recipe for reading in self.readings]
+        passes = None if self.passes is None else [corpus_pass.recipe for corpus_pass in self.passes]
         return short_hash(a=self.ids[0], b=self.ids[1], settings=self.settings, passes=passes, version=VERSION)
 
     @property
@@ -121,32 +121,32 @@ def perform(pair: Pair, run_id: str) -> None:
     store, config = pair.store, pair.config
     with stage_recorded(config, store, STAGE, run_id, pair.recipe, checkpoint_id=pair.ids[1]):
         blocks = _read(pair)
-        futures = [match_layer.submit(store, pair.ids, key, pair.settings, pair.readings, blocks) for key in pair.keys]
+        futures = [match_layer.submit(store, pair.ids, key, pair.settings, pair.passes, blocks) for key in pair.keys]
         wait_for_all(futures, "compare checkpoints")
-        if pair.readings is not None and config.activations.keep == "none":
-            put_away_blocks(store, pair.readings, "none")
+        if pair.passes is not None and config.activations.keep == "none":
+            remove_or_pack_blocks(store, pair.passes, "none")
         load_drift(store, pair.ids, pair.keys)
 
 
 def _read(pair: Pair) -> list[Block]:
     """The blocks of the corpus's beginning, read by both checkpoints where they are not yet."""
-    if pair.subjects is None or pair.readings is None:
+    if pair.subjects is None or pair.passes is None:
         return []
     store, corpus = pair.store, pair.subjects[1].source.corpus
     if not store.corpus(corpus.corpus_id).exists():
         wait_for_all([tokenise_corpus.submit(store, corpus, pair.subjects[1].source.model.path)], "tokenise")
     blocks, n_positions = [], 0
-    for block in pair.readings[1].blocks(store):
+    for block in pair.passes[1].blocks(store):
         if n_positions >= pair.settings.n_positions:
             break
         blocks.append(block)
         n_positions += (block.stop - block.start) * corpus.n_pos
-    settings, how = pair.config.activations, arithmetic(pair.config.engine)
-    for subject, reading in zip(pair.subjects, pair.readings, strict=True):
-        missing = [block for block in blocks if not has_block(store, reading.recipe, block)]
+    settings, products = pair.config.activations, arithmetic(pair.config.engine)
+    for subject, corpus_pass in zip(pair.subjects, pair.passes, strict=True):
+        missing = [block for block in blocks if not has_block(store, corpus_pass.recipe, block)]
         futures = [
             activations_block.submit(
-                store, subject.checkpoint_id, subject.source.model.path, reading, block, settings, how
+                store, subject.checkpoint_id, subject.source.model.path, corpus_pass, block, settings, products
             )
             for block in missing
         ]
@@ -157,7 +157,7 @@ def _read(pair: Pair) -> list[Block]:
 @flow(name="compare-checkpoints", flow_run_name="compare {a} {b}")
 def compare_checkpoints(store: str | Path, a: str, b: str, settings: DriftSettings | None = None) -> str:
     """Compare two checkpoints of a store, by id or name, the earlier first; returns the report's path."""
-    pair = open_pair(Store(place(store)), a, b, settings or DriftSettings())
+    pair = open_pair(Store(local_root(store)), a, b, settings or DriftSettings())
     if not is_done(pair):
         with store_held(pair.config, pair.store, f"compare-checkpoints {a} {b}"):
             perform(pair, new_run_id())

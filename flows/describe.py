@@ -9,31 +9,31 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows import activations
-from flows.asking import answer_all, model_name
-from flows.engine import n_workers
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
-from interp.descriptions.asking import PROMPT_VERSION
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.running.engine import n_workers
+from flows.running.llm_budget import answer_all, model_name
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from interp.descriptions.evidence import Method
-from storage.catalog import loaded_recipe
+from interp.descriptions.llm_questions import PROMPT_VERSION
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
-from storage.runs import new_run_id
 from storage.store import ShardKey, shards
-from tasks.anthropic_prices import estimate
-from tasks.describe import (
+from tasks.describe.describe import (
     SEES,
     VERSION,
-    Task,
+    DescribeJob,
     describe_shard,
     forget_unanswered,
     is_described,
     load_descriptions,
     loaded_name,
 )
-from tasks.evidence import Reading
+from tasks.describe.evidence import SampledCorpus
+from tasks.llm.anthropic_prices import estimate
 
 _LEAVES = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
 
@@ -98,16 +98,18 @@ class Work:
         )
 
     @property
-    def task(self) -> Task:
+    def task(self) -> DescribeJob:
         config = self.subject.config
-        readings = activations.Work(self.subject).readings
+        passes = activations.Work(self.subject).passes
         looks_at_samples = any(NEEDS[method] != "weightlens" for method in self.methods)
-        return Task(
+        return DescribeJob(
             checkpoint_id=self.subject.checkpoint_id,
             corpus_id=self.corpus_id,
             explainer=config.describe.explainer,
             methods=self.methods,
-            reading=Reading(self.corpus_id, tuple(one.corpus_id for one in readings)) if looks_at_samples else None,
+            sampled_corpus=SampledCorpus(self.corpus_id, tuple(one.corpus_id for one in passes))
+            if looks_at_samples
+            else None,
             evidence=config.describe.evidence,
             rule=config.describe.rule,
             wording=config.wording,

@@ -5,13 +5,13 @@ from prefect import flow
 from configs.run import RunConfig
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint
-from flows.series import seen
-from flows.subject import store_path
+from flows.subject.series import seen
+from flows.subject.subject import store_path
 from interp.drift import DriftSettings
-from storage.catalog import insert_row, open_catalog
-from storage.holding import hold, refresh
-from storage.published import publish
-from storage.runs import now
+from storage.bucket.working_copy import hold, refresh
+from storage.catalog.database import insert_row, open_catalog
+from storage.catalog.published import publish
+from storage.catalog.runs import now
 from storage.store import Store
 
 

@@ -7,11 +7,11 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows import activations, circuitlens, coactivation, describe, evaluate, ingest, weightlens
-from flows.pages import show_checkpoint, show_failure
-from flows.stage import store_held
-from flows.subject import Source, identify, open_source
+from flows.reports.prefect_pages import show_checkpoint, show_failure
+from flows.running.stage import store_held
+from flows.subject.subject import Source, identify, open_source
 from flows.train_transcoders import train
-from storage.runs import new_run_id
+from storage.catalog.runs import new_run_id
 from storage.store import Store
 
 STAGES: dict[str, ModuleType] = {

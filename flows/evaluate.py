@@ -8,27 +8,27 @@ from prefect.artifacts import create_markdown_artifact
 
 from configs.run import RunConfig
 from flows import activations
-from flows.asking import answer_all, model_name
-from flows.engine import n_workers, wait_for_all
-from flows.rates import Cost, Rates
-from flows.report import write_report
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
-from interp.descriptions.asking import PROMPT_VERSION
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.reports.evaluation import write_report
+from flows.running.engine import n_workers, wait_for_all
+from flows.running.llm_budget import answer_all, model_name
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
+from interp.descriptions.llm_questions import PROMPT_VERSION
 from interp.fade.model_judge import TEXTS_PER_WRITING
-from storage.catalog import loaded_recipe, open_catalog
+from storage.catalog.database import loaded_recipe, open_catalog
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import open_checkpoint
 from storage.recipes import short_hash
-from storage.runs import new_run_id
 from storage.store import ShardKey
-from tasks import judge, material, score
-from tasks.anthropic_prices import estimate
-from tasks.describe import loaded_name as loaded_descriptions
-from tasks.evidence import Reading
-from tasks.judge import forget_unjudged, is_judged, judge_layer
-from tasks.material import Task, read_layer, steer_features
-from tasks.score import load_scores, loaded_name, score_layer
+from tasks.describe.describe import loaded_name as loaded_descriptions
+from tasks.describe.evidence import SampledCorpus
+from tasks.evaluation import held_out, judge, score
+from tasks.evaluation.held_out import JudgeJob, read_layer, steer_features
+from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
+from tasks.evaluation.score import load_scores, loaded_name, score_layer
+from tasks.llm.anthropic_prices import estimate
 
 JUDGE_S = 0.004
 """Seconds to judge one description by rule."""
@@ -81,13 +81,13 @@ class Work:
         described = [loaded_recipe(store.catalog, checkpoint_id, "weightlens"), words]
         return short_hash(
             checkpoint=checkpoint_id,
-            corpora=[one.corpus_id for one in activations.Work(self.subject).readings],
+            corpora=[one.corpus_id for one in activations.Work(self.subject).passes],
             held_out=config.corpus.held_out,
             described=described,
             methods=self.methods,
             explainer=self.explainer,
             how=config.evaluate.how,
-            version=material.VERSION,
+            version=held_out.VERSION,
         )
 
     @cached_property
@@ -110,13 +110,13 @@ class Work:
         return short_hash(judged=self.judged_recipe, halves=halves, version=score.VERSION)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> JudgeJob:
         config = self.subject.config
         work = activations.Work(self.subject)
-        return Task(
+        return JudgeJob(
             checkpoint_id=self.subject.checkpoint_id,
             model_path=self.subject.source.model.path,
-            reading=Reading(work.corpus_id, tuple(one.corpus_id for one in work.readings)),
+            sampled_corpus=SampledCorpus(work.corpus_id, tuple(one.corpus_id for one in work.passes)),
             held_out=config.corpus.held_out,
             material_recipe=self.material_recipe,
             judged_recipe=self.judged_recipe,

@@ -4,8 +4,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from flows.card import chosen_checkpoint
-from storage.catalog import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
+from flows.reports.card import chosen_checkpoint
+from storage.bucket.working_copy import hold
+from storage.catalog.database import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog.parts import write_part
+from storage.catalog.published import open_published
+from storage.catalog.runs import mark_killed, new_run_id, now, recorded
+from storage.catalog.tables import TABLES
 from storage.exchange.parquet import export_tables
 from storage.exchange.weightlens_json import (
     TokenNames,
@@ -15,13 +20,8 @@ from storage.exchange.weightlens_json import (
     read_layer,
     see_tokens,
 )
-from storage.holding import hold
-from storage.parts import write_part
-from storage.published import open_published
 from storage.recipes import file_sha256, short_hash
-from storage.runs import mark_killed, new_run_id, now, recorded
 from storage.store import Store
-from storage.tables import TABLES
 
 IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequence_validation", "descriptions")
 """Tables that an imported analysis fills."""

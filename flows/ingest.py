@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from prefect import flow
 
 from configs.run import RunConfig
-from flows.engine import wait_for_all
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
+from flows.running.engine import wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from interp.quality import Quality
-from storage.catalog import loaded_recipe
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import read_quality
 from storage.recipes import remember_fingerprints, short_hash
-from storage.runs import new_run_id
 from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
 
 

@@ -3,14 +3,14 @@
 from prefect import flow
 
 from configs.run import RunConfig
-from flows.engine import wait_for_all
-from flows.stage import stage_recorded, store_held
-from flows.subject import TRAINED_HOOKS, Source, open_source
+from flows.running.engine import wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import TRAINED_HOOKS, Source, open_source
+from storage.catalog.runs import new_run_id
 from storage.formats.circuit_tracer import folder_config
 from storage.recipes import remember_fingerprints
-from storage.runs import new_run_id
 from storage.store import whole_file
-from tasks.corpora import tokenise_corpus
+from tasks.activations.corpora import tokenise_corpus
 from tasks.training import train_layer
 
 

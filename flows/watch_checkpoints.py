@@ -8,9 +8,9 @@ from prefect.events import emit_event
 
 from configs.run import RunConfig
 from flows.describe_arrived import describe_arrived
-from flows.series import Series, arrived
-from flows.subject import store_path
-from storage.holding import is_in_use
+from flows.subject.series import Series, arrived
+from flows.subject.subject import store_path
+from storage.bucket.working_copy import is_in_use
 from storage.store import Store
 
 EVENT = "checkpoint.created"

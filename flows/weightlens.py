@@ -9,23 +9,23 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.engine import arithmetic, wait_for_all
-from flows.rates import Cost, Rates
-from flows.sizes import Sizes
-from flows.stage import stage_recorded, store_held
-from flows.subject import Subject, identify, open_source
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.running.engine import arithmetic, wait_for_all
+from flows.running.stage import stage_recorded, store_held
+from flows.subject.subject import Subject, identify, open_source
 from interp.projection import POOL_ROOM
 from interp.weightlens.settings import Compat
-from storage.catalog import loaded_recipe
+from storage.catalog.database import loaded_recipe
+from storage.catalog.runs import new_run_id
 from storage.checkpoints import DECODER_ARRAYS, ENCODER_ARRAYS, Checkpoint, open_checkpoint, single_token_path
 from storage.recipes import short_hash
-from storage.reuse import take_over, take_over_shards
-from storage.runs import new_run_id
+from storage.shared_shards import take_over, take_over_shards
 from storage.store import ShardKey, shards
-from tasks.authors import describe_shard_as_authors
-from tasks.project import COLUMNS, PROJECTED_TABLES, VERSION, project_shard
-from tasks.propagate import PROPAGATED_TABLES, WORDING_VERSION, load_weightlens, propagate_shard
-from tasks.single_token import drop_single_token_blocks, single_token_block, single_token_layer
+from tasks.weightlens.authors import describe_shard_as_authors
+from tasks.weightlens.project import COLUMN_BLOCKS, PROJECTED_TABLES, VERSION, project_shard
+from tasks.weightlens.propagate import PROPAGATED_TABLES, WORDING_VERSION, load_weightlens, propagate_shard
+from tasks.weightlens.single_token import drop_single_token_blocks, single_token_block, single_token_layer
 
 TOKENS_PER_BLOCK = 2048
 """Vocabulary entries a single-token task runs through the model."""
@@ -165,7 +165,7 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     projections = 2 * d_model * d_transcoder * (2 * n_tokens * n_layers + upstream * d_transcoder)
     encoder = d_transcoder * d_model * 4
     inputs = TOKENS_PER_BLOCK * n_layers * d_model * 4
-    columns = min(COLUMNS.max_bytes, 2 * n_tokens * d_model * 4 + n_features * d_model * 4)
+    columns = min(COLUMN_BLOCKS.max_bytes, 2 * n_tokens * d_model * 4 + n_features * d_model * 4)
     shard = config.shard_size * (3 * d_model * 4 + 2 * POOL_ROOM * min(config.weightlens.token_pool, n_tokens) * 8)
     n_shards = n_layers * -(-d_transcoder // config.shard_size)
     return {
@@ -193,8 +193,8 @@ def perform(subject: Subject, run_id: str) -> None:
         _single_tokens(subject, work)
         projected = work.all_shards(work.projection_recipe)
         left = take_over_shards(store, projected, PROJECTED_TABLES, work.projection_ingredients, tally)
-        how = arithmetic(config.engine)
-        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, how) for key in left]
+        products = arithmetic(config.engine)
+        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, products) for key in left]
         wait_for_all(futures, "weightlens: project")
         for layer in layers:  # a layer inherits from those below it
             left = take_over_shards(store, work.shards(work.recipe, layer), work.tables, work.ingredients, tally)

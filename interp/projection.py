@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from interp.kernels import N_BINS, beyond, columns_of, fold, least_score, moments, score_again, trim
+from interp.kernels.selection import N_BINS, beyond, columns_of, fold, least_score, moments, score_again, trim
 
 ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]

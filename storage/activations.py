@@ -21,8 +21,8 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
-from interp.activation_kernels import append, from_gaps, gaps
 from interp.activations.encoding import Active
+from interp.kernels.activations import append, from_gaps, gaps
 from interp.sparse import FeatureTokens
 from storage.arrays import open_whole, read_slice
 from storage.store import Store, remove_folder, whole_folder

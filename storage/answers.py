@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interp.descriptions.asking import Answer, Prompt, parsed
+from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.store import Store, read_json, write_json
 
 MAX_ANSWERS = 2

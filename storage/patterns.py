@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 
 from interp.circuitlens.patterns import input_pattern, pattern_text
-from storage.corpora import read_rows_at
+from storage.corpora.corpus import read_rows_at
 from storage.store import Store
 
 FeatureKey = tuple[str, str, int, int]

@@ -26,7 +26,7 @@ UNFINISHED = ".unfinished"
 """Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
 
 MIRROR = ".mirror"
-"""Folder in a store that is a mirror of a bucket; see `storage.mirror`."""
+"""Folder in a store that is a mirror of a bucket; see `storage.bucket.mirror`."""
 
 FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
 """All that a store holds at its top."""

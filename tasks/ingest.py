@@ -12,7 +12,10 @@ from torch import Tensor
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.quality import Quality, measure_quality
-from storage.catalog import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog.database import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog.parts import write_part
+from storage.catalog.runs import now
+from storage.catalog.tables import TABLES
 from storage.checkpoints import (
     finish,
     quality_path,
@@ -20,16 +23,13 @@ from storage.checkpoints import (
     write_embeddings,
     write_layer,
 )
-from storage.corpora import corpus_attributes
+from storage.corpora.corpus import corpus_attributes
+from storage.corpora.packing import Layout, Packer, max_rows, pack
+from storage.corpora.texts import read_texts
 from storage.formats import open_transcoders
 from storage.models import ModelFolder, token_texts
-from storage.packing import Layout, Packer, max_rows, pack
-from storage.parts import write_part
-from storage.runs import now
 from storage.store import Store, write_json
-from storage.tables import TABLES
-from storage.texts import read_texts
-from tasks.corpora import TOKENS_PER_BATCH, padded
+from tasks.activations.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 

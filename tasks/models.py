@@ -11,7 +11,7 @@ from interp.activations.encoding import Encoder
 from interp.projection import FLOAT32, Arithmetic
 from interp.transcoder import Transcoder
 from storage.checkpoints import Checkpoint
-from storage.held import Held
+from storage.lru_cache import LRUCache
 from storage.models import ModelFolder, open_model
 
 _loading = Lock()
@@ -38,21 +38,21 @@ def forget_model() -> None:
         _load.cache_clear()
 
 
-ENCODERS: Held[Encoder] = Held(1_400_000_000, lambda encoder: encoder.n_bytes)
+ENCODERS: LRUCache[Encoder] = LRUCache(1_400_000_000, lambda encoder: encoder.n_bytes)
 """Encoders that a process keeps: GPT-2-small's fit with their screens, larger ones are read again at every step."""
 
-TRANSCODERS: Held[Transcoder] = Held(4_000_000_000, lambda transcoder: transcoder.n_bytes)
+TRANSCODERS: LRUCache[Transcoder] = LRUCache(4_000_000_000, lambda transcoder: transcoder.n_bytes)
 """Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
 
 
-def loaded_encoder(checkpoint: Checkpoint, layer: int, how: Arithmetic = FLOAT32) -> Encoder:
+def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = FLOAT32) -> Encoder:
     """A layer's encoder in float32, with a screen if candidates are to be found in bfloat16."""
 
     def read() -> Encoder:
-        encoder = checkpoint.encoder(layer, how.device)
-        return encoder.screened() if how.screen else encoder
+        encoder = checkpoint.encoder(layer, arithmetic.device)
+        return encoder.screened() if arithmetic.screen else encoder
 
-    return ENCODERS.get((checkpoint.path, layer, how), read)
+    return ENCODERS.get((checkpoint.path, layer, arithmetic), read)
 
 
 def loaded_transcoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Transcoder:

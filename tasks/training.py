@@ -10,10 +10,10 @@ from torch import Tensor
 from interp.capture import Hooks, capture
 from interp.quality import measure_quality
 from interp.training import Step, Trainer, TrainingSettings, train
-from storage.corpora import corpus_attributes, read_rows_at
+from storage.corpora.corpus import corpus_attributes, read_rows_at
 from storage.formats.circuit_tracer import layer_tensors
 from storage.store import Store, whole_file, write_json
-from tasks.corpora import batches, padded
+from tasks.activations.corpora import batches, padded
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 

@@ -42,10 +42,10 @@ from urllib.request import urlopen
 
 import psutil
 
-from storage import lease
-from storage.holding import refresh
-from storage.mirror import place
-from storage.objects import Objects
+from storage.bucket import lease
+from storage.bucket.mirror import local_root
+from storage.bucket.objects import Objects
+from storage.bucket.working_copy import refresh
 from storage.store import Store
 from tests import object_server
 from tests.conftest import ROOT, cli_environment, planted_overrides, unused_port
@@ -117,7 +117,7 @@ class Chaos:
         self.s3 = self.start_bucket(endpoint)
         os.environ.update({**self.environment, "PREFECT_API_URL": self.api})
         self.forks = multiprocessing.get_context("forkserver")
-        self.forks.set_forkserver_preload(["flows.cli", "flows.describe_checkpoint", "flows.plan"])
+        self.forks.set_forkserver_preload(["flows.cli", "flows.describe_checkpoint", "flows.costs.plan"])
         self.store = self.undisturbed = folder / "undisturbed"
         self.finish()  # which also starts what the others are forked from
         shutil.rmtree(self.undisturbed)
@@ -268,7 +268,7 @@ class Chaos:
         self.killed()
         shutil.rmtree(self.store)
         Objects(self.url).remove([lease.KEY])  # as if a minute had passed
-        place(self.url)
+        local_root(self.url)
 
     def bucket_away(self) -> None:
         run = self.start()
@@ -286,7 +286,7 @@ class Chaos:
         self.url = f"s3://chaos/store-{self.happened['stores']}" if self.chance.random() < IN_BUCKET else None
         if self.url is not None:
             self.happened["stores in a bucket"] += 1
-            self.store = place(self.url)
+            self.store = local_root(self.url)
             return
         self.store = self.folder / f"store-{self.happened['stores']}" / "store"
         self.store.parent.mkdir()
@@ -336,7 +336,7 @@ class Chaos:
         codes.append(int(self.store.joinpath("catalog.duckdb").stat().st_mtime_ns != before))
         if self.url is not None:  # what another machine would see
             shutil.rmtree(self.store)
-            self.store = place(self.url)
+            self.store = local_root(self.url)
             refresh(Store(self.store))
         left = [path for path in self.store.rglob("*") if ".partial" in path.name]
         equal = contents(self.store / "catalog.duckdb") == self.expected

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from interp.visible import visible
+from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
@@ -54,7 +54,7 @@ CheckpointOption = Annotated[
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """Bad input ends with one message and exit code 2; a full disk and Ctrl-C say what to do."""
     try:
         yield
@@ -87,20 +87,20 @@ def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunCo
 
 def store_root(store: str | None) -> Path:
     """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
-    from storage.holding import refresh
-    from storage.mirror import place
+    from storage.bucket.mirror import local_root
+    from storage.bucket.working_copy import refresh
     from storage.store import Store
 
-    root = place(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+    root = local_root(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
     refresh(Store(root))
     return root
 
 
-def performed(flow: Any, config: "RunConfig") -> Any:
+def run_flow(flow: Any, config: "RunConfig") -> Any:
     """What a flow returns, run in this process with Prefect at hand."""
-    from flows.engine import prefect_at_hand
-    from flows.subject import store_path
-    from storage.holding import push_rest
+    from flows.running.engine import prefect_at_hand
+    from flows.subject.subject import store_path
+    from storage.bucket.working_copy import push_rest
     from storage.store import Store
 
     store = Store(store_path(config))

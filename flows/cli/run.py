@@ -15,11 +15,11 @@ from flows.cli.app import (
     app,
     duration_text,
     err,
-    errors_told,
     load,
     out,
-    performed,
     print_quality,
+    report_errors,
+    run_flow,
     size_text,
 )
 
@@ -27,15 +27,15 @@ from flows.cli.app import (
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         began = time.monotonic()
+        from flows.costs.plan import plan
         from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
-        from flows.origin import pinned, to_download
-        from flows.plan import plan
-        from flows.subject import open_source
-        from storage.holding import push_rest
-        from storage.mirror import name_of
+        from flows.subject.origin import pinned, to_download
+        from flows.subject.subject import open_source
+        from storage.bucket.mirror import name_of
+        from storage.bucket.working_copy import push_rest
 
         loaded = pinned(loaded)
         downloads = to_download(loaded)
@@ -49,31 +49,31 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             return
         if not downloads:
             print_plan(plan(loaded), err)
-        checkpoint_id = performed(describe_checkpoint, loaded)
+        checkpoint_id = run_flow(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
 
 @app.command("train-transcoders")
 def train_transcoders(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Train transcoders for a model that has none, and say where they are."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import train_transcoders as flow
 
-        out.print(performed(flow.train_transcoders, loaded), soft_wrap=True)
+        out.print(run_flow(flow.train_transcoders, loaded), soft_wrap=True)
 
 
 @app.command()
 def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Bring a model and its transcoders into the store, after measuring them."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import ingest as flow
-        from flows.subject import store_path
-        from flows.summary import layer_quality
+        from flows.reports.summary import layer_quality
+        from flows.subject.subject import store_path
         from storage.store import Store
 
-        checkpoint_id = performed(flow.ingest, loaded)
+        checkpoint_id = run_flow(flow.ingest, loaded)
         print_quality(layer_quality(Store(store_path(loaded)), checkpoint_id))
         out.print(f"checkpoint {checkpoint_id}")
 
@@ -81,71 +81,71 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
 @app.command()
 def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature of an ingested checkpoint from its weights."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import weightlens as flow
 
-        out.print(f"checkpoint {performed(flow.weightlens, loaded)}")
+        out.print(f"checkpoint {run_flow(flow.weightlens, loaded)}")
 
 
 @app.command()
 def activations(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Run the corpus through an ingested checkpoint: statistics and samples of every feature."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import activations as flow
 
-        out.print(f"corpus {performed(flow.activations, loaded)}")
+        out.print(f"corpus {run_flow(flow.activations, loaded)}")
 
 
 @app.command()
 def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import coactivation as flow
 
-        out.print(f"corpus {performed(flow.coactivation, loaded)}")
+        out.print(f"corpus {run_flow(flow.coactivation, loaded)}")
 
 
 @app.command()
 def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Find out why features fired at their samples, and what they did there."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import circuitlens as flow
 
-        out.print(f"corpus {performed(flow.circuitlens, loaded)}")
+        out.print(f"corpus {run_flow(flow.circuitlens, loaded)}")
 
 
 @app.command()
 def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import describe as flow
 
-        out.print(f"checkpoint {performed(flow.describe, loaded)}")
+        out.print(f"checkpoint {run_flow(flow.describe, loaded)}")
 
 
 @app.command()
 def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Judge descriptions on held-out text."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import evaluate as flow
 
-        out.print(f"checkpoint {performed(flow.evaluate, loaded)}")
+        out.print(f"checkpoint {run_flow(flow.evaluate, loaded)}")
 
 
 @app.command("plan")
 def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
-        from flows.plan import plan
-        from flows.subject import store_path
-        from storage.mirror import name_of
+        from flows.costs.plan import plan
+        from flows.subject.subject import store_path
+        from storage.bucket.mirror import name_of
         from storage.store import Store
 
         print_plan(plan(loaded), out)
@@ -154,7 +154,7 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
 
 
 def print_plan(steps: list[Any], console: Console) -> None:
-    from flows.plan import STARTUP_S
+    from flows.costs.plan import STARTUP_S
 
     costs_money = any(step.usd for step in steps)
     table = Table("step", "to do", "of", "about", "disk", "memory", *["money"] * costs_money, title="Plan")
@@ -171,9 +171,9 @@ def print_plan(steps: list[Any], console: Console) -> None:
 
 
 def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
-    from flows.summary import summarise
-    from interp.visible import visible
-    from storage.mirror import name_of
+    from flows.reports.summary import summarise
+    from interp.display import visible
+    from storage.bucket.mirror import name_of
     from storage.store import Store
 
     summary = summarise(Store(root), checkpoint_id)

@@ -10,9 +10,9 @@ from flows.cli.app import (
     StoreOption,
     app,
     end_at_once_on_signals,
-    errors_told,
     load,
     out,
+    report_errors,
     store_root,
 )
 
@@ -31,9 +31,9 @@ def compare_checkpoints(
     ] = 65_536,
 ) -> None:
     """Match every feature of two checkpoints one to one: kept, moved, born or died. Writes a report with plots."""
-    with errors_told():
+    with report_errors():
         from flows import compare_checkpoints as flow
-        from flows.engine import prefect_at_hand
+        from flows.running.engine import prefect_at_hand
         from interp.drift import DriftSettings
 
         settings = DriftSettings(match_cosine, kept_cosine, positions)
@@ -53,10 +53,10 @@ def watch_checkpoints(
     settle_s: Annotated[float, typer.Option(help="Seconds without a change after which a folder is complete.")] = 10.0,
 ) -> None:
     """Look once for new complete checkpoints of a series: describe each, and compare it with the one before."""
-    with errors_told():
+    with report_errors():
         loaded = load(config, overrides, store)
         from flows import watch_checkpoints as flow
-        from flows.engine import prefect_at_hand
+        from flows.running.engine import prefect_at_hand
 
         end_at_once_on_signals()
         with prefect_at_hand():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import BFloat16, Float32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
 
-from interp.activation_kernels import by_feature, compress, compress_top, rescore
+from interp.kernels.activations import by_feature, compress, compress_top, rescore
 from interp.transcoder import ActivationName, activate
 
 TOKENS_PER_PRODUCT = 256

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from interp import activation_kernels as kernels
 from interp.activations.settings import ActivationSettings
+from interp.kernels import activations as kernels
 from interp.sparse import FeatureTokens
 
 

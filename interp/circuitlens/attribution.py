@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.activations.encoding import Encoder
 from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
 from interp.transcoder import Transcoder
-from interp.weightlens.coordinates import seen_through
+from interp.weightlens.coordinates import fold_norm
 
 GRADIENT_NUMBERS = 3 << 18
 """Of a batch's gradients (targets x tokens x d_model): 3 MB, enough for products at full speed and few enough to stay
@@ -91,7 +91,7 @@ def logit_targets(
     """Rows of the unembedding (or differences of such) as readings at some tokens; a soft cap on logits is left off."""
     position, norm = position.long(), linear.final
     constant = W_U.new_zeros(len(W_U)) if norm.bias is None else W_U @ norm.bias
-    direction = seen_through(W_U, norm.weight, norm.centred) * frozen.final_scale[position, None]
+    direction = fold_norm(W_U, norm.weight, norm.centred) * frozen.final_scale[position, None]
     return Targets(torch.full_like(position, linear.n_layers), position, direction, constant)
 
 

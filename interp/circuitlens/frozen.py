@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
 from interp.families import Family, Norm
 from interp.transcoder import Transcoder
-from interp.weightlens.coordinates import seen_through
+from interp.weightlens.coordinates import fold_norm
 
 TOKENS_ENCODED = 256
 """Dense rows of activations held at once."""
@@ -99,7 +99,7 @@ def _attention_weights(model: nn.Module, family: Family, layer: int) -> Attentio
         b_V = b_V + W_V @ read.bias
     if write is not None:
         W_O, b_O = W_O * write.weight, b_O * write.weight
-    folded = seen_through(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
+    folded = fold_norm(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
     return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
 
 
@@ -325,7 +325,7 @@ def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> F
     if linear.hooks.feature_input == "resid_mid":
         return W
     read = linear.mlp[layer].read
-    return seen_through(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
+    return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
 
 
 def _active(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:

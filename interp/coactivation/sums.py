@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, Integer
 
-from interp import coactivation_kernels as kernels
+from interp.kernels import coactivation as kernels
 from interp.sparse import FeatureTokens
 
 N_SUMS = kernels.N_SUMS

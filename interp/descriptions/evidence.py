@@ -12,7 +12,7 @@ WHOLE = -1
 
 
 @dataclass(frozen=True)
-class Moment:
+class ActivationExample:
     """One sampled activation: the text around it, as tokens."""
 
     tokens: tuple[str, ...]
@@ -36,7 +36,7 @@ class Evidence:
 
     reads: tuple[str, ...] = ()
     """Tokens that fire the feature alone, the strongest first (WeightLens)."""
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[ActivationExample, ...] = ()
     """Sampled activations, the strongest first."""
     promotes: tuple[str, ...] = ()
     """Next tokens that the feature makes more likely, the strongest first."""
@@ -46,7 +46,7 @@ class Evidence:
         return bool(self.reads or self.moments or self.promotes)
 
 
-def pattern(moment: Moment) -> str:
+def pattern(moment: ActivationExample) -> str:
     """A moment as a person reads it: the firing token marked, of attributed ones only the causes, gaps as `…`."""
     shown = set(range(len(moment.tokens))) if moment.causes is None else {*moment.causes, moment.at}
     pieces: list[str] = []
@@ -60,33 +60,33 @@ def pattern(moment: Moment) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One mechanism that CircuitLens told apart."""
+    """One mechanism that CircuitLens described apart."""
 
     number: int
     """-1: the samples that belong to none."""
     share: float
     """Of the feature's attributed samples."""
-    moments: tuple[Moment, ...]
+    moments: tuple[ActivationExample, ...]
 
 
 @dataclass(frozen=True)
-class Known:
+class FeatureEvidence:
     """All that the catalog knows of one feature."""
 
     reads: tuple[str, ...] = ()
     """Validated tokens (WeightLens)."""
     promotes: tuple[str, ...] = ()
     """Output tokens (WeightLens)."""
-    top: tuple[Moment, ...] = ()
+    top: tuple[ActivationExample, ...] = ()
     """Its greatest activations."""
-    spread: tuple[Moment, ...] = ()
+    spread: tuple[ActivationExample, ...] = ()
     """The quantile sample."""
     clusters: tuple[Cluster, ...] = ()
     effects: tuple[str, ...] = ()
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
 
 
-def told(sizes: Mapping[int, int], most: int) -> list[int]:
+def described(sizes: Mapping[int, int], most: int) -> list[int]:
     """Of clusters by number, those that are described, the largest first.
 
     The samples of no cluster (-1) are described like one where they are more than half: clusters alone would speak of
@@ -96,11 +96,11 @@ def told(sizes: Mapping[int, int], most: int) -> list[int]:
     return sorted(kept, key=lambda number: (-kept[number], number))[:most]
 
 
-def half(known: Known, parity: int) -> Known:
+def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
     """What would be known of a feature from every other row of the corpus alone; clusters, promoted tokens and what
     weights tell stay those of the whole."""
 
-    def kept(moments: tuple[Moment, ...]) -> tuple[Moment, ...]:
+    def kept(moments: tuple[ActivationExample, ...]) -> tuple[ActivationExample, ...]:
         return tuple(moment for moment in moments if moment.row % 2 == parity)
 
     clusters = (replace(cluster, moments=kept(cluster.moments)) for cluster in known.clusters)
@@ -108,7 +108,7 @@ def half(known: Known, parity: int) -> Known:
     return replace(known, top=kept(known.top), spread=kept(known.spread), clusters=left)
 
 
-def evidence_for(method: Method, known: Known) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
+def evidence_for(method: Method, known: FeatureEvidence) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
     """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
     if method == "weightlens+out+llm":
         return Evidence(reads=known.reads, promotes=known.promotes), []

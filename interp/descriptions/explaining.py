@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from interp.descriptions import prompts
-from interp.descriptions.asking import Answers
-from interp.descriptions.evidence import WHOLE, Evidence, Known, Method, evidence_for
+from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Method, evidence_for
+from interp.descriptions.llm_questions import Answers
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wording import by_rule, joined
 from interp.weightlens.settings import WordingSettings
@@ -74,7 +74,7 @@ class Described(NamedTuple):
     """Texts of the tokens that it rests on, the strongest first."""
 
 
-def describe(method: Method, known: Known, explainer: Explainer) -> list[Described]:
+def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> list[Described]:
     """All descriptions of a feature by a method, those of its clusters first."""
     whole, clusters = evidence_for(method, known)
     if len(clusters) == 1:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from interp.descriptions.asking import FENCE_NOTE, Prompt, fenced, record
-from interp.descriptions.evidence import Evidence, Moment, pattern
+from interp.descriptions.evidence import ActivationExample, Evidence, pattern
+from interp.descriptions.llm_questions import FENCE_NOTE, Prompt, fenced, record
 
 MAX_DESCRIPTION = 300
 """Characters kept of a description."""
@@ -59,7 +59,7 @@ def _shown(evidence: Evidence) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
-def _moment(moment: Moment) -> dict[str, Any]:
+def _moment(moment: ActivationExample) -> dict[str, Any]:
     shared = {"fires": moment.fires, "activation": float(f"{moment.activation:.3g}")}
     if moment.causes is not None:
         return {**shared, "pattern": pattern(moment)}

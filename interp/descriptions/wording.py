@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from interp.descriptions.evidence import Evidence, Moment
+from interp.descriptions.evidence import ActivationExample, Evidence
 from interp.descriptions.settings import RuleSettings
 from interp.weightlens.description import MIN_LEMMA_LETTERS, Group, Token, group
 from interp.weightlens.settings import WordingSettings
@@ -67,7 +67,7 @@ def _mechanisms(evidence: Evidence, rule: RuleSettings, wording: WordingSettings
     return [Mechanism(read), fired] if read else [fired]
 
 
-def _fired(moments: Sequence[Moment], rule: RuleSettings, wording: WordingSettings) -> Mechanism | None:
+def _fired(moments: Sequence[ActivationExample], rule: RuleSettings, wording: WordingSettings) -> Mechanism | None:
     if not moments:
         return None
     words = _weighed(((moment.fires, moment.activation) for moment in moments), wording)
@@ -79,7 +79,9 @@ def _fired(moments: Sequence[Moment], rule: RuleSettings, wording: WordingSettin
     return Mechanism(names, context, right_after, bool(context) and covered < rule.many)
 
 
-def _context(moments: Sequence[Moment], rule: RuleSettings, wording: WordingSettings) -> tuple[tuple[str, ...], bool]:
+def _context(
+    moments: Sequence[ActivationExample], rule: RuleSettings, wording: WordingSettings
+) -> tuple[tuple[str, ...], bool]:
     """Words before the firing token that a good share of the activation shares, and whether right before it."""
     total = sum(moment.activation for moment in moments) or 1.0
     adjacent = _weighed(_standing_before(moments, immediately=True), wording)
@@ -91,7 +93,7 @@ def _context(moments: Sequence[Moment], rule: RuleSettings, wording: WordingSett
     return (), False
 
 
-def _standing_before(moments: Sequence[Moment], *, immediately: bool) -> Iterable[tuple[str, float]]:
+def _standing_before(moments: Sequence[ActivationExample], *, immediately: bool) -> Iterable[tuple[str, float]]:
     """(token, activation) of each moment's causes before the firing token, each token once a moment."""
     for moment in moments:
         nearest = range(max(0, moment.at - NEAR), moment.at)

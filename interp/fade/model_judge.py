@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int8
 
-from interp.descriptions.asking import FENCE_NOTE, Answers, Prompt, fenced, numbered, record
+from interp.descriptions.llm_questions import FENCE_NOTE, Answers, Prompt, fenced, numbered, record
 from interp.fade.judge import LACKING, Marked, Text
 
 TEXTS_PER_WRITING = 10

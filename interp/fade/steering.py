@@ -11,7 +11,7 @@ from interp.families import Family
 from interp.transcoder import Transcoder
 
 
-class Held(NamedTuple):
+class SteeredFeature(NamedTuple):
     """For each row of a batch, the feature that is held and its value."""
 
     feature: Int64[Tensor, " batch"]
@@ -25,7 +25,7 @@ def continuations(
     hooks: Hooks,
     layer: int,
     transcoder: Transcoder,
-    held: Held,
+    held: SteeredFeature,
     prompts: Integer[Tensor, "batch n_prompt"],
     new_tokens: int,
 ) -> Int64[Tensor, "batch new_tokens"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 
-def seen_through(
+def fold_norm(
     W: Float32[Tensor, "n d_model"], weight: Float32[Tensor, " d_model"] | None, centred: bool
 ) -> Float32[Tensor, "n d_model"]:
     """Rows that read a norm's output, as directions in what the norm reads.

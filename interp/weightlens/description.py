@@ -9,7 +9,7 @@ from typing import Literal
 import simplemma
 from rapidfuzz import fuzz
 
-from interp.visible import visible
+from interp.display import visible
 from interp.weightlens.settings import WordingSettings
 
 Kind = Literal["word", "symbol", "bytes"]

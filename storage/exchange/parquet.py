@@ -4,9 +4,9 @@ from pathlib import Path
 
 import duckdb
 
-from storage.catalog import quoted
+from storage.catalog.database import quoted
+from storage.catalog.tables import TABLES
 from storage.store import whole_file
-from storage.tables import TABLES
 
 
 def export_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:

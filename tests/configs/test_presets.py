@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.run import load_config
-from flows.origin import transcoder_files
+from flows.subject.origin import transcoder_files
 from tests.conftest import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from storage.catalog import open_catalog
-from storage.tables import TABLES
+from storage.catalog.database import open_catalog
+from storage.catalog.tables import TABLES
 
 VOLATILE = {"run_id", "created_at", "ingested_at"}
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from flows.cli import app
-from storage.catalog import SCHEMA_VERSION, open_catalog
+from storage.catalog.database import SCHEMA_VERSION, open_catalog
 from tests.conftest import planted_overrides
 
 CONFIG = "configs/demo.yaml"

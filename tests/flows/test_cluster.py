@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.catalog import open_catalog
+from storage.catalog.database import open_catalog
 from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
 

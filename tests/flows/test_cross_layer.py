@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from storage.catalog import open_catalog
+from storage.catalog.database import open_catalog
 from tests.conftest import planted_overrides
 from tests.planted import D_MODEL, D_TRANSCODER
 

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from configs.run import load_config
-from storage.published import open_published
+from storage.catalog.published import open_published
 from tests.conftest import ROOT, cli_environment, planted_overrides, unused_port
 
 PATIENCE_S = 400

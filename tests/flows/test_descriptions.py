@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
-from flows.subject import open_source
+from flows.subject.subject import open_source
 from interp.fade.rule import RuleJudge
-from storage.catalog import open_catalog
-from tasks import score
+from storage.catalog.database import open_catalog
+from tasks.evaluation import score
 from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.flows.contents import contents
 from tests.planted import WORDS

@@ -10,7 +10,7 @@ from configs.run import load_config
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint
 from interp.drift import DriftSettings
-from storage.published import open_published
+from storage.catalog.published import open_published
 from tests.conftest import planted_overrides
 
 

@@ -16,8 +16,8 @@ from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
 from configs.run import EngineConfig, RunConfig
-from flows.engine import engine_running
-from flows.stage import store_held
+from flows.running.engine import engine_running
+from flows.running.stage import store_held
 from storage.store import Store
 from tasks.shard_task import shard_task
 

@@ -6,8 +6,8 @@ import pytest
 
 from configs.run import EngineConfig, RunConfig
 from flows import describe, evaluate
-from flows.rates import LIBRARIES_BYTES, Cost, Rates
-from flows.sizes import Sizes
+from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
+from flows.costs.sizes import Sizes
 
 GEMMA = Sizes(
     n_layers=26, d_model=2304, n_tokens=256_000, n_weights=2.6e9, d_transcoder=16_384, n_bytes=0, corpus_tokens=24e6

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint
-from storage import holding, lease, mirror, objects
-from storage.lease import Lease
-from storage.mirror import place
-from storage.objects import Objects, RemoteError
+from storage.bucket import lease, mirror, objects, working_copy
+from storage.bucket.lease import Lease
+from storage.bucket.mirror import local_root
+from storage.bucket.objects import Objects, RemoteError
 from storage.store import Store
 from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.flows.contents import contents
@@ -62,7 +62,7 @@ def started(prefect_home: Path, prefect_api: str) -> Iterator[Callable[..., subp
 
 
 def catalog(url: str) -> dict:
-    return contents(Store(place(url)).catalog)
+    return contents(Store(local_root(url)).catalog)
 
 
 def test_killed_in_the_middle_it_resumes_on_another_machine(
@@ -104,7 +104,7 @@ def test_killed_in_the_middle_it_resumes_on_another_machine(
         shutil.rmtree(tmp_path / "cache")
         result = CliRunner().invoke(app, ["sql", "SELECT count(*) AS n FROM checkpoints", "--store", bucket])
         assert result.exit_code == 0, result.output
-        assert not (Store(place(bucket)).root / "parts").exists()
+        assert not (Store(local_root(bucket)).root / "parts").exists()
         assert catalog(bucket) == expected
         for key in remote.listed():
             found = remote.get(key)
@@ -132,12 +132,12 @@ def test_what_reads_a_store_fetches_what_it_needs(
     graph = tmp_path / "list.json"
     invoke("attribute", "a b c", "--output", graph, "--store", bucket)
     assert json.loads(graph.read_text())["nodes"]
-    assert (tmp_path / "cache") in Store(place(bucket)).root.parents
+    assert (tmp_path / "cache") in Store(local_root(bucket)).root.parents
     assert len(invoke("export", tmp_path / "tables", "--format", "parquet", "--store", bucket).splitlines()) > 10
     assert bucket in invoke("doctor", "--store", bucket)
     assert "Nothing to remove" in invoke("vacuum", "--store", bucket)
     told = invoke("plan", CONFIG, *overrides, "--store", bucket)
-    assert f"Store: {bucket}, worked with in {place(bucket)}" in told.replace("\n", "")
+    assert f"Store: {bucket}, worked with in {local_root(bucket)}" in told.replace("\n", "")
     todo = [line.split("│")[2].strip() for line in told.splitlines() if line.count("│") > 5]
     assert set(todo) <= {"0", ""}, told
 
@@ -157,7 +157,7 @@ def test_a_store_that_another_run_holds_is_refused(
     assert process.returncode == 2
     assert f"{bucket} is in use by 'run elsewhere', process 7 on there" in message.replace("\n", "")
     assert "Traceback" not in message
-    assert holding.files_there(Store(place(bucket))) == {}
+    assert working_copy.files_there(Store(local_root(bucket))) == {}
 
 
 def refuse_parts(on: list[bool]) -> Trouble:
@@ -182,11 +182,11 @@ def test_a_server_that_refuses_fails_the_run_and_the_next_one_goes_on(
         config = load_config(ROOT / CONFIG, [*overrides, f"store={bucket}"])
         with pytest.raises(RemoteError, match=r"does not answer as expected.*503"):
             describe_checkpoint(config)
-        assert not any(path.startswith("parts") for path in holding.files_there(Store(place(bucket))))
+        assert not any(path.startswith("parts") for path in working_copy.files_there(Store(local_root(bucket))))
         on[0] = False
         describe_checkpoint(config)
         shutil.rmtree(tmp_path / "cache")
-        holding.refresh(Store(place(bucket)))
+        working_copy.refresh(Store(local_root(bucket)))
         assert catalog(bucket) == expected
 
 
@@ -214,7 +214,7 @@ def test_the_usual_cache_folder(bucket: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv(mirror.CACHE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform != "darwin":
-        assert (tmp_path / "xdg" / "circuit-insights") in place(bucket).parents
-    assert place(bucket) != place(f"{bucket}-other")
-    assert place(f"{bucket}/") == place(bucket)
-    assert os.fspath(place("folder")) == "folder"
+        assert (tmp_path / "xdg" / "circuit-insights") in local_root(bucket).parents
+    assert local_root(bucket) != local_root(f"{bucket}-other")
+    assert local_root(f"{bucket}/") == local_root(bucket)
+    assert os.fspath(local_root("folder")) == "folder"

@@ -17,8 +17,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli import app
-from storage.catalog import open_catalog
-from storage.tables import TABLES
+from storage.catalog.database import open_catalog
+from storage.catalog.tables import TABLES
 from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
 from tests.planted import D_TRANSCODER, WORDS

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from configs.run import load_config
 from flows import activations, coactivation, weightlens
 from flows.describe_checkpoint import describe_checkpoint
-from flows.subject import Subject, identify, open_source
-from flows.summary import summarise
+from flows.reports.summary import summarise
+from flows.subject.subject import Subject, identify, open_source
 from storage.checkpoints import Checkpoint
 from storage.store import Store
 from tests.conftest import planted_overrides

@@ -9,9 +9,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configs.run import load_config
 from flows.describe_arrived import describe_arrived
-from flows.series import arrived, found_checkpoints, is_complete
+from flows.subject.series import arrived, found_checkpoints, is_complete
 from flows.watch_checkpoints import announce_checkpoints, watch_checkpoints
-from storage.published import open_published
+from storage.catalog.published import open_published
 from storage.store import Store, held
 from tests.conftest import planted_overrides
 from tests.hub_server import COMMIT, OLDER, HubServer

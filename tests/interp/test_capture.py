@@ -10,7 +10,7 @@ from interp.capture import Hooks, capture, logits_with_replacement
 from interp.families import Family, family_of
 from interp.quality import measure_quality
 from interp.transcoder import Transcoder
-from interp.weightlens.coordinates import seen_through
+from interp.weightlens.coordinates import fold_norm
 from tests.tiny_models import CONFIGS, tiny_model
 
 TOKENS = torch.arange(30).view(3, 10)
@@ -36,7 +36,7 @@ def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
     encoders, direction = torch.randn(5, 16), torch.randn(16)
     # Far along a direction the norm's output is that direction centred and weighted, up to one scale.
     far = norm.normalize(1e6 * direction) * norm.weight
-    seen = seen_through(encoders, norm.weight, norm.centred) @ direction
+    seen = fold_norm(encoders, norm.weight, norm.centred) @ direction
     ratio = (encoders @ far) / seen
     torch.testing.assert_close(ratio, ratio[:1].expand(5), rtol=1e-3, atol=0)
 

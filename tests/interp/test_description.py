@@ -1,6 +1,6 @@
 """Words from tokens."""
 
-from interp.visible import visible
+from interp.display import visible
 from interp.weightlens.description import Token, group, word_list
 from interp.weightlens.settings import WordingSettings
 

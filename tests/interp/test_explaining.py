@@ -1,29 +1,29 @@
 """Features by methods: clusters first, then the whole, whoever words it."""
 
-from interp.descriptions.asking import Answer, Answers, Prompt
-from interp.descriptions.evidence import WHOLE, Cluster, Known, Moment, half, told
+from interp.descriptions.evidence import WHOLE, ActivationExample, Cluster, FeatureEvidence, described, half
 from interp.descriptions.explaining import ModelExplainer, TokensExplainer, describe
+from interp.descriptions.llm_questions import Answer, Answers, Prompt
 from interp.descriptions.settings import RuleSettings
 from interp.weightlens.settings import WordingSettings
 
 BY_RULE = TokensExplainer(RuleSettings(), WordingSettings())
 
 
-def moments(word: str, rows: range = range(2)) -> tuple[Moment, ...]:
-    return tuple(Moment((" so", f" {word}"), 1, 1.0, (), row) for row in rows)
+def moments(word: str, rows: range = range(2)) -> tuple[ActivationExample, ...]:
+    return tuple(ActivationExample((" so", f" {word}"), 1, 1.0, (), row) for row in rows)
 
 
-KNOWN = Known(
+KNOWN = FeatureEvidence(
     reads=(" judge",), top=moments("top"), spread=moments("spread", range(4)),
     clusters=(Cluster(-1, 0.6, moments("many")), Cluster(0, 0.4, moments("court"))), effects=(" law",),
 )  # fmt: skip
 
 
 def test_samples_of_no_cluster_are_told_where_they_are_most() -> None:
-    assert told({-1: 3, 0: 7, 1: 9}, 8) == [1, 0]
-    assert told({-1: 30, 0: 7, 1: 9}, 2) == [-1, 1]
-    assert told({-1: 5}, 8) == [-1]
-    assert told({}, 8) == []
+    assert described({-1: 3, 0: 7, 1: 9}, 8) == [1, 0]
+    assert described({-1: 30, 0: 7, 1: 9}, 2) == [-1, 1]
+    assert described({-1: 5}, 8) == [-1]
+    assert described({}, 8) == []
 
 
 def test_each_cluster_is_worded_then_the_whole() -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from interp.descriptions.asking import Answer, Answers, Prompt
+from interp.descriptions.llm_questions import Answer, Answers, Prompt
 from interp.fade.judge import LACKING, Marked, Text
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge

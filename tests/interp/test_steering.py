@@ -3,7 +3,7 @@
 import torch
 
 from interp.capture import Hooks
-from interp.fade.steering import Held, continuations
+from interp.fade.steering import SteeredFeature, continuations
 from interp.families import family_of
 from interp.transcoder import Transcoder
 from tests.tiny_models import D_MODEL, tiny_model
@@ -41,7 +41,7 @@ def test_held_features_change_what_is_written_as_by_hand() -> None:
     for name, activation in (("llama", "relu"), ("gpt2", "jumprelu"), ("llama", "topk")):
         model, coder = tiny_model(name), transcoder(activation)
         prompts = torch.tensor([[3, 5, 7], [11, 2, 9], [3, 5, 7], [3, 5, 7]])
-        held = Held(torch.tensor([0, 4, 4, 6]), torch.tensor([0.0, 30.0, -30.0, 5.0]))
+        held = SteeredFeature(torch.tensor([0, 4, 4, 6]), torch.tensor([0.0, 30.0, -30.0, 5.0]))
         found = continuations(model, family_of(model.config.model_type), HOOKS, 1, coder, held, prompts, 5)
         for row in range(4):
             feature, value = int(held.feature[row]), float(held.value[row])

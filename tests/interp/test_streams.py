@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from interp.activations.streams import transcoder_inputs
+from interp.activations.model_inputs import transcoder_inputs
 from interp.capture import Hooks
 from interp.families.gpt2 import GPT2
 from tests.tiny_models import D_VOCAB, tiny_model

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from storage.catalog import open_catalog
+from storage.catalog.database import open_catalog
 from tests.oracles.foreign import run
 
 ROUNDING = 1e-4

@@ -5,10 +5,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from storage.catalog import SCHEMA_VERSION, check_catalog, loaded_recipe, open_catalog, replace_rows
-from storage.parts import write_part
-from storage.published import open_published, published_path
-from storage.tables import TABLES, VIEWS
+from storage.catalog.database import SCHEMA_VERSION, check_catalog, loaded_recipe, open_catalog, replace_rows
+from storage.catalog.parts import write_part
+from storage.catalog.published import open_published, published_path
+from storage.catalog.tables import TABLES, VIEWS
 
 ROWS = """
     INSERT INTO checkpoints (checkpoint_id, name, n_layers, d_transcoder) VALUES ('c', 'mine', 2, 16);

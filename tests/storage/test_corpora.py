@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from storage.corpora import RECEIPT, CorpusRecipe, corpus_attributes, read_rows, write_corpus
+from storage.corpora.corpus import RECEIPT, CorpusRecipe, corpus_attributes, read_rows, write_corpus
+from storage.corpora.packing import PADDING, Cut, Layout, Packer, Rows, pack
+from storage.corpora.python_docs import python_docs
+from storage.corpora.sources import pinned, source_fingerprint
+from storage.corpora.texts import Position, read_texts, whole_texts
 from storage.models import open_model
-from storage.packing import PADDING, Cut, Layout, Packer, Rows, pack
-from storage.python_docs import python_docs
 from storage.recipes import file_sha256
-from storage.sources import pinned, source_fingerprint
 from storage.store import Store, held, open_store
-from storage.texts import Position, read_texts, whole_texts
 from tests.storage.letters import Letters
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_reading_goes_on_from_every_piece(
 ) -> None:
     source = write_texts(tmp_path_factory.mktemp("texts"), texts, kind)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.texts.PIECE_CHARACTERS", piece)
+        patch.setattr("storage.corpora.texts.PIECE_CHARACTERS", piece)
         pieces = list(read_texts(str(source)))
         for n, found in enumerate(pieces, 1):
             end = Position(*json.loads(json.dumps(found.end)))
@@ -181,7 +181,7 @@ def test_a_document_in_pieces_has_the_tokens_that_it_has_whole(
     path.write_text("\n\n".join(texts))
     tokens = []
     for size in (2**20, 5000):
-        monkeypatch.setattr("storage.texts.PIECE_CHARACTERS", size)
+        monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", size)
         pieces = list(read_texts(str(path)))
         assert (len(pieces) > 10) == (size == 5000)
         blocks = list(pack(pieces, tokenizer, Packer(None, 64)))
@@ -258,9 +258,9 @@ with held(store, "test"):
 def test_after_kill_9_tokenising_goes_on_and_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: Layout
 ) -> None:
-    monkeypatch.setattr("storage.texts.PIECE_CHARACTERS", 1000)
+    monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", 1000)
     program = "import storage.texts, storage.packing\n" + KILLED
-    program = program.replace("store = ", "storage.texts.PIECE_CHARACTERS = 1000\nstore = ")
+    program = program.replace("store = ", "storage.corpora.texts.PIECE_CHARACTERS = 1000\nstore = ")
     texts = ["".join(chr(97 + (n * i) % 26) for i in range(n % 97)) + f" {n}" for n in range(8000)]
     source = write_texts(tmp_path, texts, kind)
     recipe = recipe_of(source, layout=layout, n_pos=16, max_tokens=None if kind == ".txt" else 400_000)
@@ -326,7 +326,7 @@ def interrupted_at_the_end(replace: Callable[[Path, Path], Path]) -> Callable[[P
 
 
 def test_what_was_begun_is_removed_when_its_source_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.packing.PIECES_PER_BATCH", 1)
+    monkeypatch.setattr("storage.corpora.packing.PIECES_PER_BATCH", 1)
     store = open_store(tmp_path / "store")
     path, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     for file in (path, other):
@@ -368,7 +368,7 @@ BAD_FILES = {
 @pytest.mark.parametrize("case", BAD_FILES)
 @pytest.mark.parametrize("bos", [0, None])
 def test_bad_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, bos: int | None) -> None:
-    monkeypatch.setattr("storage.texts.PIECE_CHARACTERS", 64)
+    monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", 64)
     name, content, problem = BAD_FILES[case]
     (tmp_path / name).write_bytes(content)
     for source in (tmp_path / name, tmp_path):

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.corpora import CorpusRecipe, corpus_attributes, read_rows, write_corpus
-from storage.hub_datasets import HUB
-from storage.sources import pinned, source_fingerprint
+from storage.corpora.corpus import CorpusRecipe, corpus_attributes, read_rows, write_corpus
+from storage.corpora.hub_datasets import HUB
+from storage.corpora.sources import pinned, source_fingerprint
+from storage.corpora.texts import read_texts
 from storage.store import Store
-from storage.texts import read_texts
 from tests.storage.hub import COMMIT, DATASET, Hub, local_hub
 from tests.storage.letters import Letters
 
@@ -66,7 +66,7 @@ def test_a_dataset_is_pinned_to_its_commit(hub: Hub, revision: str, path: str) -
 def test_remote_texts_are_those_of_the_file_and_go_on_where_reading_stopped(
     hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.texts.PIECE_CHARACTERS", 5000)
+    monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", 5000)
     source = pinned(f"{HUB}{DATASET}/{name}")
     pieces = list(read_texts(source))
     assert pieces == list(read_texts(str(hub.folder / name)))
@@ -75,7 +75,7 @@ def test_remote_texts_are_those_of_the_file_and_go_on_where_reading_stopped(
 
 
 def test_no_more_is_fetched_than_is_read(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.hub_datasets.BYTES_PER_REQUEST", 2**12)
+    monkeypatch.setattr("storage.corpora.hub_datasets.BYTES_PER_REQUEST", 2**12)
     store, source = Store(hub.folder.parent), pinned(f"{HUB}{DATASET}/lines.jsonl")
     recipe = CorpusRecipe(source, source_fingerprint(store, source), "t", 0, 16, 160, "text")
     write_corpus(store, recipe, Letters())
@@ -103,8 +103,8 @@ class ShutsTheHub(Letters):
 
 @pytest.mark.parametrize("path", ["lines.jsonl", "lines.jsonl.gz", "data/*.parquet"])
 def test_when_the_hub_is_back_tokenising_goes_on(hub: Hub, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr("storage.hub_datasets.BYTES_PER_REQUEST", 2**12)
-    monkeypatch.setattr("storage.packing.PIECES_PER_BATCH", 50)
+    monkeypatch.setattr("storage.corpora.hub_datasets.BYTES_PER_REQUEST", 2**12)
+    monkeypatch.setattr("storage.corpora.packing.PIECES_PER_BATCH", 50)
     (hub.folder / "data" / "3.parquet").write_bytes((hub.folder / "data" / "2.parquet").read_bytes())
     source = pinned(f"{HUB}{DATASET}/{path}")
     recipe = CorpusRecipe(source, source, "t", 0, 16, None, "text")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from storage import holding, lease, mirror, objects
-from storage.catalog import insert_row, open_catalog
-from storage.holding import files_there, hold, is_in_use, push_rest, refresh
-from storage.lease import Lease, LeaseLostError
-from storage.mirror import place
-from storage.objects import Objects, OutrunError, RefusedError, RemoteError
-from storage.published import publish
+from storage.bucket import lease, mirror, objects, working_copy
+from storage.bucket.lease import Lease, LeaseLostError
+from storage.bucket.mirror import local_root
+from storage.bucket.objects import ConflictError, Objects, RefusedError, RemoteError
+from storage.bucket.working_copy import files_there, hold, is_in_use, push_rest, refresh
+from storage.catalog.database import insert_row, open_catalog
+from storage.catalog.published import publish
+from storage.catalog.vacuum import remove, unneeded
 from storage.store import Store, StoreInUseError, open_store, remove_folder, whole_folder
-from storage.vacuum import remove, unneeded
 from tests.object_server import SECRET, before
 
 
@@ -37,7 +37,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
 
     def open_there(url: str) -> Store:
         monkeypatch.setenv(mirror.CACHE, str(tmp_path / f"cache-{time.monotonic_ns()}"))
-        return Store(place(url))
+        return Store(local_root(url))
 
     return open_there
 
@@ -64,7 +64,7 @@ def there(url: str) -> set[str]:
 
 
 def test_what_a_run_leaves_is_there_and_on_another_machine(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         write(store, "parts/t/r/x.parquet", "x")
         write(store, "corpora/c.unfinished/tokens", "not yet")
@@ -88,7 +88,7 @@ def test_what_a_run_leaves_is_there_and_on_another_machine(bucket: str, elsewher
 
 
 def test_a_reader_fetches_what_it_misses_beside_a_run(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "checkpoints/a/receipt.json", "a")
@@ -99,10 +99,10 @@ def test_a_reader_fetches_what_it_misses_beside_a_run(bucket: str, elsewhere: Ca
     with hold(other, "run"):
         catalogued(other, "c")
         write(other, "checkpoints/b/weights", "newer")
-        token = holding._SESSION.set(None)  # a reader is another process
+        token = working_copy._SESSION.set(None)  # a reader is another process
         refresh(other, "checkpoints/b")
         refresh(other)
-        holding._SESSION.reset(token)
+        working_copy._SESSION.reset(token)
         assert (other.root / "checkpoints/b/receipt.json").read_text() == "b"
         assert (other.root / "checkpoints/b/weights").read_text() == "newer"
         assert not (other.root / "checkpoints/a").exists()
@@ -113,7 +113,7 @@ def test_a_reader_fetches_what_it_misses_beside_a_run(bucket: str, elsewhere: Ca
 def test_nothing_new_is_nothing_uploaded(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with before(s3_endpoint, lambda *_: None) as (endpoint, asked):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        store = Store(place(bucket))
+        store = Store(local_root(bucket))
         for _ in range(2):
             asked.clear()
             with hold(store, "test"):
@@ -124,7 +124,7 @@ def test_nothing_new_is_nothing_uploaded(bucket: str, s3_endpoint: str, monkeypa
 
 
 def test_changes_and_removals_travel(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store, other = Store(place(bucket)), elsewhere(bucket)
+    store, other = Store(local_root(bucket)), elsewhere(bucket)
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "answers/ab/1.json", "first")
@@ -142,7 +142,7 @@ def test_changes_and_removals_travel(bucket: str, elsewhere: Callable[[str], Sto
 
 
 def test_what_is_new_here_is_not_undone_by_what_is_old_there(bucket: str) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "answers/ab/1.json", "first")
@@ -155,7 +155,7 @@ def test_what_is_new_here_is_not_undone_by_what_is_old_there(bucket: str) -> Non
 
 
 def test_a_cache_that_was_wiped_removes_nothing(bucket: str) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "parts/t/r/x.parquet", "x")
@@ -164,14 +164,14 @@ def test_a_cache_that_was_wiped_removes_nothing(bucket: str) -> None:
     with hold(store, "test"):
         assert (store.root / "parts/t/r/x.parquet").exists()
     shutil.rmtree(store.root)
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "vacuum", everything=False):
         pass
     assert there(bucket) == expected
 
 
 def test_a_bucket_that_was_emptied_is_filled_again(bucket: str) -> None:
-    store, remote = Store(place(bucket)), Objects(bucket)
+    store, remote = Store(local_root(bucket)), Objects(bucket)
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "parts/t/r/x.parquet", "x")
@@ -185,7 +185,7 @@ def test_a_bucket_that_was_emptied_is_filled_again(bucket: str) -> None:
 def test_while_files_come_and_go_a_push_is_whole(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the manifest says, at any time: a receipt with all that it vouches for, folders whole."""
     monkeypatch.setattr(holding, "PUSH_EVERY_S", 0.01)
-    store, remote = Store(place(bucket)), Objects(bucket)
+    store, remote = Store(local_root(bucket)), Objects(bucket)
     seen: list[set[str]] = []
     done = threading.Event()
 
@@ -220,12 +220,12 @@ def test_while_files_come_and_go_a_push_is_whole(bucket: str, monkeypatch: pytes
 
 
 def test_a_second_run_is_refused_and_told_who_holds_it(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store, other, heard = Store(place(bucket)), elsewhere(bucket), []
+    store, other, heard = Store(local_root(bucket)), elsewhere(bucket), []
     with hold(store, "run first"):
         time.sleep(lease.LEASE_S)
         with (
             pytest.raises(StoreInUseError, match=r"in use by 'run first', process \d+ on"),
-            hold(other, "run second", told=heard.append),
+            hold(other, "run second", notify=heard.append),
         ):
             pass
         with pytest.raises(StoreInUseError, match="run first"), hold(store, "run third"):
@@ -239,10 +239,10 @@ def test_a_second_run_is_refused_and_told_who_holds_it(bucket: str, elsewhere: C
 
 
 def test_what_a_dead_run_of_this_folder_held_is_free_at_once(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     folder = mirror.Mirror.of(store)
     assert folder is not None
-    dead = holding._lease(folder, "run")
+    dead = working_copy._lease(folder, "run")
     dead.take(lambda _: None)
     dead._stop.set()
     monkeypatch.setattr(Lease, "_watched", None)  # nobody needs to look on for a while
@@ -296,18 +296,18 @@ def test_of_many_that_want_the_lease_one_gets_it(bucket: str) -> None:
 
 
 def test_a_run_that_lost_its_lease_writes_no_more(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store, other = Store(place(bucket)), elsewhere(bucket)
+    store, other = Store(local_root(bucket)), elsewhere(bucket)
     with pytest.raises(LeaseLostError, match="taken over by 'second'"), hold(store, "first"):
         catalogued(store, "a")
-        session = holding._SESSION.get()
+        session = working_copy._SESSION.get()
         assert session is not None
         session.lease._stop.set()  # stopped, like a laptop that was closed
         time.sleep(2 * lease.RENEW_S)
-        token = holding._SESSION.set(None)
+        token = working_copy._SESSION.set(None)
         with hold(other, "second"):
             write(other, "parts/t/r/x.parquet", "x")
-            holding._SESSION.reset(token)
-            holding.push_stage()
+            working_copy._SESSION.reset(token)
+            working_copy.push_stage()
     assert there(bucket) == {"parts/t/r/x.parquet"}
     with hold(store, "first"):
         pass
@@ -319,7 +319,7 @@ def test_a_server_without_conditional_writes_is_refused(
 ) -> None:
     with before(s3_endpoint, lambda *_: None, without=("if-none-match", "if-match")) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        with pytest.raises(RefusedError, match="ignores conditions of writes"), hold(Store(place(bucket)), "test"):
+        with pytest.raises(RefusedError, match="ignores conditions of writes"), hold(Store(local_root(bucket)), "test"):
             pass
 
 
@@ -328,7 +328,7 @@ def test_a_stale_tag_replaces_nothing(bucket: str) -> None:
     first = remote.swap("x", b"1", None)
     second = remote.swap("x", b"2", first)
     for tag in (first, None):
-        with pytest.raises(OutrunError):
+        with pytest.raises(ConflictError):
             remote.swap("x", b"3", tag)
     found = remote.get("x")
     assert found == (b"2", second)
@@ -349,7 +349,7 @@ def test_a_server_that_refuses_is_asked_again_and_the_rest_pushed_later(
 
     with before(s3_endpoint, trouble) as (endpoint, _):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        store = Store(place(bucket))
+        store = Store(local_root(bucket))
         with hold(store, "test"):
             catalogued(store, "a")
             write(store, "parts/t/r/x.parquet", "x")
@@ -364,7 +364,7 @@ def test_a_server_that_refuses_is_asked_again_and_the_rest_pushed_later(
 
 
 def test_a_damaged_object_is_not_taken(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         write(store, "parts/t/r/x.parquet", "right")
     remote = Objects(bucket)
@@ -382,12 +382,12 @@ def test_a_damaged_object_is_not_taken(bucket: str, elsewhere: Callable[[str], S
 def test_a_manifest_can_name_nothing_outside_of_a_store(bucket: str, path: str) -> None:
     content = json.dumps({"version": mirror.VERSION, "files": {path: [1, "0" * 64]}})
     Objects(bucket).swap(mirror.MANIFEST, content.encode(), None)
-    with pytest.raises(ValueError, match="which is no file of a store"), hold(Store(place(bucket)), "test"):
+    with pytest.raises(ValueError, match="which is no file of a store"), hold(Store(local_root(bucket)), "test"):
         pass
 
 
 def test_vacuum_removes_what_is_only_in_the_bucket(bucket: str, elsewhere: Callable[[str], Store]) -> None:
-    store = Store(place(bucket))
+    store = Store(local_root(bucket))
     with hold(store, "test"):
         catalogued(store, "a")
         write(store, "checkpoints/a/receipt.json", "a")
@@ -414,32 +414,32 @@ def test_vacuum_removes_what_is_only_in_the_bucket(bucket: str, elsewhere: Calla
 )
 def test_urls_that_are_no_store(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        place(url)
+        local_root(url)
     assert SECRET not in str(caught.value)
 
 
 def test_what_keeps_a_bucket_from_being_used(bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedError, match="there is no bucket nowhere; make it, or name another"):
-        refresh(Store(place("s3://nowhere/x")))
+        refresh(Store(local_root("s3://nowhere/x")))
     with before(s3_endpoint, lambda *_: 403) as (endpoint, _), monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
         with pytest.raises(RefusedError, match="access denied; expected credentials in the environment"):
-            refresh(Store(place(bucket)))
+            refresh(Store(local_root(bucket)))
     with monkeypatch.context() as patch:
         patch.delenv("AWS_ALLOW_HTTP")
         with pytest.raises(RefusedError, match="set AWS_ALLOW_HTTP=true"):
-            refresh(Store(place(bucket)))
+            refresh(Store(local_root(bucket)))
     with before(s3_endpoint, lambda *_: 404) as (endpoint, _), monkeypatch.context() as patch:
         patch.setenv("AWS_METADATA_ENDPOINT", f"{endpoint}/latest/api/token")
         patch.delenv("AWS_ACCESS_KEY_ID")
         patch.delenv("AWS_SECRET_ACCESS_KEY")
         with pytest.raises(RefusedError, match="expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
-            refresh(Store(place(bucket)))
+            refresh(Store(local_root(bucket)))
 
 
 def test_a_plain_folder_is_held_as_ever(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
-    assert place(store.root) == store.root
+    assert local_root(store.root) == store.root
     with hold(store, "test"):
         refresh(store, "checkpoints/a")
     assert not (store.root / ".mirror").exists()

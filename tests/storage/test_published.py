@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from storage.catalog import SCHEMA_VERSION, insert_row, open_catalog
-from storage.published import open_published, publish, published_path
+from storage.catalog.database import SCHEMA_VERSION, insert_row, open_catalog
+from storage.catalog.published import open_published, publish, published_path
 from storage.store import held, open_store
 
 
@@ -101,7 +101,7 @@ def test_where_no_copy_can_be_made_the_catalog_itself_is_read(catalog: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("storage.published.shutil.copyfileobj", full)
+    monkeypatch.setattr("storage.catalog.published.shutil.copyfileobj", full)
     assert corpora(catalog) == ["a"]
     assert sorted(path.name for path in catalog.parent.iterdir()) == ["catalog.duckdb"]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from interp.families import Norm
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
-from storage.catalog import (
+from storage.block_cache import BlockCache
+from storage.catalog.database import (
     SCHEMA_VERSION,
     check_catalog,
     insert_row,
@@ -24,12 +25,11 @@ from storage.catalog import (
     open_catalog,
     replace_rows,
 )
+from storage.catalog.parts import read_parts, write_part
+from storage.catalog.tables import TABLES, schema_markdown
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
-from storage.parts import read_parts, write_part
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
-from storage.tables import TABLES, schema_markdown
-from storage.tiles import TileCache
 
 
 def test_a_file_that_fails_while_written_leaves_what_was_there(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_a_missing_or_short_chunk_is_named_not_read_as_zeros(tmp_path: Path) -> 
 
 
 def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.tiles.TILE_ROWS", 100)
+    monkeypatch.setattr("storage.block_cache.TILE_ROWS", 100)
     store, W_E = Store(tmp_path), torch.randn(950, 8)
     write_embeddings(store, "c", W_E, -W_E, Norm(torch.ones(8), None, 1e-5, centred=False))
     finish(store, "c", {})
     for max_bytes in (0, 10_000, 10**9):
-        cache = TileCache(max_bytes)
+        cache = BlockCache(max_bytes)
         for _ in range(2):
             for stop in (950, 130):
                 found = list(cache.tiles(open_checkpoint(store, "c"), None, "W_E", stop))
@@ -151,7 +151,7 @@ def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, m
 
 @pytest.mark.parametrize("later", [False, True])
 def test_what_features_write_beneath_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool) -> None:
-    monkeypatch.setattr("storage.tiles.TILE_ROWS", 100)
+    monkeypatch.setattr("storage.block_cache.TILE_ROWS", 100)
     store, n_layers, n = Store(tmp_path), 4, 250
     decoders = [torch.randn(n, n_layers - layer, 8) for layer in range(n_layers)]
     for layer, W_dec in enumerate(decoders):
@@ -161,7 +161,7 @@ def test_what_features_write_beneath_a_layer(tmp_path: Path, monkeypatch: pytest
         )
         write_layer(store, "c", layer, coder, None, None)
     finish(store, "c", {"d_transcoder": n})
-    checkpoint, cache = open_checkpoint(store, "c"), TileCache(10**6)
+    checkpoint, cache = open_checkpoint(store, "c"), BlockCache(10**6)
     for layer in range(n_layers):
         for below in (*range(layer + 1, n_layers), *range(layer + 1, n_layers)):
             expected = decoders[layer][:, : below - layer if later else 1].sum(1)

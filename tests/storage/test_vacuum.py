@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.catalog import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
-from storage.parts import write_part
+from storage.catalog.database import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
+from storage.catalog.parts import write_part
+from storage.catalog.vacuum import remove, unneeded
 from storage.store import ShardKey, Store, open_store
-from storage.vacuum import remove, unneeded
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.exchange import export_weightlens, import_weightlens
-from storage.catalog import insert_row, open_catalog
+from storage.catalog.database import insert_row, open_catalog
 from storage.store import Store, open_store
 
 EDGE = {"from_layer": 0, "from_feature_idx": 3, "contribution": 4.0, "relative_contribution": 0.125}

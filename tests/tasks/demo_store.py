@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from configs.run import load_config
-from flows.subject import Subject, identify, open_source
+from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
 from storage.checkpoints import finish, open_checkpoint
-from storage.corpora import corpus_attributes, read_rows, seen_rows
-from storage.packing import PADDING
-from tasks.corpora import tokenise_corpus
+from storage.corpora.corpus import corpus_attributes, read_rows, seen_rows
+from storage.corpora.packing import PADDING
+from tasks.activations.corpora import tokenise_corpus
 from tasks.ingest import ingest_embeddings, ingest_layer
 from tasks.models import loaded_model
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from flows.activations import Work
-from flows.subject import Subject
+from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from storage.activations import block_path, open_block, pack_block
 from storage.store import ShardKey, shards
-from tasks import activations as tasks
+from tasks.activations import corpus_pass as tasks
 from tests.tasks.demo_store import dense, ingested
 
 N_POS, N_TOKENS = 32, 3000
@@ -38,14 +38,14 @@ def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         store, checkpoint_id, work = subject.store, subject.checkpoint_id, Work(subject)
         for name in ("activations", "parts"):
             shutil.rmtree(store.root / name, ignore_errors=True)
-        [reading] = work.readings
-        for block in reversed(reading.blocks(store)):
+        [corpus_pass] = work.passes
+        for block in reversed(corpus_pass.blocks(store)):
             model = subject.source.model.path
-            tasks.activations_block.fn(store, checkpoint_id, model, reading, block, settings)
+            tasks.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
         tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
         for layer in range(subject.attributes["n_layers"]):
             for key in shards("recipe", layer, subject.attributes["d_transcoder"], shard_size):
-                tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, [reading], settings)
+                tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, [corpus_pass], settings)
                 for name, parts in tables.items():
                     parts.append(pq.read_table(store.part(name, key)))
         whole = {name: pa.concat_tables(parts) for name, parts in tables.items()}
@@ -118,18 +118,18 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     subject: Subject, gathered: Any, small_disk: Callable[[Path, str], None]
 ) -> None:
     gathered(CASES[0])
-    store, model, [reading] = subject.store, subject.source.model.path, Work(subject).readings
-    [block] = reading.blocks(store)
-    place, plain = store.root / "activations", block_path(store, reading.recipe, block)
-    expected = open_block(store, reading.recipe, block).features(1, 0, 1024)
+    store, model, [corpus_pass] = subject.store, subject.source.model.path, Work(subject).passes
+    [block] = corpus_pass.blocks(store)
+    place, plain = store.root / "activations", block_path(store, corpus_pass.recipe, block)
+    expected = open_block(store, corpus_pass.recipe, block).features(1, 0, 1024)
     n_bytes = sum(file.stat().st_size for file in plain.rglob("*") if file.is_file())
     shutil.rmtree(place)
 
     def run() -> None:
-        tasks.activations_block.fn(store, subject.checkpoint_id, model, reading, block, CASES[0])
+        tasks.activations_block.fn(store, subject.checkpoint_id, model, corpus_pass, block, CASES[0])
 
     def pack() -> None:
-        pack_block(store, reading.recipe, block)
+        pack_block(store, corpus_pass.recipe, block)
 
     for work, size, before in ((run, n_bytes // 2, []), (pack, n_bytes + (32 << 10), [plain])):
         small_disk(place, str(size))
@@ -138,7 +138,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
         assert list(plain.parent.iterdir()) == before
         small_disk(place, str(3 * n_bytes))
         work()
-    found = open_block(store, reading.recipe, block).features(1, 0, 1024)
+    found = open_block(store, corpus_pass.recipe, block).features(1, 0, 1024)
     for name in ("indptr", "token", "value"):
         assert (getattr(found, name) == getattr(expected, name)).all()
 
@@ -168,11 +168,11 @@ def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any,
 
 def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
     gathered(CASES[0])
-    [reading] = Work(subject).readings
-    path = subject.store.activations(reading.recipe)
+    [corpus_pass] = Work(subject).passes
+    path = subject.store.activations(corpus_pass.recipe)
     chunk = next(path.glob("rows-*/value/c/0"))
     key = ShardKey("other", 0, 0, 300)
-    arguments = (subject.store, subject.checkpoint_id, "corpus", key, [reading], CASES[0])
+    arguments = (subject.store, subject.checkpoint_id, "corpus", key, [corpus_pass], CASES[0])
     for damage in (lambda: chunk.write_bytes(b"no"), chunk.unlink):
         damage()
         with pytest.raises(ValueError, match=r"unreadable block.*remove the folder of this block"):

@@ -10,12 +10,12 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from interp.descriptions.asking import Prompt
+from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.prompts import DESCRIPTION
 from interp.descriptions.settings import AnthropicSettings, Prices
 from storage.answers import AnswerStore
 from storage.store import Store
-from tasks.anthropic_model import AnthropicModel
+from tasks.llm.anthropic_model import AnthropicModel
 from tests.tasks.api_server import KEY, Api, description_of, error, message
 
 PRICES = Prices(input=3.0, output=15.0, cache_write=3.75, cache_read=0.3)

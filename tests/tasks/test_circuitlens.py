@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import activations
-from flows.subject import Subject
+from flows.subject.subject import Subject
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
 from storage.store import ShardKey, shards
-from tasks import activations as sampling
-from tasks import circuitlens as tasks
+from tasks.activations import corpus_pass as sampling
+from tasks.circuitlens import circuitlens as tasks
 from tests.tasks.demo_store import ingested
 
 SETTINGS = CircuitLensSettings(
@@ -30,14 +30,14 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sa
     subject = ingested(tmp_path_factory.mktemp("store"), "corpus.max_tokens=2500", "corpus.n_pos=32")
     store, checkpoint_id, work = subject.store, subject.checkpoint_id, activations.Work(subject)
     settings = subject.config.activations
-    for reading in work.readings:
-        for block in reading.blocks(store):
+    for corpus_pass in work.passes:
+        for block in corpus_pass.blocks(store):
             model = subject.source.model.path
-            sampling.activations_block.fn(store, checkpoint_id, model, reading, block, settings)
+            sampling.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
     for layer in range(subject.attributes["n_layers"]):
         for key in shards(work.recipe, layer, subject.attributes["d_transcoder"], SHARD):
-            sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.readings, settings)
-    return subject, tasks.Sampled(work.recipe, SHARD, settings.n_samples, tuple(work.readings))
+            sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, settings)
+    return subject, tasks.Sampled(work.recipe, SHARD, settings.n_samples, tuple(work.passes))
 
 
 def attributed(sampled: tuple[Subject, tasks.Sampled], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:

@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import activations, coactivation
-from flows.subject import Subject
+from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.settings import CoactivationSettings
 from interp.coactivation.sums import CONFIDENCE
 from storage.activations import has_block, pack_block
+from storage.catalog.parts import write_part
 from storage.checkpoints import open_checkpoint
 from storage.coactivation import ARRAYS, Matrices, make_matrices, matrices
-from storage.corpora import corpus_attributes
-from storage.parts import write_part
+from storage.corpora.corpus import corpus_attributes
 from storage.store import ShardKey, Store, shards
-from tasks import activations as activation_tasks
-from tasks import coactivation as tasks
+from tasks.activations import coactivation as tasks
+from tasks.activations import corpus_pass as activation_tasks
 from tests.tasks.demo_store import dense, ingested
 
 N_POS = 32
@@ -46,10 +46,10 @@ def blocks(subject: Subject) -> list[tasks.Summed]:
     summed = coactivation.Work(subject).summed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
-        [reading] = activations.Work(subject).readings
-        for block in reading.blocks(subject.store):
+        [corpus_pass] = activations.Work(subject).passes
+        for block in corpus_pass.blocks(subject.store):
             activation_tasks.activations_block.fn(
-                subject.store, subject.checkpoint_id, subject.source.model.path, reading, block,
+                subject.store, subject.checkpoint_id, subject.source.model.path, corpus_pass, block,
                 ActivationSettings(),
             )  # fmt: skip
     return summed
@@ -200,25 +200,25 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
 def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: list[tasks.Summed]) -> None:
     store = Store(subject.store.root)
     [summed] = blocks
-    reading = summed.reading
+    corpus_pass = summed.reading
     key = ShardKey("any", 2, 100, 500)
-    before = [active for _, active in activation_tasks.active_of_shard(store, [reading], key)]
+    before = [active for _, active in activation_tasks.active_of_shard(store, [corpus_pass], key)]
     n_entries = 0
-    for block in reading.blocks(store):
-        opened = activation_tasks.open_block(store, reading.recipe, block)
+    for block in corpus_pass.blocks(store):
+        opened = activation_tasks.open_block(store, corpus_pass.recipe, block)
         n_entries += opened.value.shape[0]  # pyright: ignore
-        pack_block(store, reading.recipe, block)
-        assert has_block(store, reading.recipe, block)
-    after = [active for _, active in activation_tasks.active_of_shard(store, [reading], key)]
+        pack_block(store, corpus_pass.recipe, block)
+        assert has_block(store, corpus_pass.recipe, block)
+    after = [active for _, active in activation_tasks.active_of_shard(store, [corpus_pass], key)]
     for one, other in zip(before, after, strict=True):
         assert (one.indptr == other.indptr).all()
         assert (one.token == other.token).all()
         assert (one.value == other.value).all()
-    assert corpus_attributes(store, reading.corpus_id)["n_pos"] == N_POS
-    chunk = next(store.activations(reading.recipe).glob("packed-*/gap/c/0"))
+    assert corpus_attributes(store, corpus_pass.corpus_id)["n_pos"] == N_POS
+    chunk = next(store.activations(corpus_pass.recipe).glob("packed-*/gap/c/0"))
     chunk.unlink()
     with pytest.raises(ValueError, match=r"gap: chunk 0 is missing.*remove the folder of this block"):
-        list(activation_tasks.active_of_shard(store, [reading], key))
+        list(activation_tasks.active_of_shard(store, [corpus_pass], key))
 
 
 @pytest.mark.parametrize("pairs", [[(1, 1)], [(2, 1)], [(0, 9)]])

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from interp.descriptions.asking import Prompt
+from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.prompts import DESCRIPTION
 from storage.answers import AnswerStore, look_up
 from storage.store import Store
-from tasks.local_model import LocalModel
+from tasks.llm.local_model import LocalModel
 from tests.tasks.chat_model import write_chat_model
 
 GOOD = json.dumps({"description": "the token ‘x’"})

@@ -8,16 +8,16 @@ import pytest
 
 from configs.run import load_config
 from flows import activations, coactivation
-from flows.subject import Subject, identify, open_source
+from flows.subject.subject import Subject, identify, open_source
 from interp.coactivation.settings import CoactivationSettings
 from storage.activations import has_block
 from storage.coactivation import make_matrices, matrices
-from storage.corpora import corpus_attributes
-from storage.python_docs import python_docs
+from storage.corpora.corpus import corpus_attributes
+from storage.corpora.python_docs import python_docs
 from storage.store import ShardKey
-from tasks import activations as tasks
-from tasks.coactivation import coactivate, twera_shard
-from tasks.corpora import tokenise_corpus
+from tasks.activations import corpus_pass as tasks
+from tasks.activations.coactivation import coactivate, twera_shard
+from tasks.activations.corpora import tokenise_corpus
 from tests.tasks.demo_store import dense, ingested
 
 SETTINGS = CoactivationSettings(pairs=[(0, 2)], min_support=3)
@@ -27,13 +27,13 @@ def run(subject: Subject) -> list[dict]:
     """Everything of two shards; returns the edges."""
     store, checkpoint_id, config = subject.store, subject.checkpoint_id, subject.config
     work = activations.Work(subject)
-    for reading in work.readings:
-        for block in reading.blocks(store):
+    for corpus_pass in work.passes:
+        for block in corpus_pass.blocks(store):
             tasks.activations_block.fn(
-                store, checkpoint_id, subject.source.model.path, reading, block, config.activations
+                store, checkpoint_id, subject.source.model.path, corpus_pass, block, config.activations
             )
     key = ShardKey(work.recipe, 2, 0, 512)
-    tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.readings, config.activations)
+    tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
     summed = coactivation.Work(subject).summed
     for each in summed:
         make_matrices(matrices(store, each.recipe, 0, 2, 512), 1024)
@@ -61,9 +61,9 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     for corpus in both.source.corpora:
         tokenise_corpus.fn(both.store, corpus, both.source.model.path)
     work = activations.Work(both)
-    assert work.corpus_id not in [reading.corpus_id for reading in work.readings]
-    assert work.readings[0].recipe == activations.Work(first).readings[0].recipe
-    assert has_block(both.store, work.readings[0].recipe, work.readings[0].blocks(both.store)[0])
+    assert work.corpus_id not in [corpus_pass.corpus_id for corpus_pass in work.passes]
+    assert work.passes[0].recipe == activations.Work(first).passes[0].recipe
+    assert has_block(both.store, work.passes[0].recipe, work.passes[0].blocks(both.store)[0])
     edges = run(both)
     assert tile.stat().st_mtime_ns == written
 
@@ -77,7 +77,7 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
         assert edge["twera"] == pytest.approx((a * b).sum() / b.sum() * edge["virtual_weight"], rel=1e-4)
         assert edge["corpus_id"] == work.corpus_id
     samples = tasks.read_samples(both.store, ShardKey(work.recipe, 2, 0, 512))
-    n_first = corpus_attributes(both.store, work.readings[0].corpus_id)["n_sequences"]
+    n_first = corpus_attributes(both.store, work.passes[0].corpus_id)["n_sequences"]
     second = samples.where(samples.sequence >= n_first)
     assert 0 < len(second.feature) < len(samples.feature)
     a = np.nan_to_num(dense(alone[1], config.activations)[2])

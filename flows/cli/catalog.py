@@ -1,0 +1,104 @@
+"""What a store knows: `sql`, `show`, `attribute`, `export`, and `import` of what others found."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import CheckpointOption, StoreOption, app, load, out, report_errors, store_root
+from flows.reports.query import Format, ask
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="A query; docs/schema.md has the tables.")],
+    store: StoreOption = None,
+    format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+) -> None:
+    """Ask the catalog, read-only."""
+    with report_errors():
+        ask(store_root(store) / "catalog.duckdb", query, format, output)
+
+
+@app.command()
+def show(
+    layer: int,
+    feature: int,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Print everything that is known of one feature."""
+    from flows.reports.card import feature_card
+
+    with report_errors():
+        for part in feature_card(store_root(store) / "catalog.duckdb", layer, feature, checkpoint):
+            out.print(part)
+
+
+class Imported(StrEnum):
+    weightlens_json = "weightlens-json"
+
+
+class Exported(StrEnum):
+    weightlens_json = "weightlens-json"
+    parquet = "parquet"
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    format: Annotated[
+        Exported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json; parquet: every table.")
+    ],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Write results in the format of another tool."""
+    from flows.exchange import export_parquet, export_weightlens
+    from storage.store import Store
+
+    with report_errors():
+        write = export_weightlens if format is Exported.weightlens_json else export_parquet
+        for path in write(Store(store_root(store)), checkpoint, folder):
+            out.print(str(path), soft_wrap=True, markup=False)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Where the files are.")],
+    format: Annotated[Imported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
+    name: Annotated[str, typer.Option(help="Name under which the catalog keeps them.")],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Bring another tool's results about an ingested checkpoint into the catalog, as a checkpoint of their own."""
+    from flows.exchange import import_weightlens
+    from storage.store import Store
+
+    with report_errors():
+        out.print(f"checkpoint {import_weightlens(Store(store_root(store)), folder, checkpoint, name)}")
+
+
+@app.command()
+def attribute(
+    prompt: Annotated[str, typer.Argument(help="Text whose next token is to be explained.")],
+    output: Annotated[Path, typer.Option(help="NAME.json; NAME becomes the graph's slug.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration; else that of the checkpoint's last run.")] = None,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    max_logits: Annotated[int, typer.Option(help="Next tokens explained, at most.")] = 10,
+    logit_share: Annotated[float, typer.Option(help="Probability that they have together.")] = 0.95,
+    max_features: Annotated[int, typer.Option(help="Features attributed, the most influential first.")] = 7500,
+    node_threshold: Annotated[float, typer.Option(help="Share of all influence that the nodes kept have.")] = 0.8,
+    edge_threshold: Annotated[float, typer.Option(help="And the edges between them.")] = 0.98,
+) -> None:
+    """Write the attribution graph of a prompt, in circuit-tracer's format."""
+    with report_errors():
+        from flows import attribute as flow
+
+        loaded = flow.last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
+        settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings)
+        out.print(f"{output}: {n_nodes} nodes, {n_edges} edges", soft_wrap=True, markup=False)

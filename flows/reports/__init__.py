@@ -1,0 +1,1 @@
+"""What people read: cards, summaries, reports, Prefect's pages, answers to SQL."""

@@ -1,0 +1,99 @@
+"""What Prefect's pages show of a checkpoint: artifacts with keys that stay, so that each has a history.
+
+All text of vocabularies and corpora goes through `markdown_cell`.
+"""
+
+import re
+from typing import Any
+
+import duckdb
+from prefect.artifacts import create_markdown_artifact
+
+from flows.reports.summary import markdown_cell, markdown_summary
+from storage.catalog.published import open_published
+from storage.store import Store
+
+N_SHOWN = 15
+
+UUID = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+
+JUDGED = """
+    SELECT s.layer, s.feature, s.method, s.value, d.text
+    FROM scores s JOIN descriptions d USING (checkpoint_id, layer, feature, method, explainer)
+    WHERE s.checkpoint_id = $id AND s.metric = 'clarity' AND s.value IS NOT NULL AND d.cluster = -1
+      AND s.method NOT LIKE 'control:%'
+    ORDER BY s.value {}, s.layer, s.feature, s.method LIMIT $n
+"""
+
+METHODS = """
+    SELECT metric, method, explainer, judge, sum(n_features), sum(mean * n_features) / sum(n_features),
+           sum(lift * n_paired) / nullif(sum(n_paired), 0)
+    FROM method_comparison WHERE checkpoint_id = $id AND judge <> 'none' AND n_features > 0
+      AND method NOT LIKE 'control:%'
+    GROUP BY ALL ORDER BY metric, method, explainer, judge
+"""
+
+SPENT = """
+    SELECT model, purpose, sum(n_calls), sum(n_from_store), sum(input_tokens), sum(output_tokens), sum(cost_usd)
+    FROM llm_spend WHERE run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = $id) GROUP BY ALL ORDER BY ALL
+"""
+
+REASONS = """
+    SELECT stage, reason, count(*), min(layer), max(layer), any_value(detail) FROM failures
+    WHERE run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = $id) GROUP BY ALL ORDER BY count(*) DESC
+"""
+
+RUNS = """
+    SELECT stage, status, date_trunc('second', started_at), date_trunc('second', finished_at), n_reused, n_shards,
+           error, flow_run_id FROM runs
+    WHERE checkpoint_id = $id ORDER BY started_at DESC LIMIT $n
+"""
+
+
+def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
+    """Show what is known of a checkpoint: layers, best and worst features, methods, money, failures, runs."""
+    pages = {"layers": f"# {markdown_cell(name)}\n\nCheckpoint `{checkpoint_id}`\n\n"}
+    pages["layers"] += markdown_summary(store, checkpoint_id)
+    with open_published(store.catalog) as connection:
+        judged = ("layer", "feature", "method", "clarity", "description")
+        for which, order in (("best", "DESC"), ("worst", "ASC")):
+            pages[f"{which}-features"] = _table(connection, JUDGED.format(order), judged, checkpoint_id, n=N_SHOWN)
+        methods = ("metric", "method", "explainer", "judge", "features", "mean", "above shuffled ones")
+        pages["methods"] = _table(connection, METHODS, methods, checkpoint_id)
+        spent = ("model", "purpose", "questions", "kept answers", "tokens read", "written", "USD")
+        pages["money"] = _table(connection, SPENT, spent, checkpoint_id)
+        reasons = ("stage", "reason", "features", "from layer", "to layer", "for example")
+        pages["failures"] = _table(connection, REASONS, reasons, checkpoint_id)
+        runs = ("stage", "status", "started", "finished", "taken over", "of shards", "error", "flow run")
+        table = _table(connection, RUNS, runs, checkpoint_id, n=4 * N_SHOWN)
+        pages["runs"] = re.sub(UUID, r"[\g<0>](/runs/flow-run/\g<0>)", table)
+    for page, text in pages.items():
+        create_markdown_artifact(text, key=f"{slug(name)}-{page}", description=f"{name}: {page.replace('-', ' ')}")
+
+
+def show_failure(name: str, error: Exception) -> None:
+    """Put the reason why a run failed on top of what Prefect shows of it."""
+    kind, reason = type(error).__name__, str(error)[:2000]
+    text = f"# {markdown_cell(name)} failed\n\n{markdown_cell(kind)}: {markdown_cell(reason)}"
+    create_markdown_artifact(text, key=f"{slug(name)}-failed", description=f"{name}: why its last failed run failed")
+
+
+def slug(name: str) -> str:
+    """A name as Prefect takes it for a key: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "checkpoint"
+
+
+def _table(
+    connection: duckdb.DuckDBPyConnection, query: str, titles: tuple[str, ...], checkpoint_id: str, **limits: int
+) -> str:
+    rows = connection.execute(query, {"id": checkpoint_id, **limits}).fetchall()
+    if not rows:
+        return "None."
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else markdown_cell(str(value)[:200])

@@ -1,0 +1,97 @@
+"""What a run found: per layer, and a handful of the most convincing features."""
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from interp.display import visible
+from interp.quality import Quality
+from storage.catalog.published import open_published
+from storage.store import Store
+
+N_SHOWN = 10
+
+
+class Summary(NamedTuple):
+    """Rows for people."""
+
+    layers: list[tuple[Any, ...]]
+    """(layer, features, described, share, explained variance, L0)"""
+    features: list[tuple[Any, ...]]
+    """(layer, feature, description)"""
+    n_shards: int
+    """Of the last run, those that another checkpoint may have in common."""
+    n_reused: int
+    """Those that were taken over."""
+
+    @property
+    def reuse(self) -> str | None:
+        """What other checkpoints saved the run, in words."""
+        share = f"{self.n_reused} of {self.n_shards} shards" if self.n_reused else None
+        return share and f"{share} taken over from other checkpoints of the store, from which they do not differ"
+
+
+LAYERS = """
+    SELECT layer, n_features, n_described, share_described, explained_variance, l0
+    FROM layer_summary WHERE checkpoint_id = ? ORDER BY layer
+"""
+
+# A convincing feature: a few whole words explain it, they stand far out of the projection, and they drive the
+# feature hard compared to the others of its layer. The best of every layer, so that the list shows the whole model.
+FEATURES = """
+    WITH validated AS (
+        SELECT layer, feature, count(*) AS n_tokens, max(z_score) AS z, max(activation) AS activation
+        FROM token_candidates WHERE checkpoint_id = $id AND validated GROUP BY ALL
+    ), scored AS (
+        SELECT v.*, d.text,
+               percent_rank() OVER (PARTITION BY v.layer ORDER BY z)
+               + percent_rank() OVER (PARTITION BY v.layer ORDER BY activation) AS strength,
+               len(list_filter(d.tokens, lambda token: regexp_matches(token, '^ ?\\pL{3,}$'))) / n_tokens AS wordiness
+        FROM validated v
+        JOIN descriptions d ON d.checkpoint_id = $id AND d.method = 'weightlens'
+             AND d.layer = v.layer AND d.feature = v.feature
+        WHERE v.n_tokens BETWEEN 3 AND 12
+    )
+    SELECT layer, feature, text FROM scored
+    QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength + 2 * wordiness DESC, feature) <= $each
+    ORDER BY layer, strength + 2 * wordiness DESC LIMIT $n
+"""
+
+
+REUSED = """
+    SELECT coalesce(sum(n_shards), 0), coalesce(sum(n_reused), 0) FROM runs WHERE run_id =
+    (SELECT run_id FROM runs WHERE checkpoint_id = $id ORDER BY started_at DESC LIMIT 1)
+"""
+
+
+def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
+    """The figures with which a checkpoint was ingested."""
+    names = [field.name for field in fields(Quality)]
+    query = f"SELECT {', '.join(names)} FROM transcoder_quality WHERE checkpoint_id = ? ORDER BY layer"
+    with open_published(store.catalog) as connection:
+        return [Quality(*row) for row in connection.execute(query, [checkpoint_id]).fetchall()]
+
+
+def summarise(store: Store, checkpoint_id: str) -> Summary:
+    """Read the summary of a checkpoint from the catalog."""
+    with open_published(store.catalog) as connection:
+        layers = connection.execute(LAYERS, [checkpoint_id]).fetchall()
+        each = -(-N_SHOWN // max(1, len(layers)))
+        features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
+        n_shards, n_reused = connection.execute(REUSED, {"id": checkpoint_id}).fetchall()[0]
+    return Summary(layers, features, n_shards, n_reused)
+
+
+def markdown_summary(store: Store, checkpoint_id: str) -> str:
+    """The summary for Prefect's UI."""
+    summary = summarise(store, checkpoint_id)
+    lines = ["| layer | features | described | share | explained variance | L0 |", "|---|---|---|---|---|---|"]
+    lines += [f"| {a} | {b} | {c} | {d:.0%} | {e:.3f} | {f:.1f} |" for a, b, c, d, e, f in summary.layers]
+    lines += ["", summary.reuse] if summary.reuse else []
+    lines += ["", "| layer | feature | description |", "|---|---|---|"]
+    lines += [f"| {layer} | {feature} | {markdown_cell(text)} |" for layer, feature, text in summary.features]
+    return "\n".join(lines)
+
+
+def markdown_cell(text: str) -> str:
+    """Text from a vocabulary, harmless inside a Markdown table. Prefect's pages show entities as they are written."""
+    return visible(text).translate({ord(character): f"\\{character}" for character in "\\`*_{}[]()#+!|<>~$&"})

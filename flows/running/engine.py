@@ -1,0 +1,202 @@
+"""Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
+
+import atexit
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import prefect
+import torch
+from llvmlite.binding import get_host_cpu_features
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture, as_completed
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from configs.run import EngineConfig
+from interp.projection import Arithmetic
+from storage.bucket.working_copy import check_held
+from tasks.shard_task import CLUSTER
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+SECONDS_PER_UPDATE = 2.0
+"""How often the progress artifact is updated: each update is a request to the server."""
+
+SERVER_PATIENCE_S = 180.0
+"""How long a server of our own may take to start: on a busy machine half a minute."""
+
+SCHEDULER_PATIENCE_S = 10.0
+"""How long a Dask scheduler may take to answer."""
+
+WORKER_PATIENCE_S = 60.0
+"""How long its first worker may take to come."""
+
+console = Console(stderr=True)
+
+
+def n_workers(engine: EngineConfig) -> int:
+    """Tasks at once."""
+    return engine.workers or os.cpu_count() or 1
+
+
+def arithmetic(engine: EngineConfig) -> Arithmetic:
+    """On which device the products are computed, and whether they are screened in bfloat16.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if engine.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("engine.device is cuda; PyTorch sees no GPU here")
+    gpu = engine.device != "cpu" and torch.cuda.is_available()
+    features = get_host_cpu_features()
+    has_bfloat16 = any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16
+    return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
+
+
+@contextmanager
+def engine_running(engine: EngineConfig) -> Iterator[None]:
+    """Within a flow, do the work of tasks where a configuration says: by threads here, or by a Dask cluster's workers.
+
+    In both cases Prefect's tasks are threads of this process. `prefect_dask` would make them tasks of the workers: each
+    would need a connection to Prefect's server, 0.2 s a task, and a server that all hosts can reach.
+
+    Raises:
+        ValueError: nothing answers at `engine.dask_address`, or it has no workers.
+    """
+    flow_run = FlowRunContext.get()
+    assert flow_run is not None
+    with ExitStack() as stack:
+        cluster = None if engine.runner == "threads" else stack.enter_context(_cluster(engine))
+        token = CLUSTER.set(cluster)
+        stack.callback(CLUSTER.reset, token)
+        at_once = n_workers(engine)
+        if cluster is not None and engine.workers is None:
+            threads: Any = cluster.nthreads()
+            at_once = sum(threads.values())
+        runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
+        stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
+        stack.enter_context(_cores_shared(engine))
+        yield
+
+
+@contextmanager
+def _cluster(engine: EngineConfig) -> Iterator["Client"]:
+    """A running Dask cluster with at least one worker, or one of our own, whose workers have a thread each."""
+    from distributed import Client, LocalCluster  # a second to import, and only here wanted
+
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    with ExitStack() as stack:
+        address: Any = engine.dask_address
+        if address is None:
+            local: Any = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
+            address = stack.enter_context(LocalCluster(**local))
+        try:
+            client = stack.enter_context(Client(address, timeout=SCHEDULER_PATIENCE_S, set_as_default=False))
+            client.wait_for_workers(1, timeout=WORKER_PATIENCE_S)
+        except (OSError, TimeoutError, ValueError) as error:
+            if engine.dask_address is None:
+                raise
+            raise ValueError(f"engine.dask_address: no Dask workers at {engine.dask_address}: {error}") from None
+        yield client
+
+
+_WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
+"""Ends a process when the one that holds its standard input dies without a word."""
+
+
+@contextmanager
+def prefect_at_hand() -> Iterator[None]:
+    """A Prefect server for this process unless one is set; it ends with the process, however that ends."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+    server = _start_server(urlsplit(url).port)
+    watching = [sys.executable, "-c", _WATCHDOG, str(server.pid)]
+    with subprocess.Popen(watching, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
+        try:
+            _wait_for_server(server, url)
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield
+        finally:
+            server.terminate()
+            server.wait()
+            watchdog.communicate(b"done")
+
+
+def _start_server(port: int | None) -> subprocess.Popen[bytes]:
+    """What Prefect would start by itself. Its class for that takes three seconds to import."""
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parents[1])]
+    command += ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    server = subprocess.Popen(command, env={**os.environ, **ours})
+    atexit.register(server.terminate)
+    return server
+
+
+def _wait_for_server(server: subprocess.Popen[bytes], url: str) -> None:
+    give_up = time.monotonic() + SERVER_PATIENCE_S
+    while True:
+        with suppress(OSError), urlopen(f"{url}/health", timeout=10):
+            return
+        if server.poll() is not None or time.monotonic() > give_up:
+            raise RuntimeError(f"Prefect's server does not answer at {url}; what does `prefect server start` say?")
+        time.sleep(0.1)
+
+
+@contextmanager
+def _cores_shared(engine: EngineConfig) -> Iterator[None]:
+    """Within one process, give each task its share of the cores instead of all of them to each."""
+    before = torch.get_num_threads()
+    if engine.runner == "threads":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_workers(engine)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def wait_for_all(futures: Sequence[PrefectFuture[Any]], title: str) -> list[Any]:
+    """The results of all tasks, with progress; the first failure is raised."""
+    if not futures:
+        return []
+    artifact = create_progress_artifact(progress=0.0, description=title)
+    updated = time.monotonic()
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=len(futures))
+        for done, future in enumerate(as_completed(list(futures)), 1):
+            future.result()
+            check_held()
+            progress.update(bar, completed=done)
+            if time.monotonic() - updated > SECONDS_PER_UPDATE:
+                update_progress_artifact(artifact, 100.0 * done / len(futures))  # pyright: ignore
+                updated = time.monotonic()
+    update_progress_artifact(artifact, 100.0)  # pyright: ignore
+    if not console.is_terminal:
+        console.print(f"{title}: {len(futures)} done")
+    return [future.result() for future in futures]

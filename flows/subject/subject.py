@@ -1,0 +1,240 @@
+"""What a configuration is about: its model, corpus and transcoders, opened, checked and fingerprinted."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.run import RunConfig
+from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
+from interp.capture import Hooks
+from interp.transcoder import ActivationName
+from storage.bucket.mirror import local_root
+from storage.bucket.working_copy import refresh
+from storage.checkpoints import Checkpoint, is_ingested
+from storage.corpora.corpus import CorpusRecipe
+from storage.corpora.sources import local_files, source_fingerprint
+from storage.corpora.sources import pinned as pinned_source
+from storage.formats import TranscoderFolder, open_transcoders
+from storage.models import ModelFolder, open_model
+from storage.recipes import fingerprints, short_hash
+from storage.store import Store, check_place
+
+INGEST_VERSION = 1
+"""Bump when the same files would be written differently into the store."""
+
+TRAINING_VERSION = 1
+"""Bump when the same settings would train other transcoders."""
+
+TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
+"""Where transcoders trained here read, and what they stand for: exactly the MLP module."""
+
+
+def store_path(config: RunConfig) -> Path:
+    """The store of a configuration, its own, else $CIRCUIT_INSIGHTS_STORE, else ./store; the local folder of a URL."""
+    return local_root(config.store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model and the corpus, which are there before any transcoder is."""
+
+    config: RunConfig
+    """As given, with commits in place of branches and tags of the Hub."""
+    store: Store
+    model_from: Origin
+    transcoders_from: Origin | None
+    """None if transcoders are trained."""
+    model: ModelFolder
+    model_sha256: str
+    tokenizer_sha256: str
+    bos: int | None
+    corpora: tuple[CorpusRecipe, ...]
+    """One, or several that are read one after the other."""
+
+    @property
+    def corpus(self) -> CorpusRecipe:
+        """The first corpus: transcoders are trained and measured on it."""
+        return self.corpora[0]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose hashes are worth remembering."""
+        texts = [file for corpus in self.corpora for file in local_files(corpus.source)]
+        return (*self.model.files, *self.model.tokenizer_files, *texts)
+
+    @property
+    def training_recipe(self) -> str:
+        """Names the transcoders that this configuration trains."""
+        return short_hash(
+            model=self.model_sha256,
+            tokenizer=self.tokenizer_sha256,
+            corpus=self.corpus.corpus_id,
+            training=self.config.transcoder.train,
+            hooks=TRAINED_HOOKS,
+            version=TRAINING_VERSION,
+        )
+
+    @property
+    def transcoder_path(self) -> Path:
+        """Where the transcoders are, or will be once trained."""
+        if self.transcoders_from is not None:
+            return self.transcoders_from.path
+        return self.store.trained_transcoders(self.training_recipe)
+
+    @property
+    def must_train(self) -> bool:
+        trained = self.store.trained_transcoders(self.training_recipe) / "config.yaml"
+        return self.transcoders_from is None and not trained.is_file()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint: model and transcoders that fit each other."""
+
+    source: Source
+    transcoders: TranscoderFolder
+    checkpoint_id: str
+    attributes: dict[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.source.config
+
+    @property
+    def store(self) -> Store:
+        return self.source.store
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files whose hashes are worth remembering."""
+        return (*self.source.files, *self.transcoders.files)
+
+
+def open_source(config: RunConfig) -> Source:
+    """Open and fingerprint the model and the corpus; what is on the Hub is downloaded. Nothing is written to the store.
+
+    Raises:
+        ValueError: any of it is missing, unreadable or does not fit.
+    """
+    config = pinned(config)
+    store = Store(store_path(config))
+    check_place(store.root)
+    model_from, transcoders_from = model_origin(config.model), transcoder_origin(config.transcoder)
+    model = open_model(model_from.path)
+    tokenizer = model.tokenizer
+    bos = config.model.bos
+    if bos == "auto":
+        bos = tokenizer.bos_token_id
+    elif bos == "none":
+        bos = None
+    elif bos >= model.d_vocab:
+        raise ValueError(f"model.bos is {bos}; the vocabulary has {model.d_vocab} tokens")
+    upstream = config.weightlens.upstream
+    if upstream != "all" and max(upstream, default=0) >= model.n_layers:
+        raise ValueError(f"weightlens.upstream names layer {max(upstream)}; the model has {model.n_layers}")
+    tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
+    corpus = config.corpus
+    assert corpus.source is not None
+    recipes = tuple(
+        CorpusRecipe(
+            source=source,
+            source_sha256=source_fingerprint(store, source),
+            tokenizer_sha256=tokenizer_sha256,
+            bos=bos,
+            n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
+            max_tokens=corpus.max_tokens,
+            text_field=corpus.text_field,
+            layout=corpus.layout,
+        )
+        for source in map(pinned_source, corpus.sources)
+    )
+    names = [recipe.corpus_id for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"corpus.source: two of {list(corpus.sources)} hold the same text; name each once")
+    model_sha256 = short_hash(files=fingerprints(store, model.files))
+    source = Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
+    folders = [f"corpora/{name}" for name in names]
+    if transcoders_from is None:
+        folders.append(f"transcoders/{source.training_recipe}")
+    refresh(store, *folders)
+    return source
+
+
+def identify(source: Source) -> Subject:
+    """Open the transcoders, check them against the model, and name the checkpoint. Nothing is written.
+
+    Raises:
+        ValueError: transcoders of another width or layer count, or unreadable or non-finite weights.
+    """
+    model, settings = source.model, source.config.transcoder
+    folder = open_transcoders(
+        source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook
+    )
+    if folder.n_layers != model.n_layers:
+        raise ValueError(
+            f"{folder.path} has transcoders for {folder.n_layers} layers; the model {model.path} has {model.n_layers}"
+        )
+    sizes = [folder.shape(layer) for layer in range(folder.n_layers)]
+    for layer, (d_transcoder, d_model) in enumerate(sizes):
+        if d_model != model.d_model:
+            raise ValueError(
+                f"{folder.path}: the transcoder of layer {layer} is for width {d_model}; "
+                f"the model {model.path} has {model.d_model}"
+            )
+        if d_transcoder != sizes[0][0]:
+            raise ValueError(f"{folder.path}: layer {layer} has {d_transcoder} features, layer 0 has {sizes[0][0]}")
+    fingerprint = fingerprints(source.store, folder.files)
+    weights_sha256 = short_hash(model=source.model_sha256, transcoders=fingerprint)
+    checkpoint_id = short_hash(
+        weights=weights_sha256,
+        hooks=folder.hooks,
+        tokenizer=source.tokenizer_sha256,
+        bos=source.bos,
+        version=INGEST_VERSION,
+    )
+    refresh(source.store, f"checkpoints/{checkpoint_id}")
+    if is_ingested(source.store, checkpoint_id):
+        attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
+        return Subject(source, folder, checkpoint_id, attributes)
+    model.load()
+    activation, k = _activation(folder)
+    attributes = {
+        "checkpoint_id": checkpoint_id,
+        "name": source.config.name,
+        "model_name": source.model_from.name,
+        "model_revision": source.model_from.commit,
+        "transcoder_name": source.transcoders_from.name if source.transcoders_from else str(folder.path),
+        "transcoder_revision": source.transcoders_from.commit if source.transcoders_from else None,
+        "transcoder_format": folder.format,
+        "folded": list(folder.folded),
+        "step": source.config.model.step,
+        "family": model.family.model_type,
+        "activation": activation,
+        "k": k,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "d_transcoder": sizes[0][0],
+        "d_vocab": model.d_vocab,
+        "n_tokens": model.n_tokens,
+        "bos": source.bos,
+        "norms_centred": model.family.centred,
+        "feature_input_hook": folder.hooks.feature_input,
+        "feature_output_hook": folder.hooks.feature_output,
+        "weights_sha256": weights_sha256,
+    }
+    return Subject(source, folder, checkpoint_id, attributes)
+
+
+def _activation(folder: TranscoderFolder) -> tuple[ActivationName, int | None]:
+    """The activation function and k of all layers. Reads every weight once: what is not finite is refused here."""
+    kinds = []
+    for layer in range(folder.n_layers):
+        transcoder = folder.read(layer)
+        kinds.append((transcoder.activation, transcoder.k))
+        if kinds[-1] != kinds[0]:
+            raise ValueError(
+                f"{folder.path}: layer {layer} is {kinds[-1][0]} (k {kinds[-1][1]}), layer 0 {kinds[0][0]} "
+                f"(k {kinds[0][1]}); expected the same in all layers"
+            )
+    return kinds[0]

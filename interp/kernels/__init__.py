@@ -1,0 +1,1 @@
+"""Loops that numba compiles: the hot paths of projections, activations and co-activation."""

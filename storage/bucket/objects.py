@@ -1,0 +1,195 @@
+"""Objects below a URL such as s3://bucket/prefix, with errors that name what to change.
+
+Credentials, endpoint and region are obstore's to read, from the environment and from nowhere else.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotModifiedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+SCHEMES = ("s3", "gs", "az")
+"""Those that are known. Only s3 is tested."""
+
+EXPECTED = "expected s3://BUCKET/PREFIX, or a folder"
+
+RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
+"""Of one request, with waits that grow: connections that break, and answers such as 503."""
+
+CONNECT_TIMEOUT, READ_TIMEOUT = "10s", "60s"
+"""Of one try: until there is a connection, and between two pieces of an answer."""
+
+PART_BYTES = 5 << 20
+"""A large object is uploaded in parts, of which there may be 10,000."""
+
+NO_HTTP = "its endpoint is http:// without TLS; set AWS_ALLOW_HTTP=true if that is meant"
+NO_CREDENTIALS = "no credentials in the environment; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+
+_METADATA = ("169.254.169.254", "169.254.170.2", "/latest/api/token", "/computeMetadata/")
+"""Where machines of a cloud are given credentials: asked when the environment has none."""
+
+_NO_PERMISSION = ("403 Forbidden", "401 Unauthorized", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")
+
+
+class RemoteError(ValueError):
+    """The object store did not do what it was asked to; trying again may help."""
+
+
+class RefusedError(RemoteError):
+    """Trying again does not help: no such bucket, no permission, no credentials."""
+
+
+class ConflictError(Exception):
+    """The object is not the one that was to be replaced: somebody else was here."""
+
+
+class Found(NamedTuple):
+    """A small object as it was read."""
+
+    data: bytes
+    etag: str | None
+
+    def json(self) -> Any:
+        """Its content; an empty dict if it is none of ours."""
+        try:
+            return dict(json.loads(self.data))
+        except (ValueError, TypeError):
+            return {}
+
+
+def checked_url(text: str) -> str:
+    """A store's URL without what does not matter.
+
+    Raises:
+        ValueError: an unknown scheme, no bucket, or something secret in it, which the message does not repeat.
+    """
+    if re.search(r"[@?#]", text) or ":" in urlsplit(text).netloc:
+        raise ValueError(
+            "store: the URL has a user, password, port or query in it; "
+            f"{EXPECTED}, with credentials and endpoint in the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
+        )
+    parts = urlsplit(text)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"store: {text}: unknown scheme {parts.scheme}://; {EXPECTED}")
+    if not parts.netloc:
+        raise ValueError(f"store: {text} names no bucket; {EXPECTED}")
+    return f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+
+
+class Objects:
+    """The objects below a URL. Threads may share it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = checked_url(url)
+        allow = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+        options: Any = {"allow_http": allow, "connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
+        retries: Any = RETRIES
+        with self._told():
+            self._store = from_url(self.url, client_options=options, retry_config=retries)
+
+    def get(self, key: str) -> Found | None:
+        """A small object; None if there is none."""
+        with self._told():
+            try:
+                found = obstore.get(self._store, key)
+                return Found(bytes(found.bytes()), found.meta["e_tag"])
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+    def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
+        """Write a small object in the place of the one with that tag (None: of none); returns its own tag.
+
+        Raises:
+            ConflictError: another is there.
+        """
+        with self._told():
+            try:
+                mode: Any = "create" if etag is None else {"e_tag": etag}
+                return obstore.put(self._store, key, data, mode=mode)["e_tag"]
+            except (AlreadyExistsError, PreconditionError, NotModifiedError):
+                raise ConflictError(key) from None
+
+    def upload(self, key: str, file: IO[bytes], n_bytes: int) -> None:
+        """Write an object whole. Memory: two parts of `PART_BYTES`, or of the 5,000th part of a larger file."""
+        with self._told():
+            obstore.put(self._store, key, file, chunk_size=max(PART_BYTES, n_bytes // 5000), max_concurrency=2)
+
+    def download(self, key: str, path: Path) -> str:
+        """Read an object into a file; returns its SHA-256, in hex.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        digest = hashlib.sha256()
+        with self._told(), path.open("wb") as file:
+            try:
+                for piece in obstore.get(self._store, key):
+                    digest.update(piece)
+                    file.write(piece)
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise
+                raise _MissingError(key) from None
+        return digest.hexdigest()
+
+    def listed(self) -> Iterator[str]:
+        """All keys, from the prefix on."""
+        with self._told():
+            for page in obstore.list(self._store, chunk_size=1000):
+                yield from (found["path"] for found in page)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove some objects."""
+        if keys:
+            with self._told():
+                obstore.delete(self._store, list(keys))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong, as errors for people."""
+        try:
+            yield
+        except _MissingError as error:
+            raise FileNotFoundError(str(error)) from None
+        except FileNotFoundError:
+            bucket = urlsplit(self.url).netloc
+            raise RefusedError(f"store: {self.url}: there is no bucket {bucket}; make it, or name another") from None
+        except (BaseError, ValueError) as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: Exception) -> RemoteError:
+        text = str(error)
+        if any(place in text for place in _METADATA):
+            return RefusedError(f"store: {self.url}: {NO_CREDENTIALS}")
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(c in text for c in _NO_PERMISSION):
+            return RefusedError(
+                f"store: {self.url}: access denied; expected credentials in the environment (AWS_ACCESS_KEY_ID, …) "
+                "that may list, read, write and delete there"
+            )
+        if "builder error" in text and "http://" in text:
+            return RefusedError(f"store: {self.url}: {NO_HTTP}")
+        line = re.sub(r"//[^/@\s]*@", "//", text.splitlines()[0])[:300]
+        return RemoteError(f"store: {self.url}: the server does not answer as expected ({line})")
+
+
+class _MissingError(Exception):
+    """There is no such object, in a bucket that is there."""

@@ -1,0 +1,351 @@
+"""Hold a store for one run, and keep a mirror of a bucket equal to it meanwhile.
+
+Of a plain folder, holding is a kernel lock. Of a mirror it is that and the bucket's lease; what the run leaves is
+pushed every half minute and after each stage, and a run that can push no more ends.
+"""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+
+from storage.bucket.lease import Lease, LeaseLostError
+from storage.bucket.mirror import (
+    CATALOG,
+    KEY_DIGITS,
+    MANIFEST,
+    PATIENCE_S,
+    TRANSFERS,
+    VERSION,
+    Entry,
+    Files,
+    Mirror,
+    Stamp,
+    with_retries,
+)
+from storage.bucket.objects import ConflictError
+from storage.catalog.published import newest, published_path
+from storage.store import FOLDERS, MIRROR, Store, held, is_held, whole_file
+
+PUSH_EVERY_S = 30.0
+"""How often what is finished is pushed while a stage goes on."""
+
+SNAPSHOTS = 5
+"""How often the folder is looked through for one push, if files go while it is."""
+
+_OURS = re.compile(rf"(({'|'.join(FOLDERS)})/.+|{re.escape(CATALOG)})\.[0-9a-f]{{{KEY_DIGITS}}}")
+"""Keys of files. Whatever else is in a bucket is left alone."""
+
+_SESSION: ContextVar["_Session | None"] = ContextVar("session", default=None)
+"""The run of this process that holds a mirror."""
+
+
+def refresh(store: Store, *folders: str) -> None:
+    """Bring the catalog of a mirror up to date, and folders such as `corpora/<corpus_id>`, wanted from now on.
+
+    Nothing is done to a plain folder. While a run holds the mirror, which is then ahead of the bucket, only what is
+    missing in the folders is fetched.
+
+    Raises:
+        ValueError: the bucket cannot be reached.
+    """
+    session = _SESSION.get()
+    if session is not None and session.mirror.store == store:
+        session.want(folders)
+        return
+    mirror = Mirror.of(store)
+    if mirror is None:
+        return
+    within = tuple(f"{folder}/" for folder in folders)
+    with mirror.locked():
+        mirror.want(folders)
+        if not is_held(store):
+            with_retries(lambda: mirror.pull(lambda path: path == CATALOG or path.startswith(within)))
+        elif within:
+            with_retries(lambda: mirror.fetch_missing(within))
+
+
+def refresh_all(store: Store) -> None:
+    """Bring everything up to date that a run begins with."""
+    mirror = Mirror.of(store)
+    if mirror is not None:
+        with mirror.locked():
+            if not is_held(store):
+                with_retries(lambda: mirror.pull(mirror.is_wanted))
+
+
+def is_in_use(store: Store) -> bool:
+    """Whether a run holds a store, here or on another host; of a bucket that may take a minute to see."""
+    mirror = Mirror.of(store)
+    return is_held(store) or (mirror is not None and _lease(mirror, "nobody").is_in_use())
+
+
+def files_there(store: Store) -> dict[str, int]:
+    """Sizes of all files that a mirror's bucket holds, by their paths in the store; none for a plain folder."""
+    mirror = Mirror.of(store)
+    return {} if mirror is None else {path: entry.n_bytes for path, entry in mirror.read_manifest().items()}
+
+
+@contextmanager
+def hold(
+    store: Store, purpose: str, *, everything: bool = True, notify: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
+    """Hold a store for one run, here and, if it is a mirror, in its bucket, which then gets what the run leaves.
+
+    `everything`: a run begins with everything that it may find done; otherwise with the catalog. `notify` is given a
+    sentence where one has to wait.
+
+    Raises:
+        StoreInUseError: another run holds it; the message says which.
+        ValueError: the bucket cannot be used, or was taken over by another run.
+    """
+    mirror = Mirror.of(store)
+    if mirror is None:
+        with held(store, purpose):
+            yield
+        return
+    with ExitStack() as stack:
+        with mirror.locked():  # or what a reader is fetching would be swept
+            stack.enter_context(held(store, purpose))
+        session = _Session(mirror, purpose)
+        session.lease.take(notify)
+        stack.callback(session.close)
+        session.begin(everything)
+        token = _SESSION.set(session)
+        stack.callback(_SESSION.reset, token)
+        try:
+            yield
+        except Exception:
+            if not session.is_broken:
+                with suppress(Exception):  # the first error is the one to hear of
+                    session.push(quiet=False)  # other tasks of the stage may still be writing
+            raise
+        session.finish()
+
+
+def push_rest(store: Store) -> None:
+    """Push what an earlier run could not."""
+    mirror = Mirror.of(store)
+    if mirror is not None and mirror.unpushed.exists():
+        with hold(store, "push"):
+            pass
+
+
+def push_stage() -> None:
+    """Push what is finished, if a mirror is held; nothing may be writing."""
+    session = _SESSION.get()
+    if session is not None:
+        session.push_patiently()
+
+
+def check_held() -> None:
+    """Raise what ends a run that holds a mirror: it was taken over, or its bucket is out of reach for long."""
+    session = _SESSION.get()
+    if session is not None:
+        session.check()
+
+
+def forget(folder: Path) -> None:
+    """A folder of the store is removed: from the bucket too, though it may not be here."""
+    session = _SESSION.get()
+    if session is not None:
+        session.forgotten.add(folder.relative_to(session.mirror.store.root).as_posix() + "/")
+
+
+def _lease(mirror: Mirror, holder: str) -> Lease:
+    return Lease(mirror.objects, holder, f"{mirror.name} {socket.gethostname()}")
+
+
+class _Session:
+    """A run's hold on a mirror's bucket."""
+
+    def __init__(self, mirror: Mirror, purpose: str) -> None:
+        self.mirror = mirror
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = f"'{purpose}', process {os.getpid()} on {socket.gethostname()}, since {since}"
+        self.lease = _lease(mirror, holder)
+        self.seen: set[str] = set()
+        """Files that were here at some time of the run: if they are not any more, the run removed them."""
+        self.forgotten: set[str] = set()
+        self.left_over: set[str] = set()
+        """Keys that no manifest names: of pushes that were killed."""
+        self._pushing = threading.RLock()
+        self._stop = threading.Event()
+        self._failing_since: float | None = None
+        self._failure: Exception | None = None
+
+    def begin(self, everything: bool) -> None:
+        """Fetch what is there, and push from now on."""
+        mirror = self.mirror
+        with mirror.locked():
+            mirror.want(())
+            with_retries(lambda: mirror.pull(mirror.is_wanted if everything else CATALOG.__eq__))
+        mirror.unpushed.touch()
+        self.seen = mirror.snapshot(None)
+        named = {entry.key(path) for path, entry in mirror.manifest.items()}
+        self.left_over = set(filter(_OURS.fullmatch, mirror.objects.listed())) - named
+        threading.Thread(target=self._go_on, name="push", daemon=True).start()
+
+    def want(self, folders: Sequence[str]) -> None:
+        """Fetch folders that turned out to be wanted."""
+        new = [folder for folder in folders if folder not in self.mirror.wanted]
+        if new:
+            with self._pushing:
+                self.mirror.want(new)
+                within = tuple(f"{folder}/" for folder in new)
+                with_retries(lambda: self.mirror.pull(lambda path: path.startswith(within)))
+
+    @property
+    def is_broken(self) -> bool:
+        return self.lease.lost is not None or self._failure is not None
+
+    def check(self) -> None:
+        """Raise what ends the run."""
+        if self.lease.lost is not None:
+            raise self.lease.lost
+        since, failure = self._failing_since, self._failure
+        if failure is not None and since is not None and time.monotonic() - since > sum(PATIENCE_S):
+            raise failure
+
+    def push_patiently(self) -> None:
+        """Push everything, now that nothing is being written."""
+        try:
+            with_retries(lambda: self.push(quiet=True))
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def finish(self) -> None:
+        """Push the rest, and remove what earlier runs left over."""
+        self._stop.set()
+        self.push_patiently()
+        named = {entry.key(path) for path, entry in self.mirror.manifest.items()}
+        self.mirror.objects.remove(sorted(self.left_over - named))
+        self.mirror.unpushed.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._stop.set()
+        with self._pushing:
+            self.lease.release()
+
+    def _go_on(self) -> None:
+        while not self._stop.wait(PUSH_EVERY_S):
+            try:
+                self.push(quiet=False)
+            except FileNotFoundError:
+                continue  # files come and go; there is a next time
+            except Exception as error:
+                self._failing_since = self._failing_since or time.monotonic()
+                self._failure = error
+                if isinstance(error, LeaseLostError):
+                    return
+
+    def push(self, quiet: bool) -> None:
+        """Upload what is new, then say so. `quiet`: nothing is being written, so all that is here is finished.
+
+        Raises:
+            FileNotFoundError: files went all the while.
+        """
+        with self._pushing:
+            self.lease.ensure()
+            for _ in range(SNAPSHOTS):
+                with suppress(FileNotFoundError):
+                    self._write_manifest(self._upload(quiet))
+                    self._failing_since = self._failure = None
+                    return
+            raise FileNotFoundError(f"{self.mirror.store.root}: files went while they were pushed")
+
+    def _upload(self, quiet: bool) -> Files:
+        """Upload what is new; returns all files that the store then has."""
+        mirror = self.mirror
+        with _catalog(mirror.store, quiet) as catalog:
+            before_ns = None if quiet else _now_ns(mirror.store.root / MIRROR)
+            here = mirror.snapshot(before_ns)
+            gone = self.seen - (here if quiet else mirror.snapshot(None))
+            self.seen = (self.seen | here) - gone
+            files = {
+                path: entry
+                for path, entry in mirror.manifest.items()
+                if path not in gone and not path.startswith(tuple(self.forgotten))
+            }
+            with ThreadPoolExecutor(TRANSFERS) as pool:
+                # Unchanged since it was as there: what the manifest says stands, whatever that is.
+                new = [path for path in here if path not in files or not mirror.is_unchanged(path)]
+                files |= zip(new, pool.map(self._uploaded, new), strict=True)
+            if catalog is not None:
+                files[CATALOG] = self._put(CATALOG, catalog)
+        return files
+
+    def _uploaded(self, path: str) -> Entry:
+        with self.mirror.path(path).open("rb") as file:
+            stat = os.fstat(file.fileno())
+            entry = self._put(path, file)
+        self.mirror.synced[path] = Stamp(stat.st_size, stat.st_mtime_ns, entry.sha256)
+        return entry
+
+    def _put(self, path: str, file: BufferedReader) -> Entry:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        entry = Entry(file.tell(), sha256)
+        key = entry.key(path)
+        if self.mirror.manifest.get(path) != entry and key not in self.left_over:
+            self.lease.ensure()
+            file.seek(0)
+            self.mirror.objects.upload(key, file, entry.n_bytes)
+        return entry
+
+    def _write_manifest(self, files: Files) -> None:
+        mirror = self.mirror
+        before = {entry.key(path) for path, entry in mirror.manifest.items()}
+        if files != mirror.manifest:
+            self.lease.ensure()
+            data = json.dumps({"version": VERSION, "push": uuid.uuid4().hex, "files": files}, sort_keys=True).encode()
+            try:
+                mirror.manifest_etag = mirror.objects.swap(MANIFEST, data, mirror.manifest_etag)
+            except ConflictError:
+                found = mirror.objects.get(MANIFEST)
+                if found is None or found.data != data:  # else: we had not heard that an earlier request succeeded
+                    self.lease.lost = LeaseLostError(
+                        f"store: {mirror.url} was written by another run meanwhile; run the same command again to go on"
+                    )
+                    raise self.lease.lost from None
+                mirror.manifest_etag = found.etag
+            mirror.manifest = files
+            mirror.objects.remove(sorted(before - {entry.key(path) for path, entry in files.items()}))
+        if CATALOG in files and (mirror.store.catalog).is_file():
+            stat = mirror.store.catalog.stat()
+            mirror.synced[CATALOG] = Stamp(stat.st_size, stat.st_mtime_ns, files[CATALOG].sha256)
+        for path in [path for path in mirror.synced if path not in files]:
+            del mirror.synced[path]
+        mirror.write_synced()
+
+
+@contextmanager
+def _catalog(store: Store, quiet: bool) -> Iterator[BufferedReader | None]:
+    """The published catalog, whoever publishes another meanwhile; the newest if nothing is being written."""
+    path = newest(store.catalog) if quiet and store.catalog.is_file() else published_path(store.catalog)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        yield None
+        return
+    with file:
+        yield file
+
+
+def _now_ns(folder: Path) -> int:
+    """The time by the clock of the file system: what has an earlier one was written before."""
+    time.sleep(0.02)  # file systems count in steps
+    with whole_file(folder / "clock") as partial:
+        partial.touch()
+    return (folder / "clock").stat().st_ctime_ns

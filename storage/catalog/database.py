@@ -1,0 +1,231 @@
+"""The DuckDB catalog: one writer for moments, readers for moments, schema known by version.
+
+Whoever reads for longer than a moment opens the copy of `storage.catalog.published` instead.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from storage.catalog.tables import TABLES, VIEWS
+from storage.store import whole_file
+
+SCHEMA_VERSION = 3
+"""Bump with every change of `storage.catalog.tables`."""
+
+LOCK_PATIENCE_S = 60.0
+"""How long a connection waits for one in another process to close."""
+
+WRITER_MEMORY = "1GB"
+"""What loading may hold; beyond it DuckDB goes on on disk. Its own default is most of the machine's."""
+
+OWN_TABLES = (
+    "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)",
+    "CREATE TABLE IF NOT EXISTS loaded (subject VARCHAR, stage VARCHAR, recipe VARCHAR)",
+    "CREATE TABLE IF NOT EXISTS loaded_parts (table_name VARCHAR, selected VARCHAR, recipe VARCHAR)",
+)
+"""What the catalog keeps for itself: its version, which recipe each stage left in it, and from which parts."""
+
+
+class CatalogBusyError(ValueError):
+    """Another process keeps the catalog open."""
+
+
+@contextmanager
+def open_catalog(path: Path, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A short connection to the catalog; a writing one is a transaction and makes the catalog if needed.
+
+    A writing connection brings a catalog of an earlier version forward, in the same transaction; a reading one finds
+    it as it is.
+
+    Raises:
+        ValueError: there is no catalog to read, or a newer version of the software wrote it.
+        CatalogBusyError: another process did not close it within `LOCK_PATIENCE_S`.
+    """
+    if not path.is_file():
+        if not write:
+            raise ValueError(f"no catalog at {path}; has a run finished in this store?")
+        _create(path)
+    connection = connect(path, write=write)
+    try:
+        version = checked_version(connection, path)
+        if not write:
+            yield connection
+            return
+        connection.execute("BEGIN")
+        if version < SCHEMA_VERSION:
+            bring_forward(connection)
+        yield connection
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def check_catalog(path: Path) -> None:
+    """Refuse a catalog that this version cannot write, before anything else is done."""
+    if path.is_file():
+        with open_catalog(path):
+            pass
+
+
+def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB file, waiting while it is being written elsewhere.
+
+    Raises:
+        ValueError: it is no DuckDB file.
+        CatalogBusyError: it was still being written, or for a writer read, after `patience_s`.
+    """
+    give_up = time.monotonic() + patience_s
+    while True:
+        try:
+            bound = {"memory_limit": WRITER_MEMORY} if write else {}
+            config: Any = {"autoinstall_known_extensions": "false", **bound}
+            return duckdb.connect(path, read_only=not write, config=config)
+        except duckdb.Error as error:
+            # the second is what a thread hears that wants to read while another of its process writes
+            if not any(words in str(error) for words in ("Could not set lock", "different configuration")):
+                raise ValueError(f"{path}: not a readable DuckDB catalog ({first_line(error)})") from None
+            if time.monotonic() > give_up:
+                raise CatalogBusyError(f"{path} is kept open by another process ({first_line(error)})") from None
+            time.sleep(min(0.2, patience_s))
+
+
+def quoted(path: Path) -> str:
+    """A path as an SQL literal, where DuckDB takes no parameter."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300]
+
+
+def checked_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """The schema version of a catalog.
+
+    Raises:
+        ValueError: it is no catalog, or a newer version of the software wrote it.
+    """
+    known = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchone()
+    row = connection.execute("SELECT max(version) FROM schema_version").fetchone() if known else None
+    if row is None or row[0] is None:
+        raise ValueError(f"{path} is not a Circuit Insights catalog")
+    version = int(row[0])
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {version}, this version knows {SCHEMA_VERSION}; update Circuit Insights"
+        )
+    return version
+
+
+def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give a catalog of an earlier version, or an empty file, today's schema. Rows stay; new columns are null in them.
+
+    Columns have only ever been added. A version that renames or fills one says so here.
+    """
+    for name in VIEWS:
+        connection.execute(f"DROP VIEW IF EXISTS {name}")
+    for ddl in OWN_TABLES:
+        connection.execute(ddl)
+    for table in TABLES.values():
+        connection.execute(table.ddl)
+        query = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+        present = {name for (name,) in connection.execute(query, [table.name]).fetchall()}
+        for column in table.columns:
+            if column.name not in present:
+                connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type}")
+    for name, (_, query) in VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {query}")
+    connection.execute("DELETE FROM schema_version")
+    connection.execute("INSERT INTO schema_version VALUES (?)", [SCHEMA_VERSION])
+
+
+def _create(path: Path) -> None:
+    """Make a catalog beside its place and put it there: a killed run leaves none that is half made."""
+    with whole_file(path) as partial, duckdb.connect(partial) as connection:
+        bring_forward(connection)
+        connection.execute("CHECKPOINT")  # closing would do it too, but keep silent if the disk is full
+
+
+def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
+    """Which recipe's output of a stage the catalog holds for a checkpoint or corpus."""
+    if not path.is_file():
+        return None
+    with open_catalog(path) as connection:
+        query = "SELECT recipe FROM loaded WHERE subject = ? AND stage = ?"
+        row = connection.execute(query, [subject, stage]).fetchone()
+    return row[0] if row else None
+
+
+def mark_loaded(connection: duckdb.DuckDBPyConnection, subject: str, stage: str, recipe: str) -> None:
+    connection.execute("DELETE FROM loaded WHERE subject = ? AND stage = ?", [subject, stage])
+    connection.execute("INSERT INTO loaded VALUES (?, ?, ?)", [subject, stage, recipe])
+
+
+def replace_rows(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    where: dict[str, Any],
+    parts: Sequence[Path],
+    run_id: str | None = None,
+) -> None:
+    """Put the rows of some parts in the place of the rows that `where` selects (None: where it is null), and check the
+    key.
+
+    The columns that `where` names are filled from it: parts that several checkpoints share cannot know them. `run_id`
+    likewise, in tables that name the run. What parts lack is null.
+
+    Raises:
+        ValueError: two rows share a key.
+    """
+    condition = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in where)
+    connection.execute(f"DELETE FROM {table} WHERE {condition}", list(where.values()))
+    if parts:
+        filled = {**where, **({} if run_id is None else {"run_id": run_id})}
+        types = {column.name: column.type for column in TABLES[table].columns}
+        columns = ", ".join(f"CAST(? AS {types[name]}) AS {name}" for name in filled)
+        query = f"SELECT * REPLACE ({columns}) FROM read_parquet(?, union_by_name = true)"
+        files = [str(part) for part in parts]
+        connection.execute(f"INSERT INTO {table} BY NAME {query}", [*filled.values(), files])
+    _check_key(connection, table)
+    if "run_id" not in where:
+        _note_parts(connection, table, where, parts)
+
+
+def note_recipes(
+    connection: duckdb.DuckDBPyConnection, kind: str, where: dict[str, Any], recipes: Sequence[str]
+) -> None:
+    """Remember under which recipes something else than parts lies, for `vacuum`: `kind` is the folder of the store."""
+    selected = [kind, json.dumps(where, sort_keys=True)]
+    connection.execute("DELETE FROM loaded_parts WHERE table_name = ? AND selected = ?", selected)
+    for recipe in sorted(set(recipes)):
+        connection.execute("INSERT INTO loaded_parts VALUES (?, ?, ?)", [*selected, recipe])
+
+
+def _note_parts(
+    connection: duckdb.DuckDBPyConnection, table: str, where: dict[str, Any], parts: Sequence[Path]
+) -> None:
+    """Remember the recipes of the parts that rows came from, so that `vacuum` keeps them."""
+    recipes = {folder.name for part in parts for folder in part.parents if folder.parent.name == table}
+    note_recipes(connection, table, where, sorted(recipes))
+
+
+def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str, Any]) -> None:
+    """Insert one row, replacing the one with its key."""
+    key = TABLES[table].key
+    condition = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in key)
+    connection.execute(f"DELETE FROM {table} WHERE {condition}", [row[name] for name in key])
+    names, places = ", ".join(row), ", ".join("?" for _ in row)
+    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", list(row.values()))
+
+
+def _check_key(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    key = ", ".join(TABLES[table].key)
+    query = f"SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
+    twice = connection.execute(query).fetchone()
+    if twice is not None:
+        raise ValueError(f"{table}: two rows with the key ({key}) = {twice}")

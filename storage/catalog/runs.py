@@ -1,0 +1,65 @@
+"""The catalog's record of runs."""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from storage.catalog.database import insert_row, open_catalog
+from storage.catalog.published import publish
+from storage.shared_shards import ReuseCount
+
+
+def now() -> datetime:
+    """The present, UTC, as the catalog keeps it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def new_run_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def mark_killed(catalog: Path) -> None:
+    """Runs that the catalog calls running while nobody holds the store were killed."""
+    if catalog.is_file():
+        with open_catalog(catalog, write=True) as connection:
+            connection.execute("UPDATE runs SET status = 'killed' WHERE status = 'running'")
+
+
+@contextmanager
+def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[ReuseCount]:
+    """Record a stage of a run as running, then as completed or failed, and publish the catalog. Yields the count of its
+    shards, for the stage to keep."""
+    row = {
+        **row,
+        "status": "running",
+        "started_at": now(),
+        "code_version": version("circuit-insights"),
+        "host": socket.gethostname(),
+    }
+    _put(catalog, row)
+    tally = ReuseCount()
+    try:
+        yield tally
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"[:2000]
+        status = "failed" if isinstance(error, Exception) else "killed"
+        with suppress(OSError, ValueError, duckdb.Error):  # the first error is the one to hear of
+            _put(catalog, {**row, "status": status, "finished_at": now(), "error": message})
+            publish(catalog)
+        raise
+    counts = asdict(tally) if tally.n_shards else {}
+    _put(catalog, {**row, **counts, "status": "completed", "finished_at": now()})
+    publish(catalog)
+
+
+def _put(catalog: Path, row: dict[str, Any]) -> None:
+    with open_catalog(catalog, write=True) as connection:
+        insert_row(connection, "runs", row)

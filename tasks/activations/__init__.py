@@ -1,0 +1,1 @@
+"""The corpus for one block: tokenising, active features, statistics and samples, co-activation."""

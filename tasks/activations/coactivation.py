@@ -1,0 +1,240 @@
+"""Which features fire together: sums over tiles of two shards, and the edges that they make of virtual weights."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from interp.coactivation.settings import CoactivationSettings
+from interp.coactivation.sums import (
+    N_SUMS,
+    Edges,
+    EdgeSums,
+    Strongest,
+    TargetSums,
+    add_coactive,
+    by_token,
+    strength,
+    twera,
+)
+from interp.kernels.coactivation import N_EDGE_SUMS, add_edges, add_rows
+from storage.activations import Block, joined, open_block
+from storage.catalog.database import mark_loaded, note_recipes, open_catalog, replace_rows
+from storage.catalog.parts import read_parts, write_part
+from storage.checkpoints import Checkpoint, open_checkpoint
+from storage.coactivation import matrices
+from storage.corpora.corpus import corpus_attributes
+from storage.store import ShardKey, Store, shards
+from tasks.activations.corpus_pass import CorpusPass, n_counted
+from tasks.shard_task import shard_task
+from tasks.weightlens.project import encoder_directions, reading_source
+
+VERSION = 1
+"""Bump when the same activations would give other sums or edges."""
+
+POSITIONS_AT_ONCE = 1 << 15
+"""Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists
+of active targets have to stay in the cache too."""
+
+
+class Summed(NamedTuple):
+    """A corpus's matrices: the pass that they are of, and the recipe that names them."""
+
+    corpus_pass: CorpusPass
+    recipe: str
+
+
+@shard_task("coactivation", "coactivation L{source:02d} {target.name}")
+def coactivate(
+    store: Store, summed: Summed, source: int, target: ShardKey, n_features: int, shard_size: int
+) -> ShardKey:
+    """Sum up how every feature of an earlier layer fires together with a shard's, tile by tile.
+
+    Memory: a tile, 24 bytes a pair of features, and the activations of two shards at `POSITIONS_AT_ONCE` positions, 20
+    bytes each. Positions are gone through in order, so that the sums do not depend on who adds them up.
+    """
+    found = matrices(store, summed.recipe, source, target.layer, shard_size)
+    n_pos = corpus_attributes(store, summed.corpus_pass.corpus_id)["n_pos"]
+    for key in shards(summed.recipe, source, n_features, shard_size):
+        if found.has(key.start, target.start):
+            continue
+        sums = np.zeros((key.stop - key.start, target.stop - target.start, N_SUMS))
+        for blocks in _groups(summed.corpus_pass.blocks(store), max(1, POSITIONS_AT_ONCE // n_pos)):
+            opened = [open_block(store, summed.corpus_pass.recipe, block) for block in blocks]
+            firsts = [(block.start - blocks[0].start) * n_pos for block in blocks]
+            targets = joined([one.features(target.layer, target.start, target.stop) for one in opened], firsts)
+            sources = joined([one.features(source, key.start, key.stop) for one in opened], firsts)
+            add_coactive(sources, by_token(targets, (blocks[-1].stop - blocks[0].start) * n_pos), sums)
+        found.write(key.start, target.start, sums)
+    return target
+
+
+def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
+    """Consecutive blocks of so many rows together, or one that has more."""
+    group: list[Block] = []
+    for block in blocks:
+        if group and block.stop - group[0].start > n_rows:
+            yield group
+            group = []
+        group.append(block)
+    if group:
+        yield group
+
+
+@shard_task("twera", "twera {key.name}")
+def twera_shard(
+    store: Store,
+    checkpoint_id: str,
+    corpus_id: str,
+    key: ShardKey,
+    summed: Sequence[Summed],
+    settings: CoactivationSettings,
+    shard_size: int,
+    fold_norms: bool,
+    projected: ShardKey | None,
+) -> ShardKey:
+    """Find a shard's strongest edges by TWERA, and go through the corpus once more for their figures.
+
+    `projected` is the shard's key among WeightLens's, where that has run: the edges' z-scores, and with
+    `pairs: edges` the edges themselves. Memory: tiles of two shards, 40 bytes a pair of features; and 100 bytes an
+    edge that is a candidate.
+    """
+    path = store.part("feature_edges", key)
+    if path.exists():
+        return key
+    passes = [each.corpus_pass for each in summed]
+    targets, n_tokens = _target_sums(store, key, passes), n_counted(store, passes)
+    known = None if projected is None else _weightlens_edges(store, projected)
+    if settings.pairs == "edges":
+        assert known is not None
+        edges = known[0]
+    else:
+        checkpoint = open_checkpoint(store, checkpoint_id)
+        edges = _strongest(store, checkpoint, key, summed, settings, shard_size, fold_norms, targets)
+    sums = _edge_sums(store, key, edges, passes)
+    figures = twera(sums, targets.of(edges.target), edges.weight, n_tokens)
+    enough = np.flatnonzero(sums.n_coactive >= settings.min_support)
+    order = enough[np.lexsort((-np.abs(figures.twera[enough]), edges.target[enough]))]
+    place = np.arange(len(order)) - np.searchsorted(edges.target[order], edges.target[order])
+    order = order[place < settings.top_k]
+    chosen = edges.where(order)
+    columns = {
+        "checkpoint_id": checkpoint_id,
+        "corpus_id": corpus_id,
+        "source_layer": chosen.source_layer.astype(np.int16),
+        "source_feature": chosen.source_feature.astype(np.int32),
+        "target_layer": key.layer,
+        "target_feature": (chosen.target + key.start).astype(np.int32),
+        "virtual_weight": chosen.weight.astype(np.float32),
+        "z_score": None if known is None else _z_scores(chosen, *known),
+        "era": figures.era[order],
+        "twera": figures.twera[order],
+        "twera_low": _nulls(figures.low[order]),
+        "twera_high": _nulls(figures.high[order]),
+        "n_coactive": sums.n_coactive[order],
+    }
+    write_part(path, "feature_edges", columns, len(order))
+    return key
+
+
+def _target_sums(store: Store, key: ShardKey, passes: Sequence[CorpusPass]) -> TargetSums:
+    sums = np.zeros((key.stop - key.start, 3))
+    for corpus_pass in passes:
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        for block in corpus_pass.blocks(store):
+            active = open_block(store, corpus_pass.recipe, block).features(key.layer, key.start, key.stop)
+            add_rows(active.indptr, active.token, active.value, n_pos, sums)
+    return TargetSums(*sums.T.copy())
+
+
+def _strongest(
+    store: Store,
+    checkpoint: Checkpoint,
+    key: ShardKey,
+    summed: Sequence[Summed],
+    settings: CoactivationSettings,
+    shard_size: int,
+    fold_norms: bool,
+    targets: TargetSums,
+) -> Edges:
+    """The edges of greatest |TWERA| by the matrices of all corpora."""
+    found, columns = Strongest(key.stop - key.start, settings.top_k), slice(key.start, key.stop)
+    encoder = encoder_directions(checkpoint, key, fold_norms)
+    for source, target in settings.layer_pairs(checkpoint.n_layers):
+        if target != key.layer:
+            continue
+        rows = reading_source(checkpoint, encoder, source, fold_norms)
+        for part in shards(key.recipe, source, checkpoint.d_transcoder, shard_size):
+            sources = slice(part.start, part.stop)
+            tiles = [matrices(store, each.recipe, source, target, shard_size) for each in summed]
+            product, n = (
+                np.sum([tile.read(name, sources, columns) for tile in tiles], axis=0)
+                for name in ("sum_product", "n_coactive")
+            )
+            weight = virtual_weights(checkpoint, rows, part, key.layer).numpy()
+            found.offer(strength(product, n, targets.total, weight, settings.min_support), weight, source, part.start)
+    return found.edges()
+
+
+def virtual_weights(
+    checkpoint: Checkpoint, rows: Float32[Tensor, "targets d_model"], source: ShardKey, below: int
+) -> Float32[Tensor, "targets sources"]:
+    """From a shard of an earlier layer to features of layer `below`; `rows` is what these read of that layer."""
+    return torch.mm(rows, checkpoint.written(source.layer, source.start, source.stop, below).float().T)
+
+
+def _edge_sums(store: Store, key: ShardKey, edges: Edges, passes: Sequence[CorpusPass]) -> EdgeSums:
+    sums = np.zeros((len(edges.target), N_EDGE_SUMS))
+    for corpus_pass in passes:
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        for block in corpus_pass.blocks(store):
+            opened = open_block(store, corpus_pass.recipe, block)
+            targets = opened.features(key.layer, key.start, key.stop)
+            for layer in np.unique(edges.source_layer).tolist():
+                mine = np.flatnonzero(edges.source_layer == layer)
+                first, last = edges.source_feature[mine].min(), edges.source_feature[mine].max()
+                sources = opened.features(layer, int(first), int(last) + 1)
+                part = sums[mine]
+                add_edges(
+                    edges.source_feature[mine] - first, edges.target[mine],
+                    sources.indptr, sources.token, sources.value, targets.indptr, targets.token, targets.value,
+                    n_pos, part,
+                )  # fmt: skip
+                sums[mine] = part
+    product, source_active, n_coactive, squares, cross = sums.T
+    return EdgeSums(product, source_active, n_coactive.astype(np.int64), squares, cross)
+
+
+def _weightlens_edges(store: Store, projected: ShardKey) -> tuple[Edges, np.ndarray]:
+    """What WeightLens found of a shard, and its z-scores."""
+    names = ["target_feature", "source_layer", "source_feature", "virtual_weight", "z_score"]
+    table = read_parts([store.part("feature_edges", projected)], names)
+    target, layer, feature, weight, z = (table[name].to_numpy() for name in names)
+    target, layer, feature = (column.astype(np.int64) for column in (target - projected.start, layer, feature))
+    return Edges(target, layer, feature, weight.astype(np.float64)), z
+
+
+def _z_scores(chosen: Edges, known: Edges, z_score: np.ndarray) -> list[float | None]:
+    found = dict(zip(zip(*(column.tolist() for column in known[:3]), strict=True), z_score.tolist(), strict=True))
+    return [found.get(edge) for edge in zip(*(column.tolist() for column in chosen[:3]), strict=True)]
+
+
+def _nulls(values: np.ndarray) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+@shard_task("load-coactivation", "load coactivation")
+def load_coactivation(
+    store: Store, checkpoint_id: str, corpus_id: str, summed: Sequence[Summed], keys: Sequence[ShardKey]
+) -> str:
+    """Load the edges into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
+    with open_catalog(store.catalog, write=True) as connection:
+        replace_rows(connection, "feature_edges", where, [store.part("feature_edges", key) for key in keys])
+        note_recipes(connection, "coactivation", where, [each.recipe for each in summed])
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "coactivation", keys[0].recipe)
+    return keys[0].recipe

@@ -1,0 +1,317 @@
+"""One pass over a corpus: blocks of rows through the model, then every shard's statistics and samples."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float32, Int64
+
+from interp.activations.encoding import Entries, find_active, gather_active
+from interp.activations.model_inputs import transcoder_inputs
+from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
+from interp.activations.settings import ActivationSettings, Keep
+from interp.projection import FLOAT32, Arithmetic
+from interp.sparse import FeatureTokens, ranks
+from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
+from storage.catalog.database import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
+from storage.catalog.parts import read_parts, write_part
+from storage.checkpoints import open_checkpoint
+from storage.corpora.corpus import corpus_attributes, read_rows, seen_rows
+from storage.corpora.packing import PADDING
+from storage.store import ShardKey, Store, remove_folder
+from tasks.ingest import corpus_row
+from tasks.models import loaded_encoder, loaded_model
+from tasks.shard_task import shard_task
+
+VERSION = 2
+"""Bump when the same model and text would give other sparse activations, statistics or samples, or other blocks."""
+
+TABLES = ("features", "samples")
+"""What gathering a shard leaves behind, in this order."""
+
+POSITIONS_PER_BLOCK = 1 << 16
+"""Positions a task runs through the model, at most: so many can be told apart by 16 bits."""
+
+LAYERS_TIMES_POSITIONS = 1 << 18
+"""Of a block, at most: fewer positions of deep models, whose entries then take 0.2 GB at 50 active features."""
+
+POSITIONS_PER_STREAM = 4096
+"""Positions whose streams are held at every layer at once, on the CPU."""
+
+POSITIONS_PER_BATCH = 2048
+"""Positions a forward pass, on the CPU: more of them make it no faster."""
+
+STREAMS_A_PASS = 24
+"""Arrays of the size of the residual stream that a forward pass takes: an MLP's and attention's insides."""
+
+ENTRIES_AT_ONCE = 8_000_000
+"""Activations that a gathering task holds, of as many of its features as that takes."""
+
+
+class CorpusPass(NamedTuple):
+    """One reading of one corpus by one checkpoint."""
+
+    recipe: str
+    """Names the sparse activations."""
+    corpus_id: str
+    held_out: float
+    n_layers: int
+    first_row: int = 0
+    """Number of the corpus's first row where it is read after others."""
+
+    def blocks(self, store: Store) -> list[Block]:
+        """The blocks of its rows."""
+        attributes = corpus_attributes(store, self.corpus_id)
+        rows = seen_rows(attributes["n_sequences"], self.held_out)
+        return row_blocks(len(rows), attributes["n_pos"], positions_per_block(self.n_layers))
+
+
+def positions_per_block(n_layers: int) -> int:
+    """Positions that a task runs through a model of so many layers."""
+    return min(POSITIONS_PER_BLOCK, LAYERS_TIMES_POSITIONS // n_layers)
+
+
+@shard_task("activations-block", "activations rows {block.start}-{block.stop}")
+def activations_block(
+    store: Store,
+    checkpoint_id: str,
+    model_path: Path,
+    corpus_pass: CorpusPass,
+    block: Block,
+    settings: ActivationSettings,
+    arithmetic: Arithmetic = FLOAT32,
+) -> Block:
+    """Run a block of rows through the model and keep every layer's active features.
+
+    Memory: the streams of so many positions at every layer as `positions_at_once` says, the encoders that fit
+    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
+    """
+    if has_block(store, corpus_pass.recipe, block):
+        return block
+    checkpoint = open_checkpoint(store, checkpoint_id)
+    folder, model = loaded_model(model_path, arithmetic.device)
+    rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
+    special = folder.tokenizer.all_special_ids if settings.special_tokens == "leave_out" else []
+    counted = (rows != PADDING) & ~np.isin(rows, special)
+    counted &= ~_heads(store, corpus_pass.corpus_id, block, settings)
+    n_pos = rows.shape[1]
+    dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
+    layers = range(checkpoint.n_layers)
+    found: list[list[Entries]] = [[] for _ in layers]
+    d_model = checkpoint.attributes["d_model"]
+    step, batch = (
+        max(1, positions // n_pos) for positions in positions_at_once(arithmetic.device, len(layers), d_model)
+    )
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        kept = counted[part]
+        position = (start * n_pos + np.flatnonzero(kept)).astype(dtype)
+        tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(arithmetic.device)
+        mask = torch.from_numpy(kept).to(arithmetic.device)
+        xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
+        for layer in layers:
+            found[layer].append(find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position))
+    active = []
+    for layer in layers:
+        active.append(gather_active(found[layer], checkpoint.d_transcoder))
+        found[layer].clear()
+    write_block(block_path(store, corpus_pass.recipe, block), active, int(counted.sum()))
+    return block
+
+
+def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, int]:
+    """Positions whose streams are held, and positions a forward pass: on a GPU a quarter of its free memory for each.
+
+    No more than a block has. A pass that does not fit after all is done in halves.
+    """
+    if device == "cpu":
+        return POSITIONS_PER_STREAM, POSITIONS_PER_BATCH
+    free, _ = torch.cuda.mem_get_info(device)
+    stream = 4 * d_model
+    held, passing = (free // 4 // (stream * n) for n in (n_layers, STREAMS_A_PASS))
+    per_block = positions_per_block(n_layers)
+    return min(held, per_block), min(held, passing, per_block)
+
+
+def _heads(store: Store, corpus_id: str, block: Block, settings: ActivationSettings) -> Bool[np.ndarray, "rows n_pos"]:
+    """Positions at the head of rows and documents that the settings leave out."""
+    n_before = settings.skip_document_start
+    before = read_rows(store, corpus_id, max(0, block.start - n_before), block.start).documents
+    documents = read_rows(store, corpus_id, block.start, block.stop).documents
+    left_out = np.zeros(documents.shape, bool)
+    left_out[:, : settings.skip_row_start] = True
+    if n_before:
+        line = np.concatenate([before, documents]).ravel()
+        first = np.r_[True, line[1:] != line[:-1]]
+        if block.start > n_before:
+            first[0] = False  # where in its document the line begins is unknown, but at least `n_before` rows ago
+        at = np.arange(len(line)) - np.maximum.accumulate(np.where(first, np.arange(len(line)), -n_before))
+        left_out |= (at < n_before)[before.size :].reshape(documents.shape)
+    return left_out
+
+
+@shard_task("activations-gather", "activations {key.name}")
+def gather_shard(
+    store: Store,
+    checkpoint_id: str,
+    corpus_id: str,
+    key: ShardKey,
+    passes: Sequence[CorpusPass],
+    settings: ActivationSettings,
+) -> ShardKey:
+    """Gather a shard's activations from all blocks: their statistics, and the samples drawn from them.
+
+    Memory: `ENTRIES_AT_ONCE` activations, of one feature if it has more, 12 bytes each and while they are drawn 25
+    more of one feature; and where each feature begins in every block.
+    """
+    if all(store.part(table, key).exists() for table in TABLES):
+        return key
+    n_tokens = n_counted(store, passes)
+    figures, drawn = [], []
+    for first, active in active_of_shard(store, passes, key):
+        figures.append(statistics(active))
+        drawn.append((first, draw_samples(active, key.layer, first, settings)))
+    n_pos = corpus_attributes(store, passes[0].corpus_id)["n_pos"]
+    shared = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id, "layer": key.layer}
+    _write_samples(store.part("samples", key), shared, drawn, n_pos)
+    _write_features(store.part("features", key), shared, key, figures, [samples for _, samples in drawn], n_tokens)
+    return key
+
+
+def n_counted(store: Store, passes: Sequence[CorpusPass]) -> int:
+    """Positions that count, over all corpora."""
+    return sum(open_block(store, r.recipe, block).n_counted for r in passes for block in r.blocks(store))
+
+
+def active_of_shard(
+    store: Store, passes: Sequence[CorpusPass], key: ShardKey, at_once: int = ENTRIES_AT_ONCE
+) -> Iterator[tuple[int, FeatureTokens]]:
+    """A shard's activations over all blocks, a few features at a time: (the first of them, their activations).
+
+    Positions are counted through all corpora: row number times `n_pos`, plus the position in the row.
+    """
+    opened, firsts = [], []
+    for corpus_pass in passes:
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        for block in corpus_pass.blocks(store):
+            opened.append(open_block(store, corpus_pass.recipe, block))
+            firsts.append((corpus_pass.first_row + block.start) * n_pos)
+    parts = [block.features(key.layer, key.start, key.stop) for block in opened]
+    counts = np.sum([np.diff(part.indptr) for part in parts], axis=0)
+    low = 0
+    while low < len(counts):
+        fit = int(np.searchsorted(np.cumsum(counts[low:]), at_once, side="right"))
+        high = min(low + max(1, fit), len(counts))
+        yield key.start + low, joined([part.features(low, high) for part in parts], firsts)
+        low = high
+
+
+def _write_samples(path: Path, shared: dict[str, Any], drawn: list[tuple[int, Samples]], n_pos: int) -> None:
+    columns = {
+        "feature": np.concatenate([first + samples.feature for first, samples in drawn]),
+        **{
+            name: np.concatenate([getattr(samples, name) for _, samples in drawn])
+            for name in ("sample", "position", "activation", "quantile_bin")
+        },
+    }
+    sequence, position = np.divmod(columns["position"], n_pos)
+    bins = pa.array(columns["quantile_bin"], pa.int16(), mask=columns["quantile_bin"] < 0)
+    whole = {**shared, **columns, "sequence": sequence, "position": position, "quantile_bin": bins}
+    write_part(path, "samples", whole, len(sequence))
+
+
+def _write_features(
+    path: Path, shared: dict[str, Any], key: ShardKey, figures: list[Statistics], drawn: list[Samples], n_tokens: int
+) -> None:
+    n_active, total, squares, greatest = (np.concatenate(column) for column in zip(*figures, strict=True))
+    alive = n_active > 0
+    n = np.maximum(n_active, 1)
+    mean = total / n
+    columns = {
+        "feature": np.arange(key.start, key.stop),
+        "n_active": n_active,
+        "density": n_active / max(1, n_tokens),
+        "mean_activation": pa.array(mean, mask=~alive),
+        "std_activation": pa.array(np.sqrt(np.maximum(squares / n - mean**2, 0)), mask=~alive),
+        "max_activation": pa.array(greatest, mask=~alive),
+        "quantiles": [
+            edges if is_alive else None
+            for is_alive, edges in zip(alive, np.concatenate([samples.edges for samples in drawn]), strict=True)
+        ],
+        "is_dead": ~alive,
+    }
+    write_part(path, "features", {**shared, **columns}, key.stop - key.start)
+
+
+def remove_or_pack_blocks(store: Store, passes: Sequence[CorpusPass], keep: Keep) -> None:
+    """Remove sparse activations that no stage is going to read again, or pack them where they are to be kept."""
+    for corpus_pass in passes:
+        if keep == "none":
+            remove_folder(store.activations(corpus_pass.recipe))
+        else:
+            for block in corpus_pass.blocks(store):
+                pack_block(store, corpus_pass.recipe, block)
+
+
+@shard_task("load-activations", "load activations")
+def load_activations(
+    store: Store, checkpoint_id: str, corpus_id: str, passes: Sequence[CorpusPass], keys: Sequence[ShardKey]
+) -> str:
+    """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    recipe = keys[0].recipe
+    where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
+    with open_catalog(store.catalog, write=True) as connection:
+        rows = [corpus_row(corpus_attributes(store, corpus_pass.corpus_id)) for corpus_pass in passes]
+        for row in rows if len(rows) == 1 else [*rows, _union(corpus_id, rows)]:
+            insert_row(connection, "corpora", row)
+        for table in TABLES:
+            replace_rows(connection, table, where, [store.part(table, key) for key in keys])
+        note_recipes(connection, "activations", where, [corpus_pass.recipe for corpus_pass in passes])
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
+    return recipe
+
+
+def _union(corpus_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of `corpora` for several that are read one after the other."""
+    sums = {name: sum(row[name] for row in rows) for name in ("n_sequences", "n_tokens")}
+    names = {"name": " + ".join(row["name"] for row in rows), "sha256": corpus_id}
+    return {"corpus_id": corpus_id, "n_pos": rows[0]["n_pos"], **sums, **names}
+
+
+class ShardSamples(NamedTuple):
+    """The samples of a shard, feature after feature."""
+
+    feature: Int64[np.ndarray, " n"]
+    sample: Int64[np.ndarray, " n"]
+    sequence: Int64[np.ndarray, " n"]
+    """Row of the corpus."""
+    position: Int64[np.ndarray, " n"]
+    activation: Float32[np.ndarray, " n"]
+    quantile_bin: Int64[np.ndarray, " n"]
+    """−1 for those that are not of the quantile sample."""
+
+    def where(self, chosen: Bool[np.ndarray, " n"]) -> "ShardSamples":
+        return ShardSamples(*(column[chosen] for column in self))
+
+    @property
+    def quantile(self) -> "ShardSamples":
+        """The quantile sample alone."""
+        return self.where(self.quantile_bin >= 0)
+
+    def top(self, n: int) -> "ShardSamples":
+        """The `n` greatest activations of every feature, downwards; of the same, the earlier first."""
+        place = self.sequence, self.position
+        order = np.lexsort((place[1], place[0], -self.activation, self.feature))
+        ordered = self.where(order)
+        return ordered.where(ranks(ordered.feature) < n)
+
+
+def read_samples(store: Store, key: ShardKey) -> ShardSamples:
+    """The samples of a shard; `key` carries the recipe of the activations stage."""
+    table = read_parts([store.part("samples", key)], list(ShardSamples._fields))
+    columns = [table[name].fill_null(-1).to_numpy() for name in ShardSamples._fields]
+    return ShardSamples(*(column.astype(np.float32 if column.dtype.kind == "f" else np.int64) for column in columns))

@@ -1,0 +1,1 @@
+"""Descriptions of one shard: the evidence for each feature, and its words."""

@@ -1,0 +1,191 @@
+"""Describe a shard's features by every method, and load the descriptions into the catalog."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+
+from interp.descriptions.evidence import WHOLE, FeatureEvidence, Method, evidence_for
+from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
+from interp.descriptions.llm_questions import Answer, Answers, Questions
+from interp.descriptions.settings import EvidenceSettings, RuleSettings
+from interp.weightlens.settings import WordingSettings
+from storage.answers import AnswerStore, look_up
+from storage.catalog.database import mark_loaded, open_catalog, replace_rows
+from storage.catalog.parts import read_parts, write_part
+from storage.catalog.runs import now
+from storage.store import ShardKey, Store
+from tasks.describe.evidence import SampledCorpus, known_features
+from tasks.shard_task import shard_task
+
+VERSION = 2
+"""Bump when the same evidence would be described otherwise."""
+
+SEES: dict[Method, str] = {
+    "weightlens+out+llm": "tokens",
+    "maxact": "samples",
+    "maxact*": "samples",
+    "circuitlens-input": "circuits",
+    "circuitlens-full": "circuits",
+    "wl+cl": "circuits",
+}
+"""What a method needs to know of a feature."""
+
+TABLES = ("descriptions", "failures")
+
+PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
+"""Why a question has no answer that another run may get."""
+
+
+@dataclass(frozen=True)
+class DescribeJob:
+    """How a stage describes: all that its tasks have to know."""
+
+    checkpoint_id: str
+    corpus_id: str
+    """As the tables have it, of every description of this stage: those of the weightlens stage have none."""
+    explainer: str
+    methods: tuple[Method, ...]
+    sampled_corpus: SampledCorpus | None
+    evidence: EvidenceSettings
+    rule: RuleSettings
+    wording: WordingSettings
+    max_tokens: int
+    features_per_layer: int | None
+    """None: all."""
+    seed: int
+    model: str | None
+    """Who is asked, as the answers are kept under; None for the tokens explainer."""
+
+
+@shard_task("describe", "describe {key.name}")
+def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
+    """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
+
+    Memory: see `known_features`, and the shard's descriptions or questions.
+    """
+    if is_described(store, key):
+        return Questions()
+    answers = None
+    if task.model is not None:
+        look = partial(look_up, AnswerStore(store), task.model, unanswered=unanswered)
+        answers = Answers(look)
+    explainer: Explainer = (
+        TokensExplainer(task.rule, task.wording) if answers is None else ModelExplainer(answers, task.max_tokens)
+    )
+    described, failed = [], []
+    with open_catalog(store.catalog) as connection:
+        features = _drawn(connection, task, key)
+        everything = known_features(
+            store, connection, task.checkpoint_id, task.sampled_corpus, key.layer, features, task.evidence
+        )
+        for feature, known in everything:
+            before = len(answers.problems) if answers else 0
+            rows = [(feature, method, *one) for method in task.methods for one in describe(method, known, explainer)]
+            described += rows
+            problems = answers.problems[before:] if answers else []
+            reason = _reason(task, known, {row[1] for row in rows if row[2] == WHOLE}, problems)
+            failed += [(feature, *reason)] if reason else []
+    if answers is not None and answers.missing:
+        return Questions(answers.missing, answers.later)
+    _write(store, task, key, described, failed)
+    return Questions()
+
+
+def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardKey) -> list[int]:
+    """A shard's part of the features to be described: those of the layer that most methods can describe from what is
+    there (validated tokens, samples, attributed samples), by lot among equals."""
+    if task.features_per_layer is None:
+        return list(range(key.start, key.stop))
+    query = """
+        SELECT feature, sum(n_methods) FROM (
+            SELECT DISTINCT feature, $tokens AS n_methods FROM token_candidates
+            WHERE checkpoint_id = $checkpoint AND layer = $layer AND validated
+            UNION ALL
+            SELECT feature, $samples + $circuits * bool_or(cluster IS NOT NULL)::INTEGER FROM samples
+            WHERE checkpoint_id = $checkpoint AND layer = $layer AND corpus_id = $corpus GROUP BY feature
+        ) GROUP BY feature ORDER BY feature"""
+    looks_at = [SEES[method] for method in task.methods]
+    about = {"checkpoint": task.checkpoint_id, "layer": key.layer, "corpus": task.corpus_id}
+    n = {kind: looks_at.count(kind) for kind in ("tokens", "samples", "circuits")}
+    rows = connection.execute(query, {**about, **n}).fetchall()
+    features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
+    chance = np.random.default_rng([task.seed, key.layer]).permutation(len(features))
+    drawn = features[np.lexsort((chance, -n_methods))][: task.features_per_layer]
+    return sorted(int(feature) for feature in drawn if key.start <= feature < key.stop)
+
+
+def is_described(store: Store, key: ShardKey) -> bool:
+    """Whether a shard's parts are there and no question of theirs is worth asking again."""
+    paths = [store.part(table, key) for table in TABLES]
+    if not all(path.exists() for path in paths):
+        return False
+    return not PASSING.intersection(read_parts([paths[1]], ["reason"])["reason"].to_pylist())
+
+
+def forget_unanswered(store: Store, key: ShardKey) -> None:
+    """Have a shard described anew that an earlier run left with unanswered questions."""
+    if not is_described(store, key):
+        for table in TABLES:
+            store.part(table, key).unlink(missing_ok=True)
+
+
+def _reason(
+    task: DescribeJob, known: FeatureEvidence, found: set[str], problems: Sequence[Answer]
+) -> tuple[str, str] | None:
+    """Why a feature lacks descriptions, if it does: what passes first, since it is worth another run."""
+    for problem in sorted(problems, key=lambda answer: answer.problem not in PASSING):
+        lacking = ", ".join(method for method in task.methods if method not in found) or "a cluster"
+        return problem.problem or "malformed", f"{lacking}: {problem.detail}"[:500]
+    offered = [method for method in task.methods if _offers(method, known)]
+    if offered:
+        return None
+    return "no_evidence", "no validated or promoted token, and not active on the corpus"
+
+
+def _offers(method: Method, known: FeatureEvidence) -> bool:
+    whole, clusters = evidence_for(method, known)
+    return whole.tells_something or bool(clusters)
+
+
+def _write(store: Store, task: DescribeJob, key: ShardKey, described: list[tuple], failed: list[tuple]) -> None:
+    shared = {"checkpoint_id": task.checkpoint_id, "layer": key.layer}
+    names = ("feature", "method", "cluster", "text", "tokens")
+    columns = dict(zip(names, zip(*described, strict=True), strict=False))
+    fixed = {"explainer": task.explainer, "corpus_id": task.corpus_id, "created_at": [now()] * len(described)}
+    write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
+    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
+    failures = {"stage": "describe", "layer": key.layer, **columns}
+    write_part(store.part("failures", key), "failures", failures, len(failed))
+
+
+class Loaded(NamedTuple):
+    """What loading left."""
+
+    is_whole: bool
+    """No question is left for another run."""
+
+
+@shard_task("load-descriptions", "load descriptions")
+def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequence[ShardKey]) -> Loaded:
+    """Load all parts in one transaction, in the place of this explainer's earlier descriptions."""
+    descriptions, failures = ([store.part(table, key) for key in keys] for table in TABLES)
+    reasons = set(read_parts(failures, ["reason"])["reason"].to_pylist())
+    is_whole = not reasons & PASSING
+    where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.corpus_id, "explainer": task.explainer}
+    with open_catalog(store.catalog, write=True) as connection:
+        replace_rows(connection, "descriptions", where, descriptions)
+        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
+        connection.execute(f"DELETE FROM failures WHERE stage = 'describe' AND {of_checkpoint}", [task.checkpoint_id])
+        replace_rows(connection, "failures", {"run_id": run_id, "stage": "describe"}, failures, run_id)
+        subject = f"{task.checkpoint_id} {task.corpus_id}"
+        mark_loaded(connection, subject, loaded_name(task.explainer), keys[0].recipe if is_whole else "")
+    return Loaded(is_whole)
+
+
+def loaded_name(explainer: str) -> str:
+    """The catalog holds what each explainer said, side by side."""
+    return f"describe {explainer}"

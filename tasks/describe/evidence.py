@@ -1,0 +1,198 @@
+"""What the catalog knows of features, as evidence for descriptions."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+
+from interp.descriptions.evidence import ActivationExample, Cluster, FeatureEvidence, described
+from interp.descriptions.settings import EvidenceSettings
+from storage.checkpoints import open_checkpoint
+from storage.corpora.corpus import corpus_attributes, read_rows_at
+from storage.store import Store
+from tasks.ingest import tokens_part
+from tasks.weightlens.propagate import read_vocabulary
+
+FEATURES_AT_ONCE = 128
+"""Features whose samples are held in memory together."""
+
+
+_AMONG = "feature BETWEEN ? AND ? AND feature IN (SELECT unnest(?))"
+
+
+class SampledCorpus(NamedTuple):
+    """What was read when the samples were drawn: the corpora, one after the other."""
+
+    corpus_id: str
+    """As the tables have it."""
+    corpora: tuple[str, ...]
+
+
+class _Sample(NamedTuple):
+    feature: int
+    sample: int
+    sequence: int
+    position: int
+    activation: float
+    quantile_bin: int | None
+    cluster: int | None
+
+
+def known_features(
+    store: Store,
+    connection: duckdb.DuckDBPyConnection,
+    checkpoint_id: str,
+    sampled_corpus: SampledCorpus | None,
+    layer: int,
+    features: Sequence[int],
+    settings: EvidenceSettings,
+) -> Iterator[tuple[int, FeatureEvidence]]:
+    """What is known of each of some features. `reading` None: no samples are looked at.
+
+    Memory: the samples of `FEATURES_AT_ONCE` features and the rows of the corpus that they are from.
+    """
+    for start in range(0, len(features), FEATURES_AT_ONCE):
+        block = list(features[start : start + FEATURES_AT_ONCE])
+        key = [checkpoint_id, layer, min(block), max(block), block]
+        reads = _tokens(connection, "side = 'input' AND validated", "activation DESC, token_id", key, settings)
+        promotes = _tokens(connection, "side = 'output' AND sign = 1", "rank", key, settings)
+        moments = None if sampled_corpus is None else _Moments(store, connection, sampled_corpus, key, settings)
+        for feature in block:
+            weights = FeatureEvidence(tuple(reads[feature]), tuple(promotes[feature]))
+            yield feature, weights if moments is None else moments.add_to(weights, feature)
+
+
+def _tokens(
+    connection: duckdb.DuckDBPyConnection, which: str, order: str, key: list[Any], settings: EvidenceSettings
+) -> dict[int, list[str]]:
+    query = f"""
+        SELECT feature, t.text FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
+        WHERE checkpoint_id = ? AND layer = ? AND {_AMONG} AND {which}
+        QUALIFY row_number() OVER (PARTITION BY feature ORDER BY {order}) <= ?
+        ORDER BY feature, {order}"""
+    found = defaultdict(list)
+    for feature, text in connection.execute(query, [*key, settings.n_tokens]).fetchall():
+        found[feature].append(text)
+    return found
+
+
+class _Moments:
+    """The samples of some features, with the text around them and their causes."""
+
+    def __init__(
+        self,
+        store: Store,
+        connection: duckdb.DuckDBPyConnection,
+        sampled_corpus: SampledCorpus,
+        key: list[Any],
+        settings: EvidenceSettings,
+    ) -> None:
+        self._settings = settings
+        key = [key[0], sampled_corpus.corpus_id, *key[1:]]
+        here = f"checkpoint_id = ? AND corpus_id = ? AND layer = ? AND {_AMONG}"
+        query = f"""SELECT feature, sample, sequence, position, activation, quantile_bin, cluster FROM samples
+                    WHERE {here} ORDER BY feature, activation DESC, sequence, position"""
+        self._samples: dict[int, list[_Sample]] = defaultdict(list)
+        for row in connection.execute(query, key).fetchall():
+            self._samples[row[0]].append(_Sample(*row))
+        self._causes = _causes(connection, here, key, settings)
+        self._effects = _effects(connection, here, key, settings)
+        self._shares = _shares(connection, here, key)
+        self._bos = open_checkpoint(store, key[0]).bos
+        self._vocabulary = read_vocabulary(tokens_part(store, key[0]))
+        self._rows = _rows(store, sampled_corpus, {one.sequence for many in self._samples.values() for one in many})
+
+    def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
+        """What is known of a feature, with its samples."""
+        samples, n = self._samples[feature], self._settings.n_moments
+        quantile = [one for one in samples if one.quantile_bin is not None]
+        places = sorted({round(at) for at in np.linspace(0, len(quantile) - 1, n)}) if quantile else []
+        return FeatureEvidence(
+            known.reads,
+            known.promotes,
+            top=tuple(self._moment(one, None) for one in samples[:n]),
+            spread=tuple(self._moment(quantile[at], None) for at in places),
+            clusters=tuple(self._clusters(feature, quantile)),
+            effects=tuple(self._effects[feature]),
+        )
+
+    def _clusters(self, feature: int, quantile: Sequence[_Sample]) -> Iterator[Cluster]:
+        """The clusters that are described, the largest first, each with its strongest samples."""
+        members: dict[int, list[_Sample]] = defaultdict(list)
+        for one in quantile:
+            if one.cluster is not None:
+                members[one.cluster].append(one)
+        for number in described({number: len(many) for number, many in members.items()}, self._settings.n_clusters):
+            chosen = members[number][: self._settings.n_moments]
+            moments = tuple(self._moment(one, self._causes.get((feature, one.sample), [])) for one in chosen)
+            share = self._shares.get((feature, number), len(members[number]) / len(quantile))
+            yield Cluster(number, share, moments)
+
+    def _moment(self, one: _Sample, causes: list[int] | None) -> ActivationExample:
+        """A sample with the text around it, of its own document as far as BOS tells."""
+        row = self._rows[one.sequence]
+        first = max(0, one.position - self._settings.before)
+        last = min(len(row), one.position + self._settings.after + 1)
+        outside = np.flatnonzero((row[first:last] < 0) | (row[first:last] == (-1 if self._bos is None else self._bos)))
+        before, after = outside[outside < one.position - first], outside[outside > one.position - first]
+        last = first + int(after[0]) if len(after) else last
+        first = first + int(before[-1]) + 1 if len(before) else first
+        tokens = tuple(self._vocabulary[token].text for token in row[first:last].tolist())
+        shown = None if causes is None else tuple(at - first for at in causes if first <= at < one.position)
+        return ActivationExample(tokens, one.position - first, one.activation, shown, one.sequence)
+
+
+def _rows(store: Store, sampled_corpus: SampledCorpus, sequences: set[int]) -> dict[int, np.ndarray]:
+    """Rows of the corpora by number, counted through all of them."""
+    found: dict[int, np.ndarray] = {}
+    first = 0
+    for corpus_id in sampled_corpus.corpora:
+        n_sequences = corpus_attributes(store, corpus_id)["n_sequences"]
+        own = np.array(sorted(one for one in sequences if first <= one < first + n_sequences), np.int64)
+        if len(own):
+            found.update(zip(own.tolist(), read_rows_at(store, corpus_id, own - first), strict=True))
+        first += n_sequences
+    return found
+
+
+def _causes(
+    connection: duckdb.DuckDBPyConnection, here: str, key: list[Any], settings: EvidenceSettings
+) -> dict[tuple[int, int], list[int]]:
+    """By (feature, sample), the positions that count by heads and embeddings (`interp.circuitlens.patterns`), the
+    strongest first."""
+    query = f"""
+        WITH places AS (
+            SELECT feature, sample, source_position, sum(score) AS score FROM contributions
+            WHERE {here} AND kind IN ('head', 'token') AND source_position IS NOT NULL
+            GROUP BY ALL HAVING sum(score) > 0
+        )
+        SELECT feature, sample, source_position FROM places
+        QUALIFY score >= ? * sum(score) OVER (PARTITION BY feature, sample)
+            AND row_number() OVER (PARTITION BY feature, sample ORDER BY score DESC, source_position DESC) <= ?
+        ORDER BY feature, sample, score DESC, source_position DESC"""
+    found = defaultdict(list)
+    parameters = [*key, settings.min_cause_share, settings.n_causes]
+    for feature, sample, position in connection.execute(query, parameters).fetchall():
+        found[feature, sample].append(position)
+    return found
+
+
+def _effects(
+    connection: duckdb.DuckDBPyConnection, here: str, key: list[Any], settings: EvidenceSettings
+) -> dict[int, list[str]]:
+    query = f"""
+        SELECT feature, t.text FROM logit_effects e JOIN tokens t USING (checkpoint_id, token_id)
+        WHERE {here} AND sample = -1 AND position = 0 AND effect > 0
+        QUALIFY row_number() OVER (PARTITION BY feature ORDER BY effect DESC, token_id) <= ?
+        ORDER BY feature, effect DESC, token_id"""
+    found = defaultdict(list)
+    for feature, text in connection.execute(query, [*key, settings.n_tokens]).fetchall():
+        found[feature].append(text)
+    return found
+
+
+def _shares(connection: duckdb.DuckDBPyConnection, here: str, key: list[Any]) -> dict[tuple[int, int], float]:
+    rows = connection.execute(f"SELECT feature, cluster, share FROM clusters WHERE {here}", key).fetchall()
+    return {(feature, cluster): share for feature, cluster, share in rows}

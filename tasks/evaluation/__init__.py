@@ -1,0 +1,1 @@
+"""Evaluation of one layer: held-out texts, judging, scores, stability, drift."""

@@ -1,0 +1,259 @@
+"""What a layer's descriptions are judged on: held-out texts, what features do on them, and what the model writes when a
+feature is held."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from interp.capture import capture
+from interp.descriptions.evidence import WHOLE
+from interp.descriptions.settings import EvidenceSettings, RuleSettings
+from interp.fade.judge import Text
+from interp.fade.judging import Material, material
+from interp.fade.settings import EvaluateSettings
+from interp.fade.steering import SteeredFeature, continuations
+from interp.fade.texts import Active, chosen_activations, pieces, rows_of
+from interp.weightlens.settings import WordingSettings
+from storage.catalog.database import open_catalog
+from storage.checkpoints import open_checkpoint
+from storage.corpora.corpus import corpus_attributes, held_out_rows, read_chosen_rows
+from storage.store import ShardKey, Store, whole_file
+from tasks.describe.evidence import SampledCorpus
+from tasks.ingest import tokens_part
+from tasks.models import loaded_model
+from tasks.shard_task import shard_task
+from tasks.weightlens.propagate import read_vocabulary
+
+VERSION = 1
+"""Bump when the same features would be judged on other texts or continuations."""
+
+TOKENS_AT_ONCE = 16_384
+"""Tokens of texts that the model reads together."""
+
+ROWS_STEERED = 700
+"""Continuations that are written together."""
+
+FEATURES_STEERED = 5
+"""Features a steering task."""
+
+
+@dataclass(frozen=True)
+class JudgeJob:
+    """How a stage judges: all that its tasks have to know."""
+
+    checkpoint_id: str
+    model_path: Path
+    sampled_corpus: SampledCorpus
+    held_out: float
+    material_recipe: str
+    """Names what is judged on, whoever judges."""
+    judged_recipe: str
+    """Names what a judge said of it."""
+    explainer: str
+    methods: tuple[str, ...]
+    controls: tuple[str, ...]
+    judge: str
+    model: str | None
+    """Who is asked, as the answers are kept under; None for the judge by rule."""
+    how: EvaluateSettings
+    evidence: EvidenceSettings
+    rule: RuleSettings
+    wording: WordingSettings
+
+    def folder(self, store: Store) -> Path:
+        return store.root / "evaluation" / self.material_recipe
+
+    def natural_path(self, store: Store, layer: int) -> Path:
+        return self.folder(store) / "natural" / f"{layer:02d}.npz"
+
+    def steered_path(self, store: Store, key: ShardKey) -> Path:
+        return self.folder(store) / "steered" / f"{key.layer:02d}-{key.start}-{key.stop}.npz"
+
+    def judged_path(self, store: Store, layer: int) -> Path:
+        return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}.parquet"
+
+    def steered_keys(self, layer: int) -> list[ShardKey]:
+        """Steering is shared out by the place of features in the layer's draw."""
+        n, step = min(self.how.faithfulness.features_per_layer, self.how.features_per_layer), FEATURES_STEERED
+        return [ShardKey(self.material_recipe, layer, at, min(at + step, n)) for at in range(0, n, step)]
+
+
+@shard_task("read-held-out", "read held-out L{layer:02d}")
+def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
+    """Draw a layer's features and run held-out texts through the model.
+
+    Memory: the model, the layer's transcoder, the streams of `TOKENS_AT_ONCE` tokens, and the active entries of the
+    drawn features on all texts.
+    """
+    path = task.natural_path(store, layer)
+    if path.exists():
+        return layer
+    features = _drawn(store, task, layer)
+    texts = _held_out_texts(store, task)
+    active = read_activations(store, task, layer, features, texts)
+    arrays = {"features": features, "texts": rows_of(texts, [], task.how.text_tokens), **active._asdict()}
+    _save(path, arrays)
+    return layer
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
+    """Features that are judged, in the order of the draw: those that most methods describe come first."""
+    query = f"""
+        SELECT feature, count(DISTINCT method) FROM descriptions
+        WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND method IN (SELECT unnest(?))
+          AND {worded_by("?")} GROUP BY feature ORDER BY feature"""
+    with open_catalog(store.catalog) as connection:
+        rows = connection.execute(
+            query, [task.checkpoint_id, layer, list(task.methods), task.explainer, task.sampled_corpus.corpus_id]
+        ).fetchall()
+    features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
+    chance = np.random.default_rng([task.how.seed, layer]).permutation(len(features))
+    return features[np.lexsort((chance, -n_methods))][: task.how.features_per_layer]
+
+
+def worded_by(explainer: str) -> str:
+    """The explainer's own descriptions of this corpus, and the weightlens stage's."""
+    return f"((explainer = {explainer} AND corpus_id = ?) OR corpus_id IS NULL)"
+
+
+def _held_out_texts(store: Store, task: JudgeJob) -> list[list[int]]:
+    """Texts from rows that no statistic or sample was taken from, an even share of each corpus."""
+    found: list[list[int]] = []
+    bos = open_checkpoint(store, task.checkpoint_id).bos
+    share = -(-task.how.n_texts // len(task.sampled_corpus.corpora))
+    for at, corpus_id in enumerate(task.sampled_corpus.corpora):
+        attributes = corpus_attributes(store, corpus_id)
+        held_out = held_out_rows(attributes["n_sequences"], task.held_out)
+        if not len(held_out):
+            raise ValueError("corpus.held_out keeps no rows apart; descriptions are judged on held-out text only")
+        random = np.random.default_rng([task.how.seed, at])
+        n_rows = min(len(held_out), 2 * (-(-share * task.how.text_tokens // attributes["n_pos"])) + 1)
+        rows = held_out.start + np.sort(random.choice(len(held_out), n_rows, replace=False))
+        read = read_chosen_rows(store, corpus_id, rows)
+        texts = list(pieces(read.tokens, read.documents, bos, task.how.text_tokens))
+        kept = np.sort(random.permutation(len(texts))[:share])
+        found += [texts[place] for place in kept]
+    return found
+
+
+def read_activations(
+    store: Store, task: JudgeJob, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+) -> Active:
+    """Where the features are active on texts, each read on its own behind BOS."""
+    checkpoint = open_checkpoint(store, task.checkpoint_id)
+    folder, model = loaded_model(task.model_path)
+    coder, chosen = checkpoint.transcoder(layer), torch.from_numpy(features)
+    before = [] if checkpoint.bos is None else [checkpoint.bos]
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    at_once = max(1, TOKENS_AT_ONCE // (len(before) + max(map(len, texts), default=1)))
+    found: list[tuple[np.ndarray, ...]] = []
+    for start in range(0, len(order), at_once):
+        block = order[start : start + at_once]
+        width = max(1, *(len(texts[text]) for text in block))
+        rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, width))
+        x = capture(model, folder.family, rows.clamp(min=0), [layer], checkpoint.hooks)[layer].x[:, len(before) :]
+        a = chosen_activations(coder, chosen, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        a[rows[:, len(before) :] < 0] = 0
+        text, place, feature = (index.numpy() for index in torch.nonzero(a, as_tuple=True))
+        found.append((feature, block[text], place, a[text, place, feature].numpy()))
+    if not found:
+        return Active(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
+    feature, text, place, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((place, text, feature))
+    feature, text, place = (column[order].astype(np.int32) for column in (feature, text, place))
+    return Active(feature, text, place, value[order])
+
+
+@shard_task("steer", "steer {key.name}")
+def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
+    """Have the model write prompts on with features held at multiples of their greatest natural activation.
+
+    Memory: the model, the layer's transcoder, and keys and values of `ROWS_STEERED` continuations.
+    """
+    path = task.steered_path(store, key)
+    if path.exists():
+        return key
+    how, checkpoint = task.how.faithfulness, open_checkpoint(store, task.checkpoint_id)
+    features, texts, active = natural(store, task, key.layer)
+    places = [at for at in range(key.start, min(key.stop, len(features))) if len(active.of(at).value)]
+    prompts = _prompts(texts, task, [] if checkpoint.bos is None else [checkpoint.bos])
+    written = np.zeros((len(places), len(how.factors), len(prompts), how.new_tokens), np.int32)
+    if places and len(prompts):
+        folder, model = loaded_model(task.model_path)
+        coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer)
+        peaks = [float(active.of(at).value.max()) for at in places]
+        grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
+        for start in range(0, len(grid), ROWS_STEERED):
+            a, b, c = (np.array(column) for column in zip(*grid[start : start + ROWS_STEERED], strict=True))
+            value = np.array(how.factors)[b] * np.array(peaks)[a]
+            held = SteeredFeature(torch.from_numpy(features[np.array(places)[a]]), torch.from_numpy(value).float())
+            rows = torch.from_numpy(prompts[c])
+            tokens = continuations(model, folder.family, checkpoint.hooks, key.layer, coder, held, rows, how.new_tokens)
+            written[a, b, c] = tokens.numpy()
+    _save(path, {"places": np.array(places, np.int64), "written": written})
+    return key
+
+
+def natural(store: Store, task: JudgeJob, layer: int) -> tuple[np.ndarray, list[list[int]], Active]:
+    """A layer's drawn features, the texts, and where the features are active on them."""
+    with np.load(task.natural_path(store, layer)) as file:
+        texts = [row[row >= 0].tolist() for row in file["texts"]]
+        return file["features"], texts, Active(*(file[name] for name in Active._fields))
+
+
+def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.ndarray:
+    """Beginnings of natural texts, all of one length."""
+    how = task.how.faithfulness
+    long_enough = [text[: how.prompt_tokens] for text in texts if len(text) >= how.prompt_tokens]
+    random = np.random.default_rng([task.how.seed, 1])
+    chosen = random.permutation(len(long_enough))[: how.n_prompts]
+    return rows_of([long_enough[at] for at in chosen], before, how.prompt_tokens)
+
+
+class LayerMaterial(NamedTuple):
+    """What a layer's descriptions are judged on."""
+
+    features: np.ndarray
+    """In the order of the draw."""
+    texts: list[Text]
+    materials: list[Material]
+    """By feature."""
+
+
+def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMaterial:
+    """What was read and written of a layer, and every feature's draw of it: the same at every call."""
+    features, token_texts, active = natural(store, task, layer)
+    vocabulary = [token.text for token in read_vocabulary(tokens_part(store, task.checkpoint_id))]
+
+    def as_text(tokens: Sequence[int]) -> Text:
+        return Text(tuple(vocabulary[token] if token < len(vocabulary) else "" for token in tokens))
+
+    texts = [as_text(tokens) for tokens in token_texts]
+    steered = _steered(store, task, layer, as_text)
+    materials = [
+        material(active.of(at), texts, steered.get(at, {}), task.how, task.how.seed + int(feature))
+        for at, feature in enumerate(features)
+    ]
+    return LayerMaterial(features, texts, materials)
+
+
+def _steered(
+    store: Store, task: JudgeJob, layer: int, as_text: Callable[[Sequence[int]], Text]
+) -> dict[int, dict[float, list[Text]]]:
+    """Continuations by the feature's place in the draw, then by factor."""
+    found: dict[int, dict[float, list[Text]]] = {}
+    for key in task.steered_keys(layer):
+        with np.load(task.steered_path(store, key)) as file:
+            for place, by_factor in zip(file["places"].tolist(), file["written"].tolist(), strict=True):
+                factors = zip(task.how.faithfulness.factors, by_factor, strict=True)
+                found[place] = {factor: [as_text(tokens) for tokens in many] for factor, many in factors}
+    return found

@@ -1,0 +1,186 @@
+"""Have a layer's descriptions and wrong ones judged, and keep all that was said."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interp.descriptions.evidence import WHOLE
+from interp.descriptions.llm_questions import Answer, Answers, Questions
+from interp.fade.judge import Judge
+from interp.fade.judging import Judged, Material, judge_description
+from interp.fade.model_judge import ModelJudge
+from interp.fade.rule import RuleJudge
+from storage.answers import AnswerStore, look_up
+from storage.catalog.database import open_catalog
+from storage.catalog.parts import read_parts, write_part
+from storage.checkpoints import open_checkpoint
+from storage.store import ShardKey, Store, whole_file
+from tasks.describe.describe import PASSING
+from tasks.evaluation.held_out import JudgeJob, load_layer_material, read_activations, worded_by
+from tasks.models import loaded_model
+from tasks.shard_task import shard_task
+
+VERSION = 2
+"""Bump when a judge would say otherwise of the same descriptions."""
+
+CONSTANT = "the token ‘the’"
+"""The description that the control `constant` gives to every feature."""
+
+CONTROL = "control:shuffled:"
+"""Before a method: the same descriptions, given to other features."""
+
+
+@shard_task("judge", "judge L{key.layer:02d}")
+def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
+    """Judge a layer's descriptions; returns the questions that have to be answered first, and then writes nothing.
+
+    Memory: the layer's natural texts, the model, and the activations of all drawn features on the texts written for one
+    method.
+    """
+    if is_judged(store, task, key):
+        return Questions()
+    answers = None
+    if task.model is not None:
+        answers = Answers(partial(look_up, AnswerStore(store), task.model, unanswered=unanswered))
+    judge: Judge = RuleJudge() if answers is None else ModelJudge(answers, task.how.texts_per_question)
+    features, texts, materials = load_layer_material(store, task, key.layer)
+    kept: list[dict[str, Any]] = []
+    for claims in _claims(task, _descriptions(store, task, key.layer, features), len(features)):
+        said = {text for by_place in claims.values() for text in by_place.values()}
+        written = {text: judge.synthesise(text, task.how.n_synthetic) for text in sorted(said)}
+        peaks = _Peaks(store, task, key.layer, features, written.values())
+        for method, by_place in claims.items():
+            for at, text in by_place.items():
+                judged = judge_description(judge, text, materials[at], texts)
+                synthetic = peaks.of(at, written[text])
+                kept.append(_kept(int(features[at]), method, text, materials[at], judged, written[text], synthetic))
+    if answers is not None and answers.missing:
+        return Questions(answers.missing)
+    _write_kept(task.judged_path(store, key.layer), kept)
+    problems = [] if answers is None else answers.problems
+    passing = sorted({problem.problem or "" for problem in problems} & PASSING)
+    failed = [(-1, reason, "questions of this layer without an answer") for reason in passing[:1]]
+    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
+    failures = {"stage": "evaluate", "layer": key.layer, **columns}
+    write_part(store.part("failures", key), "failures", failures, len(failed))
+    return Questions()
+
+
+def is_judged(store: Store, task: JudgeJob, key: ShardKey) -> bool:
+    """Whether all was said of a layer and no question of it is worth asking again."""
+    failures = store.part("failures", key)
+    if not failures.exists() or not task.judged_path(store, key.layer).exists():
+        return False
+    return not PASSING.intersection(read_parts([failures], ["reason"])["reason"].to_pylist())
+
+
+def forget_unjudged(store: Store, task: JudgeJob, key: ShardKey, scores: ShardKey) -> None:
+    """Have a layer judged anew that an earlier run left with unanswered questions, and its figures worked out anew."""
+    if not is_judged(store, task, key):
+        for path in (task.judged_path(store, key.layer), store.part("failures", key), store.part("scores", scores)):
+            path.unlink(missing_ok=True)
+
+
+def _descriptions(store: Store, task: JudgeJob, layer: int, features: np.ndarray) -> dict[str, dict[int, str]]:
+    """By method, the descriptions of the drawn features by their places in the draw."""
+    query = f"""
+        SELECT method, feature, text FROM descriptions
+        WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND {worded_by("?")}
+          AND feature IN (SELECT unnest(?)) ORDER BY method, feature"""
+    place = {int(feature): at for at, feature in enumerate(features)}
+    found: dict[str, dict[int, str]] = {}
+    with open_catalog(store.catalog) as connection:
+        parameters = [task.checkpoint_id, layer, task.explainer, task.sampled_corpus.corpus_id, features.tolist()]
+        for method, feature, text in connection.execute(query, parameters).fetchall():
+            found.setdefault(method, {})[place[feature]] = text
+    return {method: dict(sorted(by_place.items())) for method, by_place in found.items()}
+
+
+def _claims(
+    task: JudgeJob, described: dict[str, dict[int, str]], n_features: int
+) -> Iterator[dict[str, dict[int, str]]]:
+    """What is claimed of features by their places: a method's descriptions together with the same shuffled, one method
+    after the other; then what the control `constant` says."""
+    for method in task.methods:
+        by_place = described.get(method, {})
+        claims = {method: by_place}
+        if "shuffled" in task.controls:
+            given = partners(by_place, task.how.seed)
+            claims[CONTROL + method] = {at: by_place[other] for at, other in given.items()}
+        yield claims
+    if "constant" in task.controls:
+        yield {"control:constant": dict.fromkeys(range(n_features), CONSTANT)}
+
+
+def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
+    """For each feature the one whose description the control `shuffled` gives it: the next in a random circle of which
+    something else is said."""
+    order = np.random.default_rng([seed, 2]).permutation(list(by_place)).tolist()
+    given = {}
+    for turn, at in enumerate(order):
+        other = next((one for one in order[turn + 1 :] + order[:turn] if by_place[one] != by_place[at]), None)
+        given |= {at: other} if other is not None else {}
+    return dict(sorted(given.items()))
+
+
+class _Peaks:
+    """The activations of all drawn features on the texts that were written for one method."""
+
+    def __init__(
+        self, store: Store, task: JudgeJob, layer: int, features: np.ndarray, written: Iterable[list[str]]
+    ) -> None:
+        self._row = {text: at for at, text in enumerate(dict.fromkeys(text for many in written for text in many))}
+        tokenizer = loaded_model(task.model_path)[0].tokenizer
+        longest = 2 * task.how.text_tokens
+        encoded = tokenizer(list(self._row), add_special_tokens=False)["input_ids"] if self._row else []
+        n_tokens = open_checkpoint(store, task.checkpoint_id).n_tokens
+        tokens = [[token for token in text[:longest] if token < n_tokens] for text in encoded]
+        self._active = read_activations(store, task, layer, features, tokens)
+
+    def of(self, feature: int, texts: list[str]) -> np.ndarray:
+        return self._active.of(feature).peaks(len(self._row))[[self._row[text] for text in texts]]
+
+
+def _kept(
+    feature: int, method: str, text: str, source: Material, judged: Judged, written: list[str], peaks: np.ndarray
+) -> dict[str, Any]:
+    """All that the figures follow from, so that they can be worked out anew without asking anyone."""
+    factors = list(judged.continuations)
+    return {
+        "feature": feature,
+        "method": method,
+        "description": text,
+        "synthetic": written,
+        "synthetic_activation": peaks,
+        "rated": source.rated,
+        "rated_activation": source.peaks[source.rated],
+        "rating": judged.ratings,
+        "marked_right": source.marked_right,
+        "mark": judged.marks,
+        "simulated": source.simulated,
+        "expected": [(100 * activity).astype(np.int8) for activity in judged.expected or ()],
+        "factor": factors,
+        "continuation_rating": [judged.continuations[factor] for factor in factors],
+    }
+
+
+KEPT = pa.schema(
+    [
+        ("feature", pa.int32()), ("method", pa.string()), ("description", pa.string()),
+        ("synthetic", pa.list_(pa.string())), ("synthetic_activation", pa.list_(pa.float32())),
+        ("rated", pa.list_(pa.int64())), ("rated_activation", pa.list_(pa.float32())), ("rating", pa.list_(pa.int8())),
+        ("marked_right", pa.list_(pa.bool_())), ("mark", pa.list_(pa.int8())),
+        ("simulated", pa.list_(pa.int64())), ("expected", pa.list_(pa.list_(pa.int8()))),
+        ("factor", pa.list_(pa.float64())), ("continuation_rating", pa.list_(pa.list_(pa.int8()))),
+    ]
+)  # fmt: skip
+
+
+def _write_kept(path: Path, kept: list[dict[str, Any]]) -> None:
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(kept, schema=KEPT), partial, compression="zstd")

@@ -1,0 +1,156 @@
+"""From what a judge said to figures: worked out from what is kept, so nobody is asked again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from interp.descriptions.evidence import WHOLE, Method, half
+from interp.descriptions.explaining import TokensExplainer, describe
+from interp.descriptions.wording import meaning_of
+from interp.fade.judging import Judged, figures
+from interp.fade.metrics import Score, share_in_common
+from storage.catalog.database import mark_loaded, open_catalog, replace_rows
+from storage.catalog.parts import read_parts, write_part
+from storage.store import ShardKey, Store
+from tasks.describe.describe import PASSING
+from tasks.describe.evidence import known_features
+from tasks.evaluation.held_out import JudgeJob, load_layer_material
+from tasks.evaluation.judge import CONTROL, partners
+from tasks.shard_task import shard_task
+
+VERSION = 1
+"""Bump when other figures would follow from the same answers."""
+
+ROWS_AT_ONCE = 256
+"""Judged descriptions that are held in memory together."""
+
+Row = tuple[int, str, str, Score]
+"""Feature, method, metric, figure."""
+
+
+@shard_task("score", "score L{key.layer:02d}")
+def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
+    """Work out every figure of a layer's judged descriptions.
+
+    Memory: the layer's natural texts, `ROWS_AT_ONCE` judged descriptions, and what `known_features` holds.
+    """
+    path = store.part("scores", key)
+    if path.exists():
+        return key
+    features, _, materials = load_layer_material(store, task, key.layer)
+    place = {int(feature): at for at, feature in enumerate(features)}
+    described: dict[str, dict[int, str]] = {}
+    rows: list[Row] = []
+    for one in _judged(store, task, key.layer):
+        feature, method = one["feature"], one["method"]
+        described.setdefault(method, {})[place[feature]] = one["description"]
+        synthetic = np.array(one["synthetic_activation"], np.float32)
+        found = figures(_said(one), materials[place[feature]], synthetic, task.how)
+        rows += [(feature, method, metric, score) for metric, score in found.items()]
+    rows += _stability(store, task, key.layer, features, described)
+    _write(store, task, key, rows)
+    return key
+
+
+def _judged(store: Store, task: JudgeJob, layer: int) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(task.judged_path(store, layer)) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+
+def _said(one: dict[str, Any]) -> Judged:
+    """What a judge said of one description, as it was kept."""
+    expected = [np.array(activity, np.float32) / 100 for activity in one["expected"]]
+    ratings = (np.array(many, np.int8) for many in one["continuation_rating"])
+    return Judged(
+        ratings=np.array(one["rating"], np.int8),
+        marks=np.array(one["mark"], np.int8),
+        expected=expected or None,
+        continuations=dict(zip(one["factor"], ratings, strict=True)),
+    )
+
+
+def _stability(
+    store: Store, task: JudgeJob, layer: int, features: np.ndarray, described: dict[str, dict[int, str]]
+) -> Iterator[Row]:
+    """How far descriptions by rule agree that were made from every other row of the corpus and from the rest.
+
+    Defined for methods that look at samples. The control compares with another feature's other half.
+    """
+    methods = [method for method in get_args(Method) if method in described and method != "weightlens+out+llm"]
+    if task.explainer != "tokens" or not methods or not len(features):
+        return
+    words = _words_of_halves(store, task, layer, features.tolist(), methods)
+    for method in methods:
+        pairs = {method: {at: at for at in described[method]}}
+        if "shuffled" in task.controls:
+            pairs[CONTROL + method] = partners(described[method], task.how.seed)
+        for name, other_half in pairs.items():
+            for at, other in other_half.items():
+                first, second = words[method, int(features[at])][0], words[method, int(features[other])][1]
+                yield int(features[at]), name, "stability", share_in_common(first, second)
+
+
+def _words_of_halves(
+    store: Store, task: JudgeJob, layer: int, features: list[int], methods: Sequence[Method]
+) -> dict[tuple[Method, int], list[frozenset[str]]]:
+    """By method and feature, the firing tokens that a description from each half of the rows names."""
+    explainer = TokensExplainer(task.rule, task.wording)
+    evidence = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
+    with open_catalog(store.catalog) as connection:
+        everything = known_features(
+            store, connection, task.checkpoint_id, task.sampled_corpus, layer, features, evidence
+        )
+        return {
+            (method, feature): [
+                frozenset(
+                    word.casefold()
+                    for one in describe(method, half(known, parity), explainer)
+                    for mechanism in meaning_of(one.text).mechanisms
+                    for word in mechanism.words
+                    if one.cluster == WHOLE
+                )
+                for parity in (0, 1)
+            ]
+            for feature, known in everything
+            for method in methods
+        }
+
+
+def _write(store: Store, task: JudgeJob, key: ShardKey, rows: Sequence[Row]) -> None:
+    names = ("feature", "method", "metric", "score")
+    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=False))
+    scores: Sequence[Score] = columns.pop("score", ())
+    columns |= {name: [getattr(score, name) for score in scores] for name in Score._fields}
+    shared = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.sampled_corpus.corpus_id, "layer": key.layer}
+    who = {"explainer": task.explainer, "judge": task.judge}
+    write_part(store.part("scores", key), "scores", {**shared, **who, **columns}, len(rows))
+
+
+@shard_task("load-scores", "load scores")
+def load_scores(
+    store: Store, task: JudgeJob, run_id: str, scored: Sequence[ShardKey], judged: Sequence[ShardKey]
+) -> bool:
+    """Load all parts in one transaction, in the place of this judge's earlier scores of these descriptions; returns
+    whether no question is left for another run."""
+    scores = [store.part("scores", key) for key in scored]
+    failures = [store.part("failures", key) for key in judged]
+    is_whole = not set(read_parts(failures, ["reason"])["reason"].to_pylist()) & PASSING
+    where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.sampled_corpus.corpus_id}
+    with open_catalog(store.catalog, write=True) as connection:
+        replace_rows(connection, "scores", {**where, "explainer": task.explainer, "judge": task.judge}, scores)
+        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
+        connection.execute(f"DELETE FROM failures WHERE stage = 'evaluate' AND {of_checkpoint}", [task.checkpoint_id])
+        replace_rows(connection, "failures", {"run_id": run_id, "stage": "evaluate"}, failures, run_id)
+        recipe = scored[0].recipe if is_whole else ""
+        subject = f"{task.checkpoint_id} {task.sampled_corpus.corpus_id}"
+        mark_loaded(connection, subject, loaded_name(task.explainer, task.judge), recipe)
+    return is_whole
+
+
+def loaded_name(explainer: str, judge: str) -> str:
+    """The catalog holds what each judge said of each explainer's descriptions, side by side."""
+    return f"evaluate {explainer} {judge}"

@@ -1,0 +1,174 @@
+"""How far the edges depend on the text: one layer's figures, and the report of all layers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.coactivation.settings import CoactivationSettings
+from interp.coactivation.stability import beginnings, chosen, ranking, stability
+from interp.coactivation.sums import N_SUMS, Strongest, add_coactive, by_token, strength
+from interp.kernels.activations import uniform
+from interp.sparse import FeatureTokens
+from storage.activations import open_block
+from storage.catalog.parts import read_parts
+from storage.checkpoints import open_checkpoint
+from storage.corpora.corpus import corpus_attributes
+from storage.store import ShardKey, Store, read_json, shards, whole_file, write_json
+from tasks.activations.coactivation import virtual_weights
+from tasks.activations.corpus_pass import CorpusPass, n_counted
+from tasks.shard_task import shard_task
+from tasks.weightlens.project import encoder_directions, reading_source
+
+
+@shard_task("stability", "stability L{layer:02d}")
+def measure_stability(
+    store: Store,
+    checkpoint_id: str,
+    path: Path,
+    layer: int,
+    passes: Sequence[CorpusPass],
+    settings: CoactivationSettings,
+    fold_norms: bool,
+    features: Sequence[ShardKey],
+) -> int:
+    """Rank the sources of some features of a layer by both halves and by beginnings of the text, each as if it were
+    all there is. `features` are the layer's shards, under the recipe of the activations.
+
+    Memory: 48 bytes for each of the chosen targets and each feature of one layer, and one block's activations of two
+    layers.
+    """
+    if path.exists():
+        return layer
+    checkpoint = open_checkpoint(store, checkpoint_id)
+    n_active = read_parts([store.part("features", key) for key in features], ["n_active"])["n_active"].to_numpy()
+    chances = np.array([uniform(0, layer, feature, 0) for feature in range(len(n_active))])
+    targets = chosen(chances, n_active >= settings.min_support, settings.report_targets)
+    n = len(targets)
+    bounds = beginnings(sum(block.stop - block.start for corpus_pass in passes for block in corpus_pass.blocks(store)))
+    found = [Strongest(n, settings.top_k) for _ in bounds]
+    halves = [Strongest(n, settings.top_k) for _ in range(2)]
+    single = [ShardKey("", layer, int(feature), int(feature) + 1) for feature in targets]
+    encoder = torch.cat([encoder_directions(checkpoint, key, fold_norms) for key in single] or [torch.zeros(0, 1)])
+    for source, target in settings.layer_pairs(checkpoint.n_layers) if n else []:
+        if target != layer:
+            continue
+        rows = reading_source(checkpoint, encoder, source, fold_norms)
+        parts = shards("", source, checkpoint.d_transcoder, features[0].stop - features[0].start)
+        weight = torch.cat([virtual_weights(checkpoint, rows, part, layer) for part in parts], 1).numpy()
+        sums, totals = np.zeros((checkpoint.d_transcoder, 2 * n, N_SUMS)), np.zeros(2 * n)
+        at = 0
+        width = checkpoint.d_transcoder
+        for sources, active, n_positions, n_rows in _segments(store, passes, width, source, layer, targets, bounds):
+            add_coactive(sources, by_token(active, n_positions), sums)
+            totals += np.add.reduceat(np.r_[active.value, 0.0], active.indptr[:-1]) * (np.diff(active.indptr) > 0)
+            if n_rows == bounds[at]:
+                both = sums[:, :n] + sums[:, n:]
+                value = strength(both[..., 0], both[..., 2], totals[:n] + totals[n:], weight, settings.min_support)
+                found[at].offer(value, weight, source, 0)
+                at += 1
+        for half, offered in enumerate(halves):
+            mine = sums[:, half * n : (half + 1) * n]
+            total = totals[half * n : (half + 1) * n]
+            value = strength(mine[..., 0], mine[..., 2], total, weight, settings.min_support)
+            offered.offer(value, weight, source, 0)
+    rankings = [ranking(each) for each in found]
+    figures = stability(layer, (ranking(halves[0]), ranking(halves[1])), rankings)
+    n_tokens = n_counted(store, passes)
+    write_json(path, {**asdict(figures), "tokens": [round(n_tokens * rows / max(1, bounds[-1])) for rows in bounds]})
+    return layer
+
+
+def _segments(
+    store: Store,
+    passes: Sequence[CorpusPass],
+    width: int,
+    source: int,
+    layer: int,
+    targets: np.ndarray,
+    bounds: list[int],
+) -> Iterator[tuple[FeatureTokens, FeatureTokens, int, int]]:
+    """Blocks in order, cut where a beginning ends: (a layer's activations, those of the targets in even rows and then
+    in odd rows, positions of the block, rows until here)."""
+    n_before = 0
+    for corpus_pass in passes:
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        for block in corpus_pass.blocks(store):
+            opened = open_block(store, corpus_pass.recipe, block)
+            n_rows = block.stop - block.start
+            sources, wanted = (opened.features(at, 0, width) for at in (source, layer))
+            cuts = [bound - n_before for bound in bounds if n_before < bound < n_before + n_rows]
+            for start, stop in zip([0, *cuts], [*cuts, n_rows], strict=True):
+                halves = [(block.start + half) % 2 for half in range(2)]
+                parts = [_rows(wanted, targets, n_pos, start, stop, half) for half in halves]
+                yield sources, _one_after_the_other(parts), n_rows * n_pos, n_before + stop
+            n_before += n_rows
+
+
+def _rows(active: FeatureTokens, targets: np.ndarray, n_pos: int, start: int, stop: int, half: int) -> FeatureTokens:
+    """Some features in every other row of some."""
+    kept = []
+    for target in targets.tolist():
+        one = active.features(target, target + 1)
+        row = one.token // n_pos
+        mine = (row >= start) & (row < stop) & (row % 2 == half)
+        kept.append((one.token[mine], one.value[mine]))
+    indptr = np.cumsum([0, *(len(token) for token, _ in kept)])
+    return FeatureTokens(indptr, *(np.concatenate(column) for column in zip(*kept, strict=True)))
+
+
+def _one_after_the_other(parts: Sequence[FeatureTokens]) -> FeatureTokens:
+    one, other = parts
+    indptr = np.concatenate([one.indptr, one.indptr[-1] + other.indptr[1:]])
+    return FeatureTokens(indptr, np.concatenate([one.token, other.token]), np.concatenate([one.value, other.value]))
+
+
+def stability_path(folder: Path, layer: int) -> Path:
+    return folder / f"layer-{layer:02d}.json"
+
+
+def report(folder: Path, layers: Sequence[int]) -> list[dict[str, Any]]:
+    """The figures of all layers as a table; beside them, `convergence.png` draws how they grow with the text."""
+    figures = [read_json(stability_path(folder, layer)) for layer in layers]
+    _draw(folder / "convergence.png", figures)
+    rows = []
+    for one in figures:
+        changed = one["n_changed_rank"] / one["n_edges"] if one["n_edges"] else None
+        rows.append(
+            {
+                "layer": one["layer"],
+                "targets": one["n_targets"],
+                "edges": one["n_edges"],
+                "other rank in halves": one["n_changed_rank"],
+                "share": _percent(changed),
+                "in both halves": _percent(one["overlap_halves"]),
+                **{
+                    f"{tokens:,} tokens": _percent(share)
+                    for tokens, share in zip(one["tokens"], one["overlap"], strict=True)
+                },
+                "settled at": "not before the end" if one["settled"] is None else f"{one['tokens'][one['settled']]:,}",
+            }
+        )
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _draw(path: Path, figures: list[dict[str, Any]]) -> None:
+    from matplotlib.figure import Figure  # half a second to import
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", ylim=(0, 1.02), xlabel="tokens", ylabel="share of the final edges found")
+    for one in figures:
+        known = [(t, share) for t, share in zip(one["tokens"], one["overlap"], strict=True) if share is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), marker=".", label=f"layer {one['layer']}")
+    if axes.lines:
+        axes.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

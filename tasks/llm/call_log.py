@@ -1,0 +1,24 @@
+"""Enter questions to language models in the catalog."""
+
+from typing import Any
+
+from storage.catalog.database import open_catalog
+from storage.catalog.parts import write_part
+from storage.store import Store
+from tasks.shard_task import shard_task
+
+
+@shard_task("load-calls", "load calls")
+def load_calls(store: Store, run_id: str, number: int, calls: list[dict[str, Any]]) -> int:
+    """Enter the calls that are not in the catalog yet; returns how many were given."""
+    if calls:
+        different = list({call["call_id"]: call for call in calls}.values())
+        path = store.parts("llm_calls", run_id) / f"{number:06d}.parquet"
+        columns = {name: [call.get(name) for call in different] for name in different[0] | {"error": None}}
+        write_part(path, "llm_calls", columns, len(different))
+        with open_catalog(store.catalog, write=True) as connection:
+            known = "SELECT call_id FROM llm_calls"
+            connection.execute(
+                f"INSERT INTO llm_calls SELECT * FROM read_parquet(?) WHERE call_id NOT IN ({known})", [str(path)]
+            )
+    return len(calls)

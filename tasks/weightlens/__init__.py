@@ -1,0 +1,1 @@
+"""WeightLens for one shard: single-token activations, projections, propagation and descriptions."""

@@ -1,0 +1,85 @@
+"""What every token alone activates: blocks of the vocabulary through the model, then turned round by feature."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from interp.activations.encoding import Encoder, find_active
+from interp.sparse import feature_tokens
+from interp.weightlens.settings import AUTHORS_BOS, Compat
+from interp.weightlens.single_token import single_token_inputs
+from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
+from storage.store import Store, whole_file
+from tasks.models import forget_model, loaded_model
+from tasks.shard_task import shard_task
+
+ENTRY_FIELDS = ("token", "feature", "value")
+"""Of the active features of a layer, as a block keeps them."""
+
+
+@shard_task("single-token-block", "single tokens {start}-{stop}")
+def single_token_block(
+    store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None, device: str
+) -> int:
+    """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
+
+    Memory: the model, one encoder, the inputs of the block at every layer, and its active pairs, 12 bytes each.
+    """
+    path = _block_path(store, checkpoint_id, start, compat)
+    checkpoint = open_checkpoint(store, checkpoint_id)
+    gathered = [single_token_path(store, checkpoint_id, layer, compat).exists() for layer in range(checkpoint.n_layers)]
+    layers = [layer for layer, is_there in enumerate(gathered) if not is_there]
+    if path.exists() or not layers:
+        return start
+    folder, model = loaded_model(model_path, device)
+    bos = checkpoint.bos if compat is None else AUTHORS_BOS
+    inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
+    position = np.arange(start, stop, dtype=np.int32)
+    arrays = {}
+    for layer in layers:
+        entries = find_active(_encoder(checkpoint, layer, compat, device), inputs[layer], position)
+        arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
+    with whole_file(path) as partial:
+        save_file(arrays, partial)
+    return start
+
+
+def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: str) -> Encoder:
+    """A layer's encoder; the authors' way, as if nothing were subtracted from its input."""
+    encoder, subtracted = checkpoint.encoder(layer, device), checkpoint.vector(layer, "subtracted")
+    if compat is None or subtracted is None:
+        return encoder
+    return replace(encoder, b_enc=encoder.b_enc + encoder.W_enc @ subtracted.float().to(device))
+
+
+@shard_task("single-token-layer", "single tokens L{layer:02d}")
+def single_token_layer(
+    store: Store, checkpoint_id: str, layer: int, starts: Sequence[int], compat: Compat | None
+) -> int:
+    """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
+    forget_model()  # every block has been run, and what follows wants the room
+    if not single_token_path(store, checkpoint_id, layer, compat).exists():
+        blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]
+        token, feature, value = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        found = feature_tokens(feature, token, value, n_features=open_checkpoint(store, checkpoint_id).d_transcoder)
+        write_single_token(store, checkpoint_id, layer, found, compat)
+    return layer
+
+
+def _read_block(path: Path, layer: int) -> list[np.ndarray]:
+    with safe_open(path, "numpy") as block:
+        return [block.get_tensor(f"{layer}.{name}") for name in ENTRY_FIELDS]
+
+
+def drop_single_token_blocks(store: Store, checkpoint_id: str, starts: Sequence[int], compat: Compat | None) -> None:
+    """Remove the blocks once every layer has been gathered."""
+    for start in starts:
+        _block_path(store, checkpoint_id, start, compat).unlink(missing_ok=True)
+
+
+def _block_path(store: Store, checkpoint_id: str, start: int, compat: Compat | None) -> Path:
+    return single_token_path(store, checkpoint_id, 0, compat).parent / f"block-{start:07d}.safetensors"
