@@ -1,8 +1,10 @@
 """Bring a model and its transcoders into the store, after measuring that they were read rightly."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
 from flows.running.engine import wait_for_all
@@ -40,7 +42,7 @@ def perform(subject: Subject, run_id: str) -> None:
         ]
         wait_for_all(futures, "measure transcoders")
         _refuse_suspicious(subject, text)
-        futures = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
+        futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
         futures += [
             ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks) for layer in layers
         ]

@@ -5,15 +5,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cached_property, wraps
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
 import torch
 
 if TYPE_CHECKING:
     from distributed import Client
-    from prefect import Task
+    from prefect import State, Task
+    from prefect.client.schemas import TaskRun
     from prefect.futures import PrefectFuture
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRIES = 2
 
@@ -21,7 +25,7 @@ CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
 """The Dask cluster whose workers do the work of tasks; without one it is done where the task is."""
 
 
-def may_pass(_task: Any, _run: Any, state: Any) -> bool:
+def may_pass(_task: object, _run: "TaskRun", state: "State[object]") -> bool:
     """Whether a failure is worth a retry: not bad input, not a full disk."""
     try:
         state.result()
@@ -34,47 +38,47 @@ def may_pass(_task: Any, _run: Any, state: Any) -> bool:
     return False
 
 
-class ShardTask:
-    """Work on one shard that a flow hands out as a Prefect task.
+class ShardTask(Generic[P, R]):
+    """Work on one shard that a flow hands out as a Prefect task, with the signature of the function that does it.
 
     Prefect's task is made when a flow first asks for it: on a worker of a cluster Prefect is not even imported. Results
     are files that name their recipe, so Prefect caches nothing.
     """
 
-    def __init__(self, work: Callable[..., Any], name: str, run_name: str) -> None:
+    def __init__(self, work: Callable[P, R], name: str, run_name: str) -> None:
         self.work, self.name, self.run_name = work, name, run_name
         self.__doc__ = work.__doc__
 
-    def fn(self, *args: Any, **kwargs: Any) -> Any:
+    def fn(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the work where it belongs, without Prefect.
 
         With a cluster that is the worker that does it, and the thread of the task waits.
         """
         cluster = CLUSTER.get()
         if cluster is None:
-            return _work_here(self.work, args, kwargs)
+            return _work_here(self.work, *args, **kwargs)
         place, key = f"{self.work.__module__}:{self.work.__qualname__}", f"{self.name}-{uuid4()}"
-        return cluster.submit(_work_on_worker, place, args, kwargs, key=key, pure=False).result()
+        done = cluster.submit(_work_on_worker, place, args, kwargs, key=key, pure=False)
+        return cast(R, done.result())
 
-    def submit(self, *args: Any, **kwargs: Any) -> "PrefectFuture[Any]":
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> "PrefectFuture[R]":
         """Have it done by the flow's runner."""
         return self._task.submit(*args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do it as a task, and wait for it."""
         return self._task(*args, **kwargs)
 
     @cached_property
-    def _task(self) -> "Task[..., Any]":
+    def _task(self) -> "Task[P, R]":
         from prefect import task
         from prefect.cache_policies import NO_CACHE
 
         @wraps(self.work)
-        def performed(*args: Any, **kwargs: Any) -> Any:
+        def performed(*args: P.args, **kwargs: P.kwargs) -> R:
             return self.fn(*args, **kwargs)
 
-        return task(  # pyright: ignore[reportCallIssue]
-            performed,  # pyright: ignore[reportArgumentType]
+        decorate = task(
             name=self.name,
             task_run_name=self.run_name,
             retries=RETRIES,
@@ -83,18 +87,19 @@ class ShardTask:
             cache_policy=NO_CACHE,
             persist_result=False,
         )
+        return decorate(performed)
 
 
-def shard_task(name: str, run_name: str) -> Callable[[Callable[..., Any]], Any]:
+def shard_task(name: str, run_name: str) -> Callable[[Callable[P, R]], ShardTask[P, R]]:
     """A `ShardTask`, by name and the name of its runs, which may have arguments of the work in braces."""
     return lambda work: ShardTask(work, name, run_name)
 
 
-def _work_here(work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _work_here(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     torch.get_num_threads()  # in a new thread, matrix products take every core until torch has been asked
     return work(*args, **kwargs)
 
 
-def _work_on_worker(place: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _work_on_worker(place: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
     """Do the work of the task at `module:name`, named and not sent, so that a worker's caches outlive its tasks."""
-    return _work_here(resolve_name(place).work, args, kwargs)
+    return _work_here(resolve_name(place).work, *args, **kwargs)

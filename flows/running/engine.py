@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -32,6 +32,8 @@ from tasks.shard_task import CLUSTER
 
 if TYPE_CHECKING:
     from distributed import Client
+
+R = TypeVar("R")
 
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
@@ -174,7 +176,7 @@ def _cores_shared(engine: EngineConfig) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def wait_for_all(futures: Sequence[PrefectFuture[Any]], title: str) -> list[Any]:
+def wait_for_all(futures: Sequence[PrefectFuture[R]], title: str) -> list[R]:
     """The results of all tasks, with progress; the first failure is raised."""
     if not futures:
         return []
