@@ -1,5 +1,6 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -7,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
+from configs.unused import unused
 from interp.activations.settings import ActivationSettings
 from interp.capture import InputHook, OutputHook
 from interp.circuitlens.settings import CircuitLensSettings
@@ -229,6 +231,8 @@ class RunConfig(_Section):
         unknown = [code for code in self.wording.languages if code not in SUPPORTED_LANGUAGES]
         if unknown:
             raise ValueError(f"wording.languages: {unknown[0]!r} is not known; known are {sorted(SUPPORTED_LANGUAGES)}")
+        if without_effect := unused(self):
+            raise ValueError("\n  ".join(without_effect))
         return self
 
 
@@ -245,7 +249,7 @@ def load_config(path: Path, overrides: list[str], store: str | None = None) -> R
     if not path.is_file():
         raise ValueError(f"no configuration file {path}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachOnce) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
@@ -268,6 +272,19 @@ def load_config(path: Path, overrides: list[str], store: str | None = None) -> R
     except ValidationError as error:
         problems = [f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {_problem(e)}" for e in error.errors()]
         raise ValueError(f"{path}:\n" + "\n".join(problems)) from None
+
+
+class _EachOnce(yaml.SafeLoader):
+    """YAML in which no name stands twice beside itself; the library would take the last and drop the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _problem(error: Any) -> str:

@@ -98,6 +98,8 @@ def attribute(
     with report_errors():
         from flows import attribute as flow
 
+        if config is not None and checkpoint is not None:
+            raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
         loaded = flow.last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
         settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
         n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings)

@@ -50,16 +50,23 @@ def watch_checkpoints(
     store: StoreOption = None,
     pattern: Annotated[str, typer.Option(help="Of the folders or branches; the last number is the step.")] = "step*",
     transcoders: Annotated[bool, typer.Option("--transcoders", help="The series is of transcoders.")] = False,
-    settle_s: Annotated[float, typer.Option(help="Seconds without a change after which a folder is complete.")] = 10.0,
+    settle_s: Annotated[
+        float | None, typer.Option(help="Seconds without a change after which a folder is complete; 10 if left out.")
+    ] = None,
 ) -> None:
     """Look once for new complete checkpoints of a series: describe each, and compare it with the one before."""
     with report_errors():
         loaded = load(config, overrides, store)
         from flows import watch_checkpoints as flow
         from flows.running.engine import prefect_at_hand
+        from flows.subject.series import HUB
 
+        if settle_s is not None and place.startswith(HUB):
+            raise ValueError(f"--settle-s: {place} is on the Hub, where a commit is complete; it is for folders")
         end_at_once_on_signals()
         with prefect_at_hand():
             series = "transcoder" if transcoders else "model"
-            for checkpoint_id in flow.watch_checkpoints(loaded, place, pattern, series, settle_s):
+            for checkpoint_id in flow.watch_checkpoints(
+                loaded, place, pattern, series, 10.0 if settle_s is None else settle_s
+            ):
                 out.print(f"checkpoint {checkpoint_id}")

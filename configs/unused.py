@@ -1,0 +1,151 @@
+"""Settings that are set and then have no effect, because of another setting: each such pair is refused by name.
+
+A setting counts as set if its value differs from its default. Stages that a configuration leaves out are no reason: the
+file describes every stage, and `stages` chooses among them.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+if TYPE_CHECKING:
+    from configs.run import RunConfig
+
+
+class Condition(NamedTuple):
+    """Settings that only matter under a condition."""
+
+    names: tuple[str, ...]
+    """Dotted names; a section stands for all of its settings."""
+    needs: str
+    """The condition in words, with the name of the other setting."""
+    is_met: Callable[["RunConfig"], bool]
+
+
+def _asks(config: "RunConfig", who: str) -> bool:
+    return who in (config.describe.explainer, config.evaluate.judge)
+
+
+def _reads_fields(config: "RunConfig") -> bool:
+    return any(source != "python-docs" and not source.endswith(".txt") for source in config.corpus.sources)
+
+
+def _trains_topk(config: "RunConfig") -> bool:
+    return config.transcoder.train is None or config.transcoder.train.activation == "topk"
+
+
+def _draws_enough(config: "RunConfig") -> bool:
+    return (config.circuitlens.samples_per_feature or 0) <= config.activations.n_samples
+
+
+CONDITIONS = (
+    Condition(("engine.dask_address",), "engine.runner=dask", lambda c: c.engine.runner == "dask"),
+    Condition(
+        ("engine.bfloat16",),
+        "engine.device=cpu, since a GPU screens nothing",
+        lambda c: c.engine.device != "cuda" or c.engine.bfloat16 is not True,
+    ),
+    Condition(("corpus.text_field",), "a corpus.source of .jsonl or .parquet files", _reads_fields),
+    Condition(("transcoder.train.k",), "transcoder.train.activation=topk", _trains_topk),
+    Condition(
+        ("transcoder.train.sparsity",),
+        "transcoder.train.activation=relu or jumprelu",
+        lambda c: c.transcoder.train is None or not _trains_topk(c),
+    ),
+    Condition(
+        ("weightlens.z_features", "weightlens.feature_pool"),
+        "layers in weightlens.upstream",
+        lambda c: c.weightlens.upstream != [],
+    ),
+    Condition(
+        ("activations.n_bins", "activations.alpha", "activations.seed"),
+        "activations.n_samples above 0",
+        lambda c: c.activations.n_samples > 0,
+    ),
+    Condition(("circuitlens.samples_per_feature",), "at least as many in activations.n_samples", _draws_enough),
+    Condition(("circuitlens.eps",), "circuitlens.clustering=dbscan", lambda c: c.circuitlens.clustering == "dbscan"),
+    Condition(
+        ("circuitlens.continuation_tokens",),
+        "circuitlens.effect_tokens above 0",
+        lambda c: c.circuitlens.effect_tokens > 0,
+    ),
+    Condition(
+        ("circuitlens.continued_samples",),
+        "circuitlens.continuation_tokens above 0",
+        lambda c: c.circuitlens.continuation_tokens > 0,
+    ),
+    Condition(
+        ("circuitlens.ablated_samples", "circuitlens.ablated_sources"),
+        "circuitlens.ablated_features above 0",
+        lambda c: c.circuitlens.ablated_features > 0,
+    ),
+    Condition(
+        ("describe.seed",), "describe.features_per_layer", lambda c: c.describe.features_per_layer is not None
+    ),
+    Condition(
+        ("evaluate.how.texts_per_question",),
+        "evaluate.judge=anthropic or local",
+        lambda c: c.evaluate.judge != "rule",
+    ),
+    Condition(
+        ("evaluate.how.faithfulness",),
+        "evaluate.how.faithfulness.features_per_layer above 0",
+        lambda c: c.evaluate.how.faithfulness.features_per_layer > 0,
+    ),
+    Condition(
+        ("local_model",), "describe.explainer=local or evaluate.judge=local", lambda c: _asks(c, "local")
+    ),
+    Condition(
+        ("anthropic",),
+        "describe.explainer=anthropic or evaluate.judge=anthropic",
+        lambda c: _asks(c, "anthropic"),
+    ),
+    Condition(
+        ("anthropic.max_tokens",),
+        "describe.explainer=anthropic or local",
+        lambda c: c.describe.explainer != "tokens",
+    ),
+)  # fmt: skip
+
+EXEMPT = ("anthropic.max_tokens", "evaluate.how.faithfulness.features_per_layer")
+"""Settings of a section above for which the section's condition does not count."""
+
+
+def unused(config: "RunConfig") -> list[str]:
+    """A sentence for every setting that is set and has no effect, naming the setting that takes its effect away."""
+    given, found = dict(_given("", config)), []
+    for condition in CONDITIONS:
+        if not condition.is_met(config):
+            within = tuple(f"{name}." for name in condition.names)
+            below = [name for name in given if name.startswith(within) and name not in EXEMPT]
+            names = [*below, *(name for name in condition.names if name in given)]
+            found += [_sentence(name, *given[name], condition.needs) for name in names]
+    return found
+
+
+def _sentence(name: str, value: Any, default: Any, needs: str) -> str:
+    written = yaml.safe_dump(default, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+    return f"{name} is set, to {value!r}, and has an effect only with {needs}; set that, or {name}={written}"
+
+
+def _given(prefix: str, section: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Value and default of every setting that differs from its default, by its dotted name."""
+    for name, default in _defaults(section):
+        value = getattr(section, name)
+        if isinstance(value, BaseModel) or is_dataclass(value):
+            yield from _given(f"{prefix}{name}.", value)
+        elif value != default:
+            yield f"{prefix}{name}", (value, default)
+
+
+def _defaults(section: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(section, BaseModel):
+        for name, field in type(section).model_fields.items():
+            yield name, None if field.default is PydanticUndefined else field.default
+    else:
+        for field in fields(section):
+            yield field.name, None if field.default is MISSING else field.default

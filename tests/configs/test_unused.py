@@ -1,0 +1,90 @@
+"""A setting that another one leaves without effect is refused, and both are named."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.run import RunConfig, load_config
+from configs.unused import CONDITIONS
+from tests.conftest import ROOT
+
+TRAIN = ("transcoder.path=null", "corpus.source=t.txt")
+NO_SAMPLES = ("activations.n_samples=0", "circuitlens.samples_per_feature=null")
+
+CASES = {
+    "engine.dask_address=tcp://127.0.0.1:1": ("engine.runner=dask", ()),
+    "engine.bfloat16=true": ("engine.device=cpu", ("engine.device=cuda",)),
+    "corpus.text_field=body": ("corpus.source", ()),
+    "transcoder.train.k=8": ("transcoder.train.activation=topk", (*TRAIN, "transcoder.train.activation=relu")),
+    "transcoder.train.sparsity=0.1": ("transcoder.train.activation=relu", (*TRAIN, "transcoder.train.activation=topk")),
+    "weightlens.z_features=2": ("weightlens.upstream", ("weightlens.upstream=[]",)),
+    "weightlens.feature_pool=7": ("weightlens.upstream", ("weightlens.upstream=[]", "weightlens.z_features=3")),
+    "activations.n_bins=5": ("activations.n_samples", NO_SAMPLES),
+    "activations.alpha=1": ("activations.n_samples", NO_SAMPLES),
+    "activations.seed=1": ("activations.n_samples", NO_SAMPLES),
+    "circuitlens.samples_per_feature=101": ("activations.n_samples", ()),
+    "circuitlens.eps=0.3": ("circuitlens.clustering=dbscan", ("circuitlens.clustering=hdbscan",)),
+    "circuitlens.continuation_tokens=2": ("circuitlens.effect_tokens", ("circuitlens.effect_tokens=0",)),
+    "circuitlens.continued_samples=9": ("circuitlens.continuation_tokens", ()),
+    "circuitlens.ablated_samples=3": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
+    "circuitlens.ablated_sources=2": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
+    "describe.seed=4": ("describe.features_per_layer", ()),
+    "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic or local", ()),
+    "evaluate.how.faithfulness.n_prompts=7": (
+        "evaluate.how.faithfulness.features_per_layer", ("evaluate.how.faithfulness.features_per_layer=0",)
+    ),
+    "local_model.path=chat": ("describe.explainer=local", ()),
+    "anthropic.budget_usd=5": ("describe.explainer=anthropic", ()),
+    "anthropic.max_tokens=100": ("describe.explainer=anthropic or local", ()),
+}  # fmt: skip
+
+
+def load(*changes: str) -> RunConfig:
+    return load_config(ROOT / "configs" / "demo.yaml", list(changes))
+
+
+@pytest.mark.parametrize("setting", CASES)
+def test_what_is_set_and_has_no_effect_is_refused_with_both_names(setting: str) -> None:
+    other, also = CASES[setting]
+    with pytest.raises(ValueError, match=r"demo\.yaml") as error:
+        load(*also, setting)
+    message = next(line for line in str(error.value).splitlines() if setting.split("=")[0] in line)
+    assert "has an effect only with" in message
+    assert other in message
+
+
+def test_every_condition_is_tried_here() -> None:
+    names = {name for condition in CONDITIONS for name in condition.names}
+    tried = {setting.split("=")[0] for setting in CASES}
+    assert all(any(one == name or one.startswith(f"{name}.") for one in tried) for name in names)
+
+
+def test_the_same_settings_are_taken_where_they_have_an_effect() -> None:
+    assert load("engine.dask_address=tcp://127.0.0.1:1", "engine.runner=dask").engine.dask_address
+    assert load("local_model.path=chat", "evaluate.judge=local").local_model.path == Path("chat")
+    assert load("anthropic.max_tokens=100", "describe.explainer=local", "local_model.path=chat")
+    assert load("describe.seed=4", "describe.features_per_layer=3").describe.seed == 4
+    assert load("corpus.source=[python-docs, t.jsonl]", "corpus.text_field=body").corpus.text_field == "body"
+    assert load("circuitlens.samples_per_feature=100").circuitlens.samples_per_feature == 100
+
+
+def test_what_the_message_says_drops_the_setting() -> None:
+    with pytest.raises(ValueError, match="circuitlens") as error:
+        load("circuitlens.clustering=hdbscan", "circuitlens.eps=0.3")
+    assert load("circuitlens.clustering=hdbscan", "circuitlens.eps=0.3", str(error.value).split(" or ")[-1])
+    with pytest.raises(ValueError, match="dask_address") as error:
+        load("engine.dask_address=tcp://127.0.0.1:1")
+    assert load("engine.dask_address=tcp://127.0.0.1:1", str(error.value).split(" or ")[-1])
+
+
+def test_a_stage_that_is_left_out_may_keep_its_settings() -> None:
+    config = load("stages=[weightlens]")
+    assert config.circuitlens.features_per_layer == 40
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_setting_that_a_file_has_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nmodel: {path: m}\nshard_size: 3\nmodel: {path: n}\n")
+    with pytest.raises(ValueError, match=r"run\.yaml: .*model is there twice.*line 4"):
+        load_config(path, [])
