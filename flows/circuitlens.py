@@ -77,7 +77,7 @@ class Work:
     @property
     def sampled(self) -> Sampled:
         config, work = self.subject.config, self.sampling
-        return Sampled(work.recipe, config.shard_size, config.activations.n_samples, tuple(work.passes))
+        return Sampled(work.recipe, config.shard_size, tuple(work.passes))
 
     @cached_property
     def blocks(self) -> list[Block]:

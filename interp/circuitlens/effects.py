@@ -119,6 +119,7 @@ def strongest_effects(
 ) -> Effects:
     """Of each vector the `k` tokens whose logits it raises most, and the `k` that it lowers most.
 
+    A token whose logit it does not change is neither: after its own token a feature of the last layer has no effects.
     Float32 products find them and some more, and float64 decides, so that the vectors beside a vector do not matter;
     of equals the smaller token is the stronger. `unembedding` goes through the vocabulary in blocks, each with its
     first token. Memory: a block's products.
@@ -146,4 +147,5 @@ def strongest_effects(
         kept.append((vector, *(np.take_along_axis(values, order, 1).ravel() for values in (token, effect))))
     vector, token, effect = (np.concatenate(columns) for columns in zip(*kept, strict=True))
     _, first = np.unique(np.stack([vector, token], 1), axis=0, return_index=True)
+    first = first[effect[first] != 0]
     return Effects(vector[first], token[first], effect[first])

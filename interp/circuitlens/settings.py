@@ -17,9 +17,9 @@ class CircuitLensSettings:
     features_per_layer: Annotated[int, Gt(0)] | None = None
     """Attribute the samples of so many features of each layer, drawn by lot among those that fired; null: of all."""
     samples_per_feature: Annotated[int, Gt(0)] | None = None
-    """Attribute so many of a feature's quantile sample, by lot; null: all of it."""
+    """Attribute so many of a feature's quantile sample, those drawn first, or all that it has; null: all of it."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of these lots, and of what is ablated at random."""
+    """Of the features' lot, and of what is ablated at random."""
     heads: Literal["direct", "jacobian"] = "direct"
     """Scores of heads. direct: what a head writes at the firing token, read by the feature directly (the paper).
     jacobian: what it writes at any token, by whatever frozen path."""

@@ -302,6 +302,14 @@ class ShardSamples(NamedTuple):
         """The quantile sample alone."""
         return self.where(self.quantile_bin >= 0)
 
+    def first(self, n: int | None) -> "ShardSamples":
+        """The `n` of every feature's quantile sample that were drawn first, or all that it has; None: all.
+
+        Samples are numbered as they were drawn, by the weights of the quantile sample, so the first of them are such a
+        sample of `n`.
+        """
+        return self if n is None else self.where(self.sample < n)
+
     def top(self, n: int) -> "ShardSamples":
         """The `n` greatest activations of every feature, downwards; of the same, the earlier first."""
         place = self.sequence, self.position

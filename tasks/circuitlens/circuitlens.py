@@ -34,7 +34,7 @@ from tasks.models import loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
-VERSION = 2
+VERSION = 3
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
 TABLES = ("contributions", "logit_effects", "clusters", "samples", "scores", "failures")
@@ -56,8 +56,6 @@ class Sampled(NamedTuple):
 
     recipe: str
     shard_size: int
-    n_samples: int
-    """Of a feature's quantile sample, at most."""
     passes: tuple[CorpusPass, ...]
 
     def shards(self, layer: int, d_transcoder: int) -> list[ShardKey]:
@@ -130,12 +128,10 @@ def _samples(
     """A layer's samples in a block of rows, and which of them are continued."""
     n, d_transcoder = settings.features_per_layer, checkpoint.d_transcoder
     chosen = chosen_features(store, sampled, layer, d_transcoder, n, settings.seed)
-    lot = np.random.default_rng([settings.seed, layer, 1]).permutation(sampled.n_samples)
-    drawn = lot[: settings.samples_per_feature]
     parts, followed = [], []
     for key in sampled.shards(layer, d_transcoder):
         samples = read_samples(store, key).quantile
-        samples = samples.where(np.isin(samples.feature, chosen) & np.isin(samples.sample, drawn))
+        samples = samples.where(np.isin(samples.feature, chosen)).first(settings.samples_per_feature)
         strongest = samples.top(settings.continued_samples if settings.continuation_tokens else 0)
         place = samples.feature * (1 << 32) + samples.sample
         continued = np.isin(place, strongest.feature * (1 << 32) + strongest.sample)

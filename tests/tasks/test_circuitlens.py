@@ -37,7 +37,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sa
     for layer in range(subject.attributes["n_layers"]):
         for key in shards(work.recipe, layer, subject.attributes["d_transcoder"], SHARD):
             sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, settings)
-    return subject, tasks.Sampled(work.recipe, SHARD, settings.n_samples, tuple(work.passes))
+    return subject, tasks.Sampled(work.recipe, SHARD, tuple(work.passes))
 
 
 def attributed(sampled: tuple[Subject, tasks.Sampled], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:
@@ -91,6 +91,36 @@ def test_only_attributed_samples_have_a_cluster(found: dict[str, pa.Table]) -> N
     assert len(set(zip(clusters["layer"], clusters["feature"], strict=True))) <= 4 * SETTINGS.features_per_layer
     failed = found["failures"].to_pydict()
     assert set(failed["reason"]) <= {"too_few_samples"}
+
+
+def test_every_feature_is_attributed_on_as_many_samples_as_it_has(found: dict[str, pa.Table]) -> None:
+    """Rare features too: with fewer samples than are wanted, on all of them."""
+    samples = found["samples"].to_pydict()
+    feature = np.array(samples["layer"]) * 10_000 + np.array(samples["feature"])
+    is_quantile = np.array([at is not None for at in samples["quantile_bin"]])
+    attributed = np.isin(
+        np.array(samples["sample"]) + 1_000 * feature,
+        [s + 1_000 * (10_000 * layer + f) for layer, f, s in _targets(found["contributions"])],
+    )
+    sizes = []
+    for each in np.unique(feature[attributed]):
+        own = feature == each
+        sizes.append(int((own & is_quantile).sum()))
+        assert attributed[own].sum() == min(SETTINGS.samples_per_feature or 0, sizes[-1])
+    assert min(sizes) < (SETTINGS.samples_per_feature or 0) < max(sizes)
+
+
+def _targets(contributions: pa.Table) -> set[tuple[int, int, int]]:
+    rows = contributions.to_pydict()
+    return set(zip(rows["layer"], rows["feature"], rows["sample"], strict=True))
+
+
+def test_what_is_not_changed_is_no_effect(sampled: Any, found: dict[str, pa.Table]) -> None:
+    subject, _ = sampled
+    effects = found["logit_effects"].to_pydict()
+    assert 0 not in effects["effect"]
+    last = subject.attributes["n_layers"] - 1
+    assert {p for layer, p in zip(effects["layer"], effects["position"], strict=True) if layer == last} == {0}
 
 
 def test_effects_reach_along_the_continuation(found: dict[str, pa.Table]) -> None:
