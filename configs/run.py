@@ -113,6 +113,9 @@ class CorpusConfig(_Section):
     """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the rows, the last ones, that no statistic or sample is taken from: descriptions are judged on them."""
+    keep_text: bool = True
+    """Put the text around samples into the catalog, from where `show`, searches, pages and exports have it. false for
+    private text: the catalog then has single tokens only, and the rows stay in the store, as numbers."""
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from flows.running.stage import stage_recorded, store_held
 from flows.subject.subject import Subject, identify, open_source
 from interp.activations.encoding import encoder_bytes
 from storage.activations import Block, has_block
-from storage.catalog.database import loaded_recipe
+from storage.catalog.database import has_text, loaded_recipe
 from storage.catalog.runs import new_run_id
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes
 from storage.recipes import short_hash
-from storage.shared_shards import take_over_shards
+from storage.shared_shards import ReuseCount, take_over_shards
 from storage.store import ShardKey, shards
 from tasks.activations.corpora import tokenise_corpus
 from tasks.activations.corpus_pass import (
@@ -30,6 +30,7 @@ from tasks.activations.corpus_pass import (
     activations_block,
     gather_shard,
     load_activations,
+    load_texts,
     positions_per_block,
     remove_or_pack_blocks,
 )
@@ -45,6 +46,15 @@ SAMPLE_BYTES = 25
 
 TOKENISED_PER_S = 300_000
 """Tokens a second into the store."""
+
+LOADED_PER_S = 500_000
+"""Tokens a second into the catalog, as text."""
+
+TEXT_BYTES = 2.0
+"""A token of text in the catalog."""
+
+TEXTS_VERSION = 1
+"""Bump when the same samples would be given other texts."""
 
 DRAW_S, GATHER_S = 50e-6, 300e-9
 """Seconds a feature and an activation to gather them and to draw samples."""
@@ -81,6 +91,12 @@ class Work:
         """The recipe of the whole stage."""
         drawn = self.subject.config.activations.drawn
         return short_hash(passes=[corpus_pass.recipe for corpus_pass in self.passes], drawn=drawn, version=VERSION)
+
+    @property
+    def texts_recipe(self) -> str:
+        """The recipe of the texts around the samples."""
+        keep_text = self.subject.config.corpus.keep_text
+        return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION)
 
     @property
     def ingredients(self) -> list[str]:
@@ -122,10 +138,26 @@ class Work:
 def is_done(subject: Subject) -> bool:
     """Whether the catalog already holds what the configuration asks for."""
     work = Work(subject)
-    loaded = f"{subject.checkpoint_id} {work.corpus_id}"
-    if loaded_recipe(subject.store.catalog, loaded, "activations") != work.recipe:
+    return _has_samples(work) and _has_texts(work)
+
+
+def _has_samples(work: Work) -> bool:
+    if _loaded(work, "activations") != work.recipe:
         return False
-    return subject.config.activations.keep == "none" or not work.missing_blocks()
+    return work.subject.config.activations.keep == "none" or not work.missing_blocks()
+
+
+def _has_texts(work: Work) -> bool:
+    """Whether the texts are there, and no other checkpoint's configuration has changed that since."""
+    subject = work.subject
+    if _loaded(work, "texts") != work.texts_recipe:
+        return False
+    return has_text(subject.store.catalog, work.corpus_id) is subject.config.corpus.keep_text
+
+
+def _loaded(work: Work, stage: str) -> str | None:
+    subject = work.subject
+    return loaded_recipe(subject.store.catalog, f"{subject.checkpoint_id} {work.corpus_id}", stage)
 
 
 def todo(subject: Subject) -> dict[str, int | None]:
@@ -133,9 +165,10 @@ def todo(subject: Subject) -> dict[str, int | None]:
     work = Work(subject)
     n_shards = len(work.missing_shards())
     if not work.is_tokenised:
-        return {"tokenise": 1, "activations": None, "samples": n_shards}
+        return {"tokenise": 1, "activations": None, "samples": n_shards, "texts": 1}
     wanted = n_shards > 0 or subject.config.activations.keep == "all"
-    return {"tokenise": 0, "activations": len(work.missing_blocks()) if wanted else 0, "samples": n_shards}
+    n_blocks = len(work.missing_blocks()) if wanted else 0
+    return {"tokenise": 0, "activations": n_blocks, "samples": n_shards, "texts": 0 if _has_texts(work) else 1}
 
 
 def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
@@ -167,29 +200,40 @@ def costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
             0,
             12 * ENTRIES_AT_ONCE,
         ),
+        "texts": Cost(1, tokens / LOADED_PER_S, TEXT_BYTES * tokens, 0, 100e6),
     }
 
 
 def perform(subject: Subject, run_id: str) -> None:
-    """Tokenise the corpus if need be, run it through the model, gather every shard, load the catalog."""
+    """Tokenise the corpus if need be, run it through the model, gather every shard, load the catalog and the texts."""
     config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
     open_checkpoint(store, checkpoint_id)
     work = Work(subject)
     with stage_recorded(
         config, store, "activations", run_id, work.recipe, checkpoint_id=checkpoint_id, corpus_id=work.corpus_id
     ) as tally:
-        tokenise(subject)
-        missing = take_over_shards(store, work.all_shards(), TABLES, work.ingredients, tally)
-        if missing or config.activations.keep == "all":
-            run_blocks(subject, work)
-        futures = [
-            gather_shard.submit(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
-            for key in missing
-        ]
-        wait_for_all(futures, "activations: gather")
-        if not read_later(subject):
-            remove_or_pack_blocks(store, work.passes, config.activations.keep)
-        load_activations(store, checkpoint_id, work.corpus_id, work.passes, work.all_shards())
+        if not _has_samples(work):
+            _draw_samples(subject, work, tally)
+        if not _has_texts(work):
+            keep_text, recipe = config.corpus.keep_text, work.texts_recipe
+            load_texts(store, checkpoint_id, work.corpus_id, work.passes, recipe, keep_text=keep_text)
+
+
+def _draw_samples(subject: Subject, work: Work, tally: ReuseCount) -> None:
+    """Everything up to the samples in the catalog."""
+    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
+    tokenise(subject)
+    missing = take_over_shards(store, work.all_shards(), TABLES, work.ingredients, tally)
+    if missing or config.activations.keep == "all":
+        run_blocks(subject, work)
+    futures = [
+        gather_shard.submit(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
+        for key in missing
+    ]
+    wait_for_all(futures, "activations: gather")
+    if not read_later(subject):
+        remove_or_pack_blocks(store, work.passes, config.activations.keep)
+    load_activations(store, checkpoint_id, work.corpus_id, work.passes, work.all_shards())
 
 
 def read_later(subject: Subject) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.quality import Quality, measure_quality
-from storage.catalog.database import insert_row, mark_loaded, open_catalog, replace_rows
+from storage.catalog.database import insert_row, mark_loaded, open_catalog, put_corpus, replace_rows
 from storage.catalog.parts import write_part
 from storage.catalog.runs import now
 from storage.catalog.tables import TABLES
@@ -135,7 +135,7 @@ def load_checkpoint(
         put("transcoder_quality", parts=[part])
         insert_row(connection, "checkpoints", {name: attributes[name] for name in TABLES["checkpoints"].arrow.names})
         if corpus_id is not None:
-            insert_row(connection, "corpora", corpus_row(corpus_attributes(store, corpus_id)))
+            put_corpus(connection, corpus_row(corpus_attributes(store, corpus_id)))
         mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)
     return checkpoint_id
 

@@ -15,7 +15,7 @@ import duckdb
 from storage.catalog.tables import TABLES, VIEWS
 from storage.store import whole_file
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0
@@ -161,6 +161,13 @@ def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
     return row[0] if row else None
 
 
+def has_text(path: Path, corpus_id: str) -> bool | None:
+    """Whether the catalog holds the text around a corpus's samples; None: no samples, or of an earlier version."""
+    with open_catalog(path) as connection:
+        row = connection.execute("SELECT has_text FROM corpora WHERE corpus_id = ?", [corpus_id]).fetchone()
+    return row[0] if row else None
+
+
 def mark_loaded(connection: duckdb.DuckDBPyConnection, subject: str, stage: str, recipe: str) -> None:
     connection.execute("DELETE FROM loaded WHERE subject = ? AND stage = ?", [subject, stage])
     connection.execute("INSERT INTO loaded VALUES (?, ?, ?)", [subject, stage, recipe])
@@ -191,7 +198,7 @@ def replace_rows(
         query = f"SELECT * REPLACE ({columns}) FROM read_parquet(?, union_by_name = true)"
         files = [str(part) for part in parts]
         connection.execute(f"INSERT INTO {table} BY NAME {query}", [*filled.values(), files])
-    _check_key(connection, table)
+    check_key(connection, table)
     if "run_id" not in where:
         _note_parts(connection, table, where, parts)
 
@@ -223,7 +230,19 @@ def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str,
     connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", list(row.values()))
 
 
-def _check_key(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+def put_corpus(connection: duckdb.DuckDBPyConnection, row: dict[str, Any]) -> None:
+    """Enter a corpus, in the place of what was known of it. Whether the catalog has its text stays as it is."""
+    query = "SELECT has_text FROM corpora WHERE corpus_id = ?"
+    known = connection.execute(query, [row["corpus_id"]]).fetchone()
+    insert_row(connection, "corpora", {**row, "has_text": None if known is None else known[0]})
+
+
+def check_key(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Refuse two rows of a table with the same key.
+
+    Raises:
+        ValueError: names the table and the key.
+    """
     key = ", ".join(TABLES[table].key)
     query = f"SELECT {key} FROM {table} GROUP BY {key} HAVING count(*) > 1 LIMIT 1"
     twice = connection.execute(query).fetchone()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from storage.catalog.contexts import CONTEXTS
+
 ARROW = {
     "VARCHAR": pa.string(),
     "TINYINT": pa.int8(),
@@ -97,6 +99,12 @@ TABLES = {
                 Column("n_pos", "INTEGER", "Tokens a row."),
                 Column("n_tokens", "BIGINT", "Tokens, padding left out."),
                 Column("sha256", "VARCHAR", "Hash of the source; of a Hub dataset, its commit and path."),
+                Column(
+                    "has_text",
+                    "BOOLEAN",
+                    "Whether the catalog has the text around samples; false: `corpus.keep_text` keeps it private; "
+                    "null: no samples, or loaded by an earlier version.",
+                ),
             ),
         ),
         Table(
@@ -256,6 +264,22 @@ TABLES = {
                     "all its samples.",
                 ),
                 Column("cluster", "SMALLINT", "Cluster by mechanism, −1 noise; null where not attributed."),
+            ),
+        ),
+        Table(
+            "sequences",
+            "One row of a corpus from which a sample was drawn, as text.",
+            ("corpus_id", "sequence"),
+            (
+                READ_CORPUS,
+                Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
+                Column(
+                    "tokens",
+                    "VARCHAR[]",
+                    "The texts of its tokens, padding left out. A character that several tokens make up is on the "
+                    "first of them, and the others are empty.",
+                ),
+                Column("documents", "INTEGER[]", "The document that each token is from, from 0."),
             ),
         ),
         Table(
@@ -487,6 +511,7 @@ TABLES = {
 }
 
 VIEWS = {
+    "contexts": CONTEXTS,
     "feature_card": (
         "One described feature: its descriptions, validated tokens, promoted tokens and strongest upstream features.",
         """

@@ -16,8 +16,9 @@ from interp.activations.settings import ActivationSettings, Keep
 from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import FeatureTokens, ranks
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
-from storage.catalog.database import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
+from storage.catalog.database import mark_loaded, note_recipes, open_catalog, put_corpus, replace_rows
 from storage.catalog.parts import read_parts, write_part
+from storage.catalog.sequences import CorpusRows, load_sequences
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows, seen_rows
 from storage.corpora.packing import PADDING
@@ -266,12 +267,24 @@ def load_activations(
     with open_catalog(store.catalog, write=True) as connection:
         rows = [corpus_row(corpus_attributes(store, corpus_pass.corpus_id)) for corpus_pass in passes]
         for row in rows if len(rows) == 1 else [*rows, _union(corpus_id, rows)]:
-            insert_row(connection, "corpora", row)
+            put_corpus(connection, row)
         for table in TABLES:
             replace_rows(connection, table, where, [store.part(table, key) for key in keys])
         note_recipes(connection, "activations", where, [corpus_pass.recipe for corpus_pass in passes])
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
         mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
+    return recipe
+
+
+@shard_task("load-texts", "load texts")
+def load_texts(
+    store: Store, checkpoint_id: str, corpus_id: str, passes: Sequence[CorpusPass], recipe: str, *, keep_text: bool
+) -> str:
+    """Load the rows that samples are from, in one transaction; or with `keep_text` false remove them."""
+    corpora = [CorpusRows(corpus_pass.corpus_id, corpus_pass.first_row) for corpus_pass in passes]
+    with open_catalog(store.catalog, write=True) as connection:
+        load_sequences(connection, store, checkpoint_id, corpus_id, corpora, keep_text=keep_text)
+        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "texts", recipe)
     return recipe
 
 

@@ -1,0 +1,116 @@
+"""Samples in their text: the view `contexts` over what the catalog holds of the corpus."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+import zarr
+
+from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
+from storage.catalog.database import open_catalog, put_corpus
+from storage.catalog.sequences import CorpusRows, load_sequences
+from storage.exchange.parquet import export_tables
+from storage.store import Store, open_store
+
+VOCABULARY = ["<s>", " the", " cat", " sat", "<0xE2>", "<0x82>", "<0xAC>", "."]
+
+
+def write_corpus(store: Store, name: str, tokens: list[list[int]], documents: list[list[int]]) -> None:
+    group = zarr.create_group(store.corpus(name))
+    for kind, rows in (("tokens", tokens), ("documents", documents)):
+        group.create_array(kind, data=np.array(rows, np.int32))
+    group.attrs["n_documents"] = max(map(max, documents)) + 1
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Two corpora, the second of long documents, with samples of one feature in both."""
+    store = open_store(tmp_path / "store")
+    write_corpus(store, "a", [[0, 1, 2, 3, 0, 1, 4, 5, 6, 7], [0, 1, 2, 7, -1, -1, -1, -1, -1, -1]],
+                 [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, -1, -1, -1, -1, -1, -1]])  # fmt: skip
+    write_corpus(store, "b", [[1] * 200, [2] * 200], [[0] * 200, [1] * 200])
+    with open_catalog(store.catalog, write=True) as connection:
+        for token_id, text in enumerate(VOCABULARY):
+            connection.execute("INSERT INTO tokens VALUES ('c', ?, ?)", [token_id, text])
+        samples = [(0, 2), (0, 7), (1, 3), (2, 100), (3, 0)]
+        for sample, (sequence, position) in enumerate(samples):
+            row = [sample, sequence, position, 5.0 - sample]
+            connection.execute("INSERT INTO samples VALUES ('c', 'ab', 1, 7, ?, ?, ?, ?, 0, NULL)", row)
+        put_corpus(connection, {"corpus_id": "ab"})
+    return store
+
+
+def load(store: Store, keep_text: bool = True) -> None:
+    corpora = [CorpusRows("a", 0), CorpusRows("b", 2)]
+    with open_catalog(store.catalog, write=True) as connection:
+        load_sequences(connection, store, "c", "ab", corpora, keep_text=keep_text)
+
+
+def contexts(store: Store, columns: str) -> list[tuple]:
+    with open_catalog(store.catalog) as connection:
+        query = f"SELECT {columns} FROM contexts WHERE layer = 1 AND feature = 7 ORDER BY sample"
+        return connection.execute(query).fetchall()
+
+
+def test_a_context_ends_where_its_document_does(store: Store) -> None:
+    load(store)
+    first, *_ = contexts(store, "before, token, after, document, tokens, first_position")
+    assert first == ("<s> the", " cat", " sat", 0, ["<s>", " the", " cat", " sat"], 0)
+    padded = contexts(store, "before, token, after, document")[2]
+    assert padded == ("<s> the cat", ".", "", 2)
+
+
+def test_a_token_within_a_character_is_shown_as_the_character(store: Store) -> None:
+    load(store)
+    within = contexts(store, "before, token, after, tokens, first_position, position")[1]
+    assert within == ("<s> the", "€", ".", ["<s>", " the", "€", "", "", "."], 4, 7)
+
+
+def test_long_documents_are_cut_and_later_corpora_counted_on(store: Store) -> None:
+    load(store)
+    middle, start = contexts(store, "before, token, after, document, len(tokens), first_position")[3:]
+    whole = TOKENS_BEFORE + 1 + TOKENS_AFTER
+    assert middle == (" the" * TOKENS_BEFORE, " the", " the" * TOKENS_AFTER, 3, whole, 100 - TOKENS_BEFORE)
+    assert start == ("", " cat", " cat" * TOKENS_AFTER, 4, 1 + TOKENS_AFTER, 0)
+
+
+def test_causes_are_what_heads_and_embeddings_bring_the_strongest_first(store: Store) -> None:
+    load(store)
+    cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, 0, ?, 0, 0, ?, ?, ?, NULL)"
+    with open_catalog(store.catalog, write=True) as connection:
+        for kind, position, score in [("head", 1, 3.0), ("token", 1, 3.0), ("token", 2, 3.5), ("head", 0, 0.5)]:
+            connection.execute(cause, [kind, position, position - 2, score])
+        connection.execute(cause, ["feature", 2, 0, 100.0])
+        connection.execute(cause, ["head", 0, -2, -1.0])
+    found = contexts(store, "causes")
+    assert [(c["token"], c["position"], c["relative_position"]) for c in found[0][0]] == [
+        (" the", 1, -1),
+        (" cat", 2, 0),
+    ]
+    assert found[0][0][0]["share"] == pytest.approx(6 / 9.5)
+    assert found[1] == (None,)
+
+
+def test_private_text_is_not_in_the_catalog(store: Store, tmp_path: Path) -> None:
+    load(store)
+    load(store, keep_text=False)
+    assert contexts(store, "activation, before, token, after, tokens")[0] == (5.0, None, None, None, None)
+    with open_catalog(store.catalog) as connection:
+        assert connection.execute("SELECT count(*) FROM sequences").fetchone() == (0,)
+        assert connection.execute("SELECT has_text FROM corpora").fetchall() == [(False,)]
+
+
+def test_a_corpus_that_is_entered_again_keeps_its_text(store: Store) -> None:
+    load(store)
+    with open_catalog(store.catalog, write=True) as connection:
+        put_corpus(connection, {"corpus_id": "ab", "name": "new"})
+        assert connection.execute("SELECT name, has_text FROM corpora").fetchall() == [("new", True)]
+
+
+def test_an_export_has_the_texts(store: Store, tmp_path: Path) -> None:
+    load(store)
+    with open_catalog(store.catalog) as connection:
+        export_tables(connection, tmp_path)
+    query = f"SELECT tokens[3] FROM '{tmp_path / 'sequences.parquet'}' WHERE sequence = 0"
+    assert duckdb.execute(query).fetchall() == [(" cat",)]
