@@ -1,5 +1,7 @@
 """Tokens that split a character are shown as the character."""
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_bytes_that_are_no_character_stay_bytes() -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1), max_size=5), st.randoms())
-def test_joined_texts_are_the_text(words: list[str], random) -> None:  # noqa: ANN001
+def test_joined_texts_are_the_text(words: list[str], random: Random) -> None:
     texts = []
     for word in words:
         data = word.encode()
