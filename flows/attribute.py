@@ -15,6 +15,7 @@ from flows.running.engine import arithmetic
 from flows.subject.subject import identify, open_source
 from interp.circuitlens.frozen import freeze, linear_model
 from interp.circuitlens.graph import attribution_graph, prune
+from interp.descriptions.preference import PREFERRED
 from interp.display import visible
 from storage.catalog.database import first_line
 from storage.catalog.published import open_published
@@ -25,9 +26,6 @@ from storage.store import Store
 from tasks.models import loaded_model
 
 BATCH_BYTES = 256_000_000
-
-PREFERRED = ("wl+cl", "circuitlens-full", "circuitlens-input", "weightlens+out", "weightlens", "maxact*", "maxact")
-"""Whose description labels a feature that several methods describe."""
 
 
 class GraphSettings(NamedTuple):

@@ -1,0 +1,147 @@
+"""The application: every view as a page and as JSON, and what refuses the rest."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+
+from explorer.catalog import Catalog, Limits
+from explorer.errors import ExplorerError
+from explorer.links import PAGES, url
+from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
+from explorer.security import Access, Guard
+from explorer.views import feature, features, overview
+
+VIEWS: dict[str, Callable[..., Page]] = {
+    "overview": overview.overview,
+    "feature": feature.feature_page,
+    "features": features.feature_table,
+}
+"""By page, whose template has its name: the function that reads what it shows. Its parameters are the address's."""
+
+CACHED = {"Cache-Control": "private, no-cache"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the explorer shows, and to whom."""
+
+    catalog: Path
+    access: Access = field(default_factory=Access)
+    limits: Limits = field(default_factory=Limits)
+
+
+class Explorer:
+    """What requests share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.catalog = Catalog(settings.catalog, settings.limits)
+        self._templates = environment(url)
+
+    def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:
+        """A page as HTML; `name` is also its template's."""
+        address = f"{request.url.path}?{request.url.query}".rstrip("?") if name in VIEWS else None
+        known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, set(VIEWS))
+        return HTMLResponse(render(self._templates, page, name, known, address), status, CACHED)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The explorer of one store.
+
+    Raises:
+        ValueError: there is no catalog, or a newer version of the software wrote it.
+    """
+    explorer = Explorer(settings)
+    app = FastAPI(
+        title="Circuit Insights explorer",
+        description="Every page of the explorer as JSON: the same rows, each table with the SQL that made it.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.state.explorer = explorer
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for name, view in VIEWS.items():
+        _add_view(app, explorer, name, view)
+    app.add_api_route("/", _home(explorer), include_in_schema=False)
+    features.add_downloads(app, explorer.catalog)
+    _add_errors(app, explorer)
+    app.add_middleware(Guard, access=settings.access)  # pyright: ignore[reportArgumentType]
+    return app
+
+
+def _home(explorer: Explorer) -> Callable[[Request], Response]:
+    def home(request: Request) -> Response:
+        """The newest checkpoint, or the list of them."""
+        checkpoints = explorer.catalog.checkpoints
+        if len(checkpoints) == 1:
+            return RedirectResponse(url("overview", checkpoint=checkpoints[0]["checkpoint_id"]), 303)
+        return explorer.render(Page("Checkpoints"), "home", request)
+
+    return home
+
+
+def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., Page]) -> None:
+    """Serve a view as a page and, under /api, as JSON. After the reader, its parameters are those of the address."""
+    parameters = list(inspect.signature(view).parameters.values())[1:]
+    described = inspect.signature(view).replace(parameters=parameters)
+    asked = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+
+    def shown(request: Request, **given: Any) -> HTMLResponse:
+        with explorer.catalog.reading() as reader:
+            page = view(reader, **given)
+        return explorer.render(page, name, request)
+
+    def data(**given: Any) -> JSONResponse:
+        with explorer.catalog.reading() as reader:
+            return JSONResponse(as_json(view(reader, **given)), headers=CACHED)
+
+    shown.__signature__ = described.replace(  # pyright: ignore[reportFunctionMemberAccess]
+        parameters=[*parameters, asked], return_annotation=HTMLResponse
+    )
+    data.__signature__ = described.replace(return_annotation=JSONResponse)  # pyright: ignore[reportFunctionMemberAccess]
+    data.__doc__ = view.__doc__
+    path = PAGES[name]
+    app.add_api_route(path, shown, name=name, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route("/api" + path, data, name=f"{name} as JSON", response_model=PageModel)
+
+
+def _add_errors(app: FastAPI, explorer: Explorer) -> None:
+    """Every refusal is a sentence: a page for a browser, JSON for a program."""
+
+    def told(request: Request, status: int, sentence: str) -> Response:
+        if request.url.path.startswith("/api"):
+            return JSONResponse({"error": sentence}, status)
+        return explorer.render(Page(sentence, facts={"status": status}), "error", request, status)
+
+    def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ExplorerError)
+        return told(request, error.status, str(error))
+
+    def not_understood(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return told(request, 400, "; ".join(map(_sentence, error.errors()[:5])))
+
+    def missing(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        sentence = "there is no such page" if error.status_code == 404 else str(error.detail)
+        return told(request, error.status_code, sentence)
+
+    app.add_exception_handler(ExplorerError, refused)
+    app.add_exception_handler(RequestValidationError, not_understood)
+    app.add_exception_handler(HTTPException, missing)
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    """What is wrong with one parameter, with what was given."""
+    name = str(error["loc"][-1])
+    given = repr(error.get("input"))[:80]
+    return f"{name} is {given}; {error['msg'][0].lower()}{error['msg'][1:]}"

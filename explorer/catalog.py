@@ -1,0 +1,272 @@
+"""What pages read: the published catalog, a newer copy as soon as there is one, and no query without limits."""
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import duckdb
+
+from explorer.errors import LimitError, NotFoundError
+from storage.catalog.database import CatalogBusyError, checked_version, first_line, quoted
+from storage.catalog.published import newest, published_path
+
+T = TypeVar("T")
+
+MAX_TEXT = 4000
+"""Characters of one text that leave the catalog; longer ones end with an ellipsis."""
+
+ROWS_AT_ONCE = 64
+"""Rows fetched before their texts are cut, so that huge texts are never there many at a time."""
+
+KEPT_PANELS = 64
+"""Panels of whole checkpoints that are kept, until a newer copy is opened."""
+
+
+class Limits(NamedTuple):
+    """What one request may take."""
+
+    seconds: float = 10.0
+    """Of all its queries together."""
+    rows: int = 1000
+    """A panel, where the page asks for no fewer."""
+    memory: str = "256MB"
+    """That DuckDB holds, of all requests together."""
+    threads: int = 2
+    """That one query uses."""
+
+
+class Panel(NamedTuple):
+    """One table of a page, and the query that made it."""
+
+    title: str
+    sql: str
+    """With its values filled in, so that it can be copied and asked again."""
+    rows: list[dict[str, Any]]
+    cut: bool = False
+    """Whether there are more rows than are here."""
+
+
+@dataclass
+class Opened:
+    """One copy of the catalog, open, and what was found in it once and for all."""
+
+    connection: duckdb.DuckDBPyConnection
+    stamp: tuple[int, int]
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    panels: dict[str, Panel] = field(default_factory=dict)
+
+
+class Reader:
+    """One request's connection to one copy of the catalog."""
+
+    def __init__(self, opened: Opened, limits: Limits) -> None:
+        self._opened = opened
+        self._limits = limits
+        self._cursor = opened.connection.cursor()
+        self._cursor.execute("USE catalog")
+        self._out_of_time = False
+
+    @property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """All checkpoints of the store, the newest first."""
+        return self._opened.checkpoints
+
+    def checkpoint(self, checkpoint_id: str) -> dict[str, Any]:
+        """One checkpoint's row.
+
+        Raises:
+            NotFoundError: there is none of that id or name.
+        """
+        for row in self.checkpoints:
+            if checkpoint_id in (row["checkpoint_id"], row["name"]):
+                return row
+        known = ", ".join(f"{row['checkpoint_id']} ({row['name']})" for row in self.checkpoints) or "none"
+        raise NotFoundError(f"checkpoint {checkpoint_id!r} is not in this store; it has {known}")
+
+    def panel(self, title: str, sql: str, values: Mapping[str, Any], rows: int | None = None) -> Panel:
+        """The first rows of a query's answer.
+
+        Raises:
+            LimitError: it takes longer, or more memory, than a request may.
+        """
+        wanted = self._limits.rows if rows is None else rows
+        found = self._fetch(sql, values, wanted + 1)
+        return Panel(title, shown_sql(sql, values), found[:wanted], len(found) > wanted)
+
+    def kept_panel(self, title: str, sql: str, values: Mapping[str, Any], rows: int | None = None) -> Panel:
+        """The same of a query over a whole checkpoint, asked once for each copy of the catalog."""
+        key = f"{title}\n{shown_sql(sql, values)}\n{rows}"
+        kept = self._opened.panels
+        if key not in kept:
+            found = self.panel(title, sql, values, rows)
+            while len(kept) >= KEPT_PANELS:
+                kept.pop(next(iter(kept)), None)
+            kept[key] = found
+        return kept[key]
+
+    def batches(self, sql: str, values: Mapping[str, Any]) -> Any:
+        """A query's whole answer as Arrow batches, for downloads."""
+        used = {name: values[name] for name in set(PARAMETER.findall(sql))}
+        return self._asked(lambda: self._cursor.sql(sql, params=used).to_arrow_reader(10_000))
+
+    def _fetch(self, sql: str, values: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+        cursor = self._execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        found: list[dict[str, Any]] = []
+        while len(found) < n:
+            rows = self._asked(partial(cursor.fetchmany, min(ROWS_AT_ONCE, n - len(found))))
+            if not rows:
+                break
+            found += [dict(zip(names, map(plain, row), strict=True)) for row in rows]
+        return found
+
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+        used = {name: values[name] for name in set(PARAMETER.findall(sql))}
+        return self._asked(partial(self._cursor.execute, sql, used))
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        if self._out_of_time:
+            raise self._too_long()
+        try:
+            return ask()
+        except duckdb.InterruptException:
+            raise self._too_long() from None
+        except duckdb.OutOfMemoryException:
+            raise LimitError(
+                f"this page needs more memory than the {self._limits.memory} that pages may use; narrow it down"
+            ) from None
+
+    def _too_long(self) -> LimitError:
+        return LimitError(f"this page took longer than {self._limits.seconds:g} s; narrow it down")
+
+    def stop(self) -> None:
+        """End whatever is being asked: time is up."""
+        self._out_of_time = True
+        self._cursor.interrupt()
+
+    def close(self) -> None:
+        self._cursor.close()
+
+
+class Catalog:
+    """The catalog of a store, for many readers at a time."""
+
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+        """Open what was last published.
+
+        Raises:
+            ValueError: there is no catalog, or a newer version of the software wrote it.
+        """
+        if not path.is_file():
+            raise ValueError(f"no catalog at {path}; has a run finished in this store?")
+        self.path = path
+        self.limits = limits or Limits()
+        self._opening = threading.Lock()
+        self._opened = self._open()
+
+    @property
+    def checkpoints(self) -> list[dict[str, Any]]:
+        """All checkpoints of the store, the newest first."""
+        return self._opened.checkpoints
+
+    @contextmanager
+    def reading(self, seconds: float | None = None) -> Iterator[Reader]:
+        """A reader of the newest copy, for one request; what it has open stays until it ends."""
+        self._reopen_if_newer()
+        reader = Reader(self._opened, self.limits)
+        timer = threading.Timer(self.limits.seconds if seconds is None else seconds, reader.stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield reader
+        finally:
+            timer.cancel()
+            reader.close()
+
+    def _reopen_if_newer(self) -> None:
+        if self._stamp() == self._opened.stamp or not self._opening.acquire(blocking=False):
+            return
+        try:
+            self._opened = self._open()
+        except (OSError, ValueError):
+            pass  # it is being replaced at this moment: the next request finds it whole
+        finally:
+            self._opening.release()
+
+    def _stamp(self) -> tuple[int, int]:
+        """What tells one published copy from the next."""
+        path = published_path(self.path)
+        try:
+            found = (path if path.is_file() else self.path).stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return found.st_ino, found.st_mtime_ns
+
+    def _open(self) -> Opened:
+        path = newest(self.path)
+        stamp = self._stamp()
+        config: Any = {
+            "autoinstall_known_extensions": "false",
+            "memory_limit": self.limits.memory,
+            "threads": self.limits.threads,
+            "temp_directory": "",
+        }
+        connection = duckdb.connect(config=config)
+        try:
+            connection.execute(f"ATTACH {quoted(path)} AS catalog (READ_ONLY); USE catalog")
+        except duckdb.Error as error:
+            raise CatalogBusyError(f"{path} cannot be read now ({first_line(error)})") from None
+        checked_version(connection, path)
+        connection.execute("SET enable_external_access = false")
+        opened = Opened(connection, stamp)
+        reader = Reader(opened, self.limits)
+        opened.checkpoints = reader.panel("", CHECKPOINTS, {}).rows
+        reader.close()
+        return opened
+
+
+CHECKPOINTS = "SELECT * FROM checkpoints ORDER BY ingested_at DESC, checkpoint_id"
+
+PARAMETER = re.compile(r"\$([a-z_]+)")
+
+
+def shown_sql(sql: str, values: Mapping[str, Any]) -> str:
+    """A query with its values filled in and its indentation taken away."""
+    lines = PARAMETER.sub(lambda found: literal(values[found[1]]), sql).strip("\n").splitlines()
+    indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
+    return "\n".join(line[min(indents, default=0) :].rstrip() for line in lines).strip()
+
+
+def literal(value: Any) -> str:
+    """A value as SQL writes it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(literal, value))}]"
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON and pages take it: texts cut, no NaN, times in ISO 8601."""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime | date):
+        return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value.isoformat()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,63 @@
+// What pages gain from JavaScript: keys, copying SQL, light or dark. Without it everything can be read and followed.
+"use strict";
+
+const root = document.documentElement;
+const kept = (() => { try { return window.localStorage; } catch { return null; } })();
+const theme = kept && kept.getItem("theme");
+if (theme === "light" || theme === "dark") root.dataset.theme = theme;
+
+const toggle = document.querySelector("[data-theme-toggle]");
+if (toggle) {
+  toggle.hidden = false;
+  toggle.addEventListener("click", () => {
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    if (kept) kept.setItem("theme", root.dataset.theme);
+  });
+}
+
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    const text = button.parentElement.querySelector("pre").textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(button.parentElement.querySelector("pre"));
+      button.textContent = "selected";
+    }
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  });
+}
+
+// j and k: the next and previous page where pages follow one another, else the next and previous row.
+const rows = [...document.querySelectorAll("[data-row]")];
+let at = -1;
+function step(by) {
+  const follow = document.querySelector(by > 0 ? 'head link[rel="next"]' : 'head link[rel="prev"]');
+  if (follow && !document.querySelector("[data-rows-first]")) { location.assign(follow.href); return; }
+  const seen = rows.filter((row) => row.offsetParent !== null);
+  if (!seen.length) return;
+  const now = seen.indexOf(document.activeElement.closest("[data-row]"));
+  at = Math.max(0, Math.min(seen.length - 1, (now >= 0 ? now : at) + by));
+  seen[at].tabIndex = -1;
+  seen[at].focus();
+  seen[at].scrollIntoView({ block: "nearest" });
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const field = event.target.closest("input, select, textarea, [contenteditable]");
+  if (event.key === "Escape" && field) { field.blur(); return; }
+  if (field) return;
+  if (event.key === "/") {
+    const find = document.querySelector("[data-find]");
+    if (find) { event.preventDefault(); find.focus(); find.select(); }
+  } else if (event.key === "j") step(1);
+  else if (event.key === "k") step(-1);
+  else if (event.key === "Enter" && event.target.matches("[data-row]")) {
+    const link = event.target.querySelector("a[href]");
+    if (link) location.assign(link.href);
+  }
+});

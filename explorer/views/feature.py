@@ -1,0 +1,197 @@
+"""One feature: everything that is known of it, and where to go from it."""
+
+import re
+from typing import Any
+
+from explorer.catalog import Panel, Reader
+from explorer.page import Page
+from explorer.views.common import LABELS, check_feature, corpora_of
+from explorer.views.parameters import Checkpoint, Corpus, Feature, Layer
+from interp.descriptions.preference import PREFERRED
+
+METRICS = (
+    "clarity", "responsiveness", "purity", "faithfulness", "detection", "fuzzing", "simulation", "stability"
+)  # fmt: skip
+"""Metrics of descriptions, in the order of columns."""
+
+N_TOKENS = 16
+N_EDGES = 12
+N_CAUSES = 10
+
+ACTIVITY = """
+    SELECT f.*, (SELECT avg((o.density < f.density)::INTEGER) FROM features o
+                 WHERE o.checkpoint_id = $checkpoint AND o.corpus_id = $corpus AND o.layer = $layer) AS share_sparser
+    FROM features f
+    WHERE f.checkpoint_id = $checkpoint AND f.corpus_id = $corpus AND f.layer = $layer AND f.feature = $feature
+"""
+
+DESCRIPTIONS = """
+    SELECT method, explainer, cluster, text, tokens, created_at FROM descriptions
+    WHERE checkpoint_id = $checkpoint AND layer = $layer AND feature = $feature
+      AND (corpus_id IS NULL OR corpus_id = $corpus OR $corpus IS NULL)
+    ORDER BY cluster, coalesce(list_position($preferred, method), 99), method, explainer
+"""
+
+SCORES = """
+    WITH mine AS (
+        SELECT * FROM scores
+        WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
+    )
+    SELECT s.method, s.explainer, s.judge, s.metric, s.value, s.low, s.high, s.n, s.reason,
+           shuffled.value AS shuffled, constant.value AS constant
+    FROM mine s
+    LEFT JOIN mine shuffled ON (shuffled.explainer, shuffled.judge, shuffled.metric)
+         = (s.explainer, s.judge, s.metric) AND shuffled.method = 'control:shuffled:' || s.method
+    LEFT JOIN mine constant ON (constant.explainer, constant.judge, constant.metric)
+         = (s.explainer, s.judge, s.metric) AND constant.method = 'control:constant'
+    WHERE s.method NOT LIKE 'control:%' ORDER BY s.metric, s.method, s.explainer, s.judge
+"""
+
+FAILURES = """
+    SELECT f.stage, f.reason, f.detail FROM failures f JOIN runs r USING (run_id, stage)
+    WHERE r.checkpoint_id = $checkpoint AND f.layer = $layer AND f.feature = $feature ORDER BY r.started_at, f.stage
+"""
+
+TOKENS = """
+    SELECT c.side, c.sign, c.rank, c.token_id, t.text, c.score, c.z_score, c.activation, c.validated,
+           c.source_layer, c.source_feature
+    FROM token_candidates c
+    LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = c.token_id
+    WHERE c.checkpoint_id = $checkpoint AND c.layer = $layer AND c.feature = $feature
+    QUALIFY row_number() OVER (PARTITION BY side, sign, validated, source_layer IS NULL ORDER BY rank) <= $n_tokens
+    ORDER BY side, sign DESC, validated DESC, source_layer IS NOT NULL, rank
+"""
+
+EDGES = """
+    WITH edges AS (
+        SELECT {other}_layer AS layer, {other}_feature AS feature, max(virtual_weight) AS virtual_weight,
+               max(z_score) AS z_score, max(twera) AS twera, max(twera_low) AS twera_low,
+               max(twera_high) AS twera_high, max(n_coactive) AS n_coactive
+        FROM feature_edges
+        WHERE checkpoint_id = $checkpoint AND {this}_layer = $layer AND {this}_feature = $feature
+          AND (corpus_id IS NULL OR corpus_id = $corpus)
+        GROUP BY ALL
+    ), found AS (
+        SELECT * FROM edges
+        ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC, layer, feature LIMIT $n_edges
+    )
+    SELECT found.*, d.text AS description
+    FROM found LEFT JOIN {labels} d USING (layer, feature)
+    ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC, layer, feature
+"""
+
+CAUSES = """
+    WITH mine AS (
+        SELECT * FROM contributions
+        WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
+    ), found AS (
+        SELECT source_layer AS layer, source_index AS feature, count(DISTINCT sample) AS n_samples,
+               sum(share) / (SELECT count(DISTINCT sample) FROM mine) AS mean_share,
+               mode(relative_position) AS usual_position
+        FROM mine WHERE kind = $kind GROUP BY ALL
+        ORDER BY mean_share DESC, layer, feature LIMIT $n_causes
+    )
+    SELECT found.*, {what} FROM found ORDER BY mean_share DESC, layer, feature
+"""
+
+HEADS = CAUSES.format(what="feature AS head").replace("$kind", "'head'")
+FEATURE_CAUSES = CAUSES.format(what="d.text AS description").replace("$kind", "'feature'").replace(
+    "FROM found ORDER", f"FROM found LEFT JOIN {LABELS} d USING (layer, feature) ORDER"
+)  # fmt: skip
+TOKEN_CAUSES = CAUSES.format(what="feature AS token_id, t.text").replace("$kind", "'token'").replace(
+    "FROM found ORDER",
+    "FROM found LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = feature ORDER",
+)  # fmt: skip
+
+EFFECTS = """
+    SELECT e.position, e.token_id, t.text, e.effect FROM logit_effects e
+    LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = e.token_id
+    WHERE e.checkpoint_id = $checkpoint AND e.corpus_id = $corpus AND e.layer = $layer AND e.feature = $feature
+      AND e.sample = -1
+    QUALIFY row_number() OVER (PARTITION BY e.position, e.effect > 0 ORDER BY abs(e.effect) DESC) <= $n_causes
+    ORDER BY e.position, e.effect DESC
+"""
+
+CLUSTERS = """
+    SELECT cluster, n_samples, share, signature FROM clusters
+    WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
+    ORDER BY cluster < 0, cluster
+"""
+
+QUERIES = {
+    "activity": ("Activity", ACTIVITY),
+    "descriptions": ("Descriptions", DESCRIPTIONS),
+    "scores": ("Scores", SCORES),
+    "failures": ("Why there is no answer", FAILURES),
+    "clusters": ("Mechanisms", CLUSTERS),
+    "tokens": ("Tokens, from weights", TOKENS),
+    "upstream": ("Upstream features", EDGES.format(this="target", other="source", labels=LABELS)),
+    "downstream": ("Downstream features", EDGES.format(this="source", other="target", labels=LABELS)),
+    "heads": ("Attention heads", HEADS),
+    "feature_causes": ("Features that made it fire", FEATURE_CAUSES),
+    "token_causes": ("Tokens that made it fire", TOKEN_CAUSES),
+    "effects": ("Effects on the next tokens", EFFECTS),
+}
+
+
+def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: Feature, corpus: Corpus = None) -> Page:
+    """Everything that is known of one feature."""
+    row = reader.checkpoint(checkpoint)
+    check_feature(row, layer, feature)
+    corpus_id, corpora = corpora_of(reader, row["checkpoint_id"], corpus)
+    values = {
+        "checkpoint": row["checkpoint_id"], "corpus": corpus_id, "layer": layer, "feature": feature,
+        "preferred": list(PREFERRED), "n_tokens": N_TOKENS, "n_edges": N_EDGES, "n_causes": N_CAUSES,
+    }  # fmt: skip
+    panels = {name: reader.panel(title, sql, values) for name, (title, sql) in QUERIES.items()}
+    facts = {
+        "layer": layer,
+        "feature": feature,
+        "corpus": corpus_id,
+        "corpora": corpora,
+        "label": next((d["text"] for d in panels["descriptions"].rows if d["cluster"] == -1), None),
+        "metrics": _metrics(panels["scores"]),
+        "methods": _methods(panels["descriptions"], panels["scores"]),
+        "attribution": [s for s in panels["scores"].rows if s["judge"] == "none"],
+        "signatures": {str(c["cluster"]): [signature_part(p) for p in c["signature"]] for c in panels["clusters"].rows},
+        "previous": (layer, feature - 1) if feature else (layer - 1, row["d_transcoder"] - 1) if layer else None,
+        "next": (layer, feature + 1) if feature + 1 < row["d_transcoder"]
+        else (layer + 1, 0) if layer + 1 < row["n_layers"] else None,
+    }  # fmt: skip
+    return Page(f"Layer {layer}, feature {feature}", row, facts, panels)
+
+
+def _metrics(scores: Panel) -> list[str]:
+    """The metrics that descriptions of the feature have, in the usual order, others behind."""
+    found = {row["metric"] for row in scores.rows if row["judge"] != "none"}
+    return [name for name in METRICS if name in found] + sorted(found - set(METRICS))
+
+
+def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, Any]]:
+    """Every description of the whole feature, with its scores by judge and metric."""
+    judged: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in scores.rows:
+        if row["judge"] != "none":
+            judges = judged.setdefault((row["method"], row["explainer"]), {})
+            judges.setdefault(row["judge"], {})[row["metric"]] = row
+    return [
+        {
+            "method": row["method"], "explainer": row["explainer"], "text": row["text"],
+            "judges": judged.get((row["method"], row["explainer"]), {}),
+        }
+        for row in descriptions.rows if row["cluster"] == -1
+    ]  # fmt: skip
+
+
+def signature_part(text: str) -> dict[str, Any]:
+    """What samples of a mechanism share, in words, and what to link: `L3 #17` is a feature, `L2 H1 −1` a head."""
+    feature = re.fullmatch(r"L(\d+) #(\d+)", text)
+    if feature:
+        layer, index = map(int, feature.groups())
+        return {"kind": "feature", "layer": layer, "index": index, "words": f"feature {layer}/{index}"}
+    head = re.fullmatch(r"L(\d+) H(\d+) [−-]?(\d+)", text)
+    if not head:
+        return {"kind": "other", "layer": None, "index": None, "words": text}
+    layer, index, back = map(int, head.groups())
+    where = "at the token itself" if back == 0 else f"from {back} token{'s' if back > 1 else ''} before"
+    return {"kind": "head", "layer": layer, "index": index, "words": f"head {layer}.{index} reading {where}"}
