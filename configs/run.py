@@ -1,10 +1,8 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
@@ -18,6 +16,7 @@ from interp.descriptions.settings import AnthropicSettings, EvidenceSettings, Ru
 from interp.fade.settings import EvaluateSettings
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
+from storage.foreign import check_path, parse_yaml, read_yaml, shown
 
 
 class _Section(BaseModel):
@@ -213,6 +212,7 @@ class RunConfig(_Section):
     def _complete(self) -> "RunConfig":
         if isinstance(self.store, str) and "@" in self.store:  # the message must not repeat it
             raise ValueError("store: a URL with credentials in it; they belong in the environment, see README")
+        self._check_paths()
         if self.model.path is None and self.model.repo is None:
             raise ValueError(
                 "model.path is not set: name a model folder, in the file or as model.path=FOLDER, "
@@ -238,9 +238,25 @@ class RunConfig(_Section):
             raise ValueError("\n  ".join(without_effect))
         return self
 
+    def _check_paths(self) -> None:
+        """Refuse names that no file can have, before a file system is asked about them."""
+        sources = self.corpus.sources if self.corpus.source is not None else ()
+        folders = {"store": self.store, "model.path": self.model.path, "transcoder.path": self.transcoder.path}
+        places = [*folders.items(), ("local_model.path", self.local_model.path)]
+        for name, place in (*places, *(("corpus.source", source) for source in sources)):
+            if place is not None and "://" not in str(place):
+                try:
+                    check_path(place)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+
 
 PATHS = ("store", "model.path", "transcoder.path", "corpus.source", "local_model.path")
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
+
+
+MAX_PROBLEMS = 15
+"""So many of a configuration's mistakes are told at once."""
 
 
 def load_config(path: Path, overrides: list[str], store: str | None = None) -> RunConfig:
@@ -249,12 +265,9 @@ def load_config(path: Path, overrides: list[str], store: str | None = None) -> R
     Raises:
         ValueError: no such file, not YAML, an unknown key, or a value that does not fit; each is named.
     """
-    if not path.is_file():
+    if not check_path(path).is_file():
         raise ValueError(f"no configuration file {path}")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _EachOnce) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {type(values).__name__}")
     for name in PATHS:
@@ -263,31 +276,17 @@ def load_config(path: Path, overrides: list[str], store: str | None = None) -> R
         name, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"'{override}': expected key=value, like engine.workers=2")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise ValueError(f"'{override}': the value is not YAML") from None
-        _set(values, name, value)
+        _set(values, name, parse_yaml(text, shown(override)))
     if store is not None:
         values["store"] = store
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {_problem(e)}" for e in error.errors()]
+        found = error.errors()
+        problems = [f"  {'.'.join(map(str, e['loc'])) or 'configuration'}: {_problem(e)}" for e in found[:MAX_PROBLEMS]]
+        if len(found) > MAX_PROBLEMS:
+            problems.append(f"  and {len(found) - MAX_PROBLEMS} more")
         raise ValueError(f"{path}:\n" + "\n".join(problems)) from None
-
-
-class _EachOnce(yaml.SafeLoader):
-    """YAML in which no name stands twice beside itself; the library would take the last and drop the others."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen and key.value != "<<":
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _problem(error: Any) -> str:
@@ -295,7 +294,7 @@ def _problem(error: Any) -> str:
         return "unknown key"
     message = error["msg"].removeprefix("Value error, ")
     value = error["input"]
-    return message if isinstance(value, dict) else f"{message}, found {value!r}"
+    return message if isinstance(value, dict) else f"{message}, found {shown(value)}"
 
 
 def _beside(path: Path, value: Any) -> Any:
@@ -303,7 +302,10 @@ def _beside(path: Path, value: Any) -> Any:
         return [_beside(path, one) for one in value]
     if not isinstance(value, str) or value == "python-docs" or "://" in value:
         return value
-    return str((path.parent / Path(value).expanduser()).resolve())
+    try:
+        return str((path.parent / check_path(value).expanduser()).resolve())
+    except (ValueError, OSError, RuntimeError):  # what is wrong with it is said where the setting is checked
+        return value
 
 
 def _change(values: dict[str, Any], name: str, change: Any) -> None:

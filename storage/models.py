@@ -12,13 +12,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from interp.families import Family, family_of
-from storage.formats.folder import check_weights, tensor_shapes
+from storage.foreign import check_path, shown
+from storage.formats.folder import check_weights, read_settings, tensor_shapes
 
 MAX_PADDED_VOCABULARY = 0.01
 """Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
 
 MAX_SIZE = 10_000_000
 """No model is deeper, wider or has more tokens."""
+
+BOUNDS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 1000),
+    **dict.fromkeys(("num_labels", "num_attention_heads", "n_head"), 100_000),
+    **dict.fromkeys(("hidden_size", "n_embd", "vocab_size", "intermediate_size", "n_inner", "head_dim"), MAX_SIZE),
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), 100_000_000),
+}
+"""Settings that transformers makes lists, modules or arrays of, before it looks at any weight."""
+
+MAX_TOKENIZER_BYTES = 50_000_000
+"""No file of a tokenizer is longer; Gemma-3's has 33 MB."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
@@ -68,6 +80,10 @@ class ModelFolder:
         Raises:
             ValueError: there is none, or it is of another vocabulary size than the model.
         """
+        for file in self.tokenizer_files:
+            if file.stat().st_size > MAX_TOKENIZER_BYTES:
+                size = file.stat().st_size
+                raise ValueError(f"{file}: {size} bytes; expected a tokenizer's file, at most {MAX_TOKENIZER_BYTES}")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parsers do
@@ -136,16 +152,17 @@ def open_settings(path: Path) -> ModelFolder:
     Raises:
         ValueError: no folder, no readable config.json, or an unknown family.
     """
-    if not path.is_dir():
+    if not check_path(path).is_dir():
         raise ValueError(f"model.path: no folder {path}")
     config_path = path / "config.json"
     if not config_path.is_file():
         raise ValueError(f"model.path: {path} holds no config.json; expected a transformers model folder")
-    try:
-        model_type = json.loads(config_path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{config_path}: not a JSON object ({error})") from None
-    family = family_of(str(model_type))
+    settings = read_settings(config_path)
+    for name, bound in BOUNDS.items():
+        value = settings.get(name)
+        if isinstance(value, int | float) and not 0 <= value <= bound:
+            raise ValueError(f"{config_path}: {name} is {shown(value)}; expected a number up to {bound}")
+    family = family_of(str(settings.get("model_type"))[:100])
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its checks do

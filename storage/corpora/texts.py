@@ -21,6 +21,14 @@ With much longer ones the allocator loses gigabytes to gaps between the tokenize
 
 ROWS_PER_READ = 256
 BYTES_PER_READ = 2**20
+
+MAX_RECORD_BYTES = 2**24
+"""The longest line of a .jsonl file or cell of a .parquet file. What is made of a line takes some thirty times as much."""
+
+MAX_EMPTY_LINES = 2**20
+"""One after the other. A small packed file can hold billions."""
+
+TOO_LONG = f"more than {MAX_RECORD_BYTES} bytes; expected a document, a longer one wants a .txt file of its own"
 _WORDS = re.compile(r"(?s).*\S(?= \S)")
 _LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
 
@@ -132,10 +140,16 @@ def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
 def _json_lines(name: str, file: Any, text_field: str, at: Position) -> Iterator[Piece]:
     try:
         file.seek(at.offset)
-        while line := file.readline():
+        n_empty = 0
+        while line := file.readline(MAX_RECORD_BYTES + 1):
+            if len(line) > MAX_RECORD_BYTES:
+                raise ValueError(f"corpus: {name} line {at.line + 1}: {TOO_LONG}")
             end = Position(at.file, at.offset + len(line), at.line + 1)
             if line.strip():
+                n_empty = 0
                 yield from _cut(_json_text(name, line, at.line, text_field), at, end)
+            elif (n_empty := n_empty + 1) > MAX_EMPTY_LINES:
+                raise ValueError(f"corpus: {name} line {at.line + 1}: more than {MAX_EMPTY_LINES} empty lines")
             at = end
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"corpus: {name} after line {at.line}: damaged gzip file ({error})") from None
@@ -145,7 +159,9 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
     where = f"corpus: {name} line {lines_before + 1}"
     try:
         value = json.loads(_decoded(name, line, lines_before, is_last=True))
-    except json.JSONDecodeError as error:
+    except UnicodeDecodeError:
+        raise
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: no JSON object with '{text_field}' ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object with '{text_field}', found {type(value).__name__}")

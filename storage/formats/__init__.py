@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interp.capture import InputHook, OutputHook
+from storage.foreign import check_path
 from storage.formats.circuit_tracer import lists_layers, open_circuit_tracer
 from storage.formats.circuit_tracer_clt import open_circuit_tracer_clt
 from storage.formats.dunefsky import open_dunefsky
@@ -62,7 +63,7 @@ def open_transcoders(
         ValueError: no such folder, an unknown or ambiguous format, a link that leads out of the folder, or a setting
             or layer file that does not fit.
     """
-    if not path.is_dir():
+    if not check_path(path).is_dir():
         raise ValueError(f"transcoder.path: no folder {path}")
     refuse_links_out(path)
     found = [known for known in FORMATS if any(any(path.glob(pattern)) for pattern in known.patterns)]

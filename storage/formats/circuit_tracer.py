@@ -9,9 +9,9 @@ import yaml
 
 from interp.capture import Hooks
 from interp.transcoder import ActivationName, Transcoder
+from storage.foreign import check_path, read_yaml
 from storage.formats import gemma_scope, gemma_scope_2
 from storage.formats.folder import (
-    MAX_SETTINGS_BYTES,
     TranscoderFolder,
     expect_number,
     expect_setting,
@@ -25,6 +25,9 @@ from storage.formats.folder import (
 from storage.formats.hooks import HookNames
 
 THRESHOLD = "activation_function.threshold"
+
+MAX_LAYERS = 1000
+"""No model is deeper."""
 
 ROWS = "W_enc_rows"
 """A setting of our own, for what a square W_enc cannot say: whether a row is of d_transcoder or of d_model."""
@@ -65,17 +68,12 @@ def read_config(path: Path) -> tuple[Path, dict[str, Any]]:
     """The path and the settings of a folder's config.yaml.
 
     Raises:
-        ValueError: it is missing, too large, or holds no settings.
+        ValueError: it is missing, beyond the bounds of `storage.foreign`, or holds no settings.
     """
     config_path = path / "config.yaml"
     if not config_path.is_file():
         raise ValueError(f"{path}: no config.yaml, which names the hooks of a circuit-tracer folder")
-    if config_path.stat().st_size > MAX_SETTINGS_BYTES:
-        raise ValueError(f"{config_path}: {config_path.stat().st_size} bytes; expected a short file of settings")
-    try:
-        config = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{config_path}: not YAML ({str(error)[:200]})") from None
+    config = read_yaml(config_path)
     if not isinstance(config, dict):
         raise ValueError(f"{config_path}: expected settings by name, found {type(config).__name__}")
     return config_path, config
@@ -108,10 +106,15 @@ def _listed_files(path: Path, config_path: Path, config: dict[str, Any]) -> list
     listed = config["transcoders"]
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise ValueError(f"{config_path}: transcoders is no list of files, one a layer")
+    if len(listed) > MAX_LAYERS:
+        raise ValueError(
+            f"{config_path}: transcoders names {len(listed)} files; expected one a layer, at most {MAX_LAYERS}"
+        )
     files = []
     for layer, name in enumerate(listed):
         inside = re.sub(r"^hf://[^/]+/[^/]+/([^?]*).*", r"\1", name)
         file = path / inside
+        check_path(file)
         if Path(inside).is_absolute() or ".." in Path(inside).parts or not file.is_file():
             raise ValueError(f"{config_path}: layer {layer} is {name}; expected the file {inside} inside {path}")
         if file in files:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from interp.transcoder import Transcoder
+from storage.foreign import shown
 from storage.formats.folder import Shape, TranscoderFolder, check_weights, expect_tensors, matrix_shape, one_per_layer
 from storage.formats.hooks import HookNames, layer_and_name
 from storage.formats.torch_zip import Inert, StoredTensor, TorchZip
@@ -64,8 +65,7 @@ def _places(file: Path, layer: int) -> tuple[str, str]:
         if found is None:
             continue
         if not isinstance(found, str) or layer_and_name(found)[0] != layer or (name == "hook_point" and found != read):
-            shown = repr(found) if isinstance(found, str) else f"a {type(found).__name__}"
-            raise ValueError(f"{file}: cfg.{name} is {shown}; expected {expected}, as the file's name says")
+            raise ValueError(f"{file}: cfg.{name} is {shown(found)}; expected {expected}, as the file's name says")
         named[name] = found
     if settings.get("is_transcoder") is False:
         raise ValueError(f"{file}: cfg.is_transcoder is False: an autoencoder; expected a transcoder")
@@ -94,6 +94,9 @@ def _shape(path: Path) -> tuple[int, int]:
 def _read(path: Path) -> Transcoder:
     _shape(path)
     file = TorchZip(path)
+    n_bytes = sum(stored.n_bytes for stored in _content(file)[1].values())
+    if n_bytes > path.stat().st_size:
+        raise ValueError(f"{path}: tensors of {n_bytes} bytes in a file of {path.stat().st_size}; do they overlap?")
     tensors = {name: file.tensor(stored) for name, stored in _content(file)[1].items()}
     for name, tensor in tensors.items():
         check_weights(path, name, tensor)

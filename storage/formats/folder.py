@@ -1,6 +1,5 @@
 """What every transcoder format provides, and the checks they share."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,16 @@ from torch import Tensor
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
+from storage.foreign import check_path, read_json, shown
 from storage.hub import linked_folders
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-MAX_HEADER_BYTES = 100_000_000
-"""No safetensors header is longer; the library's own limit."""
+MAX_HEADER_BYTES = 10_000_000
+"""Enough for a hundred thousand tensors in one safetensors file; the library's own limit takes it seconds."""
 
-MAX_SETTINGS_BYTES = 10_000_000
+MAX_ENTRIES = 100_000
+"""Files and folders below one that is searched for transcoders."""
 
 Shape = tuple[int, ...]
 
@@ -56,7 +57,7 @@ def refuse_links_out(root: Path) -> None:
     A folder of links that `storage.hub` made of a repository's files may lead into the whole cache.
 
     Raises:
-        ValueError: names the link.
+        ValueError: names the link, or the folder if it holds more than `MAX_ENTRIES` files.
     """
     allowed = [root.resolve()]
     if allowed[0].is_relative_to(linked_folders().resolve()):
@@ -64,13 +65,20 @@ def refuse_links_out(root: Path) -> None:
     for parent in allowed[0].parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
             allowed.append(parent.parent / "blobs")
-    for link in (entry for entry in root.rglob("*") if entry.is_symlink()):
-        try:
-            target = link.resolve()
-        except (OSError, RuntimeError):
-            raise ValueError(f"{link}: a symbolic link that leads in a circle") from None
-        if not any(target.is_relative_to(place) for place in allowed):
-            raise ValueError(f"{link}: a symbolic link that leads out of {root}; put the file itself there")
+    for number, entry in enumerate(root.rglob("*"), 1):
+        if number > MAX_ENTRIES:
+            raise ValueError(f"{root}: more than {MAX_ENTRIES} files and folders; expected a release of transcoders")
+        if entry.is_symlink():
+            _refuse_link_out(entry, root, allowed)
+
+
+def _refuse_link_out(link: Path, root: Path, allowed: list[Path]) -> None:
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError):
+        raise ValueError(f"{link}: a symbolic link that leads in a circle") from None
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise ValueError(f"{link}: a symbolic link that leads out of {root}; put the file itself there")
 
 
 def one_per_layer(folder: Path, numbered: Iterable[tuple[int, Path]], pattern: str) -> list[Path]:
@@ -100,16 +108,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     """A JSON file that holds settings by name.
 
     Raises:
-        ValueError: it is missing, too large, or something else.
+        ValueError: it is missing, beyond the bounds of `storage.foreign`, or something else.
     """
-    if not path.is_file():
-        raise ValueError(f"no file {path}")
-    if path.stat().st_size > MAX_SETTINGS_BYTES:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes; expected a short file of settings")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({str(error)[:200]})") from None
+    settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected settings by name, found {type(settings).__name__}")
     return settings
@@ -119,17 +120,15 @@ def expect_setting(path: Path, settings: Mapping[str, Any], name: str, *expected
     """Refuse a setting that is none of `expected`. None stands for one that is not there."""
     value = settings.get(name)
     if not any(type(value) is type(one) and value == one for one in expected):
-        found = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
         known = " or ".join("left out" if one is None else repr(one) for one in expected)
-        raise ValueError(f"{path}: {name} is {found}; expected {known}")
+        raise ValueError(f"{path}: {name} is {shown(value)}; expected {known}")
 
 
 def expect_number(path: Path, settings: Mapping[str, Any], name: str) -> int:
     """A setting that is a positive whole number."""
     value = settings.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        found = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
-        raise ValueError(f"{path}: {name} is {found}; expected a positive number")
+        raise ValueError(f"{path}: {name} is {shown(value)}; expected a positive number")
     return value
 
 
@@ -204,6 +203,7 @@ def expect_shape(path: Path, name: str, found: Shape, expected: Shape) -> None:
 
 
 def _opened(path: Path) -> Any:
+    check_path(path)
     if not path.is_file():
         raise ValueError(f"no file {path}")
     with path.open("rb") as file:

@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,20 @@ from storage.formats.folder import (
     one_per_layer,
 )
 from storage.formats.hooks import HookNames
+from storage.formats.zip_archive import open_zip
 
-MAX_COMPRESSION = 100
-"""Weights hardly compress; a file that claims to hold so many times its size is not one of weights."""
+MAX_UNPACKED_BEYOND = 100_000_000
+"""Weights hardly compress; a file that unpacks to so many bytes more than it has is not one of weights."""
+
+DTYPES = {b"<f4": 4, b"<f2": 2}
+"""Bytes of a value, by how a header names its type."""
+
+HEADER = re.compile(
+    rb"\{'descr': '([^']{1,8})', 'fortran_order': (?:True|False), 'shape': \(((?:[0-9]{1,12},? ?){0,8})\),? ?\} *\n?"
+)
+"""An array's header as numpy writes it. It is a Python expression, which numpy would parse as one."""
+
+MAX_ARRAY_HEADER_BYTES = 4096
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 
@@ -98,10 +108,10 @@ def _npz_shapes(file: Path) -> dict[str, Shape]:
     """Shapes of the arrays in an npz file, after checking that none unpacks to more than it says or should."""
     size = file.stat().st_size
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_zip(file) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
-            if unpacked > MAX_COMPRESSION * size:
+            if unpacked > size + MAX_UNPACKED_BEYOND:
                 raise ValueError(f"{unpacked} bytes packed into {size}; expected weights, which do not compress so")
             names = [entry.filename.removesuffix(".npy") for entry in entries]
             if len(set(names)) < len(names):
@@ -112,18 +122,29 @@ def _npz_shapes(file: Path) -> dict[str, Shape]:
 
 
 def _array_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
-    readers: dict[tuple[int, int], Any] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"{entry.filename}: array format {version}; expected 1.0 or 2.0")
-        shape, _, dtype = readers[version](file)
-        declared = file.tell() + prod(shape) * dtype.itemsize
-    if dtype not in (np.dtype("<f4"), np.dtype("<f2")):
-        raise ValueError(f"{entry.filename}: dtype {dtype}; expected float32 or float16")
+        start = file.read(8)
+        if start[:6] != b"\x93NUMPY":
+            raise ValueError(f"{entry.filename}: the magic string of an array is missing")
+        n_bytes = {b"\1\0": 2, b"\2\0": 4}.get(start[6:])
+        if n_bytes is None:
+            raise ValueError(f"{entry.filename}: array format {tuple(start[6:])}; expected 1.0 or 2.0")
+        length = int.from_bytes(file.read(n_bytes), "little")
+        header = file.read(min(length, MAX_ARRAY_HEADER_BYTES + 1))
+    match = HEADER.fullmatch(header) if length == len(header) <= MAX_ARRAY_HEADER_BYTES else None
+    if match is None:
+        raise ValueError(f"{entry.filename}: an array header of {length} bytes, {header[:60]!r}…, that is not numpy's")
+    if match[1] not in DTYPES:
+        raise ValueError(f"{entry.filename}: dtype {_type_name(match[1])}; expected float32 or float16")
+    shape = tuple(int(size) for size in re.findall(rb"[0-9]+", match[2]))
+    declared = len(start) + n_bytes + length + prod(shape) * DTYPES[match[1]]
     if declared != entry.file_size:
         raise ValueError(f"{entry.filename}: {entry.file_size} bytes; expected {declared} for shape {list(shape)}")
     return shape
+
+
+def _type_name(descr: bytes) -> str:
+    try:
+        return str(np.dtype(descr.decode("ascii")))
+    except (TypeError, ValueError, SyntaxError):
+        return repr(descr)

@@ -7,6 +7,7 @@ from typing import get_args
 
 from interp.capture import Hooks, InputHook, OutputHook
 from interp.families import Family, family_of
+from storage.foreign import shown
 
 INPUTS: dict[str, InputHook] = {
     **{name: name for name in get_args(InputHook)},
@@ -89,7 +90,6 @@ def _unclear(source: Path, side: str, name: object, why: str) -> ValueError:
 def _unknown(source: Path, side: str, name: object, known: list[str]) -> ValueError:
     if name is None:
         return ValueError(f"{source}: the {side} hook is not said; set transcoder.{side}_hook")
-    found = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
     return ValueError(
-        f"{source}: the {side} hook is {found}; expected one of {', '.join(known)}, or set transcoder.{side}_hook"
+        f"{source}: the {side} hook is {shown(name)}; expected one of {', '.join(known)}, or set transcoder.{side}_hook"
     )

@@ -1,12 +1,11 @@
 """Read tensors and plain settings from what `torch.save` wrote, running nothing that the file names.
 
-A `.pt` file is a zip archive: `…/data.pkl`, a pickle, and `…/data/KEY`, the bytes of one storage each, unpacked. The
-pickle may name the few functions that rebuild tensors. Classes of other packages become `Inert`, which keeps the state
-of an object and does nothing; anything else that a pickle can name is refused.
+A `.pt` file is a zip archive: `…/data.pkl`, a pickle, and `…/data/KEY`, the bytes of one storage each, unpacked. A
+pickle is a program for a small machine. The machine here knows only the instructions that tensors and settings need,
+and each takes bounded time. The pickle may name the few functions that rebuild tensors. Classes of other packages
+become `Inert`, which keeps the state of an object and does nothing; anything else that a pickle can name is refused.
 """
 
-import io
-import pickle
 import pickletools
 import sys
 import zipfile
@@ -19,8 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-MAX_PICKLE_BYTES = 10_000_000
+from storage.foreign import check_path, shown
+from storage.formats.zip_archive import open_zip
+
+MAX_PICKLE_BYTES = 200_000
 """A pickle holds names and settings; weights lie outside it."""
+
+MAX_AXES = 8
 
 STORAGES = {
     "FloatStorage": torch.float32,
@@ -36,15 +40,9 @@ OWN_PACKAGES = {*sys.stdlib_module_names, "__builtin__", "commands", "copy_reg",
 class Inert:
     """An object of a class that is not there: its state, as the pickle has it."""
 
-    state: Any = None
-
-    def __new__(cls, *arguments: object) -> "Inert":
-        if arguments:
-            raise ValueError(f"a call of {cls.__module__}.{cls.__qualname__}")
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state: Any = None
 
 
 class StoredTensor(NamedTuple):
@@ -58,6 +56,11 @@ class StoredTensor(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its values, without the rest of the storage."""
+        return prod(self.shape) * self.dtype.itemsize
+
 
 class TorchZip:
     """A file of `torch.save`: `content` is what was saved, with a `StoredTensor` for each tensor.
@@ -67,18 +70,18 @@ class TorchZip:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = check_path(path)
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_zip(path) as archive:
                 self._entries = {entry.filename: entry for entry in archive.infolist()}
                 self._check_entries(archive.infolist())
                 (self._root,) = {name.removesuffix("data.pkl") for name in self._entries if name.endswith("/data.pkl")}
                 data = archive.read(f"{self._root}data.pkl")
                 byteorder = self._entries.get(f"{self._root}byteorder")
-                if byteorder is not None and archive.read(byteorder) != b"little":
+                if byteorder is not None and archive.open(byteorder).read(10) != b"little":
                     raise ValueError("its numbers are not little-endian")
-            self.content = _load(data)
-        except Exception as error:  # a pickle can make its reader raise anything
+            self.content = _Machine().run(data)
+        except Exception as error:  # a broken archive or pickle can make its reader raise anything
             raise ValueError(
                 f"{path}: refused: {str(error)[:200] or type(error).__name__}; expected a file of torch.save with "
                 "tensors and settings only"
@@ -91,7 +94,7 @@ class TorchZip:
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise ValueError(f"{entry.filename} is compressed")
             if entry.filename.endswith("data.pkl") and entry.file_size > MAX_PICKLE_BYTES:
-                raise ValueError(f"{entry.filename} is {entry.file_size} bytes")
+                raise ValueError(f"{entry.filename} is {entry.file_size} bytes; expected at most {MAX_PICKLE_BYTES}")
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """A tensor's values.
@@ -106,44 +109,184 @@ class TorchZip:
         if entry is None or entry.file_size != n_bytes or not fits or not 0 < prod(stored.shape) <= stored.n:
             size = "no bytes" if entry is None else f"{entry.file_size} bytes"
             raise ValueError(f"{self.path}: {size} for a tensor of shape {stored.shape} in a storage of {n_bytes}")
-        with zipfile.ZipFile(self.path) as archive:
-            try:
-                values = torch.frombuffer(bytearray(archive.read(entry)), dtype=stored.dtype)
-            except (zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
-                raise ValueError(f"{self.path}: unreadable values ({str(error)[:200]})") from None
-        return values.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
+        try:
+            with open_zip(self.path) as archive, archive.open(entry) as file:
+                data = file.read(n_bytes)
+            values = torch.frombuffer(bytearray(data), dtype=stored.dtype)
+        except (zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{self.path}: unreadable values ({str(error)[:200]})") from None
+        tensor = values.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
+        return tensor if tensor.numel() == stored.n else tensor.clone()  # not the whole storage for a part of it
 
 
-def _load(data: bytes) -> Any:
-    for opcode, argument, _ in pickletools.genops(data):
-        # A pickle numbers what it remembers; a huge number would only make its reader take memory for it.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
-            raise ValueError(f"a pickle of {len(data)} bytes that remembers {argument} objects")
-    return _Unpickler(io.BytesIO(data)).load()
+class _Function(NamedTuple):
+    """One of the few functions that a pickle may call."""
+
+    call: Callable[..., Any]
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        found = _known(module, name)
-        if found is not None:
-            return found
-        if module.partition(".")[0] in OWN_PACKAGES:
-            raise ValueError(f"it names {module}.{name}, which could run code")
-        return type(name.replace(".", "_"), (Inert,), {"__module__": module})
+class _Class(NamedTuple):
+    """A class that is not there."""
 
-    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str, int]:
-        """A storage, named as ("storage", type, key, device, number of values)."""
-        kind, dtype, key, _, n = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
+    name: str
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype
+    key: str
+    n: int
+
+
+class _Machine:
+    """Runs a pickle: a stack of values, marks in it, and a memo of values that are used again.
+
+    Values may hold one another many times over, so nothing here ever walks, compares, hashes or prints one that is
+    not a scalar.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, data: bytes) -> Any:
+        for opcode, argument, _ in pickletools.genops(data):
+            name = opcode.name
+            if name == "STOP":
+                return self.stack.pop()
+            if name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[name])
+            elif name in _LITERALS:
+                self.stack.append(argument)
+            else:
+                step = _STEPS.get(name)
+                if step is None:
+                    raise ValueError(f"a pickle with {name}, which tensors and settings do not need")
+                step(self, argument)
+        raise ValueError("a pickle without an end")
+
+    def above_mark(self) -> list[Any]:
+        mark = self.marks.pop()
+        values = self.stack[mark:]
+        del self.stack[mark:]
+        return values
+
+    def remember(self, _argument: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def remember_as(self, number: int) -> None:
+        self.memo[number] = self.stack[-1]
+
+    def recall(self, number: int) -> None:
+        self.stack.append(self.memo[number])
+
+    def mark(self, _argument: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def tuple_of(self, n: int | None) -> None:
+        values = self.above_mark() if n is None else [self.stack.pop() for _ in range(n)][::-1]
+        self.stack.append(tuple(values))
+
+    def append(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise ValueError(f"values appended to {shown(target)}")
+        target.extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or len(values) % 2:
+            raise ValueError(f"{len(values)} keys and values for {shown(target)}")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if key is not None and not isinstance(key, str | int | float):
+                raise ValueError(f"a key that is {shown(key)}")
+            target[key] = value
+
+    def name(self, module: str, name: str) -> None:
+        self.stack.append(_known(module, name))
+
+    def name_from_stack(self, _argument: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise ValueError("a name that is no text")
+        self.name(module, name)
+
+    def call(self, _argument: Any) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if not isinstance(arguments, tuple):
+            raise ValueError("arguments that are no tuple")
+        if isinstance(function, _Function):
+            self.stack.append(function.call(*arguments))
+        elif isinstance(function, _Class) and not arguments:
+            self.stack.append(Inert(function.name))
+        else:
+            raise ValueError(f"a call of {function.name if isinstance(function, _Class) else shown(function)}")
+
+    def new(self, _argument: Any) -> None:
+        if not isinstance(self.stack[-2], _Class):
+            raise ValueError(f"a new {shown(self.stack[-2])}")
+        self.call(None)
+
+    def build(self, _argument: Any) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Inert):
+            target.state = state
+        elif not isinstance(target, OrderedDict):  # a module's state has versions attached, which say nothing here
+            raise ValueError(f"a state for {shown(target)}")
+
+    def storage(self, _argument: Any) -> None:
+        """A storage is named as ("storage", type, key, device, number of values)."""
+        found = self.stack.pop()
+        if not isinstance(found, tuple) or len(found) != 5:
             raise ValueError("a storage that is not named as torch.save names it")
-        return dtype, str(key), int(n)
+        kind, dtype, key, _, n = found
+        named = isinstance(kind, str) and kind == "storage" and isinstance(dtype, torch.dtype)
+        if not named or not isinstance(key, str) or not _is_size(n):
+            raise ValueError("a storage that is not named as torch.save names it")
+        self.stack.append(_Storage(dtype, key, n))
+
+
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
+_LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
+    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
+}  # fmt: skip
+
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda *_: None,
+    "FRAME": lambda *_: None,
+    "MARK": _Machine.mark,
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "TUPLE": lambda machine, _: machine.tuple_of(None),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "APPEND": lambda machine, _: machine.append([machine.stack.pop()]),
+    "APPENDS": lambda machine, _: machine.append(machine.above_mark()),
+    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.set_items(machine.above_mark()),
+    "MEMOIZE": _Machine.remember,
+    "BINPUT": _Machine.remember_as,
+    "LONG_BINPUT": _Machine.remember_as,
+    "BINGET": _Machine.recall,
+    "LONG_BINGET": _Machine.recall,
+    "GLOBAL": lambda machine, names: machine.name(*names.split(" ", 1)),
+    "STACK_GLOBAL": _Machine.name_from_stack,
+    "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.new,
+    "BUILD": _Machine.build,
+    "BINPERSID": _Machine.storage,
+}
 
 
 def _known(module: str, name: str) -> Any:
-    # New functions each time: a pickle can set attributes of what it is given.
+    """What a name stands for: a type of numbers, one of the functions that are called here, or a class that is not."""
     functions: dict[tuple[str, str], Callable[..., Any]] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *found: _stored_tensor(*found),
+        ("collections", "OrderedDict"): lambda: OrderedDict(),
+        ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         ("torch", "device"): lambda *_: "a device",
     }
@@ -151,11 +294,23 @@ def _known(module: str, name: str) -> Any:
         return STORAGES[name]
     if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
         return vars(torch)[name]
-    return functions.get((module, name))
+    if (module, name) in functions:
+        return _Function(functions[module, name])
+    if module.partition(".")[0] in OWN_PACKAGES:
+        raise ValueError(f"it names {module}.{name}, which could run code")
+    return _Class(f"{module}.{name}")
 
 
-def _stored_tensor(storage: Any, offset: int, shape: Any, stride: Any, *_: object) -> StoredTensor:
-    dtype, key, n = storage
-    if len(shape) != len(stride):
-        raise ValueError(f"a tensor of {len(shape)} axes with {len(stride)} strides")
-    return StoredTensor(dtype, str(key), int(n), int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
+def _stored_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: object) -> StoredTensor:
+    sizes = [offset]
+    for axes in (shape, stride):
+        if not isinstance(axes, tuple) or len(axes) > MAX_AXES:
+            raise ValueError(f"a tensor whose axes are no tuple of at most {MAX_AXES}")
+        sizes += axes
+    if not isinstance(storage, _Storage) or not all(map(_is_size, sizes)) or len(shape) != len(stride):
+        raise ValueError("a tensor that is not described as torch.save describes it")
+    return StoredTensor(*storage, offset, shape, stride)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48

@@ -1,0 +1,207 @@
+"""Files that other people wrote, read within bounds: so many bytes, so deep, numbers of so many digits.
+
+Every settings file, list and index that comes from outside is read here, so that a file made to exhaust time or memory
+is refused by name before it can. The bounds are far above what any release has.
+"""
+
+import json
+import os
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_SETTINGS_BYTES = 2_000_000
+"""The longest file of settings that is read."""
+
+MAX_DEPTH = 100
+"""Lists and mappings inside one another."""
+
+MAX_YAML_VALUES = 50_000
+"""Values of a YAML file, those behind an alias counted wherever the alias stands: merging takes as many steps."""
+
+MAX_DIGITS = 100
+"""Of a whole number in JSON; transformers writes 10^30 for no limit."""
+
+MAX_INT = 2**63
+"""Whole numbers in YAML are smaller."""
+
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
+"""What Linux takes for a path, and for each name in it."""
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """A path that the operating system can be asked about; otherwise the question would be an error of its own.
+
+    Raises:
+        ValueError: it is too long, or holds a NUL or half of a character.
+    """
+    text = os.fspath(path)
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(text)} is no path: it holds half a character") from None
+    if b"\0" in data:
+        raise ValueError(f"{shown(text)} is no path: it holds a NUL")
+    longest = max(map(len, data.split(b"/")))
+    if len(data) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{shown(text)} is no path: {len(data)} bytes, its longest name {longest}; expected at most "
+            f"{MAX_PATH_BYTES} and {MAX_NAME_BYTES}"
+        )
+    return Path(text)
+
+
+def shown(value: object) -> str:
+    """A value as an error message may repeat it: a scalar, cut where it is long; of anything else its kind."""
+    if value is None or isinstance(value, str | int | float):
+        text = repr(value[:200] if isinstance(value, str) else value)
+        return text if len(text) <= 120 else f"{text[:100]}… ({len(str(value))} characters)"
+    return f"a {type(value).__name__}"
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """A whole file.
+
+    Raises:
+        ValueError: it is missing, no file, not readable, or longer than `max_bytes`.
+    """
+    check_path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is no file" if path.exists() else f"no file {path}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)  # a device or a file of /proc does not say its size
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(data) > max_bytes:
+        size = max(path.stat().st_size, len(data))
+        raise ValueError(f"{path}: {size} bytes; expected at most {max_bytes}, a short file of settings")
+    return data
+
+
+def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> Any:
+    """A JSON file.
+
+    Raises:
+        ValueError: it is missing, longer than `max_bytes`, not JSON, or beyond the bounds above.
+    """
+    return parse_json(read_bytes(path, max_bytes), str(path))
+
+
+def parse_json(data: bytes, source: str) -> Any:
+    """The value of a JSON text. `source` names it in errors.
+
+    Raises:
+        ValueError: not JSON, or beyond the bounds above.
+    """
+    try:
+        value = json.loads(data.decode("utf-8-sig"), parse_int=_bounded_int)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: not JSON ({_one_line(error)})") from None
+    level = _containers([value])
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in _containers(one.values() if isinstance(one, dict) else one)]
+    if level:
+        raise ValueError(f"{source}: lists and objects more than {MAX_DEPTH} deep; expected settings")
+    return value
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file; None if it is empty.
+
+    Raises:
+        ValueError: it is missing, too long, not YAML, or beyond the bounds above.
+    """
+    data = read_bytes(path, MAX_SETTINGS_BYTES)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not YAML (not UTF-8: {error.reason} at byte {error.start})") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text of plain values. `source` names it in errors.
+
+    Raises:
+        ValueError: not YAML, or beyond the bounds above.
+    """
+    try:
+        _check_events(text)
+        return yaml.load(text, _Loader)
+    except Exception as error:  # what makes values of texts raises whatever it meets
+        raise ValueError(f"{source}: not YAML ({_one_line(error)})") from None
+
+
+class _Loader(yaml.CSafeLoader):
+    """Plain values, with whole numbers bounded, and no name twice beside itself: the library would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen and key.value != "<<":
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _check_events(text: str) -> None:
+    """Count values and depth before anything is made of them; libyaml's own composing recurses without a bound.
+
+    `counts` has, for each open list or mapping, the values in it so far; `sizes` those of each anchor.
+    """
+    counts, names, sizes = [0], [""], dict[str, int]()
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            counts.append(1)
+            names.append(event.anchor or "")
+            sizes.pop(names[-1], None)
+            if len(counts) > MAX_DEPTH + 1:
+                raise ValueError(f"lists and mappings more than {MAX_DEPTH} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size = counts.pop()
+            sizes[names.pop()] = size
+            counts[-1] += size
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise ValueError(f"*{shown(event.anchor)[1:-1]} stands for nothing that is complete")
+            counts[-1] += sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            counts[-1] += 1
+            sizes[event.anchor or ""] = 1
+        if counts[-1] > MAX_YAML_VALUES:
+            raise ValueError(f"more than {MAX_YAML_VALUES} values; expected settings")
+
+
+def _yaml_number(construct: Any) -> Any:
+    def number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+        if len(node.value) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(node.value)} characters")
+        value = construct(loader, node)
+        if isinstance(value, int) and not -MAX_INT <= value < MAX_INT:
+            raise ValueError(f"the number {shown(node.value)[1:-1]}; expected at most {MAX_INT - 1}")
+        return value
+
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _yaml_number(yaml.CSafeLoader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _yaml_number(yaml.CSafeLoader.construct_yaml_float))
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error)[:2000].split())[:200]
+    return text if text and isinstance(error, ValueError | yaml.YAMLError) else f"{type(error).__name__}: {text}"
