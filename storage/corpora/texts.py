@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
+from storage.foreign import shown
 
 PIECE_CHARACTERS = 2**17
 """Longer documents are handed on, and tokenised, in several pieces. In a .txt file it counts bytes.
@@ -23,7 +24,7 @@ ROWS_PER_READ = 256
 BYTES_PER_READ = 2**20
 
 MAX_RECORD_BYTES = 2**24
-"""The longest line of a .jsonl file or cell of a .parquet file. What is made of a line takes some thirty times as much."""
+"""The longest line of a .jsonl file or cell of a .parquet file. What is made of a line may take thirty times it."""
 
 MAX_EMPTY_LINES = 2**20
 """One after the other. A small packed file can hold billions."""
@@ -157,16 +158,15 @@ def _json_lines(name: str, file: Any, text_field: str, at: Position) -> Iterator
 
 def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> str:
     where = f"corpus: {name} line {lines_before + 1}"
+    text = _decoded(name, line, lines_before, is_last=True)
     try:
-        value = json.loads(_decoded(name, line, lines_before, is_last=True))
-    except UnicodeDecodeError:
-        raise
+        value = json.loads(text, parse_int=len)  # a number is never wanted, and a long one takes its time
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: no JSON object with '{text_field}' ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object with '{text_field}', found {type(value).__name__}")
     if text_field not in value:
-        raise ValueError(f"{where}: no field '{text_field}'; it has {sorted(value)}")
+        raise ValueError(f"{where}: no field '{text_field}'; it has {_some(value)}")
     return _checked(value[text_field], where, text_field)
 
 
@@ -177,7 +177,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Ite
         raise ValueError(f"corpus: {name}: cannot be read as Parquet ({error})") from None
     schema = parquet.schema_arrow
     if text_field not in schema.names:
-        raise ValueError(f"corpus: {name} has no column '{text_field}'; it has {schema.names}")
+        raise ValueError(f"corpus: {name} has no column '{text_field}'; it has {_some(schema.names)}")
     if not _is_text(schema.field(text_field).type):
         raise ValueError(f"corpus: {name}: column '{text_field}' is {schema.field(text_field).type}, not text")
     row, at = 0, start
@@ -201,6 +201,12 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Ite
             raise ValueError(f"corpus: {name} after row {row}: cannot be read as Parquet ({error})") from None
 
 
+def _some(names: Iterable[str]) -> str:
+    """Names as a message lists them."""
+    every = sorted(names)
+    return ", ".join(map(shown, every[:12])) + ", …" * (len(every) > 12) if every else "nothing"
+
+
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
@@ -210,6 +216,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _checked(text: Any, where: str, text_field: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{where}: '{text_field}' is {type(text).__name__}, not a text")
+    if len(text) > MAX_RECORD_BYTES:
+        raise ValueError(f"{where}: {TOO_LONG}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
