@@ -47,6 +47,6 @@ class Judge(Protocol):
         """Whether each text's marked tokens are what the description says: 1, 0 or `LACKING`."""
         ...
 
-    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " n_pos"]] | None:
-        """How active the feature is expected to be at every token; None where there is no answer."""
+    def simulate(self, description: str, texts: Sequence[Text]) -> Sequence[Float[np.ndarray, " _"] | None]:
+        """How active the feature is expected to be at every token of each text; None where there is no answer."""
         ...

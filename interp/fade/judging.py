@@ -1,6 +1,7 @@
 """One description of one feature before a judge: what it is judged on, what the judge said, and the figures of it."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
@@ -18,6 +19,8 @@ from interp.fade.metrics import (
 )
 from interp.fade.settings import EvaluateSettings
 from interp.fade.texts import Active, stratified
+
+T = TypeVar("T")
 
 METRICS = ("clarity", "responsiveness", "purity", "faithfulness", "simulation", "detection", "fuzzing", "stability")
 
@@ -94,16 +97,38 @@ def _marked(
     return marked, np.array(right, bool)
 
 
-def judge_description(judge: Judge, description: str, of: Material, texts: list[Text]) -> Judged:
-    """Have a description judged on a feature's material."""
-    return Judged(
-        ratings=judge.rate(description, [texts[at] for at in of.rated]),
-        marks=judge.marks_right(description, of.marked),
-        expected=judge.simulate(description, [texts[at] for at in of.simulated]),
-        continuations={
-            factor: judge.rate_continuations(description, many) for factor, many in of.continuations.items()
-        },
-    )
+def judge_description(judge: Judge, description: str, of: Sequence[Material], texts: list[Text]) -> list[Judged]:
+    """What a judge says of one description on the material of every feature of which it is claimed. A text that several
+    features share is judged once."""
+    rated = _once(int(text) for one in of for text in one.rated)
+    simulated = _once(int(text) for one in of for text in one.simulated)
+    marked = _once(text for one in of for text in one.marked)
+    continued = _once(text for one in of for many in one.continuations.values() for text in many)
+    ratings = judge.rate(description, [texts[at] for at in rated])
+    marks = judge.marks_right(description, list(marked))
+    expected = judge.simulate(description, [texts[at] for at in simulated])
+    continuations = judge.rate_continuations(description, list(continued))
+    judged = []
+    for one in of:
+        answered = [expected[simulated[int(text)]] for text in one.simulated]
+        activity = [each for each in answered if each is not None]
+        judged.append(
+            Judged(
+                ratings=ratings[[rated[int(text)] for text in one.rated]],
+                marks=marks[[marked[text] for text in one.marked]],
+                expected=activity if len(activity) == len(answered) else None,
+                continuations={
+                    factor: continuations[[continued[text] for text in many]]
+                    for factor, many in one.continuations.items()
+                },
+            )
+        )
+    return judged
+
+
+def _once(items: Iterable[T]) -> dict[T, int]:
+    """Different items and their places, in the order in which they come."""
+    return {item: at for at, item in enumerate(dict.fromkeys(items))}
 
 
 def figures(

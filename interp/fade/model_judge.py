@@ -94,18 +94,21 @@ class ModelJudge:
                     found[block[one["id"]]] = one["rating"]
         return np.array([found[text] for text in texts], np.int8)
 
-    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " n_pos"]] | None:
-        expected = [np.zeros(len(text.tokens), np.float32) for text in texts]
-        whole = True
+    def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"] | None]:
+        expected: list[np.ndarray | None] = []
         for start in range(0, len(texts), self._step):
             block = [
                 {"id": at, "tokens": list(text.tokens)} for at, text in enumerate(texts[start : start + self._step])
             ]
             about = fenced({"concept": description, "texts": block})
             value = self._answers.value(Prompt("simulate", SIMULATE, about, FIRING, 40 + 60 * len(block)))
-            whole &= value is not None
-            for one in [] if value is None else value["firing"]:
+            if value is None:
+                expected += [None] * len(block)
+                continue
+            told = [np.zeros(len(text["tokens"]), np.float32) for text in block]
+            for one in value["firing"]:
                 if 0 <= one["id"] < len(block):
-                    activity = expected[start + one["id"]]
+                    activity = told[one["id"]]
                     activity[[at for at in one["tokens"] if 0 <= at < len(activity)]] = 1
-        return expected if whole else None
+            expected += told
+        return expected

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ VAGUE = 0.5
 
 _FORMS = WordingSettings().languages
 
+_meaning = lru_cache(maxsize=4096)(meaning_of)
+"""A description is read back once, not once for every question about it."""
+
 
 class _Flat(NamedTuple):
     """Texts as one row of tokens."""
@@ -56,22 +59,28 @@ class RuleJudge:
         self._number: dict[str, int] = {}
         self._by_form: dict[str, list[int]] = defaultdict(list)
         self._ids: dict[Text, np.ndarray] = {}
+        self._masks: dict[tuple[str, ...], np.ndarray] = {}
 
     def synthesise(self, description: str, n: int) -> list[str]:
         """Texts for every word in turn, behind its context where it has one."""
-        mechanisms = _mechanisms(meaning_of(description))
+        mechanisms = _mechanisms(_meaning(description))
         named = [(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
         writable = [(mechanism, word) for mechanism, word in named if not word.startswith("<0x")] or named
         writers = [_texts(mechanism, word) for mechanism, word in writable]
         rounds = zip_longest(*(islice(writer, n) for writer in writers))
-        texts = dict.fromkeys(text for texts in rounds for text in texts if text)
-        return list(texts)[:n]
+        texts: dict[str, None] = {}
+        for text in chain.from_iterable(rounds):
+            if len(texts) == n:
+                break
+            if text:
+                texts[text] = None
+        return list(texts)
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        return self._ratings(_mechanisms(meaning_of(description)), texts)
+        return self._ratings(_mechanisms(_meaning(description)), texts)
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        meaning = meaning_of(description)
+        meaning = _meaning(description)
         promoted = (Mechanism(meaning.promotes),) if meaning.promotes else ()
         return self._ratings((*meaning.mechanisms, *promoted), texts)
 
@@ -86,11 +95,13 @@ class RuleJudge:
 
     def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
         flat = self._flat(texts)
-        return np.split(self._activity(_mechanisms(meaning_of(description)), flat), flat.start[1:]) if texts else []
+        return np.split(self._activity(_mechanisms(_meaning(description)), flat), flat.start[1:]) if texts else []
 
     def _ratings(self, mechanisms: Sequence[Mechanism], texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        flat, peaks = self._flat(texts), np.zeros(len(texts))
-        np.maximum.at(peaks, flat.owner, self._activity(mechanisms, flat))
+        flat = self._flat(texts)
+        peaks = np.zeros(len(texts), np.float32)
+        holds = np.diff(flat.start, append=len(flat.ids)) > 0
+        peaks[holds] = np.maximum.reduceat(self._activity(mechanisms, flat), flat.start[holds]) if holds.any() else 0
         return np.where(peaks == 1, 2, np.where(peaks > 0, 1, 0)).astype(np.int8)
 
     def _activity(self, mechanisms: Sequence[Mechanism], flat: _Flat) -> Float[np.ndarray, " n"]:
@@ -124,10 +135,12 @@ class RuleJudge:
         return self._ids[text]
 
     def _is_one_of(self, words: tuple[str, ...]) -> Bool[np.ndarray, " n_different"]:
-        """Of the tokens seen, which are one of some words."""
-        found = np.zeros(len(self._number), bool)
-        for form in _wanted(words):
-            found[self._by_form.get(form, [])] = True
+        """Of the tokens seen, which are one of some words: looked up once, until other tokens are seen."""
+        found = self._masks.get(words)
+        if found is None or len(found) < len(self._number):
+            found = self._masks[words] = np.zeros(len(self._number), bool)
+            for form in _wanted(words):
+                found[self._by_form.get(form, [])] = True
         return found
 
 

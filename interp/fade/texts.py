@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int32, Int64, Integer
 from torch import Tensor
 
-from interp.transcoder import Transcoder, activate
+from interp.activations.encoding import Encoder, find_active
+from interp.transcoder import activate
 
 PERCENTILES = (0, 50, 75, 95, 100)
 """Natural texts are rated in equal numbers from between these percentiles of a feature's activation."""
@@ -61,14 +62,21 @@ def pieces(
 
 
 def chosen_activations(
-    transcoder: Transcoder, features: Int64[Tensor, " chosen"], x: Float[Tensor, "n d_model"]
+    encoder: Encoder, features: Int64[Tensor, " chosen"], x: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n chosen"]:
-    """Activations of some features; only TopK has to compute the others too."""
-    if transcoder.activation == "topk":
-        return transcoder.encode(x)[:, features]
-    pre = torch.addmm(transcoder.b_enc[features], x, transcoder.W_enc[features].T)
-    threshold = None if transcoder.threshold is None else transcoder.threshold[features]
-    return activate(pre, transcoder.activation, threshold, None)
+    """Activations of some features; only TopK has to look at the others too."""
+    if encoder.activation != "topk":
+        pre = torch.addmm(encoder.b_enc[features], x, encoder.W_enc[features].T)
+        threshold = None if encoder.threshold is None else encoder.threshold[features]
+        return activate(pre, encoder.activation, threshold, None)
+    token, feature, value = find_active(encoder, x, np.arange(len(x), dtype=np.uint32))
+    place = np.full(encoder.d_transcoder, -1)
+    place[features.numpy()] = np.arange(len(features))
+    column = place[feature]
+    mine = column >= 0
+    a = np.zeros((len(x), len(features)), np.float32)
+    a[token[mine], column[mine]] = value[mine]
+    return torch.from_numpy(a)
 
 
 def stratified(peaks: Float[np.ndarray, " n"], n: int, seed: int) -> Int64[np.ndarray, " m"]:

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from interp.capture import capture
 from interp.descriptions.evidence import WHOLE
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.fade.judge import Text
 from interp.fade.judging import Material, material
 from interp.fade.settings import EvaluateSettings
 from interp.fade.steering import SteeredFeature, continuations
-from interp.fade.texts import Active, chosen_activations, pieces, rows_of
+from interp.fade.texts import Active, pieces, rows_of
 from interp.weightlens.settings import WordingSettings
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, held_out_rows, read_chosen_rows
 from storage.store import ShardKey, Store, whole_file
 from tasks.describe.evidence import SampledCorpus
+from tasks.evaluation.reading import read_activations
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
@@ -30,9 +30,6 @@ from tasks.weightlens.propagate import read_vocabulary
 
 VERSION = 1
 """Bump when the same features would be judged on other texts or continuations."""
-
-TOKENS_AT_ONCE = 16_384
-"""Tokens of texts that the model reads together."""
 
 ROWS_STEERED = 700
 """Continuations that are written together."""
@@ -86,15 +83,15 @@ class JudgeJob:
 def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
     """Draw a layer's features and run held-out texts through the model.
 
-    Memory: the model, the layer's transcoder, the streams of `TOKENS_AT_ONCE` tokens, and the active entries of the
-    drawn features on all texts.
+    Memory: the model, the layer's encoder, and what `read_activations` says.
     """
     path = task.natural_path(store, layer)
     if path.exists():
         return layer
     features = _drawn(store, task, layer)
     texts = _held_out_texts(store, task)
-    active = read_activations(store, task, layer, features, texts)
+    checkpoint = open_checkpoint(store, task.checkpoint_id)
+    active = read_activations(checkpoint, task.model_path, layer, features, texts)
     arrays = {"features": features, "texts": rows_of(texts, [], task.how.text_tokens), **active._asdict()}
     _save(path, arrays)
     return layer
@@ -143,34 +140,6 @@ def _held_out_texts(store: Store, task: JudgeJob) -> list[list[int]]:
         kept = np.sort(random.permutation(len(texts))[:share])
         found += [texts[place] for place in kept]
     return found
-
-
-def read_activations(
-    store: Store, task: JudgeJob, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
-) -> Active:
-    """Where the features are active on texts, each read on its own behind BOS."""
-    checkpoint = open_checkpoint(store, task.checkpoint_id)
-    folder, model = loaded_model(task.model_path)
-    coder, chosen = checkpoint.transcoder(layer), torch.from_numpy(features)
-    before = [] if checkpoint.bos is None else [checkpoint.bos]
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    at_once = max(1, TOKENS_AT_ONCE // (len(before) + max(map(len, texts), default=1)))
-    found: list[tuple[np.ndarray, ...]] = []
-    for start in range(0, len(order), at_once):
-        block = order[start : start + at_once]
-        width = max(1, *(len(texts[text]) for text in block))
-        rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, width))
-        x = capture(model, folder.family, rows.clamp(min=0), [layer], checkpoint.hooks)[layer].x[:, len(before) :]
-        a = chosen_activations(coder, chosen, x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        a[rows[:, len(before) :] < 0] = 0
-        text, place, feature = (index.numpy() for index in torch.nonzero(a, as_tuple=True))
-        found.append((feature, block[text], place, a[text, place, feature].numpy()))
-    if not found:
-        return Active(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
-    feature, text, place, value = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((place, text, feature))
-    feature, text, place = (column[order].astype(np.int32) for column in (feature, text, place))
-    return Active(feature, text, place, value[order])
 
 
 @shard_task("steer", "steer {key.name}")

@@ -1,6 +1,6 @@
 """Have a layer's descriptions and wrong ones judged, and keep all that was said."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, Store, whole_file
 from tasks.describe.describe import PASSING
-from tasks.evaluation.held_out import JudgeJob, load_layer_material, read_activations, worded_by
+from tasks.evaluation.held_out import JudgeJob, load_layer_material, worded_by
+from tasks.evaluation.reading import read_peaks
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
@@ -39,8 +40,7 @@ CONTROL = "control:shuffled:"
 def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Judge a layer's descriptions; returns the questions that have to be answered first, and then writes nothing.
 
-    Memory: the layer's natural texts, the model, and the activations of all drawn features on the texts written for one
-    method.
+    Memory: the layer's natural texts, the model, four bytes a drawn feature and text written, and all that is kept.
     """
     if is_judged(store, task, key):
         return Questions()
@@ -49,18 +49,23 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
         answers = Answers(partial(look_up, AnswerStore(store), task.model, unanswered=unanswered))
     judge: Judge = RuleJudge() if answers is None else ModelJudge(answers, task.how.texts_per_question)
     features, texts, materials = load_layer_material(store, task, key.layer)
-    kept: list[dict[str, Any]] = []
-    for claims in _claims(task, _descriptions(store, task, key.layer, features), len(features)):
-        said = {text for by_place in claims.values() for text in by_place.values()}
-        written = {text: judge.synthesise(text, task.how.n_synthetic) for text in sorted(said)}
-        peaks = _Peaks(store, task, key.layer, features, written.values())
-        for method, by_place in claims.items():
-            for at, text in by_place.items():
-                judged = judge_description(judge, text, materials[at], texts)
-                synthetic = peaks.of(at, written[text])
-                kept.append(_kept(int(features[at]), method, text, materials[at], judged, written[text], synthetic))
+    claims = _claims(task, _descriptions(store, task, key.layer, features), len(features))
+    places = _places(claims)
+    written = {text: judge.synthesise(text, task.how.n_synthetic) for text in sorted(places)}
+    judged = {}
+    for text, of in places.items():
+        said = judge_description(judge, text, [materials[at] for at in of], texts)
+        judged |= {(text, at): one for at, one in zip(of, said, strict=True)}
     if answers is not None and answers.missing:
         return Questions(answers.missing)
+    peaks = _Peaks(store, task, key.layer, features, written.values())
+    kept: list[dict[str, Any]] = []
+    for method, by_place in claims.items():
+        for at, text in by_place.items():
+            synthetic = peaks.of(at, written[text])
+            kept.append(
+                _kept(int(features[at]), method, text, materials[at], judged[text, at], written[text], synthetic)
+            )
     _write_kept(task.judged_path(store, key.layer), kept)
     problems = [] if answers is None else answers.problems
     passing = sorted({problem.problem or "" for problem in problems} & PASSING)
@@ -101,20 +106,27 @@ def _descriptions(store: Store, task: JudgeJob, layer: int, features: np.ndarray
     return {method: dict(sorted(by_place.items())) for method, by_place in found.items()}
 
 
-def _claims(
-    task: JudgeJob, described: dict[str, dict[int, str]], n_features: int
-) -> Iterator[dict[str, dict[int, str]]]:
-    """What is claimed of features by their places: a method's descriptions together with the same shuffled, one method
-    after the other; then what the control `constant` says."""
+def _claims(task: JudgeJob, described: dict[str, dict[int, str]], n_features: int) -> dict[str, dict[int, str]]:
+    """What is claimed of features by their places: every method's descriptions, the same shuffled behind them; at the
+    end what the control `constant` says."""
+    claims = {}
     for method in task.methods:
-        by_place = described.get(method, {})
-        claims = {method: by_place}
+        by_place = claims[method] = described.get(method, {})
         if "shuffled" in task.controls:
             given = partners(by_place, task.how.seed)
             claims[CONTROL + method] = {at: by_place[other] for at, other in given.items()}
-        yield claims
     if "constant" in task.controls:
-        yield {"control:constant": dict.fromkeys(range(n_features), CONSTANT)}
+        claims["control:constant"] = dict.fromkeys(range(n_features), CONSTANT)
+    return claims
+
+
+def _places(claims: dict[str, dict[int, str]]) -> dict[str, list[int]]:
+    """By description, the places of the features of which it is claimed, whatever method claims it."""
+    places: dict[str, dict[int, None]] = {}
+    for by_place in claims.values():
+        for at, text in by_place.items():
+            places.setdefault(text, {})[at] = None
+    return {text: list(of) for text, of in places.items()}
 
 
 def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
@@ -129,7 +141,7 @@ def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
 
 
 class _Peaks:
-    """The activations of all drawn features on the texts that were written for one method."""
+    """The activations of all drawn features on the texts written from a layer's descriptions, each read once."""
 
     def __init__(
         self, store: Store, task: JudgeJob, layer: int, features: np.ndarray, written: Iterable[list[str]]
@@ -138,12 +150,12 @@ class _Peaks:
         tokenizer = loaded_model(task.model_path)[0].tokenizer
         longest = 2 * task.how.text_tokens
         encoded = tokenizer(list(self._row), add_special_tokens=False)["input_ids"] if self._row else []
-        n_tokens = open_checkpoint(store, task.checkpoint_id).n_tokens
-        tokens = [[token for token in text[:longest] if token < n_tokens] for text in encoded]
-        self._active = read_activations(store, task, layer, features, tokens)
+        checkpoint = open_checkpoint(store, task.checkpoint_id)
+        tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
+        self._peaks = read_peaks(checkpoint, task.model_path, layer, features, tokens)
 
     def of(self, feature: int, texts: list[str]) -> np.ndarray:
-        return self._active.of(feature).peaks(len(self._row))[[self._row[text] for text in texts]]
+        return self._peaks[[self._row[text] for text in texts], feature]
 
 
 def _kept(

@@ -1,9 +1,13 @@
 """The judge that knows nothing but the description's words."""
 
+from typing import Any
+
 import numpy as np
+import pytest
 
 from interp.descriptions.llm_questions import Answer, Answers, Prompt
 from interp.fade.judge import LACKING, Marked, Text
+from interp.fade.judging import Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
 
@@ -69,9 +73,9 @@ def test_a_language_model_is_asked_once_for_equal_texts_and_gaps_stay_gaps() -> 
     texts = [Text((" a", " b")), Text((" a", " b")), Text((" c",))]
     assert judge.rate("d", texts).tolist() == [2, 2, LACKING]
     assert len(asked) == 1
-    expected = judge.simulate("d", texts[:1])
+    (expected,) = judge.simulate("d", texts[:1])
     assert expected is not None
-    assert np.array_equal(expected[0], [0, 1])
+    assert np.array_equal(expected, [0, 1])
     assert judge.synthesise("d", 10) == []
     assert [problem.problem for problem in answers.problems] == ["x"]
     assert not answers.missing
@@ -91,3 +95,55 @@ def test_texts_put_a_word_where_the_description_says() -> None:
     assert all("object." in text for text in texts("the token ‘.’; right after ‘-object’"))
     assert all(text.index("if") < text.index("then") for text in texts("the token ‘then’; after ‘if’"))
     assert all("\x11" in text for text in texts("‘\\u0011’; byte fragments ‘<0xD7>’"))
+
+
+def test_a_text_is_judged_once_for_all_features_of_which_the_same_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(rated: list[int], marked: list[Marked], factor: float) -> Material:
+        places = np.array(rated, np.int64)
+        right = np.ones(len(marked), bool)
+        active = [np.zeros(len(SEEN[at].tokens), bool) for at in rated]
+        return Material(np.zeros(len(SEEN), np.float32), places, marked, right, places, active, {factor: SEEN[1:3]})
+
+    shared, other = Marked(SEEN[0], (2,)), Marked(SEEN[2], (0,))
+    materials = [of([3, 0], [shared], 1.0), of([0, 1], [shared, other], 2.0)]
+    alone = [judge_description(JUDGE, OFFICER, [one], SEEN)[0] for one in materials]
+    asked: list[tuple[str, list[Any]]] = []
+    for name in ("rate", "rate_continuations", "marks_right", "simulate"):
+        original = getattr(RuleJudge, name)
+
+        def noted(judge: RuleJudge, what: str, texts: Any, name: str = name, original: Any = original) -> Any:
+            asked.append((name, list(texts)))
+            return original(judge, what, texts)
+
+        monkeypatch.setattr(RuleJudge, name, noted)
+    together = judge_description(JUDGE, OFFICER, materials, SEEN)
+    by_rule = [one for one in asked if one[0] != "simulate" or len(one[1]) == 3]  # marks are looked up in activity
+    assert sorted(by_rule) == sorted(
+        [
+            ("rate", [SEEN[3], SEEN[0], SEEN[1]]),
+            ("rate_continuations", SEEN[1:3]),
+            ("marks_right", [shared, other]),
+            ("simulate", [SEEN[3], SEEN[0], SEEN[1]]),
+        ]
+    )
+    for one, single in zip(together, alone, strict=True):
+        assert one.ratings.tolist() == single.ratings.tolist()
+        assert one.marks.tolist() == single.marks.tolist()
+        assert one.expected is not None
+        assert single.expected is not None
+        assert all(map(np.array_equal, one.expected, single.expected))
+        assert {factor: many.tolist() for factor, many in one.continuations.items()} == {
+            factor: many.tolist() for factor, many in single.continuations.items()
+        }
+
+
+def test_an_answer_that_is_lacking_is_lacking_only_where_it_is_wanted() -> None:
+    def known(prompt: Prompt) -> Answer | None:
+        if prompt.purpose != "simulate":
+            return Answer({"ratings": []})
+        return Answer(None, "x") if "dogs" in prompt.user else Answer({"firing": []})
+
+    places = [np.array([at], np.int64) for at in (0, 2)]
+    materials = [Material(np.zeros(4, np.float32), at, [], np.zeros(0, bool), at, [], {}) for at in places]
+    judged = judge_description(ModelJudge(Answers(known), 1), "d", materials, SEEN)
+    assert [one.expected is None for one in judged] == [False, True]

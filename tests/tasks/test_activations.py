@@ -14,9 +14,13 @@ import torch
 from flows.activations import Work
 from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
+from interp.capture import capture
 from storage.activations import block_path, open_block, pack_block
+from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, shards
 from tasks.activations import corpus_pass as tasks
+from tasks.evaluation import reading
+from tasks.models import loaded_model
 from tests.tasks.demo_store import dense, ingested
 
 N_POS, N_TOKENS = 32, 3000
@@ -177,3 +181,25 @@ def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
         damage()
         with pytest.raises(ValueError, match=r"unreadable block.*remove the folder of this block"):
             tasks.gather_shard.fn(*arguments)
+
+
+def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
+    random, features, layer = np.random.default_rng(0), np.array([900, 3, 77, 5]), 1
+    texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
+    monkeypatch.setattr(reading, "TOKENS_AT_ONCE", 20)
+    active = reading.read_activations(checkpoint, path, layer, features, texts)
+    peaks = reading.read_peaks(checkpoint, path, layer, features, texts)
+    folder, model = loaded_model(path)
+    before = [] if checkpoint.bos is None else [checkpoint.bos]
+    for at, text in enumerate(texts):
+        dense = np.zeros((len(text), len(features)), np.float32)
+        if text:
+            x = capture(model, folder.family, torch.tensor([[*before, *text]]), [layer], checkpoint.hooks)[layer].x
+            dense = checkpoint.transcoder(layer).encode(x[0, len(before) :])[:, features].numpy()
+        found = np.zeros_like(dense)
+        mine = active.text == at
+        found[active.place[mine], active.feature[mine]] = active.value[mine]
+        assert np.allclose(found, dense, atol=1e-5)
+        assert np.allclose(peaks[at], dense.max(0, initial=0), atol=1e-5)
+    assert peaks.any()

@@ -1,0 +1,80 @@
+"""What features do on texts that are read for a judge, each on its own behind BOS."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.activations.encoding import Encoder
+from interp.capture import read_inputs
+from interp.fade.texts import Active, chosen_activations, rows_of
+from storage.checkpoints import Checkpoint
+from tasks.models import loaded_encoder, loaded_model
+
+TOKENS_AT_ONCE = 2048
+"""Tokens of texts that the model reads together: more are no faster, and no longer in a processor's cache."""
+
+
+class _Block(NamedTuple):
+    """Some texts of about one length, and what the chosen features do on them."""
+
+    text: np.ndarray
+    """Which texts these are."""
+    activation: Tensor
+    """(text, token, feature), 0 behind the end of a text."""
+
+
+def read_activations(
+    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+) -> Active:
+    """Where the features are active on texts. Memory: the active entries, and a block's streams and activations."""
+    found: list[tuple[np.ndarray, ...]] = []
+    for block in _blocks(checkpoint, model_path, layer, features, texts):
+        text, place, feature = (index.numpy() for index in torch.nonzero(block.activation, as_tuple=True))
+        found.append((feature, block.text[text], place, block.activation[text, place, feature].numpy()))
+    if not found:
+        return Active(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
+    feature, text, place, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((place, text, feature))
+    feature, text, place = (column[order].astype(np.int32) for column in (feature, text, place))
+    return Active(feature, text, place, value[order])
+
+
+def read_peaks(
+    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Every feature's activation on every text, its value at argmax |a|, as (text, feature); activations are never
+    negative. Memory: four bytes a text and feature, and a block's streams and activations."""
+    peaks = np.zeros((len(texts), len(features)), np.float32)
+    for block in _blocks(checkpoint, model_path, layer, features, texts):
+        peaks[block.text] = block.activation.amax(1).numpy()
+    return peaks
+
+
+def _blocks(
+    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+) -> Iterator[_Block]:
+    """All texts, those of about one length together; the model's pass ends where the layer's transcoder reads."""
+    folder, model = loaded_model(model_path)
+    encoder, chosen = loaded_encoder(checkpoint, layer), torch.from_numpy(features)
+    before = [] if checkpoint.bos is None else [checkpoint.bos]
+    lengths = np.array([len(text) for text in texts], np.int64)
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    inputs: list[Tensor] = []
+    while len(order):
+        width = len(before) + lengths[order[: max(1, TOKENS_AT_ONCE // (len(before) + lengths[order[0]]))]]
+        at_once = max(1, int((width * np.arange(1, len(width) + 1) <= TOKENS_AT_ONCE).sum()))
+        block, order = order[:at_once], order[at_once:]
+        rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, int(lengths[block[-1]])))
+        read_inputs(model, folder.family, rows.clamp(min=0), [layer], checkpoint.hooks, lambda _, x: inputs.append(x))
+        yield _Block(block, _activations(encoder, chosen, inputs.pop()[:, len(before) :], rows[:, len(before) :] >= 0))
+
+
+def _activations(encoder: Encoder, chosen: Tensor, x: Tensor, is_text: Tensor) -> Tensor:
+    a = x.new_zeros(*is_text.shape, len(chosen))
+    a[is_text] = chosen_activations(encoder, chosen, x[is_text])
+    return a
