@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
+from interp.activations.encoding import Encoder, find_active
 from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
 from interp.families import Family, Norm
 from interp.transcoder import Transcoder
@@ -260,8 +262,7 @@ def _freeze_layer(
 
     def write(vectors: Tensor, position: Tensor) -> Tensor:
         """What a transcoder's output becomes in the residual stream."""
-        weighted = vectors if mlp.write is None else vectors * mlp.write.weight
-        return weighted * write_scale[position, None]
+        return vectors if mlp.write is None else vectors * mlp.write.weight * write_scale[position, None]
 
     written, reconstruction = [], coder.b_dec.expand(n_pos, -1).clone()
     for source, (its_coder, its_layer) in enumerate(zip(below, frozen_below, strict=True)):
@@ -329,15 +330,23 @@ def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> F
 
 
 def _active(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
-    found, values = [], []
-    for start in range(0, len(x), TOKENS_ENCODED):
-        a = coder.encode(x[start : start + TOKENS_ENCODED])
-        at = a.nonzero()
-        values.append(a[at[:, 0], at[:, 1]])
-        found.append(at + torch.tensor([start, 0], device=x.device))
-    where = torch.cat(found)
-    first = torch.searchsorted(where[:, 0].contiguous(), torch.arange(len(x) + 1, device=x.device))
-    return Active(where[:, 1].contiguous(), where[:, 0].contiguous(), torch.cat(values), first.tolist())
+    if x.device.type == "cpu":
+        encoder = Encoder(coder.W_enc, coder.b_enc, coder.activation, coder.threshold, coder.k)
+        position, feature, value = find_active(encoder, x, np.arange(len(x), dtype=np.uint32))
+        order = np.lexsort((feature, position))
+        columns = (column[order] for column in (feature.astype(np.int64), position.astype(np.int64), value))
+        feature, position, value = (torch.from_numpy(column) for column in columns)
+    else:
+        found, values = [], []
+        for start in range(0, len(x), TOKENS_ENCODED):
+            a = coder.encode(x[start : start + TOKENS_ENCODED])
+            at = a.nonzero()
+            values.append(a[at[:, 0], at[:, 1]])
+            found.append(at + torch.tensor([start, 0], device=x.device))
+        where = torch.cat(found)
+        feature, position, value = where[:, 1].contiguous(), where[:, 0].contiguous(), torch.cat(values)
+    first = torch.searchsorted(position, torch.arange(len(x) + 1, device=x.device))
+    return Active(feature, position, value, first.tolist())
 
 
 def _rows(active: Active, W: Float[Tensor, "d_transcoder d_model"]) -> Float[Tensor, "n_active d_model"]:
