@@ -17,12 +17,20 @@ from explorer.errors import ExplorerError
 from explorer.links import PAGES, url
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
-from explorer.views import feature, features, overview
+from explorer.views import compare, drift, feature, features, head, overview, runs, tokens
 
 VIEWS: dict[str, Callable[..., Page]] = {
     "overview": overview.overview,
     "feature": feature.feature_page,
     "features": features.feature_table,
+    "token": tokens.token_page,
+    "tokens": tokens.tokens_named,
+    "head": head.head_page,
+    "compare": compare.compare_page,
+    "pair": compare.pair_page,
+    "drifts": drift.drifts_page,
+    "drift": drift.drift_page,
+    "runs": runs.runs_page,
 }
 """By page, whose template has its name: the function that reads what it shows. Its parameters are the address's."""
 
@@ -36,6 +44,8 @@ class Settings:
     catalog: Path
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
+    prefect: str | None = None
+    """Address of Prefect's pages, to which runs lead."""
 
 
 class Explorer:
@@ -43,7 +53,7 @@ class Explorer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.catalog = Catalog(settings.catalog, settings.limits)
+        self.catalog = Catalog(settings.catalog, settings.limits, settings.prefect)
         self._templates = environment(url)
 
     def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:

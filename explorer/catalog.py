@@ -53,6 +53,14 @@ class Panel(NamedTuple):
     """Whether there are more rows than are here."""
 
 
+class Place(NamedTuple):
+    """Where the catalog is."""
+
+    store: Path
+    prefect: str | None
+    """Address of Prefect's pages."""
+
+
 @dataclass
 class Opened:
     """One copy of the catalog, open, and what was found in it once and for all."""
@@ -66,7 +74,8 @@ class Opened:
 class Reader:
     """One request's connection to one copy of the catalog."""
 
-    def __init__(self, opened: Opened, limits: Limits) -> None:
+    def __init__(self, opened: Opened, limits: Limits, place: Place) -> None:
+        self.store, self.prefect = place
         self._opened = opened
         self._limits = limits
         self._cursor = opened.connection.cursor()
@@ -158,8 +167,8 @@ class Reader:
 class Catalog:
     """The catalog of a store, for many readers at a time."""
 
-    def __init__(self, path: Path, limits: Limits | None = None) -> None:
-        """Open what was last published.
+    def __init__(self, path: Path, limits: Limits | None = None, prefect: str | None = None) -> None:
+        """Open what was last published. `prefect` is the address of Prefect's pages, if pages shall lead there.
 
         Raises:
             ValueError: there is no catalog, or a newer version of the software wrote it.
@@ -168,6 +177,7 @@ class Catalog:
             raise ValueError(f"no catalog at {path}; has a run finished in this store?")
         self.path = path
         self.limits = limits or Limits()
+        self._place = Place(path.parent, prefect)
         self._opening = threading.Lock()
         self._opened = self._open()
 
@@ -180,7 +190,7 @@ class Catalog:
     def reading(self, seconds: float | None = None) -> Iterator[Reader]:
         """A reader of the newest copy, for one request; what it has open stays until it ends."""
         self._reopen_if_newer()
-        reader = Reader(self._opened, self.limits)
+        reader = Reader(self._opened, self.limits, self._place)
         timer = threading.Timer(self.limits.seconds if seconds is None else seconds, reader.stop)
         timer.daemon = True
         timer.start()
@@ -226,7 +236,7 @@ class Catalog:
         checked_version(connection, path)
         connection.execute("SET enable_external_access = false")
         opened = Opened(connection, stamp)
-        reader = Reader(opened, self.limits)
+        reader = Reader(opened, self.limits, self._place)
         opened.checkpoints = reader.panel("", CHECKPOINTS, {}).rows
         reader.close()
         return opened

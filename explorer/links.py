@@ -12,6 +12,7 @@ PAGES = {
     "download": "/c/{checkpoint}/features.{format}",
     "search": "/c/{checkpoint}/search",
     "token": "/c/{checkpoint}/token/{token}",
+    "tokens": "/c/{checkpoint}/tokens",
     "head": "/c/{checkpoint}/head/{layer}/{head}",
     "compare": "/c/{checkpoint}/compare",
     "pair": "/c/{checkpoint}/pair",

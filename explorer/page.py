@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from explorer import texts
 from explorer.catalog import Panel
+from explorer.contexts import line
 from explorer.drawing import dots, histogram, strip
 from explorer.links import Url
 
@@ -86,7 +87,7 @@ def environment(url: Url) -> Environment:
     }
     made.globals |= {
         "url": url,
-        "heat": texts.heat,
+        "line": line,
         "histogram": histogram,
         "strip": strip,
         "dots": dots,

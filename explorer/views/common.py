@@ -6,7 +6,7 @@ from explorer.catalog import Reader
 from explorer.errors import NotFoundError
 
 CORPORA = """
-    SELECT f.corpus_id, coalesce(c.name, 'several corpora') AS name, c.n_tokens,
+    SELECT f.corpus_id, coalesce(c.name, 'several corpora') AS name, c.n_tokens, c.has_text,
            (SELECT max(started_at) FROM runs r WHERE r.corpus_id = f.corpus_id) AS read_at
     FROM (SELECT DISTINCT corpus_id FROM features WHERE checkpoint_id = $checkpoint) f
     LEFT JOIN corpora c USING (corpus_id) ORDER BY read_at DESC NULLS LAST, f.corpus_id

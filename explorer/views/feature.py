@@ -17,6 +17,8 @@ METRICS = (
 N_TOKENS = 16
 N_EDGES = 12
 N_CAUSES = 10
+N_GREATEST = 12
+N_OF_CLUSTER = 6
 
 ACTIVITY = """
     SELECT f.*, (SELECT avg((o.density < f.density)::INTEGER) FROM features o
@@ -118,12 +120,29 @@ CLUSTERS = """
     ORDER BY cluster < 0, cluster
 """
 
+CONTEXTS = """
+    WITH ranked AS (
+        SELECT sample, row_number() OVER (ORDER BY activation DESC, sample) AS of_all,
+               row_number() OVER (PARTITION BY cluster ORDER BY activation DESC, sample) AS of_cluster,
+               row_number() OVER (PARTITION BY quantile_bin ORDER BY sample) AS of_bin
+        FROM samples
+        WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
+    )
+    SELECT c.* EXCLUDE (checkpoint_id, corpus_id, layer, feature), of_all, of_cluster, of_bin
+    FROM contexts c JOIN ranked USING (sample)
+    WHERE c.checkpoint_id = $checkpoint AND c.corpus_id = $corpus AND c.layer = $layer AND c.feature = $feature
+      AND (of_all <= $n_greatest OR (cluster IS NOT NULL AND of_cluster <= $n_of_cluster)
+           OR (quantile_bin IS NOT NULL AND of_bin = 1))
+    ORDER BY of_all
+"""
+
 QUERIES = {
     "activity": ("Activity", ACTIVITY),
     "descriptions": ("Descriptions", DESCRIPTIONS),
     "scores": ("Scores", SCORES),
     "failures": ("Why there is no answer", FAILURES),
     "clusters": ("Mechanisms", CLUSTERS),
+    "contexts": ("Contexts", CONTEXTS),
     "tokens": ("Tokens, from weights", TOKENS),
     "upstream": ("Upstream features", EDGES.format(this="target", other="source", labels=LABELS)),
     "downstream": ("Downstream features", EDGES.format(this="source", other="target", labels=LABELS)),
@@ -142,6 +161,7 @@ def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: 
     values = {
         "checkpoint": row["checkpoint_id"], "corpus": corpus_id, "layer": layer, "feature": feature,
         "preferred": list(PREFERRED), "n_tokens": N_TOKENS, "n_edges": N_EDGES, "n_causes": N_CAUSES,
+        "n_greatest": N_GREATEST, "n_of_cluster": N_OF_CLUSTER,
     }  # fmt: skip
     panels = {name: reader.panel(title, sql, values) for name, (title, sql) in QUERIES.items()}
     facts = {
@@ -154,6 +174,7 @@ def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: 
         "methods": _methods(panels["descriptions"], panels["scores"]),
         "attribution": [s for s in panels["scores"].rows if s["judge"] == "none"],
         "signatures": {str(c["cluster"]): [signature_part(p) for p in c["signature"]] for c in panels["clusters"].rows},
+        "has_text": next((one["has_text"] for one in corpora if one["corpus_id"] == corpus_id), None),
         "previous": (layer, feature - 1) if feature else (layer - 1, row["d_transcoder"] - 1) if layer else None,
         "next": (layer, feature + 1) if feature + 1 < row["d_transcoder"]
         else (layer + 1, 0) if layer + 1 < row["n_layers"] else None,

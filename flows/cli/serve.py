@@ -33,7 +33,7 @@ def serve(
         secret = (os.environ.get(TOKEN_VARIABLE) or new_token()) if token else None
         root = store_root(store)
         access = Access(host, tuple(name or ()), secret)
-        served = create_app(Settings(root / "catalog.duckdb", access))
+        served = create_app(Settings(root / "catalog.duckdb", access, prefect=_prefect_pages()))
         with _listening(host, port) as listener:
             _announce(root, access, listener.getsockname()[1])
             _run(served, listener)
@@ -53,6 +53,12 @@ def _listening(host: str, port: int) -> socket.socket:
             f"--host {host} --port {port}: cannot listen there ({error.strerror}); choose another port, or 0 for any"
         ) from None
     return listener
+
+
+def _prefect_pages() -> str | None:
+    """Where Prefect's pages are, if a server of it is named; Prefect itself takes seconds to import."""
+    named = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "")
+    return named.rstrip("/").removesuffix("/api") if named.startswith(("http://", "https://")) else None
 
 
 def _announce(root: Path, access: "Access", port: int) -> None:

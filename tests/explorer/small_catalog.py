@@ -24,6 +24,7 @@ def write_small_catalog(folder: Path, text: Text = str) -> Path:
     with open_catalog(path, write=True) as connection:
         for checkpoint, step in ((CHECKPOINT, 1000), (LATER, 2000)):
             _checkpoint(connection, checkpoint, step, text)
+        _sequences(connection, text)
         _wiring(connection, text)
         _samples(connection)
         _drift(connection)
@@ -45,6 +46,7 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: str, step: in
     })  # fmt: skip
     _put(connection, "corpora", {
         "corpus_id": CORPUS, "name": text("tales"), "n_sequences": 4, "n_pos": 10, "n_tokens": 40,
+        "has_text": True,
     })  # fmt: skip
     for at, word in enumerate(WORDS):
         _put(connection, "tokens", {"checkpoint_id": checkpoint, "token_id": at, "text": text(word)})
@@ -108,6 +110,15 @@ def _wiring(connection: duckdb.DuckDBPyConnection, text: Text) -> None:
         "run_id": f"run-{CHECKPOINT}", "stage": "weightlens", "layer": 1, "feature": 7, "reason": "no_candidates",
         "detail": text("no token stands out"),
     })  # fmt: skip
+
+
+def _sequences(connection: duckdb.DuckDBPyConnection, text: Text) -> None:
+    """The corpus: four rows of a document each."""
+    for sequence in range(4):
+        _put(connection, "sequences", {
+            "corpus_id": CORPUS, "sequence": sequence, "tokens": [text(word) for word in WORDS],
+            "documents": [sequence] * len(WORDS),
+        })  # fmt: skip
 
 
 def _samples(connection: duckdb.DuckDBPyConnection) -> None:

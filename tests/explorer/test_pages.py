@@ -13,13 +13,22 @@ from explorer.catalog import Catalog, Limits
 from explorer.errors import LimitError
 from storage.catalog.database import insert_row, open_catalog
 from storage.catalog.published import publish, published_path
-from tests.explorer.small_catalog import CHECKPOINT, CORPUS, write_small_catalog
+from tests.explorer.small_catalog import CHECKPOINT, CORPUS, LATER, write_small_catalog
 
 PAGES = (
     f"/c/{CHECKPOINT}",
     f"/c/{CHECKPOINT}/feature/2/1",
     f"/c/{CHECKPOINT}/feature/1/7",
     f"/c/{CHECKPOINT}/features",
+    f"/c/{CHECKPOINT}/token/1",
+    f"/c/{CHECKPOINT}/tokens?words=a",
+    f"/c/{CHECKPOINT}/head/1/2",
+    f"/c/{CHECKPOINT}/compare",
+    f"/c/{CHECKPOINT}/pair?a=2/1&b=L1+%230",
+    "/drift",
+    f"/drift/{CHECKPOINT}/{LATER}",
+    f"/drift/{CHECKPOINT}/{LATER}?fate=kept&layer=1&surprise=",
+    "/runs",
     f"/c/{CHECKPOINT}/features?layer=1&sort=density&order=down&method=maxact&words=cat&min_score=0",
 )
 

@@ -1,0 +1,73 @@
+"""Samples in their text, as pages draw them: which token fired, which caused it, and how strongly."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup, escape
+
+from explorer.texts import heat, running
+
+LINE_END = Markup('↵<span class="line">\n</span>')
+"""In a line of the concordance only the arrow is shown; where the text is opened it goes on on a new line."""
+
+
+class Span(NamedTuple):
+    """Tokens that look the same."""
+
+    html: Markup
+    own: int
+    """Step of heat of the feature's own activation there."""
+    cause: int
+    """Step of heat of what the activation at the firing token owes it."""
+    share: float | None
+    """That as a share."""
+    fires: bool
+
+
+class Line(NamedTuple):
+    """A sample's text before the firing token, that token, and the text after it."""
+
+    before: list[Span]
+    token: Span
+    after: list[Span]
+
+
+def line(context: Mapping[str, Any], greatest: float) -> Line | None:
+    """A row of the view `contexts`, its heat by the greatest activation of the feature; None where texts are not kept.
+
+    A character that several tokens make up is on the first of them, so that the one that fired may be empty: then the
+    last one before it that is not stands for it.
+    """
+    tokens: Sequence[str] | None = context["tokens"]
+    if not tokens:
+        return None
+    first = context["first_position"]
+    at = min(len(tokens) - 1, max(0, context["position"] - first))
+    while at > 0 and not tokens[at]:
+        at -= 1
+    causes = {cause["position"] - first: cause["share"] for cause in context["causes"] or ()}
+    strongest = max(causes.values(), default=0.0)
+    own = context["activations"] or [0.0] * len(tokens)
+    spans = []
+    for index, text in enumerate(tokens):
+        fires = index == at
+        share = causes.get(index)
+        value = context["activation"] if fires else own[index]
+        spans.append(Span(_html(text), heat(value, greatest), heat(share, strongest), share, fires))
+    return Line(_joined(spans[:at]), spans[at], _joined(spans[at + 1 :]))
+
+
+def _html(text: str) -> Markup:
+    return LINE_END.join(escape(part) for part in running(text).split("↵"))
+
+
+def _joined(spans: Sequence[Span]) -> list[Span]:
+    """Neighbours without heat are one span: most of a text is."""
+    joined: list[Span] = []
+    for span in spans:
+        plain = not span.own and not span.cause
+        if plain and joined and not joined[-1].own and not joined[-1].cause:
+            joined[-1] = joined[-1]._replace(html=joined[-1].html + span.html)
+        else:
+            joined.append(span)
+    return joined

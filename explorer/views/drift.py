@@ -1,0 +1,78 @@
+"""Two checkpoints: what became of every feature."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query
+
+from explorer.catalog import Reader
+from explorer.errors import NotFoundError
+from explorer.page import Page
+
+PAGE_ROWS = 50
+
+COMPARED = """
+    SELECT checkpoint_a, checkpoint_b, count(*) AS n, count(*) FILTER (fate = 'kept') AS n_kept,
+           count(*) FILTER (fate = 'moved') AS n_moved, count(*) FILTER (fate = 'born') AS n_born,
+           count(*) FILTER (fate = 'died') AS n_died
+    FROM feature_matches GROUP BY ALL ORDER BY ALL
+"""
+
+FATES = """
+    SELECT layer, fate, count(*) AS n, avg(cosine_enc) AS cosine_enc, avg(cosine_dec) AS cosine_dec,
+           avg(activation_correlation) AS correlation
+    FROM feature_matches WHERE checkpoint_a = $a AND checkpoint_b = $b GROUP BY ALL ORDER BY ALL
+"""
+
+SURPRISES = """
+    SELECT coalesce(surprise, 'as the weights say') AS surprise, count(*) AS n
+    FROM drift WHERE checkpoint_a = $a AND checkpoint_b = $b GROUP BY ALL ORDER BY n DESC
+"""
+
+CHANGES = """
+    SELECT layer, feature_a, feature_b, fate, cosine_enc, cosine_dec, activation_correlation, agreement, surprise,
+           text_a, text_b
+    FROM drift WHERE checkpoint_a = $a AND checkpoint_b = $b{conditions}
+    ORDER BY surprise IS NULL, agreement NULLS LAST, layer, feature_a, feature_b LIMIT $n_rows OFFSET $offset
+"""
+
+Fate = Literal["kept", "moved", "born", "died", ""]
+Surprise = Literal["description changed", "description stayed", ""]
+Id = Annotated[str, Path(max_length=100, description="Id or name of a checkpoint.")]
+
+
+def drifts_page(reader: Reader) -> Page:
+    """Which checkpoints were compared."""
+    names = {row["checkpoint_id"]: row for row in reader.checkpoints}
+    return Page("Drift", None, {"names": names}, {"compared": reader.kept_panel("Compared", COMPARED, {})})
+
+
+def drift_page(
+    reader: Reader,
+    a: Id,
+    b: Id,
+    fate: Annotated[Fate, Query(description="Only these.")] = "",
+    surprise: Annotated[Surprise, Query(description="Only these.")] = "",
+    layer: Annotated[int | Literal[""], Query(description="Only this layer.")] = "",
+    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+) -> Page:
+    """What became of every feature between two checkpoints."""
+    rows = [reader.checkpoint(a), reader.checkpoint(b)]
+    values: dict[str, Any] = {
+        "a": rows[0]["checkpoint_id"], "b": rows[1]["checkpoint_id"], "fate": fate, "surprise": surprise,
+        "layer": layer, "n_rows": PAGE_ROWS, "offset": (page - 1) * PAGE_ROWS,
+    }  # fmt: skip
+    fates = reader.kept_panel("What became of features", FATES, values)
+    if not fates.rows:
+        raise NotFoundError(f"{rows[0]['name']} and {rows[1]['name']} were not compared; see compare-checkpoints")
+    wanted = {"fate": fate, "surprise": surprise, "layer": layer}
+    conditions = "".join(f" AND {name} = ${name}" for name, value in wanted.items() if value != "")
+    panels = {
+        "fates": fates,
+        "surprises": reader.kept_panel("Descriptions against weights", SURPRISES, values),
+        "changes": reader.panel("Features", CHANGES.format(conditions=conditions), values),
+    }
+    by_layer: dict[int, dict[str, Any]] = {}
+    for row in fates.rows:
+        by_layer.setdefault(row["layer"], {})[row["fate"]] = row
+    facts = {"a": rows[0], "b": rows[1], "layers": by_layer, "filters": wanted, "page": page, "page_rows": PAGE_ROWS}
+    return Page(f"{rows[0]['name']} to {rows[1]['name']}", rows[1], facts, panels)
