@@ -36,6 +36,7 @@ import zarr
 from numba import njit
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.random_checkpoint import random_attributes
 from configs.run import EngineConfig
 from flows.running.engine import arithmetic
 from interp.activations.model_inputs import transcoder_inputs
@@ -46,7 +47,7 @@ from interp.sparse import FeatureTokens
 from interp.transcoder import Transcoder
 from storage.activations import Block, block_path, pack_block
 from storage.checkpoints import Checkpoint, finish, open_checkpoint, write_layer
-from storage.corpora.corpus import corpus_attributes, read_rows
+from storage.corpora.corpus import CorpusRecipe, corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from storage.store import ShardKey, Store, shards
 from tasks.activations import corpus_pass as tasks
@@ -70,10 +71,8 @@ def write_shape(store: Store) -> Path:
     tokens = np.random.default_rng(0).integers(1, 1999, (ROWS, N_POS)).astype(np.int32)
     write_corpus(store, CORPUS, tokens)
     model = GPT2LMHeadModel.from_pretrained(model_path).eval()
-    attributes = {
-        "feature_input_hook": "mlp_in", "feature_output_hook": "mlp_out", "n_layers": N_LAYERS, "activation": "relu",
-        "d_transcoder": D_TRANSCODER, "d_model": D_MODEL, "n_tokens": D_VOCAB, "k": None, "bos": 0,
-    }  # fmt: skip
+    attributes = random_attributes(CHECKPOINT, n_layers=N_LAYERS, d_model=D_MODEL, d_transcoder=D_TRANSCODER,
+                                   n_tokens=D_VOCAB)  # fmt: skip
     checkpoint = Checkpoint(store.checkpoint(CHECKPOINT))
     from interp.capture import Hooks
     from interp.families import FAMILIES
@@ -94,7 +93,9 @@ def write_shape(store: Store) -> Path:
 
 
 def write_corpus(store: Store, corpus_id: str, tokens: np.ndarray) -> None:
-    group = zarr.create_group(store.corpus(corpus_id), attributes={"n_tokens": tokens.size, "n_pos": tokens.shape[1]})
+    recipe = CorpusRecipe("random", "", "", 0, tokens.shape[1], None, "text")
+    attributes = {**vars(recipe), "corpus_id": corpus_id, "n_tokens": tokens.size, "n_documents": 1}
+    group = zarr.create_group(store.corpus(corpus_id), attributes=attributes)
     for name, rows in (("tokens", tokens), ("documents", np.zeros_like(tokens))):
         group.create_array(name, data=rows, chunks=(256, tokens.shape[1]))
 
@@ -125,7 +126,7 @@ def model_alone(store: Store, model_path: Path, corpus_id: str, block: Block) ->
 
 def encoders_alone(checkpoint: Checkpoint, n_positions: int) -> None:
     """The products of all layers, float32, in the blocks that are fastest here: 2,048 tokens by 2,048 features."""
-    x = torch.randn(2048, checkpoint.attributes["d_model"])
+    x = torch.randn(2048, checkpoint.attributes.d_model)
     for layer in range(checkpoint.n_layers):
         W_enc = loaded_encoder(checkpoint, layer).W_enc
         width = min(2048, len(W_enc))
@@ -142,7 +143,7 @@ def measure_pass(
 ) -> dict[str, Any]:
     """Tokens a second of the floor and of the pass."""
     checkpoint = open_checkpoint(store, checkpoint_id)
-    n_pos = corpus_attributes(store, corpus_id)["n_pos"]
+    n_pos = corpus_attributes(store, corpus_id).n_pos
     corpus_pass = tasks.CorpusPass("bench", corpus_id, 0.0, checkpoint.n_layers)
     per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block

@@ -23,5 +23,5 @@ for layout in ("packed", "padded"):
         recipe = CorpusRecipe(str(source), "s", "t", tokenizer.bos_token_id, 128, None, "text", layout)
         began = time.perf_counter()
         write_corpus(Store(Path(folder)), recipe, tokenizer)
-        rate = corpus_attributes(Store(Path(folder)), recipe.corpus_id)["n_tokens"] / (time.perf_counter() - began)
+        rate = corpus_attributes(Store(Path(folder)), recipe.corpus_id).n_tokens / (time.perf_counter() - began)
         print(f"{layout}, reading and writing included: {rate:,.0f} tokens/s")

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.random_checkpoint import random_attributes
 from configs.run import EngineConfig, load_config
 from flows.costs.rates import projection_flops
 from flows.running.engine import arithmetic
@@ -74,9 +75,8 @@ def write_checkpoint(store: Store, shape: Shape, layers: list[int]) -> None:
     W_E, W_U = (torch.randn(d_vocab, d_model, generator=generator, dtype=dtype) for _ in range(2))
     norm = Norm(torch.ones(d_model), None, 1e-5, centred=True)
     write_embeddings(store, CHECKPOINT, W_E, W_U, norm)
-    attributes = {"feature_input_hook": "mlp_in", "feature_output_hook": "mlp_out", "norms_centred": True}
     sizes = {"n_layers": n_layers, "d_transcoder": d_transcoder, "n_tokens": d_vocab, "d_model": d_model}
-    finish(store, CHECKPOINT, {**attributes, **sizes, "activation": "relu", "k": None, "bos": 0})
+    finish(store, CHECKPOINT, random_attributes(CHECKPOINT, **sizes))
     checkpoint = open_checkpoint(store, CHECKPOINT)
     for layer in sorted({0, *layers}):
         W_enc, W_dec = (torch.randn(d_transcoder, d_model, generator=generator) for _ in range(2))

@@ -78,12 +78,12 @@ class Work:
         config, store = self.subject.config, self.subject.store
         held_out, counted = config.corpus.held_out, config.activations.counted
         ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
-        n_layers, found, first_row = self.subject.attributes["n_layers"], [], 0
+        n_layers, found, first_row = self.subject.attributes.n_layers, [], 0
         for corpus in self.subject.source.corpora:
             recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
             found.append(CorpusPass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
             if store.corpus(corpus.corpus_id).exists():
-                first_row += corpus_attributes(store, corpus.corpus_id)["n_sequences"]
+                first_row += corpus_attributes(store, corpus.corpus_id).n_sequences
         return found
 
     @property
@@ -109,7 +109,7 @@ class Work:
             "drawn": config.activations.drawn,
             "version": VERSION,
         }
-        layers = range(self.subject.attributes["n_layers"])
+        layers = range(self.subject.attributes.n_layers)
         return [short_hash(**encoders.encoder_ingredients(layer), **shared) for layer in layers]
 
     @property
@@ -127,8 +127,8 @@ class Work:
 
     def all_shards(self) -> list[ShardKey]:
         sizes, shard_size = self.subject.attributes, self.subject.config.shard_size
-        layers = range(sizes["n_layers"])
-        return [key for layer in layers for key in shards(self.recipe, layer, sizes["d_transcoder"], shard_size)]
+        layers = range(sizes.n_layers)
+        return [key for layer in layers for key in shards(self.recipe, layer, sizes.d_transcoder, shard_size)]
 
     def missing_shards(self) -> list[ShardKey]:
         store = self.subject.store

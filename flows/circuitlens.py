@@ -83,10 +83,10 @@ class Work:
     def blocks(self) -> list[Block]:
         """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
         last = self.sampling.passes[-1]
-        n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id)["n_sequences"]
-        config, d_transcoder = self.subject.config, self.subject.attributes["d_transcoder"]
+        n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id).n_sequences
+        config, d_transcoder = self.subject.config, self.subject.attributes.d_transcoder
         n_features = min(config.circuitlens.features_per_layer or d_transcoder, d_transcoder)
-        n_samples = self.subject.attributes["n_layers"] * n_features * samples_per_feature(config)
+        n_samples = self.subject.attributes.n_layers * n_features * samples_per_feature(config)
         step = max(1, min(MOST_ROWS_PER_BLOCK, SAMPLES_PER_BLOCK * n_rows // max(1, n_samples)))
         return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
@@ -94,9 +94,7 @@ class Work:
         """Shards that each lie within one of the activations'."""
         attributes, recipe = self.subject.attributes, self.recipe
         keys = [
-            key
-            for layer in range(attributes["n_layers"])
-            for key in self.sampled.shards(layer, attributes["d_transcoder"])
+            key for layer in range(attributes.n_layers) for key in self.sampled.shards(layer, attributes.d_transcoder)
         ]
         return [
             part._replace(start=part.start + key.start, stop=part.stop + key.start)
@@ -110,7 +108,7 @@ class Work:
         if not self.subject.config.circuitlens.ablated_features:
             return []
         recipe = short_hash(circuitlens=self.recipe, causal="check")
-        return [ShardKey(recipe, layer, 0, attributes["d_transcoder"]) for layer in range(attributes["n_layers"])]
+        return [ShardKey(recipe, layer, 0, attributes.d_transcoder) for layer in range(attributes.n_layers)]
 
     def missing_shards(self) -> list[ShardKey]:
         store = self.subject.store

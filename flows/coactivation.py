@@ -107,20 +107,20 @@ class Work:
                     fold_norms=config.weightlens.fold_norms,
                     projected=None if projected is None else projected[layer],
                     version=VERSION,
-                    **{name: self.subject.attributes[name] for name in names},
+                    **{name: getattr(self.subject.attributes, name) for name in names},
                 )
             )
         return found
 
     @property
     def layer_pairs(self) -> list[tuple[int, int]]:
-        return self.subject.config.coactivation.layer_pairs(self.subject.attributes["n_layers"])
+        return self.subject.config.coactivation.layer_pairs(self.subject.attributes.n_layers)
 
     def shards(self, recipe: str, layer: int) -> list[ShardKey]:
-        return shards(recipe, layer, self.subject.attributes["d_transcoder"], self.subject.config.shard_size)
+        return shards(recipe, layer, self.subject.attributes.d_transcoder, self.subject.config.shard_size)
 
     def all_shards(self) -> list[ShardKey]:
-        return [key for layer in range(self.subject.attributes["n_layers"]) for key in self.shards(self.recipe, layer)]
+        return [key for layer in range(self.subject.attributes.n_layers) for key in self.shards(self.recipe, layer)]
 
     def missing_edges(self) -> list[ShardKey]:
         return [key for key in self.all_shards() if not self.subject.store.part("feature_edges", key).exists()]
@@ -257,7 +257,7 @@ def perform(subject: Subject, run_id: str) -> None:
 
 def _sum_up(subject: Subject, work: Work, targets: set[int]) -> None:
     """Sum up the matrices of some target layers."""
-    store, size, n_features = subject.store, subject.config.shard_size, subject.attributes["d_transcoder"]
+    store, size, n_features = subject.store, subject.config.shard_size, subject.attributes.d_transcoder
     missing = [column for column in work.missing_columns() if column[2].layer in targets]
     for each in work.summed if missing else []:
         for source, target in work.layer_pairs:

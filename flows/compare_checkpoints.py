@@ -83,7 +83,7 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
     first, second = (open_checkpoint(store, checkpoint_id) for checkpoint_id in ids)
     for what, value, other in (
         ("layers", first.n_layers, second.n_layers),
-        ("width", first.attributes["d_model"], second.attributes["d_model"]),
+        ("width", first.attributes.d_model, second.attributes.d_model),
         ("hooks", first.hooks, second.hooks),
     ):
         if value != other:

@@ -121,8 +121,8 @@ class Work:
 
     def shards(self) -> list[ShardKey]:
         sizes, shard_size, recipe = self.subject.attributes, self.subject.config.shard_size, self.recipe
-        layers = range(sizes["n_layers"])
-        return [key for layer in layers for key in shards(recipe, layer, sizes["d_transcoder"], shard_size)]
+        layers = range(sizes.n_layers)
+        return [key for layer in layers for key in shards(recipe, layer, sizes.d_transcoder, shard_size)]
 
 
 def is_done(subject: Subject) -> bool:

@@ -133,11 +133,11 @@ class Work:
 
     @property
     def layers(self) -> range:
-        return range(self.subject.attributes["n_layers"])
+        return range(self.subject.attributes.n_layers)
 
     def keys(self, recipe: str) -> list[ShardKey]:
         """A task a layer."""
-        return [ShardKey(recipe, layer, 0, self.subject.attributes["d_transcoder"]) for layer in self.layers]
+        return [ShardKey(recipe, layer, 0, self.subject.attributes.d_transcoder) for layer in self.layers]
 
 
 def is_done(subject: Subject) -> bool:

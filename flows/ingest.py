@@ -31,7 +31,7 @@ def perform(subject: Subject, run_id: str) -> None:
     """
     config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
     model_path, transcoder_path = subject.source.model.path, subject.transcoders.path
-    layers, hooks = range(subject.attributes["n_layers"]), subject.transcoders.hooks
+    layers, hooks = range(subject.attributes.n_layers), subject.transcoders.hooks
     corpus = subject.source.corpus
     text = quality_text(subject)
     with stage_recorded(config, store, "ingest", run_id, checkpoint_id, checkpoint_id=checkpoint_id):
@@ -58,7 +58,7 @@ def measured_layers(subject: Subject) -> Iterator[Quality]:
         ValueError: those of a layer say that it was read wrongly.
     """
     model, release, text = subject.source.model.path, subject.transcoders, quality_text(subject)
-    for layer in range(subject.attributes["n_layers"]):
+    for layer in range(subject.attributes.n_layers):
         quality, suspicion = measured(layer, model, release.path, release.hooks, text)
         if suspicion and not subject.config.transcoder.accept_poor_quality:
             raise ValueError(f"{release.path} does not fit {model} as read: layer {layer}: {suspicion}")
@@ -73,7 +73,7 @@ def quality_text(subject: Subject) -> Text:
 
 
 def _refuse_suspicious(subject: Subject, text: Text) -> None:
-    layers = read_quality(subject.store, subject.checkpoint_id, text.recipe, subject.attributes["n_layers"])
+    layers = read_quality(subject.store, subject.checkpoint_id, text.recipe, subject.attributes.n_layers)
     found = [(layer["layer"], layer["suspicion"]) for layer in layers]
     suspicious = [f"  layer {layer}: {suspicion}" for layer, suspicion in found if suspicion]
     if suspicious and not subject.config.transcoder.accept_poor_quality:

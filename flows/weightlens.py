@@ -56,10 +56,10 @@ class Work:
         )
 
     def shards(self, recipe: str, layer: int) -> list[ShardKey]:
-        return shards(recipe, layer, self.subject.attributes["d_transcoder"], self.subject.config.shard_size)
+        return shards(recipe, layer, self.subject.attributes.d_transcoder, self.subject.config.shard_size)
 
     def all_shards(self, recipe: str) -> list[ShardKey]:
-        return [key for layer in range(self.subject.attributes["n_layers"]) for key in self.shards(recipe, layer)]
+        return [key for layer in range(self.subject.attributes.n_layers) for key in self.shards(recipe, layer)]
 
     def n_missing(self, recipe: str, table: str) -> int:
         """Shards whose part of a table is not there yet."""
@@ -80,12 +80,12 @@ class Work:
             "layer": layer,
             "model": self.subject.source.model_sha256,
             "arrays": self.checkpoint.sha256(layer, *ENCODER_ARRAYS),
-            **{name: self.subject.attributes[name] for name in names},
+            **{name: getattr(self.subject.attributes, name) for name in names},
         }
 
     def single_token_ingredients(self, layer: int) -> str:
         """What a layer's single-token activations follow from."""
-        tokens = self.subject.attributes["n_tokens"]
+        tokens = self.subject.attributes.n_tokens
         return short_hash(tokens=tokens, compat=self.compat, **self.encoder_ingredients(layer))
 
     @cached_property
@@ -98,7 +98,7 @@ class Work:
             "embeddings": checkpoint.sha256(None),
             "settings": settings,
             "version": VERSION,
-            **{name: self.subject.attributes[name] for name in names},
+            **{name: getattr(self.subject.attributes, name) for name in names},
         }
         return [
             short_hash(
@@ -136,7 +136,7 @@ class Work:
 
     @property
     def blocks(self) -> range:
-        return range(0, self.subject.attributes["n_tokens"], TOKENS_PER_BLOCK)
+        return range(0, self.subject.attributes.n_tokens, TOKENS_PER_BLOCK)
 
 
 def is_done(subject: Subject) -> bool:
@@ -147,7 +147,7 @@ def is_done(subject: Subject) -> bool:
 def todo(subject: Subject) -> dict[str, int]:
     """Step by step, how many tasks are left."""
     store, checkpoint_id, work = subject.store, subject.checkpoint_id, Work(subject)
-    layers = range(subject.attributes["n_layers"])
+    layers = range(subject.attributes.n_layers)
     gathered = all(single_token_path(store, checkpoint_id, layer, work.compat).exists() for layer in layers)
     return {
         "single tokens": 0 if gathered else len(work.blocks),
@@ -188,7 +188,7 @@ def perform(subject: Subject, run_id: str) -> None:
     config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
     open_checkpoint(store, checkpoint_id)
     work = Work(subject)
-    layers = range(subject.attributes["n_layers"])
+    layers = range(subject.attributes.n_layers)
     with stage_recorded(config, store, "weightlens", run_id, work.recipe, checkpoint_id=checkpoint_id) as tally:
         _single_tokens(subject, work)
         projected = work.all_shards(work.projection_recipe)
@@ -215,7 +215,7 @@ def _propagate(subject: Subject, work: Work, key: ShardKey, projected: ShardKey)
 
 def _single_tokens(subject: Subject, work: Work) -> None:
     store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
-    n_tokens, layers, compat = subject.attributes["n_tokens"], range(subject.attributes["n_layers"]), work.compat
+    n_tokens, layers, compat = subject.attributes.n_tokens, range(subject.attributes.n_layers), work.compat
 
     def places(checkpoint: str, layer: int) -> list[Path]:
         return [single_token_path(store, checkpoint, layer, compat)]

@@ -1,7 +1,7 @@
 """A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, in one orientation."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.encoding import Encoder
-from interp.capture import Hooks
+from interp.capture import Hooks, InputHook, OutputHook
 from interp.families import Norm
 from interp.sparse import FeatureTokens
-from interp.transcoder import Transcoder
+from interp.transcoder import ActivationName, Transcoder
 from interp.weightlens.settings import Compat
 from storage.store import Store, read_json, whole_folder, write_json
 
@@ -38,6 +38,55 @@ RECEIPT = "receipt.json"
 
 
 @dataclass(frozen=True)
+class CheckpointAttributes:
+    """Provenance and sizes of a checkpoint; `docs/schema.md` says what they mean, at the table `checkpoints`."""
+
+    checkpoint_id: str
+    name: str
+    model_name: str
+    model_revision: str | None
+    transcoder_name: str
+    transcoder_revision: str | None
+    transcoder_format: str
+    folded: tuple[str, ...]
+    """What of the release was folded into other arrays when it was read."""
+    step: int | None
+    family: str
+    activation: ActivationName
+    k: int | None
+    """Active features a token, of TopK transcoders."""
+    n_layers: int
+    d_model: int
+    d_transcoder: int
+    d_vocab: int
+    n_tokens: int
+    """Tokens of the tokenizer; the model's embedding may be padded beyond them."""
+    bos: int | None
+    norms_centred: bool
+    """Whether the model's norms subtract the mean, as a LayerNorm does."""
+    feature_input_hook: InputHook
+    feature_output_hook: OutputHook
+    weights_sha256: str
+    ingested_at: str | None = None
+    """ISO 8601, UTC; None until ingestion ends."""
+
+    @classmethod
+    def read(cls, path: Path) -> "CheckpointAttributes":
+        """Those of a checkpoint's folder.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        stored = zarr.open_group(path, mode="r").attrs.asdict()
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if name not in stored and name != "ingested_at"]
+        if missing:
+            raise _damaged(path, f"no attribute {missing[0]}")
+        values: dict[str, Any] = {name: stored.get(name) for name in names}
+        return cls(**{**values, "folded": tuple(values["folded"])})
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint of a store, opened for reading."""
 
@@ -48,30 +97,30 @@ class Checkpoint:
         return self.path.name
 
     @cached_property
-    def attributes(self) -> dict[str, Any]:
-        """Provenance and sizes, as `docs/schema.md` documents them for the table `checkpoints`."""
-        return dict(zarr.open_group(self.path, mode="r").attrs)
+    def attributes(self) -> CheckpointAttributes:
+        """Provenance and sizes."""
+        return CheckpointAttributes.read(self.path)
 
     @property
     def hooks(self) -> Hooks:
-        return Hooks(self.attributes["feature_input_hook"], self.attributes["feature_output_hook"])
+        return Hooks(self.attributes.feature_input_hook, self.attributes.feature_output_hook)
 
     @property
     def n_layers(self) -> int:
-        return self.attributes["n_layers"]
+        return self.attributes.n_layers
 
     @property
     def d_transcoder(self) -> int:
-        return self.attributes["d_transcoder"]
+        return self.attributes.d_transcoder
 
     @property
     def n_tokens(self) -> int:
         """Tokens of the tokenizer; the model's embedding may be padded beyond them."""
-        return self.attributes["n_tokens"]
+        return self.attributes.n_tokens
 
     @property
     def bos(self) -> int | None:
-        return self.attributes["bos"]
+        return self.attributes.bos
 
     def layer_path(self, layer: int) -> Path:
         return self.path / "layers" / f"{layer:02d}"
@@ -117,7 +166,7 @@ class Checkpoint:
         path, attributes = self.layer_path(layer), self.attributes
         names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
-        return Transcoder(**arrays, activation=attributes["activation"], k=attributes["k"])
+        return Transcoder(**arrays, activation=attributes.activation, k=attributes.k)
 
     def encoder(self, layer: int, device: str = "cpu") -> Encoder:
         """The encoding half of a layer, in float32."""
@@ -126,7 +175,7 @@ class Checkpoint:
         threshold = self.vector(layer, "threshold")
         if threshold is not None:
             threshold = threshold.float().to(device)
-        return Encoder(W_enc, b_enc, attributes["activation"], threshold, attributes["k"])
+        return Encoder(W_enc, b_enc, attributes.activation, threshold, attributes.k)
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""
@@ -192,11 +241,11 @@ def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor,
             _write(partial.parent, partial.name, array)
 
 
-def finish(store: Store, checkpoint_id: str, attributes: dict[str, Any]) -> None:
+def finish(store: Store, checkpoint_id: str, attributes: CheckpointAttributes) -> None:
     """Record provenance and mark the checkpoint as wholly ingested."""
-    path = store.checkpoint(checkpoint_id)
-    zarr.open_group(path, mode="a").attrs.update(attributes)
-    write_json(path / RECEIPT, attributes)
+    path, values = store.checkpoint(checkpoint_id), asdict(attributes)
+    zarr.open_group(path, mode="a").attrs.update(values)
+    write_json(path / RECEIPT, values)
 
 
 def write_single_token(

@@ -1,10 +1,9 @@
 """Bring one checkpoint into the store: measured first, then written layer by layer."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +16,14 @@ from storage.catalog.parts import write_part
 from storage.catalog.runs import now
 from storage.catalog.tables import TABLES
 from storage.checkpoints import (
+    CheckpointAttributes,
     finish,
     quality_path,
     read_quality,
     write_embeddings,
     write_layer,
 )
-from storage.corpora.corpus import corpus_attributes
+from storage.corpora.corpus import CorpusAttributes, corpus_attributes
 from storage.corpora.packing import Layout, Packer, max_rows, pack
 from storage.corpora.texts import read_texts
 from storage.formats import open_transcoders
@@ -119,13 +119,13 @@ def ingest_layer(
 
 @shard_task("load-checkpoint", "load checkpoint")
 def load_checkpoint(
-    store: Store, checkpoint_id: str, attributes: dict[str, Any], text: str, corpus_id: str | None
+    store: Store, checkpoint_id: str, attributes: CheckpointAttributes, text: str, corpus_id: str | None
 ) -> str:
     """Mark a checkpoint as ingested and enter it, its vocabulary and its figures in the catalog."""
-    attributes = {**attributes, "ingested_at": now().isoformat()}
+    attributes = replace(attributes, ingested_at=now().isoformat())
     finish(store, checkpoint_id, attributes)
     part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
-    layers = read_quality(store, checkpoint_id, text, attributes["n_layers"])
+    layers = read_quality(store, checkpoint_id, text, attributes.n_layers)
     figures = [{name: value for name, value in layer.items() if name != "suspicion"} for layer in layers]
     columns = {name: [layer[name] for layer in figures] for name in figures[0]}
     write_part(part, "transcoder_quality", {"checkpoint_id": checkpoint_id, **columns}, len(figures))
@@ -133,14 +133,21 @@ def load_checkpoint(
         put = partial(replace_rows, connection, where={"checkpoint_id": checkpoint_id})
         put("tokens", parts=[tokens_part(store, checkpoint_id)])
         put("transcoder_quality", parts=[part])
-        insert_row(connection, "checkpoints", {name: attributes[name] for name in TABLES["checkpoints"].arrow.names})
+        names = TABLES["checkpoints"].arrow.names
+        insert_row(connection, "checkpoints", {name: getattr(attributes, name) for name in names})
         if corpus_id is not None:
             put_corpus(connection, corpus_row(corpus_attributes(store, corpus_id)))
         mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)
     return checkpoint_id
 
 
-def corpus_row(attributes: dict[str, Any]) -> dict[str, Any]:
+def corpus_row(attributes: CorpusAttributes) -> dict[str, str | int]:
     """The row of `corpora` for a corpus of such attributes."""
-    row = {name: attributes[name] for name in ("corpus_id", "n_sequences", "n_pos", "n_tokens")}
-    return {**row, "name": attributes["source"], "sha256": attributes["source_sha256"]}
+    return {
+        "corpus_id": attributes.corpus_id,
+        "name": attributes.source,
+        "n_sequences": attributes.n_sequences,
+        "n_pos": attributes.n_pos,
+        "n_tokens": attributes.n_tokens,
+        "sha256": attributes.source_sha256,
+    }

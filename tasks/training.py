@@ -45,7 +45,7 @@ def train_layer(
     state_path, curve = folder / f"layer_{layer}.state", []
     folder.mkdir(parents=True, exist_ok=True)
     model_folder, model = loaded_model(model_path)
-    n_rows = corpus_attributes(store, corpus_id)["n_sequences"]
+    n_rows = corpus_attributes(store, corpus_id).n_sequences
     n_train = max(1, int(n_rows * (1 - HELD_OUT_SHARE)))
     special = frozenset(model_folder.tokenizer.all_special_ids)
     read = partial(_batch, store, corpus_id, n_train, settings, special)
@@ -84,14 +84,14 @@ def train_layer(
 
 
 def _rows_for(n_tokens: int, store: Store, corpus_id: str) -> int:
-    return max(1, n_tokens // corpus_attributes(store, corpus_id)["n_pos"])
+    return max(1, n_tokens // corpus_attributes(store, corpus_id).n_pos)
 
 
 def _batch(
     store: Store, corpus_id: str, n_train: int, settings: TrainingSettings, special: frozenset[int], step: int
 ) -> tuple[Tensor, Tensor]:
     """Rows of one step, (tokens, positions to learn from): every epoch goes through all rows in an order of its own."""
-    n_pos = corpus_attributes(store, corpus_id)["n_pos"]
+    n_pos = corpus_attributes(store, corpus_id).n_pos
     per_step = min(n_train, max(1, settings.batch_tokens // n_pos))
     epoch, at = divmod(step * per_step, n_train)
     order = [_epoch_order(settings.seed, epoch, n_train), _epoch_order(settings.seed, epoch + 1, n_train)]

@@ -71,8 +71,8 @@ def doctor(
             else:
                 subject = identify(source)
                 a = subject.attributes
-                what = f"{a['transcoder_format']}, {a['d_transcoder']} features a layer, {a['activation']}"
-                _good("transcoders", f"{a['transcoder_name']}: {what}, checkpoint {a['checkpoint_id']}")
+                what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
+                _good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
                 print_quality(list(measured_layers(subject)))
         _check_store(root)
 

@@ -56,12 +56,12 @@ class Sizes(NamedTuple):
 def sizes_of(subject: Subject) -> Sizes:
     """Of a checkpoint whose files are here."""
     n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
-    width = subject.attributes["d_transcoder"]
+    width = subject.attributes.d_transcoder
     sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
     store, names = subject.store, [recipe.corpus_id for recipe in subject.source.corpora]
     if not all(store.corpus(name).exists() for name in names):
         return sizes
-    return sizes._replace(corpus_tokens=sum(corpus_attributes(store, name)["n_tokens"] for name in names))
+    return sizes._replace(corpus_tokens=sum(corpus_attributes(store, name).n_tokens for name in names))
 
 
 def sizes_to_train(source: Source) -> Sizes:

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.run import RunConfig
 from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
@@ -11,7 +10,7 @@ from interp.capture import Hooks
 from interp.transcoder import ActivationName
 from storage.bucket.mirror import local_root
 from storage.bucket.working_copy import refresh
-from storage.checkpoints import Checkpoint, is_ingested
+from storage.checkpoints import Checkpoint, CheckpointAttributes, is_ingested
 from storage.corpora.corpus import CorpusRecipe
 from storage.corpora.sources import local_files, source_fingerprint
 from storage.corpora.sources import pinned as pinned_source
@@ -95,7 +94,7 @@ class Subject:
     source: Source
     transcoders: TranscoderFolder
     checkpoint_id: str
-    attributes: dict[str, Any]
+    attributes: CheckpointAttributes
 
     @property
     def config(self) -> RunConfig:
@@ -199,30 +198,30 @@ def identify(source: Source) -> Subject:
         return Subject(source, folder, checkpoint_id, attributes)
     model.load()
     activation, k = _activation(folder)
-    attributes = {
-        "checkpoint_id": checkpoint_id,
-        "name": source.config.name,
-        "model_name": source.model_from.name,
-        "model_revision": source.model_from.commit,
-        "transcoder_name": source.transcoders_from.name if source.transcoders_from else str(folder.path),
-        "transcoder_revision": source.transcoders_from.commit if source.transcoders_from else None,
-        "transcoder_format": folder.format,
-        "folded": list(folder.folded),
-        "step": source.config.model.step,
-        "family": model.family.model_type,
-        "activation": activation,
-        "k": k,
-        "n_layers": model.n_layers,
-        "d_model": model.d_model,
-        "d_transcoder": sizes[0][0],
-        "d_vocab": model.d_vocab,
-        "n_tokens": model.n_tokens,
-        "bos": source.bos,
-        "norms_centred": model.family.centred,
-        "feature_input_hook": folder.hooks.feature_input,
-        "feature_output_hook": folder.hooks.feature_output,
-        "weights_sha256": weights_sha256,
-    }
+    attributes = CheckpointAttributes(
+        checkpoint_id=checkpoint_id,
+        name=source.config.name,
+        model_name=source.model_from.name,
+        model_revision=source.model_from.commit,
+        transcoder_name=source.transcoders_from.name if source.transcoders_from else str(folder.path),
+        transcoder_revision=source.transcoders_from.commit if source.transcoders_from else None,
+        transcoder_format=folder.format,
+        folded=tuple(folder.folded),
+        step=source.config.model.step,
+        family=model.family.model_type,
+        activation=activation,
+        k=k,
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        d_transcoder=sizes[0][0],
+        d_vocab=model.d_vocab,
+        n_tokens=model.n_tokens,
+        bos=source.bos,
+        norms_centred=model.family.centred,
+        feature_input_hook=folder.hooks.feature_input,
+        feature_output_hook=folder.hooks.feature_output,
+        weights_sha256=weights_sha256,
+    )
     return Subject(source, folder, checkpoint_id, attributes)
 
 

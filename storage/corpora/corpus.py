@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,30 @@ class CorpusRecipe:
         if self.layout == "packed":
             del ingredients["layout"]  # so that corpora keep their names that are older than the setting
         return short_hash(corpus=ingredients)
+
+
+@dataclass(frozen=True)
+class CorpusAttributes:
+    """What determined the rows of a corpus, as in `CorpusRecipe`, and how much there is of it."""
+
+    corpus_id: str
+    source: str
+    source_sha256: str
+    tokenizer_sha256: str
+    bos: int | None
+    n_pos: int
+    """Tokens a row."""
+    max_tokens: int | None
+    text_field: str
+    version: int
+    n_sequences: int
+    """Rows."""
+    n_tokens: int
+    """Padding left out."""
+    n_documents: int
+    layout: Layout = "packed"
+    cut: Cut | None = None
+    """Where `max_tokens` cut something off."""
 
 
 class Receipt(NamedTuple):
@@ -194,10 +218,12 @@ def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]
     return Rows(*(np.asarray(group[name].oindex[rows]) for name in Rows._fields))  # pyright: ignore
 
 
-def corpus_attributes(store: Store, corpus_id: str) -> dict[str, Any]:
-    """The recipe of a corpus and its size: `n_sequences`, `n_pos`, `n_tokens`, `source_sha256`, …"""
+def corpus_attributes(store: Store, corpus_id: str) -> CorpusAttributes:
+    """The recipe of a corpus and its size."""
     group = zarr.open_group(store.corpus(corpus_id), mode="r")
-    return {**group.attrs, "n_sequences": group["tokens"].shape[0]}  # pyright: ignore
+    stored: Any = {**group.attrs, "n_sequences": group["tokens"].shape[0]}  # pyright: ignore
+    values = {field.name: stored[field.name] for field in fields(CorpusAttributes) if field.name in stored}
+    return CorpusAttributes(**{**values, "cut": Cut(**stored["cut"]) if stored.get("cut") else None})
 
 
 def seen_rows(n_sequences: int, held_out: float) -> range:

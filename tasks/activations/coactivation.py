@@ -58,7 +58,7 @@ def coactivate(
     bytes each. Positions are gone through in order, so that the sums do not depend on who adds them up.
     """
     found = matrices(store, summed.recipe, source, target.layer, shard_size)
-    n_pos = corpus_attributes(store, summed.corpus_pass.corpus_id)["n_pos"]
+    n_pos = corpus_attributes(store, summed.corpus_pass.corpus_id).n_pos
     for key in shards(summed.recipe, source, n_features, shard_size):
         if found.has(key.start, target.start):
             continue
@@ -144,7 +144,7 @@ def twera_shard(
 def _target_sums(store: Store, key: ShardKey, passes: Sequence[CorpusPass]) -> TargetSums:
     sums = np.zeros((key.stop - key.start, 3))
     for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
             active = open_block(store, corpus_pass.recipe, block).features(key.layer, key.start, key.stop)
             add_rows(active.indptr, active.token, active.value, n_pos, sums)
@@ -190,7 +190,7 @@ def virtual_weights(
 def _edge_sums(store: Store, key: ShardKey, edges: Edges, passes: Sequence[CorpusPass]) -> EdgeSums:
     sums = np.zeros((len(edges.target), N_EDGE_SUMS))
     for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
             opened = open_block(store, corpus_pass.recipe, block)
             targets = opened.features(key.layer, key.start, key.stop)

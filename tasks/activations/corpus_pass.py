@@ -66,8 +66,8 @@ class CorpusPass(NamedTuple):
     def blocks(self, store: Store) -> list[Block]:
         """The blocks of its rows."""
         attributes = corpus_attributes(store, self.corpus_id)
-        rows = seen_rows(attributes["n_sequences"], self.held_out)
-        return row_blocks(len(rows), attributes["n_pos"], positions_per_block(self.n_layers))
+        rows = seen_rows(attributes.n_sequences, self.held_out)
+        return row_blocks(len(rows), attributes.n_pos, positions_per_block(self.n_layers))
 
 
 def positions_per_block(n_layers: int) -> int:
@@ -102,7 +102,7 @@ def activations_block(
     dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
     layers = range(checkpoint.n_layers)
     found: list[list[Entries]] = [[] for _ in layers]
-    d_model = checkpoint.attributes["d_model"]
+    d_model = checkpoint.attributes.d_model
     step, batch = (
         max(1, positions // n_pos) for positions in positions_at_once(arithmetic.device, len(layers), d_model)
     )
@@ -175,7 +175,7 @@ def gather_shard(
     for first, active in active_of_shard(store, passes, key):
         figures.append(statistics(active))
         drawn.append((first, draw_samples(active, key.layer, first, settings)))
-    n_pos = corpus_attributes(store, passes[0].corpus_id)["n_pos"]
+    n_pos = corpus_attributes(store, passes[0].corpus_id).n_pos
     shared = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id, "layer": key.layer}
     _write_samples(store.part("samples", key), shared, drawn, n_pos)
     _write_features(store.part("features", key), shared, key, figures, [samples for _, samples in drawn], n_tokens)
@@ -196,7 +196,7 @@ def active_of_shard(
     """
     opened, firsts = [], []
     for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
             opened.append(open_block(store, corpus_pass.recipe, block))
             firsts.append((corpus_pass.first_row + block.start) * n_pos)

@@ -65,7 +65,7 @@ class Sampled(NamedTuple):
         """Rows by their number, counted through all corpora."""
         found = {}
         for corpus_pass in self.passes:
-            n_rows = corpus_attributes(store, corpus_pass.corpus_id)["n_sequences"]
+            n_rows = corpus_attributes(store, corpus_pass.corpus_id).n_sequences
             own = sequences[(sequences >= corpus_pass.first_row) & (sequences < corpus_pass.first_row + n_rows)]
             if len(own):
                 rows = read_rows_at(store, corpus_pass.corpus_id, own - corpus_pass.first_row)
@@ -220,7 +220,7 @@ def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
 def _nothing(checkpoint: Checkpoint, settings: CircuitLensSettings) -> Attributed:
     n_after = 1 + settings.continuation_tokens if settings.effect_tokens else 0
     none, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    effect = np.zeros((0, n_after, checkpoint.attributes["d_model"]), np.float32)
+    effect = np.zeros((0, n_after, checkpoint.attributes.d_model), np.float32)
     return Attributed(none, none, none, none, none, floats, floats, Contributors.joined([]), effect)
 
 

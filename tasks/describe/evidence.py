@@ -149,7 +149,7 @@ def _rows(store: Store, sampled_corpus: SampledCorpus, sequences: set[int]) -> d
     found: dict[int, np.ndarray] = {}
     first = 0
     for corpus_id in sampled_corpus.corpora:
-        n_sequences = corpus_attributes(store, corpus_id)["n_sequences"]
+        n_sequences = corpus_attributes(store, corpus_id).n_sequences
         own = np.array(sorted(one for one in sequences if first <= one < first + n_sequences), np.int64)
         if len(own):
             found.update(zip(own.tolist(), read_rows_at(store, corpus_id, own - first), strict=True))

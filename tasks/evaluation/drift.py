@@ -79,7 +79,7 @@ def _directions(checkpoint: Checkpoint, layer: int) -> Directions:
 def _active(
     store: Store, corpus_pass: CorpusPass, blocks: Sequence[Block], layer: int, d_transcoder: int
 ) -> FeatureTokens:
-    n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+    n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
     active = [open_block(store, corpus_pass.recipe, block).features(layer, 0, d_transcoder) for block in blocks]
     return joined(active, [block.start * n_pos for block in blocks])
 

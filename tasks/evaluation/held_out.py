@@ -129,11 +129,11 @@ def _held_out_texts(store: Store, task: JudgeJob) -> list[list[int]]:
     share = -(-task.how.n_texts // len(task.sampled_corpus.corpora))
     for at, corpus_id in enumerate(task.sampled_corpus.corpora):
         attributes = corpus_attributes(store, corpus_id)
-        held_out = held_out_rows(attributes["n_sequences"], task.held_out)
+        held_out = held_out_rows(attributes.n_sequences, task.held_out)
         if not len(held_out):
             raise ValueError("corpus.held_out keeps no rows apart; descriptions are judged on held-out text only")
         random = np.random.default_rng([task.how.seed, at])
-        n_rows = min(len(held_out), 2 * (-(-share * task.how.text_tokens // attributes["n_pos"])) + 1)
+        n_rows = min(len(held_out), 2 * (-(-share * task.how.text_tokens // attributes.n_pos)) + 1)
         rows = held_out.start + np.sort(random.choice(len(held_out), n_rows, replace=False))
         read = read_chosen_rows(store, corpus_id, rows)
         texts = list(pieces(read.tokens, read.documents, bos, task.how.text_tokens))

@@ -95,7 +95,7 @@ def _segments(
     in odd rows, positions of the block, rows until here)."""
     n_before = 0
     for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id)["n_pos"]
+        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
             opened = open_block(store, corpus_pass.recipe, block)
             n_rows = block.stop - block.start

@@ -64,7 +64,7 @@ def _directions(
     W_dec = checkpoint.written(key.layer, key.start, key.stop).float()
     if not fold_norms:
         return encoder, W_dec
-    centred = checkpoint.attributes["norms_centred"]
+    centred = checkpoint.attributes.norms_centred
     write_weight, final_weight = checkpoint.vector(key.layer, "write_weight"), checkpoint.vector(None, "final_weight")
     assert final_weight is not None
     if write_weight is not None:
@@ -79,7 +79,7 @@ def encoder_directions(checkpoint: Checkpoint, key: ShardKey, fold_norms: bool) 
     if not fold_norms:
         return W_enc
     behind_norm = checkpoint.hooks.feature_input != "resid_mid"
-    centred = checkpoint.attributes["norms_centred"] and behind_norm
+    centred = checkpoint.attributes.norms_centred and behind_norm
     return fold_norm(W_enc, checkpoint.vector(key.layer, "read_weight"), centred)
 
 

@@ -219,18 +219,18 @@ def test_the_attributes_tell_what_is_there_and_what_is_not(tmp_path: Path) -> No
     write_corpus(store, recipe, Letters())
     attributes = corpus_attributes(store, recipe.corpus_id)
     # rows: 3, 4 + 4 + 2, and the first 4 of 7, each behind BOS; 24 tokens are 4 rows of 5
-    found = {name: attributes[name] for name in ("n_sequences", "n_tokens", "n_documents", "cut", "layout")}
+    found = {name: getattr(attributes, name) for name in ("n_sequences", "n_tokens", "n_documents", "cut", "layout")}
     assert found == {
         "n_sequences": 4,
         "n_tokens": 4 + 5 + 5 + 3,
         "n_documents": 2,
-        "cut": {"after_document": 1, "n_tokens_known": 7},
+        "cut": (1, 7),
         "layout": "padded",
     }
     whole = recipe_of(path, n_pos=5)
     write_corpus(store, whole, Letters())
     attributes = corpus_attributes(store, whole.corpus_id)
-    assert (attributes["n_documents"], attributes["cut"]) == (4, None)
+    assert (attributes.n_documents, attributes.cut) == (4, None)
 
 
 KILLED = """
@@ -444,7 +444,7 @@ else:
     tokenizer = Words()
 write_corpus(store, recipe, tokenizer)
 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-print(corpus_attributes(store, recipe.corpus_id)["n_tokens"], peak_mb)
+print(corpus_attributes(store, recipe.corpus_id).n_tokens, peak_mb)
 """
 
 

@@ -80,7 +80,7 @@ def test_no_more_is_fetched_than_is_read(hub: Hub, monkeypatch: pytest.MonkeyPat
     recipe = CorpusRecipe(source, source_fingerprint(store, source), "t", 0, 16, 160, "text")
     write_corpus(store, recipe, Letters())
     assert read_rows(store, recipe.corpus_id, 0, 99).tokens.shape == (10, 16)
-    assert corpus_attributes(store, recipe.corpus_id)["source"] == source
+    assert corpus_attributes(store, recipe.corpus_id).source == source
     assert hub.n_bytes < (hub.folder / "lines.jsonl").stat().st_size / 2
     hub.n_bytes = 0
     rows = read_texts(pinned(f"{HUB}{DATASET}/data/1.parquet"))

@@ -35,7 +35,7 @@ def catalog(tmp_path: Path) -> Path:
 def test_a_reader_waits_for_no_writer_and_no_writer_for_a_reader(catalog: Path) -> None:
     assert corpora(catalog) == ["a"]
     program = (
-        "import sys; from pathlib import Path; from storage.catalog import insert_row, open_catalog\n"
+        "import sys; from pathlib import Path; from storage.catalog.database import insert_row, open_catalog\n"
         "with open_catalog(Path(sys.argv[1]), write=True) as connection:\n"
         "    insert_row(connection, 'corpora', {'corpus_id': 'b'}); print('writing', flush=True); sys.stdin.read()"
     )
@@ -60,7 +60,7 @@ def test_a_reader_waits_for_no_writer_and_no_writer_for_a_reader(catalog: Path) 
 def test_what_a_killed_writer_committed_is_published(catalog: Path) -> None:
     assert corpora(catalog) == ["a"]
     program = (
-        "import os, sys; from pathlib import Path; from storage.catalog import connect\n"
+        "import os, sys; from pathlib import Path; from storage.catalog.database import connect\n"
         "connection = connect(Path(sys.argv[1]), write=True)\n"
         "connection.execute(\"INSERT INTO corpora (corpus_id) VALUES ('b')\")\n"
         "connection.execute('BEGIN'); connection.execute(\"INSERT INTO corpora (corpus_id) VALUES ('never')\")\n"

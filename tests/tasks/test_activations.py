@@ -47,8 +47,8 @@ def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             model = subject.source.model.path
             tasks.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
         tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
-        for layer in range(subject.attributes["n_layers"]):
-            for key in shards("recipe", layer, subject.attributes["d_transcoder"], shard_size):
+        for layer in range(subject.attributes.n_layers):
+            for key in shards("recipe", layer, subject.attributes.d_transcoder, shard_size):
                 tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, [corpus_pass], settings)
                 for name, parts in tables.items():
                     parts.append(pq.read_table(store.part(name, key)))

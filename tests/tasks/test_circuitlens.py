@@ -34,8 +34,8 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sa
         for block in corpus_pass.blocks(store):
             model = subject.source.model.path
             sampling.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
-    for layer in range(subject.attributes["n_layers"]):
-        for key in shards(work.recipe, layer, subject.attributes["d_transcoder"], SHARD):
+    for layer in range(subject.attributes.n_layers):
+        for key in shards(work.recipe, layer, subject.attributes.d_transcoder, SHARD):
             sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, settings)
     return subject, tasks.Sampled(work.recipe, SHARD, tuple(work.passes))
 
@@ -48,8 +48,8 @@ def attributed(sampled: tuple[Subject, tasks.Sampled], recipe: str, rows: int, s
     for block in reversed(blocks):
         tasks.attribute_block.fn(store, checkpoint_id, model, recipe, samples, block, SETTINGS, "cpu")
     tables: dict[str, list[pa.Table]] = {name: [] for name in tasks.TABLES}
-    for layer in range(subject.attributes["n_layers"]):
-        for key in shards(recipe, layer, subject.attributes["d_transcoder"], shard_size):
+    for layer in range(subject.attributes.n_layers):
+        for key in shards(recipe, layer, subject.attributes.d_transcoder, shard_size):
             tasks.gather_circuits.fn(store, checkpoint_id, "corpus", key, samples, blocks, SETTINGS)
             for name, parts in tables.items():
                 parts.append(pq.read_table(store.part(name, key)))
@@ -147,7 +147,7 @@ def test_nothing_depends_on_blocks_and_shards(sampled: Any, found: dict[str, pa.
 def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found: dict[str, pa.Table]) -> None:
     subject, samples = sampled
     store, model = subject.store, subject.source.model.path
-    key = ShardKey("ablation", 2, 0, subject.attributes["d_transcoder"])
+    key = ShardKey("ablation", 2, 0, subject.attributes.d_transcoder)
     blocks = [Block(0, 80)]
     arguments = (subject.checkpoint_id, "corpus", model, key, "whole", samples, blocks, SETTINGS, "cpu")
     tasks.ablate_layer.fn(store, *arguments)

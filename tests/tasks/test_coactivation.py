@@ -63,8 +63,8 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[Matrices]:
     """All matrices, tiles in an order of chance."""
-    n, found = subject.attributes["d_transcoder"], []
-    for source, target in SETTINGS.layer_pairs(subject.attributes["n_layers"]):
+    n, found = subject.attributes.d_transcoder, []
+    for source, target in SETTINGS.layer_pairs(subject.attributes.n_layers):
         pair = matrices(subject.store, summed.recipe, source, target, shard_size)
         make_matrices(pair, n)
         for key in reversed(shards("any", target, n, shard_size)):
@@ -101,7 +101,7 @@ def test_sums_of_every_pair_are_those_of_the_dense_activations(
 ) -> None:
     [summed] = blocks
     summed = summed._replace(recipe=f"by{shard_size}")
-    n = subject.attributes["d_transcoder"]
+    n = subject.attributes.d_transcoder
     for pair in summed_up(subject, summed, shard_size):
         source, target = (rows[int(layer)] for layer in pair.name.split("-"))
         expected = {
@@ -153,7 +153,7 @@ def test_edges_are_the_strongest_by_the_formula(
 ) -> None:
     [summed] = blocks
     summed = summed._replace(recipe="edges")
-    store, n, size = subject.store, subject.attributes["d_transcoder"], 512
+    store, n, size = subject.store, subject.attributes.d_transcoder, 512
     summed_up(subject, summed, size)
     for layer, feature in ((1, 5), (3, 600), (3, 700)):
         feature += int(np.argmax((rows[layer][:, feature:] > 0).sum(0) > 20))
@@ -200,7 +200,7 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
 def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: list[tasks.Summed]) -> None:
     store = Store(subject.store.root)
     [summed] = blocks
-    corpus_pass = summed.reading
+    corpus_pass = summed.corpus_pass
     key = ShardKey("any", 2, 100, 500)
     before = [active for _, active in activation_tasks.active_of_shard(store, [corpus_pass], key)]
     n_entries = 0
@@ -214,7 +214,7 @@ def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: lis
         assert (one.indptr == other.indptr).all()
         assert (one.token == other.token).all()
         assert (one.value == other.value).all()
-    assert corpus_attributes(store, corpus_pass.corpus_id)["n_pos"] == N_POS
+    assert corpus_attributes(store, corpus_pass.corpus_id).n_pos == N_POS
     chunk = next(store.activations(corpus_pass.recipe).glob("packed-*/gap/c/0"))
     chunk.unlink()
     with pytest.raises(ValueError, match=r"gap: chunk 0 is missing.*remove the folder of this block"):

@@ -77,7 +77,7 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
         assert edge["twera"] == pytest.approx((a * b).sum() / b.sum() * edge["virtual_weight"], rel=1e-4)
         assert edge["corpus_id"] == work.corpus_id
     samples = tasks.read_samples(both.store, ShardKey(work.recipe, 2, 0, 512))
-    n_first = corpus_attributes(both.store, work.passes[0].corpus_id)["n_sequences"]
+    n_first = corpus_attributes(both.store, work.passes[0].corpus_id).n_sequences
     second = samples.where(samples.sequence >= n_first)
     assert 0 < len(second.feature) < len(samples.feature)
     a = np.nan_to_num(dense(alone[1], config.activations)[2])
