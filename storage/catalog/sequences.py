@@ -70,7 +70,7 @@ def _blocks(
     first_document = 0
     for corpus in corpora:
         attributes = corpus_attributes(store, corpus.corpus_id)
-        own = sampled[(sampled >= corpus.first_row) & (sampled < corpus.first_row + attributes["n_sequences"])]
+        own = sampled[(sampled >= corpus.first_row) & (sampled < corpus.first_row + attributes.n_sequences)]
         for start in range(0, len(own), ROWS_AT_ONCE):
             block = own[start : start + ROWS_AT_ONCE]
             rows = read_chosen_rows(store, corpus.corpus_id, block - corpus.first_row)
@@ -87,4 +87,4 @@ def _blocks(
                     "documents": pa.array(documents, pa.list_(pa.int32())),
                 }
             )
-        first_document += attributes["n_documents"]
+        first_document += attributes.n_documents
