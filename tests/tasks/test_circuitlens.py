@@ -119,7 +119,7 @@ def test_what_is_not_changed_is_no_effect(sampled: Any, found: dict[str, pa.Tabl
     subject, _ = sampled
     effects = found["logit_effects"].to_pydict()
     assert 0 not in effects["effect"]
-    last = subject.attributes["n_layers"] - 1
+    last = subject.attributes.n_layers - 1
     assert {p for layer, p in zip(effects["layer"], effects["position"], strict=True) if layer == last} == {0}
 
 
