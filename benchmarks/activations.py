@@ -38,7 +38,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.random_checkpoint import random_attributes
 from configs.run import EngineConfig
-from flows.running.engine import arithmetic
+from flows.subject.machine import arithmetic
 from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.sums import N_SUMS, add_coactive, by_token

@@ -9,7 +9,6 @@ among the workers. Prints Markdown.
 """
 
 import argparse
-from typing import Any
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -48,7 +47,7 @@ def rows(sizes: Sizes, config: RunConfig, rates: Rates) -> list[tuple[str, Cost,
     """(step, its cost, operations of products, operations of projections)"""
     found = []
     for name in config.stages:
-        stage: Any = STAGES[name]
+        stage = STAGES[name]
         costs, fixed, one = (stage.costs(sizes, config, at) for at in (rates, EVERYWHERE, Rates(1.0, 1e40)))
         other = stage.costs(sizes, config, Rates(1e40, 1.0))
         for step, cost in costs.items():

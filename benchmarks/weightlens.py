@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.random_checkpoint import random_attributes
 from configs.run import EngineConfig, load_config
 from flows.costs.rates import projection_flops
-from flows.running.engine import arithmetic
+from flows.subject.machine import arithmetic
 from interp.families import Norm
 from interp.projection import ROW_BLOCK, Arithmetic
 from interp.sparse import feature_tokens

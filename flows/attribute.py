@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from configs.run import RunConfig
-from flows.reports.card import chosen_checkpoint
-from flows.running.engine import arithmetic
+from flows.subject.machine import arithmetic
+from flows.subject.named import chosen_checkpoint
 from flows.subject.subject import identify, open_source
 from interp.circuitlens.frozen import freeze, linear_model
 from interp.circuitlens.graph import attribution_graph, prune

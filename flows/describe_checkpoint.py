@@ -1,34 +1,38 @@
 """The whole pipeline: train transcoders if need be, ingest, and every stage that the configuration names."""
 
 from contextlib import suppress
-from types import ModuleType
 
 from prefect import flow
 
-from configs.run import RunConfig
-from flows import activations, circuitlens, coactivation, describe, evaluate, ingest, weightlens
+from configs.run import RunConfig, StageName
+from flows.activations import ACTIVATIONS
+from flows.circuitlens import CIRCUITLENS
+from flows.coactivation import COACTIVATION
+from flows.describe import DESCRIBE
+from flows.evaluate import EVALUATE
+from flows.ingest import INGEST
 from flows.reports.prefect_pages import show_checkpoint, show_failure
-from flows.running.stage import store_held
+from flows.running.stage import Stage, perform, store_held
 from flows.subject.subject import Source, identify, open_source
 from flows.train_transcoders import train
+from flows.weightlens import WEIGHTLENS
 from storage.catalog.runs import new_run_id
 from storage.store import Store
 
-STAGES: dict[str, ModuleType] = {
-    "weightlens": weightlens,
-    "activations": activations,
-    "coactivation": coactivation,
-    "circuitlens": circuitlens,
-    "describe": describe,
-    "evaluate": evaluate,
+STAGES: dict[StageName, Stage] = {
+    "weightlens": WEIGHTLENS,
+    "activations": ACTIVATIONS,
+    "coactivation": COACTIVATION,
+    "circuitlens": CIRCUITLENS,
+    "describe": DESCRIBE,
+    "evaluate": EVALUATE,
 }
-"""In the order in which they run. Each has `is_done(subject)`, `perform(subject, run_id)`, and for the plan
-`costs(sizes, config, rates)` and `todo(subject)`, both by the names of its steps."""
+"""What follows ingestion, in the order in which it runs."""
 
 
-def stages(config: RunConfig) -> list[ModuleType]:
+def stages(config: RunConfig) -> list[Stage]:
     """The stages that a configuration asks for, in order; ingestion is always the first."""
-    return [ingest, *(stage for name, stage in STAGES.items() if name in config.stages)]
+    return [INGEST, *(stage for name, stage in STAGES.items() if name in config.stages)]
 
 
 def nothing_to_do(source: Source) -> str | None:
@@ -63,5 +67,5 @@ def _describe(config: RunConfig) -> tuple[Store, str]:
             subject = identify(source)
         for stage in stages(config):
             if not stage.is_done(subject):
-                stage.perform(subject, run_id)
+                perform(stage, subject, run_id)
     return source.store, subject.checkpoint_id

@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from flows.reports.card import chosen_checkpoint
+from flows.subject.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
 from storage.catalog.database import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part

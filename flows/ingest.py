@@ -7,48 +7,70 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
+from flows.costs.ingest import ingest_costs
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.recipes.checkpoint import measured_text
 from flows.running.engine import wait_for_all
-from flows.running.stage import stage_recorded, store_held
+from flows.running.stage import is_loaded, perform, store_held
 from flows.subject.subject import Subject, identify, open_source
 from interp.quality import Quality
-from storage.catalog.database import loaded_recipe
 from storage.catalog.runs import new_run_id
 from storage.checkpoints import read_quality
-from storage.recipes import remember_fingerprints, short_hash
+from storage.recipes import remember_fingerprints
+from storage.shared_shards import ReuseCount
 from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
 
 
-def is_done(subject: Subject) -> bool:
-    """Whether the catalog already holds the checkpoint."""
-    return loaded_recipe(subject.store.catalog, subject.checkpoint_id, "ingest") == subject.checkpoint_id
+class IngestStage:
+    """The checkpoint in the store and in the catalog; always the first stage."""
 
+    name = "ingest"
 
-def perform(subject: Subject, run_id: str) -> None:
-    """Measure every layer, refuse what was read wrongly, then write arrays and catalog.
+    def recipe(self, subject: Subject) -> str:
+        return subject.checkpoint_id
 
-    Raises:
-        ValueError: a layer's figures say that the transcoders were read wrongly.
-    """
-    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
-    model_path, transcoder_path = subject.source.model.path, subject.transcoders.path
-    layers, hooks = range(subject.attributes.n_layers), subject.transcoders.hooks
-    corpus = subject.source.corpus
-    text = quality_text(subject)
-    with stage_recorded(config, store, "ingest", run_id, checkpoint_id, checkpoint_id=checkpoint_id):
+    def corpus_id(self, subject: Subject) -> None:
+        return None
+
+    def is_done(self, subject: Subject) -> bool:
+        return is_loaded(self, subject)
+
+    def todo(self, subject: Subject) -> dict[str, int | None]:
+        return {"ingest": 0 if self.is_done(subject) else subject.attributes.n_layers}
+
+    def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+        return ingest_costs(sizes, config, rates)
+
+    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+        """Measure every layer, refuse what was read wrongly, then write the arrays.
+
+        Raises:
+            ValueError: a layer's figures say that the transcoders were read wrongly.
+        """
+        store, checkpoint_id, hooks = subject.store, subject.checkpoint_id, subject.transcoders.hooks
+        model_path, transcoder_path, text = subject.source.model.path, subject.transcoders.path, quality_text(subject)
         remember_fingerprints(store, subject.files)
         futures = [
             measure_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks, text)
-            for layer in layers
+            for layer in subject.layers
         ]
         wait_for_all(futures, "measure transcoders")
         _refuse_suspicious(subject, text)
         futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
         futures += [
-            ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks) for layer in layers
+            ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks)
+            for layer in subject.layers
         ]
         wait_for_all(futures, "ingest")
-        corpus_id = corpus.corpus_id if store.corpus(corpus.corpus_id).exists() else None
-        load_checkpoint(store, checkpoint_id, subject.attributes, text.recipe, corpus_id)
+
+    def load(self, subject: Subject, run_id: str) -> None:
+        store, corpus_id = subject.store, subject.source.corpus.corpus_id
+        known = corpus_id if store.corpus(corpus_id).exists() else None
+        load_checkpoint(store, subject.checkpoint_id, subject.attributes, quality_text(subject).recipe, known)
+
+
+INGEST = IngestStage()
 
 
 def measured_layers(subject: Subject) -> Iterator[Quality]:
@@ -58,7 +80,7 @@ def measured_layers(subject: Subject) -> Iterator[Quality]:
         ValueError: those of a layer say that it was read wrongly.
     """
     model, release, text = subject.source.model.path, subject.transcoders, quality_text(subject)
-    for layer in range(subject.attributes.n_layers):
+    for layer in subject.layers:
         quality, suspicion = measured(layer, model, release.path, release.hooks, text)
         if suspicion and not subject.config.transcoder.accept_poor_quality:
             raise ValueError(f"{release.path} does not fit {model} as read: layer {layer}: {suspicion}")
@@ -68,7 +90,7 @@ def measured_layers(subject: Subject) -> Iterator[Quality]:
 def quality_text(subject: Subject) -> Text:
     """The text on which a configuration has its transcoders measured."""
     corpus, n_tokens = subject.source.corpus, subject.config.quality_tokens
-    recipe = short_hash(corpus=corpus.corpus_id, n_tokens=n_tokens)
+    recipe = measured_text(corpus.corpus_id, n_tokens)
     return Text(recipe, corpus.source, corpus.text_field, corpus.n_pos, n_tokens, corpus.bos, corpus.layout)
 
 
@@ -90,7 +112,7 @@ def _refuse_suspicious(subject: Subject, text: Text) -> None:
 def ingest(config: RunConfig) -> str:
     """Ingest the checkpoint of a configuration; returns its id."""
     subject = identify(open_source(config))
-    if not is_done(subject):
+    if not INGEST.is_done(subject):
         with store_held(config, subject.store, f"ingest {config.name}"):
-            perform(subject, new_run_id())
+            perform(INGEST, subject, new_run_id())
     return subject.checkpoint_id

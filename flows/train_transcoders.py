@@ -3,9 +3,10 @@
 from prefect import flow
 
 from configs.run import RunConfig
+from flows.recipes.checkpoint import TRAINED_HOOKS
 from flows.running.engine import wait_for_all
-from flows.running.stage import stage_recorded, store_held
-from flows.subject.subject import TRAINED_HOOKS, Source, open_source
+from flows.running.stage import StageRun, stage_recorded, store_held
+from flows.subject.subject import Source, open_source
 from storage.catalog.runs import new_run_id
 from storage.formats.circuit_tracer import folder_config
 from storage.recipes import remember_fingerprints
@@ -19,7 +20,8 @@ def train(source: Source, run_id: str) -> None:
     config, store, recipe = source.config, source.store, source.training_recipe
     settings = config.transcoder.train
     assert settings is not None
-    with stage_recorded(config, store, "train-transcoders", run_id, recipe, corpus_id=source.corpus.corpus_id):
+    run = StageRun(run_id, "train-transcoders", recipe, corpus_id=source.corpus.corpus_id)
+    with stage_recorded(config, store, run):
         remember_fingerprints(store, source.files)
         tokenise_corpus(store, source.corpus, source.model.path)
         futures = [

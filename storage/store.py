@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,6 +98,11 @@ def shards(recipe: str, layer: int, n_features: int, shard_size: int) -> list[Sh
         ShardKey(recipe, layer, start, min(start + shard_size, n_features))
         for start in range(0, n_features, shard_size)
     ]
+
+
+def missing_shards(store: Store, keys: Sequence[ShardKey], tables: Sequence[str]) -> list[ShardKey]:
+    """Shards of which a table's part is not there yet."""
+    return [key for key in keys if not all(store.part(table, key).exists() for table in tables)]
 
 
 def open_store(root: Path) -> Store:

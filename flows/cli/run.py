@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,9 @@ from flows.cli.app import (
     size_text,
 )
 
+if TYPE_CHECKING:
+    from flows.costs.plan import Step
+
 
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
@@ -31,7 +34,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         loaded = load(config, overrides, store)
         began = time.monotonic()
         from flows.costs.plan import plan
-        from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+        from flows.describe_checkpoint import describe_checkpoint, nothing_to_do, stages
         from flows.subject.origin import pinned, to_download
         from flows.subject.subject import open_source
         from storage.bucket.mirror import name_of
@@ -40,7 +43,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         loaded = pinned(loaded)
         downloads = to_download(loaded)
         if downloads:
-            print_plan(plan(loaded), err)
+            print_plan(plan(loaded, stages(loaded)), err)
         source = open_source(loaded)
         checkpoint_id = nothing_to_do(source)
         if checkpoint_id is not None:
@@ -48,7 +51,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {name_of(source.store)}")
             return
         if not downloads:
-            print_plan(plan(loaded), err)
+            print_plan(plan(loaded, stages(loaded)), err)
         checkpoint_id = run_flow(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
@@ -144,16 +147,17 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
     with report_errors():
         loaded = load(config, overrides, store)
         from flows.costs.plan import plan
+        from flows.describe_checkpoint import stages
         from flows.subject.subject import store_path
         from storage.bucket.mirror import name_of
         from storage.store import Store
 
-        print_plan(plan(loaded), out)
+        print_plan(plan(loaded, stages(loaded)), out)
         root = store_path(loaded)
         out.print(f"Store: {name_of(Store(root))}, worked with in {root}", soft_wrap=True, markup=False)
 
 
-def print_plan(steps: list[Any], console: Console) -> None:
+def print_plan(steps: "list[Step]", console: Console) -> None:
     from flows.costs.plan import STARTUP_S
 
     costs_money = any(step.usd for step in steps)

@@ -1,12 +1,12 @@
 """What a run would do, and about how much time, disk and memory it would take."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from configs.run import RunConfig
-from flows import coactivation, ingest
+from flows.costs.coactivation import refuse_what_does_not_fit
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
-from flows.describe_checkpoint import STAGES
 from flows.subject.origin import pinned, to_download
 from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import refresh_all
@@ -24,6 +24,14 @@ STARTUP_S = 12.0
 TRAIN = "train transcoders"
 
 
+class Plannable(Protocol):
+    """What the plan has to know of a stage; see `flows.running.stage.Stage`."""
+
+    def todo(self, subject: Subject) -> dict[str, int | None]: ...
+
+    def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]: ...
+
+
 class Step(NamedTuple):
     """A line of the plan."""
 
@@ -36,44 +44,45 @@ class Step(NamedTuple):
     usd: float = 0.0
 
 
-def plan(config: RunConfig) -> list[Step]:
-    """What is left to do of a run, from what the store and the cache already hold. Nothing is written to the store, and
-    of what is on the Hub only small files are downloaded.
+def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
+    """What is left to do of the stages of a run, ingestion the first of them, from what the store and the cache already
+    hold. Nothing is written to the store, and of what is on the Hub only small files are downloaded.
 
     Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now.
 
     Raises:
         ValueError: the co-activation matrices that are left do not fit on the disk.
     """
-    steps = _steps(pinned(config))
+    steps = _steps(pinned(config), stages)
     for step in steps:
         if step.name == "coactivation":
-            coactivation.refuse_what_does_not_fit(config, step.disk_bytes)
+            refuse_what_does_not_fit(config, step.disk_bytes)
     return steps
 
 
-def _steps(config: RunConfig) -> list[Step]:
+def _steps(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else {TRAIN: _train(sizes, config, rates)}
-        return _all_to_do({"download": _download(left), **training, **_later(sizes, config, rates)}, config)
+        return _all_to_do({"download": _download(left), **training, **_costs(stages, sizes, config, rates)}, config)
     source = open_source(config)
     if source.must_train:
         sizes = sizes_to_train(source)
         rates = Rates.measured(sizes.d_model, config)
-        return _all_to_do({TRAIN: _train(sizes, config, rates), **_later(sizes, config, rates)}, config)
+        return _all_to_do({TRAIN: _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
     subject = identify(source)
     refresh_all(source.store)
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
-    todo = 0 if ingest.is_done(subject) else sizes.n_layers
-    return [_step("ingest", todo, _ingest(sizes, config, rates), config), *_stages(subject, sizes, rates)]
+    todo = {name: n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
+    return [_step(name, todo[name], cost, config) for name, cost in _costs(stages, sizes, config, rates).items()]
 
 
-def _step(name: str, todo: int, cost: Cost, config: RunConfig) -> Step:
-    """Of a step, what is left of its costs."""
+def _step(name: str, todo: int | None, cost: Cost, config: RunConfig) -> Step:
+    """Of a step, what is left of its costs; `todo` None: all."""
+    todo = cost.n_tasks if todo is None else todo
     share = todo / max(1, cost.n_tasks)
     seconds, disk, usd = (share * whole for whole in (cost.seconds, cost.disk_bytes, cost.usd))
     return Step(name, todo, cost.n_tasks, seconds, disk, cost.memory_bytes(config.engine), usd)
@@ -98,23 +107,5 @@ def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
     return Cost(sizes.n_layers, flops / rates.products, sizes.n_layers * weights, sizes.model_bytes, trained)
 
 
-def _ingest(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
-    measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
-    layer = sizes.d_transcoder * sizes.d_model * 8
-    return Cost(sizes.n_layers, sizes.n_bytes / 100e6 + measuring, sizes.n_bytes, sizes.model_bytes, 2 * layer)
-
-
-def _stages(subject: Subject, sizes: Sizes, rates: Rates) -> list[Step]:
-    steps, config = [], subject.config
-    for name in config.stages:
-        stage = STAGES[name]
-        todo = stage.todo(subject)
-        for title, cost in stage.costs(sizes, config, rates).items():
-            left = cost.n_tasks if todo[title] is None else todo[title]
-            steps.append(_step(title, left, cost, config))
-    return steps
-
-
-def _later(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    stages = [STAGES[name].costs(sizes, config, rates) for name in config.stages]
-    return {"ingest": _ingest(sizes, config, rates), **{name: cost for costs in stages for name, cost in costs.items()}}
+def _costs(stages: Sequence[Plannable], sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    return {name: cost for stage in stages for name, cost in stage.costs(sizes, config, rates).items()}

@@ -1,4 +1,4 @@
-"""What a step costs, and chosen fast this machine does the arithmetic that costs follow from."""
+"""What a step costs, and how fast this machine does the arithmetic that costs follow from."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from configs.run import EngineConfig, RunConfig
-from flows.running.engine import arithmetic, n_workers
+from flows.subject.machine import arithmetic, n_workers
 from interp.projection import ROW_BLOCK, project
 from storage.block_cache import TILE_ROWS
 

@@ -14,6 +14,9 @@ from storage.formats import open_transcoders
 from storage.hub import RemoteFile, fetch, remote_shapes, select
 from storage.models import SETTINGS_FILES, ModelFolder, open_model, open_settings
 
+ACTIVE_PER_TOKEN = 50
+"""Active features a layer at a token, where nothing is known of them."""
+
 BYTES_PER_TOKEN = 3.5
 """Of text, for a guess."""
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from storage.bucket.working_copy import refresh
 from storage.catalog.published import open_published
@@ -36,21 +37,6 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
         yield from _activity(connection, key)
         yield from _twera(connection, key)
         yield from _clusters(connection, Store(catalog.parent), key)
-
-
-def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> tuple[str, str, int, int]:
-    """(checkpoint_id, name, n_layers, d_transcoder) of the checkpoint of that id or name, or of the only one.
-
-    Raises:
-        ValueError: none or several fit.
-    """
-    query = "SELECT checkpoint_id, name, n_layers, d_transcoder FROM checkpoints"
-    known = connection.execute(query).fetchall()
-    rows = [row for row in known if wanted is None or wanted in row[:2]]
-    if len(rows) != 1:
-        names = ", ".join(f"{row[0]} ({row[1]})" for row in known) or "none"
-        raise ValueError(f"--checkpoint: name one of {names}; found {len(rows)} that fit '{wanted or ''}'")
-    return rows[0]
 
 
 def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int, wanted: str | None) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 import prefect
 import torch
-from llvmlite.binding import get_host_cpu_features
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.run import EngineConfig
-from interp.projection import Arithmetic
+from flows.subject.machine import n_workers
 from storage.bucket.working_copy import check_held
 from tasks.shard_task import CLUSTER
 
@@ -48,26 +47,6 @@ WORKER_PATIENCE_S = 60.0
 """How long its first worker may take to come."""
 
 console = Console(stderr=True)
-
-
-def n_workers(engine: EngineConfig) -> int:
-    """Tasks at once."""
-    return engine.workers or os.cpu_count() or 1
-
-
-def arithmetic(engine: EngineConfig) -> Arithmetic:
-    """On which device the products are computed, and whether they are screened in bfloat16.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none.
-    """
-    if engine.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device is cuda; PyTorch sees no GPU here")
-    gpu = engine.device != "cpu" and torch.cuda.is_available()
-    features = get_host_cpu_features()
-    has_bfloat16 = any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
-    screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16
-    return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
 
 
 @contextmanager

@@ -1,18 +1,19 @@
 """Have a stage's questions answered: priced before anything is sent, within the budget, nothing asked twice."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from prefect.futures import PrefectFuture
 from rich.console import Console
 
 from configs.run import RunConfig
 from flows.running.engine import wait_for_all
+from flows.subject.language_model import Who, local_model
 from interp.descriptions.llm_questions import Answer, Questions
 from storage.answers import AnswerStore
-from storage.recipes import fingerprints, short_hash
-from storage.store import Store
-from tasks.llm.anthropic_prices import Estimate, priced
+from storage.store import ShardKey, Store
+from tasks.llm.anthropic_prices import Estimate
 from tasks.llm.call_log import load_calls
 
 if TYPE_CHECKING:
@@ -24,48 +25,29 @@ SHARDS_AT_ONCE = 8
 
 console = Console(stderr=True)
 
-Who = Literal["tokens", "rule", "anthropic", "local"]
-
-Submit = Callable[[Any, dict[str, Answer]], PrefectFuture[Questions]]
+Submit = Callable[[ShardKey, dict[str, Answer]], PrefectFuture[Questions]]
 """Submits the task of a shard, which returns the questions that it still needs answered."""
 
 
-def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
-    """Under which name answers are kept; None where no language model is asked.
+@dataclass(frozen=True)
+class Respondent:
+    """Who answers the questions of a run's stage."""
 
-    Raises:
-        ValueError: a model is asked for and not set.
-    """
-    if who == "anthropic":
-        return priced(config.anthropic)[0]
-    if who == "local":
-        return _local(config, store, "").model
-    return None
+    config: RunConfig
+    store: Store
+    who: Who
+    run_id: str
 
+    def model(self) -> "AnthropicModel | LocalModel | None":
+        """The language model that is asked; None where no one is."""
+        if self.who == "anthropic":
+            from tasks.llm.anthropic_model import AnthropicModel  # a second to import, and only here wanted
 
-def _asked(config: RunConfig, store: Store, who: Who, run_id: str) -> "AnthropicModel | LocalModel | None":
-    if who == "anthropic":
-        from tasks.llm.anthropic_model import AnthropicModel  # a second to import, and only here wanted
-
-        return AnthropicModel(config.anthropic, AnswerStore(store), run_id)
-    return _local(config, store, run_id) if who == "local" else None
+            return AnthropicModel(self.config.anthropic, AnswerStore(self.store), self.run_id)
+        return local_model(self.config, self.store, self.run_id) if self.who == "local" else None
 
 
-def _local(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
-    from tasks.llm.local_model import LocalModel
-
-    path = config.local_model.path
-    if path is None:
-        raise ValueError("local_model.path is not set: name the folder of a chat model")
-    if not (path / "config.json").is_file():
-        raise ValueError(f"local_model.path: {path} holds no config.json; name the folder of a chat model")
-    files = [file for file in path.iterdir() if file.suffix in {".json", ".safetensors", ".jinja"}]
-    return LocalModel(path, short_hash(files=fingerprints(store, files)), AnswerStore(store), run_id)
-
-
-def answer_all(
-    config: RunConfig, store: Store, who: Who, run_id: str, shards: Sequence[Any], submit: Submit, title: str
-) -> None:
+def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submit, title: str) -> None:
     """Run the task of every shard, as often as it has questions left.
 
     Memory: the questions of `SHARDS_AT_ONCE` shards.
@@ -73,19 +55,19 @@ def answer_all(
     Raises:
         ValueError: the questions would cost more than the budget; nothing was sent.
     """
-    model = _asked(config, store, who, run_id)
+    model = respondent.model()
     if model is None:
         wait_for_all([submit(shard, {}) for shard in shards], title)
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
-    if who == "anthropic":
+    if respondent.who == "anthropic":
         _within_budget(
             cast("AnthropicModel", model), (_open(group, submit, model.unanswered, title) for group in groups), title
         )
     for number, group in enumerate(groups):
         while missing := _open(group, submit, model.unanswered, title).now:
             model.ask(missing)
-            load_calls(store, run_id, number, model.calls)
+            load_calls(respondent.store, respondent.run_id, number, model.calls)
             model.calls.clear()
     if model.unanswered or model.spent_usd:
         console.print(
@@ -93,7 +75,7 @@ def answer_all(
         )
 
 
-def _open(group: Sequence[Any], submit: Submit, unanswered: dict[str, Answer], title: str) -> Questions:
+def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answer], title: str) -> Questions:
     found = wait_for_all([submit(shard, unanswered) for shard in group], title)
     return Questions(*([prompt for one in found for prompt in one[part]] for part in range(2)))
 

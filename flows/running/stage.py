@@ -1,21 +1,103 @@
-"""What all stage flows share: the store held, the run recorded."""
+"""What a stage is, and what all stage flows share: the store held, the run recorded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
 from flows.running.engine import console, engine_running
+from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import hold, push_stage
-from storage.catalog.database import check_catalog
-from storage.catalog.runs import mark_killed, recorded
+from storage.catalog.database import check_catalog, loaded_recipe, loaded_subject
+from storage.catalog.runs import mark_killed, new_run_id, recorded
+from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import Store, check_place, open_store
+
+
+class Stage(Protocol):
+    """One stage of the pipeline: what a run, the plan and the stage's own flow have to know of it.
+
+    Names of steps are the same in `todo` and `costs`.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the command line and the table `runs` call it."""
+        ...
+
+    def recipe(self, subject: Subject) -> str:
+        """Names what the stage leaves behind; see `flows.recipes`."""
+        ...
+
+    def corpus_id(self, subject: Subject) -> str | None:
+        """The corpus that its rows are of; None where they depend on weights alone."""
+        ...
+
+    def is_done(self, subject: Subject) -> bool:
+        """Whether the catalog already holds what the configuration asks for."""
+        ...
+
+    def todo(self, subject: Subject) -> dict[str, int | None]:
+        """Step by step, how many tasks are left; None: all, where they cannot be counted yet."""
+        ...
+
+    def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+        """What each step takes when nothing of it is done yet."""
+        ...
+
+    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+        """Write every file that is not there yet, and count in `reuse` what was taken over."""
+        ...
+
+    def load(self, subject: Subject, run_id: str) -> None:
+        """Put what the files say into the catalog."""
+        ...
+
+
+class StageRun(NamedTuple):
+    """A stage of a run, as the table `runs` has it."""
+
+    run_id: str
+    stage: str
+    recipe: str
+    checkpoint_id: str | None = None
+    corpus_id: str | None = None
+
+
+def is_loaded(stage: Stage, subject: Subject, name: str | None = None) -> bool:
+    """Whether the catalog holds what the stage leaves under its recipe; `name` where that is kept under another."""
+    loaded = loaded_subject(subject.checkpoint_id, stage.corpus_id(subject))
+    return loaded_recipe(subject.store.catalog, loaded, name or stage.name) == stage.recipe(subject)
+
+
+def perform(stage: Stage, subject: Subject, run_id: str) -> None:
+    """Do all of a stage that is not done yet, and record it. The store is held."""
+    run = StageRun(run_id, stage.name, stage.recipe(subject), subject.checkpoint_id, stage.corpus_id(subject))
+    with stage_recorded(subject.config, subject.store, run) as reuse:
+        stage.run(subject, run_id, reuse)
+        stage.load(subject, run_id)
+
+
+def perform_alone(stage: Stage, config: RunConfig) -> Subject:
+    """What the flow of a single stage does; returns the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is not ingested.
+    """
+    subject = identify(open_source(config))
+    open_checkpoint(subject.store, subject.checkpoint_id)
+    if not stage.is_done(subject):
+        with store_held(config, subject.store, f"{stage.name} {config.name}"):
+            perform(stage, subject, new_run_id())
+    return subject
 
 
 @contextmanager
@@ -48,22 +130,15 @@ def _tag_run(names: list[str]) -> None:
 
 
 @contextmanager
-def stage_recorded(
-    config: RunConfig, store: Store, stage: str, run_id: str, recipe: str, **subject: Any
-) -> Iterator[ReuseCount]:
+def stage_recorded(config: RunConfig, store: Store, run: StageRun) -> Iterator[ReuseCount]:
     """Enter a stage in the catalog's `runs`. Yields the count of its shards, for the stage to keep."""
     row = {
-        "run_id": run_id,
+        **run._asdict(),
         "flow_run_id": flow_run.id,
-        "checkpoint_id": None,
-        "corpus_id": None,
-        "stage": stage,
-        "recipe": recipe,
         "finished_at": None,
         "error": None,
         "config": config.model_dump_json(),
-        **subject,
     }
-    with recorded(store.catalog, row) as tally:
-        yield tally
+    with recorded(store.catalog, row) as reuse:
+        yield reuse
     push_stage()

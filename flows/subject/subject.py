@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.run import RunConfig
+from flows.recipes.checkpoint import checkpoint, trained_transcoders, weights
 from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
-from interp.capture import Hooks
 from interp.transcoder import ActivationName
 from storage.bucket.mirror import local_root
 from storage.bucket.working_copy import refresh
@@ -17,16 +17,7 @@ from storage.corpora.sources import pinned as pinned_source
 from storage.formats import TranscoderFolder, open_transcoders
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
-from storage.store import Store, check_place
-
-INGEST_VERSION = 1
-"""Bump when the same files would be written differently into the store."""
-
-TRAINING_VERSION = 1
-"""Bump when the same settings would train other transcoders."""
-
-TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
-"""Where transcoders trained here read, and what they stand for: exactly the MLP module."""
+from storage.store import ShardKey, Store, check_place, shards
 
 
 def store_path(config: RunConfig) -> Path:
@@ -65,13 +56,8 @@ class Source:
     @property
     def training_recipe(self) -> str:
         """Names the transcoders that this configuration trains."""
-        return short_hash(
-            model=self.model_sha256,
-            tokenizer=self.tokenizer_sha256,
-            corpus=self.corpus.corpus_id,
-            training=self.config.transcoder.train,
-            hooks=TRAINED_HOOKS,
-            version=TRAINING_VERSION,
+        return trained_transcoders(
+            self.model_sha256, self.tokenizer_sha256, self.corpus.corpus_id, self.config.transcoder.train
         )
 
     @property
@@ -108,6 +94,18 @@ class Subject:
     def files(self) -> tuple[Path, ...]:
         """The files whose hashes are worth remembering."""
         return (*self.source.files, *self.transcoders.files)
+
+    @property
+    def layers(self) -> range:
+        return range(self.attributes.n_layers)
+
+    def shards(self, recipe: str, layer: int) -> list[ShardKey]:
+        """A layer's features, tiled as the configuration says."""
+        return shards(recipe, layer, self.attributes.d_transcoder, self.config.shard_size)
+
+    def all_shards(self, recipe: str) -> list[ShardKey]:
+        """Those of all layers."""
+        return [key for layer in self.layers for key in self.shards(recipe, layer)]
 
 
 def open_source(config: RunConfig) -> Source:
@@ -184,14 +182,8 @@ def identify(source: Source) -> Subject:
         if d_transcoder != sizes[0][0]:
             raise ValueError(f"{folder.path}: layer {layer} has {d_transcoder} features, layer 0 has {sizes[0][0]}")
     fingerprint = fingerprints(source.store, folder.files)
-    weights_sha256 = short_hash(model=source.model_sha256, transcoders=fingerprint)
-    checkpoint_id = short_hash(
-        weights=weights_sha256,
-        hooks=folder.hooks,
-        tokenizer=source.tokenizer_sha256,
-        bos=source.bos,
-        version=INGEST_VERSION,
-    )
+    weights_sha256 = weights(source.model_sha256, fingerprint)
+    checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos)
     refresh(source.store, f"checkpoints/{checkpoint_id}")
     if is_ingested(source.store, checkpoint_id):
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes

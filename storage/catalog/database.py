@@ -151,6 +151,11 @@ def _create(path: Path) -> None:
         connection.execute("CHECKPOINT")  # closing would do it too, but keep silent if the disk is full
 
 
+def loaded_subject(checkpoint_id: str, corpus_id: str | None = None) -> str:
+    """What a stage is loaded for, as `loaded` keeps it: a checkpoint, and the corpus where the stage reads one."""
+    return checkpoint_id if corpus_id is None else f"{checkpoint_id} {corpus_id}"
+
+
 def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
     """Which recipe's output of a stage the catalog holds for a checkpoint or corpus."""
     if not path.is_file():

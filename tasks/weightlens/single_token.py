@@ -17,6 +17,9 @@ from storage.store import Store, whole_file
 from tasks.models import forget_model, loaded_model
 from tasks.shard_task import shard_task
 
+TOKENS_PER_BLOCK = 2048
+"""Vocabulary entries a task runs through the model."""
+
 ENTRY_FIELDS = ("token", "feature", "value")
 """Of the active features of a layer, as a block keeps them."""
 

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from configs.run import EngineConfig, RunConfig
-from flows import describe, evaluate
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.describe import DESCRIBE
+from flows.evaluate import EVALUATE
+from flows.running.stage import Stage
 
 GEMMA = Sizes(
     n_layers=26, d_model=2304, n_tokens=256_000, n_weights=2.6e9, d_transcoder=16_384, n_bytes=0, corpus_tokens=24e6
@@ -15,7 +17,7 @@ GEMMA = Sizes(
 RATES = Rates(3e11, 3e11)
 
 
-def usd(stage: Any, **describing: Any) -> float:
+def usd(stage: Stage, **describing: Any) -> float:
     config = RunConfig.model_validate({
         "name": "g", "model": {"path": "."}, "transcoder": {"path": "."}, "corpus": {"source": "x"},
         "describe": {"explainer": "anthropic", **describing}, "evaluate": {"judge": "anthropic"},
@@ -25,15 +27,15 @@ def usd(stage: Any, **describing: Any) -> float:
 
 
 def test_describing_costs_what_is_described() -> None:
-    every = usd(describe)
-    assert usd(describe, features_per_layer=250) == pytest.approx(every * 250 / 16_384)
-    assert usd(describe, features_per_layer=10**6) == every
-    assert usd(evaluate) == usd(evaluate, features_per_layer=250) > 0
+    every = usd(DESCRIBE)
+    assert usd(DESCRIBE, features_per_layer=250) == pytest.approx(every * 250 / 16_384)
+    assert usd(DESCRIBE, features_per_layer=10**6) == every
+    assert usd(EVALUATE) == usd(EVALUATE, features_per_layer=250) > 0
 
 
 def test_methods_of_circuits_ask_a_cluster_once_and_join_each() -> None:
-    one, two = (usd(describe, methods=names) for names in (["wl+cl"], ["wl+cl", "circuitlens-full"]))
-    plain = usd(describe, methods=["maxact"])
+    one, two = (usd(DESCRIBE, methods=names) for names in (["wl+cl"], ["wl+cl", "circuitlens-full"]))
+    plain = usd(DESCRIBE, methods=["maxact"])
     assert one > 4 * plain
     assert plain / 10 < two - one < plain
 

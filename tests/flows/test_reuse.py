@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs.run import load_config
-from flows import activations, coactivation, weightlens
 from flows.describe_checkpoint import describe_checkpoint
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.coactivation import CoactivationRecipe
+from flows.recipes.weightlens import WeightLensRecipe
 from flows.reports.summary import summarise
 from flows.subject.subject import Subject, identify, open_source
 from storage.checkpoints import Checkpoint
@@ -136,7 +138,7 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
 
 
 def all_ingredients(subject: Subject) -> tuple[list[str], ...]:
-    work = weightlens.Work(subject)
-    single = [work.single_token_ingredients(layer) for layer in (0, 1)]
-    sampled, summed = activations.Work(subject).ingredients, coactivation.Work(subject).ingredients
-    return single, work.projection_ingredients, work.ingredients, sampled, summed
+    words = WeightLensRecipe(subject)
+    single = [words.single_token_ingredients(layer) for layer in (0, 1)]
+    sampled, summed = ActivationsRecipe(subject).ingredients, CoactivationRecipe(subject).ingredients
+    return single, words.projection_ingredients, words.ingredients, sampled, summed

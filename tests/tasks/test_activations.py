@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from flows.activations import Work
+from flows.recipes.activations import ActivationsRecipe
 from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
@@ -39,7 +39,7 @@ def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     def run(settings: ActivationSettings, shard_size: int = 300, **constants: int) -> dict[str, Any]:
         for name, value in constants.items():
             monkeypatch.setattr(tasks, name, value)
-        store, checkpoint_id, work = subject.store, subject.checkpoint_id, Work(subject)
+        store, checkpoint_id, work = subject.store, subject.checkpoint_id, ActivationsRecipe(subject)
         for name in ("activations", "parts"):
             shutil.rmtree(store.root / name, ignore_errors=True)
         [corpus_pass] = work.passes
@@ -122,7 +122,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     subject: Subject, gathered: Any, small_disk: Callable[[Path, str], None]
 ) -> None:
     gathered(CASES[0])
-    store, model, [corpus_pass] = subject.store, subject.source.model.path, Work(subject).passes
+    store, model, [corpus_pass] = subject.store, subject.source.model.path, ActivationsRecipe(subject).passes
     [block] = corpus_pass.blocks(store)
     place, plain = store.root / "activations", block_path(store, corpus_pass.recipe, block)
     expected = open_block(store, corpus_pass.recipe, block).features(1, 0, 1024)
@@ -172,7 +172,7 @@ def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any,
 
 def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
     gathered(CASES[0])
-    [corpus_pass] = Work(subject).passes
+    [corpus_pass] = ActivationsRecipe(subject).passes
     path = subject.store.activations(corpus_pass.recipe)
     chunk = next(path.glob("rows-*/value/c/0"))
     key = ShardKey("other", 0, 0, 300)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import activations
+from flows.recipes.activations import ActivationsRecipe
 from flows.subject.subject import Subject
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
@@ -28,7 +28,7 @@ SHARD = 512
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sampled]:
     subject = ingested(tmp_path_factory.mktemp("store"), "corpus.max_tokens=2500", "corpus.n_pos=32")
-    store, checkpoint_id, work = subject.store, subject.checkpoint_id, activations.Work(subject)
+    store, checkpoint_id, work = subject.store, subject.checkpoint_id, ActivationsRecipe(subject)
     settings = subject.config.activations
     for corpus_pass in work.passes:
         for block in corpus_pass.blocks(store):

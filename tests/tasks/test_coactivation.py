@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from flows import activations, coactivation
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.coactivation import CoactivationRecipe
 from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.settings import CoactivationSettings
@@ -43,10 +44,10 @@ def rows(subject: Subject) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def blocks(subject: Subject) -> list[tasks.Summed]:
     """The sparse activations in the store, in blocks of a few rows."""
-    summed = coactivation.Work(subject).summed
+    summed = CoactivationRecipe(subject).summed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
-        [corpus_pass] = activations.Work(subject).passes
+        [corpus_pass] = ActivationsRecipe(subject).passes
         for block in corpus_pass.blocks(subject.store):
             activation_tasks.activations_block.fn(
                 subject.store, subject.checkpoint_id, subject.source.model.path, corpus_pass, block,

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.run import load_config
-from flows import activations, coactivation
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.coactivation import CoactivationRecipe
 from flows.subject.subject import Subject, identify, open_source
 from interp.coactivation.settings import CoactivationSettings
 from storage.activations import has_block
@@ -26,7 +27,7 @@ SETTINGS = CoactivationSettings(pairs=[(0, 2)], min_support=3)
 def run(subject: Subject) -> list[dict]:
     """Everything of two shards; returns the edges."""
     store, checkpoint_id, config = subject.store, subject.checkpoint_id, subject.config
-    work = activations.Work(subject)
+    work = ActivationsRecipe(subject)
     for corpus_pass in work.passes:
         for block in corpus_pass.blocks(store):
             tasks.activations_block.fn(
@@ -34,11 +35,11 @@ def run(subject: Subject) -> list[dict]:
             )
     key = ShardKey(work.recipe, 2, 0, 512)
     tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
-    summed = coactivation.Work(subject).summed
+    summed = CoactivationRecipe(subject).summed
     for each in summed:
         make_matrices(matrices(store, each.recipe, 0, 2, 512), 1024)
         coactivate.fn(store, each, 0, ShardKey(each.recipe, 2, 0, 512), 1024, 512)
-    key = key._replace(recipe=coactivation.Work(subject).recipe)
+    key = key._replace(recipe=CoactivationRecipe(subject).recipe)
     twera_shard.fn(store, checkpoint_id, work.corpus_id, key, summed, SETTINGS, 512, True, None)
     return pq.read_table(store.part("feature_edges", key)).to_pylist()
 
@@ -51,7 +52,7 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     overrides += ["coactivation.pairs=[[0,2]]"]
     first = ingested(tmp_path / "store", *overrides[1:], f"corpus.source={tmp_path / 'a.txt'}")
     run(first)
-    [before] = coactivation.Work(first).summed
+    [before] = CoactivationRecipe(first).summed
     tile = matrices(first.store, before.recipe, 0, 2, 512).receipt(0, 0)
     written = tile.stat().st_mtime_ns
     config = load_config(
@@ -60,9 +61,9 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     both = identify(open_source(config))
     for corpus in both.source.corpora:
         tokenise_corpus.fn(both.store, corpus, both.source.model.path)
-    work = activations.Work(both)
+    work = ActivationsRecipe(both)
     assert work.corpus_id not in [corpus_pass.corpus_id for corpus_pass in work.passes]
-    assert work.passes[0].recipe == activations.Work(first).passes[0].recipe
+    assert work.passes[0].recipe == ActivationsRecipe(first).passes[0].recipe
     assert has_block(both.store, work.passes[0].recipe, work.passes[0].blocks(both.store)[0])
     edges = run(both)
     assert tile.stat().st_mtime_ns == written

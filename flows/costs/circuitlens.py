@@ -1,0 +1,70 @@
+"""What attribution, clustering and the causal check take."""
+
+from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import ACTIVE_PER_TOKEN, Sizes
+from flows.recipes.circuitlens import (
+    FEATURES_PER_SHARD,
+    MOST_ROWS_PER_BLOCK,
+    SAMPLES_PER_BLOCK,
+    samples_per_feature,
+)
+from flows.subject.machine import n_workers
+from tasks.circuitlens.circuitlens import BATCH_BYTES
+from tasks.models import TRANSCODERS
+
+BYTES_PER_SAMPLE = 700
+"""Parts and catalog rows: contributions above all."""
+
+STEP_S = 20e-6
+"""Seconds that a small product takes, whatever its size."""
+
+GATHER_S = 0.0004
+"""Seconds a sample to gather and to cluster it."""
+
+ABLATED_VARIANTS = 11
+"""Forward passes a sample of the causal check: one as it is, and ten with sources silent."""
+
+
+def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name. A sequence is run once; a sample is carried back through half of it."""
+    settings, workers, n_pos = config.circuitlens, n_workers(config.engine), config.corpus.n_pos
+    n_features = sizes.n_layers * min(settings.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
+    n_samples = n_features * samples_per_feature(config)
+    rows = min(sizes.corpus_tokens * (1 - config.corpus.held_out) / n_pos, n_samples)
+    encoders = 2 * sizes.n_layers * sizes.d_transcoder * sizes.d_model
+    once = rows * n_pos * (sizes.model_flops + encoders)
+    back = n_samples * (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
+    steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S / workers
+    layer = sizes.d_transcoder * sizes.d_model * 8
+    held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
+    frozen = n_pos * sizes.n_layers * ACTIVE_PER_TOKEN * sizes.d_model * 4
+    result = SAMPLES_PER_BLOCK * (1_000 + sizes.d_model * 4)
+    n_ablated = sizes.n_layers * settings.ablated_features * settings.ablated_samples
+    ablating = n_ablated * ABLATED_VARIANTS * n_pos / 2 * sizes.model_flops / rates.products
+    n_blocks = max(1, round(max(n_samples / SAMPLES_PER_BLOCK, rows / MOST_ROWS_PER_BLOCK)))
+    per_shard = min(config.shard_size, FEATURES_PER_SHARD)
+    model = 1.3 * sizes.model_bytes  # and the attention's values and outputs once more
+    return {
+        "attribute": Cost(
+            n_blocks,
+            (once + back) / rates.products + steps,
+            n_samples * BYTES_PER_SAMPLE,
+            model + held,
+            frozen + BATCH_BYTES + result,
+        ),
+        "cluster": Cost(
+            sizes.n_layers * -(-sizes.d_transcoder // per_shard),
+            n_samples * GATHER_S / workers,
+            0,
+            0,
+            per_shard * config.activations.n_samples * (2_000 + sizes.d_model * 4),
+        ),
+        "ablate": Cost(
+            sizes.n_layers if n_ablated else 0,
+            ablating + n_ablated * sizes.n_layers * 2e-3 / workers,
+            0,
+            model + held,
+            0,
+        ),
+    }

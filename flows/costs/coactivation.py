@@ -1,0 +1,73 @@
+"""What sums over features that fire together take, and the edges that follow."""
+
+import shutil
+
+from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import ACTIVE_PER_TOKEN, Sizes
+from flows.subject.machine import n_workers
+from flows.subject.subject import store_path
+
+TILE_S, EDGE_S = 4e-9, 3e-9
+"""Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
+
+PAIR_BYTES, EMPTY_BYTES = 8.0, 0.1
+"""Of a pair of features that were ever active together, and of one that never were, in the three matrices."""
+
+EDGE_BYTES = 60
+"""Of an edge in a part and in the catalog."""
+
+
+def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    settings, workers = config.coactivation, n_workers(config.engine)
+    pairs = settings.layer_pairs(sizes.n_layers)
+    tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
+    n_shards = -(-sizes.d_transcoder // config.shard_size)
+    n_edges = sizes.n_layers * sizes.d_transcoder * settings.top_k
+    active = ACTIVE_PER_TOKEN
+    has_matrices = settings.pairs != "edges"
+    disk = matrix_bytes(sizes, config) if has_matrices else 0
+    tile = 40 * min(config.shard_size, sizes.d_transcoder) ** 2
+    per_edge = 2 * tokens * active / sizes.d_transcoder
+    return {
+        "coactivation": Cost(
+            len(pairs) * n_shards if has_matrices else 0,
+            len(pairs) * tokens * active**2 * TILE_S / workers if has_matrices else 0,
+            disk,
+            0,
+            tile,
+        ),
+        "twera": Cost(
+            sizes.n_layers * n_shards,
+            n_edges * per_edge * EDGE_S / workers
+            + (2 * len(pairs) * sizes.d_transcoder**2 * sizes.d_model / rates.products if has_matrices else 0),
+            n_edges * EDGE_BYTES,
+            0,
+            tile,
+        ),
+    }
+
+
+def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
+    """About what the matrices of all pairs of layers take, as if no two tokens made the same features fire together."""
+    pairs = sizes.d_transcoder**2
+    together = min(pairs, sizes.corpus_tokens * ACTIVE_PER_TOKEN**2)
+    n_layer_pairs = len(config.coactivation.layer_pairs(sizes.n_layers))
+    return n_layer_pairs * (together * PAIR_BYTES + pairs * EMPTY_BYTES)
+
+
+def refuse_what_does_not_fit(config: RunConfig, n_bytes: float) -> None:
+    """Compare the matrices that are still to be written with the room there is in the store.
+
+    Raises:
+        ValueError: it is less; the message has both numbers.
+    """
+    place = store_path(config).resolve()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise ValueError(
+            f"coactivation.pairs: the matrices of {config.coactivation.pairs} take about {n_bytes / 1e9:.0f} GB, and "
+            f"{existing} has {free / 1e9:.0f} GB free; set coactivation.pairs=edges, or name pairs of layers"
+        )

@@ -1,0 +1,50 @@
+"""What descriptions take."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.recipes.describe import NEEDS
+from flows.subject.machine import n_workers
+from interp.descriptions.evidence import Method
+from tasks.llm.anthropic_prices import estimate
+
+DESCRIBE_S = 0.01
+"""Seconds a feature and method to read its evidence and to word it by rule."""
+
+BYTES_PER_DESCRIPTION = 250
+"""In a part and in the catalog."""
+
+CHARACTERS_PER_QUESTION = 7_500
+"""Of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
+
+CLUSTERS_PER_FEATURE = 4
+"""About as many as the paper finds: 4.5 at Gemma-2-2B's layer 7, 2.8 at layer 12."""
+
+CHARACTERS_PER_JOIN = 2_500
+"""Of a question that joins clusters."""
+
+
+def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    methods = config.describe.methods or tuple(get_args(Method))
+    n_features = sizes.n_layers * min(config.describe.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
+    n = n_features * len(methods)
+    usd = _questions_usd(config, sizes, methods, n_features) if config.describe.explainer == "anthropic" else 0.0
+    n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    seconds = n * DESCRIBE_S / n_workers(config.engine)
+    return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd)}
+
+
+def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n_features: int) -> float:
+    """What a language model is paid for describing so many features: a question a feature and method, or one a cluster,
+    which the methods of circuits share, and one a method to join them."""
+    attributed = config.circuitlens.features_per_layer or sizes.d_transcoder
+    n_attributed = min(n_features, sizes.n_layers * attributed)
+    n_methods = sum(NEEDS[method] == "circuitlens" for method in methods)
+    n_joins = n_attributed * n_methods
+    n = n_features * (len(methods) - n_methods) + (n_attributed * CLUSTERS_PER_FEATURE if n_methods else 0)
+    characters = n * CHARACTERS_PER_QUESTION + n_joins * CHARACTERS_PER_JOIN
+    return estimate(n + n_joins, characters, (n + n_joins) * config.anthropic.max_tokens, config.anthropic).usd

@@ -1,0 +1,82 @@
+"""What judging takes."""
+
+from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+from flows.subject.machine import n_workers
+from interp.fade.model_judge import TEXTS_PER_WRITING
+from tasks.llm.anthropic_prices import estimate
+
+JUDGE_S = 0.004
+"""Seconds to judge one description by rule."""
+
+SCORE_S = 0.004
+"""Seconds to work out the figures of one."""
+
+CHARACTERS_PER_TEXT = 160
+"""Of a natural text."""
+
+CHARACTERS_OF_TASK = 900
+"""Of a question's instructions."""
+
+MIN_METHODS = 8
+"""Methods that are judged where the configuration does not say which."""
+
+
+def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    how, workers = config.evaluate.how, n_workers(config.engine)
+    steering = how.faithfulness
+    n_features = min(how.features_per_layer, sizes.d_transcoder)
+    n_steered = min(steering.features_per_layer, n_features) * sizes.n_layers
+    layer = sizes.d_transcoder * sizes.d_model * 8
+    read = how.n_texts * how.text_tokens * (sizes.model_flops / 2 + 2 * n_features * sizes.d_model)
+    rows = n_steered * len(steering.factors) * steering.n_prompts
+    written = rows * (steering.prompt_tokens + steering.new_tokens) * sizes.model_flops
+    n_descriptions = n_described(config, sizes)
+    n_own = n_descriptions / (2 if "shuffled" in config.evaluate.controls else 1)
+    synthetic = n_own * how.n_synthetic * 12 * sizes.model_flops / 2
+    usd = 0.0
+    if config.evaluate.judge == "anthropic":
+        usd = questions_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
+    tokens = 8 * how.n_texts * how.text_tokens
+    return {
+        "read held-out": Cost(
+            sizes.n_layers, sizes.n_layers * read / rates.products, 0, sizes.model_bytes, layer + tokens
+        ),
+        "steer": Cost(
+            sizes.n_layers * -(-min(steering.features_per_layer, n_features) // 5),
+            written / rates.products,
+            4 * rows * steering.new_tokens / 3,
+            sizes.model_bytes,
+            layer,
+        ),
+        "judge": Cost(
+            sizes.n_layers,
+            n_descriptions * JUDGE_S / workers + synthetic / rates.products,
+            n_descriptions * 2_500,
+            sizes.model_bytes,
+            layer + 500e6,
+            usd,
+        ),
+        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, 0, 200e6),
+    }
+
+
+def n_described(config: RunConfig, sizes: Sizes) -> float:
+    """Descriptions that are judged, wrong ones included."""
+    n_features = min(config.evaluate.how.features_per_layer, sizes.d_transcoder) * sizes.n_layers
+    methods = len(config.evaluate.methods or ()) or MIN_METHODS
+    shuffled = 2 if "shuffled" in config.evaluate.controls else 1
+    return n_features * (methods * shuffled + ("constant" in config.evaluate.controls))
+
+
+def questions_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_share: float) -> float:
+    """What a language model as judge costs, about."""
+    how, step = config.evaluate.how, config.evaluate.how.texts_per_question
+    texts = how.n_rated + how.n_fuzzed + how.n_simulated
+    texts += steered_share * len(how.faithfulness.factors) * how.faithfulness.n_prompts
+    n_writing, n_rating = n_own * -(-how.n_synthetic // TEXTS_PER_WRITING), n_descriptions * texts / step
+    characters = (n_writing + n_rating) * CHARACTERS_OF_TASK + n_descriptions * texts * CHARACTERS_PER_TEXT
+    tokens = n_writing * 600 + n_rating * (40 + 20 * step)
+    return estimate(round(n_writing + n_rating), characters, tokens, config.anthropic).usd

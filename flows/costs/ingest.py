@@ -1,0 +1,16 @@
+"""What bringing a checkpoint into the store takes."""
+
+from configs.run import RunConfig
+from flows.costs.rates import Cost, Rates
+from flows.costs.sizes import Sizes
+
+WRITTEN_BYTES_PER_S = 100e6
+"""Of files read, hashed and written into the store."""
+
+
+def ingest_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
+    """What each step takes, by its name."""
+    measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
+    layer = sizes.d_transcoder * sizes.d_model * 8
+    seconds = sizes.n_bytes / WRITTEN_BYTES_PER_S + measuring
+    return {"ingest": Cost(sizes.n_layers, seconds, sizes.n_bytes, sizes.model_bytes, 2 * layer)}

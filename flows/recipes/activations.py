@@ -1,0 +1,74 @@
+"""What names the passes over a corpus, and the statistics and samples drawn from them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.recipes.checkpoint import joined_corpora
+from flows.recipes.encoders import encoder_ingredients
+from flows.subject.subject import Subject
+from storage.corpora.corpus import corpus_attributes
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.activations.corpus_pass import VERSION, CorpusPass
+
+TEXTS_VERSION = 1
+"""Bump when the same samples would be given other texts."""
+
+
+@dataclass(frozen=True)
+class ActivationsRecipe:
+    """The recipes of the pass over each corpus and of what is gathered from them, and their shards."""
+
+    subject: Subject
+
+    @cached_property
+    def corpus_id(self) -> str:
+        """The corpus that statistics and samples are of; of several, a hash of them all."""
+        return joined_corpora([recipe.corpus_id for recipe in self.subject.source.corpora])
+
+    @property
+    def passes(self) -> list[CorpusPass]:
+        """A pass a corpus, named by the checkpoint, the corpus and which positions count: not by how many samples are
+        drawn, so that others are drawn without another pass, and not by other corpora, so that one more is read alone.
+
+        Rows are numbered through all corpora, those held out included.
+        """
+        config, store = self.subject.config, self.subject.store
+        held_out, counted = config.corpus.held_out, config.activations.counted
+        ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
+        n_layers, found, first_row = self.subject.attributes.n_layers, [], 0
+        for corpus in self.subject.source.corpora:
+            recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
+            found.append(CorpusPass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
+            if store.corpus(corpus.corpus_id).exists():
+                first_row += corpus_attributes(store, corpus.corpus_id).n_sequences
+        return found
+
+    @cached_property
+    def recipe(self) -> str:
+        """Names statistics and samples: by the passes and what is drawn from them."""
+        drawn = self.subject.config.activations.drawn
+        return short_hash(passes=[corpus_pass.recipe for corpus_pass in self.passes], drawn=drawn, version=VERSION)
+
+    @property
+    def texts(self) -> str:
+        """Names the texts around the samples, which may be kept out of the catalog."""
+        keep_text = self.subject.config.corpus.keep_text
+        return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION)
+
+    @cached_property
+    def ingredients(self) -> list[str]:
+        """By layer, what statistics and samples follow from: the model, the layer's encoder, and the corpora."""
+        config = self.subject.config
+        shared = {
+            "corpora": [corpus.corpus_id for corpus in self.subject.source.corpora],
+            "held_out": config.corpus.held_out,
+            "counted": config.activations.counted,
+            "drawn": config.activations.drawn,
+            "version": VERSION,
+        }
+        return [short_hash(**encoder_ingredients(self.subject, layer), **shared) for layer in self.subject.layers]
+
+    def shards(self) -> list[ShardKey]:
+        """Every shard of statistics and samples."""
+        return self.subject.all_shards(self.recipe)

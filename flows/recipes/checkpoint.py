@@ -1,0 +1,53 @@
+"""What names a checkpoint, the transcoders trained for it, and the text on which they are measured."""
+
+from collections.abc import Mapping, Sequence
+
+from interp.capture import Hooks
+from interp.training import TrainingSettings
+from storage.recipes import short_hash
+
+INGEST_VERSION = 1
+"""Bump when the same files would be written differently into the store."""
+
+TRAINING_VERSION = 1
+"""Bump when the same settings would train other transcoders."""
+
+TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
+"""Where transcoders trained here read, and what they stand for: exactly the MLP module."""
+
+
+def trained_transcoders(
+    model_sha256: str, tokenizer_sha256: str, corpus_id: str, training: TrainingSettings | None
+) -> str:
+    """Names trained transcoders: by the model, the tokens that they see, and how they are trained."""
+    return short_hash(
+        model=model_sha256,
+        tokenizer=tokenizer_sha256,
+        corpus=corpus_id,
+        training=training,
+        hooks=TRAINED_HOOKS,
+        version=TRAINING_VERSION,
+    )
+
+
+def weights(model_sha256: str, transcoders: Mapping[str, str]) -> str:
+    """A hash over the SHA-256 of every weight file."""
+    return short_hash(model=model_sha256, transcoders=transcoders)
+
+
+def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: int | None) -> str:
+    """The checkpoint's id: by its weights, where its transcoders read and what they stand for, and its tokens.
+
+    The same bytes are the same checkpoint, from wherever they come, under whatever name.
+    """
+    return short_hash(weights=weights_sha256, hooks=hooks, tokenizer=tokenizer_sha256, bos=bos, version=INGEST_VERSION)
+
+
+def measured_text(corpus_id: str, n_tokens: int) -> str:
+    """Names the beginning of a corpus on which transcoders are measured."""
+    return short_hash(corpus=corpus_id, n_tokens=n_tokens)
+
+
+def joined_corpora(corpus_ids: Sequence[str]) -> str:
+    """The id of one corpus, or of several that are read one after the other: then a hash of them all."""
+    return corpus_ids[0] if len(corpus_ids) == 1 else short_hash(corpora=corpus_ids)

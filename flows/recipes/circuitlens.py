@@ -1,0 +1,73 @@
+"""What names attributed samples and the causal check, and what they are cut into."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from configs.run import RunConfig
+from flows.recipes.activations import ActivationsRecipe
+from flows.subject.subject import Subject
+from storage.activations import Block
+from storage.corpora.corpus import corpus_attributes
+from storage.recipes import short_hash
+from storage.store import ShardKey, shards
+from tasks.circuitlens.circuitlens import VERSION, Sampled
+
+SAMPLES_PER_BLOCK, MOST_ROWS_PER_BLOCK = 20_000, 256
+"""A task attributes about so many samples, of so many rows at most."""
+
+FEATURES_PER_SHARD = 256
+"""Features whose samples are gathered at once, at most."""
+
+
+def samples_per_feature(config: RunConfig) -> int:
+    """How many are attributed, at most."""
+    n_samples = config.activations.n_samples
+    return min(config.circuitlens.samples_per_feature or n_samples, n_samples)
+
+
+@dataclass(frozen=True)
+class CircuitLensRecipe:
+    """The recipes of attribution and of the causal check, and what they are cut into."""
+
+    subject: Subject
+
+    @cached_property
+    def activations(self) -> ActivationsRecipe:
+        return ActivationsRecipe(self.subject)
+
+    @cached_property
+    def recipe(self) -> str:
+        """Names the attributions: by the samples, which name checkpoint and corpora, and the stage's settings."""
+        settings = self.subject.config.circuitlens
+        return short_hash(samples=self.activations.recipe, circuitlens=settings, version=VERSION)
+
+    @property
+    def sampled(self) -> Sampled:
+        """Where the samples and their corpora are."""
+        return Sampled(self.activations.recipe, self.subject.config.shard_size, tuple(self.activations.passes))
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
+        last = self.activations.passes[-1]
+        n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id).n_sequences
+        config, d_transcoder = self.subject.config, self.subject.attributes.d_transcoder
+        n_features = min(config.circuitlens.features_per_layer or d_transcoder, d_transcoder)
+        n_samples = self.subject.attributes.n_layers * n_features * samples_per_feature(config)
+        step = max(1, min(MOST_ROWS_PER_BLOCK, SAMPLES_PER_BLOCK * n_rows // max(1, n_samples)))
+        return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+    def shards(self) -> list[ShardKey]:
+        """Shards that each lie within one of the activations'."""
+        return [
+            part._replace(start=part.start + key.start, stop=part.stop + key.start)
+            for key in self.activations.shards()
+            for part in shards(self.recipe, key.layer, key.stop - key.start, FEATURES_PER_SHARD)
+        ]
+
+    def ablations(self) -> list[ShardKey]:
+        """A key a layer for the causal check."""
+        if not self.subject.config.circuitlens.ablated_features:
+            return []
+        recipe = short_hash(circuitlens=self.recipe, causal="check")
+        return [ShardKey(recipe, layer, 0, self.subject.attributes.d_transcoder) for layer in self.subject.layers]

@@ -1,0 +1,94 @@
+"""What names the sums over features that fire together, and the edges that follow."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.encoders import opened
+from flows.recipes.weightlens import WeightLensRecipe
+from flows.subject.subject import Subject
+from storage.checkpoints import DECODER_ARRAYS
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.activations.coactivation import VERSION, Summed
+
+
+@dataclass(frozen=True)
+class CoactivationRecipe:
+    """The recipes of the sums of each corpus and of the edges, and their shards."""
+
+    subject: Subject
+
+    @cached_property
+    def activations(self) -> ActivationsRecipe:
+        return ActivationsRecipe(self.subject)
+
+    @cached_property
+    def weightlens(self) -> WeightLensRecipe | None:
+        """Of the projections from which edges or their z-scores are taken; None where WeightLens is left out."""
+        config = self.subject.config
+        wanted = "weightlens" in config.stages or config.coactivation.pairs == "edges"
+        return WeightLensRecipe(self.subject) if wanted else None
+
+    @property
+    def layer_pairs(self) -> list[tuple[int, int]]:
+        return self.subject.config.coactivation.layer_pairs(self.subject.attributes.n_layers)
+
+    @property
+    def summed(self) -> list[Summed]:
+        """The matrices of every corpus, named by its pass alone: a corpus whose matrices are there is not read again
+        for them. Their tiles are a shard wide, so its size is part of their names."""
+        size = self.subject.config.shard_size
+        return [
+            Summed(corpus_pass, short_hash(activations=corpus_pass.recipe, chunks=size, version=VERSION))
+            for corpus_pass in self.activations.passes
+        ]
+
+    @cached_property
+    def recipe(self) -> str:
+        """Names the edges: by all passes, the stage's settings, whether norms are folded into the directions, and
+        WeightLens's projections where they are looked at."""
+        config = self.subject.config
+        settings = config.coactivation
+        return short_hash(
+            passes=[corpus_pass.recipe for corpus_pass in self.activations.passes],
+            pairs=settings.pairs,
+            top_k=settings.top_k,
+            min_support=settings.min_support,
+            report_targets=settings.report_targets,
+            fold_norms=config.weightlens.fold_norms,
+            weightlens=None if self.weightlens is None else self.weightlens.projections,
+            version=VERSION,
+        )
+
+    @cached_property
+    def ingredients(self) -> list[str]:
+        """By layer, what its edges follow from: activations there and in the layers paired with it, both sides' arrays,
+        and WeightLens's edges where they are looked at."""
+        config, checkpoint, attributes = self.subject.config, opened(self.subject), self.subject.attributes
+        active, pairs = self.activations.ingredients, self.layer_pairs
+        found = []
+        for layer in self.subject.layers:
+            sources = sorted({source for source, target in pairs if target == layer} | set(range(layer)))
+            found.append(
+                short_hash(
+                    active=active[layer],
+                    arrays=checkpoint.sha256(layer),
+                    sources=[(at, active[at], checkpoint.sha256(at, *DECODER_ARRAYS)) for at in sources],
+                    paired=[pair for pair in pairs if layer in pair],
+                    settings=config.coactivation,
+                    chunks=config.shard_size,
+                    fold_norms=config.weightlens.fold_norms,
+                    projected=None if self.weightlens is None else self.weightlens.projection_ingredients[layer],
+                    version=VERSION,
+                    norms_centred=attributes.norms_centred,
+                    d_transcoder=attributes.d_transcoder,
+                    feature_input_hook=attributes.feature_input_hook,
+                    feature_output_hook=attributes.feature_output_hook,
+                )
+            )
+        return found
+
+    def shards(self) -> list[ShardKey]:
+        """Every shard of the edges, by the target's feature."""
+        return self.subject.all_shards(self.recipe)

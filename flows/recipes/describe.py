@@ -1,0 +1,78 @@
+"""What names the descriptions of an explainer."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+from flows.recipes.activations import ActivationsRecipe
+from flows.subject.language_model import model_name
+from flows.subject.subject import Subject
+from interp.descriptions.evidence import Method
+from interp.descriptions.llm_questions import PROMPT_VERSION
+from storage.catalog.database import loaded_recipe, loaded_subject
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.describe.describe import SEES, VERSION
+
+_LEAVES = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
+
+NEEDS: dict[Method, str] = {method: _LEAVES[kind] for method, kind in SEES.items()}
+"""The stage that leaves in the catalog what a method looks at."""
+
+
+@dataclass(frozen=True)
+class DescribeRecipe:
+    """What is described, under which recipe."""
+
+    subject: Subject
+
+    @cached_property
+    def activations(self) -> ActivationsRecipe:
+        return ActivationsRecipe(self.subject)
+
+    @property
+    def corpus_id(self) -> str:
+        return self.activations.corpus_id
+
+    @cached_property
+    def evidence(self) -> dict[str, str | None]:
+        """The recipes of what the catalog holds, by stage."""
+        checkpoint_id = self.subject.checkpoint_id
+        subjects = {"weightlens": loaded_subject(checkpoint_id)}
+        subjects |= dict.fromkeys(("activations", "circuitlens"), loaded_subject(checkpoint_id, self.corpus_id))
+        catalog = self.subject.store.catalog
+        found = {stage: loaded_recipe(catalog, subject, stage) for stage, subject in subjects.items()}
+        return {stage: None if recipe == "none" else recipe for stage, recipe in found.items()}
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """Those asked for, or all whose evidence is there."""
+        asked = self.subject.config.describe.methods
+        return asked or tuple(method for method in get_args(Method) if self.evidence[NEEDS[method]] is not None)
+
+    @cached_property
+    def model(self) -> str | None:
+        """The language model that is asked; None for the explainer by rule."""
+        return model_name(self.subject.config, self.subject.store, self.subject.config.describe.explainer)
+
+    @cached_property
+    def recipe(self) -> str:
+        """Names the descriptions: by the recipes of the evidence that the methods look at, and of WeightLens, whose
+        tokens decide which features come first; by who words it, how, and which features are drawn."""
+        config = self.subject.config
+        used = sorted({NEEDS[method] for method in self.methods} | {"weightlens"})
+        return short_hash(
+            checkpoint=self.subject.checkpoint_id,
+            corpus=self.corpus_id,
+            evidence=[self.evidence[stage] for stage in used],
+            methods=self.methods,
+            explainer=config.describe.explainer,
+            model=self.model,
+            settings=[config.describe.evidence, config.describe.rule, config.wording, config.anthropic.max_tokens],
+            drawn=[config.describe.features_per_layer, config.describe.seed],
+            version=[VERSION, PROMPT_VERSION],
+        )
+
+    def shards(self) -> list[ShardKey]:
+        """Every shard of the descriptions."""
+        return self.subject.all_shards(self.recipe)

@@ -1,0 +1,39 @@
+"""What names the comparison of two checkpoints."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.recipes.activations import ActivationsRecipe
+from flows.subject.pair import Pair
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.activations.corpus_pass import CorpusPass
+from tasks.evaluation.drift import VERSION
+
+
+@dataclass(frozen=True)
+class DriftRecipe:
+    """The recipe of a comparison, and its shards."""
+
+    pair: Pair
+
+    @cached_property
+    def passes(self) -> tuple[CorpusPass, CorpusPass] | None:
+        """Both checkpoints' passes over the first corpus; None where weights alone are compared."""
+        if self.pair.subjects is None:
+            return None
+        a, b = (ActivationsRecipe(subject).passes[0] for subject in self.pair.subjects)
+        return a, b
+
+    @property
+    def recipe(self) -> str:
+        """Names the matches: by both checkpoints, the settings, and the passes where activations are compared."""
+        a, b = self.pair.ids
+        passes = None if self.passes is None else [corpus_pass.recipe for corpus_pass in self.passes]
+        return short_hash(a=a, b=b, settings=self.pair.settings, passes=passes, version=VERSION)
+
+    @property
+    def keys(self) -> list[ShardKey]:
+        """A shard a layer: a feature's like may be anywhere in it."""
+        width, layers = self.pair.b.d_transcoder, range(self.pair.b.n_layers)
+        return [ShardKey(self.recipe, layer, 0, width) for layer in layers]

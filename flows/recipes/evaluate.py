@@ -1,0 +1,95 @@
+"""What names the texts that descriptions are judged on, what a judge said, and the figures that follow."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.recipes.activations import ActivationsRecipe
+from flows.subject.language_model import model_name
+from flows.subject.subject import Subject
+from interp.descriptions.llm_questions import PROMPT_VERSION
+from storage.catalog.database import loaded_recipe, loaded_subject, open_catalog
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.describe.describe import loaded_name as loaded_descriptions
+from tasks.evaluation import held_out, judge, score
+
+
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """What is judged, under which recipes."""
+
+    subject: Subject
+
+    @cached_property
+    def activations(self) -> ActivationsRecipe:
+        return ActivationsRecipe(self.subject)
+
+    @property
+    def explainer(self) -> str:
+        """Whose descriptions are judged."""
+        config = self.subject.config
+        return config.evaluate.explainer or config.describe.explainer
+
+    @property
+    def corpus_id(self) -> str:
+        return self.activations.corpus_id
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Those asked for, or all that have descriptions."""
+        asked, catalog = self.subject.config.evaluate.methods, self.subject.store.catalog
+        if asked is not None or not catalog.is_file():
+            return tuple(asked or ())
+        query = """SELECT DISTINCT method FROM descriptions WHERE checkpoint_id = ? AND method <> 'weightlens-soft'
+                   AND ((explainer = ? AND corpus_id = ?) OR corpus_id IS NULL) ORDER BY method"""
+        with open_catalog(catalog) as connection:
+            parameters = [self.subject.checkpoint_id, self.explainer, self.corpus_id]
+            return tuple(row[0] for row in connection.execute(query, parameters).fetchall())
+
+    @cached_property
+    def model(self) -> str | None:
+        """The language model that is asked; None for the judge by rule."""
+        return model_name(self.subject.config, self.subject.store, self.subject.config.evaluate.judge)
+
+    @cached_property
+    def material(self) -> str:
+        """Names what is judged on: it depends on which features have descriptions, not on who judges."""
+        config, catalog, checkpoint_id = self.subject.config, self.subject.store.catalog, self.subject.checkpoint_id
+        described = [
+            loaded_recipe(catalog, loaded_subject(checkpoint_id), "weightlens"),
+            loaded_recipe(catalog, loaded_subject(checkpoint_id, self.corpus_id), loaded_descriptions(self.explainer)),
+        ]
+        return short_hash(
+            checkpoint=checkpoint_id,
+            corpora=[one.corpus_id for one in self.activations.passes],
+            held_out=config.corpus.held_out,
+            described=described,
+            methods=self.methods,
+            explainer=self.explainer,
+            how=config.evaluate.how,
+            version=held_out.VERSION,
+        )
+
+    @cached_property
+    def judged(self) -> str:
+        """Names what the judge says of it."""
+        config = self.subject.config
+        return short_hash(
+            material=self.material,
+            judge=config.evaluate.judge,
+            model=self.model,
+            controls=config.evaluate.controls,
+            version=[judge.VERSION, PROMPT_VERSION],
+        )
+
+    @cached_property
+    def recipe(self) -> str:
+        """Names the whole stage: figures that follow from what the judge said, and from what half of the samples are
+        worded as, so nobody is asked again where only figures change."""
+        config = self.subject.config
+        halves = [config.describe.evidence, config.describe.rule, config.wording]
+        return short_hash(judged=self.judged, halves=halves, version=score.VERSION)
+
+    def keys(self, recipe: str) -> list[ShardKey]:
+        """A task a layer."""
+        return [ShardKey(recipe, layer, 0, self.subject.attributes.d_transcoder) for layer in self.subject.layers]

@@ -1,0 +1,87 @@
+"""What names WeightLens's projections and words."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.recipes.encoders import encoder_ingredients, opened
+from flows.subject.subject import Subject
+from storage.checkpoints import DECODER_ARRAYS
+from storage.recipes import short_hash
+from storage.store import ShardKey
+from tasks.weightlens.project import VERSION
+from tasks.weightlens.propagate import WORDING_VERSION
+
+
+@dataclass(frozen=True)
+class WeightLensRecipe:
+    """The recipes of the two steps, and what each layer's rows follow from."""
+
+    subject: Subject
+
+    @property
+    def projections(self) -> str:
+        """Names candidates and edges. How they are worded is no part of it, so other words project nothing again."""
+        settings = self.subject.config.weightlens
+        return short_hash(checkpoint=self.subject.checkpoint_id, weightlens=settings, version=VERSION)
+
+    @property
+    def recipe(self) -> str:
+        """Names the whole stage: inherited tokens and descriptions."""
+        return short_hash(projection=self.projections, wording=self.subject.config.wording, version=WORDING_VERSION)
+
+    def projected(self) -> list[ShardKey]:
+        """Every shard of the projections."""
+        return self.subject.all_shards(self.projections)
+
+    def worded(self) -> list[ShardKey]:
+        """Every shard of inherited tokens and descriptions."""
+        return self.subject.all_shards(self.recipe)
+
+    def single_token_ingredients(self, layer: int) -> str:
+        """What a layer's single-token activations follow from: encoder, model, and how many tokens there are."""
+        tokens, compat = self.subject.attributes.n_tokens, self.subject.config.weightlens.compat
+        return short_hash(tokens=tokens, compat=compat, **encoder_ingredients(self.subject, layer))
+
+    @cached_property
+    def projection_ingredients(self) -> list[str]:
+        """By layer, what projections follow from: the layer's arrays, what it may read of earlier ones, the embeddings,
+        and the single-token activations by which candidates are validated."""
+        checkpoint, settings, attributes = opened(self.subject), self.subject.config.weightlens, self.subject.attributes
+        shared = {
+            "embeddings": checkpoint.sha256(None),
+            "settings": settings,
+            "version": VERSION,
+            "n_tokens": attributes.n_tokens,
+            "d_transcoder": attributes.d_transcoder,
+            "norms_centred": attributes.norms_centred,
+            "feature_input_hook": attributes.feature_input_hook,
+            "feature_output_hook": attributes.feature_output_hook,
+        }
+        return [
+            short_hash(
+                layer=layer,
+                arrays=checkpoint.sha256(layer),
+                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in settings.upstream_layers(layer)],
+                single_token=checkpoint.single_token_sha256(layer, settings.compat),
+                **shared,
+            )
+            for layer in self.subject.layers
+        ]
+
+    @cached_property
+    def ingredients(self) -> list[str]:
+        """By layer, what inherited tokens and descriptions follow from: projections here and upstream, and the tokens'
+        texts; the authors' way, also the model and the encoder."""
+        settings, found = self.subject.config.weightlens, []
+        for layer, projected in enumerate(self.projection_ingredients):
+            found.append(
+                short_hash(
+                    projected=projected,
+                    upstream=[found[at] for at in settings.upstream_layers(layer)],
+                    tokenizer=self.subject.source.tokenizer_sha256,
+                    wording=self.subject.config.wording,
+                    sequences=None if settings.compat is None else encoder_ingredients(self.subject, layer),
+                    version=WORDING_VERSION,
+                )
+            )
+        return found

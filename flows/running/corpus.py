@@ -1,0 +1,42 @@
+"""The corpus read for stages that need it: tokenised, and run through the model as sparse activations."""
+
+from collections.abc import Sequence
+
+from flows.running.engine import wait_for_all
+from flows.subject.machine import arithmetic
+from flows.subject.subject import Subject
+from storage.activations import Block, has_block
+from tasks.activations.corpora import tokenise_corpus
+from tasks.activations.corpus_pass import CorpusPass, activations_block
+
+
+def is_tokenised(subject: Subject) -> bool:
+    """Whether all corpora are in the store."""
+    return all(subject.store.corpus(recipe.corpus_id).exists() for recipe in subject.source.corpora)
+
+
+def tokenise(subject: Subject) -> None:
+    """See to it that the corpora are in the store."""
+    store, model_path = subject.store, subject.source.model.path
+    missing = [corpus for corpus in subject.source.corpora if not store.corpus(corpus.corpus_id).exists()]
+    wait_for_all([tokenise_corpus.submit(store, corpus, model_path) for corpus in missing], "tokenise")
+
+
+def missing_blocks(subject: Subject, passes: Sequence[CorpusPass]) -> list[tuple[CorpusPass, Block]]:
+    """What the model has still to read. The corpora are tokenised."""
+    store = subject.store
+    every = [(corpus_pass, block) for corpus_pass in passes for block in corpus_pass.blocks(store)]
+    return [(corpus_pass, block) for corpus_pass, block in every if not has_block(store, corpus_pass.recipe, block)]
+
+
+def run_blocks(subject: Subject, blocks: Sequence[tuple[CorpusPass, Block]], title: str) -> None:
+    """Run blocks of rows through the model; what it activates is then in the store as sparse activations."""
+    config, model_path = subject.config, subject.source.model.path
+    products = arithmetic(config.engine)
+    futures = [
+        activations_block.submit(
+            subject.store, subject.checkpoint_id, model_path, corpus_pass, block, config.activations, products
+        )
+        for corpus_pass, block in blocks
+    ]
+    wait_for_all(futures, title)

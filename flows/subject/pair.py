@@ -1,0 +1,78 @@
+"""Two checkpoints of a store that can be compared."""
+
+from dataclasses import dataclass
+
+from configs.run import RunConfig
+from flows.subject.named import chosen_checkpoint
+from flows.subject.subject import Subject, identify, open_source
+from interp.drift import DriftSettings
+from storage.bucket.working_copy import refresh
+from storage.catalog.published import open_published
+from storage.checkpoints import Checkpoint, open_checkpoint
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two checkpoints of a store, the earlier first, and how they are compared."""
+
+    store: Store
+    a: Checkpoint
+    b: Checkpoint
+    config: RunConfig
+    """With which the later was ingested."""
+    subjects: tuple[Subject, Subject] | None
+    """Both as read on the later one's corpus; None: weights alone are compared."""
+    settings: DriftSettings
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        return self.a.checkpoint_id, self.b.checkpoint_id
+
+
+def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
+    """Two checkpoints by id or name, if they can be compared.
+
+    Raises:
+        ValueError: one is not there, or they are not of the same shape, hooks or tokenizer.
+    """
+    refresh(store)
+    with open_published(store.catalog) as connection:
+        ids = [chosen_checkpoint(connection, wanted)[0] for wanted in (a, b)]
+        query = """SELECT config FROM runs WHERE checkpoint_id = ? AND stage = 'ingest' AND status = 'completed'
+                   ORDER BY finished_at DESC LIMIT 1"""
+        found = [connection.execute(query, [checkpoint_id]).fetchone() for checkpoint_id in ids]
+    if ids[0] == ids[1]:
+        raise ValueError(f"{a} and {b} are the same checkpoint, {ids[0]}")
+    if None in found:
+        raise ValueError(f"checkpoint {ids[found.index(None)]} was imported: there are no weights to compare")
+    refresh(store, *(f"checkpoints/{checkpoint_id}" for checkpoint_id in ids))
+    first, second = (open_checkpoint(store, checkpoint_id) for checkpoint_id in ids)
+    for what, value, other in (
+        ("layers", first.n_layers, second.n_layers),
+        ("width", first.attributes.d_model, second.attributes.d_model),
+        ("hooks", first.hooks, second.hooks),
+    ):
+        if value != other:
+            raise ValueError(f"{a} and {b} cannot be compared: their {what} are {value} and {other}")
+    changes = {"store": store.root}
+    configs = [RunConfig.model_validate_json(row[0]).model_copy(update=changes) for row in found if row is not None]
+    subjects = _on_the_same_text(*configs) if settings.n_positions else None
+    for checkpoint_id, subject in zip(ids, subjects or (), strict=False):
+        if subject.checkpoint_id != checkpoint_id:
+            raise ValueError(
+                f"checkpoint {checkpoint_id} was read from {subject.source.model.path} and {subject.transcoders.path}, "
+                "where other files are now; compare weights alone, with --positions 0"
+            )
+    return Pair(store, first, second, configs[1], subjects, settings)
+
+
+def _on_the_same_text(a: RunConfig, b: RunConfig) -> tuple[Subject, Subject]:
+    shared = {"corpus": b.corpus, "activations": b.activations}
+    first, second = (identify(open_source(config.model_copy(update=shared))) for config in (a, b))
+    if first.source.corpus.corpus_id != second.source.corpus.corpus_id:
+        raise ValueError(
+            f"{a.name} and {b.name} have different tokenizers, so their activations cannot be compared token by token; "
+            "compare weights alone, with --positions 0"
+        )
+    return first, second
