@@ -129,7 +129,7 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
     for override, expected in {
         "weightlens.z_tokens=3.5": [none, both, both, none, both],
         "wording.near_duplicate=99": [none, none, both, none, none],
-        "activations.n_samples=7": [none, none, none, both, both],
+        "activations.n_samples=70": [none, none, none, both, both],
         "corpus.held_out=0.3": [none, none, none, both, both],
         "coactivation.top_k=3": [none, none, none, none, both],
     }.items():
