@@ -28,7 +28,7 @@ UNFINISHED = ".unfinished"
 MIRROR = ".mirror"
 """Folder in a store that is a mirror of a bucket; see `storage.bucket.mirror`."""
 
-FILES = ("catalog.duckdb", "catalog.published.duckdb", "fingerprints.json", "lock")
+FILES = ("catalog.duckdb", "catalog.published.duckdb", "catalog.search.sqlite", "fingerprints.json", "lock")
 """All that a store holds at its top."""
 
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")

@@ -37,6 +37,22 @@ def show(
             out.print(part)
 
 
+@app.command()
+def search(
+    words: Annotated[str, typer.Argument(help='Words, "phrases" in double quotes, beginnings of words with a star.')],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    layer: Annotated[int | None, typer.Option(min=0, help="Only features of this layer.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Features of either list.")] = 10,
+) -> None:
+    """Find features by words: in what is said of them, and in the texts on which they fire."""
+    from flows.reports.found import found
+
+    with report_errors():
+        for part in found(store_root(store) / "catalog.duckdb", words, checkpoint, layer, limit):
+            out.print(part)
+
+
 class Imported(StrEnum):
     weightlens_json = "weightlens-json"
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from flows.reports.in_context import contexts
 from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from storage.bucket.working_copy import refresh
@@ -35,6 +36,7 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
         yield _tokens(connection, key)
         yield _edges(connection, key)
         yield from _activity(connection, key)
+        yield from contexts(connection, key)
         yield from _twera(connection, key)
         yield from _clusters(connection, Store(catalog.parent), key)
 
@@ -101,6 +103,9 @@ def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
     return table
 
 
+_PRIVATE = "SELECT corpus_id FROM corpora WHERE has_text = false"
+
+
 def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any]) -> Iterator[RenderableType]:
     """The mechanisms by which the feature fires, with the input patterns of each one's strongest samples."""
     query = """
@@ -111,10 +116,12 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
         return
     from storage.patterns import sample_patterns  # opens the corpus with Zarr, half a second to import
 
-    refresh(store, *sorted({f"corpora/{row[0]}" for row in rows}))
+    private = {corpus_id for (corpus_id,) in connection.execute(_PRIVATE).fetchall()}
+    refresh(store, *sorted({f"corpora/{row[0]}" for row in rows if row[0] not in private}))
     table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
     for corpus_id, cluster, n, share, signature in rows:
-        samples = sample_patterns(connection, store, (key[0], corpus_id, key[1], key[2]), cluster, N_PATTERNS)
+        feature = (key[0], corpus_id, key[1], key[2])
+        samples = [] if corpus_id in private else sample_patterns(connection, store, feature, cluster, N_PATTERNS)
         patterns = "\n".join(escape(visible(sample.text)) for sample in samples)
         name = str(cluster) if cluster >= 0 else "none"
         table.add_row(name, f"{n} ({share:.0%})", patterns, ", ".join(signature[:N_EDGES]))

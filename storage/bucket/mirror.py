@@ -85,7 +85,7 @@ def local_root(store: str | Path) -> Path:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     name = "-".join(filter(None, (urlsplit(url).netloc, *urlsplit(url).path.split("/"))))
     digest = hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()
-    root = _cache() / "stores" / f"{name[:80]}-{digest[:8]}"
+    root = cache_folder() / "stores" / f"{name[:80]}-{digest[:8]}"
     remote = root / MIRROR / "remote.json"
     if not remote.exists():
         try:
@@ -95,7 +95,8 @@ def local_root(store: str | Path) -> Path:
     return root
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where this user's files are kept that can be made again."""
     if given := os.environ.get(CACHE):
         return Path(given).absolute()
     usual = "Library/Caches" if sys.platform == "darwin" else ".cache"

@@ -1,0 +1,1 @@
+"""Search: words in descriptions and texts, and descriptions of like meaning."""
