@@ -1,5 +1,6 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -12,7 +13,13 @@ from interp.capture import InputHook, OutputHook
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.coactivation.settings import CoactivationSettings
 from interp.descriptions.evidence import Method
-from interp.descriptions.settings import AnthropicSettings, EvidenceSettings, RuleSettings
+from interp.descriptions.settings import (
+    AnthropicSettings,
+    EvidenceSettings,
+    LLMSettings,
+    OpenAISettings,
+    RuleSettings,
+)
 from interp.fade.settings import EvaluateSettings
 from interp.training import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
@@ -149,8 +156,9 @@ class LocalModelConfig(_Section):
 class DescribeConfig(_Section):
     """Who words what the other stages found."""
 
-    explainer: Literal["tokens", "anthropic", "local"] = "tokens"
-    """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; local: see `local_model`."""
+    explainer: Literal["tokens", "anthropic", "openai", "local"] = "tokens"
+    """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; openai: any server that speaks
+    OpenAI's chat completions, see `openai`; local: a chat model in this process, see `local_model`."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
     """Methods of description; left out: all for which the catalog holds what they look at."""
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
@@ -165,9 +173,9 @@ class DescribeConfig(_Section):
 class EvaluateConfig(_Section):
     """Who judges the descriptions, and how."""
 
-    judge: Literal["rule", "anthropic", "local"] = "rule"
+    judge: Literal["rule", "anthropic", "openai", "local"] = "rule"
     """rule: offline and for nothing, by finding the words that a description names; others: see `describe`."""
-    explainer: Literal["tokens", "anthropic", "local"] | None = None
+    explainer: Literal["tokens", "anthropic", "openai", "local"] | None = None
     """Whose descriptions are judged; left out: those of `describe.explainer`."""
     methods: tuple[str, ...] | None = None
     """Methods that are judged; left out: all that have descriptions."""
@@ -204,9 +212,25 @@ class RunConfig(_Section):
     coactivation: CoactivationSettings = CoactivationSettings()
     describe: DescribeConfig = DescribeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    llm: LLMSettings = LLMSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
+    openai: OpenAISettings = OpenAISettings()
     local_model: LocalModelConfig = LocalModelConfig()
     engine: EngineConfig = EngineConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, values: Any) -> Any:
+        """Settings that stood in `anthropic` before `llm` served every endpoint: say where they are now."""
+        anthropic = values.get("anthropic") if isinstance(values, dict) else None
+        if isinstance(anthropic, dict):
+            for name in (field.name for field in fields(LLMSettings)):
+                if name in anthropic:
+                    value = anthropic[name]
+                    raise ValueError(
+                        f"anthropic.{name} is now llm.{name}, for every endpoint: write llm.{name}={value}"
+                    )
+        return values
 
     @model_validator(mode="after")
     def _complete(self) -> "RunConfig":

@@ -88,7 +88,7 @@ CONDITIONS = (
     ),
     Condition(
         ("evaluate.how.texts_per_question",),
-        "evaluate.judge=anthropic or local",
+        "evaluate.judge=anthropic, openai or local",
         lambda c: c.evaluate.judge != "rule",
     ),
     Condition(
@@ -105,13 +105,23 @@ CONDITIONS = (
         lambda c: _asks(c, "anthropic"),
     ),
     Condition(
-        ("anthropic.max_tokens",),
-        "describe.explainer=anthropic or local",
+        ("openai",),
+        "describe.explainer=openai or evaluate.judge=openai",
+        lambda c: _asks(c, "openai"),
+    ),
+    Condition(
+        ("llm",),
+        "describe.explainer or evaluate.judge being anthropic or openai",
+        lambda c: _asks(c, "anthropic") or _asks(c, "openai"),
+    ),
+    Condition(
+        ("llm.max_tokens",),
+        "describe.explainer=anthropic, openai or local",
         lambda c: c.describe.explainer != "tokens",
     ),
 )  # fmt: skip
 
-EXEMPT = ("anthropic.max_tokens", "evaluate.how.faithfulness.features_per_layer")
+EXEMPT = ("llm.max_tokens", "evaluate.how.faithfulness.features_per_layer")
 """Settings of a section above for which the section's condition does not count."""
 
 

@@ -92,7 +92,7 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         evidence=config.describe.evidence,
         rule=config.describe.rule,
         wording=config.wording,
-        max_tokens=config.anthropic.max_tokens,
+        max_tokens=config.llm.max_tokens,
         features_per_layer=config.describe.features_per_layer,
         seed=config.describe.seed,
         model=recipe.model,

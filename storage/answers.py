@@ -1,9 +1,11 @@
 """Answers of language models, kept by the hash of what was asked: nothing is asked or paid for twice.
 
 answers/<ab>/<sha256>.json      an answer and what it cost
-answers/batches/<name>.json     a message batch that was sent and not collected yet
+answers/batches/<name>.json     a batch that was sent and not collected yet
+answers/ledger/<run_id>.jsonl   what was set aside and spent: `storage.llm_ledger`
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any, NamedTuple
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.store import Store, read_json, write_json
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 MAX_ANSWERS = 2
 """How often a question is asked whose answer was truncated or malformed."""
@@ -37,6 +41,8 @@ class OpenBatch(NamedTuple):
     sha256: list[str]
     sent_at: str
     """UTC, ISO."""
+    model: str | None = None
+    """Who was asked; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class AnswerStore:
         return self.store.root / "answers"
 
     def path(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):  # what a server says never names a file
+            raise ValueError(f"expected the SHA-256 of a question, found {sha256[:80]!r}")
         return self.folder / sha256[:2] / f"{sha256}.json"
 
     def read(self, sha256: str) -> Kept | None:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import get_args
 
 from configs.run import RunConfig
+from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.recipes.describe import NEEDS
 from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
-from tasks.llm.anthropic_prices import estimate
 
 DESCRIBE_S = 0.01
 """Seconds a feature and method to read its evidence and to word it by rule."""
@@ -32,7 +32,7 @@ def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     methods = config.describe.methods or tuple(get_args(Method))
     n_features = sizes.n_layers * min(config.describe.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
     n = n_features * len(methods)
-    usd = _questions_usd(config, sizes, methods, n_features) if config.describe.explainer == "anthropic" else 0.0
+    usd = _questions_usd(config, sizes, methods, n_features)
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     seconds = n * DESCRIBE_S / n_workers(config.engine)
     return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd)}
@@ -47,4 +47,5 @@ def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n
     n_joins = n_attributed * n_methods
     n = n_features * (len(methods) - n_methods) + (n_attributed * CLUSTERS_PER_FEATURE if n_methods else 0)
     characters = n * CHARACTERS_PER_QUESTION + n_joins * CHARACTERS_PER_JOIN
-    return estimate(n + n_joins, characters, (n + n_joins) * config.anthropic.max_tokens, config.anthropic).usd
+    answers = (n + n_joins) * config.llm.max_tokens
+    return questions_usd(config, config.describe.explainer, n + n_joins, characters, answers)

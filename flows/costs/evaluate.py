@@ -1,11 +1,11 @@
 """What judging takes."""
 
 from configs.run import RunConfig
+from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.subject.machine import n_workers
 from interp.fade.model_judge import TEXTS_PER_WRITING
-from tasks.llm.anthropic_prices import estimate
 
 JUDGE_S = 0.004
 """Seconds to judge one description by rule."""
@@ -37,8 +37,8 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     n_own = n_descriptions / (2 if "shuffled" in config.evaluate.controls else 1)
     synthetic = n_own * how.n_synthetic * 12 * sizes.model_flops / 2
     usd = 0.0
-    if config.evaluate.judge == "anthropic":
-        usd = questions_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
+    if config.evaluate.judge in ("anthropic", "openai"):
+        usd = judging_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
     tokens = 8 * how.n_texts * how.text_tokens
     return {
         "read held-out": Cost(
@@ -71,7 +71,7 @@ def n_described(config: RunConfig, sizes: Sizes) -> float:
     return n_features * (methods * shuffled + ("constant" in config.evaluate.controls))
 
 
-def questions_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_share: float) -> float:
+def judging_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_share: float) -> float:
     """What a language model as judge costs, about."""
     how, step = config.evaluate.how, config.evaluate.how.texts_per_question
     texts = how.n_rated + how.n_fuzzed + how.n_simulated
@@ -79,4 +79,4 @@ def questions_usd(config: RunConfig, n_own: float, n_descriptions: float, steere
     n_writing, n_rating = n_own * -(-how.n_synthetic // TEXTS_PER_WRITING), n_descriptions * texts / step
     characters = (n_writing + n_rating) * CHARACTERS_OF_TASK + n_descriptions * texts * CHARACTERS_PER_TEXT
     tokens = n_writing * 600 + n_rating * (40 + 20 * step)
-    return estimate(round(n_writing + n_rating), characters, tokens, config.anthropic).usd
+    return questions_usd(config, config.evaluate.judge, n_writing + n_rating, characters, tokens)

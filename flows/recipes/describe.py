@@ -68,7 +68,7 @@ class DescribeRecipe:
             methods=self.methods,
             explainer=config.describe.explainer,
             model=self.model,
-            settings=[config.describe.evidence, config.describe.rule, config.wording, config.anthropic.max_tokens],
+            settings=[config.describe.evidence, config.describe.rule, config.wording, config.llm.max_tokens],
             drawn=[config.describe.features_per_layer, config.describe.seed],
             version=[VERSION, PROMPT_VERSION],
         )

@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from prefect.futures import PrefectFuture
 from rich.console import Console
 
 from configs.run import RunConfig
 from flows.running.engine import wait_for_all
-from flows.subject.language_model import Who, local_model
+from flows.subject.language_model import Who, endpoint_for, local_model
 from interp.descriptions.llm_questions import Answer, Questions
 from storage.answers import AnswerStore
 from storage.store import ShardKey, Store
-from tasks.llm.anthropic_prices import Estimate
 from tasks.llm.call_log import load_calls
+from tasks.llm.paid_model import PaidModel
+from tasks.llm.prices import Estimate
 
 if TYPE_CHECKING:
-    from tasks.llm.anthropic_model import AnthropicModel
     from tasks.llm.local_model import LocalModel
 
 SHARDS_AT_ONCE = 8
@@ -38,13 +38,14 @@ class Respondent:
     who: Who
     run_id: str
 
-    def model(self) -> "AnthropicModel | LocalModel | None":
+    def model(self) -> "PaidModel | LocalModel | None":
         """The language model that is asked; None where no one is."""
-        if self.who == "anthropic":
-            from tasks.llm.anthropic_model import AnthropicModel  # a second to import, and only here wanted
-
-            return AnthropicModel(self.config.anthropic, AnswerStore(self.store), self.run_id)
-        return local_model(self.config, self.store, self.run_id) if self.who == "local" else None
+        if self.who == "local":
+            return local_model(self.config, self.store, self.run_id)
+        endpoint = endpoint_for(self.config, self.who)
+        if endpoint is None:
+            return None
+        return PaidModel(endpoint, self.config.llm, AnswerStore(self.store), self.run_id)
 
 
 def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submit, title: str) -> None:
@@ -60,19 +61,20 @@ def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submi
         wait_for_all([submit(shard, {}) for shard in shards], title)
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
-    if respondent.who == "anthropic":
-        _within_budget(
-            cast("AnthropicModel", model), (_open(group, submit, model.unanswered, title) for group in groups), title
-        )
+    paid = model if isinstance(model, PaidModel) else None
+    if paid is not None:
+        _within_budget(paid, (_open(group, submit, paid.unanswered, title) for group in groups), title)
     for number, group in enumerate(groups):
         while missing := _open(group, submit, model.unanswered, title).now:
             model.ask(missing)
             load_calls(respondent.store, respondent.run_id, number, model.calls)
             model.calls.clear()
-    if model.unanswered or model.spent_usd:
-        console.print(
-            f"{title}: ${model.spent_usd:.2f} spent, {len(model.unanswered)} questions left without an answer"
-        )
+    if paid is not None:
+        spending = paid.ledger.of_run
+        about = f"${spending.recorded:.4f} spent"
+        if spending.set_aside:
+            about += f", ${spending.set_aside:.4f} set aside for questions whose outcome is unknown"
+        console.print(f"{title}: {about}, {len(paid.unanswered)} questions left without an answer")
 
 
 def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answer], title: str) -> Questions:
@@ -80,8 +82,8 @@ def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answe
     return Questions(*([prompt for one in found for prompt in one[part]] for part in range(2)))
 
 
-def _within_budget(model: "AnthropicModel", questions: Iterable[Questions], title: str) -> None:
-    """Say what the questions and those that follow from them will cost, and refuse them if the budget is smaller."""
+def _within_budget(model: PaidModel, questions: Iterable[Questions], title: str) -> None:
+    """Say what the questions and those that follow from them will cost, and refuse them if a limit is smaller."""
     found = [model.estimate(prompts) for one in questions for prompts in one]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)
     if total.n_questions == 0:
@@ -90,9 +92,7 @@ def _within_budget(model: "AnthropicModel", questions: Iterable[Questions], titl
         f"{total.n_questions} questions to {model.model}, about {total.input_tokens:,.0f} tokens to read and "
         f"{total.output_tokens:,.0f} to write, about ${total.usd:.2f}"
     )
-    if total.usd > model.settings.budget_usd:
-        raise ValueError(
-            f"{title}: {about}; anthropic.budget_usd is ${model.settings.budget_usd:.2f}. Nothing was sent. "
-            "Raise it, or ask less"
-        )
+    reached = model.ledger.limit_reached(total.usd, model.limits)
+    if reached is not None:
+        raise ValueError(f"{title}: {about}; {reached}. Nothing was sent. Raise the limit, or ask less")
     console.print(f"{title}: {about} of a budget of ${model.settings.budget_usd:.2f}")

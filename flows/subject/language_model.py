@@ -6,25 +6,42 @@ from configs.run import RunConfig
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
-from tasks.llm.anthropic_prices import priced
 
 if TYPE_CHECKING:
+    from tasks.llm.endpoint import Endpoint
     from tasks.llm.local_model import LocalModel
 
-Who = Literal["tokens", "rule", "anthropic", "local"]
-"""Who words or judges: by rule (tokens, rule), Claude, or a chat model of this machine."""
+Who = Literal["tokens", "rule", "anthropic", "openai", "local"]
+"""Who words or judges: by rule (tokens, rule), Claude, a server that speaks OpenAI's chat completions, or a chat model
+of this process."""
 
 
 def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
     """Under which name answers are kept; None where no language model is asked.
 
     Raises:
-        ValueError: a model is asked for and not set.
+        ValueError: a model is asked for and not set, or its prices are not known.
     """
-    if who == "anthropic":
-        return priced(config.anthropic)[0]
     if who == "local":
         return local_model(config, store, "").model
+    endpoint = endpoint_for(config, who)
+    return None if endpoint is None else endpoint.model
+
+
+def endpoint_for(config: RunConfig, who: Who) -> "Endpoint | None":
+    """The server that is asked; None for rules and for a model of this process.
+
+    Raises:
+        ValueError: the model is not set, its prices are not known, or the address is none.
+    """
+    if who == "anthropic":
+        from tasks.llm.anthropic_endpoint import AnthropicEndpoint  # a second to import, and only here wanted
+
+        return AnthropicEndpoint(config.anthropic, config.llm)
+    if who == "openai":
+        from tasks.llm.openai_endpoint import OpenAIEndpoint
+
+        return OpenAIEndpoint(config.openai, config.llm)
     return None
 
 

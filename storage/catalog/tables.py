@@ -405,7 +405,7 @@ TABLES = {
                 Column(
                     "explainer",
                     "VARCHAR",
-                    "Who worded it: tokens (by rule, no language model), anthropic, local, or authors (imported).",
+                    "Who worded it: tokens (by rule), anthropic, openai, local, or authors (imported).",
                 ),
                 Column("cluster", "INTEGER", "A mechanism of `clusters`; −1: the whole feature."),
                 Column("text", "VARCHAR", "The description."),
@@ -430,7 +430,7 @@ TABLES = {
                     "`control:constant` the same text for all.",
                 ),
                 Column("explainer", "VARCHAR", "The description's explainer."),
-                Column("judge", "VARCHAR", "Who judged: rule, anthropic, local; none where no judge is needed."),
+                Column("judge", "VARCHAR", "Who judged: rule, anthropic, openai, local; none where none is needed."),
                 Column(
                     "metric",
                     "VARCHAR",
@@ -456,9 +456,14 @@ TABLES = {
                 Column("input_tokens", "BIGINT", "Tokens read, cached ones included."),
                 Column("output_tokens", "BIGINT", "Tokens written."),
                 Column("cost_usd", "DOUBLE", "What it cost by the configuration's prices."),
+                Column(
+                    "set_aside_usd",
+                    "DOUBLE",
+                    "What stays set aside for it: its answer got lost, and it may have been charged for.",
+                ),
                 Column("latency_s", "DOUBLE", "Seconds until the answer."),
                 Column("cached", "BOOLEAN", "Answered from the store, for nothing."),
-                Column("status", "VARCHAR", "ok, or what went wrong."),
+                Column("status", "VARCHAR", "ok, unknown (see set_aside_usd), or what went wrong."),
                 Column("error", "VARCHAR", "The error, in full."),
             ),
         ),
@@ -693,6 +698,7 @@ VIEWS = {
         SELECT run_id, model, purpose, count(*) FILTER (NOT cached) AS n_calls,
                count(*) FILTER (cached) AS n_from_store, count(*) FILTER (status <> 'ok') AS n_without_use,
                sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost_usd) AS cost_usd,
+               sum(set_aside_usd) AS set_aside_usd,
                avg(latency_s) FILTER (NOT cached) AS mean_latency_s
         FROM llm_calls GROUP BY ALL
         """,

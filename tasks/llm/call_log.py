@@ -14,11 +14,15 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[dict[str, Any
     if calls:
         different = list({call["call_id"]: call for call in calls}.values())
         path = store.parts("llm_calls", run_id) / f"{number:06d}.parquet"
-        columns = {name: [call.get(name) for call in different] for name in different[0] | {"error": None}}
+        columns = {
+            name: [call.get(name) for call in different]
+            for name in different[0] | {"error": None, "set_aside_usd": 0.0}
+        }
         write_part(path, "llm_calls", columns, len(different))
         with open_catalog(store.catalog, write=True) as connection:
             known = "SELECT call_id FROM llm_calls"
             connection.execute(
-                f"INSERT INTO llm_calls SELECT * FROM read_parquet(?) WHERE call_id NOT IN ({known})", [str(path)]
+                f"INSERT INTO llm_calls BY NAME SELECT * FROM read_parquet(?) WHERE call_id NOT IN ({known})",
+                [str(path)],
             )
     return len(calls)

@@ -1,6 +1,5 @@
 """Ask a chat model from a local folder, on this machine and for nothing."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.answers import MAX_ANSWERS, AnswerStore, Kept
+from tasks.llm.repair import MEND, instructions_with_schema
 
 
 @lru_cache(maxsize=1)
@@ -84,16 +84,13 @@ class LocalModel:
             })  # fmt: skip
             if fits:
                 return Kept(text, None, "", attempt, calls)
-            messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
+            messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": MEND}]
         return Kept(text, "malformed", text[:500], MAX_ANSWERS, calls)
 
 
-AGAIN = "That is not JSON that fits the schema. Answer again, with the JSON object and nothing else."
-
-
 def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    form = f"\n\nAnswer with JSON that fits this schema and nothing else: {json.dumps(prompt.schema)}"
-    return [{"role": "system", "content": prompt.system + form}, {"role": "user", "content": prompt.user}]
+    system = instructions_with_schema(prompt)
+    return [{"role": "system", "content": system}, {"role": "user", "content": prompt.user}]
 
 
 @torch.no_grad()

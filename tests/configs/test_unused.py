@@ -29,13 +29,15 @@ CASES = {
     "circuitlens.ablated_samples=3": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
     "circuitlens.ablated_sources=2": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
     "describe.seed=4": ("describe.features_per_layer", ()),
-    "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic or local", ()),
+    "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic, openai or local", ()),
     "evaluate.how.faithfulness.n_prompts=7": (
         "evaluate.how.faithfulness.features_per_layer", ("evaluate.how.faithfulness.features_per_layer=0",)
     ),
     "local_model.path=chat": ("describe.explainer=local", ()),
-    "anthropic.budget_usd=5": ("describe.explainer=anthropic", ()),
-    "anthropic.max_tokens=100": ("describe.explainer=anthropic or local", ()),
+    "anthropic.model=m": ("describe.explainer=anthropic", ()),
+    "openai.model=m": ("describe.explainer=openai", ()),
+    "llm.budget_usd=5": ("describe.explainer or evaluate.judge being anthropic or openai", ()),
+    "llm.max_tokens=100": ("describe.explainer=anthropic, openai or local", ()),
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def test_every_condition_is_tried_here() -> None:
 def test_the_same_settings_are_taken_where_they_have_an_effect() -> None:
     assert load("engine.dask_address=tcp://127.0.0.1:1", "engine.runner=dask").engine.dask_address
     assert load("local_model.path=chat", "evaluate.judge=local").local_model.path == Path("chat")
-    assert load("anthropic.max_tokens=100", "describe.explainer=local", "local_model.path=chat")
+    assert load("llm.max_tokens=100", "describe.explainer=local", "local_model.path=chat")
     assert load("describe.seed=4", "describe.features_per_layer=3").describe.seed == 4
     assert load("corpus.source=[python-docs, t.jsonl]", "corpus.text_field=body").corpus.text_field == "body"
     assert load("circuitlens.samples_per_feature=100").circuitlens.samples_per_feature == 100

@@ -176,9 +176,9 @@ def material_in(params: dict[str, Any]) -> dict[str, Any]:
 
 
 MODEL = [
-    "describe.explainer=anthropic", "anthropic.model=some-model", "anthropic.poll_s=0.1", "anthropic.batch_above=5",
-    "anthropic.prices={input: 3, output: 15, cache_write: 3.75, cache_read: 0.3}", "anthropic.budget_usd=20",
-    "evaluate.how.faithfulness.features_per_layer=0", "evaluate.how.n_fuzzed=4", "evaluate.how.n_simulated=4",
+    "describe.explainer=anthropic", "anthropic.model=some-model", "llm.poll_s=0.1", "anthropic.batch_above=5",
+    "anthropic.prices={input: 3, output: 15, cache_write: 3.75, cache_read: 0.3}", "llm.budget_usd=20",
+    "evaluate.how.faithfulness={features_per_layer: 0}", "evaluate.how.n_fuzzed=4", "evaluate.how.n_simulated=4",
     "evaluate.how.n_synthetic=10", "describe.methods=[maxact, wl+cl]", "evaluate.methods=[maxact, wl+cl]",
 ]  # fmt: skip
 
@@ -200,7 +200,7 @@ def test_a_language_model_explains_and_judges_within_its_budget(
     store, overrides = copied
     overrides = [*overrides, *MODEL, "evaluate.judge=anthropic"]
     with pytest.raises(ValueError, match="Nothing was sent"):
-        perform([*overrides, "anthropic.budget_usd=0.001"])
+        perform([*overrides, "llm.budget_usd=0.001"])
     assert not api.direct
     assert not api.batches
     perform(overrides)
@@ -252,7 +252,7 @@ def test_figures_are_worked_out_anew_without_the_judge(
 KILLED_WHILE_JUDGING = """
 import os, signal, sys
 from pathlib import Path
-from tasks import judge
+from tasks.evaluation import judge
 from configs.run import load_config
 from flows.describe_checkpoint import describe_checkpoint
 

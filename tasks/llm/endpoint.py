@@ -1,0 +1,163 @@
+"""What a server of language models is to us: it answers one question, may take batches, and fails in five ways."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
+
+from interp.descriptions.llm_questions import Prompt
+from interp.descriptions.settings import Prices
+
+
+class Usage(NamedTuple):
+    """Tokens of one answer, as the server counts them."""
+
+    input: int
+    output: int
+    cache_write: int = 0
+    cache_read: int = 0
+
+
+class Reply(NamedTuple):
+    """What came back for one question."""
+
+    reply_id: str
+    text: str
+    problem: Literal["refusal", "truncated"] | None
+    usage: Usage | None
+    """None where what the server says is not credible: the question is then counted at its worst case."""
+
+
+class BatchResult(NamedTuple):
+    """What became of one question of a batch."""
+
+    custom_id: str
+    reply: Reply | None
+    problem: Literal["rejected", "unreachable", "expired"] | None = None
+    detail: str = ""
+
+
+class Question(NamedTuple):
+    """One question as it is sent."""
+
+    prompt: Prompt
+    room: int
+    """Tokens that the answer may have."""
+    misfit: str | None = None
+    """The answer before, if it did not fit the schema: the model is shown it and asked to mend it."""
+
+    @property
+    def most_input_tokens(self) -> int:
+        """A token has at least a byte, and a provider adds some of its own, so this is never too few."""
+        prompt = self.prompt
+        return len((prompt.system + prompt.user + (self.misfit or "")).encode()) + 2 * len(str(prompt.schema)) + 600
+
+
+class NotSentError(Exception):
+    """The question never left this machine: nothing was charged."""
+
+
+class BusyError(Exception):
+    """The server declined for now, and charged nothing; it may say for how many seconds."""
+
+    def __init__(self, detail: str, wait_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
+class RejectedError(Exception):
+    """The server will not answer this question, and charged nothing."""
+
+
+class OutcomeUnknownError(Exception):
+    """The connection or the server failed after the question was sent: it may have been answered and charged."""
+
+
+class Batches(Protocol):
+    """A server's batch endpoint."""
+
+    def create(self, name: str, questions: dict[str, Question]) -> str:
+        """Send questions by their custom ids, under a name of ours; returns the server's id of the batch."""
+        ...
+
+    def candidates(self, name: str, n_questions: int, since: datetime, known: frozenset[str]) -> list[str]:
+        """Ids of batches that may be the one created under our name since then; `known` are others of ours."""
+        ...
+
+    def seconds_taken(self, batch_id: str) -> float | None:
+        """How long the batch took; None while it is going on."""
+        ...
+
+    def results(self, batch_id: str, questions: dict[str, Question]) -> Iterator[BatchResult]:
+        """What became of its questions. `questions` are those that are known, for the bounds of their usage."""
+        ...
+
+
+class Endpoint(Protocol):
+    """A language model behind an address. Everything but `check` raises the errors above, and ValueError for a key that
+    is not accepted."""
+
+    @property
+    def model(self) -> str:
+        """Under which name answers are kept."""
+        ...
+
+    @property
+    def prices(self) -> Prices:
+        """What the model costs."""
+        ...
+
+    @property
+    def batch_above(self) -> int | None:
+        """More questions than this go as a batch; None: never."""
+        ...
+
+    @property
+    def repairs(self) -> bool:
+        """Whether an answer that does not fit is shown to the model again."""
+        ...
+
+    @property
+    def batches(self) -> Batches | None:
+        """The server's batch endpoint."""
+        ...
+
+    def check(self) -> None:
+        """Ask the server, for nothing, whether key, address and model are right.
+
+        Raises:
+            ValueError: one of them is not; the message names the setting.
+        """
+        ...
+
+    def count(self, prompts: Sequence[Prompt]) -> int | None:
+        """Tokens of some questions by the server's own count; None where it has none."""
+        ...
+
+    def send(self, question: Question) -> Reply:
+        """Ask one question, and wait for the answer."""
+        ...
+
+
+def cost_usd(usage: Usage, prices: Prices, *, batch: bool) -> float:
+    """What an answer costs."""
+    write = prices.input if prices.cache_write is None else prices.cache_write
+    read = prices.input if prices.cache_read is None else prices.cache_read
+    full = usage.input * prices.input + usage.output * prices.output + usage.cache_write * write
+    return (full + usage.cache_read * read) / 1e6 * (prices.batch if batch else 1.0)
+
+
+def worst_case_usd(question: Question, prices: Prices, *, batch: bool) -> float:
+    """What an answer costs at most."""
+    most = max(prices.input, prices.cache_write or 0.0, prices.cache_read or 0.0)
+    usd = (question.most_input_tokens * most + question.room * prices.output) / 1e6
+    return usd * (prices.batch if batch else 1.0)
+
+
+def credible(usage: Usage | None, question: Question | None) -> bool:
+    """Whether a server can have used so many tokens; `question` is None where it is not known any more."""
+    if usage is None or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in usage):
+        return False
+    if question is None:
+        return True
+    read = usage.input + usage.cache_write + usage.cache_read
+    return read <= question.most_input_tokens and usage.output <= question.room

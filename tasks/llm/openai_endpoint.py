@@ -1,0 +1,227 @@
+"""Any server that speaks OpenAI's chat completions, and its batch endpoint where it has one."""
+
+import io
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from interp.descriptions.llm_questions import Prompt
+from interp.descriptions.settings import LLMSettings, OpenAISettings, Prices
+from tasks.llm.endpoint import (
+    BatchResult,
+    BusyError,
+    NotSentError,
+    OutcomeUnknownError,
+    Question,
+    RejectedError,
+    Reply,
+    Usage,
+    credible,
+)
+from tasks.llm.repair import MEND, instructions_with_schema
+from tasks.llm.sdk_errors import translated
+
+FREE = Prices(input=0.0, output=0.0)
+
+FAILED = ("failed", "cancelled", "expired")
+
+Result = TypeVar("Result")
+
+
+class OpenAIEndpoint:
+    """Implements `Endpoint` and `Batches`."""
+
+    def __init__(self, settings: OpenAISettings, asking: LLMSettings) -> None:
+        if settings.model is None:
+            raise ValueError(f"openai.model is not set: name the model as the server at {settings.base_url} has it")
+        address = urlsplit(settings.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(
+                f"openai.base_url: expected an address like http://127.0.0.1:8000/v1, found {settings.base_url!r}"
+            )
+        if address.username or address.password:
+            raise ValueError("openai.base_url has credentials in it; the key belongs in the environment")
+        self._settings, self._timeout_s = settings, asking.timeout_s
+        self._nearby = is_nearby(address.hostname)
+        self._official = address.hostname == "api.openai.com"
+        self._structured = settings.structured_output != "none"
+        if settings.prices is None and not self._nearby:
+            raise ValueError(
+                f"openai.prices is not set: what does {settings.model} cost at {address.hostname}, in dollars a "
+                "million tokens? Give openai.prices={input: …, output: …}"
+            )
+        self.model = settings.model
+        self.prices = settings.prices or FREE
+        self.batch_above = settings.batch_above
+        self.batches = self
+
+    @property
+    def repairs(self) -> bool:
+        return not self._structured
+
+    @cached_property
+    def _client(self) -> openai.OpenAI:
+        """Made when it is first needed: what is answered already needs no key. Retries are ours."""
+        key = os.environ.get(self._settings.key_variable)
+        if not key and not self._nearby:
+            raise ValueError(
+                f"{self._settings.key_variable} is not set in the environment; it is needed to ask {self.model}"
+            )
+        return openai.OpenAI(
+            api_key=key or "none",
+            base_url=self._settings.base_url,
+            max_retries=0,
+            timeout=self._timeout_s,
+            organization=os.environ.get("OPENAI_ORG_ID"),
+        )
+
+    def _asked(self, send: Callable[[], Result]) -> Result:
+        asked = f"{self.model} at {self._settings.base_url}"
+        return translated(openai, self._settings.key_variable, asked, send)
+
+    def check(self) -> None:
+        """Servers list their models; a server that has no such list is not asked further."""
+        try:
+            names = [model.id for model in self._asked(lambda: list(self._client.models.list()))]
+        except NotSentError as error:
+            raise ValueError(f"openai.base_url: nothing answers at {self._settings.base_url}: {error}") from None
+        except RejectedError:
+            return
+        except (BusyError, OutcomeUnknownError) as error:
+            raise ValueError(f"openai.base_url: {self._settings.base_url} is out of order: {error}") from None
+        if names and self.model not in names:
+            known = ", ".join(sorted(names)[:8])
+            raise ValueError(f"openai.model: {self._settings.base_url} has no {self.model}; it has {known}")
+
+    def count(self, prompts: Sequence[Prompt]) -> None:
+        """The API has no count of its own."""
+
+    def send(self, question: Question) -> Reply:
+        create = self._client.chat.completions.create
+        try:
+            completion = self._asked(lambda: create(**self._request(question)))
+        except RejectedError as error:
+            if (
+                not self._structured
+                or self._settings.structured_output != "auto"
+                or "response_format" not in str(error)
+            ):
+                raise
+            self._structured = False  # the server cannot, from now on
+            completion = self._asked(lambda: create(**self._request(question)))
+        return _reply(completion, question)
+
+    def _request(self, question: Question) -> dict[str, Any]:
+        prompt = question.prompt
+        system = prompt.system if self._structured else instructions_with_schema(prompt)
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": prompt.user}]
+        if question.misfit is not None:
+            turns += [{"role": "assistant", "content": question.misfit}, {"role": "user", "content": MEND}]
+        request: dict[str, Any] = {"model": self.model, "messages": turns}
+        request["max_completion_tokens" if self._official else "max_tokens"] = question.room
+        if self._structured:
+            schema = {"name": "answer", "schema": prompt.schema, "strict": True}
+            request["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return request
+
+    # Batches: a file of requests goes up, a file of answers comes down; our name for a batch is in its metadata.
+
+    def create(self, name: str, questions: dict[str, Question]) -> str:
+        lines = [
+            {"custom_id": one, "method": "POST", "url": "/v1/chat/completions", "body": self._request(question)}
+            for one, question in questions.items()
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        file = (f"{name}.jsonl", io.BytesIO(text.encode()))
+        try:
+            uploaded = self._asked(lambda: self._client.files.create(file=file, purpose="batch")).id
+        except OutcomeUnknownError as error:
+            raise BusyError(str(error)) from None  # a file alone costs nothing
+        batch = self._asked(
+            lambda: self._client.batches.create(
+                input_file_id=uploaded,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"name": name},
+            )
+        )
+        return batch.id
+
+    def candidates(self, name: str, n_questions: int, since: datetime, known: frozenset[str]) -> list[str]:
+        every = self._asked(lambda: list(self._client.batches.list(limit=100)))
+        return [batch.id for batch in every if (batch.metadata or {}).get("name") == name]
+
+    def seconds_taken(self, batch_id: str) -> float | None:
+        batch = self._asked(lambda: self._client.batches.retrieve(batch_id))
+        if batch.status not in (*FAILED, "completed"):
+            return None
+        ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
+        return float((ended or datetime.now(UTC).timestamp()) - batch.created_at)
+
+    def results(self, batch_id: str, questions: dict[str, Question]) -> Iterator[BatchResult]:
+        batch = self._asked(lambda: self._client.batches.retrieve(batch_id))
+        answered = set()
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            text = self._asked(lambda name=file: self._client.files.content(name).text)
+            for line in text.splitlines():
+                if line.strip():
+                    result = _result(json.loads(line), questions)
+                    answered.add(result.custom_id)
+                    yield result
+        problem = "expired" if batch.status in ("expired", "cancelled") else "unreachable"
+        for custom_id in questions.keys() - answered:
+            yield BatchResult(custom_id, None, problem, f"the batch is {batch.status} without this answer")
+
+
+def is_nearby(host: str) -> bool:
+    """Whether a host is this machine or in a private network, by its name alone."""
+    if (
+        host == "localhost"
+        or host.endswith((".localhost", ".local", ".internal"))
+        or ("." not in host.strip("[]") and ":" not in host)
+    ):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private
+
+
+def _result(line: dict[str, Any], questions: dict[str, Question]) -> BatchResult:
+    custom_id, response = line["custom_id"], line.get("response") or {}
+    if response.get("status_code") == 200:
+        completion = ChatCompletion.model_construct(**response["body"])
+        return BatchResult(
+            custom_id, _reply(ChatCompletion.model_validate(completion.model_dump()), questions.get(custom_id))
+        )
+    error = line.get("error") or (response.get("body") or {}).get("error") or {}
+    problem = "rejected" if response.get("status_code") == 400 else "unreachable"
+    return BatchResult(custom_id, None, problem, f"{error.get('code')}: {error.get('message')}"[:500])
+
+
+def _reply(completion: ChatCompletion, question: Question | None) -> Reply:
+    if not completion.choices:
+        raise OutcomeUnknownError(f"the answer {completion.id} has no choices")
+    choice, said = completion.choices[0], completion.usage
+    problem: Literal["refusal", "truncated"] | None = None
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        problem = "refusal"
+    elif choice.finish_reason == "length":
+        problem = "truncated"
+    usage = None
+    if said is not None:
+        details = said.prompt_tokens_details
+        read = (details.cached_tokens or 0) if details is not None else 0
+        plain = said.prompt_tokens - read if isinstance(said.prompt_tokens, int) else said.prompt_tokens
+        usage = Usage(plain, said.completion_tokens, 0, read)
+    text = choice.message.refusal or choice.message.content or ""
+    return Reply(completion.id, text, problem, usage if credible(usage, question) else None)

@@ -1,0 +1,54 @@
+"""How many questions may be on their way at once: fewer while the server is busy, more again while it is not."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SUCCESSES_TO_GROW = 8
+"""Answers in a row after which one more question may be on its way."""
+
+
+class Pace:
+    """Shared by the threads that ask. A server that declines halves the number, and all wait as long as it says."""
+
+    def __init__(self, most: int, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._most, self._allowed, self._running, self._successes = most, most, 0, 0
+        self._not_before = 0.0
+        self._sleep = sleep
+        self._changed = threading.Condition()
+
+    @property
+    def allowed(self) -> int:
+        """Questions that may be on their way now."""
+        return self._allowed
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one's turn, and hold it for the time of one request."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running < self._allowed)
+            self._running += 1
+            pause = self._not_before - time.monotonic()
+        try:
+            if pause > 0:
+                self._sleep(pause)
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def answered(self) -> None:
+        """Note an answer."""
+        with self._changed:
+            self._successes += 1
+            if self._successes >= SUCCESSES_TO_GROW and self._allowed < self._most:
+                self._allowed, self._successes = self._allowed + 1, 0
+                self._changed.notify_all()
+
+    def declined(self, wait_s: float) -> None:
+        """Note that the server was busy and wants to be left alone for so many seconds."""
+        with self._changed:
+            self._allowed, self._successes = max(1, self._allowed // 2), 0
+            self._not_before = max(self._not_before, time.monotonic() + wait_s)

@@ -1,0 +1,72 @@
+"""What asking a language model costs: known prices, and estimates before anything is asked."""
+
+import re
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from interp.descriptions.settings import Prices
+
+KNOWN_PRICES = Path(__file__).with_name("known_prices.yaml")
+
+CHARACTERS_PER_TOKEN = 3.0
+"""Fewer than in English text, since much of a prompt is JSON and token lists; so the estimate is rather too high."""
+
+EXPECTED_OUTPUT = 0.5
+"""Of the tokens that an answer may have, those that it is expected to have."""
+
+_SNAPSHOT = re.compile(r"-\d{8}$")
+
+
+class KnownPrices(NamedTuple):
+    """The table of known prices, and the day it was taken from the provider's list."""
+
+    as_of: date
+    models: dict[str, Prices]
+
+
+@cache
+def known_prices() -> KnownPrices:
+    """The table that comes with this version."""
+    table = yaml.safe_load(KNOWN_PRICES.read_text(encoding="utf-8"))
+    return KnownPrices(table["as_of"], {name: Prices(**prices) for name, prices in table["models"].items()})
+
+
+def anthropic_prices(model: str) -> Prices:
+    """The known prices of a model.
+
+    Raises:
+        ValueError: it is not in the table.
+    """
+    table = known_prices()
+    prices = table.models.get(_SNAPSHOT.sub("", model))
+    if prices is None:
+        raise ValueError(
+            f"anthropic.prices is not set, and {model} is not among the prices known on {table.as_of} "
+            f"({', '.join(table.models)}): give anthropic.prices={{input: …, output: …}}, in dollars a million tokens"
+        )
+    return prices
+
+
+class Estimate(NamedTuple):
+    """Estimated cost of the outstanding questions."""
+
+    n_questions: int
+    input_tokens: float
+    output_tokens: float
+    usd: float
+
+
+def estimate(
+    n_questions: int, characters: float, answer_tokens: float, prices: Prices, *, batch: bool = False
+) -> Estimate:
+    """What questions of so many characters, whose answers may have so many tokens, are expected to cost.
+
+    Caching of prompts is left out of account.
+    """
+    share = prices.batch if batch else 1.0
+    read, written = characters / CHARACTERS_PER_TOKEN, answer_tokens * EXPECTED_OUTPUT
+    return Estimate(n_questions, read, written, share * (read * prices.input + written * prices.output) / 1e6)
