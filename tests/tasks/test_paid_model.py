@@ -131,7 +131,8 @@ def test_busy_servers_are_asked_again_and_never_waited_for_long(api: Api, tmp_pa
     model = asking(tmp_path, sleep=waits.append, max_wait_s=7)
     model.ask(prompts(1))
     assert texts(model, prompts(1)) == ["a text of 1 characters"]
-    assert [wait for wait in waits if wait.is_integer()] == [3, 2, 4, 7]  # between them others wait for their turn
+    assert {3.0, 2.0, 4.0, 7.0} <= set(waits)
+    assert max(waits) == 7
 
 
 def test_a_server_that_wants_to_be_left_alone_for_long_is(api: Api, tmp_path: Path) -> None:
