@@ -12,12 +12,15 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
-from explorer.catalog import Catalog, Limits
-from explorer.errors import ExplorerError
+from explorer.catalog import Catalog, Limits, Place
+from explorer.errors import ExplorerError, NotFoundError
+from explorer.forms import Sent
+from explorer.jobs import Attribute, Jobs
 from explorer.links import PAGES, url
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
-from explorer.views import compare, drift, feature, features, head, overview, runs, tokens
+from explorer.views import compare, drift, feature, features, graph, head, overview, runs, tokens
+from explorer.views.parameters import Checkpoint
 
 VIEWS: dict[str, Callable[..., Page]] = {
     "overview": overview.overview,
@@ -28,6 +31,8 @@ VIEWS: dict[str, Callable[..., Page]] = {
     "head": head.head_page,
     "compare": compare.compare_page,
     "pair": compare.pair_page,
+    "graphs": graph.graphs_page,
+    "graph": graph.graph_page,
     "drifts": drift.drifts_page,
     "drift": drift.drift_page,
     "runs": runs.runs_page,
@@ -44,6 +49,10 @@ class Settings:
     catalog: Path
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
+    graphs: Path | None = None
+    """Folder of attribution graphs, also of those that are asked for on a page."""
+    attribute: Attribute | None = None
+    """What computes them; None: pages only show them."""
     prefect: str | None = None
     """Address of Prefect's pages, to which runs lead."""
 
@@ -53,13 +62,18 @@ class Explorer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.catalog = Catalog(settings.catalog, settings.limits, settings.prefect)
+        place = Place(settings.catalog.parent, settings.graphs, settings.prefect)
+        self.catalog = Catalog(settings.catalog, settings.limits, place)
+        computes = settings.attribute is not None and settings.graphs is not None
+        self.jobs = Jobs(settings.attribute, settings.graphs) if computes else None
         self._templates = environment(url)
 
     def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:
         """A page as HTML; `name` is also its template's."""
         address = f"{request.url.path}?{request.url.query}".rstrip("?") if name in VIEWS else None
         known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, set(VIEWS))
+        if self.jobs is not None:
+            known |= {"can_attribute": True, "jobs": self.jobs.jobs}
         return HTMLResponse(render(self._templates, page, name, known, address), status, CACHED)
 
 
@@ -83,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         _add_view(app, explorer, name, view)
     app.add_api_route("/", _home(explorer), include_in_schema=False)
     features.add_downloads(app, explorer.catalog)
+    _add_graphs(app, explorer)
     _add_errors(app, explorer)
     app.add_middleware(Guard, access=settings.access)  # pyright: ignore[reportArgumentType]
     return app
@@ -122,6 +137,26 @@ def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., P
     path = PAGES[name]
     app.add_api_route(path, shown, name=name, include_in_schema=False, response_class=HTMLResponse)
     app.add_api_route("/api" + path, data, name=f"{name} as JSON", response_model=PageModel)
+
+
+def _add_graphs(app: FastAPI, explorer: Explorer) -> None:
+    """Graphs as files, and the form that asks for one."""
+
+    def file(checkpoint: Checkpoint, name: graph.Name) -> JSONResponse:
+        """An attribution graph in circuit-tracer's format."""
+        with explorer.catalog.reading() as reader:
+            return JSONResponse(graph.graph_file(reader, checkpoint, name), headers=CACHED)
+
+    def attribute(checkpoint: Checkpoint, sent: Sent) -> RedirectResponse:
+        if explorer.jobs is None:
+            raise NotFoundError("this explorer only shows graphs: no model is at hand")
+        with explorer.catalog.reading() as reader:
+            row = reader.checkpoint(checkpoint)
+        explorer.jobs.add(row["checkpoint_id"], sent.get("prompt", "").replace("\r\n", "\n"))
+        return RedirectResponse(url("graphs", checkpoint=row["checkpoint_id"]), 303)
+
+    app.add_api_route(PAGES["graph_file"], file, name="graph as a file")
+    app.add_api_route(PAGES["attribute"], attribute, methods=["POST"], include_in_schema=False)
 
 
 def _add_errors(app: FastAPI, explorer: Explorer) -> None:

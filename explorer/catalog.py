@@ -57,7 +57,9 @@ class Place(NamedTuple):
     """Where the catalog is."""
 
     store: Path
-    prefect: str | None
+    graphs: Path | None = None
+    """Folder of attribution graphs."""
+    prefect: str | None = None
     """Address of Prefect's pages."""
 
 
@@ -75,7 +77,7 @@ class Reader:
     """One request's connection to one copy of the catalog."""
 
     def __init__(self, opened: Opened, limits: Limits, place: Place) -> None:
-        self.store, self.prefect = place
+        self.store, self.graphs, self.prefect = place
         self._opened = opened
         self._limits = limits
         self._cursor = opened.connection.cursor()
@@ -167,8 +169,8 @@ class Reader:
 class Catalog:
     """The catalog of a store, for many readers at a time."""
 
-    def __init__(self, path: Path, limits: Limits | None = None, prefect: str | None = None) -> None:
-        """Open what was last published. `prefect` is the address of Prefect's pages, if pages shall lead there.
+    def __init__(self, path: Path, limits: Limits | None = None, place: Place | None = None) -> None:
+        """Open what was last published.
 
         Raises:
             ValueError: there is no catalog, or a newer version of the software wrote it.
@@ -177,7 +179,7 @@ class Catalog:
             raise ValueError(f"no catalog at {path}; has a run finished in this store?")
         self.path = path
         self.limits = limits or Limits()
-        self._place = Place(path.parent, prefect)
+        self._place = place or Place(path.parent)
         self._opening = threading.Lock()
         self._opened = self._open()
 

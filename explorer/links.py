@@ -26,7 +26,7 @@ PAGES = {
     "notes": "/notes",
     "notes_jsonl": "/notes.jsonl",
     "api": "/api",
-    "graph_file": "/api/c/{checkpoint}/graph/{name}",
+    "graph_file": "/c/{checkpoint}/graphs/{name}.json",
     "static": "/static/{file}",
 }
 """The path of each page; what else a link names becomes its query."""

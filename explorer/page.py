@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from pydantic import BaseModel
 
 from explorer import texts
@@ -68,6 +69,12 @@ def version_of(file: str) -> str:
     return sha256((STATIC / file).read_bytes()).hexdigest()[:10]
 
 
+def script_json(value: Any) -> Markup:
+    """JSON inside a script element of the type application/json: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
 def environment(url: Url) -> Environment:
     """Templates whose links are made by `url`: of the server, or of a static site."""
     made = Environment(
@@ -83,7 +90,7 @@ def environment(url: Url) -> Environment:
         "running": texts.running,
         "figure": texts.figure,
         "percent": texts.percent,
-        "compact_json": lambda value: json.dumps(value, ensure_ascii=True, separators=(",", ":")),
+        "script_json": script_json,
     }
     made.globals |= {
         "url": url,
@@ -110,9 +117,14 @@ def shell(store: str, checkpoints: list[dict[str, Any]], served: set[str]) -> di
         "served": served,
         "pages_of_checkpoint": [page for page in PAGES_OF_CHECKPOINT if page[0] in served],
         "pages_of_store": [page for page in PAGES_OF_STORE if page[0] in served],
+        "can_attribute": False,
+        "jobs": [],
     }
 
 
 def render(templates: Environment, page: Page, name: str, around: dict[str, Any], address: str | None = None) -> str:
-    """A page as HTML by the template of its name; `address` is its own on a server, where it is there as JSON too."""
+    """A page as HTML by the template of its name; `address` is its own on a server, where it is there as JSON too.
+
+    `around` is what `shell` returns, and what only a server has.
+    """
     return templates.get_template(f"{name}.html").render(around, page=page, page_name=name, address=address)

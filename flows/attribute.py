@@ -1,6 +1,7 @@
 """The attribution graph of a prompt, labelled with the catalog's descriptions."""
 
 import importlib.metadata
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from interp.display import visible
 from storage.catalog.database import first_line
 from storage.catalog.published import open_published
 from storage.checkpoints import open_checkpoint
-from storage.exchange.attribution_graph import graph_json, slug_of, write_graph
+from storage.exchange.attribution_graph import graph_json, write_graph
+from storage.exchange.slugs import slug_of
 from storage.models import token_texts
 from storage.store import Store
 from tasks.models import loaded_model
@@ -43,13 +45,18 @@ class GraphSettings(NamedTuple):
     """And of the edges between them."""
 
 
-def attribute(config: RunConfig, prompt: str, output: Path, settings: GraphSettings) -> tuple[int, int]:
+def attribute(
+    config: RunConfig, prompt: str, output: Path, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
+) -> tuple[int, int]:
     """Write the attribution graph of a prompt to a file named as its slug; returns how many (nodes, edges) it has.
+
+    `tell` hears what is being done.
 
     Raises:
         ValueError: the prompt has no tokens or more than the model reads, or a setting is out of range.
     """
     _check(settings, output)
+    tell("opening the model")
     subject = identify(open_source(config))
     checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
     device = arithmetic(config.engine).device
@@ -61,8 +68,10 @@ def attribute(config: RunConfig, prompt: str, output: Path, settings: GraphSetti
     tokens = torch.tensor(ids if subject.source.bos is None else [subject.source.bos, *ids], device=device)
     if len(tokens) > n_most:
         raise ValueError(f"the prompt has {len(tokens)} tokens; the model reads {n_most} at most")
+    tell(f"reading {len(tokens)} tokens")
     linear = linear_model(model, folder.family, checkpoint.hooks)
     frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), tokens)
+    tell("attributing")
     graph = attribution_graph(
         linear,
         frozen,
@@ -72,6 +81,7 @@ def attribute(config: RunConfig, prompt: str, output: Path, settings: GraphSetti
         max_features=settings.max_features,
         max_bytes=BATCH_BYTES,
     )
+    tell("pruning")
     pruned = prune(graph, settings.node_threshold, settings.edge_threshold)
     texts = token_texts(folder.tokenizer, folder.n_tokens)
     texts += [f"[unused {token}]" for token in range(len(texts), folder.d_vocab)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import CheckpointOption, StoreOption, app, load, out, report_errors, store_root
+from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, store_root
 from flows.reports.query import Format, ask
 
 
@@ -118,5 +118,5 @@ def attribute(
             raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
         loaded = flow.last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
         settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
-        n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings)
+        n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings, lambda said: err.print(said, style="dim"))
         out.print(f"{output}: {n_nodes} nodes, {n_edges} edges", soft_wrap=True, markup=False)

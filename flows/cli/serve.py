@@ -2,6 +2,12 @@
 
 import os
 import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +20,12 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "CIRCUIT_INSIGHTS_TOKEN"
 
+ATTRIBUTE_S = 900.0
+"""What a prompt that was given on a page may take."""
+
+PAGE_FEATURES = 3000
+"""Features that are attributed for it, at most."""
+
 
 @app.command()
 def serve(
@@ -21,6 +33,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 is seen by others.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8765,
     name: Annotated[list[str] | None, typer.Option(help="Host name that it is reached by, beside --host.")] = None,
+    graphs: Annotated[
+        Path | None, typer.Option(help="Folder of attribution graphs; else those made on pages last as long as this.")
+    ] = None,
     token: Annotated[
         bool, typer.Option("--token", help=f"Serve only who has a token: ${TOKEN_VARIABLE}, else a new one.")
     ] = False,
@@ -33,10 +48,49 @@ def serve(
         secret = (os.environ.get(TOKEN_VARIABLE) or new_token()) if token else None
         root = store_root(store)
         access = Access(host, tuple(name or ()), secret)
-        served = create_app(Settings(root / "catalog.duckdb", access, prefect=_prefect_pages()))
-        with _listening(host, port) as listener:
-            _announce(root, access, listener.getsockname()[1])
-            _run(served, listener)
+        with tempfile.TemporaryDirectory(prefix="circuit-insights-graphs-") as passing:
+            folder = Path(passing) if graphs is None else graphs
+            folder.mkdir(parents=True, exist_ok=True)
+            settings = Settings(
+                root / "catalog.duckdb", access, graphs=folder, attribute=partial(_attribute, root),
+                prefect=_prefect_pages(),
+            )  # fmt: skip
+            served = create_app(settings)
+            with _listening(host, port) as listener:
+                _announce(root, access, listener.getsockname()[1])
+                _run(served, listener)
+
+
+def _attribute(root: Path, checkpoint_id: str, prompt: str, output: Path, tell: Callable[[str], None]) -> None:
+    """Have `attribute` do it in a process of its own, which takes PyTorch and the model with it when it ends.
+
+    Raises:
+        ValueError: it failed, with what it said, or took longer than `ATTRIBUTE_S`.
+    """
+    command = [sys.executable, "-m", "flows.cli", "attribute", "--store", str(root), "--checkpoint", checkpoint_id]
+    # A prompt may begin with dashes, and is no option.
+    command += ["--output", str(output), "--max-features", str(PAGE_FEATURES), "--", prompt]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        late = threading.Timer(ATTRIBUTE_S, process.kill)
+        late.start()
+        said = [line.strip() for line in iter(partial(_heard, process, tell), "")]
+        code = process.wait()
+        on_time = late.is_alive()
+        late.cancel()
+    if not on_time:
+        raise ValueError(f"it took longer than {ATTRIBUTE_S:.0f} s and was ended; a shorter prompt takes less")
+    if code != 0:
+        raise ValueError(" ".join(said)[-1000:].removeprefix("error: ") or f"it ended with code {code}")
+
+
+def _heard(process: "subprocess.Popen[str]", tell: Callable[[str], None]) -> str:
+    """The next line that a process says, told on."""
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    tell(line.strip())
+    return line
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -1,7 +1,6 @@
 """Attribution graphs as circuit-tracer writes them, for its viewer and Neuronpedia's."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +81,6 @@ def write_graph(path: Path, graph: dict[str, Any]) -> None:
     with whole_file(index) as partial:
         known = {**known, "graphs": [*others, graph["metadata"]]}
         partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def slug_of(text: str) -> str:
-    """A text as viewers take it for a name: letters, digits, `_`, `.` and `-`."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.").lower()[:60] or "graph"
 
 
 def cantor(layer: int, feature: int) -> int:

@@ -1,0 +1,189 @@
+"""Attribution graphs in circuit-tracer's format, ours or another's: read, checked, and cut to what pages show."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from explorer.errors import BadRequestError, NotFoundError
+
+MAX_BYTES = 64_000_000
+MAX_NODES = 20_000
+MAX_LINKS = 500_000
+MAX_LABEL = 512
+MAX_TOKENS = 10_000
+INDEX = "graph-metadata.json"
+
+KINDS = {
+    "cross layer transcoder": "feature",
+    "mlp reconstruction error": "error",
+    "embedding": "token",
+    "logit": "logit",
+}
+"""What viewers call a node, by the format's feature_type; whatever else is there is drawn as a feature."""
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+def listed(folder: Path | None) -> list[dict[str, Any]]:
+    """The graphs of a folder, the newest first, with the prompts that its index knows."""
+    if folder is None or not folder.is_dir():
+        return []
+    prompts = _prompts(folder / INDEX)
+    found = []
+    for path in folder.glob("*.json"):
+        if path.name == INDEX or not NAME.fullmatch(path.stem):
+            continue
+        stat = path.stat()
+        found.append({"name": path.stem, "prompt": prompts.get(path.stem), "bytes": stat.st_size, "at": stat.st_mtime})
+    return sorted(found, key=lambda graph: graph["at"], reverse=True)[:500]
+
+
+def _prompts(index: Path) -> dict[str, str]:
+    """Prompts by slug; an index that is not one says nothing."""
+    try:
+        if index.stat().st_size > MAX_BYTES:
+            return {}
+        graphs = json.loads(index.read_text(encoding="utf-8"))["graphs"]
+        return {str(graph["slug"]): _text(graph.get("prompt"), 300) for graph in graphs}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def read_graph(folder: Path | None, name: str) -> dict[str, Any]:
+    """One graph of a folder, checked.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        BadRequestError: the file is not a graph, or too large.
+    """
+    if folder is None or not NAME.fullmatch(name) or not (folder / f"{name}.json").is_file():
+        raise NotFoundError(f"there is no graph {name!r} in the folder of graphs")
+    path = folder / f"{name}.json"
+    if path.stat().st_size > MAX_BYTES:
+        raise BadRequestError(f"{path.name} has {path.stat().st_size} bytes; graphs of {MAX_BYTES} at most are shown")
+    try:
+        return checked(json.loads(path.read_text(encoding="utf-8")), path.name)
+    except (ValueError, RecursionError):
+        raise BadRequestError(f"{path.name} is not JSON") from None
+
+
+def checked(graph: Any, name: str) -> dict[str, Any]:
+    """The same graph with the fields that pages use, of their types, texts cut, and without links that lead nowhere.
+
+    Raises:
+        BadRequestError: it is not a graph, or too large.
+    """
+    if not isinstance(graph, dict) or not all(isinstance(graph.get(key), list) for key in ("nodes", "links")):
+        raise BadRequestError(f"{name} is not an attribution graph: expected an object with nodes and links")
+    if len(graph["nodes"]) > MAX_NODES or len(graph["links"]) > MAX_LINKS:
+        raise BadRequestError(
+            f"{name} has {len(graph['nodes'])} nodes and {len(graph['links'])} links; {MAX_NODES} and {MAX_LINKS} are "
+            "shown: prune it"
+        )
+    metadata = graph.get("metadata") if isinstance(graph.get("metadata"), dict) else {}
+    parameters = graph.get("qParams") if isinstance(graph.get("qParams"), dict) else {}
+    nodes = [node for raw in graph["nodes"] if (node := _node(raw)) is not None]
+    known = {node["node_id"] for node in nodes}
+    return {
+        "metadata": {
+            "slug": _text(metadata.get("slug"), 100),
+            "scan": _text(metadata.get("scan"), 100),
+            "prompt": _text(metadata.get("prompt"), 20_000),
+            "prompt_tokens": [_text(token, 200) for token in _list(metadata.get("prompt_tokens"))[:MAX_TOKENS]],
+        },
+        "qParams": {
+            "pinnedIds": [one for one in map(str, _list(parameters.get("pinnedIds"))) if one in known],
+            "supernodes": list(_supernodes(_list(parameters.get("supernodes")), known)),
+        },
+        "nodes": nodes,
+        "links": list(_links(graph["links"], known)),
+    }
+
+
+def _node(raw: Any) -> dict[str, Any] | None:
+    """A node with the format's own fields, each of its type."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("node_id"), str) or len(raw["node_id"]) > 100:
+        return None
+    layer, position, feature = raw.get("layer"), raw.get("ctx_idx"), raw.get("feature")
+    return {
+        "node_id": raw["node_id"],
+        "feature": feature if isinstance(feature, int) else None,
+        "layer": str(layer) if str(layer) == "E" or re.fullmatch(r"\d{1,4}", str(layer), re.ASCII) else "0",
+        "ctx_idx": position if isinstance(position, int) and 0 <= position < MAX_TOKENS else 0,
+        "feature_type": _text(raw.get("feature_type"), 100),
+        "token_prob": _number(raw.get("token_prob")),
+        "is_target_logit": raw.get("is_target_logit") is True,
+        "run_idx": 0,
+        "reverse_ctx_idx": 0,
+        "jsNodeId": _text(raw.get("jsNodeId"), 100),
+        "clerp": _text(raw.get("clerp"), MAX_LABEL),
+        "influence": _number(raw.get("influence")),
+        "activation": _number(raw.get("activation")),
+    }
+
+
+def described(node: dict[str, Any]) -> dict[str, Any]:
+    """A node with what it is, its layer as a number (tokens: −1), and of a feature its number, which its id has."""
+    kind = KINDS.get(node["feature_type"], "feature")
+    place = re.fullmatch(r"(\d{1,4})_(\d{1,9})_(\d{1,6})", node["node_id"], re.ASCII)
+    layer = -1 if node["layer"] == "E" else int(node["layer"])
+    return {**node, "kind": kind, "layer": layer, "index": int(place[2]) if place and kind == "feature" else None}
+
+
+def _links(raw: list[Any], known: set[str]) -> Iterable[dict[str, Any]]:
+    for link in raw:
+        if not isinstance(link, dict):
+            continue
+        source, target, weight = link.get("source"), link.get("target"), _number(link.get("weight"))
+        if isinstance(source, str) and isinstance(target, str) and {source, target} <= known and weight is not None:
+            yield {"source": source, "target": target, "weight": weight}
+
+
+def _supernodes(raw: list[Any], known: set[str]) -> Iterable[list[str]]:
+    """Groups as the format has them: a name, then ids."""
+    for group in raw[:200]:
+        if isinstance(group, list) and group:
+            members = [one for one in map(str, group[1:]) if one in known]
+            if members:
+                yield [_text(group[0], 100), *members]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any, length: int) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def _number(value: Any) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+    return float(value) if number and math.isfinite(value) else None
+
+
+def summary(graph: dict[str, Any], n: int) -> dict[str, Any]:
+    """What can be read of a graph without drawing it: the nodes of most influence, and the strongest links with their
+    shares of what their targets receive."""
+    nodes = {node["node_id"]: described(node) for node in graph["nodes"]}
+    received: dict[str, float] = {}
+    for link in graph["links"]:
+        received[link["target"]] = received.get(link["target"], 0.0) + abs(link["weight"])
+    strongest = sorted(graph["links"], key=lambda link: -abs(link["weight"]))[:n]
+    ranked = sorted(
+        (node for node in nodes.values() if node["kind"] in ("feature", "logit")),
+        key=lambda node: (node["kind"] != "logit", node["influence"] is None, node["influence"] or 0.0),
+    )
+    return {
+        "n_nodes": len(nodes),
+        "n_links": len(graph["links"]),
+        "nodes": ranked[:n],
+        "links": [
+            {**link, "share": abs(link["weight"]) / received[link["target"]] if received[link["target"]] else None,
+             "from": nodes[link["source"]], "to": nodes[link["target"]]}
+            for link in strongest
+        ],
+    }  # fmt: skip
