@@ -64,8 +64,9 @@ class Explorer:
         self.settings = settings
         place = Place(settings.catalog.parent, settings.graphs, settings.prefect)
         self.catalog = Catalog(settings.catalog, settings.limits, place)
-        computes = settings.attribute is not None and settings.graphs is not None
-        self.jobs = Jobs(settings.attribute, settings.graphs) if computes else None
+        self.jobs = None
+        if settings.attribute is not None and settings.graphs is not None:
+            self.jobs = Jobs(settings.attribute, settings.graphs)
         self._templates = environment(url)
 
     def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:

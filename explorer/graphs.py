@@ -83,8 +83,7 @@ def checked(graph: Any, name: str) -> dict[str, Any]:
             f"{name} has {len(graph['nodes'])} nodes and {len(graph['links'])} links; {MAX_NODES} and {MAX_LINKS} are "
             "shown: prune it"
         )
-    metadata = graph.get("metadata") if isinstance(graph.get("metadata"), dict) else {}
-    parameters = graph.get("qParams") if isinstance(graph.get("qParams"), dict) else {}
+    metadata, parameters = _object(graph.get("metadata")), _object(graph.get("qParams"))
     nodes = [node for raw in graph["nodes"] if (node := _node(raw)) is not None]
     known = {node["node_id"] for node in nodes}
     return {
@@ -149,6 +148,10 @@ def _supernodes(raw: list[Any], known: set[str]) -> Iterable[list[str]]:
             members = [one for one in map(str, group[1:]) if one in known]
             if members:
                 yield [_text(group[0], 100), *members]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:
