@@ -8,6 +8,7 @@ from flows.running.engine import wait_for_all
 from flows.running.stage import StageRun, stage_recorded, store_held
 from flows.subject.subject import Source, open_source
 from storage.catalog.runs import new_run_id
+from storage.checksums import UNSTAMPED, stamp
 from storage.formats.circuit_tracer import folder_config
 from storage.recipes import remember_fingerprints
 from storage.store import whole_file
@@ -33,7 +34,8 @@ def train(source: Source, run_id: str) -> None:
         wait_for_all(futures, "train transcoders")
         text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))
         with whole_file(store.trained_transcoders(recipe) / "config.yaml") as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(f"{text}# {UNSTAMPED}\n", encoding="utf-8")
+            stamp(path)
 
 
 def _k(activation: str, k: int) -> int | None:

@@ -24,18 +24,14 @@ from zarr.codecs import BloscCodec
 from interp.activations.encoding import Active
 from interp.kernels.activations import append, from_gaps, gaps
 from interp.sparse import FeatureTokens
-from storage.arrays import open_whole, read_slice
+from storage.arrays import WHOLE, open_array, open_whole, read_attributes, read_slice, stamp_metadata, with_checksum
+from storage.checksums import READ_ERRORS, DamagedError, one_line
 from storage.store import Store, remove_folder, whole_folder
 
 ENTRIES_PER_CHUNK = 1 << 20
 """Of a packed block: 4 MB of activations, so that a shard reads little more than its own, and files are few."""
 
-REMEDY = "remove the folder of this block of rows and run again"
-
 COMPRESSION = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
-
-WHOLE: Any = {"write_empty_chunks": True}
-"""So that a missing chunk is always damage."""
 
 
 class Block(NamedTuple):
@@ -77,6 +73,7 @@ def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
                 chunk = _only_chunk(partial / name, array.ndim)
                 chunk.parent.mkdir(parents=True)
                 chunk.write_bytes(array.data)
+        stamp_metadata(partial)
 
 
 def _only_chunk(path: Path, n_dims: int) -> Path:
@@ -96,10 +93,12 @@ def pack_block(store: Store, recipe: str, block: Block) -> None:
             gaps(layer, step, step)
         with whole_folder(packed) as partial:
             group = zarr.create_group(partial, attributes={"n_counted": opened.n_counted})
-            group.create_array("indptr", data=indptr, chunks=(1, indptr.shape[1]), compressors=COMPRESSION)
+            codecs = with_checksum(COMPRESSION)
+            group.create_array("indptr", data=indptr, chunks=(1, indptr.shape[1]), compressors=codecs, config=WHOLE)
             for name, array in (("gap", step), ("value", value)):
                 chunks = (max(1, min(len(array), ENTRIES_PER_CHUNK)),)
-                group.create_array(name, data=array, chunks=chunks, compressors=COMPRESSION, config=WHOLE)
+                group.create_array(name, data=array, chunks=chunks, compressors=codecs, config=WHOLE)
+            stamp_metadata(partial)
     remove_folder(plain)
 
 
@@ -116,7 +115,7 @@ class PlainArray(NamedTuple):
         if stop > start:
             values = np.fromfile(self.file, self.dtype, stop - start, offset=start * self.dtype.itemsize)
         if len(values) != stop - start:
-            raise ValueError(f"{self.file}: it ends too early; the store is damaged: {REMEDY}")
+            raise DamagedError(self.file, f"it ends after {len(values)} values, expected {stop - start}")
         return values
 
     @property
@@ -148,48 +147,62 @@ class PackedBlock(NamedTuple):
 
     def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
         """Likewise."""
-        row = read_slice(open_whole(self.path / "indptr", layer, layer + 1, REMEDY), layer, layer + 1, REMEDY)[0]
-        indptr = row[start : stop + 1]
+        indptr = self._read("indptr", layer, layer + 1)[0][start : stop + 1]
         low, high = int(indptr[0]), int(indptr[-1])
-        step, value = (
-            read_slice(open_whole(self.path / name, low, high, REMEDY), low, high, REMEDY) for name in ("gap", "value")
-        )
+        step, value = (self._read(name, low, high) for name in ("gap", "value"))
         token = np.empty_like(step)
         from_gaps(indptr - low, step, 0, token)
         return FeatureTokens(indptr - low, token, value)
+
+    def _read(self, name: str, start: int, stop: int) -> np.ndarray:
+        path = self.path / name
+        return read_slice(open_whole(path, start, stop), path, start, stop)
 
 
 def open_block(store: Store, recipe: str, block: Block) -> PlainBlock | PackedBlock:
     """A block of either form.
 
     Raises:
-        ValueError: it is damaged.
+        DamagedError: it is damaged.
     """
     plain, packed = (block_path(store, recipe, block, packed=is_packed) for is_packed in (False, True))
     if plain.exists():
-        return _open_plain(plain, tuple(file.stat().st_mtime_ns for file in sorted(plain.glob("*/c/*"))))
-    try:
-        n_counted: Any = zarr.open_group(packed, mode="r").attrs["n_counted"]
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise ValueError(f"{packed}: no readable block ({error}); {REMEDY}") from None
-    return PackedBlock(n_counted, packed)
+        return _open_plain(plain, _times(plain))
+    attributes = read_attributes(packed)
+    if "n_counted" not in attributes:
+        raise DamagedError(packed / "zarr.json", "n_counted is missing")
+    return PackedBlock(attributes["n_counted"], packed)
+
+
+def check_plain(path: Path) -> None:
+    """Read a block as it was written.
+
+    Raises:
+        DamagedError: it is damaged.
+    """
+    _open_plain(path, _times(path))
+
+
+def _times(path: Path) -> tuple[int, ...]:
+    return tuple(file.stat().st_mtime_ns for file in sorted(path.glob("*/c/*")))
 
 
 @lru_cache(maxsize=4096)
 def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
     """A block whose files were read once and have the checksums that they were written with."""
-    arrays = {}
+    arrays, attributes = {}, read_attributes(path)
     try:
-        attributes: Any = zarr.open_group(path, mode="r").attrs
-        for name, crc32 in attributes["crc32"].items():
-            array: Any = zarr.open_array(path / name, mode="r")
+        for name, expected in attributes["crc32"].items():
+            array: Any = open_array(path / name)
             arrays[name] = PlainArray(_only_chunk(path / name, array.ndim), array.dtype, array.shape)
-            if zlib.crc32(arrays[name].read(0, array.size).data) != crc32:
-                raise ValueError(f"{name} has another checksum than when it was written")
-    except (OSError, KeyError, ValueError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: unreadable block ({problem}); the store is damaged: {REMEDY}") from None
-    return PlainBlock(attributes["n_counted"], **arrays)
+            found = zlib.crc32(arrays[name].read(0, array.size).data)
+            if found != expected:
+                raise DamagedError(arrays[name].file, f"its CRC-32 is {found:08x}, expected {expected:08x}")
+        return PlainBlock(attributes["n_counted"], **arrays)
+    except DamagedError:
+        raise
+    except READ_ERRORS as error:
+        raise DamagedError(path, f"unreadable block ({one_line(error)})") from None
 
 
 def joined(blocks: Sequence[FeatureTokens], first_positions: Sequence[int]) -> FeatureTokens:

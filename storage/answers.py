@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
+from storage.checksums import DamagedError
 from storage.store import Store, read_json, write_json
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -64,26 +65,33 @@ class AnswerStore:
         """A kept answer.
 
         Raises:
-            ValueError: the file is damaged; the message names it.
+            DamagedError: the file is damaged.
         """
         path = self.path(sha256)
         if not path.is_file():
             return None
         try:
             return Kept(**read_json(path))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: damaged answer ({error}); remove it to have the question asked again") from None
+        except TypeError as error:
+            raise DamagedError(path, f"no answer as they are kept ({error})") from None
 
     def write(self, sha256: str, kept: Kept) -> None:
         write_json(self.path(sha256), kept._asdict())
 
     def batches(self) -> Iterator[tuple[Path, OpenBatch]]:
         """Batches that are still to be collected, the oldest first."""
-        found = [(path, OpenBatch(**read_json(path))) for path in (self.folder / "batches").glob("*.json")]
+        found = [(path, _open_batch(path)) for path in (self.folder / "batches").glob("*.json")]
         yield from sorted(found, key=lambda pair: pair[1].sent_at)
 
     def batch_path(self, name: str) -> Path:
         return self.folder / "batches" / f"{name}.json"
+
+
+def _open_batch(path: Path) -> OpenBatch:
+    try:
+        return OpenBatch(**read_json(path))
+    except TypeError as error:
+        raise DamagedError(path, f"no batch as they are kept ({error})") from None
 
 
 def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[str, Answer]) -> Answer | None:

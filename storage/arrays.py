@@ -1,47 +1,166 @@
-"""Read slices of Zarr arrays in which nothing may be missing."""
+"""Zarr arrays in which nothing may be missing or changed: written with checksums, compared when they are read.
 
+Behind each chunk stands its CRC-32C (Zarr's codec of that name), which Zarr compares whenever it reads the chunk. The
+document that says how to read the chunks, `zarr.json`, holds its own (see `storage.checksums`).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import zarr
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import Crc32cCodec
+
+from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_file, one_line, stamp
+
+WHOLE: Any = {"write_empty_chunks": True}
+"""Configuration of arrays of which every chunk has a file, so that a missing one is always damage."""
 
 
-def open_whole(path: Path, start: int | None, stop: int | None, remedy: str) -> zarr.Array[Any]:
-    """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
+def with_checksum(*compressors: BytesBytesCodec) -> Any:
+    """The codecs of an array whose chunks have checksums, after those that compress."""
+    return (*compressors, Crc32cCodec())
 
-    `remedy` says what to do about a damaged store.
+
+def stamp_metadata(folder: Path, *, inner: bool = True) -> None:
+    """Put checksums in the `zarr.json` of a group or array, and `inner`: of all arrays in it."""
+    for path in sorted(folder.rglob("zarr.json")) if inner else [folder / "zarr.json"]:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["attributes"] = {**document.get("attributes", {}), NAME: UNSTAMPED}
+        path.write_text(json.dumps(document, indent=2), encoding="utf-8")
+        stamp(path)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The zarr.json of a group or array, its checksum left out.
 
     Raises:
-        ValueError: the array or a chunk of it is missing.
+        DamagedError: it is missing or damaged.
     """
+    file = path / "zarr.json"
+    is_stamped = check_file(file)
     try:
-        array = zarr.open_array(path, mode="r")
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise _damaged(path, f"no readable array ({_one_line(error)})", remedy) from None
+        document = json.loads(file.read_text(encoding="utf-8"))
+        document["attributes"] = dict(document.get("attributes", {}))
+    except (*READ_ERRORS, RecursionError) as error:
+        raise DamagedError(file, f"no readable metadata ({one_line(error)})") from None
+    if document["attributes"].pop(NAME, None) is not None and not is_stamped:
+        raise DamagedError(file, "its checksum is unreadable")
+    return document
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """The attributes of a group or array.
+
+    Raises:
+        DamagedError: its zarr.json is missing or damaged.
+    """
+    return read_metadata(path)["attributes"]
+
+
+def open_array(path: Path) -> zarr.Array[Any]:
+    """Open an array for reading, after its zarr.json was compared with its checksum.
+
+    Raises:
+        DamagedError: the array is missing, or its zarr.json is damaged.
+    """
+    read_attributes(path)
+    try:
+        return zarr.open_array(path, mode="r")
+    except READ_ERRORS as error:
+        raise DamagedError(path / "zarr.json", f"no readable array ({one_line(error)})") from None
+
+
+def open_whole(path: Path, start: int | None, stop: int | None) -> zarr.Array[Any]:
+    """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
+
+    Raises:
+        DamagedError: the array or a chunk of it is missing, or its zarr.json is damaged.
+    """
+    array = open_array(path)
     low, high, _ = slice(start, stop).indices(array.shape[0])
-    for chunk in range(low // array.chunks[0], -(-high // array.chunks[0]) if high > low else 0):
-        file = path.joinpath("c", str(chunk), *["0"] * (array.ndim - 1))
-        if not file.is_file():
-            raise _damaged(path, f"chunk {chunk} is missing", remedy)
+    chunks = range(low // array.chunks[0], -(-high // array.chunks[0]) if high > low else 0)
+    require_chunks(path, array, chunks)
     return array
 
 
-def read_slice(array: zarr.Array[Any], start: int | None, stop: int | None, remedy: str) -> np.ndarray:
+def require_chunks(path: Path, array: zarr.Array[Any], chunks: Iterable[int]) -> None:
+    """Make sure that chunks of rows are there.
+
+    Raises:
+        DamagedError: one is missing.
+    """
+    for file in _files_of(path, array, chunks):
+        if not file.is_file():
+            raise DamagedError(file, "missing")
+
+
+def read_slice(array: zarr.Array[Any], path: Path, start: int | None, stop: int | None) -> np.ndarray:
     """Some rows of an array.
 
     Raises:
-        ValueError: a chunk cannot be read.
+        DamagedError: a chunk cannot be read, or its checksum is another.
     """
     try:
         return np.asarray(array[start:stop])
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _damaged(Path(str(array.store_path)), f"unreadable chunk ({_one_line(error)})", remedy) from None
+    except READ_ERRORS as error:
+        low, high, _ = slice(start, stop).indices(array.shape[0])
+        chunks = range(low // array.chunks[0], -(-high // array.chunks[0]))
+        raise damaged_chunk(array, _files_of(path, array, chunks), error) from None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
+    """Rows of an array by their numbers, given in ascending order.
+
+    Raises:
+        DamagedError: a chunk of them is missing or cannot be read, or its checksum is another.
+    """
+    array: Any = open_array(path)
+    chunks = np.unique(rows // array.chunks[0]).tolist()
+    if has_checksums(array):
+        require_chunks(path, array, chunks)
+    try:
+        return np.asarray(array.oindex[rows])
+    except READ_ERRORS as error:
+        raise damaged_chunk(array, _files_of(path, array, chunks), error) from None
 
 
-def _damaged(path: Path, problem: str, remedy: str) -> ValueError:
-    return ValueError(f"{path}: {problem}; the store is damaged: {remedy}")
+def has_checksums(array: zarr.Array[Any]) -> bool:
+    """Whether the chunks have checksums: those of earlier versions have none."""
+    return any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
+
+
+def damaged_chunk(array: zarr.Array[Any], files: Sequence[Path], error: BaseException) -> DamagedError:
+    """What to say of chunks that could not be read: which file is damaged, and how."""
+    for file in files if has_checksums(array) else []:
+        data = file.read_bytes() if file.is_file() else b""
+        expected, found = int.from_bytes(data[-4:], "little"), google_crc32c.value(data[:-4])
+        if expected != found:
+            return DamagedError(file, f"its CRC-32C is {found:08x}, expected {expected:08x}")
+    return DamagedError(files[0], f"unreadable chunk, this or one after it ({one_line(error)})")
+
+
+def check_chunks(path: Path) -> bool:
+    """Read a whole array, chunk by chunk; returns whether its chunks have checksums.
+
+    Raises:
+        DamagedError: a chunk is damaged, or missing where every chunk must have a file.
+    """
+    array = open_array(path)
+    if has_checksums(array):
+        require_chunks(path, array, range(-(-array.shape[0] // array.chunks[0])))
+    for start in range(0, array.shape[0], array.chunks[0]):
+        read_slice(array, path, start, start + array.chunks[0])
+    return has_checksums(array)
+
+
+def _files_of(path: Path, array: zarr.Array[Any], chunks: Iterable[int]) -> list[Path]:
+    """The files of chunks of rows: one each, where no other dimension is cut."""
+    files = [path / "c" / str(chunk) for chunk in chunks]
+    for size, step in zip(array.shape[1:], array.chunks[1:], strict=True):
+        files = [file / str(at) for file in files for at in range(-(-size // step))]
+    return files

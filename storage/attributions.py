@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 from interp.circuitlens.contributors import Contributors
-from storage.store import ShardKey, Store, whole_file
+from storage.parquet import read_table, write_table
+from storage.store import ShardKey, Store
 
 ROWS_PER_GROUP = 512
 
@@ -85,24 +85,17 @@ def write_attributed(path: Path, found: Attributed) -> None:
     if n_after:
         columns["effect"] = pa.FixedSizeListArray.from_arrays(pa.array(found.effect.ravel()), n_after * d_model)
     table = pa.table(columns).replace_schema_metadata({"n_after": str(n_after), "d_model": str(d_model)})
-    with whole_file(path) as partial:
-        pq.write_table(table, partial, row_group_size=ROWS_PER_GROUP, compression="zstd")
+    write_table(path, table, ROWS_PER_GROUP)
 
 
 def read_attributed(paths: Sequence[Path], key: ShardKey) -> Attributed:
     """The attributed samples of a shard, from all blocks.
 
     Raises:
-        ValueError: a block is damaged; the message names it and says to remove it.
+        DamagedError: a block is damaged or missing.
     """
     wanted = [("layer", "=", key.layer), ("feature", ">=", key.start), ("feature", "<", key.stop)]
-    found = []
-    for path in paths:
-        try:
-            found.append(_attributed(pq.read_table(path, filters=wanted).combine_chunks()))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: damaged part ({error}); remove it and run again to have it rebuilt") from None
-    return Attributed.joined(found)
+    return Attributed.joined([_attributed(read_table(path, filters=wanted).combine_chunks()) for path in paths])
 
 
 def _attributed(table: pa.Table) -> Attributed:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import zarr
 from jaxtyping import Float
 from torch import Tensor
+from zarr.codecs import ZstdCodec
 
 from interp.activations.encoding import Encoder
 from interp.capture import Hooks, InputHook, OutputHook
@@ -18,6 +19,17 @@ from interp.families import Norm
 from interp.sparse import FeatureTokens
 from interp.transcoder import ActivationName, Transcoder
 from interp.weightlens.settings import Compat
+from storage.arrays import (
+    WHOLE,
+    has_checksums,
+    open_array,
+    open_whole,
+    read_attributes,
+    read_slice,
+    stamp_metadata,
+    with_checksum,
+)
+from storage.checksums import DamagedError
 from storage.store import Store, read_json, whole_folder, write_json
 
 ROWS_PER_CHUNK = 1024
@@ -77,11 +89,11 @@ class CheckpointAttributes:
         Raises:
             ValueError: some are missing.
         """
-        stored = zarr.open_group(path, mode="r").attrs.asdict()
+        stored = read_attributes(path)
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in stored and name != "ingested_at"]
         if missing:
-            raise _damaged(path, f"no attribute {missing[0]}")
+            raise DamagedError(path / "zarr.json", f"no attribute {missing[0]}")
         values: dict[str, Any] = {name: stored.get(name) for name in names}
         return cls(**{**values, "folded": tuple(values["folded"])})
 
@@ -128,7 +140,7 @@ class Checkpoint:
     def sha256(self, layer: int | None, *names: str) -> dict[str, str]:
         """Hashes of a layer's arrays (None: of the embeddings and the final norm), or of those named that it has."""
         if layer is None:
-            found = {name: zarr.open_array(self.path / name, mode="r").attrs["sha256"] for name in EMBEDDINGS}
+            found = {name: read_attributes(self.path / name)["sha256"] for name in EMBEDDINGS}
         else:
             found = read_json(self.layer_path(layer) / RECEIPT)["sha256"]
         return {name: str(value) for name, value in found.items() if not names or name in names}
@@ -180,9 +192,9 @@ class Checkpoint:
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
         """Single-token activations of a range of features."""
         folder = _single_token_folder(self.path, layer, compat)
-        indptr = _slice(_open_whole(folder / "indptr", start, stop + 1), start, stop + 1)
+        indptr = _part(folder / "indptr", start, stop + 1)
         low, high = int(indptr[0]), int(indptr[-1])
-        token, value = (_slice(_open_whole(folder / name, low, high), low, high) for name in ("token", "value"))
+        token, value = (_part(folder / name, low, high) for name in ("token", "value"))
         return FeatureTokens(indptr - low, token, value)
 
 
@@ -228,6 +240,7 @@ def write_layer(
         arrays["write_weight"] = write_norm.weight
     with whole_folder(path) as partial:
         hashes = {name: _write(partial, name, array) for name, array in arrays.items()}
+        stamp_metadata(partial)
         write_json(partial / RECEIPT, {"sha256": hashes})
 
 
@@ -239,12 +252,14 @@ def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor,
     for name, array in zip(EMBEDDINGS, (final_norm.weight, W_E, W_U), strict=True):
         with whole_folder(path / name) as partial:
             _write(partial.parent, partial.name, array)
+            stamp_metadata(partial)
 
 
 def finish(store: Store, checkpoint_id: str, attributes: CheckpointAttributes) -> None:
     """Record provenance and mark the checkpoint as wholly ingested."""
     path, values = store.checkpoint(checkpoint_id), asdict(attributes)
-    zarr.open_group(path, mode="a").attrs.update(values)
+    zarr.open_group(path, mode="a").attrs.put(values)
+    stamp_metadata(path, inner=False)
     write_json(path / RECEIPT, values)
 
 
@@ -257,7 +272,8 @@ def write_single_token(
         for name in ("indptr", "token", "value"):
             array = getattr(found, name)
             chunk = (max(1, min(len(array), 1 << 20)),)
-            group.create_array(name, data=array, chunks=chunk, config={"write_empty_chunks": True})
+            group.create_array(name, data=array, chunks=chunk, compressors=with_checksum(ZstdCodec()), config=WHOLE)
+        stamp_metadata(partial)
 
 
 def single_token_path(store: Store, checkpoint_id: str, layer: int, compat: Compat | None = None) -> Path:
@@ -281,9 +297,9 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
         shape=data.shape,
         dtype=data.dtype,
         chunks=chunks,
-        compressors=None,
+        compressors=with_checksum(),
         overwrite=True,
-        config={"write_empty_chunks": True},  # so that a missing chunk is always damage
+        config=WHOLE,
     )
     target[...] = data
     target.attrs.update({"dtype": dtype, "sha256": digest})
@@ -291,40 +307,61 @@ def _write(folder: Path, name: str, array: Tensor) -> str:
 
 
 def _read(folder: Path, name: str, start: int | None = None, stop: int | None = None) -> Tensor:
-    array = _open_whole(folder / name, start, stop)
-    values = torch.from_numpy(_slice(array, start, stop))
+    path = folder / name
+    array = open_whole(path, start, stop)
+    if not has_checksums(array):
+        stat = (path / "zarr.json").stat()
+        _compare_with_sha256(path, stat.st_mtime_ns)
+    values = torch.from_numpy(read_slice(array, path, start, stop))
     return values.view(torch.bfloat16) if array.attrs["dtype"] == "bfloat16" else values
 
 
-def _open_whole(path: Path, start: int | None, stop: int | None) -> zarr.Array[Any]:
-    """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
+def _part(path: Path, start: int, stop: int) -> np.ndarray:
+    return read_slice(open_whole(path, start, stop), path, start, stop)
+
+
+@lru_cache(maxsize=4096)
+def _compare_with_sha256(path: Path, _written_ns: int) -> None:
+    """Compare an array of an earlier version, whose chunks have no checksums, with its SHA-256 from ingestion.
 
     Raises:
-        ValueError: the array or a chunk of it is missing.
+        DamagedError: it is another.
     """
-    try:
-        array = zarr.open_array(path, mode="r")
-    except (FileNotFoundError, KeyError, ValueError) as error:
-        raise _damaged(path, f"no readable array ({' '.join(str(error).split())[:200]})") from None
-    low, high, _ = slice(start, stop).indices(array.shape[0])
-    for chunk in range(low // array.chunks[0], -(-high // array.chunks[0]) if high > low else 0):
-        file = path.joinpath("c", str(chunk), *["0"] * (array.ndim - 1))
-        if not file.is_file():
-            raise _damaged(path, f"chunk {chunk} is missing")
-    return array
+    array, digest = open_whole(path, None, None), hashlib.sha256()
+    for start in range(0, array.shape[0], array.chunks[0]):
+        digest.update(np.ascontiguousarray(read_slice(array, path, start, start + array.chunks[0])).data)
+    attributes = read_attributes(path)
+    dtype, kept_as = attributes.get("dtype"), str(array.dtype)
+    if digest.hexdigest() != attributes.get("sha256") or dtype != ("bfloat16" if kept_as == "uint16" else kept_as):
+        problem = f"its values are {dtype}, SHA-256 {digest.hexdigest()[:12]}…, expected {attributes.get('sha256')}"
+        raise DamagedError(path, problem)
 
 
-def _slice(array: zarr.Array[Any], start: int | None, stop: int | None) -> np.ndarray:
-    try:
-        return np.asarray(array[start:stop])
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _damaged(
-            Path(str(array.store_path)), f"unreadable chunk ({' '.join(str(error).split())[:200]})"
-        ) from None
+def check_layers(path: Path) -> None:
+    """Make sure that a whole checkpoint has its embeddings, every layer's receipt, and the arrays that it names.
+
+    Raises:
+        DamagedError: one is missing, or a receipt is damaged.
+    """
+    checkpoint = Checkpoint(path)
+    folders = [path / name for name in EMBEDDINGS]
+    for layer in range(checkpoint.n_layers):
+        folders += [checkpoint.layer_path(layer) / name for name in checkpoint.sha256(layer)]
+    for folder in folders:
+        if not (folder / "zarr.json").is_file():
+            raise DamagedError(folder / "zarr.json", "missing")
 
 
-def _damaged(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path}: {problem}; the store is damaged: remove the checkpoint's folder and run again")
+def check_array(path: Path) -> bool:
+    """Read a whole array of a checkpoint, and compare it with its SHA-256; returns whether its chunks have checksums.
+
+    Raises:
+        DamagedError: it is damaged.
+    """
+    has = has_checksums(open_array(path))
+    if "sha256" in read_attributes(path):
+        _compare_with_sha256(path, (path / "zarr.json").stat().st_mtime_ns)
+    return has
 
 
 def quality_path(store: Store, checkpoint_id: str, text: str, layer: int) -> Path:

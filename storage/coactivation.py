@@ -15,14 +15,19 @@ import zarr
 from jaxtyping import Float64
 from zarr.codecs import BloscCodec
 
+from storage.arrays import (
+    WHOLE,
+    damaged_chunk,
+    has_checksums,
+    open_array,
+    read_attributes,
+    stamp_metadata,
+    with_checksum,
+)
+from storage.checksums import READ_ERRORS, DamagedError
 from storage.store import Store, whole_file, whole_folder
 
 ARRAYS = {"sum_product": "float32", "sum_source_active": "float32", "n_coactive": "uint32"}
-
-WHOLE: Any = {"write_empty_chunks": True}
-"""So that a missing chunk is always damage. Zarr does not keep this with an array."""
-
-REMEDY = "remove the folder of this pair of layers and run again"
 
 
 class Matrices(NamedTuple):
@@ -48,6 +53,7 @@ class Matrices(NamedTuple):
     def write(self, source: int, target: int, sums: Float64[np.ndarray, "sources targets 3"]) -> None:
         """Write a tile, and its receipt once it is on the disk."""
         for at, (name, dtype) in enumerate(ARRAYS.items()):
+            read_attributes(self.path / name)
             array: Any = zarr.open_array(self.path / name, mode="r+").with_config(WHOLE)
             values = sums[:, :, at].astype(dtype)
             array[source : source + values.shape[0], target : target + values.shape[1]] = values
@@ -60,17 +66,31 @@ class Matrices(NamedTuple):
         """A tile of one matrix.
 
         Raises:
-            ValueError: it is missing or damaged.
+            DamagedError: it is missing or damaged.
         """
         file = self.chunk(name, source.start, target.start)
         if not self.has(source.start, target.start) or not file.is_file():
-            raise ValueError(f"{file}: missing; the store is damaged: {REMEDY}")
+            raise DamagedError(file, "missing")
+        array: Any = open_array(self.path / name)
         try:
-            array: Any = zarr.open_array(self.path / name, mode="r")
             return np.asarray(array[source, target]).astype(np.float64)
-        except (ValueError, OSError, RuntimeError, KeyError) as error:
-            problem = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file}: unreadable ({problem}); the store is damaged: {REMEDY}") from None
+        except READ_ERRORS as error:
+            raise damaged_chunk(array, [file], error) from None
+
+
+def check_tiles(array: Path) -> bool:
+    """Read every finished tile of one of a pair's arrays; returns whether its chunks have checksums.
+
+    Raises:
+        DamagedError: a tile is missing or damaged.
+    """
+    opened = open_array(array)
+    size, end = opened.chunks[0], opened.shape[0]
+    found = Matrices(array.parent, size)
+    for receipt in sorted((array.parent / "tiles").iterdir()):
+        source, target = map(int, receipt.name.split("-"))
+        found.read(array.name, slice(source, min(source + size, end)), slice(target, min(target + size, end)))
+    return has_checksums(opened)
 
 
 def matrices(store: Store, recipe: str, source: int, target: int, shard_size: int) -> Matrices:
@@ -91,7 +111,8 @@ def make_matrices(found: Matrices, n_features: int) -> None:
                 shape=(n_features, n_features),
                 chunks=(chunk, chunk),
                 dtype=dtype,
-                compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+                compressors=with_checksum(BloscCodec(cname="zstd", clevel=1, shuffle="shuffle")),
                 config=WHOLE,
             )
+        stamp_metadata(partial)
         (partial / "tiles").mkdir()

@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from storage.damage import check_whole
 from storage.store import ShardKey, Store, read_json, whole_file, whole_folder, write_json
 
 
@@ -36,7 +38,7 @@ def take_over(store: Store, ingredients: str, name: str, paths: Callable[[str], 
                 _copy(source, target)
             return True
     if name not in known:
-        write_json(store.equals(ingredients), [*known, name])
+        write_json(store.equals(ingredients), {"recipes": [*known, name]})
     return False
 
 
@@ -66,12 +68,23 @@ def _parts_of(store: Store, key: ShardKey, tables: Sequence[str]) -> Callable[[s
 
 def _noted(store: Store, ingredients: str) -> list[str]:
     path = store.equals(ingredients)
-    return read_json(path) if path.exists() else []
+    return recipes_noted(path) if path.exists() else []
+
+
+def recipes_noted(path: Path) -> list[str]:
+    """The recipes or checkpoints that an index file names.
+
+    Raises:
+        DamagedError: it is damaged.
+    """
+    found: Any = read_json(path)
+    return found if isinstance(found, list) else found["recipes"]  # a list in stores of earlier versions
 
 
 def _copy(source: Path, target: Path) -> None:
     if target.exists():
         return
+    check_whole(source)
     if source.is_dir():
         with whole_folder(target) as partial:
             shutil.copytree(source, partial, dirs_exist_ok=True)

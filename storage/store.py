@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -15,21 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PARTIAL = ".partial"
-"""Suffix of what is still being written; swept when the next run takes the store."""
-
-FOLDERS = (
-    "activations", "answers", "checkpoints", "coactivation", "corpora", "equals", "evaluation", "parts", "reports",
-    "transcoders",
-)  # fmt: skip
-UNFINISHED = ".unfinished"
-"""Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
-
-MIRROR = ".mirror"
-"""Folder in a store that is a mirror of a bucket; see `storage.bucket.mirror`."""
-
-FILES = ("catalog.duckdb", "catalog.published.duckdb", "catalog.search.sqlite", "fingerprints.json", "lock")
-"""All that a store holds at its top."""
+from storage.checksums import json_text, read_document, stamp, write_through
+from storage.layout import FILES, FOLDERS, MIRROR, PARTIAL
 
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")
 """Ours, those of Zarr, and DuckDB's log of a catalog that was being made."""
@@ -146,9 +132,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
         yield partial
-        _to_disk(partial)
+        write_through(partial)
         partial.replace(path)
-        _to_disk(path.parent)
+        write_through(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -162,21 +148,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         for written in partial.rglob("*"):
-            _to_disk(written)
+            write_through(written)
         if not path.exists():
             partial.replace(path)
-            _to_disk(path.parent)
+            write_through(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, would survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_folder(path: Path) -> None:
@@ -187,14 +164,20 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(going, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a small JSON file whole."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a small JSON document whole, with its checksum."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_text(json_text(value), encoding="utf-8")
+        stamp(partial)
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    return read_document(path)
 
 
 class StoreInUseError(ValueError):

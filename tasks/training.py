@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.capture import Hooks, capture
 from interp.quality import measure_quality
 from interp.training import Step, Trainer, TrainingSettings, train
+from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.corpora.corpus import corpus_attributes, read_rows_at
 from storage.formats.circuit_tracer import layer_tensors
 from storage.store import Store, whole_file, write_json
@@ -55,8 +56,10 @@ def train_layer(
         streams = capture(model, model_folder.family, tokens, [layer], hooks)[layer]
         return streams.x[kept], streams.y[kept]
 
-    state = load_file(state_path) if state_path.exists() else None
-    if state is not None:
+    state = None
+    if state_path.exists():
+        check_file(state_path)
+        state = load_file(state_path)
         curve = [Step(int(row[0]), *row[1:]) for row in state.pop("curve").tolist()]
 
     def on_step(trainer: Trainer, step: Step) -> None:
@@ -64,7 +67,9 @@ def train_layer(
             curve.append(step)
         if step.step % STEPS_PER_STATE == 0:
             with whole_file(state_path) as partial_path:
-                save_file({**trainer.state(), "curve": torch.tensor(curve, dtype=torch.float64)}, partial_path)
+                tensors = {**trainer.state(), "curve": torch.tensor(curve, dtype=torch.float64)}
+                save_file(tensors, partial_path, {NAME: UNSTAMPED})
+                stamp(partial_path)
 
     transcoder = train(batch, settings, on_step, state)
     held_out = batches(
@@ -77,7 +82,8 @@ def train_layer(
             f"lower learning_rate, which is {settings.learning_rate:g}"
         )
     with whole_file(weights) as partial_path:
-        save_file(layer_tensors(transcoder), partial_path)
+        save_file(layer_tensors(transcoder), partial_path, {NAME: UNSTAMPED})
+        stamp(partial_path)
     write_json(record, {"quality": vars(quality), "curve": [step._asdict() for step in curve]})
     state_path.unlink(missing_ok=True)
     return layer

@@ -4,10 +4,10 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
+    from storage.store import Store
+
+Returned = TypeVar("Returned")
 
 for _name, _value in {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
@@ -106,9 +109,28 @@ def run_flow(flow: Any, config: "RunConfig") -> Any:
     store = Store(store_path(config))
     end_at_once_on_signals()
     with prefect_at_hand():
-        result = flow(config)
+        result = with_catalog_mended(store, lambda: flow(config))
     push_rest(store)
     return result
+
+
+def with_catalog_mended(store: "Store", work: Callable[[], Returned]) -> Returned:
+    """What some work returns; if it meets a damaged catalog, that is made again and the work done once more."""
+    from storage.bucket.working_copy import hold
+    from storage.catalog.restore import restore
+    from storage.checksums import DamagedError
+
+    try:
+        return work()
+    except DamagedError as error:
+        if error.path != store.catalog:
+            raise
+        with hold(store, "make the catalog again", everything=False):
+            done = restore(store.catalog)
+        if done is None:
+            raise
+    err.print(done, markup=False, soft_wrap=True, highlight=False)
+    return work()
 
 
 def end_at_once_on_signals() -> None:

@@ -21,6 +21,7 @@ from flows.cli.app import (
     report_errors,
     run_flow,
     size_text,
+    with_catalog_mended,
 )
 
 if TYPE_CHECKING:
@@ -39,15 +40,17 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         from flows.subject.subject import open_source
         from storage.bucket.mirror import name_of
         from storage.bucket.working_copy import push_rest
+        from storage.catalog.published import sweep_published
 
         loaded = pinned(loaded)
         downloads = to_download(loaded)
         if downloads:
             print_plan(plan(loaded, stages(loaded)), err)
         source = open_source(loaded)
-        checkpoint_id = nothing_to_do(source)
+        checkpoint_id = with_catalog_mended(source.store, lambda: nothing_to_do(source))
         if checkpoint_id is not None:
             push_rest(source.store)
+            sweep_published(source.store.catalog)
             err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {name_of(source.store)}")
             return
         if not downloads:

@@ -1,7 +1,7 @@
 """What a stage is, and what all stage flows share: the store held, the run recorded."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -16,8 +16,10 @@ from flows.running.engine import console, engine_running
 from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import hold, push_stage
 from storage.catalog.database import check_catalog, loaded_recipe, loaded_subject
+from storage.catalog.restore import restore
 from storage.catalog.runs import mark_killed, new_run_id, recorded
 from storage.checkpoints import open_checkpoint
+from storage.checksums import DamagedError
 from storage.shared_shards import ReuseCount
 from storage.store import Store, check_place, open_store
 
@@ -109,14 +111,23 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
             such engine.
     """
     check_place(store.root)
-    check_catalog(store.catalog)
+    with suppress(DamagedError):  # it is made again below
+        check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
     notify = partial(console.print, markup=False, soft_wrap=True)
     with hold(store, purpose, notify=notify), engine_running(config.engine):
         _tag_run(names)
+        mend_catalog(store)
         mark_killed(store.catalog)
         yield
+
+
+def mend_catalog(store: Store) -> None:
+    """Make a damaged catalog again, and say so. Only the store's holder may."""
+    done = restore(store.catalog)
+    if done is not None:
+        console.print(done, markup=False, soft_wrap=True)
 
 
 def _tag_run(names: list[str]) -> None:

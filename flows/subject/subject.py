@@ -11,6 +11,7 @@ from interp.transcoder import ActivationName
 from storage.bucket.mirror import local_root
 from storage.bucket.working_copy import refresh
 from storage.checkpoints import Checkpoint, CheckpointAttributes, is_ingested
+from storage.checksums import check_file
 from storage.corpora.corpus import CorpusRecipe
 from storage.corpora.sources import local_files, source_fingerprint
 from storage.corpora.sources import pinned as pinned_source
@@ -168,6 +169,9 @@ def identify(source: Source) -> Subject:
     folder = open_transcoders(
         source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook
     )
+    if source.transcoders_from is None:
+        for file in folder.files:  # of the store: trained here
+            check_file(file)
     if folder.n_layers != model.n_layers:
         raise ValueError(
             f"{folder.path} has transcoders for {folder.n_layers} layers; the model {model.path} has {model.n_layers}"

@@ -30,7 +30,8 @@ from urllib.parse import urlsplit
 
 from storage.bucket.objects import Objects, RefusedError, RemoteError, checked_url
 from storage.catalog.published import published_path
-from storage.store import FOLDERS, MIRROR, PARTIAL, UNFINISHED, Store, read_json, whole_file, write_json
+from storage.layout import FOLDERS, MIRROR, PARTIAL, UNFINISHED
+from storage.store import Store, read_json, whole_file, write_json
 
 CACHE = "CIRCUIT_INSIGHTS_CACHE"
 """Environment variable with the folder that holds the mirrors."""

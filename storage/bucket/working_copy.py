@@ -36,7 +36,8 @@ from storage.bucket.mirror import (
 )
 from storage.bucket.objects import ConflictError
 from storage.catalog.published import newest, published_path
-from storage.store import FOLDERS, MIRROR, Store, held, is_held, whole_file
+from storage.layout import FOLDERS, MIRROR
+from storage.store import Store, held, is_held, whole_file
 
 PUSH_EVERY_S = 30.0
 """How often what is finished is pushed while a stage goes on."""

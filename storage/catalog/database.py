@@ -13,6 +13,8 @@ from typing import Any
 import duckdb
 
 from storage.catalog.tables import TABLES, VIEWS
+from storage.checksums import DamagedError, check_file
+from storage.parquet import read_table
 from storage.store import whole_file
 
 SCHEMA_VERSION = 4
@@ -30,6 +32,10 @@ OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS loaded_parts (table_name VARCHAR, selected VARCHAR, recipe VARCHAR)",
 )
 """What the catalog keeps for itself: its version, which recipe each stage left in it, and from which parts."""
+
+
+_DAMAGED = ("Corrupt database file", "not a valid DuckDB database", "Could not read enough bytes")
+"""Words of DuckDB's errors over damaged files."""
 
 
 class CatalogBusyError(ValueError):
@@ -53,17 +59,53 @@ def open_catalog(path: Path, *, write: bool = False) -> Iterator[duckdb.DuckDBPy
         _create(path)
     connection = connect(path, write=write)
     try:
-        version = checked_version(connection, path)
-        if not write:
+        with damage_named(path):
+            version = checked_version(connection, path)
+            if not write:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            if version < SCHEMA_VERSION:
+                bring_forward(connection)
             yield connection
-            return
-        connection.execute("BEGIN")
-        if version < SCHEMA_VERSION:
-            bring_forward(connection)
-        yield connection
-        connection.execute("COMMIT")
+            connection.execute("COMMIT")
     finally:
         connection.close()
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """What DuckDB says within of a damaged file is told as damage to the catalog at `path`.
+
+    Raises:
+        DamagedError: a block of the file has another checksum than it was written with, or the file is too short.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_damage(error):
+            raise
+        raise DamagedError(path, first_line(error)) from None
+
+
+def is_damage(error: duckdb.Error) -> bool:
+    """Whether DuckDB says that a file is damaged: it compares the checksum of each block that it reads."""
+    return any(words in str(error) for words in _DAMAGED)
+
+
+def check_database(path: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
+    """Open a catalog, count the rows of every table and read all their blocks.
+
+    Raises:
+        DamagedError: it is damaged.
+        ValueError: it is no catalog, or a newer version of the software wrote it.
+        CatalogBusyError: somebody was still writing after `patience_s`.
+    """
+    with connect(path, write=False, patience_s=patience_s) as connection, damage_named(path):
+        checked_version(connection, path)
+        tables = connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()
+        for (table,) in tables:
+            connection.execute(f"SELECT count(*), sum(hash({table})) FROM {table}").fetchall()
 
 
 def check_catalog(path: Path) -> None:
@@ -77,7 +119,8 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
     """Open a DuckDB file, waiting while it is being written elsewhere.
 
     Raises:
-        ValueError: it is no DuckDB file.
+        DamagedError: it is no DuckDB file, or damaged.
+        ValueError: a newer DuckDB wrote it.
         CatalogBusyError: it was still being written, or for a writer read, after `patience_s`.
     """
     give_up = time.monotonic() + patience_s
@@ -89,6 +132,8 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
         except duckdb.Error as error:
             # the second is what a thread hears that wants to read while another of its process writes
             if not any(words in str(error) for words in ("Could not set lock", "different configuration")):
+                if is_damage(error):
+                    raise DamagedError(path, first_line(error)) from None
                 raise ValueError(f"{path}: not a readable DuckDB catalog ({first_line(error)})") from None
             if time.monotonic() > give_up:
                 raise CatalogBusyError(f"{path} is kept open by another process ({first_line(error)})") from None
@@ -193,6 +238,7 @@ def replace_rows(
 
     Raises:
         ValueError: two rows share a key.
+        DamagedError: a part is missing or damaged.
     """
     condition = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in where)
     connection.execute(f"DELETE FROM {table} WHERE {condition}", list(where.values()))
@@ -201,8 +247,15 @@ def replace_rows(
         types = {column.name: column.type for column in TABLES[table].columns}
         columns = ", ".join(f"CAST(? AS {types[name]}) AS {name}" for name in filled)
         query = f"SELECT * REPLACE ({columns}) FROM read_parquet(?, union_by_name = true)"
+        for part in parts:
+            check_file(part)
         files = [str(part) for part in parts]
-        connection.execute(f"INSERT INTO {table} BY NAME {query}", [*filled.values(), files])
+        try:
+            connection.execute(f"INSERT INTO {table} BY NAME {query}", [*filled.values(), files])
+        except duckdb.Error:
+            for part in parts:
+                read_table(part)  # which names a damaged one
+            raise
     check_key(connection, table)
     if "run_id" not in where:
         _note_parts(connection, table, where, parts)

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.catalog.tables import TABLES
-from storage.store import whole_file
+from storage.parquet import read_table, write_table
 
 
 def write_part(path: Path, table: str, columns: Mapping[str, Any], n_rows: int) -> None:
@@ -28,20 +27,13 @@ def write_part(path: Path, table: str, columns: Mapping[str, Any], n_rows: int) 
             arrays.append(pa.repeat(pa.scalar(value, field.type), n_rows))
         else:
             arrays.append(pa.array(value, field.type))
-    with whole_file(path) as partial:
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), partial, compression="zstd")
+    write_table(path, pa.Table.from_arrays(arrays, schema=schema))
 
 
 def read_parts(paths: Sequence[Path], columns: list[str]) -> pa.Table:
     """Some columns of several parts, one after the other.
 
     Raises:
-        ValueError: a part is damaged; the message names it and says to remove it.
+        DamagedError: a part is damaged or missing.
     """
-    tables = []
-    for path in paths:
-        try:
-            tables.append(pq.read_table(path, columns=columns))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: damaged part ({error}); remove it and run again to have it rebuilt") from None
-    return pa.concat_tables(tables)
+    return pa.concat_tables([read_table(path, columns) for path in paths])

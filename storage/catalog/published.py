@@ -7,8 +7,10 @@ DuckDB lets a file be open for writing in one process or for reading in several,
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -18,17 +20,28 @@ from storage.catalog.database import (
     SCHEMA_VERSION,
     CatalogBusyError,
     bring_forward,
+    check_database,
     checked_version,
     connect,
+    damage_named,
     first_line,
     quoted,
 )
+from storage.checksums import DamagedError
+from storage.layout import PARTIAL
 from storage.store import whole_file
 
 COPY_BYTES = 1 << 22
 """A copy is made in pieces of this size."""
 
+ABANDONED_S = 600.0
+"""A copy that is half made and so long unchanged is a killed process's."""
+
 CANNOT_BE_WRITTEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+
+
+def _to_stderr(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def published_path(catalog: Path) -> Path:
@@ -36,42 +49,63 @@ def published_path(catalog: Path) -> Path:
 
 
 @contextmanager
-def open_published(catalog: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_published(catalog: Path, notify: Callable[[str], None] = _to_stderr) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to what was last published, for as long as one likes.
 
     What was written since the last copy is published first, unless somebody is writing at this moment. Where no copy
-    can be made (a store that is read-only for the reader, a full disk), the catalog itself is opened.
+    can be made (a store that is read-only for the reader, a full disk), the catalog itself is opened. `notify` is told
+    where the catalog is damaged and an earlier copy is read in its place.
 
     Raises:
+        DamagedError: what is read is damaged.
         ValueError: there is no catalog, or a newer version of the software wrote it.
     """
     if not catalog.is_file():
         raise ValueError(f"no catalog at {catalog}; has a run finished in this store?")
-    path = newest(catalog)
+    path = newest(catalog, notify)
     # Attached, not opened: in one process DuckDB would give every opener the copy that the first of them opened.
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
         try:
-            connection.execute(f"ATTACH {quoted(path)} AS catalog (READ_ONLY); USE catalog")
+            with damage_named(path):
+                connection.execute(f"ATTACH {quoted(path)} AS catalog (READ_ONLY); USE catalog")
         except duckdb.Error as error:
             raise CatalogBusyError(f"{path} cannot be read now ({first_line(error)})") from None
-        if checked_version(connection, path) < SCHEMA_VERSION:
-            raise ValueError(f"{path} is of an earlier version, and its folder cannot be written to bring it forward")
-        yield connection
+        with damage_named(path):
+            if checked_version(connection, path) < SCHEMA_VERSION:
+                raise ValueError(
+                    f"{path} is of an earlier version, and its folder cannot be written to bring it forward"
+                )
+            yield connection
     finally:
         connection.close()
 
 
-def newest(catalog: Path) -> Path:
-    """The published copy, made anew if it is behind and nobody writes; the catalog itself where none can be made."""
+def newest(catalog: Path, notify: Callable[[str], None] = _to_stderr) -> Path:
+    """The published copy, made anew if it is behind and nobody writes; the catalog itself where none can be made.
+
+    A damaged catalog is not copied over a good copy: that is read, and `notify` is told.
+
+    Raises:
+        DamagedError: the catalog is damaged, and so is the copy, or there is none.
+    """
     path = published_path(catalog)
-    if _is_current(path, catalog):
-        return path
     try:
-        publish(catalog, patience_s=0 if path.is_file() else LOCK_PATIENCE_S)
+        is_current, is_readable = _is_current(path, catalog), path.is_file()
+    except DamagedError:
+        is_current = is_readable = False
+    if is_current:
+        return path
+    sweep_published(catalog)
+    try:
+        publish(catalog, patience_s=0 if is_readable else LOCK_PATIENCE_S)
     except CatalogBusyError:
-        if not path.is_file():
+        if not is_readable:
             raise
+    except DamagedError as error:
+        if not is_readable:
+            raise
+        notify(f"{catalog} is damaged ({error.problem}); this is from {path.name}, and the next run makes it again")
     except OSError as error:
         if error.errno not in CANNOT_BE_WRITTEN:
             raise
@@ -89,7 +123,10 @@ def _is_current(path: Path, catalog: Path) -> bool:
 def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
     """Copy the catalog for readers, in today's schema; the copy carries the catalog's time, by which it is known.
 
+    The copy is put in its place only after it was opened, its tables counted and all their blocks read.
+
     Raises:
+        DamagedError: the catalog is damaged.
         ValueError: a newer version of the software wrote it.
         CatalogBusyError: somebody was still writing after `patience_s`.
     """
@@ -98,15 +135,29 @@ def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
     # The lock is the process's, and closing any handle of the file gives it up: so the file is closed after the
     # copy is in its place.
     with connect(catalog, write=False, patience_s=patience_s) as connection, catalog.open("rb") as source:
-        version = checked_version(connection, catalog)
+        with damage_named(catalog):
+            version = checked_version(connection, catalog)
         with whole_file(published_path(catalog)) as partial:
             with partial.open("wb") as copy:
                 shutil.copyfileobj(source, copy, COPY_BYTES)
-            if version < SCHEMA_VERSION:
-                with duckdb.connect(partial) as changing:
-                    bring_forward(changing)
+            try:
+                if version < SCHEMA_VERSION:
+                    with duckdb.connect(partial) as changing, damage_named(catalog):
+                        bring_forward(changing)
+                check_database(partial)
+            except DamagedError as error:
+                raise DamagedError(catalog, error.problem) from None
             stamp = catalog.stat().st_mtime_ns
             os.utime(partial, ns=(stamp, stamp))
+
+
+def sweep_published(catalog: Path) -> None:
+    """Remove what killed publications left half copied: nobody has written there for a while."""
+    oldest = time.time() - ABANDONED_S
+    for path in catalog.parent.glob(f"{published_path(catalog).name}.*{PARTIAL}*"):
+        with suppress(OSError):  # another reader sweeps too, or the store is read-only
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _log(catalog: Path) -> Path:

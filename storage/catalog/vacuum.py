@@ -9,7 +9,8 @@ import duckdb
 
 from storage.bucket.working_copy import forget
 from storage.catalog.database import open_catalog
-from storage.store import PARTIAL, UNFINISHED, Store, remove_folder
+from storage.layout import PARTIAL, UNFINISHED
+from storage.store import Store, remove_folder
 
 
 class Unneeded(NamedTuple):

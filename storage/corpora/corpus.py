@@ -5,16 +5,20 @@ import os
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import zarr
 from jaxtyping import Int32, Int64
+from zarr.codecs import ZstdCodec
 
+from storage.arrays import WHOLE, open_array, read_attributes, stamp_metadata, with_checksum
+from storage.arrays import read_rows as read_array_rows
 from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, max_rows, pack
 from storage.corpora.texts import Position, read_texts
+from storage.layout import UNFINISHED
 from storage.recipes import short_hash
-from storage.store import UNFINISHED, Store, read_json, write_json
+from storage.store import Store, read_json, write_json
 
 VERSION = 1
 """Bump when the same texts would give other rows."""
@@ -118,6 +122,7 @@ def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_
                 "cut": cut,
             }
         )
+        stamp_metadata(unfinished)
         unfinished.replace(path)
     (path / RECEIPT).unlink(missing_ok=True)
 
@@ -171,14 +176,15 @@ def _group(folder: Path, n_pos: int, n_rows: int) -> zarr.Group:
     shutil.rmtree(folder, ignore_errors=True)
     group = zarr.create_group(folder)
     for name in Rows._fields:
-        group.create_array(name, shape=(0, n_pos), chunks=(ROWS_PER_CHUNK, n_pos), dtype="int32")
+        chunks, codecs = (ROWS_PER_CHUNK, n_pos), with_checksum(ZstdCodec())
+        group.create_array(name, shape=(0, n_pos), chunks=chunks, dtype="int32", compressors=codecs)
     return group
 
 
 def _append(folder: Path, group: zarr.Group, rows: Rows) -> None:
     """Append rows and see them onto the disk, so that no receipt is there without them."""
     for name, block in rows._asdict().items():
-        array: Any = group[name]
+        array: Any = cast("zarr.Array[Any]", group[name]).with_config(WHOLE)
         first = array.shape[0] // ROWS_PER_CHUNK
         array.append(block)
         for chunk in range(first, -(-array.shape[0] // ROWS_PER_CHUNK)):
@@ -187,9 +193,8 @@ def _append(folder: Path, group: zarr.Group, rows: Rows) -> None:
 
 
 def _sync(path: Path) -> None:
-    if path.exists():  # a chunk of zeros has no file
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
@@ -202,26 +207,24 @@ def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
 
 def read_rows(store: Store, corpus_id: str, start: int, stop: int) -> Rows:
     """Rows `start` to `stop` of a corpus."""
-    group = zarr.open_group(store.corpus(corpus_id), mode="r")
-    return Rows(np.asarray(group["tokens"][start:stop]), np.asarray(group["documents"][start:stop]))  # pyright: ignore
+    end = open_array(store.corpus(corpus_id) / "tokens").shape[0]
+    return read_chosen_rows(store, corpus_id, np.arange(start, min(stop, end)))
 
 
 def read_rows_at(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n n_pos"]:
     """The tokens of some rows, given in ascending order."""
-    group = zarr.open_group(store.corpus(corpus_id), mode="r")
-    return np.asarray(group["tokens"].oindex[rows])  # pyright: ignore
+    return read_array_rows(store.corpus(corpus_id) / "tokens", rows)
 
 
 def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Rows:
     """Some rows, given in ascending order, with the documents that their tokens are from."""
-    group = zarr.open_group(store.corpus(corpus_id), mode="r")
-    return Rows(*(np.asarray(group[name].oindex[rows]) for name in Rows._fields))  # pyright: ignore
+    return Rows(*(read_array_rows(store.corpus(corpus_id) / name, rows) for name in Rows._fields))
 
 
 def corpus_attributes(store: Store, corpus_id: str) -> CorpusAttributes:
     """The recipe of a corpus and its size."""
-    group = zarr.open_group(store.corpus(corpus_id), mode="r")
-    stored: Any = {**group.attrs, "n_sequences": group["tokens"].shape[0]}  # pyright: ignore
+    path = store.corpus(corpus_id)
+    stored = {**read_attributes(path), "n_sequences": open_array(path / "tokens").shape[0]}
     values = {field.name: stored[field.name] for field in fields(CorpusAttributes) if field.name in stored}
     return CorpusAttributes(**{**values, "cut": Cut(**stored["cut"]) if stored.get("cut") else None})
 

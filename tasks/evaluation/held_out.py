@@ -4,7 +4,7 @@ feature is held."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,11 @@ from interp.fade.settings import EvaluateSettings
 from interp.fade.steering import SteeredFeature, continuations
 from interp.fade.texts import Active, pieces, rows_of
 from interp.weightlens.settings import WordingSettings
+from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, held_out_rows, read_chosen_rows
-from storage.store import ShardKey, Store, whole_file
+from storage.store import ShardKey, Store
 from tasks.describe.evidence import SampledCorpus
 from tasks.evaluation.reading import read_activations
 from tasks.ingest import tokens_part
@@ -93,13 +94,8 @@ def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
     checkpoint = open_checkpoint(store, task.checkpoint_id)
     active = read_activations(checkpoint, task.model_path, layer, features, texts)
     arrays = {"features": features, "texts": rows_of(texts, [], task.how.text_tokens), **active._asdict()}
-    _save(path, arrays)
+    write_arrays(path, arrays)
     return layer
-
-
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
 
 
 def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
@@ -168,15 +164,15 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
             rows = torch.from_numpy(prompts[c])
             tokens = continuations(model, folder.family, checkpoint.hooks, key.layer, coder, held, rows, how.new_tokens)
             written[a, b, c] = tokens.numpy()
-    _save(path, {"places": np.array(places, np.int64), "written": written})
+    write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key
 
 
 def natural(store: Store, task: JudgeJob, layer: int) -> tuple[np.ndarray, list[list[int]], Active]:
     """A layer's drawn features, the texts, and where the features are active on them."""
-    with np.load(task.natural_path(store, layer)) as file:
-        texts = [row[row >= 0].tolist() for row in file["texts"]]
-        return file["features"], texts, Active(*(file[name] for name in Active._fields))
+    arrays = read_arrays(task.natural_path(store, layer))
+    texts = [row[row >= 0].tolist() for row in arrays["texts"]]
+    return arrays["features"], texts, Active(*(arrays[name] for name in Active._fields))
 
 
 def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.ndarray:
@@ -221,8 +217,8 @@ def _steered(
     """Continuations by the feature's place in the draw, then by factor."""
     found: dict[int, dict[float, list[Text]]] = {}
     for key in task.steered_keys(layer):
-        with np.load(task.steered_path(store, key)) as file:
-            for place, by_factor in zip(file["places"].tolist(), file["written"].tolist(), strict=True):
-                factors = zip(task.how.faithfulness.factors, by_factor, strict=True)
-                found[place] = {factor: [as_text(tokens) for tokens in many] for factor, many in factors}
+        arrays = read_arrays(task.steered_path(store, key))
+        for place, by_factor in zip(arrays["places"].tolist(), arrays["written"].tolist(), strict=True):
+            factors = zip(task.how.faithfulness.factors, by_factor, strict=True)
+            found[place] = {factor: [as_text(tokens) for tokens in many] for factor, many in factors}
     return found

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from interp.descriptions.evidence import WHOLE
 from interp.descriptions.llm_questions import Answer, Answers, Questions
@@ -19,7 +18,8 @@ from storage.answers import AnswerStore, look_up
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import open_checkpoint
-from storage.store import ShardKey, Store, whole_file
+from storage.parquet import write_table
+from storage.store import ShardKey, Store
 from tasks.describe.describe import PASSING
 from tasks.evaluation.held_out import JudgeJob, load_layer_material, worded_by
 from tasks.evaluation.reading import read_peaks
@@ -194,5 +194,4 @@ KEPT = pa.schema(
 
 
 def _write_kept(path: Path, kept: list[dict[str, Any]]) -> None:
-    with whole_file(path) as partial:
-        pq.write_table(pa.Table.from_pylist(kept, schema=KEPT), partial, compression="zstd")
+    write_table(path, pa.Table.from_pylist(kept, schema=KEPT))

@@ -14,6 +14,7 @@ from interp.fade.judging import Judged, figures
 from interp.fade.metrics import Score, share_in_common
 from storage.catalog.database import mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
+from storage.parquet import reading
 from storage.store import ShardKey, Store
 from tasks.describe.describe import PASSING
 from tasks.describe.evidence import known_features
@@ -56,7 +57,8 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
 
 
 def _judged(store: Store, task: JudgeJob, layer: int) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(task.judged_path(store, layer)) as file:
+    path = task.judged_path(store, layer)
+    with reading(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
             yield from batch.to_pylist()
 

@@ -13,6 +13,7 @@ from interp.sparse import feature_tokens
 from interp.weightlens.settings import AUTHORS_BOS, Compat
 from interp.weightlens.single_token import single_token_inputs
 from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
+from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.store import Store, whole_file
 from tasks.models import forget_model, loaded_model
 from tasks.shard_task import shard_task
@@ -47,7 +48,8 @@ def single_token_block(
         entries = find_active(_encoder(checkpoint, layer, compat, device), inputs[layer], position)
         arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
     with whole_file(path) as partial:
-        save_file(arrays, partial)
+        save_file(arrays, partial, {NAME: UNSTAMPED})
+        stamp(partial)
     return start
 
 
@@ -74,6 +76,7 @@ def single_token_layer(
 
 
 def _read_block(path: Path, layer: int) -> list[np.ndarray]:
+    check_file(path)
     with safe_open(path, "numpy") as block:
         return [block.get_tensor(f"{layer}.{name}") for name in ENTRY_FIELDS]
 

@@ -173,7 +173,7 @@ def test_edges_are_the_strongest_by_the_formula(
     corrupt = matrices(store, summed.recipe, 0, 3, size).chunk("n_coactive", 0, 512)
     corrupt.write_bytes(b"nothing")
     other = key._replace(recipe="other")
-    with pytest.raises(ValueError, match=r"n_coactive.*unreadable.*remove the folder of this pair of layers"):
+    with pytest.raises(ValueError, match=r"n_coactive.*CRC-32C is .*removes coactivation/.*/00-03: .*pair of layers"):
         tasks.twera_shard.fn(store, subject.checkpoint_id, "corpus", other, [summed], SETTINGS, size, True, None)
 
 
@@ -218,7 +218,7 @@ def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: lis
     assert corpus_attributes(store, corpus_pass.corpus_id).n_pos == N_POS
     chunk = next(store.activations(corpus_pass.recipe).glob("packed-*/gap/c/0"))
     chunk.unlink()
-    with pytest.raises(ValueError, match=r"gap: chunk 0 is missing.*remove the folder of this block"):
+    with pytest.raises(ValueError, match=r"gap/c/0: missing.*removes activations/.*/packed-.* run through the"):
         list(activation_tasks.active_of_shard(store, [corpus_pass], key))
 
 

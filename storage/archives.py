@@ -1,0 +1,31 @@
+"""Small NumPy arrays in one file: a zip archive, which keeps a CRC-32 of each array and compares it when it is read."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from storage.checksums import READ_ERRORS, DamagedError, one_line
+from storage.store import whole_file
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays whole."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, *READ_ERRORS) as error:
+        raise DamagedError(path, f"unreadable arrays ({one_line(error)})") from None

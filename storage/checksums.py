@@ -1,0 +1,151 @@
+"""Files that carry their own checksum, which is compared when they are read.
+
+JSON files, Zarr's metadata, the footer of Parquet files and the header of safetensors files hold once the text
+`crc32c:` with eight hex digits: the CRC-32C of all bytes of the file, taken while these digits are zeros. It stands in
+the file itself, so that a file is whole after any kill, and stays checked wherever it is copied. Files that an earlier
+version wrote have none; they are read, and `doctor --store` says how many there are.
+"""
+
+import json
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+
+from storage.layout import remedy
+
+NAME = "checksum"
+"""The key under which a file holds its checksum."""
+
+UNSTAMPED = "crc32c:00000000"
+"""Its value before `stamp`."""
+
+_MARK = re.compile(rb"crc32c:([0-9a-f]{8})")
+
+_ENDS = 1 << 16
+"""The checksum stands within so many bytes of a file's end, or of its start."""
+
+_PIECE = 1 << 22
+"""Files are read in pieces of this size."""
+
+READ_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What the readers of Zarr, Parquet and zip files raise over damaged bytes."""
+
+
+class DamagedError(ValueError):
+    """A file of a store is not as it was written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; the store is damaged: {remedy(self.path)}"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, short enough to be told within another."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def stamp(path: Path) -> None:
+    """Put the checksum of a finished file in the place of its `UNSTAMPED`."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        at = _digits_at(file, size)
+        assert at is not None, path
+        checksum = _crc32c(file, size, at)
+        file.seek(at)
+        file.write(checksum)
+
+
+def check_file(path: Path) -> bool:
+    """Compare a file with its checksum, once for each process and state of the file; returns whether it has one.
+
+    Raises:
+        DamagedError: it is missing, or its bytes are not those that were written.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DamagedError(path, f"cannot be read ({error.strerror})") from None
+    return _checked(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 17)
+def _checked(path: Path, _inode: int, size: int, _written_ns: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            at = _digits_at(file, size)
+            if at is None:
+                return False
+            file.seek(at)
+            expected, found = file.read(8), _crc32c(file, size, at)
+    except OSError as error:
+        raise DamagedError(path, f"cannot be read ({error.strerror})") from None
+    if found != expected:
+        raise DamagedError(path, f"its CRC-32C is {found.decode()}, expected {expected.decode()}")
+    return True
+
+
+def _digits_at(file: Any, size: int) -> int | None:
+    """Where the digits of the checksum stand: the last in the file's end, else the first in its start."""
+    start = max(0, size - _ENDS)
+    file.seek(start)
+    marks = list(_MARK.finditer(file.read(_ENDS)))
+    if marks:
+        return start + marks[-1].start(1)
+    file.seek(0)
+    mark = _MARK.search(file.read(_ENDS))
+    return mark.start(1) if mark else None
+
+
+def _crc32c(file: Any, size: int, at: int) -> bytes:
+    """The checksum of a file whose digits stand `at` a place, as digits."""
+    checksum = 0
+    for start, stop in ((0, at), (at + 8, size)):
+        file.seek(start)
+        while start < stop:
+            piece = file.read(min(_PIECE, stop - start))
+            if not piece:
+                raise OSError(0, "it became shorter while it was read")
+            checksum, start = google_crc32c.extend(checksum, piece), start + len(piece)
+        if stop == at:
+            checksum = google_crc32c.extend(checksum, b"00000000")
+    return f"{checksum:08x}".encode()
+
+
+def json_text(value: dict[str, Any]) -> str:
+    """A document as it is written, still unstamped. Keys are sorted, the checksum comes last."""
+    ordered = json.loads(json.dumps(value, sort_keys=True))
+    return json.dumps({**ordered, NAME: UNSTAMPED}, indent=1) + "\n"
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A JSON document of a store, compared with its checksum.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    is_stamped = check_file(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(path, f"not readable as JSON ({one_line(error)})") from None
+    if isinstance(value, dict) and value.pop(NAME, None) is not None and not is_stamped:
+        raise DamagedError(path, "its checksum is unreadable")
+    return value
+
+
+def write_through(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

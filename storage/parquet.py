@@ -1,0 +1,45 @@
+"""Parquet files of a store: written whole with a checksum in the footer, compared when they are read."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_file, one_line, stamp
+from storage.store import whole_file
+
+
+def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
+    """Write a table whole."""
+    with whole_file(path) as partial:
+        with pq.ParquetWriter(partial, table.schema, compression="zstd") as writer:
+            writer.write_table(table, row_group_size)
+            writer.add_key_value_metadata({NAME: UNSTAMPED})
+        stamp(partial)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """Some columns of a file, or those of its rows that the filters choose.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    with reading(path):
+        return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Compare a file with its checksum; what its reader raises within is told as damage.
+
+    Raises:
+        DamagedError: it is missing or damaged.
+    """
+    check_file(path)
+    try:
+        yield
+    except (pa.ArrowException, *READ_ERRORS) as error:
+        raise DamagedError(path, f"damaged part ({one_line(error)})") from None
