@@ -68,6 +68,9 @@ class AnthropicEndpoint:
         message = self._asked(lambda: self._client.messages.create(**self._request(question)))
         return _reply(message, question)
 
+    def note_misfit(self) -> None:
+        """The API keeps to schemas; an answer that does not fit was cut off or refused."""
+
     def _request(self, question: Question) -> dict[str, Any]:
         system, messages = _conversation(question)
         schema = {"type": "json_schema", "schema": question.prompt.schema}

@@ -137,6 +137,10 @@ class Endpoint(Protocol):
         """Ask one question, and wait for the answer."""
         ...
 
+    def note_misfit(self) -> None:
+        """Learn that an answer did not fit its schema, though the server had been asked to keep to it."""
+        ...
+
 
 def cost_usd(usage: Usage, prices: Prices, *, batch: bool) -> float:
     """What an answer costs."""

@@ -88,18 +88,29 @@ class OpenAIEndpoint:
         return translated(openai, self._settings.key_variable, asked, send)
 
     def check(self) -> None:
-        """Servers list their models; a server that has no such list is not asked further."""
+        """Servers list their models. One that does not, and costs nothing, is asked for one token."""
+        url = self._settings.base_url
         try:
             names = [model.id for model in self._asked(lambda: list(self._client.models.list()))]
         except NotSentError as error:
-            raise ValueError(f"openai.base_url: nothing answers at {self._settings.base_url}: {error}") from None
-        except RejectedError:
+            raise ValueError(f"openai.base_url: nothing answers at {url}: {error}") from None
+        except (RejectedError, BusyError, OutcomeUnknownError):
+            if self.prices == FREE:
+                self._ask_for_one_token()
             return
-        except (BusyError, OutcomeUnknownError) as error:
-            raise ValueError(f"openai.base_url: {self._settings.base_url} is out of order: {error}") from None
         if names and self.model not in names:
             known = ", ".join(sorted(names)[:8])
-            raise ValueError(f"openai.model: {self._settings.base_url} has no {self.model}; it has {known}")
+            raise ValueError(f"openai.model: {url} has no {self.model}; it has {known}")
+
+    def _ask_for_one_token(self) -> None:
+        hello: Any = [{"role": "user", "content": "Hello"}]
+        create = self._client.chat.completions.create
+        try:
+            completion = self._asked(lambda: create(model=self.model, messages=hello, max_tokens=1))
+            if not completion.choices:
+                raise OutcomeUnknownError(f"it answers {str(completion)[:200]}")
+        except (NotSentError, RejectedError, BusyError, OutcomeUnknownError) as error:
+            raise ValueError(f"openai: {self._settings.base_url} does not answer for {self.model}: {error}") from None
 
     def count(self, prompts: Sequence[Prompt]) -> None:
         """The API has no count of its own."""
@@ -118,6 +129,11 @@ class OpenAIEndpoint:
             self._structured = False  # the server cannot, from now on
             completion = self._asked(lambda: create(**self._request(question)))
         return _reply(completion, question)
+
+    def note_misfit(self) -> None:
+        """Some servers ignore `response_format` without a word: from now on the schema stands in the question."""
+        if self._settings.structured_output == "auto":
+            self._structured = False
 
     def _request(self, question: Question) -> dict[str, Any]:
         prompt = question.prompt

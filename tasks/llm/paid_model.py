@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from interp.descriptions.llm_questions import Answer, Prompt
+from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from interp.descriptions.settings import LLMSettings
 from storage.answers import MAX_ANSWERS, AnswerStore, Kept, asked_again, look_up
 from storage.llm_ledger import Ledger, Limits
@@ -157,6 +157,8 @@ class PaidModel:
         try:
             sent, reply = self._answered(sha256, self.question(prompt))
             usd = self.keep(sha256, reply, sent, time.monotonic() - began)
+            if reply.problem is None and parsed(reply.text, prompt.schema) is None:
+                self.endpoint.note_misfit()
             self.ledger.settle(sent.reservation, usd)
             with self._lock:
                 self._failures_in_a_row = 0

@@ -74,6 +74,18 @@ def test_a_server_without_schemas_gets_them_in_words_and_may_mend_once(server: O
     assert second["messages"][2]["content"] == "Sure! It is about cats."
 
 
+def test_a_server_that_ignores_schemas_without_a_word_is_found_out(server: OpenAIServer, tmp_path: Path) -> None:
+    answers = iter(["It is about cats.", '{"description": "cats"}'])
+    server.answer = lambda _: completion(next(answers))
+    model = asking(tmp_path, server)
+    model.ask(prompts(1))
+    assert texts(model, prompts(1)) == ["cats"]
+    first, second = server.asked
+    assert "response_format" in first
+    assert "response_format" not in second
+    assert second["messages"][2]["content"] == "It is about cats."
+
+
 def test_an_answer_that_does_not_fit_twice_is_given_up(server: OpenAIServer, tmp_path: Path) -> None:
     server.answer = lambda _: completion('{"description": 3}')
     model = asking(tmp_path, server, structured_output="none")
@@ -118,6 +130,10 @@ def test_check_names_the_setting_that_is_wrong(server: OpenAIServer, tmp_path: P
         asking(tmp_path, server, model="medium").endpoint.check()
     server.models = None
     asking(tmp_path, server, model="medium").endpoint.check()
+    assert server.asked[-1]["max_tokens"] == 1
+    server.answer = lambda _: {"error": "no such model"}
+    with pytest.raises(ValueError, match="does not answer for medium"):
+        asking(tmp_path, server, model="medium").endpoint.check()
     with pytest.raises(ValueError, match=r"openai\.base_url: nothing answers at http://127\.0\.0\.1:9/v1"):
         asking(tmp_path, server, base_url="http://127.0.0.1:9/v1").endpoint.check()
 
