@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: setup demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -25,7 +25,18 @@ demo: $(READY)  ## Describe every feature of the embedded model; leaves store/de
 	$(BIN)/circuit-insights run configs/demo.yaml
 
 test: $(READY)  ## In the order of the folders, which has whole runs, the longest, at the beginning
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+
+browser-tests: $(READY)  ## The explorer in Debian's Chromium; no browser is downloaded
+	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 2; }
+	$(BIN)/python -m pytest -q -m browser tests/explorer
+
+explore: $(READY)  ## The demo in a browser, at http://127.0.0.1:8765; make demo first
+	$(BIN)/circuit-insights serve --store store/demo
+
+screenshots: $(READY)  ## docs/explorer-*.png anew, of the demo; make demo first
+	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 2; }
+	$(BIN)/python -m tests.explorer.screenshots store/demo docs
 
 chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and more; ten minutes to half an hour
 	$(BIN)/python -m tests.chaos

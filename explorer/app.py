@@ -19,13 +19,14 @@ from explorer.jobs import Attribute, Jobs
 from explorer.links import PAGES, url
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
-from explorer.views import compare, drift, feature, features, graph, head, overview, runs, tokens
+from explorer.views import compare, drift, feature, features, graph, head, overview, runs, search, tokens
 from explorer.views.parameters import Checkpoint
 
 VIEWS: dict[str, Callable[..., Page]] = {
     "overview": overview.overview,
     "feature": feature.feature_page,
     "features": features.feature_table,
+    "search": search.search_page,
     "token": tokens.token_page,
     "tokens": tokens.tokens_named,
     "head": head.head_page,
@@ -121,9 +122,11 @@ def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., P
     described = inspect.signature(view).replace(parameters=parameters)
     asked = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
 
-    def shown(request: Request, **given: Any) -> HTMLResponse:
+    def shown(request: Request, **given: Any) -> Response:
         with explorer.catalog.reading() as reader:
             page = view(reader, **given)
+        if page.elsewhere is not None:
+            return RedirectResponse(page.elsewhere, 303)
         return explorer.render(page, name, request)
 
     def data(**given: Any) -> JSONResponse:

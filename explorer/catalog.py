@@ -14,8 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 import duckdb
 
 from explorer.errors import LimitError, NotFoundError
+from explorer.words import Words
 from storage.catalog.database import CatalogBusyError, checked_version, first_line, quoted
 from storage.catalog.published import newest, published_path
+from storage.search.lexical import Query, search_contexts, search_descriptions
 
 T = TypeVar("T")
 
@@ -69,6 +71,7 @@ class Opened:
 
     connection: duckdb.DuckDBPyConnection
     stamp: tuple[int, int]
+    words: Words
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     panels: dict[str, Panel] = field(default_factory=dict)
 
@@ -78,6 +81,7 @@ class Reader:
 
     def __init__(self, opened: Opened, limits: Limits, place: Place) -> None:
         self.store, self.graphs, self.prefect = place
+        self._words = opened.words
         self._opened = opened
         self._limits = limits
         self._cursor = opened.connection.cursor()
@@ -121,6 +125,19 @@ class Reader:
                 kept.pop(next(iter(kept)), None)
             kept[key] = found
         return kept[key]
+
+    def search(
+        self, words: str, checkpoint_id: str, layer: int | None, n: int
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+        """Features by words, in what is said of them and in the texts on which they fire, the best first; None while
+        the index of words is being made."""
+        index = self._words.index()
+        if index is None:
+            return None
+        query = Query(words, checkpoint_id, layer, n)
+        said = self._asked(partial(search_descriptions, self._cursor, index, query))
+        fired = self._asked(partial(search_contexts, self._cursor, index, query))
+        return [plain(hit._asdict()) for hit in said], [plain(hit._asdict()) for hit in fired]
 
     def batches(self, sql: str, values: Mapping[str, Any]) -> Any:
         """A query's whole answer as Arrow batches, for downloads."""
@@ -180,6 +197,7 @@ class Catalog:
         self.path = path
         self.limits = limits or Limits()
         self._place = place or Place(path.parent)
+        self._words = Words(path)
         self._opening = threading.Lock()
         self._opened = self._open()
 
@@ -187,6 +205,10 @@ class Catalog:
     def checkpoints(self) -> list[dict[str, Any]]:
         """All checkpoints of the store, the newest first."""
         return self._opened.checkpoints
+
+    def index_words(self) -> None:
+        """Begin to make the index of words, if it is not up to date."""
+        self._words.index()
 
     @contextmanager
     def reading(self, seconds: float | None = None) -> Iterator[Reader]:
@@ -237,7 +259,7 @@ class Catalog:
             raise CatalogBusyError(f"{path} cannot be read now ({first_line(error)})") from None
         checked_version(connection, path)
         connection.execute("SET enable_external_access = false")
-        opened = Opened(connection, stamp)
+        opened = Opened(connection, stamp, self._words)
         reader = Reader(opened, self.limits, self._place)
         opened.checkpoints = reader.panel("", CHECKPOINTS, {}).rows
         reader.close()

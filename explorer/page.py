@@ -31,6 +31,8 @@ class Page:
     facts: dict[str, Any] = field(default_factory=dict)
     """What is no table."""
     panels: dict[str, Panel] = field(default_factory=dict)
+    elsewhere: str | None = None
+    """Address of the page that is meant, if it is another."""
 
 
 class PanelModel(BaseModel):

@@ -56,6 +56,7 @@ def serve(
                 prefect=_prefect_pages(),
             )  # fmt: skip
             served = create_app(settings)
+            served.state.explorer.catalog.index_words()
             with _listening(host, port) as listener:
                 _announce(root, access, listener.getsockname()[1])
                 _run(served, listener)

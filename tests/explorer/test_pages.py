@@ -2,9 +2,9 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from explorer.catalog import Catalog, Limits
 from explorer.errors import LimitError
 from storage.catalog.database import insert_row, open_catalog
-from storage.catalog.published import publish, published_path
+from storage.catalog.published import open_published, publish
 from tests.explorer.small_catalog import CHECKPOINT, CORPUS, LATER, write_small_catalog
 
 PAGES = (
@@ -22,6 +22,7 @@ PAGES = (
     f"/c/{CHECKPOINT}/features",
     f"/c/{CHECKPOINT}/token/1",
     f"/c/{CHECKPOINT}/tokens?words=a",
+    f"/c/{CHECKPOINT}/search?q=cat&layer=",
     f"/c/{CHECKPOINT}/head/1/2",
     f"/c/{CHECKPOINT}/compare",
     f"/c/{CHECKPOINT}/pair?a=2/1&b=L1+%230",
@@ -37,7 +38,7 @@ PAGES = (
 def test_every_panel_is_made_by_the_sql_beside_it(explorer: TestClient, small_catalog: Path, page: str) -> None:
     found = explorer.get("/api" + page).json()
     assert found["panels"]
-    with duckdb.connect(published_path(small_catalog), read_only=True) as connection:
+    with open_published(small_catalog) as connection:
         for name, panel in found["panels"].items():
             again = connection.execute(panel["sql"])
             names = [column[0] for column in again.description]
@@ -101,6 +102,26 @@ def test_a_feature_without_description_says_why(explorer: TestClient) -> None:
 def test_what_a_mechanism_shares_is_said_in_words(explorer: TestClient) -> None:
     found = explorer.get(f"/api/c/{CHECKPOINT}/feature/2/1").json()["facts"]["signatures"]["0"]
     assert [part["words"] for part in found] == ["head 1.2 reading from 1 token before", "feature 0/0"]
+
+
+def test_search_finds_what_is_said_and_what_is_fired_on(explorer: TestClient) -> None:
+    address = f"/api/c/{CHECKPOINT}/search?q=the+cat"
+    give_up = time.monotonic() + 10
+    while not (found := explorer.get(address).json())["facts"]["ready"] and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert {(hit["layer"], hit["feature"]) for hit in found["facts"]["descriptions"]} >= {(0, 0), (2, 2)}
+    assert (found["facts"]["contexts"][0]["layer"], found["facts"]["contexts"][0]["feature"]) == (2, 1)
+    assert found["panels"]["tokens"]["rows"] == []
+    assert [
+        row["text"] for row in explorer.get(f"/api/c/{CHECKPOINT}/search?q=cat").json()["panels"]["tokens"]["rows"]
+    ] == [" cat"]
+    assert explorer.get(f"/api/c/{CHECKPOINT}/search?q=cat&layer=1").json()["facts"]["contexts"] == []
+
+
+@pytest.mark.parametrize("written", ["2/1", "2.1", "L2 #1", " 2 1 "])
+def test_a_feature_is_found_by_its_numbers(explorer: TestClient, written: str) -> None:
+    answer = explorer.get(f"/c/{CHECKPOINT}/search", params={"q": written})
+    assert (answer.status_code, answer.headers.get("location")) == (303, f"/c/{CHECKPOINT}/feature/2/1")
 
 
 def test_table_filters_sorts_and_turns_pages(explorer: TestClient) -> None:

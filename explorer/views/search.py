@@ -1,0 +1,58 @@
+"""Features by words: in what is said of them, and in the texts on which they fire."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Query
+
+from explorer.catalog import Panel, Reader
+from explorer.errors import BadRequestError
+from explorer.links import url
+from explorer.page import Page
+from explorer.views.compare import place_of
+from explorer.views.parameters import Checkpoint
+from explorer.views.tokens import NAMED
+
+N_SHOWN = 25
+N_TOKENS = 30
+
+
+def search_page(
+    reader: Reader,
+    checkpoint: Checkpoint,
+    q: Annotated[
+        str, Query(max_length=200, description='Words, "phrases", beginnings* of words, or LAYER/FEATURE.')
+    ] = "",
+    layer: Annotated[int | Literal[""], Query(description="Only features of this layer.")] = "",
+) -> Page:
+    """Features by words: in what is said of them, and in the texts on which they fire."""
+    row = reader.checkpoint(checkpoint)
+    facts: dict[str, Any] = {
+        "q": q,
+        "layer": None if layer == "" else layer,
+        "ready": True,
+        "descriptions": [],
+        "contexts": [],
+    }
+    panels: dict[str, Panel] = {}
+    place = _feature(row, q)
+    if place is not None:
+        facts["feature"] = place
+        at = url("feature", checkpoint=row["checkpoint_id"], layer=place[0], feature=place[1])
+        return Page(f"Search: {q}", row, facts, panels, at)
+    if q.strip():
+        found = reader.search(q, row["checkpoint_id"], facts["layer"], N_SHOWN)
+        facts["ready"] = found is not None
+        if found is not None:
+            facts["descriptions"], facts["contexts"] = found
+        panels["tokens"] = reader.panel("Tokens", NAMED, {"checkpoint": row["checkpoint_id"], "words": q}, N_TOKENS)
+    return Page(f"Search: {q}" if q else "Search", row, facts, panels)
+
+
+def _feature(checkpoint: dict[str, Any], q: str) -> tuple[int, int] | None:
+    """The feature that a query names, if it names one that there is."""
+    try:
+        layer, feature = place_of(q)
+    except BadRequestError:
+        return None
+    there = layer < checkpoint["n_layers"] and feature < checkpoint["d_transcoder"]
+    return (layer, feature) if there else None
