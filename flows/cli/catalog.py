@@ -43,13 +43,24 @@ def search(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     layer: Annotated[int | None, typer.Option(min=0, help="Only features of this layer.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Features of either list.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Features of each list.")] = 10,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CIRCUIT_INSIGHTS_EMBEDDINGS",
+            help="Find like meanings too, by this model: a folder, or an OpenAI-compatible address (…/v1).",
+        ),
+    ] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Which model, of an address.")
+    ] = None,
 ) -> None:
     """Find features by words: in what is said of them, and in the texts on which they fire."""
-    from flows.reports.found import found
+    from flows.reports.found import Wanted, found
 
     with report_errors():
-        for part in found(store_root(store) / "catalog.duckdb", words, checkpoint, layer, limit):
+        wanted = Wanted(words, checkpoint, layer, limit, embeddings, embedding_model)
+        for part in found(store_root(store) / "catalog.duckdb", wanted):
             out.print(part)
 
 

@@ -1,7 +1,8 @@
 """What a search found, as a person reads it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import RenderableType
 from rich.markup import escape
@@ -14,38 +15,79 @@ from interp.display import visible
 from interp.excerpts import Excerpt
 from storage.catalog.published import open_published
 from storage.search.index import current_index, open_index
-from storage.search.lexical import Query, search_contexts, search_descriptions
+from storage.search.lexical import ContextHit, DescriptionHit, Query, search_contexts, search_descriptions
 
 
-def found(catalog: Path, words: str, checkpoint: str | None, layer: int | None, limit: int) -> Iterator[RenderableType]:
+class Wanted(NamedTuple):
+    """What is looked for."""
+
+    words: str
+    checkpoint: str | None = None
+    """Its id or name; None: in all."""
+    layer: int | None = None
+    limit: int = 10
+    """Features of each list."""
+    embeddings: str | None = None
+    """Folder or address of the model that compares meanings; None: words alone are looked for."""
+    embedding_model: str | None = None
+    """Which model, of an address."""
+
+
+def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
     """Features by their descriptions and by the texts on which they fire.
 
     Raises:
-        ValueError: no words, no catalog, or no such checkpoint.
+        ValueError: no words, no catalog, no such checkpoint, or no such model.
     """
-    if not words.strip():
+    if not wanted.words.strip():
         raise ValueError("search: no words to look for")
     with open_published(catalog) as connection:
-        checkpoint_id = None if checkpoint is None else chosen_checkpoint(connection, checkpoint)[0]
+        checkpoint_id = None if wanted.checkpoint is None else chosen_checkpoint(connection, wanted.checkpoint)[0]
+        query = Query(wanted.words, checkpoint_id, wanted.layer, wanted.limit)
         if current_index(catalog) is None:
             yield Text("indexing the catalog's words, once …", style="dim")
         index = open_index(catalog)
-        query = Query(words, checkpoint_id, layer, limit)
         descriptions = search_descriptions(connection, index, query)
         contexts = search_contexts(connection, index, query)
+        index.close()
         private = connection.execute("SELECT 1 FROM corpora WHERE has_text = false").fetchone() is not None
     if descriptions:
-        table = Table("feature", "method", "description", title="Described so")
-        for hit in descriptions:
-            table.add_row(f"{hit.layer}/{hit.feature}", hit.method, escape(visible(hit.text)))
-        yield table
+        yield _described("Described so", descriptions)
+    if wanted.embeddings is not None:
+        yield from _alike(catalog, query, wanted.embeddings, wanted.embedding_model)
     if contexts:
-        table = Table("feature", "activation", "text", title="Active there")
-        for hit in contexts:
-            text = InContext(Excerpt(hit.before, hit.token, hit.after))
-            table.add_row(f"{hit.layer}/{hit.feature}", f"{hit.activation:.3g}", text)
-        yield table
+        yield _active(contexts)
     if not descriptions and not contexts:
-        yield Text(f"No feature is described by, or fires on, {visible(words)}.")
+        yield Text(f"No feature is described by, or fires on, {visible(wanted.words)}.")
     if private:
         yield Text("Text of this store is kept private (corpus.keep_text); of it, descriptions alone were searched.")
+
+
+def _alike(catalog: Path, query: Query, place: str, model: str | None) -> Iterator[RenderableType]:
+    """Descriptions of like meaning."""
+    from storage.search.embedders import open_embedder  # transformers takes seconds to import
+    from storage.search.meaning import make_vectors, search_meaning, vectors_are_current, vectors_path
+
+    embedder = open_embedder(place, model)
+    if not vectors_are_current(catalog, embedder):
+        for progress in make_vectors(catalog, embedder):
+            yield Text(f"reading descriptions: {progress.done} of {progress.n} new ones", style="dim")
+    with open_published(catalog) as connection:
+        hits = search_meaning(connection, vectors_path(catalog, embedder), embedder, query)
+    yield _described("Of like meaning", hits, scores=True)
+
+
+def _described(title: str, hits: Sequence[DescriptionHit], *, scores: bool = False) -> Table:
+    table = Table("feature", *(["likeness"] if scores else []), "method", "description", title=title)
+    for hit in hits:
+        score = [f"{hit.score:.2f}"] if scores else []
+        table.add_row(f"{hit.layer}/{hit.feature}", *score, hit.method, escape(visible(hit.text)))
+    return table
+
+
+def _active(hits: Sequence[ContextHit]) -> Table:
+    table = Table("feature", "activation", "text", title="Active there")
+    for hit in hits:
+        text = InContext(Excerpt(hit.before, hit.token, hit.after))
+        table.add_row(f"{hit.layer}/{hit.feature}", f"{hit.activation:.3g}", text)
+    return table

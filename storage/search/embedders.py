@@ -1,0 +1,145 @@
+"""Models that turn texts into vectors: in a folder, or behind an OpenAI-compatible address."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+import numpy as np
+from jaxtyping import Float32
+
+from storage.recipes import file_sha256, short_hash
+
+KEY_VARIABLE = "CIRCUIT_INSIGHTS_EMBEDDINGS_KEY"
+"""Environment variable with the key that an address wants."""
+
+TEXTS_AT_ONCE = 64
+
+MAX_TOKENS = 64
+"""Of a text that a model in a folder reads; most descriptions are shorter."""
+
+TIMEOUT_S = 60.0
+
+Vectors = Float32[np.ndarray, "texts d"]
+
+
+class Embedder(Protocol):
+    """A model that turns texts into vectors of length 1, near one another where texts mean alike."""
+
+    @property
+    def embedder_id(self) -> str:
+        """A short hash of what determines the vectors."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+def open_embedder(place: str, model: str | None) -> Embedder:
+    """The model in a folder, or the one of that name behind an address such as http://localhost:11434/v1.
+
+    Raises:
+        ValueError: no such folder, nothing readable in it, or an address without a model's name.
+    """
+    if "://" not in place:
+        return FolderEmbedder(Path(place))
+    if not place.startswith(("http://", "https://")):
+        raise ValueError(f"embeddings: {place} is neither a folder nor an http:// or https:// address")
+    if not model:
+        raise ValueError(f"embeddings: {place} is an address; say which model of it with --embedding-model")
+    return EndpointEmbedder(place, model)
+
+
+class FolderEmbedder:
+    """A model in transformers format, as sentence-transformers runs it: the mean over a text's tokens, or the first."""
+
+    def __init__(self, folder: Path) -> None:
+        weights = sorted(folder.glob("*.safetensors"))
+        if not (folder / "config.json").is_file() or not weights:
+            raise ValueError(
+                f"embeddings: {folder} holds no config.json and *.safetensors; expected a transformers model folder"
+            )
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            self._model: Any = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            ).eval()
+        except Exception as error:  # transformers raises whatever its parsers do
+            raise ValueError(f"embeddings: {folder} cannot be read ({' '.join(str(error).split())[:300]})") from None
+        pooling = folder / "1_Pooling" / "config.json"
+        self._first = pooling.is_file() and '"pooling_mode_cls_token": true' in pooling.read_text(encoding="utf-8")
+        files = [folder / "config.json", *weights, *folder.glob("tokenizer*.json")]
+        self._id = short_hash(files={file.name: file_sha256(file) for file in files}, first=self._first, n=MAX_TOKENS)
+
+    @property
+    def embedder_id(self) -> str:
+        return self._id
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # so that little is padded
+        found = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            read = self._tokenizer(
+                [texts[at] for at in order[start : start + TEXTS_AT_ONCE]],
+                padding=True,
+                truncation=True,
+                max_length=MAX_TOKENS,
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                hidden = self._model(**read).last_hidden_state
+            mask = read["attention_mask"][:, :, None].float()
+            pooled = hidden[:, 0] if self._first else (hidden * mask).sum(1) / mask.sum(1)
+            found.append(pooled.float().numpy())
+        return _normalised(np.concatenate(found)[np.argsort(order)])
+
+
+class EndpointEmbedder:
+    """A model behind an address that speaks OpenAI's protocol for embeddings."""
+
+    def __init__(self, address: str, model: str, transport: httpx2.BaseTransport | None = None) -> None:
+        self._address, self._model = address.rstrip("/"), model
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx2.Client(headers=headers, timeout=TIMEOUT_S, transport=transport)
+
+    @property
+    def embedder_id(self) -> str:
+        return short_hash(address=self._address, model=self._model)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of some texts.
+
+        Raises:
+            ValueError: the address does not answer, or not with vectors.
+        """
+        found: list[list[float]] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            found += self._asked(list(texts[start : start + TEXTS_AT_ONCE]))
+        return _normalised(np.array(found, np.float32))
+
+    def _asked(self, texts: list[str]) -> list[list[float]]:
+        address = f"{self._address}/embeddings"
+        try:
+            answer = self._client.post(address, json={"model": self._model, "input": texts})
+            answer.raise_for_status()
+            items = sorted(answer.json()["data"], key=lambda item: item["index"])
+            vectors = [[float(value) for value in item["embedding"]] for item in items]
+        except httpx2.HTTPError as error:
+            raise ValueError(f"embeddings: {address} does not answer ({error})") from None
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"embeddings: {address} did not answer with a list of vectors") from None
+        if len(vectors) != len(texts) or len({len(vector) for vector in vectors}) != 1:
+            raise ValueError(f"embeddings: {address} was asked for {len(texts)} vectors and sent {len(vectors)}")
+        return vectors
+
+
+def _normalised(vectors: np.ndarray) -> Vectors:
+    vectors = np.nan_to_num(vectors.astype(np.float32))
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
