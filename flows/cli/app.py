@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.running.prefect_server import start_early
+from flows.running.progress import SHOW_CURSOR, console, working
 from interp.display import visible
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ for _name, _value in {
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 out = Console()
-err = Console(stderr=True)
+err = console
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -83,9 +85,16 @@ def fail(message: str, code: int) -> None:
 
 
 def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
-    from configs.run import load_config
+    with working("load libraries"):
+        from configs.run import load_config
 
-    return load_config(config, list(overrides or []), store)
+        return load_config(config, list(overrides or []), store)
+
+
+def load_to_run(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
+    """The same for a command that will run flows: their server starts while libraries load."""
+    start_early()
+    return load(config, overrides, store)
 
 
 def store_root(store: str | None) -> Path:
@@ -101,10 +110,11 @@ def store_root(store: str | None) -> Path:
 
 def run_flow(flow: Any, config: "RunConfig") -> Any:
     """What a flow returns, run in this process with Prefect at hand."""
-    from flows.running.engine import prefect_at_hand
-    from flows.subject.subject import store_path
-    from storage.bucket.working_copy import push_rest
-    from storage.store import Store
+    with working("load libraries"):
+        from flows.running.engine import prefect_at_hand
+        from flows.subject.subject import store_path
+        from storage.bucket.working_copy import push_rest
+        from storage.store import Store
 
     store = Store(store_path(config))
     end_at_once_on_signals()
@@ -148,7 +158,8 @@ def end_at_once_on_signals() -> None:
     def wait() -> None:
         while (number := os.read(told, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
             pass
-        os.write(2, f"\n{INTERRUPTED_MESSAGE}\n".encode())
+        shown = SHOW_CURSOR if os.isatty(2) else ""
+        os.write(2, f"{shown}\n{INTERRUPTED_MESSAGE}\n".encode())
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()

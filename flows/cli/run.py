@@ -1,6 +1,10 @@
 """`run`, `plan`, and every stage on its own."""
 
+import os
+import shlex
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +20,7 @@ from flows.cli.app import (
     duration_text,
     err,
     load,
+    load_to_run,
     out,
     print_quality,
     report_errors,
@@ -23,6 +28,7 @@ from flows.cli.app import (
     size_text,
     with_catalog_mended,
 )
+from flows.running.progress import working
 
 if TYPE_CHECKING:
     from flows.costs.plan import Step
@@ -31,30 +37,37 @@ if TYPE_CHECKING:
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
+    began = time.monotonic()
     with report_errors():
-        loaded = load(config, overrides, store)
-        began = time.monotonic()
-        from flows.costs.plan import plan
-        from flows.describe_checkpoint import describe_checkpoint, nothing_to_do, stages
-        from flows.subject.origin import pinned, to_download
-        from flows.subject.subject import open_source
-        from storage.bucket.mirror import name_of
-        from storage.bucket.working_copy import push_rest
-        from storage.catalog.published import sweep_published
+        loaded = load_to_run(config, overrides, store)
+        with working("load libraries"):
+            from flows.costs.plan import plan
+            from flows.describe_checkpoint import describe_checkpoint, nothing_to_do, stages
+            from flows.subject.origin import pinned, to_download
+            from flows.subject.subject import open_source
+            from storage.bucket.mirror import name_of
+            from storage.bucket.working_copy import push_rest
+            from storage.catalog.published import sweep_published
 
-        loaded = pinned(loaded)
-        downloads = to_download(loaded)
+        with working("look at what is there"):
+            loaded = pinned(loaded)
+            downloads = to_download(loaded)
         if downloads:
-            print_plan(plan(loaded, stages(loaded)), err)
-        source = open_source(loaded)
-        checkpoint_id = with_catalog_mended(source.store, lambda: nothing_to_do(source))
+            with working("plan"):
+                steps = plan(loaded, stages(loaded))
+            print_plan(steps, err)
+        with working("open model and transcoders"):
+            source = open_source(loaded)
+            checkpoint_id = with_catalog_mended(source.store, lambda: nothing_to_do(source))
         if checkpoint_id is not None:
             push_rest(source.store)
             sweep_published(source.store.catalog)
             err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {name_of(source.store)}")
             return
         if not downloads:
-            print_plan(plan(loaded, stages(loaded)), err)
+            with working("plan"):
+                steps = plan(loaded, stages(loaded))
+            print_plan(steps, err)
         checkpoint_id = run_flow(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
@@ -63,7 +76,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
 def train_transcoders(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Train transcoders for a model that has none, and say where they are."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import train_transcoders as flow
 
         out.print(run_flow(flow.train_transcoders, loaded), soft_wrap=True)
@@ -73,7 +86,7 @@ def train_transcoders(config: Config, overrides: Overrides = None, store: StoreO
 def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Bring a model and its transcoders into the store, after measuring them."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import ingest as flow
         from flows.reports.summary import layer_quality
         from flows.subject.subject import store_path
@@ -88,7 +101,7 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
 def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature of an ingested checkpoint from its weights."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import weightlens as flow
 
         out.print(f"checkpoint {run_flow(flow.weightlens, loaded)}")
@@ -98,7 +111,7 @@ def weightlens(config: Config, overrides: Overrides = None, store: StoreOption =
 def activations(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Run the corpus through an ingested checkpoint: statistics and samples of every feature."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import activations as flow
 
         out.print(f"corpus {run_flow(flow.activations, loaded)}")
@@ -108,7 +121,7 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
 def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import coactivation as flow
 
         out.print(f"corpus {run_flow(flow.coactivation, loaded)}")
@@ -118,7 +131,7 @@ def coactivation(config: Config, overrides: Overrides = None, store: StoreOption
 def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Find out why features fired at their samples, and what they did there."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import circuitlens as flow
 
         out.print(f"corpus {run_flow(flow.circuitlens, loaded)}")
@@ -128,7 +141,7 @@ def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption 
 def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import describe as flow
 
         out.print(f"checkpoint {run_flow(flow.describe, loaded)}")
@@ -138,7 +151,7 @@ def describe(config: Config, overrides: Overrides = None, store: StoreOption = N
 def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
     """Judge descriptions on held-out text."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import evaluate as flow
 
         out.print(f"checkpoint {run_flow(flow.evaluate, loaded)}")
@@ -197,3 +210,29 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     where = name_of(Store(root))
     there = "" if where == str(root) else f"{where}, here "
     out.print(f"Checkpoint {checkpoint_id} in {there}{root / 'catalog.duckdb'}, {seconds:.0f} s", soft_wrap=True)
+    for name, what in _next_steps(summary, where):
+        out.print(f"  {name:<10}{what}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _next_steps(summary: Any, store: str) -> Iterator[tuple[str, str]]:
+    """What to look at now, as commands to copy."""
+    from flows.reports.summary import quoted_words
+
+    program = sys.argv[0] if Path(sys.argv[0]).name == "circuit-insights" else "circuit-insights"
+    program, place = shlex.quote(program), f"--store {shlex.quote(_short(store))}"
+    if summary.report is not None:
+        yield "report", _short(str(summary.report))
+    if summary.example is not None:
+        layer, feature, text = summary.example
+        yield "feature", f"{program} show {layer} {feature} {place}"
+        for word in quoted_words(text)[:1]:
+            query = (
+                f"SELECT layer, feature, text FROM descriptions WHERE method = 'weightlens' AND text LIKE '%{word}%'"
+            )
+            yield "query", f'{program} sql "{query}" {place}'
+    yield "explorer", f"{program} serve {place}"
+
+
+def _short(path: str) -> str:
+    """A path as one would type it here; URLs are left as they are."""
+    return path if "://" in path else min(path, os.path.relpath(path), key=len)

@@ -10,7 +10,7 @@ from flows.cli.app import (
     StoreOption,
     app,
     end_at_once_on_signals,
-    load,
+    load_to_run,
     out,
     report_errors,
     store_root,
@@ -56,7 +56,7 @@ def watch_checkpoints(
 ) -> None:
     """Look once for new complete checkpoints of a series: describe each, and compare it with the one before."""
     with report_errors():
-        loaded = load(config, overrides, store)
+        loaded = load_to_run(config, overrides, store)
         from flows import watch_checkpoints as flow
         from flows.running.engine import prefect_at_hand
         from flows.subject.series import HUB

@@ -1,6 +1,8 @@
 """What a run found: per layer, and a handful of the most convincing features."""
 
+import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp.display import visible
@@ -22,6 +24,10 @@ class Summary(NamedTuple):
     """Of the last run, those that another checkpoint may have in common."""
     n_reused: int
     """Those that were taken over."""
+    example: tuple[int, int, str] | None
+    """(layer, feature, description) of the one that is most worth a look: whole words, and judged best where judged."""
+    report: Path | None
+    """What the latest evaluation wrote for people."""
 
     @property
     def reuse(self) -> str | None:
@@ -63,6 +69,20 @@ REUSED = """
 """
 
 
+EXAMPLE = """
+    SELECT layer, feature, d.text FROM scores JOIN descriptions d USING (checkpoint_id, layer, feature)
+    WHERE checkpoint_id = $id AND metric IN ('clarity', 'detection') AND value IS NOT NULL
+          AND scores.method NOT LIKE 'control:%' AND d.method = 'weightlens'
+          AND len(list_filter(d.tokens, lambda token: regexp_matches(token, '^ \\pL{4,}$')))
+              >= greatest(2, len(d.tokens) / 2)
+    GROUP BY ALL ORDER BY avg(value) DESC, layer, feature LIMIT 1
+"""
+
+EVALUATED = (
+    "SELECT recipe FROM loaded WHERE starts_with(subject, $id) AND starts_with(stage, 'evaluate') ORDER BY stage"
+)
+
+
 def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
     """The figures with which a checkpoint was ingested."""
     names = [field.name for field in fields(Quality)]
@@ -78,7 +98,18 @@ def summarise(store: Store, checkpoint_id: str) -> Summary:
         each = -(-N_SHOWN // max(1, len(layers)))
         features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
         n_shards, n_reused = connection.execute(REUSED, {"id": checkpoint_id}).fetchall()[0]
-    return Summary(layers, features, n_shards, n_reused)
+        best = connection.execute(EXAMPLE, {"id": checkpoint_id}).fetchall()
+        evaluated = [recipe for (recipe,) in connection.execute(EVALUATED, {"id": checkpoint_id}).fetchall()]
+    example = next(iter([*best, *features]), None)
+    reports = (store.root / "reports" / recipe / "report.md" for recipe in evaluated)
+    return Summary(
+        layers, features, n_shards, n_reused, example, next((path for path in reports if path.is_file()), None)
+    )
+
+
+def quoted_words(description: str) -> list[str]:
+    """The whole words that a description names."""
+    return re.findall(r"‘([^\W\d_]{4,})’", description)
 
 
 def markdown_summary(store: Store, checkpoint_id: str) -> str:

@@ -1,30 +1,22 @@
 """Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
 
-import atexit
 import logging
 import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-import prefect
 import torch
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.run import EngineConfig
+from flows.running.prefect_server import end_early, started
+from flows.running.progress import working
 from flows.subject.machine import n_workers
 from storage.bucket.working_copy import check_held
 from tasks.shard_task import CLUSTER
@@ -37,16 +29,11 @@ R = TypeVar("R")
 SECONDS_PER_UPDATE = 2.0
 """How often the progress artifact is updated: each update is a request to the server."""
 
-SERVER_PATIENCE_S = 180.0
-"""How long a server of our own may take to start: on a busy machine half a minute."""
-
 SCHEDULER_PATIENCE_S = 10.0
 """How long a Dask scheduler may take to answer."""
 
 WORKER_PATIENCE_S = 60.0
 """How long its first worker may take to come."""
-
-console = Console(stderr=True)
 
 
 @contextmanager
@@ -96,51 +83,21 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
         yield client
 
 
-_WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
-"""Ends a process when the one that holds its standard input dies without a word."""
-
-
 @contextmanager
 def prefect_at_hand() -> Iterator[None]:
     """A Prefect server for this process unless one is set; it ends with the process, however that ends."""
     if PREFECT_API_URL.value():
+        end_early()
         yield
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-    server = _start_server(urlsplit(url).port)
-    watching = [sys.executable, "-c", _WATCHDOG, str(server.pid)]
-    with subprocess.Popen(watching, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
-        try:
-            _wait_for_server(server, url)
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield
-        finally:
-            server.terminate()
-            server.wait()
-            watchdog.communicate(b"done")
-
-
-def _start_server(port: int | None) -> subprocess.Popen[bytes]:
-    """What Prefect would start by itself. Its class for that takes three seconds to import."""
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(Path(prefect.__file__).parents[1])]
-    command += ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    ours = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    server = subprocess.Popen(command, env={**os.environ, **ours})
-    atexit.register(server.terminate)
-    return server
-
-
-def _wait_for_server(server: subprocess.Popen[bytes], url: str) -> None:
-    give_up = time.monotonic() + SERVER_PATIENCE_S
-    while True:
-        with suppress(OSError), urlopen(f"{url}/health", timeout=10):
-            return
-        if server.poll() is not None or time.monotonic() > give_up:
-            raise RuntimeError(f"Prefect's server does not answer at {url}; what does `prefect server start` say?")
-        time.sleep(0.1)
+    server = started()
+    try:
+        with working("start Prefect's server"):
+            server.wait_until_it_answers()
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            yield
+    finally:
+        server.end()
 
 
 @contextmanager
@@ -161,23 +118,13 @@ def wait_for_all(futures: Sequence[PrefectFuture[R]], title: str) -> list[R]:
         return []
     artifact = create_progress_artifact(progress=0.0, description=title)
     updated = time.monotonic()
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=len(futures))
+    with working(title, len(futures)) as step:
         for done, future in enumerate(as_completed(list(futures)), 1):
             future.result()
             check_held()
-            progress.update(bar, completed=done)
+            step.advance(done)
             if time.monotonic() - updated > SECONDS_PER_UPDATE:
                 update_progress_artifact(artifact, 100.0 * done / len(futures))  # pyright: ignore
                 updated = time.monotonic()
-    update_progress_artifact(artifact, 100.0)  # pyright: ignore
-    if not console.is_terminal:
-        console.print(f"{title}: {len(futures)} done")
+        update_progress_artifact(artifact, 100.0)  # pyright: ignore
     return [future.result() for future in futures]

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prefect.futures import PrefectFuture
-from rich.console import Console
 
 from configs.run import RunConfig
 from flows.running.engine import wait_for_all
+from flows.running.progress import console
 from flows.subject.language_model import Who, endpoint_for, local_model
 from interp.descriptions.llm_questions import Answer, Questions
 from storage.answers import AnswerStore
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 SHARDS_AT_ONCE = 8
 """Shards whose questions are held in memory together."""
-
-console = Console(stderr=True)
 
 Submit = Callable[[ShardKey, dict[str, Answer]], PrefectFuture[Questions]]
 """Submits the task of a shard, which returns the questions that it still needs answered."""

@@ -12,7 +12,8 @@ from prefect.runtime import flow_run
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.running.engine import console, engine_running
+from flows.running.engine import engine_running
+from flows.running.progress import console, working
 from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import hold, push_stage
 from storage.catalog.database import check_catalog, loaded_recipe, loaded_subject
@@ -150,6 +151,7 @@ def stage_recorded(config: RunConfig, store: Store, run: StageRun) -> Iterator[R
         "error": None,
         "config": config.model_dump_json(),
     }
-    with recorded(store.catalog, row) as reuse:
-        yield reuse
-    push_stage()
+    with working(run.stage):
+        with recorded(store.catalog, row) as reuse:
+            yield reuse
+        push_stage()
