@@ -118,7 +118,7 @@ def run_flow(flow: Any, config: "RunConfig") -> Any:
 
     store = Store(store_path(config))
     end_at_once_on_signals()
-    with prefect_at_hand():
+    with prefect_at_hand(), working(f"{flow.name} {config.name}"):
         result = with_catalog_mended(store, lambda: flow(config))
     push_rest(store)
     return result

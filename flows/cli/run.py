@@ -32,6 +32,7 @@ from flows.running.progress import working
 
 if TYPE_CHECKING:
     from flows.costs.plan import Step
+    from flows.reports.summary import Summary
 
 
 @app.command()
@@ -214,7 +215,7 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
         out.print(f"  {name:<10}{what}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _next_steps(summary: Any, store: str) -> Iterator[tuple[str, str]]:
+def _next_steps(summary: "Summary", store: str) -> Iterator[tuple[str, str]]:
     """What to look at now, as commands to copy."""
     from flows.reports.summary import quoted_words
 
