@@ -5,21 +5,41 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Where pip finds PyTorch without CUDA, which only Linux needs to be told. For a GPU: make TORCH_INDEX= setup
+# Where pip finds PyTorch without CUDA, which only Linux needs to be told. For a GPU: make TORCH_INDEX= setup, which takes
+# PyTorch and NVIDIA's libraries from PyPI as they are now: no file of ours knows their hashes.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH := torch==2.13.0
+TORCH := $(if $(TORCH_INDEX),--no-deps --require-hashes -r requirements-torch.lock --extra-index-url $(TORCH_INDEX),torch==2.13.0)
 
-.PHONY: setup demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: setup lock demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
-$(READY): pyproject.toml requirements.lock
+LOCKS := requirements.lock requirements-torch.lock requirements-setup.lock
+HASHED := --no-deps --require-hashes
+UV := $(BIN)/uv --system-certs pip
+
+# uv does not read pip's configuration: where only pip knows the way to the packages, pip installs them.
+$(READY): pyproject.toml $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@echo "Set-up, 1 of 4: a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet $(HASHED) -r requirements-setup.lock
+	@echo "Set-up, 2 of 4: PyTorch"
+	@$(BIN)/python -m pip install --retries 0 $(TORCH)
+	@echo "Set-up, 3 of 4: locked packages"
+	@$(UV) install --python $(BIN)/python $(HASHED) --compile-bytecode -r requirements.lock || \
+		{ echo "uv could not; pip does it, which takes longer"; $(BIN)/python -m pip install $(HASHED) -r requirements.lock; }
+	@echo "Set-up, 4 of 4: Circuit Insights"
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@$(BIN)/python -m pip check
 	@touch $(READY)
+
+lock:  ## Write the hashes of the versions in requirements.lock anew; wants the uv of an earlier set-up
+	@{ sed -n '/^#/p' requirements.lock; \
+		sed -n 's/^\([A-Za-z0-9][^ ]*==[^ ]*\).*/\1/p' requirements.lock | \
+		$(UV) compile --quiet --generate-hashes --no-deps --no-annotate --no-header --universal --python-version 3.11 -; \
+	} > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
 
 demo: $(READY)  ## Describe every feature of the embedded model; leaves store/demo
 	$(BIN)/circuit-insights run configs/demo.yaml
@@ -45,7 +65,7 @@ chaos: $(READY)  ## Kill, fill, stop and mix up whatever can be, fifty times and
 ORACLES := .venv-oracles
 oracles: $(READY)  ## Compare with independent implementations, in an environment of their own
 	$(PYTHON) -m venv $(ORACLES)
-	$(ORACLES)/bin/python -m pip install --quiet --no-deps --retries 0 $(TORCH) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(ORACLES)/bin/python -m pip install --quiet --retries 0 $(TORCH)
 	$(ORACLES)/bin/python -m pip install --quiet -r tests/oracles/requirements.txt
 	$(ORACLES)/bin/python -m pip install --quiet --no-deps fade-language==0.1.2  # what it imports is in requirements.txt, newer than its pins
 	CIRCUIT_INSIGHTS_ORACLES=$(ORACLES)/bin/python $(BIN)/python -m pytest -q -m oracle
