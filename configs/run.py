@@ -164,8 +164,11 @@ class DescribeConfig(_Section):
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
     """Describe so many features of each layer, those first that most methods can describe from what is there, which
     are those that `evaluate` judges first; null: all. What weights alone say (the weightlens stage) is said of all."""
+    sample: Annotated[int, Field(gt=0)] | None = None
+    """Describe so many features of the whole model, drawn at random from all that can be described: a look at what a
+    language model says, and what it costs, before all are described. In place of `features_per_layer`."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the lot among equals."""
+    """Of the draw."""
     evidence: EvidenceSettings = EvidenceSettings()
     rule: RuleSettings = RuleSettings()
 
@@ -182,6 +185,9 @@ class EvaluateConfig(_Section):
     controls: tuple[Literal["shuffled", "constant"], ...] = ("shuffled", "constant")
     """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; constant:
     the same for all features."""
+    sample: Annotated[int, Field(gt=0)] | None = None
+    """Judge so many features of the whole model, drawn at random from those described; left out:
+    `how.features_per_layer`, those first that most methods describe."""
     how: EvaluateSettings = EvaluateSettings()
 
 
@@ -255,6 +261,11 @@ class RunConfig(_Section):
         train = self.transcoder.train
         if train is not None and train.activation == "topk" and train.k > train.d_transcoder:
             raise ValueError(f"transcoder.train: k is {train.k}, more than the {train.d_transcoder} features there are")
+        if self.describe.sample is not None and self.describe.features_per_layer is not None:
+            raise ValueError(
+                f"describe.sample is {self.describe.sample} and describe.features_per_layer is "
+                f"{self.describe.features_per_layer}: set one of them; null drops the other"
+            )
         unknown = [code for code in self.wording.languages if code not in SUPPORTED_LANGUAGES]
         if unknown:
             raise ValueError(f"wording.languages: {unknown[0]!r} is not known; known are {sorted(SUPPORTED_LANGUAGES)}")

@@ -84,7 +84,9 @@ CONDITIONS = (
         lambda c: c.circuitlens.ablated_features > 0,
     ),
     Condition(
-        ("describe.seed",), "describe.features_per_layer", lambda c: c.describe.features_per_layer is not None
+        ("describe.seed",),
+        "describe.features_per_layer or describe.sample",
+        lambda c: c.describe.features_per_layer is not None or c.describe.sample is not None,
     ),
     Condition(
         ("evaluate.how.texts_per_question",),

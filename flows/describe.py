@@ -20,6 +20,7 @@ from tasks.describe.describe import (
     load_descriptions,
     loaded_name,
 )
+from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
 
 
@@ -93,7 +94,7 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         rule=config.describe.rule,
         wording=config.wording,
         max_tokens=config.llm.max_tokens,
-        features_per_layer=config.describe.features_per_layer,
+        draw=Draw(config.describe.features_per_layer, config.describe.sample, recipe.subject.attributes.n_layers),
         seed=config.describe.seed,
         model=recipe.model,
     )

@@ -17,6 +17,7 @@ from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
+from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
 from tasks.evaluation.held_out import JudgeJob, read_layer, steer_features
 from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
@@ -105,6 +106,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         controls=config.evaluate.controls,
         judge=config.evaluate.judge,
         model=recipe.model,
+        draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.attributes.n_layers),
         how=config.evaluate.how,
         evidence=config.describe.evidence,
         rule=config.describe.rule,

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,6 +32,7 @@ from flows.cli.app import (
 from flows.running.progress import working
 
 if TYPE_CHECKING:
+    from configs.run import RunConfig
     from flows.costs.plan import Step
     from flows.reports.summary import Summary
 
@@ -138,24 +140,49 @@ def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption 
         out.print(f"corpus {run_flow(flow.circuitlens, loaded)}")
 
 
+Sample = Annotated[
+    int | None,
+    typer.Option("--sample", min=1, help="So many features, drawn at random; what all would cost is said at the end."),
+]
+
+
 @app.command()
-def describe(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def describe(config: Config, overrides: Overrides = None, store: StoreOption = None, sample: Sample = None) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
     with report_errors():
-        loaded = load_to_run(config, overrides, store)
+        drawn = [] if sample is None else [f"describe.sample={sample}", "describe.features_per_layer=null"]
+        loaded = load_to_run(config, [*(overrides or []), *drawn], store)
         from flows import describe as flow
 
-        out.print(f"checkpoint {run_flow(flow.describe, loaded)}")
+        checkpoint_id = run_flow(flow.describe, loaded)
+        _print_extrapolation(loaded, checkpoint_id, "describe", "described")
+        out.print(f"checkpoint {checkpoint_id}")
 
 
 @app.command()
-def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None, sample: Sample = None) -> None:
     """Judge descriptions on held-out text."""
     with report_errors():
-        loaded = load_to_run(config, overrides, store)
+        drawn = [] if sample is None else [f"evaluate.sample={sample}"]
+        loaded = load_to_run(config, [*(overrides or []), *drawn], store)
         from flows import evaluate as flow
 
-        out.print(f"checkpoint {run_flow(flow.evaluate, loaded)}")
+        checkpoint_id = run_flow(flow.evaluate, loaded)
+        _print_extrapolation(loaded, checkpoint_id, "evaluate", "judged")
+        out.print(f"checkpoint {checkpoint_id}")
+
+
+def _print_extrapolation(config: "RunConfig", checkpoint_id: str, stage: str, verb: str) -> None:
+    """After a random sample: what all features would cost."""
+    if getattr(config, stage).sample is None:
+        return
+    from flows.reports.extrapolation import extrapolated
+    from flows.subject.subject import store_path
+    from storage.store import Store
+
+    found = extrapolated(Store(store_path(config)), checkpoint_id, stage)
+    if found is not None:
+        err.print(found.sentence(verb), markup=False)
 
 
 @app.command("plan")

@@ -27,7 +27,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     """What each step takes, by its name."""
     how, workers = config.evaluate.how, n_workers(config.engine)
     steering = how.faithfulness
-    n_features = min(how.features_per_layer, sizes.d_transcoder)
+    n_features = _features_per_layer(config, sizes)
     n_steered = min(steering.features_per_layer, n_features) * sizes.n_layers
     layer = sizes.d_transcoder * sizes.d_model * 8
     read = how.n_texts * how.text_tokens * (sizes.model_flops / 2 + 2 * n_features * sizes.d_model)
@@ -63,9 +63,15 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     }
 
 
+def _features_per_layer(config: RunConfig, sizes: Sizes) -> int:
+    """Features of a layer that are judged, rounded up."""
+    sample, most = config.evaluate.sample, config.evaluate.how.features_per_layer
+    return min(most if sample is None else -(-sample // sizes.n_layers), sizes.d_transcoder)
+
+
 def n_described(config: RunConfig, sizes: Sizes) -> float:
     """Descriptions that are judged, wrong ones included."""
-    n_features = min(config.evaluate.how.features_per_layer, sizes.d_transcoder) * sizes.n_layers
+    n_features = _features_per_layer(config, sizes) * sizes.n_layers
     methods = len(config.evaluate.methods or ()) or MIN_METHODS
     shuffled = 2 if "shuffled" in config.evaluate.controls else 1
     return n_features * (methods * shuffled + ("constant" in config.evaluate.controls))

@@ -69,7 +69,7 @@ class DescribeRecipe:
             explainer=config.describe.explainer,
             model=self.model,
             settings=[config.describe.evidence, config.describe.rule, config.wording, config.llm.max_tokens],
-            drawn=[config.describe.features_per_layer, config.describe.seed],
+            drawn=[config.describe.features_per_layer, config.describe.sample, config.describe.seed],
             version=[VERSION, PROMPT_VERSION],
         )
 

@@ -67,6 +67,7 @@ class EvaluateRecipe:
             methods=self.methods,
             explainer=self.explainer,
             how=config.evaluate.how,
+            sample=config.evaluate.sample,
             version=held_out.VERSION,
         )
 

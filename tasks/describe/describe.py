@@ -6,7 +6,6 @@ from functools import partial
 from typing import NamedTuple
 
 import duckdb
-import numpy as np
 
 from interp.descriptions.evidence import WHOLE, FeatureEvidence, Method, evidence_for
 from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
@@ -18,6 +17,7 @@ from storage.catalog.database import mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
 from storage.catalog.runs import now
 from storage.store import ShardKey, Store
+from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus, known_features
 from tasks.shard_task import shard_task
 
@@ -54,7 +54,7 @@ class DescribeJob:
     rule: RuleSettings
     wording: WordingSettings
     max_tokens: int
-    features_per_layer: int | None
+    draw: Draw
     """None: all."""
     seed: int
     model: str | None
@@ -96,9 +96,9 @@ def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: d
 
 
 def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardKey) -> list[int]:
-    """A shard's part of the features to be described: those of the layer that most methods can describe from what is
-    there (validated tokens, samples, attributed samples), by lot among equals."""
-    if task.features_per_layer is None:
+    """A shard's part of the features to be described. A method can describe a feature from its validated tokens, its
+    samples, or its attributed samples, as far as they are there."""
+    if task.draw.is_all:
         return list(range(key.start, key.stop))
     query = """
         SELECT feature, sum(n_methods) FROM (
@@ -112,10 +112,9 @@ def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardK
     about = {"checkpoint": task.checkpoint_id, "layer": key.layer, "corpus": task.corpus_id}
     n = {kind: looks_at.count(kind) for kind in ("tokens", "samples", "circuits")}
     rows = connection.execute(query, {**about, **n}).fetchall()
-    features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
-    chance = np.random.default_rng([task.seed, key.layer]).permutation(len(features))
-    drawn = features[np.lexsort((chance, -n_methods))][: task.features_per_layer]
-    return sorted(int(feature) for feature in drawn if key.start <= feature < key.stop)
+    features, n_methods = [row[0] for row in rows], [row[1] for row in rows]
+    drawn = task.draw.of_layer(features, n_methods, key.layer, task.seed)
+    return sorted(feature for feature in drawn if key.start <= feature < key.stop)
 
 
 def is_described(store: Store, key: ShardKey) -> bool:

@@ -22,6 +22,7 @@ from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, held_out_rows, read_chosen_rows
 from storage.store import ShardKey, Store
+from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
 from tasks.evaluation.reading import read_activations
 from tasks.ingest import tokens_part
@@ -57,6 +58,7 @@ class JudgeJob:
     judge: str
     model: str | None
     """Who is asked, as the answers are kept under; None for the judge by rule."""
+    draw: Draw
     how: EvaluateSettings
     evidence: EvidenceSettings
     rule: RuleSettings
@@ -99,7 +101,7 @@ def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
 
 
 def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
-    """Features that are judged, in the order of the draw: those that most methods describe come first."""
+    """Features that are judged, in the order of the draw."""
     query = f"""
         SELECT feature, count(DISTINCT method) FROM descriptions
         WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND method IN (SELECT unnest(?))
@@ -108,9 +110,8 @@ def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
         rows = connection.execute(
             query, [task.checkpoint_id, layer, list(task.methods), task.explainer, task.sampled_corpus.corpus_id]
         ).fetchall()
-    features, n_methods = (np.array(column, np.int64) for column in (zip(*rows, strict=True) if rows else ((), ())))
-    chance = np.random.default_rng([task.how.seed, layer]).permutation(len(features))
-    return features[np.lexsort((chance, -n_methods))][: task.how.features_per_layer]
+    drawn = task.draw.of_layer([row[0] for row in rows], [row[1] for row in rows], layer, task.how.seed)
+    return np.array(drawn, np.int64)
 
 
 def worded_by(explainer: str) -> str:

@@ -1,0 +1,61 @@
+"""What describing or judging every feature would cost, from what a random sample of features cost."""
+
+from typing import NamedTuple
+
+from storage.catalog.database import open_catalog
+from storage.store import Store
+
+PURPOSES = {"describe": ("explain", "join"), "evaluate": ("synthesise", "rate", "mark", "simulate")}
+"""What a stage asks language models for."""
+
+
+class Extrapolation(NamedTuple):
+    """Money and features of the newest run of a stage, and of all features that fire."""
+
+    usd: float
+    n_sampled: int
+    n_all: int
+
+    @property
+    def usd_for_all(self) -> float:
+        """The same for every feature that fires on the corpus."""
+        return self.usd / max(1, self.n_sampled) * self.n_all
+
+    def sentence(self, verb: str) -> str:
+        """For people."""
+        return (
+            f"{self.n_sampled} features {verb} for ${self.usd:,.4f}; all {self.n_all:,} that fire on the corpus would "
+            f"cost about ${self.usd_for_all:,.2f}"
+        )
+
+
+def extrapolated(store: Store, checkpoint_id: str, stage: str) -> Extrapolation | None:
+    """What the stage cost under its newest recipe, whichever of its runs paid; None where it has not ended yet."""
+    with open_catalog(store.catalog) as connection:
+        newest = connection.execute(
+            "SELECT recipe, corpus_id FROM runs WHERE stage = ? AND checkpoint_id = ? AND status = 'completed' "
+            "ORDER BY started_at DESC LIMIT 1",
+            [stage, checkpoint_id],
+        ).fetchone()
+        if newest is None:
+            return None
+        recipe, corpus_id = newest
+        usd = connection.execute(
+            "SELECT coalesce(sum(cost_usd), 0) FROM llm_calls WHERE purpose IN (SELECT unnest(?)) AND run_id IN "
+            "(SELECT run_id FROM runs WHERE stage = ? AND recipe = ?)",
+            [list(PURPOSES[stage]), stage, recipe],
+        ).fetchone()
+        table = "descriptions" if stage == "describe" else "scores"
+        who = "explainer NOT IN ('tokens', 'authors')" if stage == "describe" else "judge NOT IN ('rule', 'none')"
+        sampled = connection.execute(
+            f"SELECT count(DISTINCT (layer, feature)) FROM {table} WHERE checkpoint_id = ? AND corpus_id = ? AND {who}",
+            [checkpoint_id, corpus_id],
+        ).fetchone()
+        every = connection.execute(
+            "SELECT count(*) FROM features WHERE checkpoint_id = ? AND corpus_id = ? AND NOT is_dead",
+            [checkpoint_id, corpus_id],
+        ).fetchone()
+    assert usd is not None
+    assert sampled is not None
+    assert every is not None
+    return Extrapolation(float(usd[0]), int(sampled[0]), int(every[0]))

@@ -1,0 +1,38 @@
+"""Which features of a layer are described or judged, where not all are."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Draw(NamedTuple):
+    """How many features are drawn, and how."""
+
+    per_layer: int | None
+    """So many of each layer, those first that most methods can describe, ties broken at random (seeded); None: all."""
+    sample: int | None
+    """So many of the whole model, each with the same chance within its layer; goes before `per_layer`."""
+    n_layers: int
+
+    @property
+    def is_all(self) -> bool:
+        """Whether no feature is left out."""
+        return self.per_layer is None and self.sample is None
+
+    def of_layer(self, features: Sequence[int], n_methods: Sequence[int], layer: int, seed: int) -> list[int]:
+        """The features of a layer that are drawn, in the order of the draw.
+
+        `n_methods[i]` is how many methods can describe `features[i]`. Equal seeds give equal draws, and a larger number
+        a longer list with the same beginning.
+        """
+        chance = np.random.default_rng([seed, layer]).permutation(len(features))
+        if self.sample is not None:
+            order = np.argsort(chance)
+            whole, rest = divmod(self.sample, self.n_layers)
+            at = int(np.random.default_rng(seed).permutation(self.n_layers)[layer])
+            most = whole + (at < rest)
+        else:
+            order = np.lexsort((chance, -np.asarray(n_methods, np.int64)))
+            most = len(features) if self.per_layer is None else self.per_layer
+        return [int(features[i]) for i in order[:most]]
