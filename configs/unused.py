@@ -1,7 +1,8 @@
 """Settings that are set and then have no effect, because of another setting: each such pair is refused by name.
 
-A setting counts as set if its value differs from its default. Stages that a configuration leaves out are no reason: the
-file describes every stage, and `stages` chooses among them.
+A setting counts as set if its value differs from its default. What is left out on purpose is no reason: a file
+describes every stage, `stages` chooses among them, and a step is switched off by one setting (such as
+`circuitlens.ablated_features=0`), with its others left where they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,10 +39,6 @@ def _trains_topk(config: "RunConfig") -> bool:
     return config.transcoder.train is None or config.transcoder.train.activation == "topk"
 
 
-def _draws_enough(config: "RunConfig") -> bool:
-    return (config.circuitlens.samples_per_feature or 0) <= config.activations.n_samples
-
-
 CONDITIONS = (
     Condition(("engine.dask_address",), "engine.runner=dask", lambda c: c.engine.runner == "dask"),
     Condition(
@@ -56,32 +53,11 @@ CONDITIONS = (
         "transcoder.train.activation=relu or jumprelu",
         lambda c: c.transcoder.train is None or not _trains_topk(c),
     ),
-    Condition(
-        ("weightlens.z_features", "weightlens.feature_pool"),
-        "layers in weightlens.upstream",
-        lambda c: c.weightlens.upstream != [],
-    ),
-    Condition(
-        ("activations.n_bins", "activations.alpha", "activations.seed"),
-        "activations.n_samples above 0",
-        lambda c: c.activations.n_samples > 0,
-    ),
-    Condition(("circuitlens.samples_per_feature",), "at least as many in activations.n_samples", _draws_enough),
     Condition(("circuitlens.eps",), "circuitlens.clustering=dbscan", lambda c: c.circuitlens.clustering == "dbscan"),
-    Condition(
-        ("circuitlens.continuation_tokens",),
-        "circuitlens.effect_tokens above 0",
-        lambda c: c.circuitlens.effect_tokens > 0,
-    ),
     Condition(
         ("circuitlens.continued_samples",),
         "circuitlens.continuation_tokens above 0",
         lambda c: c.circuitlens.continuation_tokens > 0,
-    ),
-    Condition(
-        ("circuitlens.ablated_samples", "circuitlens.ablated_sources"),
-        "circuitlens.ablated_features above 0",
-        lambda c: c.circuitlens.ablated_features > 0,
     ),
     Condition(
         ("describe.seed",),
@@ -92,11 +68,6 @@ CONDITIONS = (
         ("evaluate.how.texts_per_question",),
         "evaluate.judge=anthropic, openai or local",
         lambda c: c.evaluate.judge != "rule",
-    ),
-    Condition(
-        ("evaluate.how.faithfulness",),
-        "evaluate.how.faithfulness.features_per_layer above 0",
-        lambda c: c.evaluate.how.faithfulness.features_per_layer > 0,
     ),
     Condition(
         ("local_model",), "describe.explainer=local or evaluate.judge=local", lambda c: _asks(c, "local")
@@ -123,7 +94,7 @@ CONDITIONS = (
     ),
 )  # fmt: skip
 
-EXEMPT = ("llm.max_tokens", "evaluate.how.faithfulness.features_per_layer")
+EXEMPT = ("llm.max_tokens",)
 """Settings of a section above for which the section's condition does not count."""
 
 

@@ -56,6 +56,8 @@ def attribute(
         ValueError: the prompt has no tokens or more than the model reads, or a setting is out of range.
     """
     _check(settings, output)
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; give some text")
     tell("opening the model")
     subject = identify(open_source(config))
     checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
@@ -63,8 +65,6 @@ def attribute(
     folder, model = loaded_model(subject.source.model.path, device, open_attention=True)
     ids = folder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
     n_most = folder.config.max_position_embeddings
-    if not ids:
-        raise ValueError("the prompt is empty; give some text")
     tokens = torch.tensor(ids if subject.source.bos is None else [subject.source.bos, *ids], device=device)
     if len(tokens) > n_most:
         raise ValueError(f"the prompt has {len(tokens)} tokens; the model reads {n_most} at most")

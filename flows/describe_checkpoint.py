@@ -12,8 +12,9 @@ from flows.describe import DESCRIBE
 from flows.evaluate import EVALUATE
 from flows.ingest import INGEST
 from flows.reports.prefect_pages import show_checkpoint, show_failure
+from flows.running.before_start import check_before_start
 from flows.running.stage import Stage, perform, store_held
-from flows.subject.subject import Source, identify, open_source
+from flows.subject.subject import Source, Subject, identify, open_source
 from flows.train_transcoders import train
 from flows.weightlens import WEIGHTLENS
 from storage.catalog.runs import new_run_id
@@ -35,13 +36,22 @@ def stages(config: RunConfig) -> list[Stage]:
     return [INGEST, *(stage for name, stage in STAGES.items() if name in config.stages)]
 
 
+def unfinished(config: RunConfig, subject: Subject | None) -> list[StageName]:
+    """The stages that are left to do; all of them where the model or its transcoders are not here yet."""
+    return [name for name in STAGES if name in config.stages and not (subject and STAGES[name].is_done(subject))]
+
+
 def nothing_to_do(source: Source) -> str | None:
     """The checkpoint's id, if the catalog holds everything that the configuration asks for."""
     if source.must_train:
         return None
     subject = identify(source)
-    done = all(stage.is_done(subject) for stage in stages(source.config))
-    return subject.checkpoint_id if done else None
+    return subject.checkpoint_id if is_complete(subject) else None
+
+
+def is_complete(subject: Subject) -> bool:
+    """Whether the catalog holds everything that the configuration asks for."""
+    return all(stage.is_done(subject) for stage in stages(subject.config))
 
 
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
@@ -60,6 +70,7 @@ def describe_checkpoint(config: RunConfig) -> str:
 def _describe(config: RunConfig) -> tuple[Store, str]:
     source = open_source(config)
     subject = None if source.must_train else identify(source)
+    check_before_start(config, subject, unfinished(config, subject))
     run_id = new_run_id()
     with store_held(config, source.store, f"run {config.name}"):
         if subject is None:

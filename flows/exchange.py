@@ -27,6 +27,23 @@ IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequenc
 """Tables that an imported analysis fills."""
 
 
+def expect_empty(folder: Path, overwrite: bool) -> None:
+    """Refuse to write among somebody's files, unless that is wanted.
+
+    Raises:
+        ValueError: the folder holds something, or is none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"export: {folder} is a file; name a folder")
+    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if found and not overwrite:
+        some = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        raise ValueError(
+            f"export: {folder} is not empty ({some}); name a new folder, or give --overwrite to write among them, "
+            "in the place of files of the same name"
+        )
+
+
 def export_weightlens(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
     """Write a checkpoint's WeightLens results as the authors' files, one a layer.
 

@@ -34,6 +34,9 @@ MAX_TOKENIZER_BYTES = 50_000_000
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
+"""A tokenizer is in one of them; without, transformers makes one that knows no word."""
+
 SETTINGS_FILES = ("config.json", *TOKENIZER_FILES)
 """The small files of a model folder, enough for everything but the weights."""
 
@@ -84,6 +87,12 @@ class ModelFolder:
             if file.stat().st_size > MAX_TOKENIZER_BYTES:
                 size = file.stat().st_size
                 raise ValueError(f"{file}: {size} bytes; expected a tokenizer's file, at most {MAX_TOKENIZER_BYTES}")
+        if not any((self.path / name).is_file() for name in VOCABULARY_FILES):
+            raise ValueError(
+                f"{self.path}: no tokenizer; expected tokenizer.json (or vocab.json and merges.txt) beside the model's "
+                "config.json. Another form, such as tokenizer.model, becomes one by "
+                "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parsers do

@@ -88,11 +88,10 @@ def cli(prefect_home: Path, prefect_api: str) -> Callable[..., subprocess.Comple
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
-            **options,
+            **{"env": environment, **options},
         )  # pyright: ignore
 
     return run

@@ -9,11 +9,13 @@ from typing import Any
 # isort: off
 from flows.cli import run, series, catalog, serve, maintenance, language_models  # noqa: F401  (in the order of --help)
 from flows.cli.app import app
+from flows.start import end_at_once_on_signals
 
 
 def main() -> None:
     """Entry point. Ends without taking the interpreter apart, over which DuckDB's binding prints pages of warnings."""
     code: Any = 0
+    end_at_once_on_signals()
     try:
         app()
     except SystemExit as end:

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.running.prefect_server import start_early
-from flows.running.progress import SHOW_CURSOR, console, working
+from flows.running.progress import console, working
 from interp.display import visible
 
 if TYPE_CHECKING:
@@ -41,8 +39,24 @@ out = Console()
 err = console
 
 BAD_INPUT = 2
-INTERRUPTED = 130
-INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command again to go on"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"circuit-insights {version('circuit-insights')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Explain every feature of a language model's transcoders, and ask for what was found."""
+
 
 Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
@@ -60,13 +74,11 @@ CheckpointOption = Annotated[
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Bad input ends with one message and exit code 2; a full disk and Ctrl-C say what to do."""
+    """Bad input ends with one message and exit code 2; a full disk says what to do."""
     try:
         yield
     except ValueError as error:
         fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        fail(INTERRUPTED_MESSAGE, INTERRUPTED)
     except Exception as error:
         if not _disk_is_full(error):
             raise
@@ -117,7 +129,6 @@ def run_flow(flow: Any, config: "RunConfig") -> Any:
         from storage.store import Store
 
     store = Store(store_path(config))
-    end_at_once_on_signals()
     with prefect_at_hand(), working(f"{flow.name} {config.name}"):
         result = with_catalog_mended(store, lambda: flow(config))
     push_rest(store)
@@ -141,28 +152,6 @@ def with_catalog_mended(store: "Store", work: Callable[[], Returned]) -> Returne
             raise
     err.print(done, markup=False, soft_wrap=True, highlight=False)
     return work()
-
-
-def end_at_once_on_signals() -> None:
-    """On Ctrl-C and SIGTERM, end the process: tasks cannot be stopped in the middle, and the store needs no farewell.
-
-    A thread does it, told by Python's wake-up descriptor, because Prefect puts handlers of its own in our place and
-    then waits for the tasks.
-    """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(tell)
-
-    def wait() -> None:
-        while (number := os.read(told, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
-            pass
-        shown = SHOW_CURSOR if os.isatty(2) else ""
-        os.write(2, f"{shown}\n{INTERRUPTED_MESSAGE}\n".encode())
-        os._exit(128 + number)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def print_quality(layers: list[Any]) -> None:

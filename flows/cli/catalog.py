@@ -81,12 +81,16 @@ def export(
     ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write into a folder that holds files; those of the same name go.")
+    ] = False,
 ) -> None:
     """Write results in the format of another tool."""
-    from flows.exchange import export_parquet, export_weightlens
+    from flows.exchange import expect_empty, export_parquet, export_weightlens
     from storage.store import Store
 
     with report_errors():
+        expect_empty(folder, overwrite)
         write = export_weightlens if format is Exported.weightlens_json else export_parquet
         for path in write(Store(store_root(store)), checkpoint, folder):
             out.print(str(path), soft_wrap=True, markup=False)

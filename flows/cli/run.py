@@ -30,6 +30,7 @@ from flows.cli.app import (
     with_catalog_mended,
 )
 from flows.running.progress import working
+from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
@@ -45,9 +46,10 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
         loaded = load_to_run(config, overrides, store)
         with working("load libraries"):
             from flows.costs.plan import plan
-            from flows.describe_checkpoint import describe_checkpoint, nothing_to_do, stages
+            from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
+            from flows.running.before_start import check_before_start
             from flows.subject.origin import pinned, to_download
-            from flows.subject.subject import open_source
+            from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of
             from storage.bucket.working_copy import push_rest
             from storage.catalog.published import sweep_published
@@ -56,17 +58,19 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             loaded = pinned(loaded)
             downloads = to_download(loaded)
         if downloads:
+            check_before_start(loaded, None, unfinished(loaded, None))
             with working("plan"):
                 steps = plan(loaded, stages(loaded))
             print_plan(steps, err)
         with working("open model and transcoders"):
             source = open_source(loaded)
-            checkpoint_id = with_catalog_mended(source.store, lambda: nothing_to_do(source))
-        if checkpoint_id is not None:
+            subject = None if source.must_train else identify(source)
+        if subject is not None and with_catalog_mended(source.store, lambda: is_complete(subject)):
             push_rest(source.store)
             sweep_published(source.store.catalog)
-            err.print(f"Nothing to do: checkpoint {checkpoint_id} is complete in {name_of(source.store)}")
+            err.print(f"Nothing to do: checkpoint {subject.checkpoint_id} is complete in {name_of(source.store)}")
             return
+        check_before_start(source.config, subject, unfinished(source.config, subject))
         if not downloads:
             with working("plan"):
                 steps = plan(loaded, stages(loaded))
@@ -190,13 +194,19 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
     with report_errors():
         loaded = load(config, overrides, store)
-        from flows.costs.plan import plan
-        from flows.describe_checkpoint import stages
+        from flows.costs.plan import planned
+        from flows.describe_checkpoint import stages, unfinished
+        from flows.running.before_start import check_order, problems
         from flows.subject.subject import store_path
         from storage.bucket.mirror import name_of
         from storage.store import Store
 
-        print_plan(plan(loaded, stages(loaded)), out)
+        found = planned(loaded, stages(loaded))
+        left = unfinished(loaded, found.subject)
+        check_order(loaded, found.subject, left)
+        print_plan(found.steps, out)
+        for problem in problems(loaded, found.subject, left):
+            out.print(f"[bold yellow]not ready:[/] {escape(visible(problem))}", soft_wrap=True, highlight=False)
         root = store_path(loaded)
         out.print(f"Store: {name_of(Store(root))}, worked with in {root}", soft_wrap=True, markup=False)
 
@@ -220,7 +230,6 @@ def print_plan(steps: "list[Step]", console: Console) -> None:
 
 def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     from flows.reports.summary import summarise
-    from interp.display import visible
     from storage.bucket.mirror import name_of
     from storage.store import Store
 

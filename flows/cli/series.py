@@ -9,7 +9,6 @@ from flows.cli.app import (
     Overrides,
     StoreOption,
     app,
-    end_at_once_on_signals,
     load_to_run,
     out,
     report_errors,
@@ -37,7 +36,6 @@ def compare_checkpoints(
         from interp.drift import DriftSettings
 
         settings = DriftSettings(match_cosine, kept_cosine, positions)
-        end_at_once_on_signals()
         with prefect_at_hand():
             out.print(flow.compare_checkpoints(store_root(store), a, b, settings), soft_wrap=True, markup=False)
 
@@ -63,10 +61,8 @@ def watch_checkpoints(
 
         if settle_s is not None and place.startswith(HUB):
             raise ValueError(f"--settle-s: {place} is on the Hub, where a commit is complete; it is for folders")
-        end_at_once_on_signals()
         with prefect_at_hand():
             series = "transcoder" if transcoders else "model"
-            for checkpoint_id in flow.watch_checkpoints(
-                loaded, place, pattern, series, 10.0 if settle_s is None else settle_s
-            ):
+            settle_s = 10.0 if settle_s is None else settle_s
+            for checkpoint_id in flow.watch_checkpoints(loaded, place, pattern, series, settle_s):
                 out.print(f"checkpoint {checkpoint_id}")

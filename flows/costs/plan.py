@@ -44,6 +44,14 @@ class Step(NamedTuple):
     usd: float = 0.0
 
 
+class Plan(NamedTuple):
+    """What is left to do of which checkpoint."""
+
+    subject: Subject | None
+    """None where the model or its transcoders are not here yet."""
+    steps: list[Step]
+
+
 def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
     """What is left to do of the stages of a run, ingestion the first of them, from what the store and the cache already
     hold. Nothing is written to the store, and of what is on the Hub only small files are downloaded.
@@ -53,31 +61,39 @@ def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
     Raises:
         ValueError: the co-activation matrices that are left do not fit on the disk.
     """
-    steps = _steps(pinned(config), stages)
-    for step in steps:
+    return planned(config, stages).steps
+
+
+def planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
+    """The same, with the checkpoint."""
+    found = _planned(pinned(config), stages)
+    for step in found.steps:
         if step.name == "coactivation":
             refuse_what_does_not_fit(config, step.disk_bytes)
-    return steps
+    return found
 
 
-def _steps(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
+def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else {TRAIN: _train(sizes, config, rates)}
-        return _all_to_do({"download": _download(left), **training, **_costs(stages, sizes, config, rates)}, config)
+        costs = {"download": _download(left), **training, **_costs(stages, sizes, config, rates)}
+        return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
         sizes = sizes_to_train(source)
         rates = Rates.measured(sizes.d_model, config)
-        return _all_to_do({TRAIN: _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
+        costs = {TRAIN: _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}
+        return Plan(None, _all_to_do(costs, config))
     subject = identify(source)
     refresh_all(source.store)
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
     todo = {name: n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
-    return [_step(name, todo[name], cost, config) for name, cost in _costs(stages, sizes, config, rates).items()]
+    costs = _costs(stages, sizes, config, rates)
+    return Plan(subject, [_step(name, todo[name], cost, config) for name, cost in costs.items()])
 
 
 def _step(name: str, todo: int | None, cost: Cost, config: RunConfig) -> Step:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
+from configs.run import StageName
 from flows.recipes.activations import ActivationsRecipe
 from flows.subject.language_model import model_name
 from flows.subject.subject import Subject
@@ -14,9 +15,9 @@ from storage.recipes import short_hash
 from storage.store import ShardKey
 from tasks.describe.describe import SEES, VERSION
 
-_LEAVES = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
+_LEAVES: dict[str, StageName] = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
 
-NEEDS: dict[Method, str] = {method: _LEAVES[kind] for method, kind in SEES.items()}
+NEEDS: dict[Method, StageName] = {method: _LEAVES[kind] for method, kind in SEES.items()}
 """The stage that leaves in the catalog what a method looks at."""
 
 

@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.run import EngineConfig
+from flows.running.prefect_api import check_prefect_answers
 from flows.running.prefect_server import end_early, started
 from flows.running.progress import working
 from flows.subject.machine import n_workers
@@ -85,9 +86,14 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
 
 @contextmanager
 def prefect_at_hand() -> Iterator[None]:
-    """A Prefect server for this process unless one is set; it ends with the process, however that ends."""
+    """A Prefect server for this process unless one is set; it ends with the process, however that ends.
+
+    Raises:
+        ValueError: one is set and does not answer.
+    """
     if PREFECT_API_URL.value():
         end_early()
+        check_prefect_answers()
         yield
         return
     server = started()

@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.running.before_start import check_respondents
 from flows.running.engine import engine_running
 from flows.running.progress import console, working
 from flows.subject.subject import Subject, identify, open_source
@@ -98,6 +99,7 @@ def perform_alone(stage: Stage, config: RunConfig) -> Subject:
     subject = identify(open_source(config))
     open_checkpoint(subject.store, subject.checkpoint_id)
     if not stage.is_done(subject):
+        check_respondents(config, [stage.name])
         with store_held(config, subject.store, f"{stage.name} {config.name}"):
             perform(stage, subject, new_run_id())
     return subject

@@ -51,12 +51,40 @@ def local_model(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
     Raises:
         ValueError: none is set, or its folder holds no model.
     """
-    from tasks.llm.local_model import LocalModel
+    from tasks.llm.local_model import LocalModel, chat_folder
 
-    path = config.local_model.path
-    if path is None:
-        raise ValueError("local_model.path is not set: name the folder of a chat model")
-    if not (path / "config.json").is_file():
-        raise ValueError(f"local_model.path: {path} holds no config.json; name the folder of a chat model")
+    path = chat_folder(config.local_model.path)
     files = [file for file in path.iterdir() if file.suffix in {".json", ".safetensors", ".jinja"}]
     return LocalModel(path, short_hash(files=fingerprints(store, files)), AnswerStore(store), run_id)
+
+
+def check_can_ask(config: RunConfig, who: Who) -> None:
+    """Check all that asking a language model needs and that can be seen from here.
+
+    Raises:
+        ValueError: a setting or the key is missing, the budget is nothing, or the folder holds no chat model.
+    """
+    if who == "local":
+        from tasks.llm.local_model import check_chat_model
+
+        check_chat_model(config.local_model.path)
+    endpoint = endpoint_for(config, who)
+    if endpoint is not None:
+        endpoint.check_key()
+        costs = endpoint.prices.input or endpoint.prices.output
+        if costs and not config.llm.budget_usd:
+            raise ValueError(
+                f"llm.budget_usd is 0, so that {endpoint.model} may not be asked; set what a run may spend"
+            )
+
+
+def check_answers(config: RunConfig, who: Who) -> None:
+    """Check that too, and that the server accepts the key and knows the model, which costs nothing.
+
+    Raises:
+        ValueError: it does not, or is not reached.
+    """
+    check_can_ask(config, who)
+    endpoint = endpoint_for(config, who)
+    if endpoint is not None:
+        endpoint.check()

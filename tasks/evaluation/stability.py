@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,12 @@ from tasks.activations.coactivation import virtual_weights
 from tasks.activations.corpus_pass import CorpusPass, n_counted
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import encoder_directions, reading_source
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LAYERS_IN_LEGEND = 8
+"""Lines of a plot that a legend can name; of more layers, colours tell the depth."""
 
 
 @shard_task("stability", "stability L{layer:02d}")
@@ -163,12 +169,31 @@ def _draw(path: Path, figures: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure  # half a second to import
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", ylim=(0, 1.02), xlabel="tokens", ylabel="share of the final edges found")
-    for one in figures:
-        known = [(t, share) for t, share in zip(one["tokens"], one["overlap"], strict=True) if share is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), marker=".", label=f"layer {one['layer']}")
-    if axes.lines:
-        axes.legend()
+    draw_convergence(figure, figures)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=120)
+
+
+def draw_convergence(figure: "Figure", figures: list[dict[str, Any]]) -> None:
+    """Draw a line a layer. A few layers have a legend; of many, the colour tells the depth, and a bar beside the plot
+    what it means, because a legend of thirty lines hides them and a cycle of ten colours repeats."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    axes = figure.add_subplot(xscale="log", ylim=(0, 1.02), xlabel="tokens", ylabel="share of the final edges found")
+    known = {one["layer"]: _known(one) for one in figures if _known(one)}
+    few = len(known) <= LAYERS_IN_LEGEND
+    norm = Normalize(min(known, default=0), max(known, default=1))
+    colours = colormaps["viridis"]
+    for layer, points in known.items():
+        colour = None if few else colours(norm(layer))
+        axes.plot(*zip(*points, strict=True), marker=".", color=colour, label=f"layer {layer}")
+    if known and few:
+        axes.legend()
+    elif known:
+        figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="layer")
+
+
+def _known(figures: dict[str, Any]) -> list[tuple[int, float]]:
+    return [(t, share) for t, share in zip(figures["tokens"], figures["overlap"], strict=True) if share is not None]

@@ -11,7 +11,17 @@ from anthropic.types import Message
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import AnthropicSettings, LLMSettings
-from tasks.llm.endpoint import BatchResult, Question, RejectedError, Reply, Usage, credible
+from tasks.llm.endpoint import (
+    BatchResult,
+    BusyError,
+    NotSentError,
+    OutcomeUnknownError,
+    Question,
+    RejectedError,
+    Reply,
+    Usage,
+    credible,
+)
 from tasks.llm.prices import anthropic_prices
 from tasks.llm.repair import MEND
 from tasks.llm.sdk_errors import translated
@@ -40,14 +50,16 @@ class AnthropicEndpoint:
 
     @cached_property
     def _client(self) -> anthropic.Anthropic:
-        """Made when it is first needed: what is answered already needs no key. Retries are ours."""
-        key = os.environ.get(KEY)
-        if not key:
-            raise ValueError(f"{KEY} is not set in the environment; it is needed to ask {self.model}")
-        return anthropic.Anthropic(api_key=key, max_retries=0, timeout=self._timeout_s)
+        """Made when it is first needed. Retries are ours."""
+        self.check_key()
+        return anthropic.Anthropic(api_key=os.environ[KEY], max_retries=0, timeout=self._timeout_s)
 
     def _asked(self, send: Callable[[], Result]) -> Result:
         return translated(anthropic, KEY, self.model, send)
+
+    def check_key(self) -> None:
+        if not os.environ.get(KEY):
+            raise ValueError(f"{KEY} is not set in the environment; it is needed to ask {self.model}")
 
     def check(self) -> None:
         try:
@@ -56,6 +68,10 @@ class AnthropicEndpoint:
             raise ValueError(
                 f"anthropic.model: {self.model} is not known to {self._client.base_url}: {error}"
             ) from None
+        except NotSentError as error:
+            raise ValueError(f"anthropic: nothing answers at {self._client.base_url}: {error}") from None
+        except (BusyError, OutcomeUnknownError):
+            return  # that may pass, and is waited for when there is something to ask
 
     def count(self, prompts: Sequence[Prompt]) -> int:
         return sum(self._asked(lambda one=prompt: self._count(one)) for prompt in prompts)

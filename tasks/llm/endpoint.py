@@ -121,6 +121,14 @@ class Endpoint(Protocol):
         """The server's batch endpoint."""
         ...
 
+    def check_key(self) -> None:
+        """See whether there is a key, where one is needed.
+
+        Raises:
+            ValueError: there is none; the message names the environment's variable.
+        """
+        ...
+
     def check(self) -> None:
         """Ask the server, for nothing, whether key, address and model are right.
 

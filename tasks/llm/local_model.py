@@ -15,24 +15,61 @@ from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.answers import MAX_ANSWERS, AnswerStore, Kept
 from tasks.llm.repair import MEND, instructions_with_schema
 
+OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is downloaded, and no code of the folder is run."""
+
+
+def chat_folder(path: Path | None) -> Path:
+    """The folder of a chat model.
+
+    Raises:
+        ValueError: none is set, or it holds no config.json.
+    """
+    if path is None:
+        raise ValueError("local_model.path is not set: name the folder of a chat model")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"local_model.path: {path} holds no config.json; name the folder of a chat model")
+    return path
+
+
+def check_chat_model(path: Path | None) -> None:
+    """Refuse a folder that is no chat model, without reading its weights.
+
+    Raises:
+        ValueError: none is set, it holds no config.json or no safetensors weights, or its tokenizer no chat template.
+    """
+    path = chat_folder(path)
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(f"local_model.path: {path} holds no *.safetensors weights")
+    _tokenizer(path)
+
+
+def _tokenizer(path: Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **OPTIONS)
+    except Exception as error:  # transformers raises whatever its parsers do
+        raise _unreadable(path, error) from None
+    if not tokenizer.chat_template:
+        raise ValueError(f"local_model.path: the tokenizer of {path} has no chat template; a chat model is needed")
+    return tokenizer
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"local_model.path: {path} holds no readable model ({' '.join(str(error).split())[:300]})")
+
 
 @lru_cache(maxsize=1)
 def _load(path: Path) -> tuple[Any, Any]:
-    """Weights are safetensors and no code of the folder is run.
+    """The model, whose weights are safetensors, and its tokenizer.
 
     Raises:
         ValueError: the folder holds no such model, or its tokenizer has no chat template.
     """
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = _tokenizer(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"local_model.path: {path} holds no readable model ({' '.join(str(error).split())[:300]})"
-        ) from None
-    if not tokenizer.chat_template:
-        raise ValueError(f"local_model.path: the tokenizer of {path} has no chat template; a chat model is needed")
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **OPTIONS)
+    except Exception as error:
+        raise _unreadable(path, error) from None
     return model.eval(), tokenizer
 
 

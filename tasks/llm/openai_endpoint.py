@@ -69,14 +69,10 @@ class OpenAIEndpoint:
 
     @cached_property
     def _client(self) -> openai.OpenAI:
-        """Made when it is first needed: what is answered already needs no key. Retries are ours."""
-        key = os.environ.get(self._settings.key_variable)
-        if not key and not self._nearby:
-            raise ValueError(
-                f"{self._settings.key_variable} is not set in the environment; it is needed to ask {self.model}"
-            )
+        """Made when it is first needed. Retries are ours."""
+        self.check_key()
         return openai.OpenAI(
-            api_key=key or "none",
+            api_key=os.environ.get(self._settings.key_variable) or "none",
             base_url=self._settings.base_url,
             max_retries=0,
             timeout=self._timeout_s,
@@ -86,6 +82,11 @@ class OpenAIEndpoint:
     def _asked(self, send: Callable[[], Result]) -> Result:
         asked = f"{self.model} at {self._settings.base_url}"
         return translated(openai, self._settings.key_variable, asked, send)
+
+    def check_key(self) -> None:
+        variable = self._settings.key_variable
+        if not os.environ.get(variable) and not self._nearby:
+            raise ValueError(f"{variable} is not set in the environment; it is needed to ask {self.model}")
 
     def check(self) -> None:
         """Servers list their models. One that does not, and costs nothing, is asked for one token."""

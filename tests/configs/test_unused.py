@@ -9,30 +9,16 @@ from configs.unused import CONDITIONS
 from tests.conftest import ROOT
 
 TRAIN = ("transcoder.path=null", "corpus.source=t.txt")
-NO_SAMPLES = ("activations.n_samples=0", "circuitlens.samples_per_feature=null")
-
 CASES = {
     "engine.dask_address=tcp://127.0.0.1:1": ("engine.runner=dask", ()),
     "engine.bfloat16=true": ("engine.device=cpu", ("engine.device=cuda",)),
     "corpus.text_field=body": ("corpus.source", ()),
     "transcoder.train.k=8": ("transcoder.train.activation=topk", (*TRAIN, "transcoder.train.activation=relu")),
     "transcoder.train.sparsity=0.1": ("transcoder.train.activation=relu", (*TRAIN, "transcoder.train.activation=topk")),
-    "weightlens.z_features=2": ("weightlens.upstream", ("weightlens.upstream=[]",)),
-    "weightlens.feature_pool=7": ("weightlens.upstream", ("weightlens.upstream=[]", "weightlens.z_features=3")),
-    "activations.n_bins=5": ("activations.n_samples", NO_SAMPLES),
-    "activations.alpha=1": ("activations.n_samples", NO_SAMPLES),
-    "activations.seed=1": ("activations.n_samples", NO_SAMPLES),
-    "circuitlens.samples_per_feature=101": ("activations.n_samples", ()),
     "circuitlens.eps=0.3": ("circuitlens.clustering=dbscan", ("circuitlens.clustering=hdbscan",)),
-    "circuitlens.continuation_tokens=2": ("circuitlens.effect_tokens", ("circuitlens.effect_tokens=0",)),
     "circuitlens.continued_samples=9": ("circuitlens.continuation_tokens", ()),
-    "circuitlens.ablated_samples=3": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
-    "circuitlens.ablated_sources=2": ("circuitlens.ablated_features", ("circuitlens.ablated_features=0",)),
     "describe.seed=4": ("describe.features_per_layer", ()),
     "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic, openai or local", ()),
-    "evaluate.how.faithfulness.n_prompts=7": (
-        "evaluate.how.faithfulness.features_per_layer", ("evaluate.how.faithfulness.features_per_layer=0",)
-    ),
     "local_model.path=chat": ("describe.explainer=local", ()),
     "anthropic.model=m": ("describe.explainer=anthropic", ()),
     "openai.model=m": ("describe.explainer=openai", ()),
@@ -67,7 +53,6 @@ def test_the_same_settings_are_taken_where_they_have_an_effect() -> None:
     assert load("llm.max_tokens=100", "describe.explainer=local", "local_model.path=chat")
     assert load("describe.seed=4", "describe.features_per_layer=3").describe.seed == 4
     assert load("corpus.source=[python-docs, t.jsonl]", "corpus.text_field=body").corpus.text_field == "body"
-    assert load("circuitlens.samples_per_feature=100").circuitlens.samples_per_feature == 100
 
 
 def test_what_the_message_says_drops_the_setting() -> None:
@@ -79,9 +64,10 @@ def test_what_the_message_says_drops_the_setting() -> None:
     assert load("engine.dask_address=tcp://127.0.0.1:1", str(error.value).split(" or ")[-1])
 
 
-def test_a_stage_that_is_left_out_may_keep_its_settings() -> None:
+def test_a_stage_or_step_that_is_left_out_may_keep_its_settings() -> None:
     config = load("stages=[weightlens]")
     assert config.circuitlens.features_per_layer == 40
+    assert load("evaluate.how.faithfulness.features_per_layer=0").evaluate.how.faithfulness.n_prompts == 20
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
 
 

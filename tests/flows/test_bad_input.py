@@ -141,6 +141,16 @@ def test_a_tokenizer_of_another_vocabulary(case: tuple[Path, list[str]]) -> None
     fails(folder, overrides, "the tokenizer has 20 tokens, the model 32")
 
 
+def test_a_tokenizer_that_is_not_there(case: tuple[Path, list[str]]) -> None:
+    folder, overrides = case
+    (folder / "model" / "tokenizer.json").rename(folder / "model" / "tokenizer.model")
+    fails(
+        folder, overrides, f"{folder / 'model'}: no tokenizer; expected tokenizer.json (or vocab.json and merges.txt)"
+    )
+    (folder / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    fails(folder, overrides, "no tokenizer; expected tokenizer.json", command="plan")
+
+
 def test_an_unknown_family_and_no_code_from_the_folder(case: tuple[Path, list[str]]) -> None:
     folder, overrides = case
     path = folder / "model" / "config.json"

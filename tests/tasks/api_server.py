@@ -57,6 +57,7 @@ class Api:
         expect = self.server.expect_request
         expect("/v1/messages", method="POST").respond_with_handler(self._message)
         expect("/v1/messages/count_tokens", method="POST").respond_with_handler(self._count)
+        expect("/v1/models/some-model", method="GET").respond_with_handler(self._model)
         expect("/v1/messages/batches", method="POST").respond_with_handler(self._create)
         expect("/v1/messages/batches", method="GET").respond_with_handler(self._list)
         for number in range(20):
@@ -79,6 +80,10 @@ class Api:
         trouble = self._troubled(request)
         self.n_count += 1
         return trouble or _json({"input_tokens": 100})
+
+    def _model(self, request: Request) -> Response:
+        known = {"id": "some-model", "type": "model", "display_name": "Some", "created_at": "2026-01-01T00:00:00Z"}
+        return self._troubled(request) or _json(known)
 
     def _create(self, request: Request) -> Response:
         trouble = self._troubled(request)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe
@@ -23,6 +24,7 @@ from storage.corpora.corpus import corpus_attributes
 from storage.store import ShardKey, Store, shards
 from tasks.activations import coactivation as tasks
 from tasks.activations import corpus_pass as activation_tasks
+from tasks.evaluation.stability import draw_convergence
 from tests.tasks.demo_store import dense, ingested
 
 N_POS = 32
@@ -226,3 +228,16 @@ def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: lis
 def test_a_pair_of_layers_that_is_none_is_refused(pairs: Any) -> None:
     with pytest.raises(ValueError, match=r"coactivation.pairs.*not an earlier and a later one"):
         CoactivationSettings(pairs=pairs).layer_pairs(4)
+
+
+@pytest.mark.parametrize("n_layers", [3, 30])
+def test_every_layer_of_the_plot_can_be_told_from_the_others(n_layers: int) -> None:
+    figures = [{"layer": at, "tokens": [10, 100], "overlap": [at / 60, 1.0]} for at in range(n_layers)]
+    figure = Figure()
+    draw_convergence(figure, figures)
+    axes = figure.axes[0]
+    assert len({line.get_color() for line in axes.lines}) == n_layers
+    if axes.get_legend() is None:
+        assert figure.axes[1].get_ylabel() == "layer"  # the bar that says which colour is which
+    else:
+        assert len(axes.get_legend().get_texts()) == n_layers <= 8

@@ -1,0 +1,129 @@
+"""What is checked before anything starts: stages that others must come before, keys, judges and addresses.
+
+All of it would fail later anyway, after minutes or hours of work.
+"""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from urllib.parse import urlsplit
+
+from configs.run import RunConfig, StageName
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.describe import NEEDS, DescribeRecipe
+from flows.recipes.evaluate import EvaluateRecipe
+from flows.recipes.weightlens import WeightLensRecipe
+from flows.running.engine import SCHEDULER_PATIENCE_S
+from flows.running.prefect_api import check_prefect_answers
+from flows.subject.language_model import Who, check_answers, check_can_ask
+from flows.subject.machine import arithmetic
+from flows.subject.subject import Subject, store_path
+from storage.catalog.database import loaded_recipe, loaded_subject
+from storage.store import Store
+
+Check = Callable[[], None]
+
+
+def check_before_start(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> None:
+    """Refuse what cannot end well. `left` are the stages that are not done; `subject` is None where the model or its
+    transcoders are not here yet.
+
+    Raises:
+        ValueError: with every problem on a line of its own.
+    """
+    found = problems(config, subject, left)
+    if found:
+        raise ValueError("\n".join(found))
+    check_respondents(config, left)
+
+
+def check_respondents(config: RunConfig, stages: Sequence[str]) -> None:
+    """Refuse what asks a language model that does not answer.
+
+    Raises:
+        ValueError: a setting or the key is missing or not accepted, or the model is not known or not reached.
+    """
+    for who in sorted(_asked(config, stages)):
+        check_answers(config, who)
+
+
+def problems(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> list[str]:
+    """What stands in the way of a run, each with what to do about it. Language models are not asked."""
+    checks: list[Check] = [partial(check_order, config, subject, left)]
+    checks += [partial(check_can_ask, config, who) for who in sorted(_asked(config, left))]
+    checks += [partial(_check_engine, config), check_prefect_answers]
+    return list(_failed(checks))
+
+
+def _failed(checks: Sequence[Check]) -> Iterator[str]:
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            yield str(error)
+
+
+def _asked(config: RunConfig, stages: Sequence[str]) -> set[Who]:
+    """Who has to answer questions."""
+    who: dict[str, Who] = {"describe": config.describe.explainer, "evaluate": config.evaluate.judge}
+    return {who[name] for name in stages if name in who}
+
+
+def _check_engine(config: RunConfig) -> None:
+    arithmetic(config.engine)
+    address = config.engine.dask_address
+    if address is None:
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"tcp://{address}")
+        socket.create_connection((place.hostname or "", place.port or 8786), SCHEDULER_PATIENCE_S).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"engine.dask_address: no Dask workers at {address}: {error}") from None
+
+
+def check_order(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> None:
+    """Refuse stages that read what no stage of the run leaves and the store does not hold.
+
+    Of a store with a catalog that cannot be known before the model and its transcoders are here.
+
+    Raises:
+        ValueError: which stage lacks what.
+    """
+    if subject is None and Store(store_path(config)).catalog.is_file():
+        return
+    for name in left:
+        for stages, is_there in _needed(name, config):
+            if not any(stage in left for stage in stages) and not (subject is not None and is_there(subject)):
+                raise ValueError(
+                    f"stages: {name} reads what {' or '.join(stages)} finds, and that is neither in the store, with "
+                    f"these settings, nor among the stages {list(config.stages)}; add {stages[0]}"
+                )
+
+
+def _needed(name: StageName, config: RunConfig) -> Iterator[tuple[list[StageName], Callable[[Subject], bool]]]:
+    """What a stage reads: the stages that leave it, one of which is enough, and whether the store holds it already."""
+    if name == "circuitlens":
+        yield ["activations"], _is_sampled
+    if name == "coactivation" and config.coactivation.pairs == "edges":
+        yield ["weightlens"], _has_edges
+    if name == "describe":
+        for method in config.describe.methods or ():
+            yield [NEEDS[method]], partial(_has_evidence, NEEDS[method])
+        yield ["weightlens", "activations"], lambda subject: bool(DescribeRecipe(subject).methods)
+    if name == "evaluate":
+        yield ["describe", "weightlens"], lambda subject: bool(EvaluateRecipe(subject).methods)
+
+
+def _is_sampled(subject: Subject) -> bool:
+    recipe, loaded = ActivationsRecipe(subject), loaded_subject
+    held = loaded_recipe(subject.store.catalog, loaded(subject.checkpoint_id, recipe.corpus_id), "activations")
+    return held == recipe.recipe
+
+
+def _has_edges(subject: Subject) -> bool:
+    held = loaded_recipe(subject.store.catalog, loaded_subject(subject.checkpoint_id), "weightlens")
+    return held == WeightLensRecipe(subject).recipe
+
+
+def _has_evidence(stage: StageName, subject: Subject) -> bool:
+    return DescribeRecipe(subject).evidence[stage] is not None
