@@ -16,7 +16,7 @@ from flows.running.stage import is_loaded, perform, store_held
 from flows.subject.subject import Subject, identify, open_source
 from interp.quality import Quality
 from storage.catalog.runs import new_run_id
-from storage.checkpoints import read_quality
+from storage.checkpoints import is_ingested, read_quality
 from storage.recipes import remember_fingerprints
 from storage.shared_shards import ReuseCount
 from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
@@ -34,7 +34,7 @@ class IngestStage:
         return None
 
     def is_done(self, subject: Subject) -> bool:
-        return is_loaded(self, subject)
+        return is_loaded(self, subject) and is_ingested(subject.store, subject.checkpoint_id)
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
         return {"ingest": 0 if self.is_done(subject) else subject.attributes.n_layers}

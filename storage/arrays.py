@@ -16,6 +16,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import Crc32cCodec
 
 from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_file, one_line, stamp
+from storage.store import whole_file
 
 WHOLE: Any = {"write_empty_chunks": True}
 """Configuration of arrays of which every chunk has a file, so that a missing one is always damage."""
@@ -31,8 +32,9 @@ def stamp_metadata(folder: Path, *, inner: bool = True) -> None:
     for path in sorted(folder.rglob("zarr.json")) if inner else [folder / "zarr.json"]:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["attributes"] = {**document.get("attributes", {}), NAME: UNSTAMPED}
-        path.write_text(json.dumps(document, indent=2), encoding="utf-8")
-        stamp(path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(document, indent=2), encoding="utf-8")
+            stamp(partial)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

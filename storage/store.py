@@ -192,9 +192,14 @@ def held(store: Store, purpose: str) -> Iterator[None]:
 
     Raises:
         StoreInUseError: another run holds it; the message says which.
+        ValueError: the store cannot be written.
     """
     path = store.root / "lock"
-    with path.open("a+", encoding="utf-8") as lock:
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"store: {store.root} cannot be written ({error.strerror})") from None
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

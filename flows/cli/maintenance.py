@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ def vacuum(
     """Show what nothing in the catalog rests on, and remove it."""
     from storage.bucket.working_copy import files_there, hold
     from storage.catalog.vacuum import remove, unneeded
-    from storage.store import Store
+    from storage.store import Store, open_store
 
     with report_errors():
         place = Store(store_root(store))
@@ -30,12 +31,13 @@ def vacuum(
         if not found:
             out.print("Nothing to remove: the catalog rests on everything that the store holds")
             return
-        table = Table("folder", "size", "why", title="Not needed")
+        table = Table("folder or file", "size", "why", title="Not needed")
         for item in found:
             table.add_row(escape(str(item.path.relative_to(place.root))), size_text(item.n_bytes), item.why)
         out.print(table)
         if not yes and not typer.confirm("Remove them?"):
             return
+        open_store(place.root)
         with hold(place, "vacuum", everything=False):
             shown = {item.path for item in found}
             still = unneeded(place, answers=answers, there=files_there(place))
@@ -48,8 +50,14 @@ def doctor(
     config: Annotated[Path | None, typer.Argument(help="Also check what this configuration names.")] = None,
     overrides: Overrides = None,
     store: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged and can be computed again; never ingested weights.")
+    ] = False,
 ) -> None:
-    """Check the installation, the store and, with a configuration, its model, corpus and transcoders."""
+    """Check the installation, the store and, with a configuration, its model, corpus and transcoders.
+
+    With --store or --repair, everything in the store is read and compared with its checksums.
+    """
     with report_errors():
         _check_installation()
         if config is None:
@@ -74,7 +82,10 @@ def doctor(
                 what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
                 _good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
                 print_quality(list(measured_layers(subject)))
-        _check_store(root)
+        is_read = store is not None or repair
+        _check_store(root, is_read)
+        if is_read and root.exists():
+            _examine(root, repair)
 
 
 def _place(origin: Any) -> str:
@@ -111,16 +122,53 @@ def _check_installation() -> None:
     _good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
 
 
-def _check_store(root: Path) -> None:
+def _examine(root: Path, repairing: bool) -> None:
+    """Read the whole store, say what is damaged, and repair it if that is wanted.
+
+    Raises:
+        ValueError: something is damaged, and stays so.
+    """
+    from storage.bucket.working_copy import hold
+    from storage.catalog.database import check_database
+    from storage.damage import advice, examine
+    from storage.repair import repair
+    from storage.store import Store
+
+    found = list(examine(root, check_database))
+    damaged = [one for one in found if one.problem]
+    n_unchecked = sum(not one.has_checksum for one in found)
+    if n_unchecked:
+        out.print(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
+    if not damaged:
+        _good("store", f"{len(found)} files read, nothing is damaged")
+        return
+    for one in damaged:
+        what = f"{one.path.relative_to(root)}: {one.problem}; {advice(one)}"
+        out.print(f"[red]✗[/] [bold]{one.kind.name}[/] {escape(what)}", soft_wrap=True, highlight=False)
+    left = damaged
+    if repairing:
+        with hold(Store(root), "doctor --repair", everything=False):
+            for sentence in repair(Store(root), damaged):
+                out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        left = [one for one in damaged if not one.kind.is_repaired]
+    if left:
+        n_repaired = sum(one.kind.is_repaired for one in left)
+        how = f"; --repair does what is needed for {n_repaired} of them" if n_repaired else ""
+        raise ValueError(f"store: {root} is damaged in {len(left)} places{how}")
+
+
+def _check_store(root: Path, is_examined: bool) -> None:
     from storage.bucket.mirror import name_of
     from storage.catalog.database import check_catalog
+    from storage.checksums import DamagedError
     from storage.store import Store, check_place
 
     check_place(root)
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise ValueError(f"store: {root} cannot be written; choose another with --store")
-    check_catalog(root / "catalog.duckdb")
+    with suppress(*[DamagedError] * is_examined):  # which is told with the rest
+        check_catalog(root / "catalog.duckdb")
     free = shutil.disk_usage(existing).free
     where = name_of(Store(root))
     if where != str(root):

@@ -152,12 +152,19 @@ def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
 
 
 def sweep_published(catalog: Path) -> None:
-    """Remove what killed publications left half copied: nobody has written there for a while."""
-    oldest = time.time() - ABANDONED_S
-    for path in catalog.parent.glob(f"{published_path(catalog).name}.*{PARTIAL}*"):
+    """Remove what killed publications left half copied."""
+    for path in abandoned_copies(catalog):
         with suppress(OSError):  # another reader sweeps too, or the store is read-only
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+            path.unlink()
+
+
+def abandoned_copies(catalog: Path) -> list[Path]:
+    """Copies that are half made, and on which nobody has worked for a while."""
+    found, oldest = [], time.time() - ABANDONED_S
+    for path in catalog.parent.glob(f"{published_path(catalog).name}.*{PARTIAL}*"):
+        with suppress(FileNotFoundError):
+            found += [path] if path.stat().st_mtime < oldest else []
+    return found
 
 
 def _log(catalog: Path) -> Path:

@@ -9,12 +9,15 @@ import duckdb
 
 from storage.bucket.working_copy import forget
 from storage.catalog.database import open_catalog
-from storage.layout import PARTIAL, UNFINISHED
+from storage.catalog.published import abandoned_copies
+from storage.checksums import DamagedError
+from storage.layout import FOLDERS, KINDS, PARTIAL, UNFINISHED, Owner
+from storage.shared_shards import recipes_noted
 from storage.store import Store, remove_folder
 
 
 class Unneeded(NamedTuple):
-    """A folder that can go."""
+    """A folder or file that can go."""
 
     path: Path
     why: str
@@ -22,11 +25,11 @@ class Unneeded(NamedTuple):
 
 
 def unneeded(store: Store, *, answers: bool = False, there: Mapping[str, int] | None = None) -> list[Unneeded]:
-    """Folders that no checkpoint, corpus or result of the catalog rests on, the work of killed runs included.
+    """What no checkpoint, corpus or result of the catalog rests on, the work of killed runs included.
 
-    What is removed costs time if it is ever wanted again, never a result. Folders that the store does not know are
-    left alone. `answers`: those of language models too, which would be paid for again. `there`: sizes of files that
-    the store's bucket holds, here or not.
+    What is removed costs time if it is ever wanted again, never a result. By what a folder is known to be needed says
+    `storage.layout`; what that does not name is left alone. `answers`: those of language models too, which would be
+    paid for again. `there`: sizes of files that the store's bucket holds, here or not.
 
     Raises:
         ValueError: there is no catalog to tell.
@@ -34,8 +37,11 @@ def unneeded(store: Store, *, answers: bool = False, there: Mapping[str, int] | 
     files = _Files(store.root, there or {})
     with open_catalog(store.catalog) as connection:
         found = list(_unneeded(store.root, files, _Kept.of(connection)))
-    if answers and store.root / "answers" in files.folders(store.root):
-        found.append((store.root / "answers", "what language models answered; whoever wants it again pays again"))
+    for folder in files.folders(store.root):
+        if answers and folder.name in FOLDERS and owner(folder.name) is Owner.ANSWERS:
+            found.append((folder, "what language models answered; whoever wants it again pays again"))
+    found += [(path, "half a copy of the catalog, of a killed run") for path in abandoned_copies(store.catalog)]
+    found += [(path, "a damaged catalog that was set aside") for path in store.root.glob("catalog.damaged-*")]
     return [Unneeded(path, why, files.size(path)) for path, why in found]
 
 
@@ -52,12 +58,17 @@ class _Files:
         every = here | {folder for folder in self._folders if folder.parent == path}
         return sorted(folder for folder in every if not folder.name.endswith(PARTIAL))
 
+    def files(self, path: Path) -> list[Path]:
+        """The finished files in a folder that are here."""
+        return sorted(file for file in path.glob("*") if file.is_file() and PARTIAL not in file.name)
+
     def has(self, path: Path) -> bool:
         return path.is_file() or path in self._there
 
     def size(self, path: Path) -> int:
         sizes = {file: n_bytes for file, n_bytes in self._there.items() if path in file.parents}
-        sizes |= {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        here = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        sizes |= {file: file.stat().st_size for file in here}
         return sum(sizes.values())
 
 
@@ -68,10 +79,8 @@ class _Kept(NamedTuple):
     corpora: set[str]
     transcoders: set[str]
     recipes: set[str]
-    unrecorded: set[str]
-    """Checkpoints loaded by a version that did not record from which parts."""
     known: set[str]
-    """Folders of arrays of which the catalog has all that are needed."""
+    """Folders of outputs of which the catalog has all recipes that are needed: earlier versions did not record some."""
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Kept":
@@ -89,39 +98,78 @@ class _Kept(NamedTuple):
         corpora = column("SELECT corpus_id FROM corpora")
         stages = column("SELECT stage FROM loaded")
         noted = column("SELECT table_name FROM loaded_parts") if recorded else set()
-        known = {kind for kind in ("activations", "coactivation") if kind in noted or kind not in stages}
-        return cls(checkpoints, corpora, transcoders, recipes | checkpoints, checkpoints - recorded, known)
+        began = {stage.split()[0] for stage in stages}
+        stage_of = {"activations": "activations", "coactivation": "coactivation", "evaluation": "evaluate"}
+        known = {folder for folder, stage in stage_of.items() if folder in noted or stage not in began} | {"reports"}
+        known |= {"parts"} if not checkpoints - recorded else set()
+        return cls(checkpoints, corpora, transcoders, recipes | checkpoints, known)
+
+
+def owner(folder: str) -> Owner:
+    """By what it is known whether something in one of the store's folders is needed."""
+    (found,) = {kind.owner for kind in KINDS if kind.folder == folder}
+    return found
 
 
 def _unneeded(root: Path, files: _Files, kept: _Kept) -> Iterator[tuple[Path, str]]:
-    for path in files.folders(root / "checkpoints"):
-        if path.name not in kept.checkpoints:
-            yield path, "a checkpoint that is not in the catalog"
-    for path in files.folders(root / "corpora"):
-        if path.name.endswith(UNFINISHED):
-            yield path, "a corpus whose tokenisation was interrupted"
-        elif path.name not in kept.corpora:
-            yield path, "a corpus that is not in the catalog"
-    for path in files.folders(root / "transcoders"):
+    for folder in FOLDERS:
+        match owner(folder):
+            case Owner.CHECKPOINT:
+                yield from _of_names(files.folders(root / folder), kept.checkpoints, "a checkpoint")
+            case Owner.CORPUS:
+                found = files.folders(root / folder)
+                unfinished = [path for path in found if path.name.endswith(UNFINISHED)]
+                yield from ((path, "a corpus whose tokenisation was interrupted") for path in unfinished)
+                yield from _of_names([path for path in found if path not in unfinished], kept.corpora, "a corpus")
+            case Owner.TRANSCODERS:
+                yield from _transcoders(root / folder, files, kept)
+            case Owner.RECIPE if folder in kept.known:
+                yield from _of_recipes(root / folder, files, kept)
+            case Owner.INDEX if "parts" in kept.known:
+                for path in files.files(root / folder):
+                    if not kept.recipes.intersection(_noted(path, kept)):
+                        yield path, "an index of outputs that are not in the catalog"
+            case _:
+                pass
+
+
+def _of_names(paths: list[Path], kept: set[str], what: str) -> Iterator[tuple[Path, str]]:
+    yield from ((path, f"{what} that is not in the catalog") for path in paths if path.name not in kept)
+
+
+def _transcoders(folder: Path, files: _Files, kept: _Kept) -> Iterator[tuple[Path, str]]:
+    for path in files.folders(folder):
         if not files.has(path / "config.yaml"):
             yield path, "transcoders whose training was interrupted"
         elif path.name not in kept.transcoders:
             yield path, "transcoders of no checkpoint in the catalog"
-    for kind in sorted(kept.known):
-        for path in files.folders(root / kind):
-            if path.name not in kept.recipes:
-                yield path, "arrays of other settings than those in the catalog, or of a run that did not finish"
-    parts = [path for table in files.folders(root / "parts") for path in files.folders(table)]
-    for path in parts:
-        if path.name not in kept.recipes and not kept.unrecorded:
+
+
+def _of_recipes(folder: Path, files: _Files, kept: _Kept) -> Iterator[tuple[Path, str]]:
+    paths = files.folders(folder)
+    if folder.name == "parts":
+        paths = [path for table in paths for path in files.folders(table)]
+    for path in paths:
+        compared = path.name.startswith("drift-") and kept.checkpoints.issuperset(path.name.split("-")[1:])
+        if path.name not in kept.recipes and not compared:
             yield path, "of other settings than those in the catalog, or of a run that did not finish"
 
 
-def remove(folders: list[Unneeded]) -> None:
-    """Remove folders, here and in the bucket. Only the store's holder may."""
-    for folder in folders:
-        remove_folder(folder.path)
-        forget(folder.path)
-        parent = folder.path.parent
+def _noted(path: Path, kept: _Kept) -> set[str]:
+    try:
+        return set(recipes_noted(path))
+    except DamagedError:
+        return kept.recipes  # which is doctor's to say
+
+
+def remove(found: list[Unneeded]) -> None:
+    """Remove folders and files, here and in the bucket. Only the store's holder may."""
+    for item in found:
+        if item.path.is_file():
+            item.path.unlink()
+        else:
+            remove_folder(item.path)
+            forget(item.path)
+        parent = item.path.parent
         if parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()

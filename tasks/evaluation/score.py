@@ -12,7 +12,7 @@ from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.wording import meaning_of
 from interp.fade.judging import Judged, figures
 from interp.fade.metrics import Score, share_in_common
-from storage.catalog.database import mark_loaded, open_catalog, replace_rows
+from storage.catalog.database import mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
 from storage.parquet import reading
 from storage.store import ShardKey, Store
@@ -147,6 +147,8 @@ def load_scores(
         of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
         connection.execute(f"DELETE FROM failures WHERE stage = 'evaluate' AND {of_checkpoint}", [task.checkpoint_id])
         replace_rows(connection, "failures", {"run_id": run_id, "stage": "evaluate"}, failures, run_id)
+        said = {**where, "explainer": task.explainer, "judge": task.judge}
+        note_recipes(connection, "evaluation", said, [task.material_recipe])
         recipe = scored[0].recipe if is_whole else ""
         subject = f"{task.checkpoint_id} {task.sampled_corpus.corpus_id}"
         mark_loaded(connection, subject, loaded_name(task.explainer, task.judge), recipe)

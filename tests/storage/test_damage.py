@@ -21,7 +21,7 @@ from interp.transcoder import Transcoder
 from storage.activations import Block, block_path, open_block, pack_block, write_block
 from storage.answers import AnswerStore, Kept
 from storage.archives import read_arrays, write_arrays
-from storage.catalog.database import check_database, insert_row, open_catalog, replace_rows
+from storage.catalog.database import check_database, insert_row, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
 from storage.catalog.published import ABANDONED_S, open_published, publish, published_path
 from storage.catalog.restore import restore
@@ -39,6 +39,7 @@ from storage.coactivation import Matrices, make_matrices, matrices
 from storage.damage import check, examine
 from storage.layout import FOLDERS, KINDS, Origin, kind_of, placed
 from storage.parquet import write_table
+from storage.repair import repair
 from storage.shared_shards import take_over
 from storage.store import Store, read_json, write_json
 
@@ -255,6 +256,31 @@ def test_the_layout_is_whole() -> None:
     found = placed(Path("/some/parts/store/checkpoints/0123/layers/07/W_enc/c/0/0"))
     assert found is not None
     assert (found.root, found.unit) == (Path("/some/parts/store"), Path("/some/parts/store/checkpoints/0123"))
+
+
+def test_a_repair_removes_what_is_derived_and_has_it_made_again(written: Store, tmp_path: Path) -> None:
+    store = copied(written, tmp_path)
+    with open_catalog(store.catalog, write=True) as connection:
+        mark_loaded(connection, "c corpus", "activations", "stage")
+        mark_loaded(connection, "other", "weightlens", "stage")
+    derived = [
+        "parts/features/r/layer-00/features-0-9.parquet",
+        "checkpoints/c/single_token/00/value/c/0",
+        "coactivation/sums/00-01/n_coactive/c/1/0",
+        "activations/pass/packed-4-8/gap/c/0",
+        "evaluation/r/natural/00.npz",
+    ]
+    ingested = "checkpoints/c/layers/00/W_enc/c/1/0"
+    for name in (*derived, ingested):
+        flip(store.root / name, 8 * 30 + 1)
+    found = list(examine(store.root, check_database))
+    assert sum(one.problem is not None for one in found) == 6
+    assert len(repair(store, found)) == 5
+    assert not any((store.root / name).exists() for name in derived)
+    left = [one for one in examine(store.root, check_database) if one.problem]
+    assert [one.path.relative_to(store.root).as_posix() for one in left] == [ingested]
+    with open_catalog(store.catalog) as connection:
+        assert connection.execute("SELECT subject FROM loaded").fetchall() == [("other",)]
 
 
 class TestCatalog:

@@ -1,13 +1,15 @@
 """What no result rests on can go, and only that."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from storage.catalog.database import insert_row, mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.catalog.parts import write_part
-from storage.catalog.vacuum import remove, unneeded
-from storage.store import ShardKey, Store, open_store
+from storage.catalog.vacuum import owner, remove, unneeded
+from storage.layout import FOLDERS
+from storage.store import ShardKey, Store, open_store, write_json
 
 
 @pytest.fixture
@@ -26,6 +28,12 @@ def store(tmp_path: Path) -> Store:
         "activations/old",
         "coactivation/sums",
         "answers/ab",
+        "evaluation/judged",
+        "evaluation/other",
+        "reports/another",
+        "reports/older",
+        "reports/drift-c-c",
+        "reports/drift-c-gone",
     ):
         (store.root / folder).mkdir(parents=True)
     for recipe in ("used", "unused", "half"):
@@ -33,6 +41,11 @@ def store(tmp_path: Path) -> Store:
         if recipe != "half":
             (store.trained_transcoders(recipe) / "config.yaml").write_text("x")
     (store.root / "notes").mkdir()
+    write_json(store.equals("needed"), {"recipes": ["gone", "new"]})
+    write_json(store.equals("unneeded"), {"recipes": ["gone", "old"]})
+    for name in ("catalog.published.duckdb.0a1b2c3d.partial", "catalog.damaged-20260101T000000000000.duckdb"):
+        (store.root / name).touch()
+        os.utime(store.root / name, (1, 1))
     with open_catalog(store.catalog, write=True) as connection:
         transcoders = str(store.trained_transcoders("used"))
         insert_row(connection, "checkpoints", {"checkpoint_id": "c", "transcoder_name": transcoders})
@@ -40,6 +53,7 @@ def store(tmp_path: Path) -> Store:
         for key in (dropped, kept):
             replace_rows(connection, "feature_edges", {"checkpoint_id": "c"}, [store.part("feature_edges", key)])
         note_recipes(connection, "activations", {"checkpoint_id": "c"}, ["pass"])
+        note_recipes(connection, "evaluation", {"checkpoint_id": "c"}, ["judged"])
         mark_loaded(connection, "c", "weightlens", "another")
         mark_loaded(connection, "c", "coactivation", "edges")  # by a version that did not note its sums
     return store
@@ -49,7 +63,9 @@ def test_what_is_not_needed_is_shown_and_removed_and_the_rest_stays(store: Store
     found = unneeded(store)
     assert {str(item.path.relative_to(store.root)) for item in found} == {
         "checkpoints/half", "corpora/other", "corpora/x.unfinished", "transcoders/unused", "transcoders/half",
-        "parts/feature_edges/old", "activations/old",
+        "parts/feature_edges/old", "activations/old", "evaluation/other", "reports/older", "reports/drift-c-gone",
+        "equals/unneeded.json", "catalog.published.duckdb.0a1b2c3d.partial",
+        "catalog.damaged-20260101T000000000000.duckdb",
     }  # fmt: skip
     sizes = {item.path.name: item.n_bytes for item in found}
     assert sizes["old"] > 0
@@ -57,7 +73,8 @@ def test_what_is_not_needed_is_shown_and_removed_and_the_rest_stays(store: Store
     assert unneeded(store) == []
     left = {str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_dir()}
     assert {"checkpoints/c", "corpora/used", "transcoders/used", "parts/feature_edges/new", "notes"} <= left
-    assert {"activations/pass", "coactivation/sums", "answers/ab"} <= left
+    assert {"activations/pass", "coactivation/sums", "answers/ab", "evaluation/judged", "reports/another"} <= left
+    assert store.equals("needed").exists()
     assert [item.path.name for item in unneeded(store, answers=True)] == ["answers"]
 
 
@@ -65,6 +82,11 @@ def test_parts_stay_where_an_earlier_version_did_not_record_them(store: Store) -
     with open_catalog(store.catalog, write=True) as connection:
         connection.execute("DELETE FROM loaded_parts")
     assert not any("parts" in item.path.parts for item in unneeded(store))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_of_every_folder_it_is_known_what_is_needed(folder: str) -> None:
+    assert owner(folder) is not None
 
 
 def test_without_a_catalog_nothing_is_said_to_be_unneeded(tmp_path: Path) -> None:
