@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -17,10 +17,12 @@ from explorer.errors import ExplorerError, NotFoundError
 from explorer.forms import Sent
 from explorer.jobs import Attribute, Jobs
 from explorer.links import PAGES, url
+from explorer.notes import Notes, Subject
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
 from explorer.views import compare, drift, feature, features, graph, head, overview, runs, search, tokens
-from explorer.views.parameters import Checkpoint
+from explorer.views.common import check_feature
+from explorer.views.parameters import Checkpoint, Feature, Layer
 
 VIEWS: dict[str, Callable[..., Page]] = {
     "overview": overview.overview,
@@ -52,6 +54,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     graphs: Path | None = None
     """Folder of attribution graphs, also of those that are asked for on a page."""
+    notes: Path | None = None
+    """File of what people say of features; None: they cannot."""
     attribute: Attribute | None = None
     """What computes them; None: pages only show them."""
     prefect: str | None = None
@@ -65,6 +69,7 @@ class Explorer:
         self.settings = settings
         place = Place(settings.catalog.parent, settings.graphs, settings.prefect)
         self.catalog = Catalog(settings.catalog, settings.limits, place)
+        self.notes = Notes(settings.notes) if settings.notes is not None else None
         self.jobs = None
         if settings.attribute is not None and settings.graphs is not None:
             self.jobs = Jobs(settings.attribute, settings.graphs)
@@ -73,7 +78,11 @@ class Explorer:
     def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:
         """A page as HTML; `name` is also its template's."""
         address = f"{request.url.path}?{request.url.query}".rstrip("?") if name in VIEWS else None
-        known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, set(VIEWS))
+        served = {*VIEWS, *(("notes",) if self.notes is not None else ())}
+        known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, served)
+        if self.notes is not None and name == "feature" and page.checkpoint is not None:
+            about = Subject(page.checkpoint["checkpoint_id"], page.facts["layer"], page.facts["feature"])
+            known["notes"] = self.notes.rows(about)
         if self.jobs is not None:
             known |= {"can_attribute": True, "jobs": self.jobs.jobs}
         return HTMLResponse(render(self._templates, page, name, known, address), status, CACHED)
@@ -100,6 +109,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_api_route("/", _home(explorer), include_in_schema=False)
     features.add_downloads(app, explorer.catalog)
     _add_graphs(app, explorer)
+    if explorer.notes is not None:
+        _add_notes(app, explorer, explorer.notes)
     _add_errors(app, explorer)
     app.add_middleware(Guard, access=settings.access)  # pyright: ignore[reportArgumentType]
     return app
@@ -161,6 +172,30 @@ def _add_graphs(app: FastAPI, explorer: Explorer) -> None:
 
     app.add_api_route(PAGES["graph_file"], file, name="graph as a file")
     app.add_api_route(PAGES["attribute"], attribute, methods=["POST"], include_in_schema=False)
+
+
+def _add_notes(app: FastAPI, explorer: Explorer, notes: Notes) -> None:
+    """What people say of features: the form, the list, and the list as a file."""
+
+    def add(checkpoint: Checkpoint, layer: Layer, feature: Feature, sent: Sent) -> RedirectResponse:
+        with explorer.catalog.reading() as reader:
+            row = reader.checkpoint(checkpoint)
+            check_feature(row, layer, feature)
+        notes.add(Subject(row["checkpoint_id"], layer, feature), sent)
+        return RedirectResponse(url("feature", checkpoint=row["checkpoint_id"], layer=layer, feature=feature), 303)
+
+    def listed(request: Request) -> HTMLResponse:
+        return explorer.render(Page("Notes", facts={"notes": notes.rows()[:500]}), "notes", request)
+
+    def file() -> StreamingResponse:
+        """All notes, one JSON object a line."""
+        name = {"Content-Disposition": 'attachment; filename="notes.jsonl"'}
+        return StreamingResponse(notes.jsonl(), media_type="application/x-ndjson", headers=name)
+
+    app.add_api_route(PAGES["note"], add, methods=["POST"], include_in_schema=False)
+    app.add_api_route(PAGES["notes"], listed, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route(PAGES["notes_jsonl"], file, include_in_schema=False)
+    app.add_api_route("/api" + PAGES["notes_jsonl"], file, name="notes as a file")
 
 
 def _add_errors(app: FastAPI, explorer: Explorer) -> None:

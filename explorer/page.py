@@ -121,6 +121,7 @@ def shell(store: str, checkpoints: list[dict[str, Any]], served: set[str]) -> di
         "pages_of_store": [page for page in PAGES_OF_STORE if page[0] in served],
         "can_attribute": False,
         "jobs": [],
+        "notes": None,
     }
 
 

@@ -66,6 +66,7 @@ def search(
 
 class Imported(StrEnum):
     weightlens_json = "weightlens-json"
+    notes_jsonl = "notes-jsonl"
 
 
 class Exported(StrEnum):
@@ -98,18 +99,29 @@ def export(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Where the files are.")],
-    format: Annotated[Imported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json.")],
-    name: Annotated[str, typer.Option(help="Name under which the catalog keeps them.")],
+    place: Annotated[Path, typer.Argument(metavar="PATH", help="The folder with the files, or the file of notes.")],
+    format: Annotated[
+        Imported,
+        typer.Option(help="weightlens-json: feature_analysis_layer_N.json; notes-jsonl: descriptions by hand."),
+    ],
+    name: Annotated[str | None, typer.Option(help="Name under which the catalog keeps another tool's results.")] = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Bring another tool's results about an ingested checkpoint into the catalog, as a checkpoint of their own."""
+    """Bring another tool's results about an ingested checkpoint into the catalog, as a checkpoint of their own; or
+    descriptions that people wrote in the explorer, as the method `human`."""
     from flows.exchange import import_weightlens
+    from flows.import_notes import import_notes
     from storage.store import Store
 
     with report_errors():
-        out.print(f"checkpoint {import_weightlens(Store(store_root(store)), folder, checkpoint, name)}")
+        if format is Imported.notes_jsonl:
+            n = import_notes(Store(store_root(store)), place, checkpoint)
+            out.print(f"{n} descriptions by hand")
+            return
+        if name is None:
+            raise ValueError("--name: say under which name the catalog shall keep them")
+        out.print(f"checkpoint {import_weightlens(Store(store_root(store)), place, checkpoint, name)}")
 
 
 @app.command()

@@ -36,6 +36,9 @@ def serve(
     graphs: Annotated[
         Path | None, typer.Option(help="Folder of attribution graphs; else those made on pages last as long as this.")
     ] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Let people say what features are, and keep it in this DuckDB file.")
+    ] = None,
     token: Annotated[
         bool, typer.Option("--token", help=f"Serve only who has a token: ${TOKEN_VARIABLE}, else a new one.")
     ] = False,
@@ -52,7 +55,7 @@ def serve(
             folder = Path(passing) if graphs is None else graphs
             folder.mkdir(parents=True, exist_ok=True)
             settings = Settings(
-                root / "catalog.duckdb", access, graphs=folder, attribute=partial(_attribute, root),
+                root / "catalog.duckdb", access, graphs=folder, notes=notes, attribute=partial(_attribute, root),
                 prefect=_prefect_pages(),
             )  # fmt: skip
             served = create_app(settings)

@@ -3,19 +3,25 @@
 All text of vocabularies and corpora goes through `markdown_cell`.
 """
 
+import os
 import re
 from typing import Any
 
 import duckdb
 from prefect.artifacts import create_markdown_artifact
 
+from explorer.links import url
 from flows.reports.summary import markdown_cell, markdown_summary
+from storage.bucket.mirror import name_of
 from storage.catalog.published import open_published
 from storage.store import Store
 
 N_SHOWN = 15
 
 UUID = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+
+FEATURE = re.compile(r"^\| (\d+) \| (\d+) \|", re.MULTILINE)
+"""A row of a table whose first columns are layer and feature."""
 
 JUDGED = """
     SELECT s.layer, s.feature, s.method, s.value, d.text
@@ -52,12 +58,17 @@ RUNS = """
 
 def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
     """Show what is known of a checkpoint: layers, best and worst features, methods, money, failures, runs."""
-    pages = {"layers": f"# {markdown_cell(name)}\n\nCheckpoint `{checkpoint_id}`\n\n"}
-    pages["layers"] += markdown_summary(store, checkpoint_id)
+    place = f"{explorer_address()}{url('overview', checkpoint=checkpoint_id)}"
+    about = (
+        f"# {markdown_cell(name)}\n\nCheckpoint `{checkpoint_id}` in the store {markdown_cell(name_of(store))}. "
+        f"[In the explorer]({place}), while circuit-insights serve shows that store.\n\n"
+    )
+    pages = {"layers": markdown_summary(store, checkpoint_id)}
     with open_published(store.catalog) as connection:
         judged = ("layer", "feature", "method", "clarity", "description")
         for which, order in (("best", "DESC"), ("worst", "ASC")):
-            pages[f"{which}-features"] = _table(connection, JUDGED.format(order), judged, checkpoint_id, n=N_SHOWN)
+            table = _table(connection, JUDGED.format(order), judged, checkpoint_id, n=N_SHOWN)
+            pages[f"{which}-features"] = re.sub(FEATURE, rf"| \1 | [\2]({place}/feature/\1/\2) |", table)
         methods = ("metric", "method", "explainer", "judge", "features", "mean", "above shuffled ones")
         pages["methods"] = _table(connection, METHODS, methods, checkpoint_id)
         spent = ("model", "purpose", "questions", "kept answers", "tokens read", "written", "USD")
@@ -68,7 +79,14 @@ def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
         table = _table(connection, RUNS, runs, checkpoint_id, n=4 * N_SHOWN)
         pages["runs"] = re.sub(UUID, r"[\g<0>](/runs/flow-run/\g<0>)", table)
     for page, text in pages.items():
-        create_markdown_artifact(text, key=f"{slug(name)}-{page}", description=f"{name}: {page.replace('-', ' ')}")
+        create_markdown_artifact(
+            about + text, key=f"{slug(name)}-{page}", description=f"{name}: {page.replace('-', ' ')}"
+        )
+
+
+def explorer_address() -> str:
+    """Where the explorer is or would be: what $CIRCUIT_INSIGHTS_EXPLORER says, else the address that `serve` takes."""
+    return os.environ.get("CIRCUIT_INSIGHTS_EXPLORER", "http://127.0.0.1:8765").rstrip("/")
 
 
 def show_failure(name: str, error: Exception) -> None:
