@@ -1,17 +1,29 @@
 """Descriptions that a person wrote in the explorer, brought into the catalog as the method `human`."""
 
-import json
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from flows.subject.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
-from storage.catalog.database import check_catalog, insert_row, open_catalog
+from storage.catalog.database import check_catalog, first_line, insert_row, open_catalog
 from storage.catalog.published import open_published, publish
+from storage.foreign import parse_json, read_bytes
 from storage.store import Store
 
 HUMAN = "human"
-MAX_TEXT = 2000
+MAX_BYTES = 256_000_000
+
+
+class Description(BaseModel):
+    """A line of the file that describes a feature; what else is in it is for others."""
+
+    layer: Annotated[int, Field(ge=0, le=1000)]
+    feature: Annotated[int, Field(ge=0, le=100_000_000)]
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+    created_at: datetime
 
 
 def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
@@ -28,35 +40,38 @@ def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
         query = """SELECT f.corpus_id FROM (SELECT DISTINCT corpus_id FROM features WHERE checkpoint_id = ?) f
                    ORDER BY (SELECT max(started_at) FROM runs r WHERE r.corpus_id = f.corpus_id) DESC NULLS LAST"""
         corpus = connection.execute(query, [checkpoint_id]).fetchone()
-    found: dict[tuple[int, int], dict[str, Any]] = {}
-    for number, note in enumerate(_notes(file), 1):
-        if note.get("kind") != "description" or note.get("checkpoint_id") != checkpoint_id:
-            continue
-        layer, feature, text = note.get("layer"), note.get("feature"), note.get("text")
-        fits = isinstance(layer, int) and isinstance(feature, int) and isinstance(text, str)
-        if not fits or not (0 <= layer < n_layers and 0 <= feature < d_transcoder and 0 < len(text) <= MAX_TEXT):
-            raise ValueError(f"{file}: line {number} is no description of a feature of {name}: {str(note)[:200]}")
-        found[layer, feature] = note
+    found: dict[tuple[int, int], Description] = {}
+    for note in _descriptions(file, checkpoint_id):
+        if note.layer >= n_layers or note.feature >= d_transcoder:
+            raise ValueError(
+                f"{file}: feature {note.feature} of layer {note.layer}; {name} has layers 0-{n_layers - 1}, features "
+                f"0-{d_transcoder - 1}"
+            )
+        found[note.layer, note.feature] = note
     if not found:
         raise ValueError(f"{file} has no description of a feature of {name} ({checkpoint_id})")
     with hold(store, "import notes", everything=False):
         with open_catalog(store.catalog, write=True) as connection:
-            for (layer, feature), note in found.items():
+            for note in found.values():
                 insert_row(connection, "descriptions", {
-                    "checkpoint_id": checkpoint_id, "corpus_id": corpus[0] if corpus else None, "layer": layer,
-                    "feature": feature, "method": HUMAN, "explainer": HUMAN, "cluster": -1, "text": note["text"],
-                    "tokens": [], "created_at": note.get("created_at"),
+                    "checkpoint_id": checkpoint_id, "corpus_id": corpus[0] if corpus else None, "layer": note.layer,
+                    "feature": note.feature, "method": HUMAN, "explainer": HUMAN, "cluster": -1, "text": note.text,
+                    "tokens": [], "created_at": note.created_at.replace(tzinfo=None),
                 })  # fmt: skip
         publish(store.catalog)
     return len(found)
 
 
-def _notes(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    try:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: not a file of notes as the explorer exports them ({str(error)[:200]})") from None
-    if not all(isinstance(line, dict) for line in lines):
-        raise ValueError(f"{file}: expected one JSON object a line")
-    return lines
+def _descriptions(file: Path, checkpoint_id: str) -> list[Description]:
+    """What a file of notes says of a checkpoint's features, in its order."""
+    found = []
+    for number, line in enumerate(read_bytes(file, MAX_BYTES).splitlines(), 1):
+        note: Any = parse_json(line, f"{file}: line {number}") if line.strip() else {}
+        if not isinstance(note, dict):
+            raise ValueError(f"{file}: line {number} is no JSON object; expected what the explorer exports")
+        if note.get("kind") == "description" and note.get("checkpoint_id") == checkpoint_id:
+            try:
+                found.append(Description.model_validate(note))
+            except ValidationError as error:
+                raise ValueError(f"{file}: line {number} is no description ({first_line(error)})") from None
+    return found

@@ -19,7 +19,7 @@ def test_artifacts_name_the_store_and_lead_to_features(tmp_path: Path, monkeypat
     prefect_pages.show_checkpoint(Store(tmp_path), CHECKPOINT, "small")
     assert set(made) >= {"small-layers", "small-best-features", "small-failures", "small-runs"}
     for text in made.values():
-        assert tmp_path.name in text
+        assert tmp_path.name in text.replace("\\", "")
         assert f"(http://lab.example:9000/c/{CHECKPOINT})" in text
     assert f"| 0 | [2](http://lab.example:9000/c/{CHECKPOINT}/feature/0/2) |" in made["small-best-features"]
 
