@@ -144,7 +144,7 @@ def measure_pass(
     """Tokens a second of the floor and of the pass."""
     checkpoint = open_checkpoint(store, checkpoint_id)
     n_pos = corpus_attributes(store, corpus_id).n_pos
-    corpus_pass = tasks.CorpusPass("bench", corpus_id, 0.0, checkpoint.n_layers)
+    corpus_pass = tasks.CorpusPass("bench", corpus_id, checkpoint.n_layers)
     per_block = min(tasks.positions_per_block(checkpoint.n_layers), max(n_pos, n_tokens // workers))
     tasks.POSITIONS_PER_BLOCK = per_block
     blocks = corpus_pass.blocks(store)[: max(1, round(n_tokens / per_block))]
@@ -272,7 +272,7 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
     torch.set_num_threads(1)
     model_path = Path("demo/checkpoint/model")
     checkpoint = open_checkpoint(store, CHECKPOINT)
-    corpus_pass = tasks.CorpusPass(f"times{times}", f"text{times}", 0.0, checkpoint.n_layers)
+    corpus_pass = tasks.CorpusPass(f"times{times}", f"text{times}", checkpoint.n_layers)
     for block in corpus_pass.blocks(store):
         tasks.activations_block.fn(store, CHECKPOINT, model_path, corpus_pass, block, SETTINGS)
     for layer in range(checkpoint.n_layers):

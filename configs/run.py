@@ -116,9 +116,13 @@ class CorpusConfig(_Section):
     n_pos: Annotated[int, Field(gt=1)] = 128
     """Tokens a row."""
     max_tokens: Annotated[int, Field(gt=1)] | None = None
-    """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count."""
+    """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count. The share
+    `held_out` of them is of documents that are held out."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the rows, the last ones, that no statistic or sample is taken from: descriptions are judged on them."""
+    """Share of the documents, drawn by a hash of their content, that no statistic or sample is taken from: descriptions
+    are judged on them. Of a text of fewer than ten documents, passages are drawn."""
+    held_out_seed: Annotated[int, Field(ge=0)] = 0
+    """Of that draw."""
     keep_text: bool = True
     """Put the text around samples into the catalog, from where `show`, searches, pages and exports have it. false for
     private text: the catalog then has single tokens only, and the rows stay in the store, as numbers."""

@@ -29,7 +29,7 @@ from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
 from flows.train_transcoders import train_transcoders
 from interp.quality import measure_quality
 from interp.training import TrainingSettings
-from storage.corpora.packing import PADDING, Packer, pack
+from storage.corpora.packing import PADDING, one_side, pack
 from storage.corpora.python_docs import docstrings, python_docs
 from storage.corpora.texts import whole_texts
 from storage.formats import open_transcoders
@@ -89,7 +89,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """All full rows of the packed documents."""
-    rows = np.concatenate([block.rows.tokens for block in pack(whole_texts(texts), tokenizer, Packer(0, N_POS))])
+    rows = np.concatenate([block.rows.tokens for block in pack(whole_texts(texts), tokenizer, one_side(0, N_POS))])
     return torch.from_numpy(rows[(rows != PADDING).all(1)]).long()
 
 

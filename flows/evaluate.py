@@ -98,7 +98,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         checkpoint_id=subject.checkpoint_id,
         model_path=subject.source.model.path,
         sampled_corpus=SampledCorpus(recipe.corpus_id, corpora),
-        held_out=config.corpus.held_out,
+        counted=config.activations,
         material_recipe=recipe.material,
         judged_recipe=recipe.judged,
         explainer=recipe.explainer,

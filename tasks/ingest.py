@@ -24,7 +24,7 @@ from storage.checkpoints import (
     write_layer,
 )
 from storage.corpora.corpus import CorpusAttributes, corpus_attributes
-from storage.corpora.packing import Layout, Packer, max_rows, pack
+from storage.corpora.packing import Layout, max_rows, one_side, pack
 from storage.corpora.texts import read_texts
 from storage.formats import open_transcoders
 from storage.models import ModelFolder, token_texts
@@ -51,8 +51,8 @@ class Text:
         """(tokens, which are real) in batches."""
         texts = read_texts(self.source, self.text_field)
         step = max(1, TOKENS_PER_BATCH // self.n_pos)
-        packer = Packer(self.bos, self.n_pos, self.layout)
-        for block in pack(texts, folder.tokenizer, packer, max_rows(self.n_tokens, self.n_pos)):
+        sides = one_side(self.bos, self.n_pos, self.layout, max_rows(self.n_tokens, self.n_pos))
+        for block in pack(texts, folder.tokenizer, sides):
             for start in range(0, len(block.rows.tokens), step):
                 yield padded(torch.from_numpy(block.rows.tokens[start : start + step]))
 
@@ -141,6 +141,10 @@ def load_checkpoint(
     return checkpoint_id
 
 
+SIZES = ("n_sequences", "n_tokens", "n_held_out_sequences", "n_held_out_tokens")
+"""Columns of `corpora` that add up over several."""
+
+
 def corpus_row(attributes: CorpusAttributes) -> dict[str, str | int]:
     """The row of `corpora` for a corpus of such attributes."""
     return {
@@ -149,5 +153,7 @@ def corpus_row(attributes: CorpusAttributes) -> dict[str, str | int]:
         "n_sequences": attributes.n_sequences,
         "n_pos": attributes.n_pos,
         "n_tokens": attributes.n_tokens,
+        "n_held_out_sequences": attributes.n_held_out_sequences,
+        "n_held_out_tokens": attributes.n_held_out_tokens,
         "sha256": attributes.source_sha256,
     }

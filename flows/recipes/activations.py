@@ -31,15 +31,14 @@ class ActivationsRecipe:
         """A pass a corpus, named by the checkpoint, the corpus and which positions count: not by how many samples are
         drawn, so that others are drawn without another pass, and not by other corpora, so that one more is read alone.
 
-        Rows are numbered through all corpora, those held out included.
+        Rows are numbered through all corpora.
         """
         config, store = self.subject.config, self.subject.store
-        held_out, counted = config.corpus.held_out, config.activations.counted
-        ingredients = {"checkpoint": self.subject.checkpoint_id, "held_out": held_out, "counted": counted}
+        ingredients = {"checkpoint": self.subject.checkpoint_id, "counted": config.activations.counted}
         n_layers, found, first_row = self.subject.attributes.n_layers, [], 0
         for corpus in self.subject.source.corpora:
             recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
-            found.append(CorpusPass(recipe, corpus.corpus_id, held_out, n_layers, first_row))
+            found.append(CorpusPass(recipe, corpus.corpus_id, n_layers, first_row))
             if store.corpus(corpus.corpus_id).exists():
                 first_row += corpus_attributes(store, corpus.corpus_id).n_sequences
         return found
@@ -62,7 +61,6 @@ class ActivationsRecipe:
         config = self.subject.config
         shared = {
             "corpora": [corpus.corpus_id for corpus in self.subject.source.corpora],
-            "held_out": config.corpus.held_out,
             "counted": config.activations.counted,
             "drawn": config.activations.drawn,
             "version": VERSION,

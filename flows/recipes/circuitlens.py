@@ -44,7 +44,8 @@ class CircuitLensRecipe:
     @property
     def sampled(self) -> Sampled:
         """Where the samples and their corpora are."""
-        return Sampled(self.activations.recipe, self.subject.config.shard_size, tuple(self.activations.passes))
+        config, passes = self.subject.config, tuple(self.activations.passes)
+        return Sampled(self.activations.recipe, config.shard_size, passes, config.activations)
 
     @cached_property
     def blocks(self) -> list[Block]:

@@ -62,7 +62,7 @@ class EvaluateRecipe:
         return short_hash(
             checkpoint=checkpoint_id,
             corpora=[one.corpus_id for one in self.activations.passes],
-            held_out=config.corpus.held_out,
+            counted=config.activations.counted,
             described=described,
             methods=self.methods,
             explainer=self.explainer,

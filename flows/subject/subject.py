@@ -144,6 +144,8 @@ def open_source(config: RunConfig) -> Source:
             max_tokens=corpus.max_tokens,
             text_field=corpus.text_field,
             layout=corpus.layout,
+            held_out=corpus.held_out,
+            held_out_seed=corpus.held_out_seed,
         )
         for source in map(pinned_source, corpus.sources)
     )

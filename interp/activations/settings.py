@@ -18,10 +18,10 @@ class ActivationSettings:
     """Whether positions of BOS and the tokenizer's other special tokens count. Their activations are a hundred times
     those of text in many releases. Padding never counts."""
     skip_row_start: Annotated[int, Ge(0)] = 1
-    """Positions at the head of every row that do not count: a model without BOS treats the first token as others do
-    BOS. Where rows begin with BOS, 1 is BOS itself."""
+    """Positions at the head of every row, and of every text that is read on its own, that do not count: a model without
+    BOS treats the first token as others do BOS. Where rows begin with BOS, 1 is BOS itself."""
     skip_document_start: Annotated[int, Ge(0)] = 0
-    """Tokens at the head of every document that do not count, BOS included."""
+    """Tokens at the head of every document that do not count, BOS included. A text that is read on its own is one."""
     n_samples: Annotated[int, Ge(0)] = 100
     """Activations a feature of the quantile sample. The paper: 100."""
     n_bins: Annotated[int, Gt(0)] = 20

@@ -14,6 +14,20 @@ from interp.circuitlens.frozen import LinearModel
 from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
 from interp.transcoder import Transcoder
 
+N_DRAWS = 4
+"""Times that random sources are silenced beside those that were found."""
+
+
+class Firing(NamedTuple):
+    """One activation: that of a feature at the last token of a sequence."""
+
+    layer: int
+    feature: int
+    tokens: Integer[Tensor, " n_pos"]
+    counted: Bool[np.ndarray, " n_pos"]
+    """Which positions count (`interp.activations.positions`). No other is silenced, and means are of these: attention
+    rests on BOS and on a sequence's first token when it looks for nothing, and silencing that changes everything."""
+
 
 class Ablations(NamedTuple):
     """Variants of one sequence, in each of which something is silent."""
@@ -28,21 +42,17 @@ class Ablations(NamedTuple):
 def ablated_activations(
     linear: LinearModel,
     transcoder: Transcoder,
-    layer: int,
-    feature: int,
-    tokens: Integer[Tensor, " n_pos"],
+    firing: Firing,
     ablations: Ablations,
 ) -> Float[Tensor, " variants"]:
-    """A feature's activation at the last token in each variant, nothing frozen; of TopK as if it were ReLU.
-
-    Means are over the sequence without its first token, on which attention rests when it looks for nothing.
-    """
+    """A feature's activation at the last token in each variant, nothing frozen; of TopK as if it were ReLU."""
     family, n_variants = linear.family, len(ablations.tokens)
+    counted = torch.from_numpy(np.flatnonzero(firing.counted)).to(firing.tokens.device)
     seen: list[Tensor] = []
 
     def with_mean_values(_m: nn.Module, _a: Any, output: Tensor) -> Tensor:
         values = _values(linear, output.clone())
-        mean = values[0][:, 1:].mean(1, keepdim=True) if len(tokens) > 1 else values[0]
+        mean = values[0][:, counted].mean(1, keepdim=True)
         silent = ablations.tokens.view(*ablations.tokens.shape, *[1] * (values[0].ndim - 2))
         values[0].copy_(torch.where(silent, mean, values[0]))
         return values[1]
@@ -50,7 +60,7 @@ def ablated_activations(
     def with_mean_heads(at: int) -> Callable[..., Any]:
         def hook(_m: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             mixed = args[0].unflatten(2, (linear.n_heads, -1)).clone()
-            mean = mixed[:, 1:].mean(1) if len(tokens) > 1 else mixed[:, -1]
+            mean = mixed[:, counted].mean(1)
             mixed[:, -1] = torch.where(ablations.heads[:, at, :, None], mean, mixed[:, -1])
             return (mixed.flatten(2), *args[1:])
 
@@ -62,12 +72,12 @@ def ablated_activations(
         value, output = family.module(attention, family.value), family.module(attention, family.output)
         handles.append(value.register_forward_hook(in_this_thread(with_mean_values)))
         handles.append(output.register_forward_pre_hook(in_this_thread(with_mean_heads(at))))
-        if at == layer:
+        if at == firing.layer:
             handles.append(on_feature_input(family, block, linear.hooks, seen.append))
     with removing(handles):
-        linear.model(input_ids=tokens.long().expand(n_variants, -1), use_cache=False, logits_to_keep=1)
-    pre = seen[0][:, -1] @ transcoder.W_enc[feature] + transcoder.b_enc[feature]
-    threshold = 0.0 if transcoder.threshold is None else max(0.0, float(transcoder.threshold[feature]))
+        linear.model(input_ids=firing.tokens.long().expand(n_variants, -1), use_cache=False, logits_to_keep=1)
+    pre = seen[0][:, -1] @ transcoder.W_enc[firing.feature] + transcoder.b_enc[firing.feature]
+    threshold = 0.0 if transcoder.threshold is None else max(0.0, float(transcoder.threshold[firing.feature]))
     return torch.where(pre > threshold, pre, 0)
 
 
@@ -81,11 +91,10 @@ def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
     return output, output
 
 
-def attributed_tokens(found: Contributors, position: int, n: int) -> list[int]:
-    """The source tokens that matter most to one activation, at most `n`; neither its own nor the sequence's first."""
+def attributed_tokens(found: Contributors, others: Bool[np.ndarray, " n_pos"], n: int) -> list[int]:
+    """Of the source tokens that may be silenced, those that matter most to one activation, at most `n`."""
     of_token = np.isin(found.kind, [KINDS.index(HEAD), KINDS.index(TOKEN)]) & (found.score > 0)
-    totals = np.bincount(found.position[of_token], found.score[of_token], minlength=position + 1)
-    totals[[0, position]] = 0
+    totals = np.bincount(found.position[of_token], found.score[of_token], minlength=len(others)) * others
     return [int(at) for at in np.argsort(-totals, kind="stable")[:n] if totals[at] > 0]
 
 
@@ -109,21 +118,21 @@ class Drops(NamedTuple):
 def causal_drops(
     linear: LinearModel,
     transcoder: Transcoder,
-    layer: int,
-    feature: int,
-    tokens: Integer[Tensor, " n_pos"],
+    firing: Firing,
     found: Contributors,
     n: int,
     draw: np.random.Generator,
-    n_draws: int = 4,
 ) -> Drops:
-    """Silence the `n` strongest source tokens and heads of an activation at the last token; NaN where none are left.
+    """Silence the `n` strongest source tokens and heads of an activation; NaN where none are left.
 
-    As many random ones, of those that were not found, are drawn `n_draws` times.
+    Source tokens are others than the firing one. As many random ones, of those that were not found, are drawn
+    `N_DRAWS` times.
     """
-    position, n_layers = len(tokens) - 1, layer if linear.parallel else layer + 1
-    sources, heads = attributed_tokens(found, position, n), attributed_heads(found, n)
-    other_tokens = np.setdiff1d(np.arange(1, max(position, 1)), sources)
+    layer, tokens = firing.layer, firing.tokens
+    others = firing.counted & (np.arange(len(tokens)) < len(tokens) - 1)
+    n_layers, n_draws = layer if linear.parallel else layer + 1, N_DRAWS
+    sources, heads = attributed_tokens(found, others, n), attributed_heads(found, n)
+    other_tokens = np.setdiff1d(np.flatnonzero(others), sources)
     every_head = [(at, head) for at in range(n_layers) for head in range(linear.n_heads)]
     other_heads = np.array([head for head in every_head if head not in heads], dtype=np.int64).reshape(-1, 2)
     if len(other_tokens) < len(sources):
@@ -140,7 +149,7 @@ def causal_drops(
         silent_tokens[3 + drawn, draw.choice(other_tokens, len(sources), replace=False)] = True
         chosen = other_heads[draw.choice(len(other_heads), len(heads), replace=False)] if heads else other_heads[:0]
         silent_heads[3 + n_draws + drawn, chosen[:, 0], chosen[:, 1]] = True
-    a = ablated_activations(linear, transcoder, layer, feature, tokens, Ablations(silent_tokens, silent_heads))
+    a = ablated_activations(linear, transcoder, firing, Ablations(silent_tokens, silent_heads))
     drop = ((a[0] - a) / a[0]).double().cpu().numpy() if a[0] > 0 else np.full(n_variants, np.nan)
     return Drops(
         tokens=drop[1] if sources else np.nan,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, Integer
 
+from interp.intervals import t_quantile
 from interp.kernels import coactivation as kernels
 from interp.sparse import FeatureTokens
 
@@ -42,9 +43,9 @@ class EdgeSums(NamedTuple):
     """Σ 1(a_j > 0) a_i"""
     n_coactive: Int64[np.ndarray, " n"]
     squares: Float64[np.ndarray, " n"]
-    """Σ X² over rows, X the row's Σ a_i a_j"""
+    """Σ X² over documents, X the document's Σ a_i a_j"""
     cross: Float64[np.ndarray, " n"]
-    """Σ X Y over rows, Y the row's Σ a_j"""
+    """Σ X Y over documents, Y the document's Σ a_j"""
 
 
 class TargetSums(NamedTuple):
@@ -53,9 +54,9 @@ class TargetSums(NamedTuple):
     total: Float64[np.ndarray, " n"]
     """Σ a_j"""
     squares: Float64[np.ndarray, " n"]
-    """Σ Y² over rows"""
-    n_rows: Float64[np.ndarray, " n"]
-    """Rows in which it is active."""
+    """Σ Y² over documents"""
+    n_documents: Float64[np.ndarray, " n"]
+    """Documents in which it is active."""
 
     def of(self, target: Integer[np.ndarray, " m"]) -> "TargetSums":
         return TargetSums(*(column[target] for column in self))
@@ -70,25 +71,26 @@ class Twera(NamedTuple):
     high: Float64[np.ndarray, " n"]
 
 
-CONFIDENCE = 1.959964
-"""Standard deviations to either side of a 95% interval."""
-
-
 def twera(edges: EdgeSums, targets: TargetSums, virtual_weight: Float64[np.ndarray, " n"], n_tokens: int) -> Twera:
     """ERA and TWERA of edges, whose targets are given one each, and TWERA's 95% interval.
 
-    TWERA is a ratio of two sums over rows of text, ΣX / ΣY. Its variance is that of X − ratio · Y, rows being drawn
-    independently (linearisation); at least two rows are needed, otherwise the interval is NaN.
+    TWERA is a ratio of two sums over documents, ΣX / ΣY, neither below 0. Its variance is that of X − ratio · Y,
+    documents being drawn independently (linearisation), since what a document speaks of goes through all of its rows.
+    A few documents of much weight decide about the ratio and about its variance, so documents count as a third of
+    `(ΣY)² / ΣY²`, Kish's number of documents that say equally much; the quantile is Student's for that, and the
+    interval is one of the logarithm, since the ratio is skewed. At least two documents are needed, otherwise it is NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = edges.product / targets.total
         spread = edges.squares - 2 * ratio * edges.cross + ratio**2 * targets.squares
-        n = targets.n_rows
+        n = np.maximum(targets.total**2 / targets.squares / 3, 1.5)
         deviation = np.sqrt(np.maximum(spread, 0) * n / (n - 1)) / targets.total
-    deviation[n < 2] = np.nan
-    middle, half = ratio * virtual_weight, CONFIDENCE * deviation * np.abs(virtual_weight)
+        factor = np.exp(t_quantile(np.maximum(n - 1, 1)) * deviation / ratio)
+    factor[targets.n_documents < 2] = np.nan
+    middle = ratio * virtual_weight
+    ends = middle / factor, middle * factor
     era = edges.source_active / n_tokens * virtual_weight
-    return Twera(era, middle, middle - half, middle + half)
+    return Twera(era, middle, np.minimum(*ends), np.maximum(*ends))
 
 
 class Strongest:

@@ -13,6 +13,7 @@ from interp.fade.metrics import (
     balanced_accuracy,
     clarity,
     faithfulness,
+    faithfulness_paper,
     purity,
     responsiveness,
     simulation,
@@ -22,7 +23,10 @@ from interp.fade.texts import Active, stratified
 
 T = TypeVar("T")
 
-METRICS = ("clarity", "responsiveness", "purity", "faithfulness", "simulation", "detection", "fuzzing", "stability")
+METRICS = (
+    "clarity", "responsiveness", "purity", "faithfulness", "faithfulness_paper", "simulation", "detection", "fuzzing",
+    "stability",
+)  # fmt: skip
 
 
 class Material(NamedTuple):
@@ -37,10 +41,21 @@ class Material(NamedTuple):
     """Whether the marked tokens of each are those at which the feature is active."""
     simulated: Int64[np.ndarray, " n_simulated"]
     """The natural texts in which activity is predicted."""
-    active: list[Bool[np.ndarray, " n_pos"]]
-    """Where in these the feature is active."""
+    active: list[Bool[np.ndarray, " _"]]
+    """At which tokens of these that count the feature is active."""
+    counted: list[Bool[np.ndarray, " _"]]
+    """Which tokens of these count."""
     continuations: dict[float, list[Text]]
     """What the model writes with the feature held, by factor; empty where the feature was not steered."""
+
+
+class NaturalTexts(NamedTuple):
+    """Texts that no statistic was taken from."""
+
+    texts: list[Text]
+    counted: Sequence[Bool[np.ndarray, " _"]]
+    """Which tokens of each count (`interp.activations.positions`): at the others a feature is neither active nor
+    silent."""
 
 
 class Judged(NamedTuple):
@@ -53,21 +68,25 @@ class Judged(NamedTuple):
 
 
 def material(
-    active: Active, texts: list[Text], continuations: dict[float, list[Text]], settings: EvaluateSettings, seed: int
+    active: Active, natural: NaturalTexts, continuations: dict[float, list[Text]], settings: EvaluateSettings, seed: int
 ) -> Material:
     """Draw what one feature is judged on. `active` are its own activations."""
     random = np.random.default_rng(seed)
-    peaks = active.peaks(len(texts))
+    texts, peaks = natural.texts, active.peaks(len(natural.texts))
     where = {int(text): active.place[active.text == text] for text in np.unique(active.text)}
     firing = np.array(list(where), np.int64)
-    marked, right = _marked(where, texts, settings.n_fuzzed, random)
+    marked, right = _marked(where, natural, settings.n_fuzzed, random)
     n_firing = min(settings.n_simulated // 2, len(firing))
     chosen = random.permutation(firing)[:n_firing]
     others = random.permutation(np.setdiff1d(np.arange(len(texts)), chosen))[: settings.n_simulated - n_firing]
     simulated = np.sort(np.concatenate([chosen, others])) if settings.n_simulated else np.zeros(0, np.int64)
-    masks = [_mask(where.get(int(text)), len(texts[text].tokens)) for text in simulated]
+    counted = [natural.counted[text] for text in simulated.tolist()]
+    masks = [
+        _mask(where.get(text), len(texts[text].tokens))[mask]
+        for text, mask in zip(simulated.tolist(), counted, strict=True)
+    ]
     rated = stratified(peaks, settings.n_rated, seed)
-    return Material(peaks, rated, marked, right, simulated, masks, continuations)
+    return Material(peaks, rated, marked, right, simulated, masks, counted, continuations)
 
 
 def _mask(places: np.ndarray | None, n: int) -> np.ndarray:
@@ -78,7 +97,7 @@ def _mask(places: np.ndarray | None, n: int) -> np.ndarray:
 
 
 def _marked(
-    where: dict[int, np.ndarray], texts: list[Text], n: int, random: np.random.Generator
+    where: dict[int, np.ndarray], natural: NaturalTexts, n: int, random: np.random.Generator
 ) -> tuple[list[Marked], np.ndarray]:
     """Texts in which the feature is active, half with those tokens marked, half with as many others."""
     half = n // 2
@@ -88,11 +107,11 @@ def _marked(
     for is_right, members in ((True, chosen[:half]), (False, wrong)):
         for at in members:
             places = where[at]
-            silent = np.setdiff1d(np.arange(len(texts[at].tokens)), places)
+            silent = np.setdiff1d(np.flatnonzero(natural.counted[at]), places)
             if not is_right:
                 places = random.permutation(silent)[: len(places)]
             if len(places):
-                marked.append(Marked(texts[at], tuple(sorted(int(place) for place in places))))
+                marked.append(Marked(natural.texts[at], tuple(sorted(int(place) for place in places))))
                 right.append(is_right)
     return marked, np.array(right, bool)
 
@@ -147,8 +166,12 @@ def figures(
         told = judged.marks >= 0
         found["fuzzing"] = balanced_accuracy(judged.marks[told] == 1, of.marked_right[told])
     if settings.n_simulated:
-        expected = judged.expected
-        found["simulation"] = Score.none("no_answer") if expected is None else simulation(expected, of.active)
+        if judged.expected is None:
+            found["simulation"] = Score.none("no_answer")
+        else:
+            expected = [every[counted] for every, counted in zip(judged.expected, of.counted, strict=True)]
+            found["simulation"] = simulation(expected, of.active)
     if judged.continuations:
         found["faithfulness"] = faithfulness(judged.continuations)
+        found["faithfulness_paper"] = faithfulness_paper(judged.continuations)
     return found

@@ -9,16 +9,20 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
-from scipy.special import expit, logit
+from jaxtyping import Bool, Float, Int64, Integer
 
-Z95 = 1.959964
-"""Standard errors on each side of a 95% interval."""
+from interp.intervals import (
+    auroc_interval,
+    choice_inflation,
+    clustered_auroc_interval,
+    counted_pairs,
+    precision_interval,
+    ratio_interval,
+    wilson,
+)
 
 PRESENT = 2
 """The rating of a text that clearly shows what the description says; 0: not at all, 1: vaguely."""
-
-N_RESAMPLES = 1000
 
 
 class Score(NamedTuple):
@@ -52,29 +56,6 @@ def average_precision(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, 
     return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / labels.sum())
 
 
-def auroc_interval(area: float, m: int, n: int) -> tuple[float, float]:
-    """The 95% interval of an AUROC of `m` positives and `n` negatives.
-
-    By inverting the score test with Hanley and McNeil's variance (Newcombe 2006, method 5), which stays honest where
-    the area is 0 or 1.
-    """
-    low, high = area, area
-    for side, bound in ((-1.0, 0.0), (1.0, 1.0)):
-        inside, outside = area, bound
-        for _ in range(50):
-            middle = (inside + outside) / 2
-            within = abs(middle - area) <= Z95 * _auroc_error(middle, m, n)
-            inside, outside = (middle, outside) if within else (inside, middle)
-        low, high = (inside, high) if side < 0 else (low, inside)
-    return low, high
-
-
-def _auroc_error(area: float, m: int, n: int) -> float:
-    pairs = (m + n) / 2 - 1
-    extra = pairs * (1 - area) / (2 - area) + pairs * area / (1 + area)
-    return float(np.sqrt(area * (1 - area) * (1 + extra) / (m * n)))
-
-
 def gini(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]) -> Score:
     """`|2 AUROC − 1|`: 0 where the two cannot be told apart, 1 where one number between them does it."""
     m, n = len(positive), len(negative)
@@ -101,21 +82,23 @@ def responsiveness(activations: Float[np.ndarray, " n"], ratings: Integer[np.nda
 def purity(activations: Float[np.ndarray, " n"], ratings: Integer[np.ndarray, " n"]) -> Score:
     """Average precision of the same separation: how much of what drives the feature is what the description says.
 
-    Where the feature is rather silent on what is described, the smallest activations come first, as FADE has it. The
-    interval is Boyd et al.'s (2013) logit interval.
+    Where the feature is rather silent on what is described, the smallest activations come first, as FADE has it; where
+    that is not certain, the interval is that of both orders.
     """
     present, absent = activations[ratings == PRESENT], activations[ratings == 0]
     lacking = _lacking(present, absent)
     if lacking:
         return lacking
-    scores = np.concatenate([absent, present])
+    scores = np.concatenate([absent, present]).astype(np.float64)
     labels = np.arange(len(scores)) >= len(absent)
-    value = average_precision(scores if auroc(present, absent) >= 0.5 else -scores, labels)
-    m = len(present)
-    inner = np.clip(value, 0.5 / (m + 1), 1 - 0.5 / (m + 1))  # the interval of 0 or 1 would be a point
-    reach = Z95 / np.sqrt(m * inner * (1 - inner))
-    low, high = expit(logit(inner) - reach), expit(logit(inner) + reach)
-    return Score(value, min(float(low), value), max(float(high), value), len(scores))
+    area = auroc(present, absent)
+    scores = scores if area >= 0.5 else -scores
+    value = average_precision(scores, labels)
+    low, high = precision_interval(scores, labels)
+    least, greatest = auroc_interval(area, len(present), len(absent))
+    if least <= 0.5 <= greatest:
+        low = min(low, precision_interval(-scores, labels)[0])
+    return Score(value, min(low, value), max(high, value), len(scores))
 
 
 def _lacking(present: np.ndarray, absent: np.ndarray) -> Score | None:
@@ -126,34 +109,57 @@ def _lacking(present: np.ndarray, absent: np.ndarray) -> Score | None:
 
 
 def faithfulness(ratings: Mapping[float, Integer[np.ndarray, " n"]], seed: int = 0) -> Score:
-    """How much more often continuations show the description when the feature is set to a multiple of its maximum.
+    """How much more often continuations show the description when the feature is set to the best multiple of its
+    maximum; without the winner's curse.
 
-    `ratings` are those of the continuations of the same prompts, by factor; −1 is an answer that is lacking.
-    `max(0, max_m p2(m) − p2(0)) / (1 − p2(0))`; its interval is a bootstrap over prompts.
+    `ratings` are those of the continuations of the same prompts, by factor; −1 is an answer that is lacking. Each half
+    of the prompts, drawn by `seed`, is measured at the factor m that is best on the other half:
+    `1 − (1 − p2(m)) / (1 − p2(0))`, which is `(p2(m) − p2(0)) / (1 − p2(0))` and 0 on average where steering does
+    nothing; below 0 where it makes the description rarer. The interval is that of a ratio of paired shares, widened for
+    the choice (`choice_inflation`).
     """
-    if 0 not in ratings:
-        raise ValueError(f"faithfulness: expected ratings at factor 0 among {sorted(ratings)}")
-    factors = sorted(ratings)
-    table = np.stack([ratings[factor] for factor in factors])
-    table = table[:, (table >= 0).all(0)]
-    n, base = table.shape[1], factors.index(0)
+    shows, factors = _shown(ratings)
+    n = shows.shape[1]
+    if n < 2:
+        return Score.none("too_few_ratings" if n else "no_ratings", n)
+    untreated = ~shows[factors.index(0)]
+    if not untreated.any():
+        return Score.none("always_present", n)
+    others = shows[[at for at, factor in enumerate(factors) if factor != 0]]
+    treated = ~others[best_in_other_half(others, seed), np.arange(n)]
+    low, high = ratio_interval(*counted_pairs(treated, untreated), choice_inflation(len(others)))
+    return Score(float(1 - treated.sum() / untreated.sum()), 1 - high, 1 - low, n)
+
+
+def best_in_other_half(shows: Bool[np.ndarray, "factors kept"], seed: int) -> Int64[np.ndarray, " kept"]:
+    """For every prompt the factor that shows the description most often in the half of the prompts it is not in."""
+    half = np.random.default_rng(seed).permutation(shows.shape[1]) % 2
+    best = np.array([shows[:, half != side].sum(1).argmax() for side in (0, 1)])
+    return best[half]
+
+
+def faithfulness_paper(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> Score:
+    """The same as FADE has it: `max(0, max_m p2(m) − p2(0)) / (1 − p2(0))`, m being the best of all factors on the very
+    prompts that it is measured on. That is above 0 by chance alone, so it has no interval."""
+    shows, factors = _shown(ratings)
+    n = shows.shape[1]
     if not n:
         return Score.none("no_ratings")
-    shows = (table == PRESENT).astype(np.float64)
-    value = _gain(shows.mean(1)[:, None], base)[0]
-    if np.isnan(value):
+    shares = shows.mean(1)
+    base = float(shares[factors.index(0)])
+    if base == 1:
         return Score.none("always_present", n)
-    drawn = np.random.default_rng(seed).integers(0, n, (N_RESAMPLES, n))
-    weights = np.apply_along_axis(np.bincount, 1, drawn, minlength=n) / n
-    gains = _gain(shows @ weights.T, base)
-    low, high = np.nanpercentile(gains, [2.5, 97.5])
-    return Score(float(value), min(float(low), float(value)), max(float(high), float(value)), n)
+    return Score(max(0.0, float(shares.max()) - base) / (1 - base), None, None, n)
 
 
-def _gain(shares: Float[np.ndarray, "factors n"], base: int) -> Float[np.ndarray, " n"]:
-    room = 1 - shares[base]
-    gain = np.maximum(shares.max(0) - shares[base], 0)
-    return np.where(room > 1e-12, gain / np.where(room > 1e-12, room, 1), np.nan)
+def _shown(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> tuple[Bool[np.ndarray, "factors kept"], list[float]]:
+    """Which continuations show the description, of prompts that have all their ratings; and the factors, those that
+    change least first, so that of equals the mildest is the best."""
+    if 0 not in ratings:
+        raise ValueError(f"faithfulness: expected ratings at factor 0 among {sorted(ratings)}")
+    factors = sorted(ratings, key=lambda factor: (abs(factor), factor))
+    table = np.stack([ratings[factor] for factor in factors])
+    return table[:, (table >= 0).all(0)] == PRESENT, factors
 
 
 def balanced_accuracy(said: Bool[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> Score:
@@ -180,40 +186,18 @@ def share_in_common(first: AbstractSet[str], second: AbstractSet[str]) -> Score:
     return Score(n_shared / n, *wilson(n_shared / n, n), n)
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share of `n`."""
-    spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
-    middle, whole = share + Z95**2 / (2 * n), 1 + Z95**2 / n
-    return max(0.0, float((middle - spread) / whole)), min(1.0, float((middle + spread) / whole))
-
-
 def simulation(predicted: Sequence[Float[np.ndarray, " _"]], active: Sequence[Bool[np.ndarray, " _"]]) -> Score:
     """AUROC of the activity that a description predicts, token by token, against where the feature is active.
 
-    0.5 is chance. The interval treats texts, not tokens, as independent: it is that of as many tokens, thinned by the
-    design effect of their clustering in texts.
+    0.5 is chance. The interval treats texts, not tokens, as independent.
     """
-    lengths = [len(text) for text in active if len(text)]
-    if not lengths:
+    if not any(map(len, active)):
         return Score.none("no_natural_texts")
     scores, labels = np.concatenate(predicted).astype(np.float64), np.concatenate(active)
     m, n = int(labels.sum()), int((~labels).sum())
     if not m or not n:
         return Score.none("never_active" if not m else "always_active", m + n)
     area = auroc(scores[labels], scores[~labels])
-    thinned = [max(1, round(size / _design_effect(scores, labels, lengths, side)))
-               for side, size in ((True, m), (False, n))]  # fmt: skip
-    low, high = auroc_interval(area, *thinned)
-    return Score(area, low, high, m + n)
-
-
-def _design_effect(scores: np.ndarray, labels: np.ndarray, lengths: Sequence[int], side: bool) -> float:
-    """By how much the mean placement varies more than it would if tokens of one text were independent."""
-    other = np.sort(scores[labels != side])
-    own, text = labels == side, np.repeat(np.arange(len(lengths)), lengths)
-    left, right = (np.searchsorted(other, scores[own], at) for at in ("left", "right"))
-    centred = (left + right) / 2 / len(other)
-    centred = centred - centred.mean()
-    total = float((centred**2).sum())
-    clustered = float((np.bincount(text[own], centred, len(lengths)) ** 2).sum())
-    return max(1.0, clustered / total) if total > 0 else 1.0
+    text = np.repeat(np.arange(len(active)), [len(one) for one in active])
+    low, high = clustered_auroc_interval(area, scores, labels, text)
+    return Score(area, min(low, area), max(high, area), m + n)

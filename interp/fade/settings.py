@@ -30,7 +30,7 @@ class FaithfulnessSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How much is judged, and on what. All texts are from the rows that `corpus.held_out` keeps apart."""
+    """How much is judged, and on what. All texts are from the documents that `corpus.held_out` keeps apart."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 

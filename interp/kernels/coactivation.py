@@ -46,46 +46,68 @@ def add_coactive(indptr, token, value, starts, feature, target_value, sums):
 
 
 N_EDGE_SUMS = 5
-"""Σ a_i a_j, Σ 1(a_j > 0) a_i, number of tokens, Σ X², Σ X Y: X and Y are the sums of a_i a_j and of a_j over a row."""
+"""Σ a_i a_j, Σ 1(a_j > 0) a_i, number of tokens, Σ X², Σ X Y: X and Y are the sums of a_i a_j and of a_j over a
+document."""
+
+N_TARGET_SUMS = 3
+"""Σ Y, Σ Y², and the number of documents in which a feature is active."""
 
 
 @njit(nogil=True, cache=True)
-def add_edges(source, target, s_indptr, s_token, s_value, t_indptr, t_token, t_value, n_pos, sums):
-    """Add a block to the sums (edges, N_EDGE_SUMS) of some edges; source and target index the two lists by feature."""
+def add_edges(source, target, s_indptr, s_token, s_value, t_indptr, t_token, t_value, document, running, sums):
+    """Add a block to the sums (edges, N_EDGE_SUMS) of some edges; source and target index the two lists by feature.
+
+    document: of every token of the block. running (edges, 3): the document that is being added up, −1 for none, and
+    its X and Y so far, since it may go on in the next block; `end_edges` adds the last.
+    """
     for e in range(len(source)):
         at, end = s_indptr[source[e]], s_indptr[source[e] + 1]
-        cell = sums[e]
-        row, x, y = -1, 0.0, 0.0
+        cell, now = sums[e], running[e]
         for g in range(t_indptr[target[e]], t_indptr[target[e] + 1]):
             t, b = t_token[g], np.float64(t_value[g])
-            if t // n_pos != row:
-                cell[3] += x * x
-                cell[4] += x * y
-                row, x, y = t // n_pos, 0.0, 0.0
-            y += b
+            if document[t] != now[0]:
+                cell[3] += now[1] * now[1]
+                cell[4] += now[1] * now[2]
+                now[0], now[1], now[2] = document[t], 0.0, 0.0
+            now[2] += b
             while at < end and s_token[at] < t:
                 at += 1
             if at < end and s_token[at] == t:
                 a = np.float64(s_value[at])
-                x += a * b
+                now[1] += a * b
                 cell[0] += a * b
                 cell[1] += a
                 cell[2] += 1.0
-        cell[3] += x * x
-        cell[4] += x * y
 
 
 @njit(nogil=True, cache=True)
-def add_rows(indptr, token, value, n_pos, sums):
-    """Add a block to every feature's sums (features, 3): Σ Y, Σ Y², and the number of rows in which it is active."""
+def end_edges(running, sums):
+    """Add the documents that were still being added up."""
+    for e in range(len(running)):
+        sums[e, 3] += running[e, 1] * running[e, 1]
+        sums[e, 4] += running[e, 1] * running[e, 2]
+
+
+@njit(nogil=True, cache=True)
+def add_targets(indptr, token, value, document, running, sums):
+    """Add a block to every feature's sums (features, N_TARGET_SUMS).
+
+    document and running (features, 2) are as for `add_edges`, with Y alone; `end_targets` adds the last.
+    """
     for f in range(len(indptr) - 1):
-        row, y = -1, 0.0
+        cell, now = sums[f], running[f]
         for g in range(indptr[f], indptr[f + 1]):
-            if token[g] // n_pos != row:
-                sums[f, 0] += y
-                sums[f, 1] += y * y
-                sums[f, 2] += 1.0
-                row, y = token[g] // n_pos, 0.0
-            y += np.float64(value[g])
-        sums[f, 0] += y
-        sums[f, 1] += y * y
+            if document[token[g]] != now[0]:
+                cell[0] += now[1]
+                cell[1] += now[1] * now[1]
+                cell[2] += 1.0
+                now[0], now[1] = document[token[g]], 0.0
+            now[1] += np.float64(value[g])
+
+
+@njit(nogil=True, cache=True)
+def end_targets(running, sums):
+    """Add the documents that were still being added up."""
+    for f in range(len(running)):
+        sums[f, 0] += running[f, 1]
+        sums[f, 1] += running[f, 1] * running[f, 1]

@@ -17,7 +17,7 @@ from storage.checksums import DamagedError, check_file
 from storage.parquet import read_table
 from storage.store import whole_file
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from storage.catalog.contexts import CONTEXTS
+from storage.catalog.student import t_quantile
 
 ARROW = {
     "VARCHAR": pa.string(),
@@ -95,9 +96,11 @@ TABLES = {
             (
                 Column("corpus_id", "VARCHAR", "The corpus: a short hash of text, tokenizer and packing."),
                 Column("name", "VARCHAR", "Its source."),
-                Column("n_sequences", "BIGINT", "Rows."),
+                Column("n_sequences", "BIGINT", "Rows from which statistics and samples are taken."),
                 Column("n_pos", "INTEGER", "Tokens a row."),
-                Column("n_tokens", "BIGINT", "Tokens, padding left out."),
+                Column("n_tokens", "BIGINT", "Tokens in them, padding left out."),
+                Column("n_held_out_sequences", "BIGINT", "Rows of the documents that are held out."),
+                Column("n_held_out_tokens", "BIGINT", "Tokens in them, padding left out."),
                 Column("sha256", "VARCHAR", "Hash of the source; of a Hub dataset, its commit and path."),
                 Column(
                     "has_text",
@@ -213,8 +216,8 @@ TABLES = {
                 ),
                 Column("era", "DOUBLE", "E[1(target active) · source activation] · virtual weight."),
                 Column("twera", "DOUBLE", "E[source · target activation] / E[target activation] · virtual weight."),
-                Column("twera_low", "DOUBLE", "Lower end of its 95% interval, rows of the corpus being drawn."),
-                Column("twera_high", "DOUBLE", "Upper end; both null where the target is active in one row only."),
+                Column("twera_low", "DOUBLE", "Lower end of its 95% interval, documents of the corpus being drawn."),
+                Column("twera_high", "DOUBLE", "Upper end; both null where the target is active in one document only."),
                 Column("n_coactive", "BIGINT", "Its support: tokens at which both are active."),
             ),
         ),
@@ -647,49 +650,70 @@ VIEWS = {
     ),
     "method_comparison": (
         "One method of description in one layer by one metric: its mean over features with a 95% interval, and what it "
-        "has over its own descriptions shuffled among the features (`lift`, over the features that have both).",
-        """
-        SELECT o.checkpoint_id, o.corpus_id, o.layer, o.explainer, o.judge, o.metric, o.method,
-               count(o.value) AS n_features, count(*) - count(o.value) AS n_without_value, avg(o.value) AS mean,
-               avg(o.value) - 1.96 * stddev_samp(o.value) / sqrt(count(o.value)) AS low,
-               avg(o.value) + 1.96 * stddev_samp(o.value) / sqrt(count(o.value)) AS high,
-               count(o.value - c.value) AS n_paired, avg(o.value - c.value) AS lift,
-               avg(o.value - c.value) - 1.96 * stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value))
-                   AS lift_low,
-               avg(o.value - c.value) + 1.96 * stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value))
-                   AS lift_high
-        FROM scores o LEFT JOIN scores c
-          ON (c.checkpoint_id, c.corpus_id, c.layer, c.feature, c.explainer, c.judge, c.metric)
-             = (o.checkpoint_id, o.corpus_id, o.layer, o.feature, o.explainer, o.judge, o.metric)
-             AND c.method = 'control:shuffled:' || o.method
-        GROUP BY ALL
+        "has over its own descriptions shuffled among the features (`lift`, over the features that have both). "
+        "Intervals by Student's t; none of one feature alone.",
+        f"""
+        WITH figures AS (
+            SELECT o.checkpoint_id, o.corpus_id, o.layer, o.explainer, o.judge, o.metric, o.method,
+                   count(o.value) AS n_features, count(*) - count(o.value) AS n_without_value, avg(o.value) AS mean,
+                   stddev_samp(o.value) / sqrt(count(o.value)) AS error, count(o.value - c.value) AS n_paired,
+                   avg(o.value - c.value) AS lift,
+                   stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value)) AS lift_error
+            FROM scores o LEFT JOIN scores c
+              ON (c.checkpoint_id, c.corpus_id, c.layer, c.feature, c.explainer, c.judge, c.metric)
+                 = (o.checkpoint_id, o.corpus_id, o.layer, o.feature, o.explainer, o.judge, o.metric)
+                 AND c.method = 'control:shuffled:' || o.method
+            GROUP BY ALL
+        ), reaches AS (
+            SELECT *, error * {t_quantile("n_features")} AS reach, lift_error * {t_quantile("n_paired")} AS lift_reach
+            FROM figures
+        )
+        SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, method, n_features, n_without_value, mean,
+               mean - reach AS low, mean + reach AS high, n_paired, lift, lift - lift_reach AS lift_low,
+               lift + lift_reach AS lift_high, lift_error
+        FROM reaches
         """,
     ),
     "method_differences": (
         "Two methods of description in one layer by one metric, over the features that both have: the mean difference "
-        "(the first less the second) with a 95% interval.",
-        """
-        SELECT a.checkpoint_id, a.corpus_id, a.layer, a.explainer, a.judge, a.metric, a.method, b.method AS against,
-               count(*) AS n_features, avg(a.value - b.value) AS difference,
-               avg(a.value - b.value) - 1.96 * stddev_samp(a.value - b.value) / sqrt(count(*)) AS low,
-               avg(a.value - b.value) + 1.96 * stddev_samp(a.value - b.value) / sqrt(count(*)) AS high
-        FROM scores a JOIN scores b
-          ON (a.checkpoint_id, a.corpus_id, a.layer, a.feature, a.explainer, a.judge, a.metric)
-             = (b.checkpoint_id, b.corpus_id, b.layer, b.feature, b.explainer, b.judge, b.metric)
-             AND a.method <> b.method
-        WHERE a.value IS NOT NULL AND b.value IS NOT NULL
-          AND a.method NOT LIKE 'control:%' AND b.method NOT LIKE 'control:%'
-        GROUP BY ALL
+        "(the first less the second) with a 95% interval by Student's t.",
+        f"""
+        WITH figures AS (
+            SELECT a.checkpoint_id, a.corpus_id, a.layer, a.explainer, a.judge, a.metric, a.method,
+                   b.method AS against, count(*) AS n_features, avg(a.value - b.value) AS difference,
+                   stddev_samp(a.value - b.value) / sqrt(count(*)) AS error
+            FROM scores a JOIN scores b
+              ON (a.checkpoint_id, a.corpus_id, a.layer, a.feature, a.explainer, a.judge, a.metric)
+                 = (b.checkpoint_id, b.corpus_id, b.layer, b.feature, b.explainer, b.judge, b.metric)
+                 AND a.method <> b.method
+            WHERE a.value IS NOT NULL AND b.value IS NOT NULL
+              AND a.method NOT LIKE 'control:%' AND b.method NOT LIKE 'control:%'
+            GROUP BY ALL
+        ), reaches AS (SELECT *, error * {t_quantile("n_features")} AS reach FROM figures)
+        SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, method, against, n_features, difference,
+               difference - reach AS low, difference + reach AS high
+        FROM reaches
         """,
     ),
     "judge_usefulness": (
-        "One judge in one layer by one metric: whether it tells any method's descriptions from the same shuffled. "
-        "Where it does not, its figures say nothing there.",
-        """
-        SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric,
-               coalesce(bool_or(lift_low > 0), false) AS is_useful, arg_max(method, lift) AS method,
-               max(lift) AS lift, arg_max(lift_low, lift) AS lift_low
-        FROM method_comparison WHERE method NOT LIKE 'control:%' AND n_paired > 0 GROUP BY ALL
+        "One judge in one layer by one metric: whether it tells any method's descriptions from the same shuffled, at "
+        "5% for all methods together. `lift_low` is the lower end of such an interval of the method of greatest lift. "
+        "Where the judge is not useful, its figures say nothing there.",
+        f"""
+        WITH compared AS (
+            SELECT *, count(*) OVER (PARTITION BY checkpoint_id, corpus_id, layer, explainer, judge, metric)
+                      AS n_methods
+            FROM method_comparison WHERE method NOT LIKE 'control:%' AND n_paired > 0
+        ), bounds AS (
+            SELECT * EXCLUDE (lift_low), lift - lift_error * {t_quantile("n_paired", "n_methods")} AS lift_low
+            FROM compared
+        )
+        SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, any_value(n_methods) AS n_methods,
+               -- where all lifts are equal there is no error to go by: then by the signs
+               coalesce(bool_or(lift_low > 0 AND (lift_error > 0 OR n_paired >= log2(40 * n_methods))), false)
+                   AS is_useful,
+               arg_max(method, lift) AS method, max(lift) AS lift, arg_max(lift_low, lift) AS lift_low
+        FROM bounds GROUP BY ALL
         """,
     ),
     "llm_spend": (

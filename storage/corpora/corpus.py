@@ -1,6 +1,5 @@
 """Tokenised corpora in Zarr: rows of equal length, document boundaries kept, nothing dropped, tokenised once."""
 
-import math
 import os
 import shutil
 from dataclasses import dataclass, fields
@@ -14,13 +13,14 @@ from zarr.codecs import ZstdCodec
 
 from storage.arrays import WHOLE, open_array, read_attributes, stamp_metadata, with_checksum
 from storage.arrays import read_rows as read_array_rows
-from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, max_rows, pack
+from storage.corpora.drawing import Draw, draw_documents
+from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Rows, Sides, pack, two_sides
 from storage.corpora.texts import Position, read_texts
 from storage.layout import UNFINISHED
 from storage.recipes import short_hash
 from storage.store import Store, read_json, write_json
 
-VERSION = 1
+VERSION = 2
 """Bump when the same texts would give other rows."""
 
 ROWS_PER_CHUNK = 256
@@ -42,14 +42,23 @@ class CorpusRecipe:
     max_tokens: int | None
     text_field: str
     layout: Layout = "packed"
+    held_out: float = 0.0
+    """Share of the documents that are kept in rows of their own, from which no statistic or sample is taken."""
+    held_out_seed: int = 0
     version: int = VERSION
 
     @property
     def corpus_id(self) -> str:
-        ingredients = {**vars(self), "source": None}
-        if self.layout == "packed":
-            del ingredients["layout"]  # so that corpora keep their names that are older than the setting
-        return short_hash(corpus=ingredients)
+        return short_hash(corpus={**vars(self), "source": None})
+
+
+HELD_OUT = "held_out_"
+
+SIDES = ("", HELD_OUT)
+"""What the names of the arrays of each side begin with."""
+
+STATE = ("tokens", "documents", "n_rows", "last_document", "n_left")
+"""What a packer needs to go on."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,20 @@ class CorpusAttributes:
     max_tokens: int | None
     text_field: str
     version: int
+    layout: Layout
+    held_out: float
+    held_out_seed: int
     n_sequences: int
-    """Rows."""
+    """Rows from which statistics and samples are taken."""
     n_tokens: int
-    """Padding left out."""
+    """Tokens in them, padding left out."""
+    n_held_out_sequences: int
+    """Rows of the documents that are held out."""
+    n_held_out_tokens: int
     n_documents: int
-    layout: Layout = "packed"
+    """Of both."""
+    passage: int | None = None
+    """Characters of the passages that count as documents, where there are too few documents to draw from."""
     cut: Cut | None = None
     """Where `max_tokens` cut something off."""
 
@@ -81,24 +98,51 @@ class Receipt(NamedTuple):
 
     source: str
     source_sha256: str
-    n_rows: int = 0
-    n_tokens: int = 0
+    draw: Draw
+    packers: tuple[dict[str, Any], ...] = ()
+    """The state of each side."""
+    n_tokens: tuple[int, int] = (0, 0)
+    """Of each side."""
     n_documents: int = 0
     """Documents begun."""
-    tokens: tuple[int, ...] = ()
-    """The row that is not full yet."""
-    documents: tuple[int, ...] = ()
+    is_held_out: bool = False
+    """Whether the last of them is."""
     end: Position = Position()
     """From where reading goes on."""
     cut: Cut | None = None
+
+    @property
+    def n_rows(self) -> list[int]:
+        """Rows of each side."""
+        return [state["n_rows"] for state in self.packers] or [0, 0]
+
+    def sides(self, recipe: "CorpusRecipe") -> Sides:
+        """What fills the rows, as it was left."""
+        sides = two_sides(recipe.bos, recipe.n_pos, recipe.layout, recipe.max_tokens, self.draw, recipe.held_out)
+        for packer, state in zip((sides.rows, sides.held_out), self.packers, strict=False):
+            vars(packer).update(state)
+        sides.n_documents, sides.is_held_out = self.n_documents, self.is_held_out
+        return sides
+
+    def after(self, block: Block, sides: Sides) -> "Receipt":
+        """What is finished once a block is written."""
+        counts = [int((rows.tokens != PADDING).sum()) for rows in (block.rows, block.held_out)]
+        return self._replace(
+            packers=tuple({name: getattr(one, name) for name in STATE} for one in (sides.rows, sides.held_out)),
+            n_tokens=(self.n_tokens[0] + counts[0], self.n_tokens[1] + counts[1]),
+            n_documents=sides.n_documents,
+            is_held_out=sides.is_held_out,
+            end=block.end,
+            cut=block.cut,
+        )
 
 
 def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
     """Tokenise a source into the store; where an earlier run was killed, from its last finished block on.
 
     Memory: a block of rows and a batch of texts of about half a million characters, plus the longest line or cell of
-    the source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` (padding left out), `n_documents`,
-    and if `max_tokens` cut something off, `cut` (see `Cut`), else null.
+    the source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` and `n_held_out_tokens` (padding left
+    out), `n_documents`, `passage` (see `Draw`), and if `max_tokens` cut something off, `cut` (see `Cut`), else null.
 
     Raises:
         ValueError: the source cannot be read, or holds no text.
@@ -109,7 +153,7 @@ def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_
         unfinished = path.with_name(path.name + UNFINISHED)
         receipt = _tokenise(unfinished, recipe, tokenizer, tokens_per_block)
         n_documents = receipt.cut.after_document + 1 if receipt.cut else receipt.n_documents
-        if receipt.n_tokens == (0 if recipe.bos is None else n_documents):
+        if sum(receipt.n_tokens) == (0 if recipe.bos is None else n_documents):
             shutil.rmtree(unfinished)
             raise ValueError(f"corpus: {recipe.source} holds no text")
         cut = receipt.cut and receipt.cut._asdict()
@@ -117,8 +161,10 @@ def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_
             {
                 **vars(recipe),
                 "corpus_id": recipe.corpus_id,
-                "n_tokens": receipt.n_tokens,
+                "n_tokens": receipt.n_tokens[0],
+                "n_held_out_tokens": receipt.n_tokens[1],
                 "n_documents": n_documents,
+                "passage": receipt.draw.passage,
                 "cut": cut,
             }
         )
@@ -129,67 +175,60 @@ def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_
 
 def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int) -> Receipt:
     """Write all rows that are not there yet, and a receipt after each block; returns the last."""
-    receipt = _receipt(folder) or Receipt(recipe.source, recipe.source_sha256)
-    group = _group(folder, recipe.n_pos, receipt.n_rows)
-    packer = Packer(
-        recipe.bos, recipe.n_pos, recipe.layout, list(receipt.tokens), list(receipt.documents), receipt.n_documents
+    receipt = _receipt(folder) or Receipt(
+        recipe.source,
+        recipe.source_sha256,
+        draw_documents(recipe.source, recipe.text_field, recipe.held_out, recipe.held_out_seed),
     )
-    limit = max_rows(recipe.max_tokens, recipe.n_pos)
-    if receipt.n_rows == limit:
+    group, sides = _group(folder, recipe.n_pos, receipt.n_rows), receipt.sides(recipe)
+    if sides.is_full:
         return receipt
-    texts = read_texts(recipe.source, recipe.text_field, receipt.end)
-    for block in pack(texts, tokenizer, packer, limit and limit - receipt.n_rows, tokens_per_block):
-        _append(folder, group, block.rows)
-        receipt = _after(receipt, block, packer)
+    texts = read_texts(recipe.source, recipe.text_field, receipt.end, receipt.draw.passage)
+    for block in pack(texts, tokenizer, sides, tokens_per_block):
+        for side, rows in zip(SIDES, (block.rows, block.held_out), strict=True):
+            _append(folder, group, side, rows)
+        receipt = receipt.after(block, sides)
         write_json(folder / RECEIPT, receipt._asdict())
-    return receipt._replace(n_documents=packer.n_documents)
-
-
-def _after(receipt: Receipt, block: Block, packer: Packer) -> Receipt:
-    return receipt._replace(
-        n_rows=receipt.n_rows + len(block.rows.tokens),
-        n_tokens=receipt.n_tokens + int((block.rows.tokens != PADDING).sum()),
-        n_documents=packer.n_documents,
-        tokens=tuple(packer.tokens),
-        documents=tuple(packer.documents),
-        end=block.end,
-        cut=block.cut,
-    )
+    return receipt._replace(n_documents=sides.n_documents)
 
 
 def _receipt(folder: Path) -> Receipt | None:
     """The last receipt of an unfinished corpus, if there is one."""
     try:
         receipt = Receipt(**read_json(folder / RECEIPT))
-        return receipt._replace(end=Position(*receipt.end), cut=receipt.cut and Cut(*receipt.cut))
+        return receipt._replace(
+            draw=Draw(*receipt.draw), end=Position(*receipt.end), cut=receipt.cut and Cut(*receipt.cut)
+        )
     except (OSError, ValueError, TypeError):
         return None  # nothing was finished
 
 
-def _group(folder: Path, n_pos: int, n_rows: int) -> zarr.Group:
-    """An unfinished corpus with as many rows as its receipt says."""
-    if n_rows > 0:
+def _group(folder: Path, n_pos: int, n_rows: list[int]) -> zarr.Group:
+    """An unfinished corpus with as many rows of each side as its receipt says."""
+    if any(n_rows):
         group = zarr.open_group(folder)
-        for name in Rows._fields:
-            group[name].resize((n_rows, n_pos))  # pyright: ignore
+        for side, n in zip(SIDES, n_rows, strict=True):
+            for name in Rows._fields:
+                group[side + name].resize((n, n_pos))  # pyright: ignore
         return group
     shutil.rmtree(folder, ignore_errors=True)
     group = zarr.create_group(folder)
-    for name in Rows._fields:
-        chunks, codecs = (ROWS_PER_CHUNK, n_pos), with_checksum(ZstdCodec())
-        group.create_array(name, shape=(0, n_pos), chunks=chunks, dtype="int32", compressors=codecs)
+    for side in SIDES:
+        for name in Rows._fields:
+            chunks, codecs = (ROWS_PER_CHUNK, n_pos), with_checksum(ZstdCodec())
+            group.create_array(side + name, shape=(0, n_pos), chunks=chunks, dtype="int32", compressors=codecs)
     return group
 
 
-def _append(folder: Path, group: zarr.Group, rows: Rows) -> None:
+def _append(folder: Path, group: zarr.Group, side: str, rows: Rows) -> None:
     """Append rows and see them onto the disk, so that no receipt is there without them."""
     for name, block in rows._asdict().items():
-        array: Any = cast("zarr.Array[Any]", group[name]).with_config(WHOLE)
+        array: Any = cast("zarr.Array[Any]", group[side + name]).with_config(WHOLE)
         first = array.shape[0] // ROWS_PER_CHUNK
         array.append(block)
         for chunk in range(first, -(-array.shape[0] // ROWS_PER_CHUNK)):
-            _sync(folder / name / "c" / str(chunk) / "0")
-        _sync(folder / name / "zarr.json")
+            _sync(folder / (side + name) / "c" / str(chunk) / "0")
+        _sync(folder / (side + name) / "zarr.json")
 
 
 def _sync(path: Path) -> None:
@@ -206,34 +245,25 @@ def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
 
 
 def read_rows(store: Store, corpus_id: str, start: int, stop: int) -> Rows:
-    """Rows `start` to `stop` of a corpus."""
+    """Rows `start` to `stop` of a corpus, of those that are not held out."""
     end = open_array(store.corpus(corpus_id) / "tokens").shape[0]
     return read_chosen_rows(store, corpus_id, np.arange(start, min(stop, end)))
 
 
 def read_rows_at(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n n_pos"]:
-    """The tokens of some rows, given in ascending order."""
+    """The tokens of some rows, given in ascending order, of those that are not held out."""
     return read_array_rows(store.corpus(corpus_id) / "tokens", rows)
 
 
-def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Rows:
-    """Some rows, given in ascending order, with the documents that their tokens are from."""
-    return Rows(*(read_array_rows(store.corpus(corpus_id) / name, rows) for name in Rows._fields))
+def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"], side: str = "") -> Rows:
+    """Some rows of a side (one of `SIDES`), given in ascending order, with the documents that their tokens are from."""
+    return Rows(*(read_array_rows(store.corpus(corpus_id) / (side + name), rows) for name in Rows._fields))
 
 
 def corpus_attributes(store: Store, corpus_id: str) -> CorpusAttributes:
     """The recipe of a corpus and its size."""
     path = store.corpus(corpus_id)
-    stored = {**read_attributes(path), "n_sequences": open_array(path / "tokens").shape[0]}
+    sizes = {f"n_{side}sequences": open_array(path / f"{side}tokens").shape[0] for side in SIDES}
+    stored = {**read_attributes(path), **sizes}
     values = {field.name: stored[field.name] for field in fields(CorpusAttributes) if field.name in stored}
     return CorpusAttributes(**{**values, "cut": Cut(**stored["cut"]) if stored.get("cut") else None})
-
-
-def seen_rows(n_sequences: int, held_out: float) -> range:
-    """The rows from which statistics and samples are taken: all but the last ones, of which `held_out` is the share."""
-    return range(n_sequences - math.ceil(held_out * n_sequences))
-
-
-def held_out_rows(n_sequences: int, held_out: float) -> range:
-    """The rows on which descriptions are judged."""
-    return range(len(seen_rows(n_sequences, held_out)), n_sequences)

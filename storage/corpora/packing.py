@@ -7,10 +7,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from interp.activations.positions import PADDING
+from storage.corpora.drawing import Draw
 from storage.corpora.texts import Piece, Position
-
-PADDING = -1
-"""Token id of what fills up a row."""
 
 Layout = Literal["packed", "padded"]
 """packed: one document after the other, only the last row padded. padded: each document begins a row."""
@@ -45,6 +44,7 @@ class Block(NamedTuple):
     """Some rows, and from where to go on after them."""
 
     rows: Rows
+    held_out: Rows
     end: Position
     cut: Cut | None
 
@@ -56,79 +56,126 @@ class Packer:
     bos: int | None
     n_pos: int
     layout: Layout = "packed"
+    max_rows: int | None = None
+    """No more are filled."""
     tokens: list[int] = field(default_factory=list)
     """The row that is not full yet."""
     documents: list[int] = field(default_factory=list)
-    n_documents: int = 0
-    """Documents begun."""
+    n_rows: int = 0
+    """Rows filled."""
+    last_document: int = -1
+    """Of which something is in them."""
+    n_left: int = 0
+    """Tokens that were not taken, because all rows were filled."""
 
-    def add(self, tokens: list[int], begins: bool) -> Iterator[Row]:
+    @property
+    def is_full(self) -> bool:
+        return self.n_rows == self.max_rows
+
+    def add(self, tokens: list[int], document: int, begins: bool) -> Iterator[Row]:
         """The rows that a document's tokens, or the next of them, make full.
 
         A document begins with `bos` where there is one, and so does a row that starts in the middle of a document
         (unless the document has that very token there).
         """
-        if begins:
-            self.n_documents += 1
-            if self.layout == "padded":
-                yield from self.rest()
-            if self.bos is not None:
-                tokens = [self.bos, *tokens]
+        if begins and self.layout == "padded":
+            yield from self.rest()
+        if begins and self.bos is not None:
+            tokens = [self.bos, *tokens]
         at = 0
-        while at < len(tokens):
+        while at < len(tokens) and not self.is_full:
             if not self.tokens and self.bos is not None and tokens[at] != self.bos:
-                self._append([self.bos])
+                self._append([self.bos], document)
             n_taken = self.n_pos - len(self.tokens)
-            self._append(tokens[at : at + n_taken])
+            self._append(tokens[at : at + n_taken], document)
             at += n_taken
             if len(self.tokens) == self.n_pos:
                 yield from self.rest()
+        self.n_left += sum(token != self.bos for token in tokens[at:])
 
     def rest(self) -> Iterator[Row]:
         """The row that was being filled, if there is one."""
         if self.tokens:
             row = self.tokens, self.documents
+            self.n_rows, self.last_document = self.n_rows + 1, self.documents[-1]
             self.tokens, self.documents = [], []
             yield row
 
-    def _append(self, tokens: list[int]) -> None:
+    def _append(self, tokens: list[int], document: int) -> None:
         self.tokens += tokens
-        self.documents += [self.n_documents - 1] * len(tokens)
+        self.documents += [document] * len(tokens)
+
+
+@dataclass
+class Sides:
+    """Fills the rows of both sides of a corpus: of the documents that are held out, and of the others."""
+
+    rows: Packer
+    held_out: Packer
+    draw: Draw
+    n_documents: int = 0
+    """Documents begun."""
+    is_held_out: bool = False
+    """Whether the last of them is."""
+
+    @property
+    def is_full(self) -> bool:
+        return self.rows.is_full and (self.held_out.is_full or not self.draw.below)
+
+    def add(self, piece: Piece, tokens: list[int]) -> tuple[list[Row], list[Row]]:
+        """The rows of each side that a piece makes full. Passages are documents of their own."""
+        begins = not piece.before or self.draw.passage is not None
+        if begins:
+            self.n_documents += 1
+            self.is_held_out = self.draw.holds_out(piece.text)
+        packer = self.held_out if self.is_held_out else self.rows
+        filled = list(packer.add(tokens, self.n_documents - 1, begins))
+        return ([], filled) if self.is_held_out else (filled, [])
+
+    def cut(self, more: bool) -> Cut | None:
+        """What was not taken of what has been read; `more`: whether there is more to read."""
+        n_left = self.rows.n_left + self.held_out.n_left
+        last = max(self.rows.last_document, self.held_out.last_document)
+        return Cut(last, n_left) if n_left or more else None
+
+
+def one_side(bos: int | None, n_pos: int, layout: Layout = "packed", max_rows: int | None = None) -> Sides:
+    """A corpus of which nothing is held out."""
+    return Sides(Packer(bos, n_pos, layout, max_rows), Packer(bos, n_pos, layout, 0), Draw())
+
+
+def two_sides(bos: int | None, n_pos: int, layout: Layout, max_tokens: int | None, draw: Draw, share: float) -> Sides:
+    """Of `max_tokens` tokens, a `share` is for what is held out; at least a row, where there is more than one."""
+    limit = max_rows(max_tokens, n_pos)
+    n_held_out = limit and min(limit - 1, max(1, round(share * limit)) if draw.below else 0)
+    n_rows = None if limit is None or n_held_out is None else limit - n_held_out
+    return Sides(Packer(bos, n_pos, layout, n_rows), Packer(bos, n_pos, layout, n_held_out), draw)
 
 
 def pack(
-    pieces: Iterable[Piece],
-    tokenizer: Any,
-    packer: Packer,
-    max_rows: int | None = None,
-    tokens_per_block: int = TOKENS_PER_BLOCK,
+    pieces: Iterable[Piece], tokenizer: Any, sides: Sides, tokens_per_block: int = TOKENS_PER_BLOCK
 ) -> Iterator[Block]:
     """Tokenise documents and pack them into rows, a block of about `tokens_per_block` at a time.
 
-    Nothing is dropped: what does not fill a row is padded, what comes after `max_rows` is told in the last block.
+    Nothing is dropped: what does not fill a row is padded, what comes after the last row of a side that has only so
+    many is told in the last block. A side that is full waits for the other.
     """
-    rows: list[Row] = []
-    end, n_rows, tokenised = Position(), 0, _tokenised(pieces, tokenizer)
+    rows: tuple[list[Row], list[Row]] = ([], [])
+    end, n_pos, tokenised = Position(), sides.rows.n_pos, _tokenised(pieces, tokenizer)
     for piece, tokens in tokenised:
-        rows += packer.add(tokens, begins=not piece.before)
+        for one, filled in zip(rows, sides.add(piece, tokens), strict=True):
+            one.extend(filled)
         end = piece.end
-        if max_rows is not None and n_rows + len(rows) >= max_rows:
-            yield _last_block(rows, packer, max_rows - n_rows, end, next(tokenised, None) is not None)
-            return
-        if len(rows) * packer.n_pos >= tokens_per_block:
-            yield Block(_stacked(rows, packer.n_pos), end, None)
-            n_rows += len(rows)
-            rows = []
-    rows += packer.rest()
-    if rows:
-        yield Block(_stacked(rows, packer.n_pos), end, None)
-
-
-def _last_block(rows: list[Row], packer: Packer, n_taken: int, end: Position, more: bool) -> Block:
-    left = [*rows[n_taken:], *packer.rest()]
-    n_known = sum(token != packer.bos for tokens, _ in left for token in tokens)
-    cut = Cut(rows[n_taken - 1][1][-1], n_known) if left or more else None
-    return Block(_stacked(rows[:n_taken], packer.n_pos), end, cut)
+        if sides.is_full:
+            break
+        if sum(map(len, rows)) * n_pos >= tokens_per_block:
+            yield Block(_stacked(rows[0], n_pos), _stacked(rows[1], n_pos), end, None)
+            rows = ([], [])
+    for one, packer in zip(rows, (sides.rows, sides.held_out), strict=True):
+        one.extend(packer.rest())
+    cut = sides.cut(next(tokenised, None) is not None)
+    if any(rows) or cut:
+        yield Block(_stacked(rows[0], n_pos), _stacked(rows[1], n_pos), end, cut)
 
 
 def _stacked(rows: list[Row], n_pos: int) -> Rows:

@@ -58,24 +58,30 @@ class Piece(NamedTuple):
     """From where reading goes on after it."""
 
 
-def read_texts(source: str, text_field: str = "text", start: Position = Position()) -> Iterator[Piece]:  # noqa: B008
+def read_texts(
+    source: str,
+    text_field: str = "text",
+    start: Position = Position(),  # noqa: B008
+    characters: int | None = None,
+) -> Iterator[Piece]:
     """The documents of a source: `python-docs`, a .txt, .jsonl, .jsonl.gz or .parquet file, a folder or Hub dataset.
 
     A .txt file is one document; the others have one a line or row, in `text_field`. Empty lines and rows without
-    a value are none.
+    a value are none. Pieces have so many `characters` at most, None: `PIECE_CHARACTERS`.
 
     Raises:
         ValueError: missing, of another kind, damaged, not UTF-8, or a document without the field; which file and
             line is said.
     """
+    size = characters or PIECE_CHARACTERS
     if source == PYTHON_DOCS:
-        yield from whole_texts(python_docs(), start)
+        yield from whole_texts(python_docs(), start, size)
         return
     for number, file in enumerate(text_files(source)[start.file :], start.file):
         at = start if number == start.file else Position(number)
         try:
             with file.open() as opened:
-                yield from _pieces(file, opened, text_field, at)
+                yield from _pieces(file, opened, text_field, at, size)
         except Exception as error:  # readers and networks raise whatever they do
             if type(error) is ValueError:
                 raise
@@ -83,43 +89,47 @@ def read_texts(source: str, text_field: str = "text", start: Position = Position
             raise ValueError(f"corpus: {file.name}: cannot be read ({problem})") from error
 
 
-def whole_texts(texts: Iterable[str], start: Position = Position()) -> Iterator[Piece]:  # noqa: B008
+def whole_texts(
+    texts: Iterable[str],
+    start: Position = Position(),  # noqa: B008
+    size: int = PIECE_CHARACTERS,
+) -> Iterator[Piece]:
     """The documents of a list."""
     for number, text in enumerate(itertools.islice(texts, start.offset, None), start.offset):
-        yield from _cut(text, start._replace(offset=number), Position(offset=number + 1))
+        yield from _cut(text, start._replace(offset=number), Position(offset=number + 1), size)
         start = Position()
 
 
-def _pieces(file: TextFile, opened: IO[bytes], text_field: str, start: Position) -> Iterator[Piece]:
+def _pieces(file: TextFile, opened: IO[bytes], text_field: str, start: Position, size: int) -> Iterator[Piece]:
     if file.kind == ".txt":
-        return _plain_text(file.name, opened, start)
+        return _plain_text(file.name, opened, start, size)
     if file.kind == ".parquet":
-        return _parquet_rows(file.name, opened, text_field, start)
+        return _parquet_rows(file.name, opened, text_field, start, size)
     if file.kind == ".jsonl.gz":
-        return _json_lines(file.name, gzip.GzipFile(fileobj=opened), text_field, start)
-    return _json_lines(file.name, opened, text_field, start)
+        return _json_lines(file.name, gzip.GzipFile(fileobj=opened), text_field, start, size)
+    return _json_lines(file.name, opened, text_field, start, size)
 
 
-def _plain_text(name: str, file: Any, start: Position) -> Iterator[Piece]:
+def _plain_text(name: str, file: Any, start: Position, size: int) -> Iterator[Piece]:
     file.seek(start.offset)
     data, at = b"", start
     while True:
-        data += file.read(PIECE_CHARACTERS - len(data))
-        is_last = len(data) < PIECE_CHARACTERS
+        data += file.read(size - len(data))
+        is_last = len(data) < size
         text = _decoded(name, data, at.line, is_last)
         if not is_last:
             text = text[: cut_at(text)]
-        size = len(text.encode())
+        n_bytes = len(text.encode())
         n_lines = text.count("\n")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-        end = Position(at.file, at.offset + size, at.line + n_lines, 0, text[-1:])
+        end = Position(at.file, at.offset + n_bytes, at.line + n_lines, 0, text[-1:])
         if is_last:
             end = Position(at.file + 1)
         if text or not at.before:
             yield Piece(text, at.before, end)
         if is_last:
             return
-        data, at = data[size:], end
+        data, at = data[n_bytes:], end
 
 
 def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
@@ -138,7 +148,7 @@ def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
     return text
 
 
-def _json_lines(name: str, file: Any, text_field: str, at: Position) -> Iterator[Piece]:
+def _json_lines(name: str, file: Any, text_field: str, at: Position, size: int) -> Iterator[Piece]:
     try:
         file.seek(at.offset)
         n_empty = 0
@@ -148,7 +158,7 @@ def _json_lines(name: str, file: Any, text_field: str, at: Position) -> Iterator
             end = Position(at.file, at.offset + len(line), at.line + 1)
             if line.strip():
                 n_empty = 0
-                yield from _cut(_json_text(name, line, at.line, text_field), at, end)
+                yield from _cut(_json_text(name, line, at.line, text_field), at, end, size)
             elif (n_empty := n_empty + 1) > MAX_EMPTY_LINES:
                 raise ValueError(f"corpus: {name} line {at.line + 1}: more than {MAX_EMPTY_LINES} empty lines")
             at = end
@@ -170,7 +180,7 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
     return _checked(value[text_field], where, text_field)
 
 
-def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Iterator[Piece]:
+def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: int) -> Iterator[Piece]:
     try:
         parquet = pq.ParquetFile(file, buffer_size=BYTES_PER_READ, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
@@ -192,7 +202,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position) -> Ite
                         end = Position(at.file, row + 1, row + 1)
                         if value.is_valid:
                             text = _checked(value.as_py(), f"corpus: {name} row {row + 1}", text_field)
-                            yield from _cut(text, at, end)
+                            yield from _cut(text, at, end, size)
                         at = end
                     row += 1
         except UnicodeDecodeError as error:
@@ -226,11 +236,11 @@ def _checked(text: Any, where: str, text_field: str) -> str:
     return text
 
 
-def _cut(text: str, at: Position, end: Position) -> Iterator[Piece]:
+def _cut(text: str, at: Position, end: Position, size: int) -> Iterator[Piece]:
     """A record's text from `at` on, in pieces; `end` is where the next record begins."""
     start, before = at.characters, at.before
-    while len(text) - start > PIECE_CHARACTERS:
-        window = text[start : start + PIECE_CHARACTERS]
+    while len(text) - start > size:
+        window = text[start : start + size]
         piece = window[: cut_at(window)]
         start += len(piece)
         yield Piece(piece, before, at._replace(characters=start, before=piece[-1]))

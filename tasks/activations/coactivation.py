@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from interp.coactivation.settings import CoactivationSettings
@@ -21,20 +21,29 @@ from interp.coactivation.sums import (
     strength,
     twera,
 )
-from interp.kernels.coactivation import N_EDGE_SUMS, add_edges, add_rows
+from interp.kernels.coactivation import (
+    N_EDGE_SUMS,
+    N_TARGET_SUMS,
+    add_edges,
+    add_targets,
+    end_edges,
+    end_targets,
+)
 from storage.activations import Block, joined, open_block
 from storage.catalog.database import mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.coactivation import matrices
-from storage.corpora.corpus import corpus_attributes
+from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.store import ShardKey, Store, shards
 from tasks.activations.corpus_pass import CorpusPass, n_counted
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import encoder_directions, reading_source
 
-VERSION = 1
+VERSION = 2
 """Bump when the same activations would give other sums or edges."""
+
+NO_DOCUMENT = -1
 
 POSITIONS_AT_ONCE = 1 << 15
 """Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists
@@ -142,13 +151,25 @@ def twera_shard(
 
 
 def _target_sums(store: Store, key: ShardKey, passes: Sequence[CorpusPass]) -> TargetSums:
-    sums = np.zeros((key.stop - key.start, 3))
-    for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
-        for block in corpus_pass.blocks(store):
-            active = open_block(store, corpus_pass.recipe, block).features(key.layer, key.start, key.stop)
-            add_rows(active.indptr, active.token, active.value, n_pos, sums)
+    sums, running = np.zeros((key.stop - key.start, N_TARGET_SUMS)), np.zeros((key.stop - key.start, 2))
+    running[:, 0] = NO_DOCUMENT
+    for corpus_pass, block, document in _read(store, passes):
+        active = open_block(store, corpus_pass.recipe, block).features(key.layer, key.start, key.stop)
+        add_targets(active.indptr, active.token, active.value, document, running, sums)
+    end_targets(running, sums)
     return TargetSums(*sums.T.copy())
+
+
+def _read(
+    store: Store, passes: Sequence[CorpusPass]
+) -> Iterator[tuple[CorpusPass, Block, Int64[np.ndarray, " n_positions"]]]:
+    """All blocks in order, each with the document of every position, counted through all corpora."""
+    first = 0
+    for corpus_pass in passes:
+        for block in corpus_pass.blocks(store):
+            documents = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).documents
+            yield corpus_pass, block, documents.ravel().astype(np.int64) + first
+        first += corpus_attributes(store, corpus_pass.corpus_id).n_documents
 
 
 def _strongest(
@@ -188,23 +209,23 @@ def virtual_weights(
 
 
 def _edge_sums(store: Store, key: ShardKey, edges: Edges, passes: Sequence[CorpusPass]) -> EdgeSums:
-    sums = np.zeros((len(edges.target), N_EDGE_SUMS))
-    for corpus_pass in passes:
-        n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
-        for block in corpus_pass.blocks(store):
-            opened = open_block(store, corpus_pass.recipe, block)
-            targets = opened.features(key.layer, key.start, key.stop)
-            for layer in np.unique(edges.source_layer).tolist():
-                mine = np.flatnonzero(edges.source_layer == layer)
-                first, last = edges.source_feature[mine].min(), edges.source_feature[mine].max()
-                sources = opened.features(layer, int(first), int(last) + 1)
-                part = sums[mine]
-                add_edges(
-                    edges.source_feature[mine] - first, edges.target[mine],
-                    sources.indptr, sources.token, sources.value, targets.indptr, targets.token, targets.value,
-                    n_pos, part,
-                )  # fmt: skip
-                sums[mine] = part
+    sums, running = np.zeros((len(edges.target), N_EDGE_SUMS)), np.zeros((len(edges.target), 3))
+    running[:, 0] = NO_DOCUMENT
+    for corpus_pass, block, document in _read(store, passes):
+        opened = open_block(store, corpus_pass.recipe, block)
+        targets = opened.features(key.layer, key.start, key.stop)
+        for layer in np.unique(edges.source_layer).tolist():
+            mine = np.flatnonzero(edges.source_layer == layer)
+            first, last = edges.source_feature[mine].min(), edges.source_feature[mine].max()
+            sources = opened.features(layer, int(first), int(last) + 1)
+            part, now = sums[mine], running[mine]
+            add_edges(
+                edges.source_feature[mine] - first, edges.target[mine],
+                sources.indptr, sources.token, sources.value, targets.indptr, targets.token, targets.value,
+                document, now, part,
+            )  # fmt: skip
+            sums[mine], running[mine] = part, now
+    end_edges(running, sums)
     product, source_active, n_coactive, squares, cross = sums.T
     return EdgeSums(product, source_active, n_coactive.astype(np.int64), squares, cross)
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from interp.activations.encoding import Entries, find_active, gather_active
 from interp.activations.model_inputs import transcoder_inputs
+from interp.activations.positions import counted_in_rows
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
 from interp.activations.settings import ActivationSettings, Keep
 from interp.projection import FLOAT32, Arithmetic
@@ -20,10 +21,10 @@ from storage.catalog.database import mark_loaded, note_recipes, open_catalog, pu
 from storage.catalog.parts import read_parts, write_part
 from storage.catalog.sequences import CorpusRows, load_sequences
 from storage.checkpoints import open_checkpoint
-from storage.corpora.corpus import corpus_attributes, read_rows, seen_rows
+from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from storage.store import ShardKey, Store, remove_folder
-from tasks.ingest import corpus_row
+from tasks.ingest import SIZES, corpus_row
 from tasks.models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
@@ -58,16 +59,14 @@ class CorpusPass(NamedTuple):
     recipe: str
     """Names the sparse activations."""
     corpus_id: str
-    held_out: float
     n_layers: int
     first_row: int = 0
     """Number of the corpus's first row where it is read after others."""
 
     def blocks(self, store: Store) -> list[Block]:
-        """The blocks of its rows."""
+        """The blocks of its rows, those that are held out not among them."""
         attributes = corpus_attributes(store, self.corpus_id)
-        rows = seen_rows(attributes.n_sequences, self.held_out)
-        return row_blocks(len(rows), attributes.n_pos, positions_per_block(self.n_layers))
+        return row_blocks(attributes.n_sequences, attributes.n_pos, positions_per_block(self.n_layers))
 
 
 def positions_per_block(n_layers: int) -> int:
@@ -95,9 +94,7 @@ def activations_block(
     checkpoint = open_checkpoint(store, checkpoint_id)
     folder, model = loaded_model(model_path, arithmetic.device)
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
-    special = folder.tokenizer.all_special_ids if settings.special_tokens == "leave_out" else []
-    counted = (rows != PADDING) & ~np.isin(rows, special)
-    counted &= ~_heads(store, corpus_pass.corpus_id, block, settings)
+    counted = counted_positions(store, corpus_pass.corpus_id, block, folder.tokenizer.all_special_ids, settings)
     n_pos = rows.shape[1]
     dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
     layers = range(checkpoint.n_layers)
@@ -137,21 +134,13 @@ def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, in
     return min(held, per_block), min(held, passing, per_block)
 
 
-def _heads(store: Store, corpus_id: str, block: Block, settings: ActivationSettings) -> Bool[np.ndarray, "rows n_pos"]:
-    """Positions at the head of rows and documents that the settings leave out."""
-    n_before = settings.skip_document_start
-    before = read_rows(store, corpus_id, max(0, block.start - n_before), block.start).documents
-    documents = read_rows(store, corpus_id, block.start, block.stop).documents
-    left_out = np.zeros(documents.shape, bool)
-    left_out[:, : settings.skip_row_start] = True
-    if n_before:
-        line = np.concatenate([before, documents]).ravel()
-        first = np.r_[True, line[1:] != line[:-1]]
-        if block.start > n_before:
-            first[0] = False  # where in its document the line begins is unknown, but at least `n_before` rows ago
-        at = np.arange(len(line)) - np.maximum.accumulate(np.where(first, np.arange(len(line)), -n_before))
-        left_out |= (at < n_before)[before.size :].reshape(documents.shape)
-    return left_out
+def counted_positions(
+    store: Store, corpus_id: str, block: Block, special: Sequence[int], settings: ActivationSettings
+) -> Bool[np.ndarray, "rows n_pos"]:
+    """Which positions of a block of a corpus's rows count."""
+    before = read_rows(store, corpus_id, max(0, block.start - settings.skip_document_start), block.start).documents
+    rows = read_rows(store, corpus_id, block.start, block.stop)
+    return counted_in_rows(rows.tokens, rows.documents, before, special, settings)
 
 
 @shard_task("activations-gather", "activations {key.name}")
@@ -290,7 +279,7 @@ def load_texts(
 
 def _union(corpus_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The row of `corpora` for several that are read one after the other."""
-    sums = {name: sum(row[name] for row in rows) for name in ("n_sequences", "n_tokens")}
+    sums = {name: sum(row[name] for row in rows) for name in SIZES}
     names = {"name": " + ".join(row["name"] for row in rows), "sha256": corpus_id}
     return {"corpus_id": corpus_id, "n_pos": rows[0]["n_pos"], **sums, **names}
 

@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
+from interp.activations.settings import ActivationSettings
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
-from interp.circuitlens.causality import Drops, causal_drops
+from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.clusters import NOISE, cluster, describe_clusters, jaccard_distances, signatures
 from interp.circuitlens.contributors import NONE, Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects, strongest_effects
 from interp.circuitlens.frozen import LinearModel, freeze, linear_model
 from interp.circuitlens.kinds import ERROR, KINDS
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.intervals import mean_interval
 from storage.activations import Block
 from storage.attributions import Attributed, attributions_path, read_attributed, write_attributed
 from storage.catalog.database import mark_loaded, open_catalog, replace_rows
@@ -29,12 +31,12 @@ from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows_at
 from storage.store import ShardKey, Store, shards
-from tasks.activations.corpus_pass import CorpusPass, ShardSamples, read_samples
+from tasks.activations.corpus_pass import CorpusPass, ShardSamples, counted_positions, read_samples
 from tasks.models import loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
-VERSION = 3
+VERSION = 4
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
 TABLES = ("contributions", "logit_effects", "clusters", "samples", "scores", "failures")
@@ -57,6 +59,7 @@ class Sampled(NamedTuple):
     recipe: str
     shard_size: int
     passes: tuple[CorpusPass, ...]
+    settings: ActivationSettings
 
     def shards(self, layer: int, d_transcoder: int) -> list[ShardKey]:
         return shards(self.recipe, layer, d_transcoder, self.shard_size)
@@ -71,6 +74,12 @@ class Sampled(NamedTuple):
                 rows = read_rows_at(store, corpus_pass.corpus_id, own - corpus_pass.first_row)
                 found.update(zip(own.tolist(), rows, strict=True))
         return found
+
+    def counted(self, store: Store, sequence: int, special: Sequence[int]) -> Bool[np.ndarray, " n_pos"]:
+        """Which positions of a row count, by its number through all corpora."""
+        corpus_pass = next(one for one in reversed(self.passes) if one.first_row <= sequence)
+        row = sequence - corpus_pass.first_row
+        return counted_positions(store, corpus_pass.corpus_id, Block(row, row + 1), special, self.settings)[0]
 
 
 @lru_cache(maxsize=128)
@@ -389,7 +398,8 @@ def ablate_layer(
     rows: list[tuple[Any, ...]] = []
     for feature in chosen[: settings.ablated_features].tolist():
         own = read_attributed(paths, key._replace(start=feature, stop=feature + 1))
-        drops = _drops(store, checkpoint, linear, sampled, own, settings, device)
+        special = folder.tokenizer.all_special_ids
+        drops = _drops(store, checkpoint, linear, sampled, special, own, settings, device)
         rows += [(feature, name, *_interval(np.array([getattr(d, name) for d in drops]))) for name in Drops._fields]
     metrics = {
         "tokens": "causal_share",
@@ -410,6 +420,7 @@ def _drops(
     checkpoint: Checkpoint,
     linear: LinearModel,
     sampled: Sampled,
+    special: Sequence[int],
     own: Attributed,
     settings: CircuitLensSettings,
     device: str,
@@ -421,23 +432,24 @@ def _drops(
     own = own.at(np.asarray(drawn, np.int64))
     rows, drops = sampled.tokens(store, np.unique(own.sequence)), []
     for at in range(len(own.layer)):
-        layer, feature = int(own.layer[at]), int(own.feature[at])
-        tokens = _tensor(rows[int(own.sequence[at])][: own.position[at] + 1].astype(np.int64), device)
+        layer, feature, sequence = int(own.layer[at]), int(own.feature[at]), int(own.sequence[at])
+        until = slice(0, int(own.position[at]) + 1)
+        tokens = _tensor(rows[sequence][until].astype(np.int64), device)
+        firing = Firing(layer, feature, tokens, sampled.counted(store, sequence, special)[until])
         draw = np.random.default_rng([settings.seed, layer, feature, int(own.sample[at])])
         coder = loaded_transcoder(checkpoint, layer, device)
         found = own.at(np.array([at])).contributors
-        drops.append(causal_drops(linear, coder, layer, feature, tokens, found, settings.ablated_sources, draw))
+        drops.append(causal_drops(linear, coder, firing, found, settings.ablated_sources, draw))
     return drops
 
 
 def _interval(values: Float64[np.ndarray, " n"]) -> tuple[float | None, float | None, float | None, int, str | None]:
-    """(mean, its 95% bootstrap interval, n, reason if there is none)"""
+    """(mean, its 95% interval, n, reason if there is none)"""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return None, None, None, 0, "no sample with sources to ablate and as many others"
-    means = np.random.default_rng(0).choice(values, (500, len(values))).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high), len(values), None
+    low, high = mean_interval(values) or (None, None)
+    return float(values.mean()), low, high, len(values), None
 
 
 @shard_task("load-circuitlens", "load circuitlens")

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from interp.activations.settings import ActivationSettings
 from interp.descriptions.evidence import WHOLE
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.fade.judge import Text
-from interp.fade.judging import Material, material
+from interp.fade.judging import Material, NaturalTexts, material
 from interp.fade.settings import EvaluateSettings
 from interp.fade.steering import SteeredFeature, continuations
 from interp.fade.texts import Active, pieces, rows_of
@@ -20,17 +21,17 @@ from interp.weightlens.settings import WordingSettings
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
-from storage.corpora.corpus import corpus_attributes, held_out_rows, read_chosen_rows
+from storage.corpora.corpus import HELD_OUT, corpus_attributes, read_chosen_rows
 from storage.store import ShardKey, Store
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
-from tasks.evaluation.reading import read_activations
+from tasks.evaluation.reading import counted_tokens, read_activations
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import read_vocabulary
 
-VERSION = 1
+VERSION = 2
 """Bump when the same features would be judged on other texts or continuations."""
 
 ROWS_STEERED = 700
@@ -47,7 +48,8 @@ class JudgeJob:
     checkpoint_id: str
     model_path: Path
     sampled_corpus: SampledCorpus
-    held_out: float
+    counted: ActivationSettings
+    """Which positions count, as in the statistics."""
     material_recipe: str
     """Names what is judged on, whoever judges."""
     judged_recipe: str
@@ -94,9 +96,10 @@ def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
     features = _drawn(store, task, layer)
     texts = _held_out_texts(store, task)
     checkpoint = open_checkpoint(store, task.checkpoint_id)
-    active = read_activations(checkpoint, task.model_path, layer, features, texts)
-    arrays = {"features": features, "texts": rows_of(texts, [], task.how.text_tokens), **active._asdict()}
-    write_arrays(path, arrays)
+    active = read_activations(checkpoint, task.model_path, layer, features, texts, task.counted)
+    counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
+    rows = rows_of(texts, [], task.how.text_tokens)
+    write_arrays(path, {"features": features, "texts": rows, "counted": counted, **active._asdict()})
     return layer
 
 
@@ -120,19 +123,24 @@ def worded_by(explainer: str) -> str:
 
 
 def _held_out_texts(store: Store, task: JudgeJob) -> list[list[int]]:
-    """Texts from rows that no statistic or sample was taken from, an even share of each corpus."""
+    """Texts of documents that no statistic or sample was taken from, an even share of each corpus.
+
+    Raises:
+        ValueError: nothing of a corpus is held out.
+    """
     found: list[list[int]] = []
     bos = open_checkpoint(store, task.checkpoint_id).bos
     share = -(-task.how.n_texts // len(task.sampled_corpus.corpora))
     for at, corpus_id in enumerate(task.sampled_corpus.corpora):
         attributes = corpus_attributes(store, corpus_id)
-        held_out = held_out_rows(attributes.n_sequences, task.held_out)
-        if not len(held_out):
-            raise ValueError("corpus.held_out keeps no rows apart; descriptions are judged on held-out text only")
+        n_held_out = attributes.n_held_out_sequences
+        if not n_held_out:
+            why = f"found nothing to keep apart in {attributes.source}" if attributes.held_out else "is 0"
+            raise ValueError(f"corpus.held_out {why}; descriptions are judged on held-out text only")
         random = np.random.default_rng([task.how.seed, at])
-        n_rows = min(len(held_out), 2 * (-(-share * task.how.text_tokens // attributes.n_pos)) + 1)
-        rows = held_out.start + np.sort(random.choice(len(held_out), n_rows, replace=False))
-        read = read_chosen_rows(store, corpus_id, rows)
+        n_rows = min(n_held_out, 2 * (-(-share * task.how.text_tokens // attributes.n_pos)) + 1)
+        rows = np.sort(random.choice(n_held_out, n_rows, replace=False))
+        read = read_chosen_rows(store, corpus_id, rows, HELD_OUT)
         texts = list(pieces(read.tokens, read.documents, bos, task.how.text_tokens))
         kept = np.sort(random.permutation(len(texts))[:share])
         found += [texts[place] for place in kept]
@@ -149,7 +157,7 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     if path.exists():
         return key
     how, checkpoint = task.how.faithfulness, open_checkpoint(store, task.checkpoint_id)
-    features, texts, active = natural(store, task, key.layer)
+    features, texts, active, _ = natural(store, task, key.layer)
     places = [at for at in range(key.start, min(key.stop, len(features))) if len(active.of(at).value)]
     prompts = _prompts(texts, task, [] if checkpoint.bos is None else [checkpoint.bos])
     written = np.zeros((len(places), len(how.factors), len(prompts), how.new_tokens), np.int32)
@@ -169,11 +177,23 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     return key
 
 
-def natural(store: Store, task: JudgeJob, layer: int) -> tuple[np.ndarray, list[list[int]], Active]:
-    """A layer's drawn features, the texts, and where the features are active on them."""
+class Natural(NamedTuple):
+    """A layer's held-out texts and what its drawn features do on them."""
+
+    features: np.ndarray
+    texts: list[list[int]]
+    active: Active
+    counted: list[np.ndarray]
+    """Which tokens of each text count."""
+
+
+def natural(store: Store, task: JudgeJob, layer: int) -> Natural:
+    """What `read_layer` left of a layer."""
     arrays = read_arrays(task.natural_path(store, layer))
     texts = [row[row >= 0].tolist() for row in arrays["texts"]]
-    return arrays["features"], texts, Active(*(arrays[name] for name in Active._fields))
+    counted = [mask[: len(text)] for mask, text in zip(arrays["counted"], texts, strict=True)]
+    active = Active(*(arrays[name] for name in Active._fields))
+    return Natural(arrays["features"], texts, active, counted)
 
 
 def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.ndarray:
@@ -197,19 +217,19 @@ class LayerMaterial(NamedTuple):
 
 def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMaterial:
     """What was read and written of a layer, and every feature's draw of it: the same at every call."""
-    features, token_texts, active = natural(store, task, layer)
+    features, token_texts, active, counted = natural(store, task, layer)
     vocabulary = [token.text for token in read_vocabulary(tokens_part(store, task.checkpoint_id))]
 
     def as_text(tokens: Sequence[int]) -> Text:
         return Text(tuple(vocabulary[token] if token < len(vocabulary) else "" for token in tokens))
 
-    texts = [as_text(tokens) for tokens in token_texts]
+    texts = NaturalTexts([as_text(tokens) for tokens in token_texts], counted)
     steered = _steered(store, task, layer, as_text)
     materials = [
         material(active.of(at), texts, steered.get(at, {}), task.how, task.how.seed + int(feature))
         for at, feature in enumerate(features)
     ]
-    return LayerMaterial(features, texts, materials)
+    return LayerMaterial(features, texts.texts, materials)
 
 
 def _steered(

@@ -152,7 +152,7 @@ class _Peaks:
         encoded = tokenizer(list(self._row), add_special_tokens=False)["input_ids"] if self._row else []
         checkpoint = open_checkpoint(store, task.checkpoint_id)
         tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
-        self._peaks = read_peaks(checkpoint, task.model_path, layer, features, tokens)
+        self._peaks = read_peaks(checkpoint, task.model_path, layer, features, tokens, task.counted)
 
     def of(self, feature: int, texts: list[str]) -> np.ndarray:
         return self._peaks[[self._row[text] for text in texts], feature]

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from interp.activations.encoding import Encoder
+from interp.activations.positions import counted_in_texts
+from interp.activations.settings import ActivationSettings
 from interp.capture import read_inputs
 from interp.fade.texts import Active, chosen_activations, rows_of
 from storage.checkpoints import Checkpoint
+from storage.models import open_model
 from tasks.models import loaded_encoder, loaded_model
 
 TOKENS_AT_ONCE = 2048
@@ -24,15 +27,23 @@ class _Block(NamedTuple):
     text: np.ndarray
     """Which texts these are."""
     activation: Tensor
-    """(text, token, feature), 0 behind the end of a text."""
+    """(text, token, feature), 0 behind the end of a text and at tokens that do not count."""
 
 
 def read_activations(
-    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+    checkpoint: Checkpoint,
+    model_path: Path,
+    layer: int,
+    features: np.ndarray,
+    texts: Sequence[Sequence[int]],
+    settings: ActivationSettings,
 ) -> Active:
-    """Where the features are active on texts. Memory: the active entries, and a block's streams and activations."""
+    """Where the features are active on texts, at the tokens that count.
+
+    Memory: the active entries, and a block's streams and activations.
+    """
     found: list[tuple[np.ndarray, ...]] = []
-    for block in _blocks(checkpoint, model_path, layer, features, texts):
+    for block in _blocks(checkpoint, model_path, layer, features, texts, settings):
         text, place, feature = (index.numpy() for index in torch.nonzero(block.activation, as_tuple=True))
         found.append((feature, block.text[text], place, block.activation[text, place, feature].numpy()))
     if not found:
@@ -44,22 +55,33 @@ def read_activations(
 
 
 def read_peaks(
-    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+    checkpoint: Checkpoint,
+    model_path: Path,
+    layer: int,
+    features: np.ndarray,
+    texts: Sequence[Sequence[int]],
+    settings: ActivationSettings,
 ) -> np.ndarray:
-    """Every feature's activation on every text, its value at argmax |a|, as (text, feature); activations are never
-    negative. Memory: four bytes a text and feature, and a block's streams and activations."""
+    """Every feature's activation on every text, its value at argmax |a| over the tokens that count, as (text, feature);
+    activations are never negative. Memory: four bytes a text and feature, and a block's streams and activations."""
     peaks = np.zeros((len(texts), len(features)), np.float32)
-    for block in _blocks(checkpoint, model_path, layer, features, texts):
+    for block in _blocks(checkpoint, model_path, layer, features, texts, settings):
         peaks[block.text] = block.activation.amax(1).numpy()
     return peaks
 
 
 def _blocks(
-    checkpoint: Checkpoint, model_path: Path, layer: int, features: np.ndarray, texts: Sequence[Sequence[int]]
+    checkpoint: Checkpoint,
+    model_path: Path,
+    layer: int,
+    features: np.ndarray,
+    texts: Sequence[Sequence[int]],
+    settings: ActivationSettings,
 ) -> Iterator[_Block]:
     """All texts, those of about one length together; the model's pass ends where the layer's transcoder reads."""
     folder, model = loaded_model(model_path)
     encoder, chosen = loaded_encoder(checkpoint, layer), torch.from_numpy(features)
+    special = folder.tokenizer.all_special_ids
     before = [] if checkpoint.bos is None else [checkpoint.bos]
     lengths = np.array([len(text) for text in texts], np.int64)
     order = np.argsort(lengths, kind="stable")
@@ -71,10 +93,21 @@ def _blocks(
         block, order = order[:at_once], order[at_once:]
         rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, int(lengths[block[-1]])))
         read_inputs(model, folder.family, rows.clamp(min=0), [layer], checkpoint.hooks, lambda _, x: inputs.append(x))
-        yield _Block(block, _activations(encoder, chosen, inputs.pop()[:, len(before) :], rows[:, len(before) :] >= 0))
+        counted = torch.from_numpy(counted_in_texts(rows.numpy(), special, settings)[:, len(before) :])
+        yield _Block(block, _activations(encoder, chosen, inputs.pop()[:, len(before) :], counted))
 
 
-def _activations(encoder: Encoder, chosen: Tensor, x: Tensor, is_text: Tensor) -> Tensor:
-    a = x.new_zeros(*is_text.shape, len(chosen))
-    a[is_text] = chosen_activations(encoder, chosen, x[is_text])
+def _activations(encoder: Encoder, chosen: Tensor, x: Tensor, counted: Tensor) -> Tensor:
+    a = x.new_zeros(*counted.shape, len(chosen))
+    a[counted] = chosen_activations(encoder, chosen, x[counted])
     return a
+
+
+def counted_tokens(
+    checkpoint: Checkpoint, model_path: Path, texts: Sequence[Sequence[int]], width: int, settings: ActivationSettings
+) -> np.ndarray:
+    """Which tokens of texts of at most `width` count, as (text, token); what lies behind a text does not."""
+    before = [] if checkpoint.bos is None else [checkpoint.bos]
+    rows = rows_of([list(text) for text in texts], before, width)
+    special = open_model(model_path).tokenizer.all_special_ids
+    return counted_in_texts(rows, special, settings)[:, len(before) :]

@@ -22,7 +22,7 @@ from tasks.evaluation.held_out import JudgeJob, load_layer_material
 from tasks.evaluation.judge import CONTROL, partners
 from tasks.shard_task import shard_task
 
-VERSION = 1
+VERSION = 2
 """Bump when other figures would follow from the same answers."""
 
 ROWS_AT_ONCE = 256

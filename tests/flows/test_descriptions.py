@@ -113,7 +113,7 @@ def test_true_descriptions_are_told_from_false_ones(done: tuple[Path, list[str]]
 
 def test_every_figure_has_an_interval_and_n_or_a_reason(done: tuple[Path, list[str]]) -> None:
     store, _ = done
-    query = "SELECT value, low, high, n, reason FROM scores WHERE judge = 'rule'"
+    query = "SELECT value, low, high, n, reason FROM scores WHERE judge = 'rule' AND metric <> 'faithfulness_paper'"
     for value, low, high, n, reason in rows(store, query):
         assert (value is None) == (reason is not None)
         assert n is not None
@@ -123,9 +123,12 @@ def test_every_figure_has_an_interval_and_n_or_a_reason(done: tuple[Path, list[s
 
 def test_held_out_rows_were_never_sampled(done: tuple[Path, list[str]]) -> None:
     store, _ = done
-    query = "SELECT max(s.sequence), any_value(c.n_sequences) FROM samples s JOIN corpora c USING (corpus_id)"
-    ((greatest, n_sequences),) = rows(store, query)
-    assert greatest < 0.6 * n_sequences
+    columns = "any_value(c.n_sequences), any_value(c.n_held_out_sequences)"
+    ((greatest, n, n_held_out),) = rows(
+        store, f"SELECT max(s.sequence), {columns} FROM samples s JOIN corpora c USING (corpus_id)"
+    )
+    assert greatest < n
+    assert n_held_out == pytest.approx(0.4 * (n + n_held_out), rel=0.5)
 
 
 def test_hostile_text_is_harmless_in_terminal_markdown_and_artifacts(done: tuple[Path, list[str]]) -> None:

@@ -11,16 +11,17 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 from interp.fade.metrics import (
     Score,
     auroc,
-    auroc_interval,
     average_precision,
     balanced_accuracy,
     clarity,
     faithfulness,
+    faithfulness_paper,
     purity,
     responsiveness,
     share_in_common,
     simulation,
 )
+from interp.intervals import auroc_interval
 
 LEVELS = st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5, 7.0]), min_size=1, max_size=30).map(np.array)
 
@@ -88,10 +89,12 @@ def test_where_there_is_no_value_there_is_a_reason() -> None:
 
 def test_faithfulness_by_hand() -> None:
     ratings = {0.0: np.array([2, 0, 0, 0]), -1.0: np.array([0, 0, 0, 0]), 10.0: np.array([2, 2, 2, 1])}
-    score = faithfulness(ratings)
+    score = faithfulness_paper(ratings)
     assert score.value == pytest.approx((3 / 4 - 1 / 4) / (1 - 1 / 4))
-    assert score.n == 4
-    assert faithfulness({0.0: np.array([1, 2]), 5.0: np.array([0, 0])}).value == 0
+    assert (score.n, score.low, score.high) == (4, None, None)
+    assert faithfulness_paper({0.0: np.array([1, 2]), 5.0: np.array([0, 0])}).value == 0
+    assert faithfulness(ratings).value == pytest.approx(score.value), "whatever the halves, 10 is the best in both"
+    assert faithfulness({0.0: np.array([1, 2] * 4), 5.0: np.array([0, 0] * 4)}).value == -1
     with pytest.raises(ValueError, match="factor 0"):
         faithfulness({1.0: np.array([2])})
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.fade.metrics import clarity, faithfulness, purity, responsiveness
+from interp.fade.metrics import clarity, faithfulness_paper, purity, responsiveness
 from tests.oracles.foreign import run
 
 pytestmark = pytest.mark.oracle
@@ -44,6 +44,6 @@ def test_the_four_metrics_are_fades(tmp_path: Path) -> None:
             clarity(np.array(one["synthetic"]), np.array(one["natural"])),
             responsiveness(rated, ratings),
             purity(rated, ratings),
-            faithfulness(continued),
+            faithfulness_paper(continued),
         )
         assert [score.value for score in ours] == pytest.approx(expected, abs=1e-6)

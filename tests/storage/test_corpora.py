@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from storage.corpora.corpus import RECEIPT, CorpusRecipe, corpus_attributes, read_rows, write_corpus
-from storage.corpora.packing import PADDING, Cut, Layout, Packer, Rows, pack
+from storage.corpora.packing import PADDING, Cut, Layout, Rows, Sides, one_side, pack
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import pinned, source_fingerprint
 from storage.corpora.texts import Position, read_texts, whole_texts
@@ -49,9 +50,9 @@ def documents_of(rows: Rows, n_documents: int, bos: int | None) -> list[list[int
     return found
 
 
-def rows_of(texts: list[str], packer: Packer, **settings: int) -> Rows:
-    blocks = [block.rows for block in pack(whole_texts(texts), Letters(), packer, **settings)]
-    empty = np.zeros((0, packer.n_pos), np.int32)
+def rows_of(texts: list[str], sides: Sides, **settings: int) -> Rows:
+    blocks = [block.rows for block in pack(whole_texts(texts), Letters(), sides, **settings)]
+    empty = np.zeros((0, sides.rows.n_pos), np.int32)
     return (
         Rows(*(np.concatenate([empty, *arrays]) for arrays in zip(*blocks, strict=True)))
         if blocks
@@ -70,7 +71,7 @@ def rows_of(texts: list[str], packer: Packer, **settings: int) -> Rows:
 def test_rows_give_back_every_document(
     texts: list[str], n_pos: int, bos: int | None, layout: Layout, tokens_per_block: int
 ) -> None:
-    rows = rows_of(texts, Packer(bos, n_pos, layout), tokens_per_block=tokens_per_block)
+    rows = rows_of(texts, one_side(bos, n_pos, layout), tokens_per_block=tokens_per_block)
     assert documents_of(rows, len(texts), bos) == [[ord(letter) for letter in text] for text in texts]
     assert (rows.tokens[:, 0] != PADDING).all()
     if bos is not None:
@@ -97,8 +98,8 @@ def test_rows_give_back_every_document(
 def test_what_is_cut_off_is_told(
     texts: list[str], layout: Layout, bos: int | None, max_rows: int, tokens_per_block: int
 ) -> None:
-    whole = rows_of(texts, Packer(bos, 5, layout))
-    blocks = list(pack(whole_texts(texts), Letters(), Packer(bos, 5, layout), max_rows, tokens_per_block))
+    whole = rows_of(texts, one_side(bos, 5, layout))
+    blocks = list(pack(whole_texts(texts), Letters(), one_side(bos, 5, layout, max_rows), tokens_per_block))
     tokens = [row for block in blocks for row in block.rows.tokens.tolist()]
     assert tokens == whole.tokens[:max_rows].tolist()
     assert all(block.cut is None for block in blocks[:-1])
@@ -184,7 +185,7 @@ def test_a_document_in_pieces_has_the_tokens_that_it_has_whole(
         monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", size)
         pieces = list(read_texts(str(path)))
         assert (len(pieces) > 10) == (size == 5000)
-        blocks = list(pack(pieces, tokenizer, Packer(None, 64)))
+        blocks = list(pack(pieces, tokenizer, one_side(None, 64)))
         tokens.append(np.concatenate([block.rows.tokens for block in blocks]))
         assert {int(d) for block in blocks for d in np.unique(block.rows.documents)} <= {0, PADDING}
     assert np.array_equal(*tokens)
@@ -195,9 +196,11 @@ def test_text_files_keep_their_line_ends_as_python_reads_them(tmp_path: Path) ->
     assert [piece.text for piece in read_texts(str(tmp_path / "a.txt"))] == ["one\ntwo\nthree\n"]
 
 
-def test_corpora_from_before_layouts_keep_their_names_and_rows(tmp_path: Path) -> None:
-    assert CorpusRecipe("a", "b", "c", 0, 128, None, "text").corpus_id == "25b67f0ad1b8"
-    assert CorpusRecipe("a", "b", "c", 0, 128, None, "text", "padded").corpus_id != "25b67f0ad1b8"
+def test_rows_by_hand_and_a_name_for_each_recipe(tmp_path: Path) -> None:
+    plain = CorpusRecipe("a", "b", "c", 0, 128, None, "text")
+    others = [{"layout": "padded"}, {"held_out": 0.1}, {"held_out_seed": 1}]
+    assert len({replace(plain, **other).corpus_id for other in [{}, *others]}) == 4  # pyright: ignore
+    assert replace(plain, source="elsewhere").corpus_id == plain.corpus_id
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "abcdefg"}\n{"text": ""}\n{"text": "hi"}\n')
     assert source_fingerprint(Store(tmp_path), str(path)) == file_sha256(path)
@@ -263,7 +266,8 @@ def test_after_kill_9_tokenising_goes_on_and_ends_the_same(
     program = program.replace("store = ", "storage.corpora.texts.PIECE_CHARACTERS = 1000\nstore = ")
     texts = ["".join(chr(97 + (n * i) % 26) for i in range(n % 97)) + f" {n}" for n in range(8000)]
     source = write_texts(tmp_path, texts, kind)
-    recipe = recipe_of(source, layout=layout, n_pos=16, max_tokens=None if kind == ".txt" else 400_000)
+    limit = None if kind == ".txt" else 400_000
+    recipe = recipe_of(source, layout=layout, n_pos=16, max_tokens=limit, held_out=0.2)
     stores = [open_store(tmp_path / name) for name in ("killed", "whole")]
     counters = [Letters(), Letters()]
     command = [sys.executable, "-c", program, str(stores[0].root), repr(vars(recipe))]
@@ -284,7 +288,7 @@ def test_after_kill_9_tokenising_goes_on_and_ends_the_same(
 
 def rows_finished(unfinished: Path) -> int:
     receipt = unfinished / RECEIPT
-    return json.loads(receipt.read_text())["n_rows"] if receipt.exists() else 0
+    return sum(one["n_rows"] for one in json.loads(receipt.read_text())["packers"]) if receipt.exists() else 0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

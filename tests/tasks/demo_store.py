@@ -10,7 +10,7 @@ from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
 from storage.checkpoints import finish, open_checkpoint
-from storage.corpora.corpus import corpus_attributes, read_rows, seen_rows
+from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from tasks.activations.corpora import tokenise_corpus
 from tasks.ingest import ingest_embeddings, ingest_layer
@@ -34,7 +34,7 @@ def dense(subject: Subject, settings: ActivationSettings) -> list[np.ndarray]:
     """Every layer's activations at every position of the rows that are read; NaN at those that do not count."""
     store, checkpoint = subject.store, open_checkpoint(subject.store, subject.checkpoint_id)
     corpus_id = subject.source.corpus.corpus_id
-    n = len(seen_rows(corpus_attributes(store, corpus_id).n_sequences, subject.config.corpus.held_out))
+    n = corpus_attributes(store, corpus_id).n_sequences
     tokens, documents = read_rows(store, corpus_id, 0, n)
     folder, model = loaded_model(subject.source.model.path)
     real = torch.from_numpy(np.where(tokens == PADDING, 0, tokens))

@@ -188,8 +188,8 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
     random, features, layer = np.random.default_rng(0), np.array([900, 3, 77, 5]), 1
     texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
     monkeypatch.setattr(reading, "TOKENS_AT_ONCE", 20)
-    active = reading.read_activations(checkpoint, path, layer, features, texts)
-    peaks = reading.read_peaks(checkpoint, path, layer, features, texts)
+    active = reading.read_activations(checkpoint, path, layer, features, texts, CASES[0])
+    peaks = reading.read_peaks(checkpoint, path, layer, features, texts, CASES[0])
     folder, model = loaded_model(path)
     before = [] if checkpoint.bos is None else [checkpoint.bos]
     for at, text in enumerate(texts):

@@ -19,7 +19,7 @@ from tasks.circuitlens import circuitlens as tasks
 from tests.tasks.demo_store import ingested
 
 SETTINGS = CircuitLensSettings(
-    features_per_layer=4, samples_per_feature=16, ablated_features=2, ablated_samples=3, continuation_tokens=2,
+    features_per_layer=4, samples_per_feature=16, ablated_features=4, ablated_samples=4, continuation_tokens=2,
     continued_samples=2,
 )  # fmt: skip
 SHARD = 512
@@ -37,7 +37,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sa
     for layer in range(subject.attributes.n_layers):
         for key in shards(work.recipe, layer, subject.attributes.d_transcoder, SHARD):
             sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, settings)
-    return subject, tasks.Sampled(work.recipe, SHARD, tuple(work.passes))
+    return subject, tasks.Sampled(work.recipe, SHARD, tuple(work.passes), settings)
 
 
 def attributed(sampled: tuple[Subject, tasks.Sampled], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:
@@ -153,10 +153,12 @@ def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found:
     tasks.ablate_layer.fn(store, *arguments)
     rows = pq.read_table(store.part("scores", key)).to_pydict()
     assert len(rows["metric"]) == 4 * SETTINGS.ablated_features
-    value = dict(zip(zip(rows["feature"], rows["metric"], strict=True), rows["value"], strict=True))
-    for feature in set(rows["feature"]):
-        if value[feature, "causal_share"] is not None:
-            assert value[feature, "causal_share"] > value[feature, "causal_share_random"]
+    by_metric: dict[str, list[float]] = {}
+    for metric, value, low, high in zip(rows["metric"], rows["value"], rows["low"], rows["high"], strict=True):
+        if value is not None:
+            by_metric.setdefault(metric, []).append(value)
+            assert low is None or low < value < high
+    assert np.mean(by_metric["causal_share"]) > np.mean(by_metric["causal_share_random"])
 
 
 def test_a_damaged_block_is_named(sampled: Any, found: dict[str, pa.Table]) -> None:

@@ -15,12 +15,12 @@ from flows.recipes.coactivation import CoactivationRecipe
 from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.settings import CoactivationSettings
-from interp.coactivation.sums import CONFIDENCE
+from interp.intervals import t_quantile
 from storage.activations import has_block, pack_block
 from storage.catalog.parts import write_part
 from storage.checkpoints import open_checkpoint
 from storage.coactivation import ARRAYS, Matrices, make_matrices, matrices
-from storage.corpora.corpus import corpus_attributes
+from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.store import ShardKey, Store, shards
 from tasks.activations import coactivation as tasks
 from tasks.activations import corpus_pass as activation_tasks
@@ -120,7 +120,7 @@ def test_sums_of_every_pair_are_those_of_the_dense_activations(
 
 
 def naive_edges(subject: Subject, rows: list[np.ndarray], target_layer: int, feature: int) -> list[tuple[Any, ...]]:
-    """(|twera|, source layer, source, twera, half of the interval, era, support) of one target, by the formulas."""
+    """(|twera|, source layer, source, twera, factor of the interval, era, support) of one target, by the formulas."""
     checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
     coder = checkpoint.transcoder(target_layer)
     encoder = coder.W_enc[feature].double().numpy()
@@ -130,20 +130,22 @@ def naive_edges(subject: Subject, rows: list[np.ndarray], target_layer: int, fea
     encoder = encoder - encoder.mean()  # GPT-2's norms are centred
     b = rows[target_layer][:, feature]
     n_tokens = np.count_nonzero(~np.isnan(dense(subject, ActivationSettings())[0][:, 0]))
-    y = b.reshape(-1, N_POS).sum(1)
-    n_rows = (y > 0).sum()
+    corpus_id = subject.source.corpus.corpus_id
+    documents = read_rows(subject.store, corpus_id, 0, 10**6).documents.ravel() + 1
+    y = np.bincount(documents, b)
+    n_documents = max(y.sum() ** 2 / (y**2).sum() / 3, 1.5)
     found = []
     for layer in range(target_layer):
         V = checkpoint.transcoder(layer).W_dec.double().numpy() @ encoder
         support = (rows[layer] > 0).T.astype(float) @ (b > 0)
         for i in np.flatnonzero(support >= SETTINGS.min_support):
             a = rows[layer][:, i]
-            x = (a * b).reshape(-1, N_POS).sum(1)
+            x = np.bincount(documents, a * b)
             ratio = x.sum() / y.sum()
-            deviation = np.sqrt(((x - ratio * y) ** 2).sum() * n_rows / max(n_rows - 1, 1)) / y.sum()
-            half = CONFIDENCE * deviation * abs(V[i])
+            spread = ((x - ratio * y) ** 2).sum() * n_documents / (n_documents - 1)
+            factor = np.exp(t_quantile(max(n_documents - 1, 1.0)) * np.sqrt(spread) / x.sum())
             era = (a * (b > 0)).sum() / n_tokens * V[i]
-            found.append((abs(ratio * V[i]), layer, int(i), ratio * V[i], half, era, int(support[i])))
+            found.append((abs(ratio * V[i]), layer, int(i), ratio * V[i], factor, era, int(support[i])))
     return sorted(found, reverse=True)[: SETTINGS.top_k]
 
 
@@ -165,10 +167,11 @@ def test_edges_are_the_strongest_by_the_formula(
         found = edges_of(store.part("feature_edges", key), feature)
         expected = naive_edges(subject, rows, layer, feature)
         assert [(e["source_layer"], e["source_feature"]) for e in found] == [row[1:3] for row in expected]
-        for edge, (_, _, _, value, half, era, support) in zip(found, expected, strict=True):
+        for edge, (_, _, _, value, factor, era, support) in zip(found, expected, strict=True):
             assert edge["twera"] == pytest.approx(value, rel=1e-4)
             assert edge["era"] == pytest.approx(era, rel=1e-4)
-            assert edge["twera_high"] - edge["twera_low"] == pytest.approx(2 * half, rel=1e-3)
+            ends = sorted((value / factor, value * factor))
+            assert [edge["twera_low"], edge["twera_high"]] == pytest.approx(ends, rel=1e-3)
             assert edge["n_coactive"] == support
             assert edge["z_score"] is None
     assert key.layer == 3

@@ -6,6 +6,7 @@ import torch
 
 from interp.capture import Hooks
 from interp.circuitlens.attribution import contributions, direct_heads, feature_targets
+from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.clusters import cluster, describe_clusters, jaccard_distances, signatures
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
@@ -146,3 +147,20 @@ def test_numbers_beyond_float32_are_refused() -> None:
     model.transformer.wpe.weight[0] *= 1e38
     with pytest.raises(ValueError, match="not finite"):
         freeze(linear_model(model, GPT2, HOOKS), CODERS.__getitem__, torch.tensor([9]))
+
+
+def test_what_does_not_count_is_not_silenced(linear: LinearModel) -> None:
+    """Neither as a source nor in its place: a source that does not count is not ablated, nor drawn at random."""
+    tokens = sequence(2, 5)
+    _, found = attributed(linear, BIGRAM, tokens)
+    counted = np.arange(10) > 0
+
+    def drops(counted: np.ndarray) -> Drops:
+        firing = Firing(1, BIGRAM, tokens, counted)
+        return causal_drops(linear, CODERS[1], firing, found, 1, np.random.default_rng(0))
+
+    assert drops(counted).tokens > 0.5
+    assert drops(counted).random_tokens == pytest.approx(0, abs=1e-3)
+    without = drops(counted & (np.arange(10) != 8))
+    assert not without.tokens > 0.1
+    assert np.isnan(drops(np.arange(10) == 9).tokens)
