@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(TORCH_INDEX),--no-deps --require-hashes -r requirements-torch.lock --extra-index-url $(TORCH_INDEX),torch==2.13.0)
 
-.PHONY: setup lock demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: docs reference setup lock demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -82,6 +82,16 @@ format: $(READY)
 
 schema: $(READY)  ## Write docs/schema.md from storage/catalog/tables.py
 	$(BIN)/python -c 'from storage.catalog.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
+
+reference: $(READY)  ## Write the pages that follow from the code: commands, settings, tables
+	$(BIN)/python -m docs.reference
+	$(MAKE) schema
+
+# The site's builder pins versions of its own.
+DOCS := .venv-docs
+docs: $(READY)  ## The documentation as a site in site/; a broken link fails
+	@test -x $(DOCS)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS) && $(DOCS)/bin/python -m pip install --quiet -r docs/requirements.txt; }
+	$(DOCS)/bin/mkdocs build --strict --quiet
 
 POOL := circuit-insights
 PORT ?= 4200

@@ -3,7 +3,7 @@
 A target is a linear reading of the residual stream at one token: a feature's pre-activation, or a logit. Its gradient
 `g[s]` with respect to what is written at token s is carried down layer by layer, for many targets of one sequence at
 once, as matrix products; no automatic differentiation is needed, because what is left of the model is linear. What a
-source wrote times `g` is its contribution. They sum to the reading (SCIENCE.md 5).
+source wrote times `g` is its contribution. They sum to the reading (docs/methods.md, section 5).
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Group a feature's activations by what caused them (SCIENCE.md 5)."""
+"""Group a feature's activations by what caused them (docs/methods.md, section 5)."""
 
 from typing import NamedTuple
 

@@ -1,8 +1,8 @@
 """A model read on one sequence and frozen there: what is left is linear, and every part of it is written down.
 
 Frozen are the attention patterns and the scales that norms divide by; MLPs are replaced by what they wrote, as a sum of
-transcoder features, a constant and an error (SCIENCE.md 5, Ameisen et al. 2025). What is left of the network is the
-residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
+transcoder features, a constant and an error (docs/methods.md, section 5; Ameisen et al. 2025). What is left of the
+network is the residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Input patterns: the tokens that an activation came from, instead of the whole text (SCIENCE.md 5)."""
+"""Input patterns: the tokens that an activation came from, instead of the whole text (docs/methods.md, section 5)."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,0 +1,141 @@
+"""Writes the pages that follow from the code: docs/cli.md and docs/configuration.md (`make reference`)."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from configs.run import RunConfig
+from flows.cli import app
+
+HERE = Path(__file__).parent
+
+NOTE = "<!-- Written by `make reference` from the code; a test fails when it is behind. -->"
+
+
+def cli_markdown() -> str:
+    """Every command with its arguments and options."""
+    group: Any = typer.main.get_command(app)
+    lines = ["# Commands", "", NOTE, "", "Every command answers `--help`. Settings of a configuration are changed by"]
+    lines += ["`section.key=value` after its file; see [the configuration](configuration.md).", ""]
+    lines += ["Exit codes: 0, done; 1, a failure of the program; 2, bad input; 130, ended by Ctrl-C.", ""]
+    for name, command in sorted(group.commands.items()):
+        lines += _command(name, command)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    words = " ".join(_name(one) if one.required else f"[{_name(one)}]" for one in arguments)
+    yield from (f"## {name}", "", "```", f"circuit-insights {name} {words}".rstrip(), "```", "")
+    yield from (inspect.cleandoc(command.help or ""), "")
+    shown = [one for one in command.params if not getattr(one, "hidden", False) and one.name != "help"]
+    if shown:
+        yield from ("| | | |", "|---|---|---|")
+        yield from (_parameter(one) for one in shown)
+        yield ""
+
+
+def _name(argument: Any) -> str:
+    return argument.metavar or argument.name.upper()
+
+
+def _parameter(one: Any) -> str:
+    is_argument = one.param_type_name == "argument"
+    names = f"`{_name(one)}`" if is_argument else ", ".join(f"`{name}`" for name in (*one.opts, *one.secondary_opts))
+    plain = isinstance(one.default, str | int | float) and not isinstance(one.default, bool)
+    return f"| {names} | {f'`{one.default}`' if plain else ''} | {_cell(getattr(one, 'help', None) or '')} |"
+
+
+def configuration_markdown() -> str:
+    """Every setting with its type, its default and what it means."""
+    schema = RunConfig.model_json_schema()
+    lines = [
+        "# The configuration",
+        "",
+        NOTE,
+        "",
+        "One YAML file is one run. A key that is not listed here is refused, and",
+    ]
+    lines += ["so is a setting that would have no effect. Paths in the file are relative to it. On the command line a"]
+    lines += ["setting is `section.key=value`, with the value as YAML.", ""]
+    for path, section in _sections("", schema, schema):
+        lines += _section(path, section, schema)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections(path: str, section: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A section and those inside it, each with its dotted name."""
+    yield path, section
+    for name, value in section["properties"].items():
+        inner = _object_in(value, schema)
+        if inner is not None:
+            yield from _sections(f"{path}.{name}".lstrip("."), inner, schema)
+
+
+def _object_in(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
+    """The section that a setting is, if it is one."""
+    for one in (value, *value.get("anyOf", ()), *value.get("allOf", ())):
+        found = schema["$defs"][one["$ref"].rsplit("/", 1)[1]] if "$ref" in one else one
+        if found.get("type") == "object" and "properties" in found:
+            return found
+    return None
+
+
+def _section(path: str, section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    yield from (f"## {path or 'At the top'}", "")
+    if path and section.get("description"):
+        yield from (inspect.cleandoc(section["description"]), "")
+    plain = {name: one for name, one in section["properties"].items() if _object_in(one, schema) is None}
+    if plain:
+        yield from ("| setting | type | default | |", "|---|---|---|---|")
+        for name, one in plain.items():
+            required = name in section.get("required", ())
+            default = "required" if required else f"`{_yaml(one.get('default'))}`"
+            yield f"| `{name}` | {_cell(_type(one, schema))} | {_cell(default)} | {_cell(one.get('description', ''))} |"
+        yield ""
+
+
+def _type(value: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "anyOf" in value:
+        return " or ".join(dict.fromkeys(_type(one, schema) for one in value["anyOf"]))
+    if "$ref" in value:
+        return _type(schema["$defs"][value["$ref"].rsplit("/", 1)[1]], schema)
+    if "enum" in value or "const" in value:
+        return ", ".join(f"`{one}`" for one in value.get("enum", [value.get("const")]))
+    if value.get("type") == "array":
+        return f"list of {_type(value['items'], schema)}" if "items" in value else "list"
+    names = {
+        "null": "null",
+        "string": "text",
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true or false",
+    }
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    kind: str = value.get("type", "value")
+    limits = [f"{sign} {value[key]:g}" for key, sign in bounds.items() if key in value]
+    return " ".join([names.get(kind, kind), ", ".join(limits)]).strip()
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_yaml(one) for one in value) + "]"
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+PAGES = {"cli.md": cli_markdown, "configuration.md": configuration_markdown}
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (HERE / page).write_text(write(), encoding="utf-8")
