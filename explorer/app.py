@@ -20,13 +20,14 @@ from explorer.links import PAGES, url
 from explorer.notes import Notes, Subject
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
-from explorer.views import compare, drift, feature, features, graph, head, overview, runs, search, tokens
+from explorer.views import compare, drift, feature, features, graph, head, neighbours, overview, runs, search, tokens
 from explorer.views.common import check_feature
 from explorer.views.parameters import Checkpoint, Feature, Layer
 
 VIEWS: dict[str, Callable[..., Page]] = {
     "overview": overview.overview,
     "feature": feature.feature_page,
+    "neighbours": neighbours.neighbours_page,
     "features": features.feature_table,
     "search": search.search_page,
     "token": tokens.token_page,

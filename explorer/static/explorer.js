@@ -61,3 +61,27 @@ document.addEventListener("keydown", (event) => {
     if (link) location.assign(link.href);
   }
 });
+
+// Neighbours take a moment to find, so that they come after the page; without JavaScript their link leads to them.
+const place = document.querySelector("[data-neighbours]");
+if (place) {
+  fetch(place.dataset.neighbours).then((answer) => answer.json()).then((page) => {
+    const found = page.panels.neighbours?.rows.slice(0, 6) ?? [];
+    const list = document.createElement("table");
+    list.className = "shares";
+    for (const row of found) {
+      const line = list.insertRow(), link = document.createElement("a"), text = document.createElement("bdi");
+      link.href = place.dataset.feature.replace("LAYER", row.layer).replace("FEATURE", row.feature);
+      link.className = "ref";
+      link.textContent = `${row.layer}/${row.feature}`;
+      text.textContent = (row.description ?? "").slice(0, 60).replace(/[\p{Cc}\p{Cf}]/gu, "\ufffd");
+      line.insertCell().append(link);
+      line.insertCell().append(text);
+      line.cells[1].className = "text";
+      const cosine = line.insertCell();
+      cosine.className = "n";
+      cosine.textContent = row.cosine.toFixed(2).replace("-", "−");
+    }
+    if (found.length) place.prepend(list);
+  }, () => {});
+}

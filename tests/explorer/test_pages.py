@@ -87,6 +87,10 @@ def test_feature_page_leads_up_and_down_the_wiring(explorer: TestClient) -> None
     assert edge["description"] == "the token cat by wl+cl"
 
 
+def test_neighbours_without_arrays_say_so(explorer: TestClient) -> None:
+    assert "does not have the checkpoint" in explorer.get(f"/c/{CHECKPOINT}/feature/2/1/neighbours").text
+
+
 def test_scores_stand_beside_what_chance_reaches(explorer: TestClient) -> None:
     found = explorer.get(f"/api/c/{CHECKPOINT}/feature/2/1").json()["facts"]["methods"]
     score = next(m for m in found if m["method"] == "weightlens")["judges"]["rule"]["clarity"]
