@@ -90,7 +90,7 @@ def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: 
         names = TokenNames(connection.execute(query, [base]).fetchall())
     files = layer_files(folder)
     for layer, path in files.items():
-        see_tokens(_checked(path, layer, row), names)
+        see_tokens(_checked(path, layer, row), names, path)
     checkpoint_id = short_hash(imported={layer: file_sha256(path) for layer, path in files.items()}, into=base)
     run = {"checkpoint_id": checkpoint_id, "corpus_id": None, "stage": "import", "recipe": checkpoint_id}
     nothing = {"flow_run_id": None, "finished_at": None, "error": None, "config": None}

@@ -1,22 +1,40 @@
 """Text from a vocabulary or a corpus, safe to look at."""
 
+import json
 import unicodedata
+
+NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+UNSEEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
+"""Unicode's categories of characters that show nothing of their own but may steer a terminal or turn text around."""
+
+
+def escaped(text: str) -> str:
+    """A text with control and format characters as `\\n`, `\\u202e`: safe to send to a terminal."""
+    return "".join(_shown(character) for character in text)
+
+
+def escaped_json(text: str) -> str:
+    """A JSON text with such characters, line ends aside, as JSON escapes them: it means the same."""
+    return "".join(
+        json.dumps(character)[1:-1] if unicodedata.category(character) in UNSEEN and character != "\n" else character
+        for character in text
+    )
 
 
 def visible(text: str) -> str:
     """A text with control and format characters and outer blanks made visible: safe to print and to read."""
-    names = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-
-    def show(character: str) -> str:
-        if character in names:
-            return names[character]
-        if unicodedata.category(character) in {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}:
-            return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
-        return character
-
-    shown = "".join(show(character) for character in text)
+    shown = escaped(text)
     inner = shown.strip(" ")
     if not inner:
         return "␣" * len(shown)
     lead, trail = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
     return "␣" * lead + inner + "␣" * trail
+
+
+def _shown(character: str) -> str:
+    if character in NAMES:
+        return NAMES[character]
+    if unicodedata.category(character) in UNSEEN:
+        return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
+    return character

@@ -29,6 +29,9 @@ BOUNDS = {
 }
 """Settings that transformers makes lists, modules or arrays of, before it looks at any weight."""
 
+MAX_SETTINGS = 1000
+"""In a model's config.json; transformers looks at each for itself."""
+
 MAX_TOKENIZER_BYTES = 50_000_000
 """No file of a tokenizer is longer; Gemma-3's has 33 MB."""
 
@@ -95,7 +98,10 @@ class ModelFolder:
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers raises whatever its parsers do
+            tokenizer(["a b"], add_special_tokens=False)  # settings of a wrong type are found out by their use
+        except BaseException as error:  # transformers raises whatever its parsers do, those in Rust no Exception
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise ValueError(f"{self.path}: no readable tokenizer ({_one_line(error)})") from None
         n_tokens, added = len(tokenizer), tokenizer.added_tokens_decoder
         # Gemma-3's tokenizer has a placeholder for images, for which the text models have no embedding.
@@ -167,11 +173,17 @@ def open_settings(path: Path) -> ModelFolder:
     if not config_path.is_file():
         raise ValueError(f"model.path: {path} holds no config.json; expected a transformers model folder")
     settings = read_settings(config_path)
+    if len(settings) > MAX_SETTINGS:
+        raise ValueError(f"{config_path}: {len(settings)} settings; expected at most {MAX_SETTINGS}")
     for name, bound in BOUNDS.items():
         value = settings.get(name)
         if isinstance(value, int | float) and not 0 <= value <= bound:
             raise ValueError(f"{config_path}: {name} is {shown(value)}; expected a number up to {bound}")
-    family = family_of(str(settings.get("model_type"))[:100])
+    try:
+        family = family_of(str(settings.get("model_type"))[:100])
+    except ValueError as error:
+        raise ValueError(f"{config_path}: {error}") from None
+    transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its checks do

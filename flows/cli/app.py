@@ -5,15 +5,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from flows.reports.tables import Table
 from flows.running.prefect_server import start_early
 from flows.running.progress import console, working
+from flows.running.terminal import Terminal
 from interp.display import visible
 
 if TYPE_CHECKING:
@@ -35,10 +35,16 @@ for _name, _value in {
 # Torch, transformers and Prefect take seconds to import, so each command imports what it needs.
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-out = Console()
+out = Terminal()
 err = console
 
 BAD_INPUT = 2
+MAX_MESSAGE, MAX_LINES = 3000, 20
+"""Characters and lines of an error message: one screen."""
+NOT_TO_BE_HAD = {
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+"""What the operating system says of a path that was named wrongly or may not be used."""
 
 
 def _print_version(asked: bool) -> None:
@@ -80,9 +86,11 @@ def report_errors() -> Iterator[None]:
     except ValueError as error:
         fail(str(error), BAD_INPUT)
     except Exception as error:
-        if not _disk_is_full(error):
-            raise
-        fail(f"disk full: {error}\nWhat was finished is kept; make room and run the same command again", BAD_INPUT)
+        if _disk_is_full(error):
+            fail(f"disk full: {error}\nWhat was finished is kept; make room and run the same command again", BAD_INPUT)
+        if isinstance(error, OSError) and error.errno in NOT_TO_BE_HAD and error.filename is not None:
+            fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
+        raise
 
 
 def _disk_is_full(error: Exception) -> bool:
@@ -90,9 +98,13 @@ def _disk_is_full(error: Exception) -> bool:
     return full or "No space left on device" in str(error)
 
 
-def fail(message: str, code: int) -> None:
-    lines = (" " * (len(line) - len(line.lstrip(" "))) + visible(line.strip(" ")) for line in message.splitlines())
-    err.print("[bold red]error:[/] " + escape("\n".join(lines)), soft_wrap=True)
+def fail(message: str, code: int) -> NoReturn:
+    """Say what is wrong on one screen, and end with an exit code."""
+    lines = message[:MAX_MESSAGE].split("\n")
+    shown = [" " * (len(line) - len(line.lstrip(" "))) + visible(line.strip(" ")) for line in lines[:MAX_LINES]]
+    if len(message) > MAX_MESSAGE or len(lines) > MAX_LINES:
+        shown.append("…")
+    err.print("[bold red]error:[/] " + escape("\n".join(shown)), soft_wrap=True)
     raise typer.Exit(code)
 
 

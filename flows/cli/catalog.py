@@ -16,10 +16,16 @@ def sql(
     store: StoreOption = None,
     format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is given up.")] = 600.0,
 ) -> None:
-    """Ask the catalog, read-only."""
+    """Ask the catalog, read-only. The answer is written while it is being found.
+
+    A table is folded to the width of a terminal, or has one row a block; in a file or pipe it is whole. On a terminal,
+    control characters in texts are shown escaped, in every format. In a file or pipe, csv, json and parquet hold the
+    texts as they are, whatever is in them; a table has them escaped there too.
+    """
     with report_errors():
-        ask(store_root(store) / "catalog.duckdb", query, format, output)
+        ask(store_root(store) / "catalog.duckdb", query, format, output, timeout)
 
 
 @app.command()
@@ -29,7 +35,7 @@ def show(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Print everything that is known of one feature."""
+    """Print everything that is known of one feature. Control characters in texts are shown escaped."""
     from flows.reports.card import feature_card
 
     with report_errors():

@@ -2,9 +2,8 @@
 
 from datetime import date
 
-from rich.table import Table
-
 from flows.cli.app import app, out, report_errors
+from flows.reports.tables import Table
 
 OLD_DAYS = 180
 """Days after which the table of known prices ought to be looked at again."""

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from flows.cli.app import Overrides, StoreOption, app, load, out, print_quality, report_errors, size_text, store_root
+from flows.reports.tables import Table
+from interp.display import visible
 
 
 @app.command()
@@ -33,7 +34,7 @@ def vacuum(
             return
         table = Table("folder or file", "size", "why", title="Not needed")
         for item in found:
-            table.add_row(escape(str(item.path.relative_to(place.root))), size_text(item.n_bytes), item.why)
+            table.add_row(visible(str(item.path.relative_to(place.root))), size_text(item.n_bytes), item.why)
         out.print(table)
         if not yes and not typer.confirm("Remove them?"):
             return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flows.cli.app import (
     Config,
@@ -29,6 +28,7 @@ from flows.cli.app import (
     size_text,
     with_catalog_mended,
 )
+from flows.reports.tables import Table
 from flows.running.progress import working
 from interp.display import visible
 
@@ -240,7 +240,7 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     out.print(table)
     table = Table("layer", "feature", "description", title="Some convincing features")
     for layer, feature, text in summary.features:
-        table.add_row(str(layer), str(feature), escape(visible(text)))
+        table.add_row(str(layer), str(feature), visible(text))
     out.print(table)
     if summary.reuse:
         out.print(summary.reuse)

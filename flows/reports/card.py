@@ -6,11 +6,10 @@ from typing import Any
 
 import duckdb
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from flows.reports.in_context import contexts
+from flows.reports.tables import Table
 from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from storage.bucket.working_copy import refresh
@@ -84,7 +83,7 @@ def _tokens(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         origin = "" if layer is None else f"L{layer} #{feature}"
         mark = "" if validated is not False else " (alone: silent)"
         table.add_row(
-            what[side, sign] + mark, escape(visible(text)), "" if z is None else f"{z:.1f}",
+            what[side, sign] + mark, visible(text), "" if z is None else f"{z:.1f}",
             "" if activation is None else f"{activation:.3g}", origin,
         )  # fmt: skip
     return table
@@ -99,7 +98,7 @@ def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         WHERE e.checkpoint_id = ? AND target_layer = ? AND target_feature = ? AND e.corpus_id IS NULL
         ORDER BY e.virtual_weight DESC LIMIT ?"""
     for layer, feature, weight, z, text in connection.execute(query, [*key, N_EDGES]).fetchall():
-        table.add_row(f"L{layer} #{feature}", f"{weight:.3g}", f"{z:.1f}", escape(visible(text or "")))
+        table.add_row(f"L{layer} #{feature}", f"{weight:.3g}", f"{z:.1f}", visible(text or ""))
     return table
 
 
@@ -122,7 +121,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     for corpus_id, cluster, n, share, signature in rows:
         feature = (key[0], corpus_id, key[1], key[2])
         samples = [] if corpus_id in private else sample_patterns(connection, store, feature, cluster, N_PATTERNS)
-        patterns = "\n".join(escape(visible(sample.text)) for sample in samples)
+        patterns = "\n".join(visible(sample.text) for sample in samples)
         name = str(cluster) if cluster >= 0 else "none"
         table.add_row(name, f"{n} ({share:.0%})", patterns, ", ".join(signature[:N_EDGES]))
     yield table
@@ -141,7 +140,7 @@ def _effects(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
         words = [
             " ".join(visible(text).strip() for text in (texts or [])[:N_EDGES]) for texts in (promoted, suppressed)
         ]
-        table.add_row(str(position), *map(escape, words))
+        table.add_row(str(position), *words)
     return table
 
 
@@ -172,6 +171,6 @@ def _twera(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[Re
     table = Table("from", "TWERA", "95%", "virtual weight", "together at", "which is", title="Strongest on the corpus")
     for layer, feature, value, low, high, weight, n, text in rows:
         interval = "" if low is None else f"{low:.3g} … {high:.3g}"
-        described = escape(visible(text or ""))
+        described = visible(text or "")
         table.add_row(f"L{layer} #{feature}", f"{value:.3g}", interval, f"{weight:.3g}", str(n), described)
     yield table

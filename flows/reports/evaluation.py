@@ -50,7 +50,7 @@ def write_report(store: Store, recipe: str, key: Key) -> str:
 
 
 def _lines(connection: duckdb.DuckDBPyConnection, key: Key, rows: list[tuple[Any, ...]]) -> Iterator[str]:
-    yield f"# Descriptions worded by `{key[2]}`, judged by `{key[3]}`"
+    yield f"# Descriptions worded by {markdown_cell(key[2])}, judged by {markdown_cell(key[3])}"
     yield ""
     yield "Means over the features judged, on text that no description was made from, ± half of the 95% interval; n"
     yield "below. `lift` is what a method has over its own descriptions shuffled among the features of the layer."

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
 from flows.reports.in_context import InContext
+from flows.reports.tables import Table
 from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from interp.excerpts import Excerpt
@@ -81,12 +81,12 @@ def _described(title: str, hits: Sequence[DescriptionHit], *, scores: bool = Fal
     table = Table("feature", *(["likeness"] if scores else []), "method", "description", title=title)
     for hit in hits:
         score = [f"{hit.score:.2f}"] if scores else []
-        table.add_row(f"{hit.layer}/{hit.feature}", *score, hit.method, escape(visible(hit.text)))
+        table.add_row(f"{hit.layer}/{hit.feature}", *score, hit.method, visible(hit.text))
     return table
 
 
-def _active(hits: Sequence[ContextHit]) -> Table:
-    table = Table("feature", "activation", "text", title="Active there")
+def _active(hits: Sequence[ContextHit]) -> Grid:
+    table = Grid("feature", "activation", "text", title="Active there")
     for hit in hits:
         text = InContext(Excerpt(hit.before, hit.token, hit.after))
         table.add_row(f"{hit.layer}/{hit.feature}", f"{hit.activation:.3g}", text)

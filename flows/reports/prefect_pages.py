@@ -18,7 +18,7 @@ from storage.store import Store
 
 N_SHOWN = 15
 
-UUID = r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 FEATURE = re.compile(r"^\| (\d+) \| (\d+) \|", re.MULTILINE)
 """A row of a table whose first columns are layer and feature."""
@@ -77,11 +77,10 @@ def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
         pages["failures"] = _table(connection, REASONS, reasons, checkpoint_id)
         runs = ("stage", "status", "started", "finished", "taken over", "of shards", "error", "flow run")
         table = _table(connection, RUNS, runs, checkpoint_id, n=4 * N_SHOWN)
-        pages["runs"] = re.sub(UUID, r"[\g<0>](/runs/flow-run/\g<0>)", table)
+        pages["runs"] = re.sub(rf"\| ({UUID}) \|$", r"| [\1](/runs/flow-run/\1) |", table, flags=re.MULTILINE)
     for page, text in pages.items():
-        create_markdown_artifact(
-            about + text, key=f"{slug(name)}-{page}", description=f"{name}: {page.replace('-', ' ')}"
-        )
+        what = f"{markdown_cell(name)}: {page.replace('-', ' ')}"
+        create_markdown_artifact(about + text, key=f"{slug(name)}-{page}", description=what)
 
 
 def explorer_address() -> str:
@@ -93,7 +92,8 @@ def show_failure(name: str, error: Exception) -> None:
     """Put the reason why a run failed on top of what Prefect shows of it."""
     kind, reason = type(error).__name__, str(error)[:2000]
     text = f"# {markdown_cell(name)} failed\n\n{markdown_cell(kind)}: {markdown_cell(reason)}"
-    create_markdown_artifact(text, key=f"{slug(name)}-failed", description=f"{name}: why its last failed run failed")
+    what = f"{markdown_cell(name)}: why its last failed run failed"
+    create_markdown_artifact(text, key=f"{slug(name)}-failed", description=what)
 
 
 def slug(name: str) -> str:

@@ -1,20 +1,34 @@
-"""A query of the catalog, and its answer as a table, CSV, JSON or Parquet."""
+"""A query of the catalog, and its answer as a table, CSV, JSON or Parquet, written while it is still being found."""
 
 import csv
 import json
 import math
+import os
 import sys
-from collections.abc import Iterator
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from interp.display import escaped, escaped_json, visible
+
+if TYPE_CHECKING:
+    import duckdb
 
 # The command line reads this file at its start, so what takes long to import is imported where it is used.
+
+ROWS = 1000
+"""Rows that are fetched, and of a table laid out, at once."""
+
+MEMORY, SPILL = "4GB", "20GB"
+"""What a query may hold in memory, and beyond that in temporary files."""
+
+PATIENCE_S = 5.0
+"""How long a query that was told to stop may take for it."""
 
 
 class Format(StrEnum):
@@ -26,65 +40,183 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-def ask(catalog: Path, sql: str, format: Format, output: Path | None) -> None:
+def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s: float) -> None:
     """Ask the catalog, read-only and with no other file in reach; the answer goes to a file or to standard output.
 
+    Several statements run one after the other; as tables all their answers are written, otherwise one may have one.
+    On a terminal characters that steer it are shown escaped; a file or pipe gets them as they are, but for tables.
+
     Raises:
-        ValueError: the query fails, or the file cannot be written.
+        ValueError: no query, the query fails or takes longer than `timeout_s`, or the file cannot be written.
     """
     import duckdb
 
     from storage.catalog.published import open_published
 
-    with open_published(catalog) as connection:
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        try:
-            result = connection.sql(sql)
-            if result is None:
-                return
-            answer = result.to_arrow_table()
-        except duckdb.Error as error:
-            raise ValueError(f"sql: {error}") from None
     if format is Format.parquet and output is None:
         raise ValueError("sql: --format parquet needs --output FILE")
-    try:
-        _write(answer, format, output)
-    except OSError as error:
-        raise ValueError(f"--output: {output} cannot be written ({error.strerror})") from None
+    spilled = Path(tempfile.gettempdir()) / f"circuit-insights-{uuid.uuid4().hex}"  # which DuckDB makes if it must
+    with open_published(catalog) as connection:
+        limits = f"SET memory_limit = '{MEMORY}'; SET max_temp_directory_size = '{SPILL}'"
+        connection.execute(f"SET temp_directory = '{spilled}'; {limits}")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        try:
+            statements = _statements(connection, sql, format)
+            with _opened(output, format) as file:
+                _watched(connection, lambda: _answers(connection, statements, format, file), timeout_s)
+        except duckdb.Error as error:
+            raise ValueError(f"sql: {error}") from None
+        except BrokenPipeError:  # whoever read the answer has enough of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _write(answer: Any, format: Format, output: Path | None) -> None:
-    from interp.display import visible
+def _statements(connection: "duckdb.DuckDBPyConnection", sql: str, format: Format) -> list[Any]:
+    from duckdb import ExpectedResultType
 
-    if format is Format.parquet:
-        import pyarrow.parquet as pq
+    statements = connection.extract_statements(sql)
+    if not statements:
+        raise ValueError('sql: no query; expected a statement, like "SELECT * FROM layer_summary"')
+    n_answers = sum(ExpectedResultType.QUERY_RESULT in statement.expected_result_type for statement in statements)
+    if format is not Format.table and n_answers > 1:
+        raise ValueError(f"sql: {n_answers} statements with answers; --format {format} takes one")
+    return statements
 
-        pq.write_table(answer, output)
-        return
-    names, rows = _distinct(answer.column_names), zip(*(column.to_pylist() for column in answer.columns), strict=True)
-    with _opened(output) as file:
-        if format is Format.json:
-            records = [dict(zip(names, map(_plain, row), strict=True)) for row in rows]
-            json.dump(records, file, indent=1, default=str, ensure_ascii=False)
+
+def _answers(connection: "duckdb.DuckDBPyConnection", statements: list[Any], format: Format, file: Any) -> None:
+    for number, statement in enumerate(statements):
+        if number and format is Format.table:
             file.write("\n")
-        elif format is Format.csv:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            writer.writerows(rows)
-        else:
-            table = Table(*(escape(visible(name)) for name in names))
-            for row in rows:
-                table.add_row(*(escape(visible(_cell(value))) for value in row))
-            Console(file=file).print(table)
+        _answer(connection, statement, format, file)
+
+
+def _answer(connection: "duckdb.DuckDBPyConnection", statement: Any, format: Format, file: Any) -> None:
+    """Run one statement, and write what it answers."""
+    if format is Format.parquet:
+        _write_parquet(connection.sql(statement.query), file)
+        return
+    found = connection.execute(statement)
+    if not found.description:
+        return
+    names = _distinct([column[0] for column in found.description])
+    batches = iter(lambda: found.fetchmany(ROWS), [])
+    if format is Format.json:
+        _write_json(names, batches, file)
+    elif format is Format.csv:
+        _write_csv(names, batches, file)
+    else:
+        _write_table(names, batches, file)
+    file.flush()
+
+
+def _write_parquet(relation: Any, path: Path) -> None:
+    if relation is None:
+        return
+    import pyarrow.parquet as pq
+
+    reader = relation.to_arrow_reader(ROWS * 100)
+    with pq.ParquetWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _write_json(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+    safe = escaped_json if file.isatty() else str
+    before = "["
+    for row in (row for batch in batches for row in batch):
+        record = dict(zip(names, map(_plain, row), strict=True))
+        text = json.dumps(record, indent=1, default=str, ensure_ascii=False).replace("\n", "\n ")
+        file.write(f"{before}\n {safe(text)}")
+        before = ","
+    file.write("[]\n" if before == "[" else "\n]\n")
+
+
+def _write_csv(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+    if not file.isatty():
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for batch in batches:
+            writer.writerows(batch)
+        return
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(escaped, names))
+    for batch in batches:
+        writer.writerows([escaped(_text(value)) for value in row] for row in batch)
+
+
+def _write_table(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+    """Columns are as wide as the first rows need; of a file or pipe they grow where later ones need more."""
+    from flows.reports.tables import Columns, block
+
+    width = os.get_terminal_size(file.fileno()).columns if file.isatty() else None
+    names = [visible(name) for name in names]
+    columns: Columns | None = None
+    n_before = 0
+    for batch in batches:
+        rows = [tuple(visible(_cell(value)) for value in row) for row in batch]
+        needed = Columns.of(names, rows)
+        if n_before == 0:
+            columns = needed if width is None else needed.folded(width)
+            file.writelines(f"{line}\n" for line in (columns.head(names) if columns else ()))
+        elif columns is not None and width is None:
+            columns = columns.widened(needed)
+        for number, row in enumerate(rows, n_before + 1):
+            lines = block(names, row, number, width or 80) if columns is None else columns.lines(row)
+            file.writelines(f"{line}\n" for line in lines)
+        n_before += len(rows)
+        file.flush()
+    if n_before == 0:
+        file.writelines(f"{line}\n" for line in Columns.of(names, []).head(names))
+
+
+def _watched(connection: "duckdb.DuckDBPyConnection", work: Callable[[], None], timeout_s: float) -> None:
+    """Work with the connection in a thread of its own, so that this one hears of Ctrl-C and of the time.
+
+    DuckDB lets no signal through while it is computing.
+    """
+    from concurrent.futures import Future
+
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        done.result(timeout_s)
+    except TimeoutError:
+        raise ValueError(f"sql: stopped after {timeout_s:g} s; --timeout SECONDS allows more") from None
+    finally:
+        if thread.is_alive():
+            connection.interrupt()
+            thread.join(PATIENCE_S)
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
+def _opened(output: Path | None, format: Format) -> Iterator[Any]:
+    """Where the answer goes: standard output, or a file that is there once it is whole."""
     if output is None:
         yield sys.stdout
         return
-    with output.open("w", encoding="utf-8", newline="") as file:
-        yield file
+    if output.exists() and not output.is_file():  # a pipe or a device
+        with output.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
+    try:
+        if format is Format.parquet:
+            yield partial
+        else:
+            with partial.open("w", encoding="utf-8", newline="") as file:
+                yield file
+        partial.replace(output)
+    except OSError as error:
+        raise ValueError(f"--output: {output} cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -94,8 +226,16 @@ def _distinct(names: list[str]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """A value that JSON has a word for."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
 def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)

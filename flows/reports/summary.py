@@ -124,5 +124,18 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text from a vocabulary, harmless inside a Markdown table. Prefect's pages show entities as they are written."""
-    return visible(text).translate({ord(character): f"\\{character}" for character in "\\`*_{}[]()#+!|<>~$&"})
+    """Text from a vocabulary, corpus or file, harmless in Markdown, and text only: one cell of a table at most.
+
+    Characters that mean something are escaped. Renderers also link addresses that stand bare, some of them once
+    escapes are gone; a joiner without width parts what they look for. Prefect's pages show entities as they are
+    written, so none is used.
+    """
+    escaped = visible(text).translate({ord(character): f"\\{character}" for character in "\\`*_{}[]()#+!|<>~$&@"})
+    escaped = _ADDRESS.sub(rf"\g<0>{_JOINER}", escaped)
+    return re.sub(r"(?<=\w)\.(?=\w)", r"\\.", escaped)
+
+
+_JOINER = "\u2060"
+
+_ADDRESS = re.compile(r"(?i)[a-z]:(?=//)|www(?=\.)|\\@")
+"""Behind which no address goes on: `http:`, `www`, and @."""

@@ -1,6 +1,6 @@
 """What a command is doing, said while it does it: a line that moves in a terminal, now and then a line in a log.
 
-Imports nothing but `rich`, so that it can speak while the rest is still being imported.
+Imports little but `rich`, so that it can speak while the rest is still being imported.
 """
 
 import threading
@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -22,13 +21,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from flows.running.terminal import Terminal
+
 SILENCE_S = 5.0
 """A log gets a line at least this often."""
 
 SHOW_CURSOR = "\x1b[?25h"
 """What a terminal is sent by whoever ends the process while a line moves."""
 
-console = Console(stderr=True)
+console = Terminal(stderr=True)
 
 
 class Step:

@@ -26,6 +26,9 @@ BYTES_PER_READ = 2**20
 MAX_RECORD_BYTES = 2**24
 """The longest line of a .jsonl file or cell of a .parquet file. What is made of a line may take thirty times it."""
 
+MAX_COMPRESSION, MAX_UNPACKED_BEYOND = 50, 100_000_000
+"""Texts are packed to a fifth, tables of few different ones to less; bytes that any group of rows may unpack to."""
+
 MAX_EMPTY_LINES = 2**20
 """One after the other. A small packed file can hold billions."""
 
@@ -182,7 +185,9 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
 
 def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: int) -> Iterator[Piece]:
     try:
-        parquet = pq.ParquetFile(file, buffer_size=BYTES_PER_READ, page_checksum_verification=True)
+        # Read as a dictionary, a text that stands in many rows is in memory once.
+        options = {"buffer_size": BYTES_PER_READ, "page_checksum_verification": True, "read_dictionary": [text_field]}
+        parquet = pq.ParquetFile(file, **options)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"corpus: {name}: cannot be read as Parquet ({error})") from None
     schema = parquet.schema_arrow
@@ -195,6 +200,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: 
         if row + (n_rows := parquet.metadata.row_group(group).num_rows) <= at.offset:
             row += n_rows
             continue
+        _check_group(name, parquet.metadata.row_group(group))
         try:
             for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[group], columns=[text_field]):
                 for value in batch.column(0):
@@ -209,6 +215,15 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: 
             raise ValueError(f"corpus: {name} row {row + 1}: not UTF-8 ({error.reason})") from None
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"corpus: {name} after row {row}: cannot be read as Parquet ({error})") from None
+
+
+def _check_group(name: str, group: Any) -> None:
+    """Refuse a group of rows that says that its texts unpack to much more than texts do: pages are unpacked whole."""
+    columns = [group.column(at) for at in range(group.num_columns)]
+    packed = sum(column.total_compressed_size for column in columns)
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    if unpacked > MAX_UNPACKED_BEYOND + MAX_COMPRESSION * packed:
+        raise ValueError(f"corpus: {name}: {packed} bytes that unpack to {unpacked}; expected texts")
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from interp.circuitlens.graph import Graph, Pruned
+from storage.foreign import read_json
 from storage.store import whole_file
 
 INDEX = "graph-metadata.json"
 """Beside the graphs: the list that viewers offer."""
+
+MAX_INDEX_BYTES = 20_000_000
+"""An index has what stands above a graph, its prompt above all: thousands of graphs."""
 
 LABEL_LENGTH = 512
 """Characters of a description that Neuronpedia takes."""
@@ -69,8 +73,8 @@ def write_graph(path: Path, graph: dict[str, Any]) -> None:
     index = path.parent / INDEX
     known: Any = {"graphs": []}
     if index.is_file():
+        known = read_json(index, MAX_INDEX_BYTES)
         try:
-            known = json.loads(index.read_text(encoding="utf-8"))
             others = [entry for entry in known["graphs"] if entry.get("slug") != graph["metadata"]["slug"]]
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f'{index}: expected {{"graphs": […]}}; name a folder of its own for the graph') from None

@@ -14,11 +14,12 @@ from typing import Any
 
 import duckdb
 import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from storage.foreign import MAX_DIGITS, check_path
 from storage.store import whole_file
 
-FILE = re.compile(r"feature_analysis_layer_(\d+)\.json")
+FILE = re.compile(r"feature_analysis_layer_([0-9]{1,4})\.json")
 
 FEATURES_PER_BLOCK = 1024
 """Features whose rows are in memory at once while exporting."""
@@ -74,12 +75,20 @@ class FeatureAnalysis(_Part):
     validation_soft: float
 
 
+ENTRY_CHARACTERS = 2**23
+"""So much of a file is in memory at once, or twice as much. An entry may be as long: tens of thousands of edges."""
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+
 def layer_files(folder: Path) -> dict[int, Path]:
     """The files of a folder by layer.
 
     Raises:
         ValueError: there is none.
     """
+    if not check_path(folder).is_dir():
+        raise ValueError(f"{folder} is no folder; expected one with feature_analysis_layer_N.json")
     found = {int(match[1]): path for path in folder.glob("*.json") if (match := FILE.fullmatch(path.name))}
     if not found:
         raise ValueError(f"{folder}: no feature_analysis_layer_N.json")
@@ -87,16 +96,25 @@ def layer_files(folder: Path) -> dict[int, Path]:
 
 
 def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
-    """One file, checked. Memory: the file.
+    """One file, checked. Memory: its features, and the text of some.
 
     Raises:
         ValueError: names the file, the entry and what does not fit.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    features = []
     try:
-        features = TypeAdapter(list[FeatureAnalysis]).validate_json(path.read_bytes())
+        for entry in _array(path):
+            features.append(FeatureAnalysis.model_validate(entry))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from None
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, (len(features), *first["loc"])))
+        raise ValueError(f"{path}: {where[:200]}: {first['msg'][:500]}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no array of features ({str(error)[:200]}, after {len(features)} features)") from None
     seen = set()
     for entry in features:
         where = f"{path}: feature {entry.feature.feature_idx}"
@@ -115,6 +133,46 @@ def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
             if len(set(sizes.values())) != 1:
                 raise ValueError(f"{where}: lists of unequal length: {sizes}")
     return features
+
+
+def _array(path: Path) -> Iterator[Any]:
+    """The entries of a JSON array, one after the other: text that is none is refused before much is made of it."""
+    decoder = json.JSONDecoder(parse_int=_bounded_int)
+    with path.open(encoding="utf-8-sig") as file:
+        text, at, is_first = file.read(ENTRY_CHARACTERS), 0, True
+        at = _after(text, at, "[")
+        while not text.startswith("]", at):
+            at = at if is_first else _after(text, at, ",")
+            if len(text) - at < ENTRY_CHARACTERS:
+                text, at = text[at:] + file.read(ENTRY_CHARACTERS), 0
+            value, at = decoder.raw_decode(text, at)
+            yield value
+            at, is_first = _after(text, at, ""), False
+        if text[at + 1 :].strip() or file.read(1).strip():
+            raise ValueError("something after the end of the array")
+
+
+def _after(text: str, at: int, expected: str) -> int:
+    """The place behind a character, which blanks may surround.
+
+    Raises:
+        ValueError: another character is there.
+    """
+    at = _blanks(text, at)
+    if not text.startswith(expected, at):
+        raise ValueError(f"expected {expected!r}, found {text[at : at + 20]!r}")
+    return _blanks(text, at + len(expected))
+
+
+def _blanks(text: str, at: int) -> int:
+    match = _BLANK.match(text, at)
+    return match.end() if match else at
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 # Export.
@@ -283,10 +341,10 @@ class TokenNames:
         yield from ((token_id, text) for (text, _), token_id in self.named.items())
 
 
-def see_tokens(features: Sequence[FeatureAnalysis], names: TokenNames) -> None:
-    """Take the texts of every id in a layer. All layers are seen before any text is looked up."""
+def see_tokens(features: Sequence[FeatureAnalysis], names: TokenNames, path: Path) -> None:
+    """Take the texts of every id in a layer's file. All layers are seen before any text is looked up."""
     for entry in features:
-        of, where = entry.embedding, f"layer {entry.feature.layer} feature {entry.feature.feature_idx}"
+        of, where = entry.embedding, f"{path}: layer {entry.feature.layer} feature {entry.feature.feature_idx}"
         for ids, texts in (
             (of.top_positive_token_ids, of.top_positive_tokens),
             (of.top_negative_tokens_ids, of.top_negative_tokens),
