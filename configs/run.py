@@ -61,7 +61,7 @@ class TranscoderConfig(_Section):
     """Its transcoders: read from a folder or the Hugging Face Hub, or trained."""
 
     path: Path | None = None
-    """Folder of a release; see README for the formats."""
+    """Folder of a release; docs/guides/models.md has the formats."""
     repo: Repo | None = None
     """Or a repository of the Hub."""
     revision: str = "main"
@@ -245,7 +245,8 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _complete(self) -> "RunConfig":
         if isinstance(self.store, str) and "@" in self.store:  # the message must not repeat it
-            raise ValueError("store: a URL with credentials in it; they belong in the environment, see README")
+            where = "they belong in the environment (docs/guides/bucket.md)"
+            raise ValueError(f"store: a URL with credentials in it; {where}")
         self._check_paths()
         if self.model.path is None and self.model.repo is None:
             raise ValueError(

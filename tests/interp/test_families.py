@@ -14,7 +14,7 @@ from tests.tiny_models import CONFIGS, D_MODEL, EPS, N_LAYERS, tiny_model
 
 TOKENS = torch.arange(30).view(3, 10) + 7
 LAYERS = range(N_LAYERS)
-README = Path(__file__).parents[2] / "README.md"
+MODELS = Path(__file__).parents[2] / "docs" / "guides" / "models.md"
 
 
 class Run(NamedTuple):
@@ -154,7 +154,7 @@ def test_every_family_is_tested() -> None:
     assert {config.model_type for config in CONFIGS.values()} == set(FAMILIES)
 
 
-def test_the_readme_names_every_family() -> None:
-    sentence = re.search(r"Supported models.*?\.\n", README.read_text(), re.DOTALL)
+def test_the_documentation_names_every_family() -> None:
+    sentence = re.search(r"Supported models.*?\.\n", MODELS.read_text(encoding="utf-8"), re.DOTALL)
     assert sentence is not None
     assert set(re.findall(r"`(\w+)`", sentence[0])) - {"model_type"} == set(FAMILIES)
