@@ -91,7 +91,7 @@ reference: $(READY)  ## Write the pages that follow from the code: commands, set
 DOCS := .venv-docs
 docs: $(READY)  ## The documentation as a site in site/; a broken link fails
 	@test -x $(DOCS)/bin/mkdocs || { $(PYTHON) -m venv $(DOCS) && $(DOCS)/bin/python -m pip install --quiet -r docs/requirements.txt; }
-	$(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 POOL := circuit-insights
 PORT ?= 4200
