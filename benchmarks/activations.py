@@ -149,19 +149,15 @@ def measure_pass(
     tasks.POSITIONS_PER_BLOCK = per_block
     blocks = corpus_pass.blocks(store)[: max(1, round(n_tokens / per_block))]
     warm, how = Block(0, 1), arithmetic(EngineConfig(device="cpu"))
-    tasks.activations_block.fn(
-        store, checkpoint_id, model_path, corpus_pass._replace(recipe="warm"), warm, SETTINGS, how
-    )
+    job = tasks.PassJob(checkpoint_id, model_path, SETTINGS, how)
+    sampling = tasks.SamplingJob(checkpoint_id, corpus_id, (corpus_pass,), SETTINGS)
+    tasks.activations_block.fn(store, job, corpus_pass._replace(recipe="warm"), warm)
     seconds = dict.fromkeys(("model", "encoders", "pass", "gather", "pack"), 0.0)
     for at in range(0, len(blocks), workers):
         part = blocks[at : at + workers]
         seconds["model"] += spread(lambda b: model_alone(store, model_path, corpus_id, b), part, workers)
         seconds["encoders"] += spread(lambda b: encoders_alone(checkpoint, (b.stop - b.start) * n_pos), part, workers)
-        seconds["pass"] += spread(
-            lambda b: tasks.activations_block.fn(
-                store, checkpoint_id, model_path, corpus_pass, b, SETTINGS, how
-            ), part, workers,
-        )  # fmt: skip
+        seconds["pass"] += spread(lambda b: tasks.activations_block.fn(store, job, corpus_pass, b), part, workers)
     tasks.CorpusPass.blocks = lambda self, _store: blocks  # pyright: ignore
     keys = [
         key
@@ -169,10 +165,8 @@ def measure_pass(
         for key in shards("bench", layer, checkpoint.d_transcoder, shard_size)
     ]
     warm_up = [ShardKey("warm", 0, 0, 8)]
-    spread(lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [corpus_pass], SETTINGS), warm_up, 1)
-    seconds["gather"] = spread(
-        lambda key: tasks.gather_shard.fn(store, checkpoint_id, corpus_id, key, [corpus_pass], SETTINGS), keys, workers
-    )
+    spread(lambda key: tasks.gather_shard.fn(store, sampling, key), warm_up, 1)
+    seconds["gather"] = spread(lambda key: tasks.gather_shard.fn(store, sampling, key), keys, workers)
     entries = sum(zarr.open_array(block_path(store, "bench", block) / "value", mode="r").shape[0] for block in blocks)
     seconds["pack"] = spread(lambda block: pack_block(store, "bench", block), blocks, workers)
     n = sum(block.stop - block.start for block in blocks) * n_pos
@@ -274,24 +268,28 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
     checkpoint = open_checkpoint(store, CHECKPOINT)
     corpus_pass = tasks.CorpusPass(f"times{times}", f"text{times}", checkpoint.n_layers)
     for block in corpus_pass.blocks(store):
-        tasks.activations_block.fn(store, CHECKPOINT, model_path, corpus_pass, block, SETTINGS)
+        tasks.activations_block.fn(store, tasks.PassJob(CHECKPOINT, model_path, SETTINGS), corpus_pass, block)
+    sampling = tasks.SamplingJob(CHECKPOINT, corpus_pass.corpus_id, (corpus_pass,), SETTINGS)
     for layer in range(checkpoint.n_layers):
         for key in shards(corpus_pass.recipe, layer, checkpoint.d_transcoder, shard_size):
-            tasks.gather_shard.fn(store, CHECKPOINT, corpus_pass.corpus_id, key, [corpus_pass], SETTINGS)
+            tasks.gather_shard.fn(store, sampling, key)
     answer.put(getrusage(RUSAGE_SELF).ru_maxrss / 1e3)
 
 
 def measure_memory(shard_size: int = 256, n_rows: int = 256) -> list[dict[str, Any]]:
     """Peak memory of the pass over the demo's checkpoint and 1, 4 and 16 times so many rows, a process each."""
     from configs.run import load_config
+    from flows.ingest import quality_text
     from flows.subject.subject import identify, open_source
-    from tasks.ingest import ingest_layer
+    from tasks.ingest import IngestJob, ingest_layer
 
     with tempfile.TemporaryDirectory() as folder:
         subject = identify(open_source(load_config(Path("configs/demo.yaml"), [f"store={folder}/first"])))
         store, release = Store(Path(folder)), subject.transcoders
+        text = quality_text(subject)
+        job = IngestJob(CHECKPOINT, subject.source.model.path, release.path, release.hooks, text)
         for layer in range(release.n_layers):
-            ingest_layer.fn(store, CHECKPOINT, layer, subject.source.model.path, release.path, release.hooks)
+            ingest_layer.fn(store, job, layer)
         finish(store, CHECKPOINT, subject.attributes)
         tokens = np.random.default_rng(0).integers(1, 1999, (16 * n_rows, N_POS)).astype(np.int32)
         found = []

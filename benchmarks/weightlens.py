@@ -39,7 +39,7 @@ from storage.block_cache import TILE_ROWS
 from storage.catalog.parts import read_parts
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.store import ShardKey, Store, shards
-from tasks.weightlens.project import project_shard
+from tasks.weightlens.project import ProjectionJob, project_shard
 
 
 class Shape(NamedTuple):
@@ -123,14 +123,15 @@ def gemm_seconds(shape: Shape, layer: int, n_shards: int, workers: int) -> float
 
 def stage_seconds(store: Store, keys: list[ShardKey], workers: int, how: Arithmetic) -> float:
     """The stage's own task, from Zarr to Parquet."""
-    return spread(lambda i: project_shard.fn(store, CHECKPOINT, keys[i], SETTINGS, how), len(keys), workers)
+    job = ProjectionJob(CHECKPOINT, SETTINGS, how)
+    return spread(lambda i: project_shard.fn(store, job, keys[i]), len(keys), workers)
 
 
 def warm_up(store: Store, screened: bool) -> None:
     """Compile and load everything once."""
     for screen in (False, True)[: 1 + screened]:
         key = ShardKey(f"warm-up-{screen}", 0, 0, 64)
-        project_shard.fn(store, CHECKPOINT, key, SETTINGS, Arithmetic("cpu", screen))
+        project_shard.fn(store, ProjectionJob(CHECKPOINT, SETTINGS, Arithmetic("cpu", screen)), key)
 
 
 def differing_rows(store: Store, key: ShardKey, workers: int) -> tuple[int, int]:

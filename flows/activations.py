@@ -15,7 +15,14 @@ from storage.catalog.database import has_text, loaded_recipe, loaded_subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount, take_over_shards
 from storage.store import missing_shards
-from tasks.activations.corpus_pass import TABLES, gather_shard, load_activations, load_texts, remove_or_pack_blocks
+from tasks.activations.corpus_pass import (
+    TABLES,
+    SamplingJob,
+    gather_shard,
+    load_activations,
+    load_texts,
+    remove_or_pack_blocks,
+)
 
 
 class ActivationsStage:
@@ -53,8 +60,8 @@ class ActivationsStage:
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
         """Tokenise the corpus if need be, run it through the model, gather every shard."""
-        config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
-        open_checkpoint(store, checkpoint_id)
+        config, store = subject.config, subject.store
+        open_checkpoint(store, subject.checkpoint_id)
         if self._has_samples(subject):
             return
         tokenise(subject)
@@ -62,25 +69,26 @@ class ActivationsStage:
         missing = take_over_shards(store, recipe.shards(), TABLES, recipe.ingredients, reuse)
         if missing or config.activations.keep == "all":
             run_blocks(subject, missing_blocks(subject, recipe.passes), "activations: run")
-        passes = recipe.passes
-        futures = [
-            gather_shard.submit(store, checkpoint_id, recipe.corpus_id, key, passes, config.activations)
-            for key in missing
-        ]
+        futures = [gather_shard.submit(store, _job(recipe), key) for key in missing]
         wait_for_all(futures, "activations: gather")
         if "coactivation" not in config.stages:  # which reads the sparse activations, and then puts them away
-            remove_or_pack_blocks(store, passes, config.activations.keep)
+            remove_or_pack_blocks(store, recipe.passes, config.activations.keep)
 
     def load(self, subject: Subject, run_id: str) -> None:
-        store, checkpoint_id, recipe = subject.store, subject.checkpoint_id, ActivationsRecipe(subject)
+        store, recipe = subject.store, ActivationsRecipe(subject)
         if not self._has_samples(subject):
-            load_activations(store, checkpoint_id, recipe.corpus_id, recipe.passes, recipe.shards())
+            load_activations(store, _job(recipe), recipe.shards())
         if not _has_texts(subject):
-            keep_text = subject.config.corpus.keep_text
-            load_texts(store, checkpoint_id, recipe.corpus_id, recipe.passes, recipe.texts, keep_text=keep_text)
+            load_texts(store, _job(recipe), recipe.texts, keep_text=subject.config.corpus.keep_text)
 
 
 ACTIVATIONS = ActivationsStage()
+
+
+def _job(recipe: ActivationsRecipe) -> SamplingJob:
+    """What the stage's tasks have to know. The corpus has been tokenised."""
+    subject = recipe.subject
+    return SamplingJob(subject.checkpoint_id, recipe.corpus_id, tuple(recipe.passes), subject.config.activations)
 
 
 def _has_texts(subject: Subject) -> bool:

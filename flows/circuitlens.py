@@ -17,9 +17,15 @@ from storage.activations import Block
 from storage.attributions import attributions_path
 from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.checkpoints import open_checkpoint
+from storage.samples import samples_by_row_path
 from storage.shared_shards import ReuseCount
-from storage.store import missing_shards, remove_folder
-from tasks.circuitlens.circuitlens import TABLES, ablate_layer, attribute_block, gather_circuits, load_circuitlens
+from storage.store import ShardKey, missing_shards, remove_folder
+from tasks.circuitlens.ablate import ablate_layer
+from tasks.circuitlens.attribute import attribute_block
+from tasks.circuitlens.gather import gather_circuits
+from tasks.circuitlens.job import TABLES
+from tasks.circuitlens.load import load_circuitlens
+from tasks.circuitlens.order import order_samples
 
 
 class CircuitLensStage:
@@ -38,8 +44,10 @@ class CircuitLensStage:
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
         store, recipe = subject.store, CircuitLensRecipe(subject)
+        blocks = _missing_blocks(recipe) if is_tokenised(subject) else None
         return {
-            "attribute": len(_missing_blocks(recipe)) if is_tokenised(subject) else None,
+            "order samples": None if blocks is None else len(_missing_orders(recipe)) if blocks else 0,
+            "attribute": None if blocks is None else len(blocks),
             "cluster": len(missing_shards(store, recipe.shards(), TABLES)),
             "ablate": len(missing_shards(store, recipe.ablations(), ("scores",))),
         }
@@ -53,34 +61,24 @@ class CircuitLensStage:
         Raises:
             ValueError: the corpus has not been sampled.
         """
-        config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
-        open_checkpoint(store, checkpoint_id)
+        store = subject.store
+        open_checkpoint(store, subject.checkpoint_id)
         _refuse_without_samples(subject)
         recipe = CircuitLensRecipe(subject)
-        corpus_id, model_path, settings = recipe.activations.corpus_id, subject.source.model.path, config.circuitlens
-        sampled, blocks, device = recipe.sampled, recipe.blocks, arithmetic(config.engine).device
-        futures = [
-            attribute_block.submit(store, checkpoint_id, model_path, recipe.recipe, sampled, block, settings, device)
-            for block in _missing_blocks(recipe)
-        ]
+        job, blocks = recipe.job(arithmetic(subject.config.engine).device), _missing_blocks(recipe)
+        if blocks:
+            futures = [order_samples.submit(store, job, key) for key in _missing_orders(recipe)]
+            wait_for_all(futures, "circuitlens: order samples")
+        futures = [attribute_block.submit(store, job, block) for block in blocks]
         wait_for_all(futures, "circuitlens: attribute")
-        futures = [
-            gather_circuits.submit(store, checkpoint_id, corpus_id, key, sampled, blocks, settings)
-            for key in missing_shards(store, recipe.shards(), TABLES)
-        ]
-        wait_for_all(futures, "circuitlens: cluster")
-        futures = [
-            ablate_layer.submit(
-                store, checkpoint_id, corpus_id, model_path, key, recipe.recipe, sampled, blocks, settings, device
-            )
-            for key in missing_shards(store, recipe.ablations(), ("scores",))
-        ]
-        wait_for_all(futures, "circuitlens: ablate")
+        missing = missing_shards(store, recipe.shards(), TABLES)
+        wait_for_all([gather_circuits.submit(store, job, key) for key in missing], "circuitlens: cluster")
+        missing = missing_shards(store, recipe.ablations(), ("scores",))
+        wait_for_all([ablate_layer.submit(store, job, key) for key in missing], "circuitlens: ablate")
 
     def load(self, subject: Subject, run_id: str) -> None:
         store, recipe = subject.store, CircuitLensRecipe(subject)
-        corpus_id = recipe.activations.corpus_id
-        load_circuitlens(store, subject.checkpoint_id, corpus_id, run_id, recipe.shards(), recipe.ablations())
+        load_circuitlens(store, recipe.job("cpu"), run_id, recipe.shards(), recipe.ablations())
         remove_folder(store.parts("attributions", recipe.recipe))
 
 
@@ -101,6 +99,12 @@ def _missing_blocks(recipe: CircuitLensRecipe) -> list[Block]:
     ):
         return []
     return [block for block in recipe.blocks if not attributions_path(store, recipe.recipe, *block).exists()]
+
+
+def _missing_orders(recipe: CircuitLensRecipe) -> list[ShardKey]:
+    """Shards of the samples that are not in order of rows yet."""
+    store, keys = recipe.subject.store, recipe.activations.shards()
+    return [key for key in keys if not samples_by_row_path(store, recipe.recipe, key).exists()]
 
 
 @flow(name="circuitlens", flow_run_name="circuitlens {config.name}")

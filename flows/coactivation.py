@@ -17,7 +17,7 @@ from storage.checkpoints import open_checkpoint
 from storage.coactivation import make_matrices, matrices
 from storage.shared_shards import ReuseCount, take_over_shards
 from storage.store import ShardKey, missing_shards
-from tasks.activations.coactivation import Summed, coactivate, load_coactivation, twera_shard
+from tasks.activations.coactivation import EdgesJob, Summed, coactivate, load_coactivation, twera_shard
 from tasks.activations.corpus_pass import remove_or_pack_blocks
 from tasks.evaluation.stability import measure_stability, report, stability_path
 
@@ -48,38 +48,43 @@ class CoactivationStage:
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
         """Sum up the matrices that are missing, find every feature's strongest edges."""
-        config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
-        open_checkpoint(store, checkpoint_id)
+        store = subject.store
+        open_checkpoint(store, subject.checkpoint_id)
         tokenise(subject)
         recipe = CoactivationRecipe(subject)
         missing = missing_shards(store, recipe.shards(), TABLES)
         if missing:
             _refuse_without_weightlens(recipe)
             missing = take_over_shards(store, recipe.shards(), TABLES, recipe.ingredients, reuse)
-        passes, summed, corpus_id = recipe.activations.passes, recipe.summed, recipe.activations.corpus_id
+        passes, job = recipe.activations.passes, _job(recipe)
         if missing:
             run_blocks(subject, missing_blocks(subject, passes), "activations: run")
             _sum_up(recipe, {key.layer for key in missing})
-        size, fold_norms, known = config.shard_size, config.weightlens.fold_norms, recipe.weightlens
-        futures = [
-            twera_shard.submit(
-                store, checkpoint_id, corpus_id, key, summed, config.coactivation, size, fold_norms,
-                None if known is None else key._replace(recipe=known.projections),
-            )
-            for key in missing
-        ]  # fmt: skip
-        wait_for_all(futures, "coactivation: edges")
+        wait_for_all([twera_shard.submit(store, job, key) for key in missing], "coactivation: edges")
         if missing:
-            _report(recipe)
-        remove_or_pack_blocks(store, passes, config.activations.keep)
+            _report(recipe, job)
+        remove_or_pack_blocks(store, passes, subject.config.activations.keep)
 
     def load(self, subject: Subject, run_id: str) -> None:
         recipe = CoactivationRecipe(subject)
-        corpus_id = recipe.activations.corpus_id
-        load_coactivation(subject.store, subject.checkpoint_id, corpus_id, recipe.summed, recipe.shards())
+        load_coactivation(subject.store, _job(recipe), recipe.shards())
 
 
 COACTIVATION = CoactivationStage()
+
+
+def _job(recipe: CoactivationRecipe) -> EdgesJob:
+    """What the stage's tasks have to know. The corpus has been tokenised."""
+    subject, config = recipe.subject, recipe.subject.config
+    return EdgesJob(
+        checkpoint_id=subject.checkpoint_id,
+        corpus_id=recipe.activations.corpus_id,
+        summed=tuple(recipe.summed),
+        settings=config.coactivation,
+        shard_size=config.shard_size,
+        fold_norms=config.weightlens.fold_norms,
+        projections=None if recipe.weightlens is None else recipe.weightlens.projections,
+    )
 
 
 def _has_leftover_blocks(subject: Subject) -> bool:
@@ -121,18 +126,16 @@ def _sum_up(recipe: CoactivationRecipe, targets: set[int]) -> None:
     wait_for_all(futures, "coactivation: sum up")
 
 
-def _report(recipe: CoactivationRecipe) -> None:
+def _report(recipe: CoactivationRecipe, job: EdgesJob) -> None:
     """Tell how far the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
-    subject, config, folder = recipe.subject, recipe.subject.config, recipe.subject.store.reports(recipe.recipe)
-    layers = sorted({target for _, target in recipe.layer_pairs})
-    passes = recipe.activations.passes
+    subject, folder = recipe.subject, recipe.subject.store.reports(recipe.recipe)
+    layers, samples = sorted({target for _, target in recipe.layer_pairs}), recipe.activations.recipe
     futures = [
         measure_stability.submit(
-            subject.store, subject.checkpoint_id, stability_path(folder, layer), layer, passes,
-            config.coactivation, config.weightlens.fold_norms, subject.shards(recipe.activations.recipe, layer),
+            subject.store, job, stability_path(folder, layer), layer, subject.shards(samples, layer)
         )
         for layer in layers
-    ]  # fmt: skip
+    ]
     wait_for_all(futures, "coactivation: stability")
     if layers:
         create_table_artifact(report(folder, layers), key="convergence", description="How far edges depend on the text")

@@ -19,7 +19,7 @@ from storage.catalog.runs import new_run_id
 from storage.checkpoints import is_ingested, read_quality
 from storage.recipes import remember_fingerprints
 from storage.shared_shards import ReuseCount
-from tasks.ingest import Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
+from tasks.ingest import IngestJob, Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
 
 
 class IngestStage:
@@ -48,20 +48,12 @@ class IngestStage:
         Raises:
             ValueError: a layer's figures say that the transcoders were read wrongly.
         """
-        store, checkpoint_id, hooks = subject.store, subject.checkpoint_id, subject.transcoders.hooks
-        model_path, transcoder_path, text = subject.source.model.path, subject.transcoders.path, quality_text(subject)
+        store, job = subject.store, _job(subject)
         remember_fingerprints(store, subject.files)
-        futures = [
-            measure_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks, text)
-            for layer in subject.layers
-        ]
-        wait_for_all(futures, "measure transcoders")
-        _refuse_suspicious(subject, text)
-        futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, checkpoint_id, model_path)]
-        futures += [
-            ingest_layer.submit(store, checkpoint_id, layer, model_path, transcoder_path, hooks)
-            for layer in subject.layers
-        ]
+        wait_for_all([measure_layer.submit(store, job, layer) for layer in subject.layers], "measure transcoders")
+        _refuse_suspicious(subject, job.text)
+        futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, job)]
+        futures += [ingest_layer.submit(store, job, layer) for layer in subject.layers]
         wait_for_all(futures, "ingest")
 
     def load(self, subject: Subject, run_id: str) -> None:
@@ -73,17 +65,27 @@ class IngestStage:
 INGEST = IngestStage()
 
 
+def _job(subject: Subject) -> IngestJob:
+    return IngestJob(
+        checkpoint_id=subject.checkpoint_id,
+        model_path=subject.source.model.path,
+        transcoder_path=subject.transcoders.path,
+        hooks=subject.transcoders.hooks,
+        text=quality_text(subject),
+    )
+
+
 def measured_layers(subject: Subject) -> Iterator[Quality]:
     """Every layer's figures, measured without a store.
 
     Raises:
         ValueError: those of a layer say that it was read wrongly.
     """
-    model, release, text = subject.source.model.path, subject.transcoders, quality_text(subject)
+    job = _job(subject)
     for layer in subject.layers:
-        quality, suspicion = measured(layer, model, release.path, release.hooks, text)
+        quality, suspicion = measured(job, layer)
         if suspicion and not subject.config.transcoder.accept_poor_quality:
-            raise ValueError(f"{release.path} does not fit {model} as read: layer {layer}: {suspicion}")
+            raise ValueError(f"{job.transcoder_path} does not fit {job.model_path} as read: layer {layer}: {suspicion}")
         yield quality
 
 

@@ -13,7 +13,7 @@ from storage.formats.circuit_tracer import folder_config
 from storage.recipes import remember_fingerprints
 from storage.store import whole_file
 from tasks.activations.corpora import tokenise_corpus
-from tasks.training import train_layer
+from tasks.training import TrainingJob, train_layer
 
 
 def train(source: Source, run_id: str) -> None:
@@ -25,12 +25,8 @@ def train(source: Source, run_id: str) -> None:
     with stage_recorded(config, store, run):
         remember_fingerprints(store, source.files)
         tokenise_corpus(store, source.corpus, source.model.path)
-        futures = [
-            train_layer.submit(
-                store, recipe, layer, source.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings
-            )
-            for layer in range(source.model.n_layers)
-        ]
+        job = TrainingJob(recipe, source.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings)
+        futures = [train_layer.submit(store, job, layer) for layer in range(source.model.n_layers)]
         wait_for_all(futures, "train transcoders")
         text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))
         with whole_file(store.trained_transcoders(recipe) / "config.yaml") as path:

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -17,12 +16,13 @@ from flows.subject.machine import arithmetic
 from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint, single_token_path
 from storage.shared_shards import ReuseCount, take_over, take_over_shards
-from storage.store import ShardKey, missing_shards
+from storage.store import missing_shards
 from tasks.weightlens.authors import describe_shard_as_authors
-from tasks.weightlens.project import PROJECTED_TABLES, project_shard
-from tasks.weightlens.propagate import PROPAGATED_TABLES, load_weightlens, propagate_shard
+from tasks.weightlens.project import PROJECTED_TABLES, ProjectionJob, project_shard
+from tasks.weightlens.propagate import PROPAGATED_TABLES, PropagationJob, load_weightlens, propagate_shard
 from tasks.weightlens.single_token import (
     TOKENS_PER_BLOCK,
+    SingleTokenJob,
     drop_single_token_blocks,
     single_token_block,
     single_token_layer,
@@ -61,16 +61,15 @@ class WeightLensStage:
         recipe = WeightLensRecipe(subject)
         _single_tokens(subject, recipe)
         left = take_over_shards(store, recipe.projected(), PROJECTED_TABLES, recipe.projection_ingredients, reuse)
-        products = arithmetic(config.engine)
-        futures = [project_shard.submit(store, checkpoint_id, key, config.weightlens, products) for key in left]
-        wait_for_all(futures, "weightlens: project")
-        authors = config.weightlens.compat is not None
+        job = ProjectionJob(checkpoint_id, config.weightlens, arithmetic(config.engine))
+        wait_for_all([project_shard.submit(store, job, key) for key in left], "weightlens: project")
+        words, authors = _words(recipe), config.weightlens.compat is not None
         tables = (*PROPAGATED_TABLES, "sequence_validation") if authors else PROPAGATED_TABLES
         for layer in subject.layers:  # a layer inherits from those below it
             keys = subject.shards(recipe.recipe, layer)
             left = take_over_shards(store, keys, tables, recipe.ingredients, reuse)
-            futures = [_propagate(subject, key, key._replace(recipe=recipe.projections)) for key in left]
-            wait_for_all(futures, f"weightlens: propagate L{layer:02d}")
+            work = describe_shard_as_authors if authors else propagate_shard
+            wait_for_all([work.submit(store, words, key) for key in left], f"weightlens: propagate L{layer:02d}")
 
     def load(self, subject: Subject, run_id: str) -> None:
         recipe = WeightLensRecipe(subject)
@@ -90,18 +89,20 @@ def _layers_without_single_tokens(subject: Subject) -> list[int]:
     return [layer for layer in subject.layers if not single_token_path(store, checkpoint_id, layer, compat).exists()]
 
 
-def _propagate(subject: Subject, key: ShardKey, projected: ShardKey) -> PrefectFuture[ShardKey]:
-    config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
-    if config.weightlens.compat is None:
-        return propagate_shard.submit(store, checkpoint_id, key, projected, config.shard_size, config.wording)
-    model_path = subject.source.model.path
-    return describe_shard_as_authors.submit(
-        store, checkpoint_id, model_path, key, projected, config.shard_size, config.wording
+def _words(recipe: WeightLensRecipe) -> PropagationJob:
+    subject, config = recipe.subject, recipe.subject.config
+    return PropagationJob(
+        checkpoint_id=subject.checkpoint_id,
+        model_path=subject.source.model.path,
+        projections=recipe.projections,
+        recipe=recipe.recipe,
+        shard_size=config.shard_size,
+        wording=config.wording,
     )
 
 
 def _single_tokens(subject: Subject, recipe: WeightLensRecipe) -> None:
-    store, checkpoint_id, model_path = subject.store, subject.checkpoint_id, subject.source.model.path
+    store, checkpoint_id = subject.store, subject.checkpoint_id
     n_tokens, compat, starts = subject.attributes.n_tokens, subject.config.weightlens.compat, _blocks(subject)
 
     def places(checkpoint: str, layer: int) -> list[Path]:
@@ -114,14 +115,11 @@ def _single_tokens(subject: Subject, recipe: WeightLensRecipe) -> None:
     ]
     if left:
         device = arithmetic(subject.config.engine).device
-        futures = [
-            single_token_block.submit(
-                store, checkpoint_id, model_path, start, min(start + TOKENS_PER_BLOCK, n_tokens), compat, device
-            )
-            for start in starts
-        ]
+        job = SingleTokenJob(checkpoint_id, subject.source.model.path, compat, device)
+        ends = [(start, min(start + TOKENS_PER_BLOCK, n_tokens)) for start in starts]
+        futures = [single_token_block.submit(store, job, start, stop) for start, stop in ends]
         wait_for_all(futures, "single tokens: run")
-        futures = [single_token_layer.submit(store, checkpoint_id, layer, list(starts), compat) for layer in left]
+        futures = [single_token_layer.submit(store, job, layer, list(starts)) for layer in left]
         wait_for_all(futures, "single tokens: gather")
     drop_single_token_blocks(store, checkpoint_id, starts, compat)
 

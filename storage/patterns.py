@@ -6,7 +6,7 @@ import duckdb
 import numpy as np
 
 from interp.circuitlens.patterns import input_pattern, pattern_text
-from storage.corpora.corpus import read_rows_at
+from storage.corpora.rows import numbered, read_numbered_rows
 from storage.store import Store
 
 FeatureKey = tuple[str, str, int, int]
@@ -46,7 +46,8 @@ def sample_patterns(
     samples = [row for row in samples if cluster is None or row[1] == cluster][:n]
     if not samples:
         return []
-    rows = _rows(store, key[1], sorted({row[2] for row in samples}))
+    sequences = np.array([row[2] for row in samples], np.int64)
+    rows = read_numbered_rows(store, numbered(store, corpora_of(connection, key[1])), sequences)
     texts = _texts(connection, key[0], rows)
     causes = connection.execute(
         """SELECT sample, kind, source_position, score FROM contributions
@@ -66,9 +67,10 @@ def sample_patterns(
     return found
 
 
-def _rows(store: Store, corpus_id: str, sequences: list[int]) -> dict[int, np.ndarray]:
-    tokens = read_rows_at(store, corpus_id, np.array(sequences, np.int64))
-    return dict(zip(sequences, tokens, strict=True))
+def corpora_of(connection: duckdb.DuckDBPyConnection, corpus_id: str) -> tuple[str, ...]:
+    """The corpora in whose rows the samples of a corpus are: itself, or those that it was read from, in order."""
+    row = connection.execute("SELECT corpora FROM corpora WHERE corpus_id = ?", [corpus_id]).fetchone()
+    return (corpus_id,) if row is None or row[0] is None else tuple(row[0])
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, rows: dict[int, np.ndarray]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.quality import Quality, measure_quality
-from storage.catalog.database import insert_row, mark_loaded, open_catalog, put_corpus, replace_rows
+from storage.catalog.database import CorpusRow, insert_row, mark_loaded, open_catalog, put_corpus, replace_rows
 from storage.catalog.parts import write_part
 from storage.catalog.runs import now
 from storage.catalog.tables import TABLES
@@ -26,7 +26,7 @@ from storage.checkpoints import (
 from storage.corpora.corpus import CorpusAttributes, corpus_attributes
 from storage.corpora.packing import Layout, max_rows, one_side, pack
 from storage.corpora.texts import read_texts
-from storage.formats import open_transcoders
+from storage.formats import TranscoderFolder, open_transcoders
 from storage.models import ModelFolder, token_texts
 from storage.store import Store, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
@@ -57,35 +57,49 @@ class Text:
                 yield padded(torch.from_numpy(block.rows.tokens[start : start + step]))
 
 
+@dataclass(frozen=True)
+class IngestJob:
+    """What is brought into the store, and the text that it is measured on before."""
+
+    checkpoint_id: str
+    model_path: Path
+    transcoder_path: Path
+    hooks: Hooks
+    text: Text
+
+    def transcoders(self, folder: ModelFolder) -> TranscoderFolder:
+        """The release, for this model."""
+        return open_transcoders(self.transcoder_path, folder.family.model_type, *self.hooks)
+
+
 @shard_task("measure-quality", "measure L{layer:02d}")
-def measure_layer(
-    store: Store, checkpoint_id: str, layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks, text: Text
-) -> int:
+def measure_layer(store: Store, job: IngestJob, layer: int) -> int:
     """Run a layer's transcoder beside its MLP on a piece of text and record the figures."""
-    path = quality_path(store, checkpoint_id, text.recipe, layer)
+    path = quality_path(store, job.checkpoint_id, job.text.recipe, layer)
     if not path.exists():
-        quality, suspicion = measured(layer, model_path, transcoder_path, hooks, text)
-        write_json(path, {**asdict(quality), "text": text.source, "suspicion": suspicion})
+        quality, suspicion = measured(job, layer)
+        write_json(path, {**asdict(quality), "text": job.text.source, "suspicion": suspicion})
     return layer
 
 
-def measured(
-    layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks, text: Text
-) -> tuple[Quality, str | None]:
+def measured(job: IngestJob, layer: int) -> tuple[Quality, str | None]:
     """A layer's figures on a text, and why they say that it was read wrongly, if they do."""
-    folder, model = loaded_model(model_path)
-    transcoders = open_transcoders(transcoder_path, folder.family.model_type, *hooks)
+    folder, model = loaded_model(job.model_path)
+    transcoders = job.transcoders(folder)
     transcoder = transcoders.read(layer).to(torch.float32)
     below = {source: coder.to(torch.float32) for source, coder in transcoders.below(layer).items()}
     special = frozenset(folder.tokenizer.all_special_ids)
-    quality = measure_quality(model, folder.family, hooks, layer, transcoder, text.batches(folder), special, below)
+    quality = measure_quality(
+        model, folder.family, job.hooks, layer, transcoder, job.text.batches(folder), special, below
+    )
     return quality, quality.suspicion(transcoder.d_transcoder)
 
 
 @shard_task("ingest-embeddings", "ingest embeddings")
-def ingest_embeddings(store: Store, checkpoint_id: str, model_path: Path) -> str:
+def ingest_embeddings(store: Store, job: IngestJob) -> str:
     """Write the embedding, the unembedding, the final norm and the vocabulary."""
-    folder, model = loaded_model(model_path)
+    checkpoint_id = job.checkpoint_id
+    folder, model = loaded_model(job.model_path)
     family = folder.family
     write_embeddings(store, checkpoint_id, family.W_E(model), family.W_U(model), family.unembedding_norm(model))
     path = tokens_part(store, checkpoint_id)
@@ -101,19 +115,17 @@ def tokens_part(store: Store, checkpoint_id: str) -> Path:
 
 
 @shard_task("ingest-layer", "ingest L{layer:02d}")
-def ingest_layer(
-    store: Store, checkpoint_id: str, layer: int, model_path: Path, transcoder_path: Path, hooks: Hooks
-) -> int:
+def ingest_layer(store: Store, job: IngestJob, layer: int) -> int:
     """Write one layer's transcoder, and the norms between it and the residual stream."""
-    folder, model = loaded_model(model_path)
-    transcoder = open_transcoders(transcoder_path, folder.family.model_type, *hooks).read(layer)
+    folder, model = loaded_model(job.model_path)
+    transcoder = job.transcoders(folder).read(layer)
     read_norm: Norm | None = folder.family.read_norm(model, layer)
     write_norm = folder.family.write_norm(model, layer)
-    if hooks.feature_input != "mlp_in":
+    if job.hooks.feature_input != "mlp_in":
         read_norm = None  # the norm's weight acts after the point where the transcoder reads
-    if hooks.feature_output != "mlp_out":
+    if job.hooks.feature_output != "mlp_out":
         write_norm = None  # the decoder already stands for what is added to the residual stream
-    write_layer(store, checkpoint_id, layer, transcoder, read_norm, write_norm)
+    write_layer(store, job.checkpoint_id, layer, transcoder, read_norm, write_norm)
     return layer
 
 
@@ -141,19 +153,15 @@ def load_checkpoint(
     return checkpoint_id
 
 
-SIZES = ("n_sequences", "n_tokens", "n_held_out_sequences", "n_held_out_tokens")
-"""Columns of `corpora` that add up over several."""
-
-
-def corpus_row(attributes: CorpusAttributes) -> dict[str, str | int]:
+def corpus_row(attributes: CorpusAttributes) -> CorpusRow:
     """The row of `corpora` for a corpus of such attributes."""
-    return {
-        "corpus_id": attributes.corpus_id,
-        "name": attributes.source,
-        "n_sequences": attributes.n_sequences,
-        "n_pos": attributes.n_pos,
-        "n_tokens": attributes.n_tokens,
-        "n_held_out_sequences": attributes.n_held_out_sequences,
-        "n_held_out_tokens": attributes.n_held_out_tokens,
-        "sha256": attributes.source_sha256,
-    }
+    return CorpusRow(
+        corpus_id=attributes.corpus_id,
+        name=attributes.source,
+        n_sequences=attributes.n_sequences,
+        n_pos=attributes.n_pos,
+        n_tokens=attributes.n_tokens,
+        n_held_out_sequences=attributes.n_held_out_sequences,
+        n_held_out_tokens=attributes.n_held_out_tokens,
+        sha256=attributes.source_sha256,
+    )

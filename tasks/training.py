@@ -1,5 +1,6 @@
 """Train one layer's transcoder on a corpus."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,24 +29,28 @@ HELD_OUT_SHARE = 0.05
 MAX_HELD_OUT_TOKENS = 16_384
 
 
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is trained, on what, and how."""
+
+    recipe: str
+    model_path: Path
+    corpus_id: str
+    hooks: Hooks
+    settings: TrainingSettings
+
+
 @shard_task("train-transcoder", "train-transcoder L{layer:02d}")
-def train_layer(
-    store: Store,
-    recipe: str,
-    layer: int,
-    model_path: Path,
-    corpus_id: str,
-    hooks: Hooks,
-    settings: TrainingSettings,
-) -> int:
+def train_layer(store: Store, job: TrainingJob, layer: int) -> int:
     """Train a layer, resuming a killed training; writes weights, then curve and quality."""
-    folder = store.trained_transcoders(recipe)
+    corpus_id, hooks, settings = job.corpus_id, job.hooks, job.settings
+    folder = store.trained_transcoders(job.recipe)
     weights, record = folder / f"layer_{layer}.safetensors", folder / f"layer_{layer}.json"
     if weights.exists() and record.exists():
         return layer
     state_path, curve = folder / f"layer_{layer}.state", []
     folder.mkdir(parents=True, exist_ok=True)
-    model_folder, model = loaded_model(model_path)
+    model_folder, model = loaded_model(job.model_path)
     n_rows = corpus_attributes(store, corpus_id).n_sequences
     n_train = max(1, int(n_rows * (1 - HELD_OUT_SHARE)))
     special = frozenset(model_folder.tokenizer.all_special_ids)

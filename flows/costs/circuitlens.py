@@ -10,7 +10,7 @@ from flows.recipes.circuitlens import (
     samples_per_feature,
 )
 from flows.subject.machine import n_workers
-from tasks.circuitlens.circuitlens import BATCH_BYTES
+from tasks.circuitlens.job import BATCH_BYTES
 from tasks.models import TRANSCODERS
 
 BYTES_PER_SAMPLE = 700
@@ -18,6 +18,9 @@ BYTES_PER_SAMPLE = 700
 
 STEP_S = 20e-6
 """Seconds that a small product takes, whatever its size."""
+
+ORDER_S, ORDERED_BYTES = 1e-6, 49
+"""Seconds a sample to read it and to put it in order of rows, and what it takes there until all are attributed."""
 
 GATHER_S = 0.0004
 """Seconds a sample to gather and to cluster it."""
@@ -45,7 +48,12 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     n_blocks = max(1, round(max(n_samples / SAMPLES_PER_BLOCK, rows / MOST_ROWS_PER_BLOCK)))
     per_shard = min(config.shard_size, FEATURES_PER_SHARD)
     model = 1.3 * sizes.model_bytes  # and the attention's values and outputs once more
+    n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
+    drawn = sizes.n_layers * sizes.d_transcoder * config.activations.n_samples
     return {
+        "order samples": Cost(
+            n_shards, drawn * ORDER_S / workers, n_samples * ORDERED_BYTES, 0, 100 * drawn / n_shards
+        ),
         "attribute": Cost(
             n_blocks,
             (once + back) / rates.products + steps,

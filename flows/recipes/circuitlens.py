@@ -8,9 +8,10 @@ from flows.recipes.activations import ActivationsRecipe
 from flows.subject.subject import Subject
 from storage.activations import Block
 from storage.corpora.corpus import corpus_attributes
+from storage.corpora.rows import CorpusRows
 from storage.recipes import short_hash
 from storage.store import ShardKey, shards
-from tasks.circuitlens.circuitlens import VERSION, Sampled
+from tasks.circuitlens.job import VERSION, CircuitLensJob
 
 SAMPLES_PER_BLOCK, MOST_ROWS_PER_BLOCK = 20_000, 256
 """A task attributes about so many samples, of so many rows at most."""
@@ -41,12 +42,6 @@ class CircuitLensRecipe:
         settings = self.subject.config.circuitlens
         return short_hash(samples=self.activations.recipe, circuitlens=settings, version=VERSION)
 
-    @property
-    def sampled(self) -> Sampled:
-        """Where the samples and their corpora are."""
-        config, passes = self.subject.config, tuple(self.activations.passes)
-        return Sampled(self.activations.recipe, config.shard_size, passes, config.activations)
-
     @cached_property
     def blocks(self) -> list[Block]:
         """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
@@ -57,6 +52,25 @@ class CircuitLensRecipe:
         n_samples = self.subject.attributes.n_layers * n_features * samples_per_feature(config)
         step = max(1, min(MOST_ROWS_PER_BLOCK, SAMPLES_PER_BLOCK * n_rows // max(1, n_samples)))
         return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+    def job(self, device: str) -> CircuitLensJob:
+        """What the stage's tasks have to know. The corpus has been tokenised."""
+        subject, passes = self.subject, self.activations.passes
+        return CircuitLensJob(
+            checkpoint_id=subject.checkpoint_id,
+            corpus_id=self.activations.corpus_id,
+            model_path=subject.source.model.path,
+            recipe=self.recipe,
+            samples=self.activations.recipe,
+            n_layers=subject.attributes.n_layers,
+            d_transcoder=subject.attributes.d_transcoder,
+            shard_size=subject.config.shard_size,
+            corpora=tuple(CorpusRows(one.corpus_id, one.first_row) for one in passes),
+            blocks=tuple(self.blocks),
+            settings=subject.config.circuitlens,
+            counting=subject.config.activations,
+            device=device,
+        )
 
     def shards(self) -> list[ShardKey]:
         """Shards that each lie within one of the activations'."""

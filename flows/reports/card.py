@@ -113,10 +113,12 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     rows = connection.execute(query, key).fetchall()
     if not rows:
         return
-    from storage.patterns import sample_patterns  # opens the corpus with Zarr, half a second to import
+    from storage.patterns import corpora_of, sample_patterns  # opens the corpus with Zarr, half a second to import
 
     private = {corpus_id for (corpus_id,) in connection.execute(_PRIVATE).fetchall()}
-    refresh(store, *sorted({f"corpora/{row[0]}" for row in rows if row[0] not in private}))
+    shown = {row[0] for row in rows if row[0] not in private}
+    read = {corpus for corpus_id in shown for corpus in corpora_of(connection, corpus_id)}
+    refresh(store, *sorted(f"corpora/{corpus}" for corpus in read))
     table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
     for corpus_id, cluster, n, share, signature in rows:
         feature = (key[0], corpus_id, key[1], key[2])

@@ -7,7 +7,7 @@ from flows.subject.machine import arithmetic
 from flows.subject.subject import Subject
 from storage.activations import Block, has_block
 from tasks.activations.corpora import tokenise_corpus
-from tasks.activations.corpus_pass import CorpusPass, activations_block
+from tasks.activations.corpus_pass import CorpusPass, PassJob, activations_block
 
 
 def is_tokenised(subject: Subject) -> bool:
@@ -32,11 +32,6 @@ def missing_blocks(subject: Subject, passes: Sequence[CorpusPass]) -> list[tuple
 def run_blocks(subject: Subject, blocks: Sequence[tuple[CorpusPass, Block]], title: str) -> None:
     """Run blocks of rows through the model; what it activates is then in the store as sparse activations."""
     config, model_path = subject.config, subject.source.model.path
-    products = arithmetic(config.engine)
-    futures = [
-        activations_block.submit(
-            subject.store, subject.checkpoint_id, model_path, corpus_pass, block, config.activations, products
-        )
-        for corpus_pass, block in blocks
-    ]
+    job = PassJob(subject.checkpoint_id, model_path, config.activations, arithmetic(config.engine))
+    futures = [activations_block.submit(subject.store, job, corpus_pass, block) for corpus_pass, block in blocks]
     wait_for_all(futures, title)

@@ -12,6 +12,27 @@ GAP = "…"
 """Stands for tokens left out."""
 
 
+def strongest_sources(
+    kind: Sequence[str],
+    source: Integer[np.ndarray, " n"],
+    score: Float[np.ndarray, " n"],
+    *,
+    min_share: float = 0.1,
+    most: int = 8,
+) -> list[int]:
+    """The positions that an activation came from, the strongest first; of the same, the later first.
+
+    A token counts by what heads bring from it to the activation and by its embedding's own contribution, summed over
+    the activation's significant contributors (`kind`, `source` and `score`); it matters if it has `min_share` of all
+    that. At most `most` are kept.
+    """
+    counted = np.isin(np.asarray(kind, object), [HEAD, TOKEN]) & (source >= 0)
+    totals = np.bincount(source[counted].astype(np.int64), score[counted])
+    totals[totals <= 0] = 0
+    order = np.lexsort((-np.arange(len(totals)), -totals))
+    return [int(at) for at in order if totals[at] > 0 and totals[at] >= min_share * totals.sum()][:most]
+
+
 def input_pattern(
     position: int,
     kind: Sequence[str],
@@ -23,14 +44,10 @@ def input_pattern(
 ) -> list[int]:
     """The tokens that matter to an activation at `position`, in order, the firing token among them.
 
-    A token counts by what heads bring from it to the activation and by its embedding's own contribution, summed over
-    the activation's significant contributors (`kind`, `source` and `score`); it matters if it has `min_share` of all
-    that. At most `max_tokens` are kept, the strongest.
+    Those are its strongest sources (see `strongest_sources`), `max_tokens` at most with the firing token.
     """
-    counted = np.isin(np.asarray(kind, object), [HEAD, TOKEN]) & (score > 0) & (source <= position)
-    totals = np.bincount(source[counted].astype(np.int64), score[counted], minlength=position + 1)
-    strong = [s for s in np.argsort(-totals, kind="stable") if totals[s] >= min_share * totals.sum() and totals[s] > 0]
-    others = [int(s) for s in strong if s != position][: max_tokens - 1]
+    strong = strongest_sources(kind, source, score, min_share=min_share, most=max_tokens)
+    others = [at for at in strong if at != position][: max_tokens - 1]
     return sorted([*others, position])
 
 

@@ -7,14 +7,16 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
 from storage.catalog.tables import TABLES, VIEWS
 from storage.checksums import DamagedError, check_file
 from storage.parquet import read_table
+from storage.recipes import short_hash
 from storage.store import whole_file
 
 SCHEMA_VERSION = 5
@@ -36,6 +38,15 @@ OWN_TABLES = (
 
 _DAMAGED = ("Corrupt database file", "not a valid DuckDB database", "Could not read enough bytes")
 """Words of DuckDB's errors over damaged files."""
+
+
+class RunOf(NamedTuple):
+    """A run, and what it is of."""
+
+    run_id: str
+    checkpoint_id: str
+    corpus_id: str | None = None
+    """None: failures on all corpora are replaced."""
 
 
 class CatalogBusyError(ValueError):
@@ -170,7 +181,7 @@ def checked_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
     """Give a catalog of an earlier version, or an empty file, today's schema. Rows stay; new columns are null in them.
 
-    Columns have only ever been added. A version that renames or fills one says so here.
+    Columns have only ever been added. Version 5 fills `corpora.corpora` of corpora that were read from several.
     """
     for name in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
@@ -183,10 +194,22 @@ def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
         for column in table.columns:
             if column.name not in present:
                 connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type}")
+    _fill_corpora(connection)
     for name, (_, query) in VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {query}")
     connection.execute("DELETE FROM schema_version")
     connection.execute("INSERT INTO schema_version VALUES (?)", [SCHEMA_VERSION])
+
+
+def _fill_corpora(connection: duckdb.DuckDBPyConnection) -> None:
+    """Note from which corpora a corpus was read: its name joins theirs, and its id is the hash of theirs."""
+    rows = connection.execute("SELECT corpus_id, name FROM corpora WHERE sha256 <> corpus_id").fetchall()
+    query = "SELECT corpus_id, name FROM corpora WHERE sha256 = corpus_id AND corpora IS NULL"
+    for joined_id, joined_name in connection.execute(query).fetchall():
+        named = [[corpus_id for corpus_id, name in rows if name == part] for part in joined_name.split(" + ")]
+        for corpora in product(*named):
+            if short_hash(corpora=corpora) == joined_id:
+                connection.execute("UPDATE corpora SET corpora = ? WHERE corpus_id = ?", [list(corpora), joined_id])
 
 
 def _create(path: Path) -> None:
@@ -261,6 +284,21 @@ def replace_rows(
         _note_parts(connection, table, where, parts)
 
 
+def replace_failures(
+    connection: duckdb.DuckDBPyConnection,
+    stage: str,
+    run: RunOf,
+    parts: Sequence[Path],
+) -> None:
+    """Put what a stage could not say of a checkpoint's features in the place of what its earlier runs left."""
+    of_runs = "SELECT run_id FROM runs WHERE checkpoint_id = ?"
+    parameters = [stage, run.checkpoint_id]
+    if run.corpus_id is not None:
+        of_runs, parameters = f"{of_runs} AND corpus_id = ?", [*parameters, run.corpus_id]
+    connection.execute(f"DELETE FROM failures WHERE stage = ? AND run_id IN ({of_runs})", parameters)
+    replace_rows(connection, "failures", {"run_id": run.run_id, "stage": stage}, parts, run.run_id)
+
+
 def note_recipes(
     connection: duckdb.DuckDBPyConnection, kind: str, where: dict[str, Any], recipes: Sequence[str]
 ) -> None:
@@ -288,11 +326,28 @@ def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str,
     connection.execute(f"INSERT INTO {table} ({names}) VALUES ({places})", list(row.values()))
 
 
-def put_corpus(connection: duckdb.DuckDBPyConnection, row: dict[str, Any]) -> None:
+class CorpusRow(NamedTuple):
+    """A row of the table `corpora`, without what the catalog decides for itself."""
+
+    corpus_id: str
+    name: str
+    n_sequences: int
+    n_pos: int
+    n_tokens: int
+    n_held_out_sequences: int
+    n_held_out_tokens: int
+    sha256: str
+    corpora: tuple[str, ...] | None = None
+    """Of several that were read one after the other, their ids in order."""
+
+
+def put_corpus(connection: duckdb.DuckDBPyConnection, row: CorpusRow) -> None:
     """Enter a corpus, in the place of what was known of it. Whether the catalog has its text stays as it is."""
     query = "SELECT has_text FROM corpora WHERE corpus_id = ?"
-    known = connection.execute(query, [row["corpus_id"]]).fetchone()
-    insert_row(connection, "corpora", {**row, "has_text": None if known is None else known[0]})
+    known = connection.execute(query, [row.corpus_id]).fetchone()
+    corpora = None if row.corpora is None else list(row.corpora)
+    has_text = None if known is None else known[0]
+    insert_row(connection, "corpora", {**row._asdict(), "corpora": corpora, "has_text": has_text})
 
 
 def check_key(connection: duckdb.DuckDBPyConnection, table: str) -> None:

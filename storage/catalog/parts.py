@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -28,6 +28,26 @@ def write_part(path: Path, table: str, columns: Mapping[str, Any], n_rows: int) 
         else:
             arrays.append(pa.array(value, field.type))
     write_table(path, pa.Table.from_arrays(arrays, schema=schema))
+
+
+def columns_of(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Sequence[object]]:
+    """Rows of values as columns by name, as `write_part` takes them."""
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return dict(zip(names, columns, strict=True))
+
+
+class Failure(NamedTuple):
+    """Why a stage has nothing to say of a feature."""
+
+    feature: int
+    reason: str
+    detail: str
+
+
+def write_failures(path: Path, stage: str, layer: int, failures: Sequence[Failure]) -> None:
+    """Write a shard's part of the table `failures`."""
+    columns = columns_of(Failure._fields, failures)
+    write_part(path, "failures", {"stage": stage, "layer": layer, **columns}, len(failures))
 
 
 def read_parts(paths: Sequence[Path], columns: list[str]) -> pa.Table:

@@ -1,7 +1,6 @@
 """The rows of a corpus that samples are from, as text, for the view `contexts`."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import duckdb
 import numpy as np
@@ -11,18 +10,11 @@ from interp.characters import is_bytes, joined_characters
 from storage.catalog.database import check_key
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows
 from storage.corpora.packing import PADDING
+from storage.corpora.rows import CorpusRows, by_corpus
 from storage.store import Store
 
 ROWS_AT_ONCE = 2048
 """Rows of a corpus that are held while they are loaded."""
-
-
-class CorpusRows(NamedTuple):
-    """A corpus among those whose rows are numbered through."""
-
-    corpus_id: str
-    first_row: int
-    """Number of its first row."""
 
 
 def load_sequences(
@@ -68,9 +60,7 @@ def _blocks(
     """Sampled rows as the table `sequences` has them."""
     split = np.array([is_bytes(text) for text in vocabulary])
     first_document = 0
-    for corpus in corpora:
-        attributes = corpus_attributes(store, corpus.corpus_id)
-        own = sampled[(sampled >= corpus.first_row) & (sampled < corpus.first_row + attributes.n_sequences)]
+    for corpus, own in by_corpus(store, corpora, sampled):
         for start in range(0, len(own), ROWS_AT_ONCE):
             block = own[start : start + ROWS_AT_ONCE]
             rows = read_chosen_rows(store, corpus.corpus_id, block - corpus.first_row)
@@ -87,4 +77,4 @@ def _blocks(
                     "documents": pa.array(documents, pa.list_(pa.int32())),
                 }
             )
-        first_document += attributes.n_documents
+        first_document += corpus_attributes(store, corpus.corpus_id).n_documents

@@ -103,6 +103,11 @@ TABLES = {
                 Column("n_held_out_tokens", "BIGINT", "Tokens in them, padding left out."),
                 Column("sha256", "VARCHAR", "Hash of the source; of a Hub dataset, its commit and path."),
                 Column(
+                    "corpora",
+                    "VARCHAR[]",
+                    "Of several corpora that were read one after the other, their ids in order; null of a single one.",
+                ),
+                Column(
                     "has_text",
                     "BOOLEAN",
                     "Whether the catalog has the text around samples; false: `corpus.keep_text` keeps it private; "

@@ -1,6 +1,7 @@
 """Which features fire together: sums over tiles of two shards, and the edges that they make of virtual weights."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from interp.kernels.coactivation import (
     end_targets,
 )
 from storage.activations import Block, joined, open_block
-from storage.catalog.database import mark_loaded, note_recipes, open_catalog, replace_rows
+from storage.catalog.database import loaded_subject, mark_loaded, note_recipes, open_catalog, replace_rows
 from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.coactivation import matrices
@@ -94,36 +95,48 @@ def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
         yield group
 
 
+@dataclass(frozen=True)
+class EdgesJob:
+    """From what edges are found, and how."""
+
+    checkpoint_id: str
+    corpus_id: str
+    """As the tables have it; of several corpora, a hash of them all."""
+    summed: tuple[Summed, ...]
+    settings: CoactivationSettings
+    shard_size: int
+    fold_norms: bool
+    """Whether norms are folded into the directions, as WeightLens has it."""
+    projections: str | None
+    """The recipe of WeightLens's edges, where it has run."""
+
+    @property
+    def passes(self) -> list[CorpusPass]:
+        return [each.corpus_pass for each in self.summed]
+
+    def layer_pairs(self, target: int, n_layers: int) -> list[int]:
+        """The source layers whose edges to a target layer are looked for."""
+        return [source for source, other in self.settings.layer_pairs(n_layers) if other == target]
+
+
 @shard_task("twera", "twera {key.name}")
-def twera_shard(
-    store: Store,
-    checkpoint_id: str,
-    corpus_id: str,
-    key: ShardKey,
-    summed: Sequence[Summed],
-    settings: CoactivationSettings,
-    shard_size: int,
-    fold_norms: bool,
-    projected: ShardKey | None,
-) -> ShardKey:
+def twera_shard(store: Store, job: EdgesJob, key: ShardKey) -> ShardKey:
     """Find a shard's strongest edges by TWERA, and go through the corpus once more for their figures.
 
-    `projected` is the shard's key among WeightLens's, where that has run: the edges' z-scores, and with
-    `pairs: edges` the edges themselves. Memory: tiles of two shards, 40 bytes a pair of features; and 100 bytes an
-    edge that is a candidate.
+    Where WeightLens has run, z-scores are those of its edges, and with `pairs: edges` the edges themselves. Memory:
+    tiles of two shards, 40 bytes a pair of features; and 100 bytes an edge that is a candidate.
     """
     path = store.part("feature_edges", key)
     if path.exists():
         return key
-    passes = [each.corpus_pass for each in summed]
+    passes, settings = job.passes, job.settings
     targets, n_tokens = _target_sums(store, key, passes), n_counted(store, passes)
-    known = None if projected is None else _weightlens_edges(store, projected)
+    known = None if job.projections is None else _weightlens_edges(store, key._replace(recipe=job.projections))
     if settings.pairs == "edges":
         assert known is not None
         edges = known[0]
     else:
-        checkpoint = open_checkpoint(store, checkpoint_id)
-        edges = _strongest(store, checkpoint, key, summed, settings, shard_size, fold_norms, targets)
+        edges = _strongest(store, job, key, targets)
     sums = _edge_sums(store, key, edges, passes)
     figures = twera(sums, targets.of(edges.target), edges.weight, n_tokens)
     enough = np.flatnonzero(sums.n_coactive >= settings.min_support)
@@ -132,8 +145,8 @@ def twera_shard(
     order = order[place < settings.top_k]
     chosen = edges.where(order)
     columns = {
-        "checkpoint_id": checkpoint_id,
-        "corpus_id": corpus_id,
+        "checkpoint_id": job.checkpoint_id,
+        "corpus_id": job.corpus_id,
         "source_layer": chosen.source_layer.astype(np.int16),
         "source_feature": chosen.source_feature.astype(np.int32),
         "target_layer": key.layer,
@@ -172,26 +185,16 @@ def _read(
         first += corpus_attributes(store, corpus_pass.corpus_id).n_documents
 
 
-def _strongest(
-    store: Store,
-    checkpoint: Checkpoint,
-    key: ShardKey,
-    summed: Sequence[Summed],
-    settings: CoactivationSettings,
-    shard_size: int,
-    fold_norms: bool,
-    targets: TargetSums,
-) -> Edges:
+def _strongest(store: Store, job: EdgesJob, key: ShardKey, targets: TargetSums) -> Edges:
     """The edges of greatest |TWERA| by the matrices of all corpora."""
+    checkpoint, settings, size = open_checkpoint(store, job.checkpoint_id), job.settings, job.shard_size
     found, columns = Strongest(key.stop - key.start, settings.top_k), slice(key.start, key.stop)
-    encoder = encoder_directions(checkpoint, key, fold_norms)
-    for source, target in settings.layer_pairs(checkpoint.n_layers):
-        if target != key.layer:
-            continue
-        rows = reading_source(checkpoint, encoder, source, fold_norms)
-        for part in shards(key.recipe, source, checkpoint.d_transcoder, shard_size):
+    encoder = encoder_directions(checkpoint, key, job.fold_norms)
+    for source in job.layer_pairs(key.layer, checkpoint.n_layers):
+        rows = reading_source(checkpoint, encoder, source, job.fold_norms)
+        for part in shards(key.recipe, source, checkpoint.d_transcoder, size):
             sources = slice(part.start, part.stop)
-            tiles = [matrices(store, each.recipe, source, target, shard_size) for each in summed]
+            tiles = [matrices(store, each.recipe, source, key.layer, size) for each in job.summed]
             product, n = (
                 np.sum([tile.read(name, sources, columns) for tile in tiles], axis=0)
                 for name in ("sum_product", "n_coactive")
@@ -249,13 +252,12 @@ def _nulls(values: np.ndarray) -> pa.Array:
 
 
 @shard_task("load-coactivation", "load coactivation")
-def load_coactivation(
-    store: Store, checkpoint_id: str, corpus_id: str, summed: Sequence[Summed], keys: Sequence[ShardKey]
-) -> str:
+def load_coactivation(store: Store, job: EdgesJob, keys: Sequence[ShardKey]) -> str:
     """Load the edges into the catalog, in one transaction, in the place of what an earlier recipe left there."""
-    where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
+    where = {"checkpoint_id": job.checkpoint_id, "corpus_id": job.corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "feature_edges", where, [store.part("feature_edges", key) for key in keys])
-        note_recipes(connection, "coactivation", where, [each.recipe for each in summed])
-        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "coactivation", keys[0].recipe)
+        note_recipes(connection, "coactivation", where, [each.recipe for each in job.summed])
+        loaded = loaded_subject(job.checkpoint_id, job.corpus_id)
+        mark_loaded(connection, loaded, "coactivation", keys[0].recipe)
     return keys[0].recipe

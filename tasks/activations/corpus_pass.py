@@ -1,13 +1,14 @@
 """One pass over a corpus: blocks of rows through the model, then every shard's statistics and samples."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool
 
 from interp.activations.encoding import Entries, find_active, gather_active
 from interp.activations.model_inputs import transcoder_inputs
@@ -15,16 +16,25 @@ from interp.activations.positions import counted_in_rows
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
 from interp.activations.settings import ActivationSettings, Keep
 from interp.projection import FLOAT32, Arithmetic
-from interp.sparse import FeatureTokens, ranks
+from interp.sparse import FeatureTokens
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
-from storage.catalog.database import mark_loaded, note_recipes, open_catalog, put_corpus, replace_rows
-from storage.catalog.parts import read_parts, write_part
-from storage.catalog.sequences import CorpusRows, load_sequences
+from storage.catalog.database import (
+    CorpusRow,
+    loaded_subject,
+    mark_loaded,
+    note_recipes,
+    open_catalog,
+    put_corpus,
+    replace_rows,
+)
+from storage.catalog.parts import write_part
+from storage.catalog.sequences import load_sequences
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
+from storage.corpora.rows import CorpusRows
 from storage.store import ShardKey, Store, remove_folder
-from tasks.ingest import SIZES, corpus_row
+from tasks.ingest import corpus_row
 from tasks.models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
@@ -63,6 +73,11 @@ class CorpusPass(NamedTuple):
     first_row: int = 0
     """Number of the corpus's first row where it is read after others."""
 
+    @property
+    def rows(self) -> CorpusRows:
+        """The corpus among those whose rows are numbered through."""
+        return CorpusRows(self.corpus_id, self.first_row)
+
     def blocks(self, store: Store) -> list[Block]:
         """The blocks of its rows, those that are held out not among them."""
         attributes = corpus_attributes(store, self.corpus_id)
@@ -74,16 +89,18 @@ def positions_per_block(n_layers: int) -> int:
     return min(POSITIONS_PER_BLOCK, LAYERS_TIMES_POSITIONS // n_layers)
 
 
+@dataclass(frozen=True)
+class PassJob:
+    """Which model reads, and which positions count."""
+
+    checkpoint_id: str
+    model_path: Path
+    settings: ActivationSettings
+    arithmetic: Arithmetic = FLOAT32
+
+
 @shard_task("activations-block", "activations rows {block.start}-{block.stop}")
-def activations_block(
-    store: Store,
-    checkpoint_id: str,
-    model_path: Path,
-    corpus_pass: CorpusPass,
-    block: Block,
-    settings: ActivationSettings,
-    arithmetic: Arithmetic = FLOAT32,
-) -> Block:
+def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block: Block) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 
     Memory: the streams of so many positions at every layer as `positions_at_once` says, the encoders that fit
@@ -91,8 +108,9 @@ def activations_block(
     """
     if has_block(store, corpus_pass.recipe, block):
         return block
-    checkpoint = open_checkpoint(store, checkpoint_id)
-    folder, model = loaded_model(model_path, arithmetic.device)
+    settings, arithmetic = job.settings, job.arithmetic
+    checkpoint = open_checkpoint(store, job.checkpoint_id)
+    folder, model = loaded_model(job.model_path, arithmetic.device)
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
     counted = counted_positions(store, corpus_pass.corpus_id, block, folder.tokenizer.all_special_ids, settings)
     n_pos = rows.shape[1]
@@ -143,15 +161,24 @@ def counted_positions(
     return counted_in_rows(rows.tokens, rows.documents, before, special, settings)
 
 
+@dataclass(frozen=True)
+class SamplingJob:
+    """From what statistics and samples are drawn, and how many."""
+
+    checkpoint_id: str
+    corpus_id: str
+    """As the tables have it; of several corpora, a hash of them all."""
+    passes: tuple[CorpusPass, ...]
+    settings: ActivationSettings
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """What all rows of the tables have in common."""
+        return {"checkpoint_id": self.checkpoint_id, "corpus_id": self.corpus_id}
+
+
 @shard_task("activations-gather", "activations {key.name}")
-def gather_shard(
-    store: Store,
-    checkpoint_id: str,
-    corpus_id: str,
-    key: ShardKey,
-    passes: Sequence[CorpusPass],
-    settings: ActivationSettings,
-) -> ShardKey:
+def gather_shard(store: Store, job: SamplingJob, key: ShardKey) -> ShardKey:
     """Gather a shard's activations from all blocks: their statistics, and the samples drawn from them.
 
     Memory: `ENTRIES_AT_ONCE` activations, of one feature if it has more, 12 bytes each and while they are drawn 25
@@ -159,13 +186,14 @@ def gather_shard(
     """
     if all(store.part(table, key).exists() for table in TABLES):
         return key
+    passes = job.passes
     n_tokens = n_counted(store, passes)
     figures, drawn = [], []
     for first, active in active_of_shard(store, passes, key):
         figures.append(statistics(active))
-        drawn.append((first, draw_samples(active, key.layer, first, settings)))
+        drawn.append((first, draw_samples(active, key.layer, first, job.settings)))
     n_pos = corpus_attributes(store, passes[0].corpus_id).n_pos
-    shared = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id, "layer": key.layer}
+    shared = {**job.shared, "layer": key.layer}
     _write_samples(store.part("samples", key), shared, drawn, n_pos)
     _write_features(store.part("features", key), shared, key, figures, [samples for _, samples in drawn], n_tokens)
     return key
@@ -199,7 +227,7 @@ def active_of_shard(
         low = high
 
 
-def _write_samples(path: Path, shared: dict[str, Any], drawn: list[tuple[int, Samples]], n_pos: int) -> None:
+def _write_samples(path: Path, shared: dict[str, str | int], drawn: list[tuple[int, Samples]], n_pos: int) -> None:
     columns = {
         "feature": np.concatenate([first + samples.feature for first, samples in drawn]),
         **{
@@ -214,7 +242,12 @@ def _write_samples(path: Path, shared: dict[str, Any], drawn: list[tuple[int, Sa
 
 
 def _write_features(
-    path: Path, shared: dict[str, Any], key: ShardKey, figures: list[Statistics], drawn: list[Samples], n_tokens: int
+    path: Path,
+    shared: dict[str, str | int],
+    key: ShardKey,
+    figures: list[Statistics],
+    drawn: list[Samples],
+    n_tokens: int,
 ) -> None:
     n_active, total, squares, greatest = (np.concatenate(column) for column in zip(*figures, strict=True))
     alive = n_active > 0
@@ -247,81 +280,41 @@ def remove_or_pack_blocks(store: Store, passes: Sequence[CorpusPass], keep: Keep
 
 
 @shard_task("load-activations", "load activations")
-def load_activations(
-    store: Store, checkpoint_id: str, corpus_id: str, passes: Sequence[CorpusPass], keys: Sequence[ShardKey]
-) -> str:
+def load_activations(store: Store, job: SamplingJob, keys: Sequence[ShardKey]) -> str:
     """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
-    recipe = keys[0].recipe
-    where = {"checkpoint_id": checkpoint_id, "corpus_id": corpus_id}
+    recipe, loaded = keys[0].recipe, loaded_subject(job.checkpoint_id, job.corpus_id)
     with open_catalog(store.catalog, write=True) as connection:
-        rows = [corpus_row(corpus_attributes(store, corpus_pass.corpus_id)) for corpus_pass in passes]
-        for row in rows if len(rows) == 1 else [*rows, _union(corpus_id, rows)]:
+        rows = [corpus_row(corpus_attributes(store, corpus_pass.corpus_id)) for corpus_pass in job.passes]
+        for row in rows if len(rows) == 1 else [*rows, _union(job.corpus_id, rows)]:
             put_corpus(connection, row)
         for table in TABLES:
-            replace_rows(connection, table, where, [store.part(table, key) for key in keys])
-        note_recipes(connection, "activations", where, [corpus_pass.recipe for corpus_pass in passes])
-        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "activations", recipe)
-        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "circuitlens", "none")  # clusters went with the samples
+            replace_rows(connection, table, job.shared, [store.part(table, key) for key in keys])
+        note_recipes(connection, "activations", job.shared, [corpus_pass.recipe for corpus_pass in job.passes])
+        mark_loaded(connection, loaded, "activations", recipe)
+        mark_loaded(connection, loaded, "circuitlens", "none")  # clusters went with the samples
     return recipe
 
 
 @shard_task("load-texts", "load texts")
-def load_texts(
-    store: Store, checkpoint_id: str, corpus_id: str, passes: Sequence[CorpusPass], recipe: str, *, keep_text: bool
-) -> str:
+def load_texts(store: Store, job: SamplingJob, recipe: str, *, keep_text: bool) -> str:
     """Load the rows that samples are from, in one transaction; or with `keep_text` false remove them."""
-    corpora = [CorpusRows(corpus_pass.corpus_id, corpus_pass.first_row) for corpus_pass in passes]
+    corpora = [corpus_pass.rows for corpus_pass in job.passes]
     with open_catalog(store.catalog, write=True) as connection:
-        load_sequences(connection, store, checkpoint_id, corpus_id, corpora, keep_text=keep_text)
-        mark_loaded(connection, f"{checkpoint_id} {corpus_id}", "texts", recipe)
+        load_sequences(connection, store, job.checkpoint_id, job.corpus_id, corpora, keep_text=keep_text)
+        mark_loaded(connection, loaded_subject(job.checkpoint_id, job.corpus_id), "texts", recipe)
     return recipe
 
 
-def _union(corpus_id: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _union(corpus_id: str, rows: Sequence[CorpusRow]) -> CorpusRow:
     """The row of `corpora` for several that are read one after the other."""
-    sums = {name: sum(row[name] for row in rows) for name in SIZES}
-    names = {"name": " + ".join(row["name"] for row in rows), "sha256": corpus_id}
-    return {"corpus_id": corpus_id, "n_pos": rows[0]["n_pos"], **sums, **names}
-
-
-class ShardSamples(NamedTuple):
-    """The samples of a shard, feature after feature."""
-
-    feature: Int64[np.ndarray, " n"]
-    sample: Int64[np.ndarray, " n"]
-    sequence: Int64[np.ndarray, " n"]
-    """Row of the corpus."""
-    position: Int64[np.ndarray, " n"]
-    activation: Float32[np.ndarray, " n"]
-    quantile_bin: Int64[np.ndarray, " n"]
-    """−1 for those that are not of the quantile sample."""
-
-    def where(self, chosen: Bool[np.ndarray, " n"]) -> "ShardSamples":
-        return ShardSamples(*(column[chosen] for column in self))
-
-    @property
-    def quantile(self) -> "ShardSamples":
-        """The quantile sample alone."""
-        return self.where(self.quantile_bin >= 0)
-
-    def first(self, n: int | None) -> "ShardSamples":
-        """The `n` of every feature's quantile sample that were drawn first, or all that it has; None: all.
-
-        Samples are numbered as they were drawn, by the weights of the quantile sample, so the first of them are such a
-        sample of `n`.
-        """
-        return self if n is None else self.where(self.sample < n)
-
-    def top(self, n: int) -> "ShardSamples":
-        """The `n` greatest activations of every feature, downwards; of the same, the earlier first."""
-        place = self.sequence, self.position
-        order = np.lexsort((place[1], place[0], -self.activation, self.feature))
-        ordered = self.where(order)
-        return ordered.where(ranks(ordered.feature) < n)
-
-
-def read_samples(store: Store, key: ShardKey) -> ShardSamples:
-    """The samples of a shard; `key` carries the recipe of the activations stage."""
-    table = read_parts([store.part("samples", key)], list(ShardSamples._fields))
-    columns = [table[name].fill_null(-1).to_numpy() for name in ShardSamples._fields]
-    return ShardSamples(*(column.astype(np.float32 if column.dtype.kind == "f" else np.int64) for column in columns))
+    return CorpusRow(
+        corpus_id=corpus_id,
+        name=" + ".join(row.name for row in rows),
+        n_sequences=sum(row.n_sequences for row in rows),
+        n_pos=rows[0].n_pos,
+        n_tokens=sum(row.n_tokens for row in rows),
+        n_held_out_sequences=sum(row.n_held_out_sequences for row in rows),
+        n_held_out_tokens=sum(row.n_held_out_tokens for row in rows),
+        sha256=corpus_id,
+        corpora=tuple(row.corpus_id for row in rows),
+    )

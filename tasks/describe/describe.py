@@ -13,12 +13,12 @@ from interp.descriptions.llm_questions import Answer, Answers, Questions
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.weightlens.settings import WordingSettings
 from storage.answers import AnswerStore, look_up
-from storage.catalog.database import mark_loaded, open_catalog, replace_rows
-from storage.catalog.parts import read_parts, write_part
+from storage.catalog.database import RunOf, loaded_subject, mark_loaded, open_catalog, replace_failures, replace_rows
+from storage.catalog.parts import Failure, columns_of, read_parts, write_failures, write_part
 from storage.catalog.runs import now
 from storage.store import ShardKey, Store
 from tasks.describe.draw import Draw
-from tasks.describe.evidence import SampledCorpus, known_features
+from tasks.describe.evidence import EvidenceJob, SampledCorpus, known_features
 from tasks.shard_task import shard_task
 
 VERSION = 2
@@ -61,6 +61,16 @@ class DescribeJob:
     """Who is asked, as the answers are kept under; None for the tokens explainer."""
 
 
+class _Row(NamedTuple):
+    """A description, as the table has it."""
+
+    feature: int
+    method: str
+    cluster: int
+    text: str
+    tokens: list[str]
+
+
 @shard_task("describe", "describe {key.name}")
 def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
@@ -76,19 +86,21 @@ def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: d
     explainer: Explainer = (
         TokensExplainer(task.rule, task.wording) if answers is None else ModelExplainer(answers, task.max_tokens)
     )
-    described, failed = [], []
+    described: list[_Row] = []
+    failed: list[Failure] = []
     with open_catalog(store.catalog) as connection:
         features = _drawn(connection, task, key)
-        everything = known_features(
-            store, connection, task.checkpoint_id, task.sampled_corpus, key.layer, features, task.evidence
-        )
+        evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, key.layer, task.evidence)
+        everything = known_features(store, connection, evidence, features)
         for feature, known in everything:
             before = len(answers.problems) if answers else 0
-            rows = [(feature, method, *one) for method in task.methods for one in describe(method, known, explainer)]
+            rows = [
+                _Row(feature, method, *one) for method in task.methods for one in describe(method, known, explainer)
+            ]
             described += rows
             problems = answers.problems[before:] if answers else []
-            reason = _reason(task, known, {row[1] for row in rows if row[2] == WHOLE}, problems)
-            failed += [(feature, *reason)] if reason else []
+            reason = _reason(task, known, {row.method for row in rows if row.cluster == WHOLE}, problems)
+            failed += [Failure(feature, *reason)] if reason else []
     if answers is not None and answers.missing:
         return Questions(answers.missing, answers.later)
     _write(store, task, key, described, failed)
@@ -150,15 +162,18 @@ def _offers(method: Method, known: FeatureEvidence) -> bool:
     return whole.tells_something or bool(clusters)
 
 
-def _write(store: Store, task: DescribeJob, key: ShardKey, described: list[tuple], failed: list[tuple]) -> None:
+def _write(
+    store: Store,
+    task: DescribeJob,
+    key: ShardKey,
+    described: list[_Row],
+    failed: list[Failure],
+) -> None:
     shared = {"checkpoint_id": task.checkpoint_id, "layer": key.layer}
-    names = ("feature", "method", "cluster", "text", "tokens")
-    columns = dict(zip(names, zip(*described, strict=True), strict=False))
+    columns = columns_of(_Row._fields, described)
     fixed = {"explainer": task.explainer, "corpus_id": task.corpus_id, "created_at": [now()] * len(described)}
     write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
-    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
-    failures = {"stage": "describe", "layer": key.layer, **columns}
-    write_part(store.part("failures", key), "failures", failures, len(failed))
+    write_failures(store.part("failures", key), "describe", key.layer, failed)
 
 
 class Loaded(NamedTuple):
@@ -177,10 +192,8 @@ def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequen
     where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.corpus_id, "explainer": task.explainer}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "descriptions", where, descriptions)
-        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
-        connection.execute(f"DELETE FROM failures WHERE stage = 'describe' AND {of_checkpoint}", [task.checkpoint_id])
-        replace_rows(connection, "failures", {"run_id": run_id, "stage": "describe"}, failures, run_id)
-        subject = f"{task.checkpoint_id} {task.corpus_id}"
+        replace_failures(connection, "describe", RunOf(run_id, task.checkpoint_id), failures)
+        subject = loaded_subject(task.checkpoint_id, task.corpus_id)
         mark_loaded(connection, subject, loaded_name(task.explainer), keys[0].recipe if is_whole else "")
     return Loaded(is_whole)
 

@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import numpy as np
 
+from interp.circuitlens.patterns import strongest_sources
 from interp.descriptions.evidence import ActivationExample, Cluster, FeatureEvidence, described
 from interp.descriptions.settings import EvidenceSettings
 from storage.checkpoints import open_checkpoint
-from storage.corpora.corpus import corpus_attributes, read_rows_at
+from storage.corpora.rows import numbered, read_numbered_rows
+from storage.samples import sample_ids
 from storage.store import Store
 from tasks.ingest import tokens_part
 from tasks.weightlens.propagate import read_vocabulary
@@ -30,6 +32,16 @@ class SampledCorpus(NamedTuple):
     corpora: tuple[str, ...]
 
 
+class EvidenceJob(NamedTuple):
+    """Of which features' evidence is gathered, and how much of it."""
+
+    checkpoint_id: str
+    sampled_corpus: SampledCorpus | None
+    """None: no samples are looked at."""
+    layer: int
+    settings: EvidenceSettings
+
+
 class _Sample(NamedTuple):
     feature: int
     sample: int
@@ -41,31 +53,26 @@ class _Sample(NamedTuple):
 
 
 def known_features(
-    store: Store,
-    connection: duckdb.DuckDBPyConnection,
-    checkpoint_id: str,
-    sampled_corpus: SampledCorpus | None,
-    layer: int,
-    features: Sequence[int],
-    settings: EvidenceSettings,
+    store: Store, connection: duckdb.DuckDBPyConnection, job: EvidenceJob, features: Sequence[int]
 ) -> Iterator[tuple[int, FeatureEvidence]]:
-    """What is known of each of some features. `reading` None: no samples are looked at.
+    """What is known of each of some features.
 
-    Memory: the samples of `FEATURES_AT_ONCE` features and the rows of the corpus that they are from.
+    Memory: the samples of `FEATURES_AT_ONCE` features, their contributors, and the rows of the corpus that they are
+    from.
     """
     for start in range(0, len(features), FEATURES_AT_ONCE):
         block = list(features[start : start + FEATURES_AT_ONCE])
-        key = [checkpoint_id, layer, min(block), max(block), block]
-        reads = _tokens(connection, "side = 'input' AND validated", "activation DESC, token_id", key, settings)
-        promotes = _tokens(connection, "side = 'output' AND sign = 1", "rank", key, settings)
-        moments = None if sampled_corpus is None else _Moments(store, connection, sampled_corpus, key, settings)
+        key: list[object] = [job.checkpoint_id, job.layer, min(block), max(block), block]
+        reads = _tokens(connection, "side = 'input' AND validated", "activation DESC, token_id", key, job.settings)
+        promotes = _tokens(connection, "side = 'output' AND sign = 1", "rank", key, job.settings)
+        samples = None if job.sampled_corpus is None else _Examples(store, connection, job, job.sampled_corpus, key)
         for feature in block:
             weights = FeatureEvidence(tuple(reads[feature]), tuple(promotes[feature]))
-            yield feature, weights if moments is None else moments.add_to(weights, feature)
+            yield feature, weights if samples is None else samples.add_to(weights, feature)
 
 
 def _tokens(
-    connection: duckdb.DuckDBPyConnection, which: str, order: str, key: list[Any], settings: EvidenceSettings
+    connection: duckdb.DuckDBPyConnection, which: str, order: str, key: list[object], settings: EvidenceSettings
 ) -> dict[int, list[str]]:
     query = f"""
         SELECT feature, t.text FROM token_candidates c JOIN tokens t USING (checkpoint_id, token_id)
@@ -78,18 +85,18 @@ def _tokens(
     return found
 
 
-class _Moments:
+class _Examples:
     """The samples of some features, with the text around them and their causes."""
 
     def __init__(
         self,
         store: Store,
         connection: duckdb.DuckDBPyConnection,
+        job: EvidenceJob,
         sampled_corpus: SampledCorpus,
-        key: list[Any],
-        settings: EvidenceSettings,
+        key: list[object],
     ) -> None:
-        self._settings = settings
+        self._settings = settings = job.settings
         key = [key[0], sampled_corpus.corpus_id, *key[1:]]
         here = f"checkpoint_id = ? AND corpus_id = ? AND layer = ? AND {_AMONG}"
         query = f"""SELECT feature, sample, sequence, position, activation, quantile_bin, cluster FROM samples
@@ -97,12 +104,13 @@ class _Moments:
         self._samples: dict[int, list[_Sample]] = defaultdict(list)
         for row in connection.execute(query, key).fetchall():
             self._samples[row[0]].append(_Sample(*row))
-        self._causes = _causes(connection, here, key, settings)
+        self._causes = _Causes(connection, here, key, settings)
         self._effects = _effects(connection, here, key, settings)
         self._shares = _shares(connection, here, key)
-        self._bos = open_checkpoint(store, key[0]).bos
-        self._vocabulary = read_vocabulary(tokens_part(store, key[0]))
-        self._rows = _rows(store, sampled_corpus, {one.sequence for many in self._samples.values() for one in many})
+        self._bos = open_checkpoint(store, job.checkpoint_id).bos
+        self._vocabulary = read_vocabulary(tokens_part(store, job.checkpoint_id))
+        sequences = np.array([one.sequence for many in self._samples.values() for one in many], np.int64)
+        self._rows = read_numbered_rows(store, numbered(store, sampled_corpus.corpora), sequences)
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
         """What is known of a feature, with its samples."""
@@ -112,8 +120,8 @@ class _Moments:
         return FeatureEvidence(
             known.reads,
             known.promotes,
-            top=tuple(self._moment(one, None) for one in samples[:n]),
-            spread=tuple(self._moment(quantile[at], None) for at in places),
+            top=tuple(self._example(one, None) for one in samples[:n]),
+            spread=tuple(self._example(quantile[at], None) for at in places),
             clusters=tuple(self._clusters(feature, quantile)),
             effects=tuple(self._effects[feature]),
         )
@@ -126,11 +134,11 @@ class _Moments:
                 members[one.cluster].append(one)
         for number in described({number: len(many) for number, many in members.items()}, self._settings.n_clusters):
             chosen = members[number][: self._settings.n_moments]
-            moments = tuple(self._moment(one, self._causes.get((feature, one.sample), [])) for one in chosen)
+            examples = tuple(self._example(one, self._causes.of(feature, one.sample)) for one in chosen)
             share = self._shares.get((feature, number), len(members[number]) / len(quantile))
-            yield Cluster(number, share, moments)
+            yield Cluster(number, share, examples)
 
-    def _moment(self, one: _Sample, causes: list[int] | None) -> ActivationExample:
+    def _example(self, one: _Sample, causes: list[int] | None) -> ActivationExample:
         """A sample with the text around it, of its own document as far as BOS tells."""
         row = self._rows[one.sequence]
         first = max(0, one.position - self._settings.before)
@@ -144,43 +152,36 @@ class _Moments:
         return ActivationExample(tokens, one.position - first, one.activation, shown, one.sequence)
 
 
-def _rows(store: Store, sampled_corpus: SampledCorpus, sequences: set[int]) -> dict[int, np.ndarray]:
-    """Rows of the corpora by number, counted through all of them."""
-    found: dict[int, np.ndarray] = {}
-    first = 0
-    for corpus_id in sampled_corpus.corpora:
-        n_sequences = corpus_attributes(store, corpus_id).n_sequences
-        own = np.array(sorted(one for one in sequences if first <= one < first + n_sequences), np.int64)
-        if len(own):
-            found.update(zip(own.tolist(), read_rows_at(store, corpus_id, own - first), strict=True))
-        first += n_sequences
-    return found
+class _Causes:
+    """The positions that attributed samples came from."""
 
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, here: str, key: list[object], settings: EvidenceSettings
+    ) -> None:
+        self._settings = settings
+        query = f"""SELECT feature, sample, kind, source_position, score FROM contributions
+                    WHERE {here} AND kind IN ('head', 'token') AND source_position IS NOT NULL
+                    ORDER BY feature, sample"""
+        found = connection.execute(query, key).fetchnumpy()
+        self._ids = sample_ids(found["feature"].astype(np.int64), found["sample"].astype(np.int64))
+        self._kind, self._score = np.asarray(found["kind"], object), np.asarray(found["score"], np.float64)
+        self._source = np.asarray(found["source_position"], np.int64)
 
-def _causes(
-    connection: duckdb.DuckDBPyConnection, here: str, key: list[Any], settings: EvidenceSettings
-) -> dict[tuple[int, int], list[int]]:
-    """By (feature, sample), the positions that count by heads and embeddings (`interp.circuitlens.patterns`), the
-    strongest first."""
-    query = f"""
-        WITH places AS (
-            SELECT feature, sample, source_position, sum(score) AS score FROM contributions
-            WHERE {here} AND kind IN ('head', 'token') AND source_position IS NOT NULL
-            GROUP BY ALL HAVING sum(score) > 0
+    def of(self, feature: int, sample: int) -> list[int]:
+        """Those of one sample, the strongest first."""
+        wanted = (feature << 32) + sample
+        own = slice(*np.searchsorted(self._ids, [wanted, wanted + 1]).tolist())
+        return strongest_sources(
+            self._kind[own].tolist(),
+            self._source[own],
+            self._score[own],
+            min_share=self._settings.min_cause_share,
+            most=self._settings.n_causes,
         )
-        SELECT feature, sample, source_position FROM places
-        QUALIFY score >= ? * sum(score) OVER (PARTITION BY feature, sample)
-            AND row_number() OVER (PARTITION BY feature, sample ORDER BY score DESC, source_position DESC) <= ?
-        ORDER BY feature, sample, score DESC, source_position DESC"""
-    found = defaultdict(list)
-    parameters = [*key, settings.min_cause_share, settings.n_causes]
-    for feature, sample, position in connection.execute(query, parameters).fetchall():
-        found[feature, sample].append(position)
-    return found
 
 
 def _effects(
-    connection: duckdb.DuckDBPyConnection, here: str, key: list[Any], settings: EvidenceSettings
+    connection: duckdb.DuckDBPyConnection, here: str, key: list[object], settings: EvidenceSettings
 ) -> dict[int, list[str]]:
     query = f"""
         SELECT feature, t.text FROM logit_effects e JOIN tokens t USING (checkpoint_id, token_id)
@@ -193,6 +194,6 @@ def _effects(
     return found
 
 
-def _shares(connection: duckdb.DuckDBPyConnection, here: str, key: list[Any]) -> dict[tuple[int, int], float]:
+def _shares(connection: duckdb.DuckDBPyConnection, here: str, key: list[object]) -> dict[tuple[int, int], float]:
     rows = connection.execute(f"SELECT feature, cluster, share FROM clusters WHERE {here}", key).fetchall()
     return {(feature, cluster): share for feature, cluster, share in rows}

@@ -16,7 +16,7 @@ from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
 from storage.answers import AnswerStore, look_up
 from storage.catalog.database import open_catalog
-from storage.catalog.parts import read_parts, write_part
+from storage.catalog.parts import Failure, read_parts, write_failures
 from storage.checkpoints import open_checkpoint
 from storage.parquet import write_table
 from storage.store import ShardKey, Store
@@ -69,10 +69,8 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
     _write_kept(task.judged_path(store, key.layer), kept)
     problems = [] if answers is None else answers.problems
     passing = sorted({problem.problem or "" for problem in problems} & PASSING)
-    failed = [(-1, reason, "questions of this layer without an answer") for reason in passing[:1]]
-    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
-    failures = {"stage": "evaluate", "layer": key.layer, **columns}
-    write_part(store.part("failures", key), "failures", failures, len(failed))
+    failed = [Failure(-1, reason, "questions of this layer without an answer") for reason in passing[:1]]
+    write_failures(store.part("failures", key), "evaluate", key.layer, failed)
     return Questions()
 
 

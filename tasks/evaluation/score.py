@@ -12,12 +12,12 @@ from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.wording import meaning_of
 from interp.fade.judging import Judged, figures
 from interp.fade.metrics import Score, share_in_common
-from storage.catalog.database import mark_loaded, note_recipes, open_catalog, replace_rows
-from storage.catalog.parts import read_parts, write_part
+from storage.catalog.database import RunOf, loaded_subject, mark_loaded, note_recipes, open_catalog, replace_failures, replace_rows
+from storage.catalog.parts import columns_of, read_parts, write_part
 from storage.parquet import reading
 from storage.store import ShardKey, Store
 from tasks.describe.describe import PASSING
-from tasks.describe.evidence import known_features
+from tasks.describe.evidence import EvidenceJob, known_features
 from tasks.evaluation.held_out import JudgeJob, load_layer_material
 from tasks.evaluation.judge import CONTROL, partners
 from tasks.shard_task import shard_task
@@ -101,11 +101,10 @@ def _words_of_halves(
 ) -> dict[tuple[Method, int], list[frozenset[str]]]:
     """By method and feature, the firing tokens that a description from each half of the rows names."""
     explainer = TokensExplainer(task.rule, task.wording)
-    evidence = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
+    settings = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
+    evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, layer, settings)
     with open_catalog(store.catalog) as connection:
-        everything = known_features(
-            store, connection, task.checkpoint_id, task.sampled_corpus, layer, features, evidence
-        )
+        everything = known_features(store, connection, evidence, features)
         return {
             (method, feature): [
                 frozenset(
@@ -123,10 +122,8 @@ def _words_of_halves(
 
 
 def _write(store: Store, task: JudgeJob, key: ShardKey, rows: Sequence[Row]) -> None:
-    names = ("feature", "method", "metric", "score")
-    columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=False))
-    scores: Sequence[Score] = columns.pop("score", ())
-    columns |= {name: [getattr(score, name) for score in scores] for name in Score._fields}
+    names = ("feature", "method", "metric", *Score._fields)
+    columns = columns_of(names, [(feature, method, metric, *score) for feature, method, metric, score in rows])
     shared = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.sampled_corpus.corpus_id, "layer": key.layer}
     who = {"explainer": task.explainer, "judge": task.judge}
     write_part(store.part("scores", key), "scores", {**shared, **who, **columns}, len(rows))
@@ -144,13 +141,11 @@ def load_scores(
     where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.sampled_corpus.corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "scores", {**where, "explainer": task.explainer, "judge": task.judge}, scores)
-        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
-        connection.execute(f"DELETE FROM failures WHERE stage = 'evaluate' AND {of_checkpoint}", [task.checkpoint_id])
-        replace_rows(connection, "failures", {"run_id": run_id, "stage": "evaluate"}, failures, run_id)
+        replace_failures(connection, "evaluate", RunOf(run_id, task.checkpoint_id), failures)
         said = {**where, "explainer": task.explainer, "judge": task.judge}
         note_recipes(connection, "evaluation", said, [task.material_recipe])
         recipe = scored[0].recipe if is_whole else ""
-        subject = f"{task.checkpoint_id} {task.sampled_corpus.corpus_id}"
+        subject = loaded_subject(task.checkpoint_id, task.sampled_corpus.corpus_id)
         mark_loaded(connection, subject, loaded_name(task.explainer, task.judge), recipe)
     return is_whole
 

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from interp.coactivation.settings import CoactivationSettings
 from interp.coactivation.stability import beginnings, chosen, ranking, stability
 from interp.coactivation.sums import N_SUMS, Strongest, add_coactive, by_token, strength
 from interp.kernels.activations import uniform
@@ -18,7 +17,7 @@ from storage.catalog.parts import read_parts
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes
 from storage.store import ShardKey, Store, read_json, shards, whole_file, write_json
-from tasks.activations.coactivation import virtual_weights
+from tasks.activations.coactivation import EdgesJob, virtual_weights
 from tasks.activations.corpus_pass import CorpusPass, n_counted
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import encoder_directions, reading_source
@@ -31,16 +30,7 @@ LAYERS_IN_LEGEND = 8
 
 
 @shard_task("stability", "stability L{layer:02d}")
-def measure_stability(
-    store: Store,
-    checkpoint_id: str,
-    path: Path,
-    layer: int,
-    passes: Sequence[CorpusPass],
-    settings: CoactivationSettings,
-    fold_norms: bool,
-    features: Sequence[ShardKey],
-) -> int:
+def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, features: Sequence[ShardKey]) -> int:
     """Rank the sources of some features of a layer by both halves and by beginnings of the text, each as if it were
     all there is. `features` are the layer's shards, under the recipe of the activations.
 
@@ -49,7 +39,7 @@ def measure_stability(
     """
     if path.exists():
         return layer
-    checkpoint = open_checkpoint(store, checkpoint_id)
+    checkpoint, settings, passes = open_checkpoint(store, job.checkpoint_id), job.settings, job.passes
     n_active = read_parts([store.part("features", key) for key in features], ["n_active"])["n_active"].to_numpy()
     chances = np.array([uniform(0, layer, feature, 0) for feature in range(len(n_active))])
     targets = chosen(chances, n_active >= settings.min_support, settings.report_targets)
@@ -58,17 +48,15 @@ def measure_stability(
     found = [Strongest(n, settings.top_k) for _ in bounds]
     halves = [Strongest(n, settings.top_k) for _ in range(2)]
     single = [ShardKey("", layer, int(feature), int(feature) + 1) for feature in targets]
-    encoder = torch.cat([encoder_directions(checkpoint, key, fold_norms) for key in single] or [torch.zeros(0, 1)])
-    for source, target in settings.layer_pairs(checkpoint.n_layers) if n else []:
-        if target != layer:
-            continue
-        rows = reading_source(checkpoint, encoder, source, fold_norms)
+    encoder = torch.cat([encoder_directions(checkpoint, key, job.fold_norms) for key in single] or [torch.zeros(0, 1)])
+    for source in job.layer_pairs(layer, checkpoint.n_layers) if n else []:
+        rows = reading_source(checkpoint, encoder, source, job.fold_norms)
         parts = shards("", source, checkpoint.d_transcoder, features[0].stop - features[0].start)
         weight = torch.cat([virtual_weights(checkpoint, rows, part, layer) for part in parts], 1).numpy()
         sums, totals = np.zeros((checkpoint.d_transcoder, 2 * n, N_SUMS)), np.zeros(2 * n)
         at = 0
-        width = checkpoint.d_transcoder
-        for sources, active, n_positions, n_rows in _segments(store, passes, width, source, layer, targets, bounds):
+        wanted = _Wanted(source, layer, checkpoint.d_transcoder, targets)
+        for sources, active, n_positions, n_rows in _segments(store, passes, wanted, bounds):
             add_coactive(sources, by_token(active, n_positions), sums)
             totals += np.add.reduceat(np.r_[active.value, 0.0], active.indptr[:-1]) * (np.diff(active.indptr) > 0)
             if n_rows == bounds[at]:
@@ -88,14 +76,19 @@ def measure_stability(
     return layer
 
 
+class _Wanted(NamedTuple):
+    """Which features of which layers are looked at together."""
+
+    source: int
+    target: int
+    width: int
+    """Features a layer."""
+    targets: np.ndarray
+    """Of the target layer."""
+
+
 def _segments(
-    store: Store,
-    passes: Sequence[CorpusPass],
-    width: int,
-    source: int,
-    layer: int,
-    targets: np.ndarray,
-    bounds: list[int],
+    store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: list[int]
 ) -> Iterator[tuple[FeatureTokens, FeatureTokens, int, int]]:
     """Blocks in order, cut where a beginning ends: (a layer's activations, those of the targets in even rows and then
     in odd rows, positions of the block, rows until here)."""
@@ -105,11 +98,11 @@ def _segments(
         for block in corpus_pass.blocks(store):
             opened = open_block(store, corpus_pass.recipe, block)
             n_rows = block.stop - block.start
-            sources, wanted = (opened.features(at, 0, width) for at in (source, layer))
+            sources, wanted = (opened.features(at, 0, of.width) for at in (of.source, of.target))
             cuts = [bound - n_before for bound in bounds if n_before < bound < n_before + n_rows]
             for start, stop in zip([0, *cuts], [*cuts, n_rows], strict=True):
                 halves = [(block.start + half) % 2 for half in range(2)]
-                parts = [_rows(wanted, targets, n_pos, start, stop, half) for half in halves]
+                parts = [_rows(wanted, of.targets, n_pos, start, stop, half) for half in halves]
                 yield sources, _one_after_the_other(parts), n_rows * n_pos, n_before + stop
             n_before += n_rows
 

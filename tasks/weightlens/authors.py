@@ -1,8 +1,7 @@
 """Describe a shard as the authors' code would: upstream descriptions validated as sequences (`compat: authors`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,7 +11,6 @@ from interp.transcoder import Transcoder
 from interp.weightlens.authors import firing, sequence_inputs
 from interp.weightlens.description import Token
 from interp.weightlens.propagation import Inherited
-from interp.weightlens.settings import WordingSettings
 from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store, shards
@@ -22,6 +20,7 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import (
     PROPAGATED_TABLES,
     Candidates,
+    PropagationJob,
     read_candidates,
     read_vocabulary,
     write_inherited,
@@ -33,15 +32,7 @@ SOURCES_PER_BLOCK = 512
 
 
 @shard_task("describe-as-authors", "describe as authors {key.name}")
-def describe_shard_as_authors(
-    store: Store,
-    checkpoint_id: str,
-    model_path: Path,
-    key: ShardKey,
-    projected: ShardKey,
-    shard_size: int,
-    wording: WordingSettings,
-) -> ShardKey:
+def describe_shard_as_authors(store: Store, job: PropagationJob, key: ShardKey) -> ShardKey:
     """Join what upstream descriptions leave when they are read as sequences, and validate the whole as one.
 
     The soft description holds every token of the upstream descriptions, fired by or not.
@@ -49,16 +40,17 @@ def describe_shard_as_authors(
     tables = (*PROPAGATED_TABLES, "sequence_validation")
     if all(store.part(table, key).exists() for table in tables):
         return key
+    checkpoint_id = job.checkpoint_id
     checkpoint = open_checkpoint(store, checkpoint_id)
-    reader = _Reader(checkpoint, model_path, key.layer)
-    candidates = read_candidates(store, projected)
+    reader = _Reader(checkpoint, job.model_path, key.layer)
+    candidates = read_candidates(store, job.projected(key))
     vocabulary = read_vocabulary(tokens_part(store, checkpoint_id))
     kept = [[vocabulary[token].text for token in _own(candidates, at)] for at in range(key.stop - key.start)]
     soft = [list(texts) for texts in kept]
     taken: list[tuple[int, int, float, int, int, float]] = []
     edges = candidates.edges
     for layer in np.unique(edges.source_layer).tolist():
-        texts_of = _described(store, key.recipe, layer, checkpoint.d_transcoder, shard_size)
+        texts_of = _described(store, job, layer, checkpoint.d_transcoder)
         of_layer = np.nonzero(edges.source_layer == layer)[0]
         sources = [source for source in np.unique(edges.source_feature[of_layer]).tolist() if source in texts_of]
         for start in range(0, len(sources), SOURCES_PER_BLOCK):
@@ -79,7 +71,7 @@ def describe_shard_as_authors(
     described = [sorted(set(texts)) for texts in kept]
     soft = [sorted(set(texts)) if described[at] else texts for at, texts in enumerate(soft)]
     as_tokens = [[Token(text) for text in texts] for texts in described]
-    write_words(store, key, checkpoint_id, as_tokens, candidates, wording, [[Token(text) for text in t] for t in soft])
+    write_words(store, job, key, candidates, as_tokens, [[Token(text) for text in texts] for texts in soft])
     validation, validation_soft = reader.fired(key, described), reader.fired(key, soft)
     columns = {
         "checkpoint_id": checkpoint_id,
@@ -109,7 +101,7 @@ class _Reader:
                 self.known_ids[text] = ids[-1] if ids else 0
         return [self.known_ids[text] for text in texts]
 
-    def run(self, sequences: Sequence[Sequence[int]]) -> list[Any]:
+    def run(self, sequences: Sequence[Sequence[int]]) -> list[Callable[[np.ndarray], np.ndarray]]:
         """For each sequence a function from features to their activations at its tokens."""
         xs = sequence_inputs(
             self.model, self.folder.family, self.checkpoint.hooks, self.layer, sequences, self.checkpoint.bos
@@ -132,9 +124,9 @@ def _own(candidates: Candidates, at: int) -> list[int]:
     return direct.token[direct.indptr[at] : direct.indptr[at + 1]].tolist()
 
 
-def _described(store: Store, recipe: str, layer: int, d_transcoder: int, shard_size: int) -> dict[int, list[str]]:
+def _described(store: Store, job: PropagationJob, layer: int, d_transcoder: int) -> dict[int, list[str]]:
     """The descriptions of an earlier layer, by feature."""
-    parts = [store.part("descriptions", key) for key in shards(recipe, layer, d_transcoder, shard_size)]
+    parts = [store.part("descriptions", key) for key in shards(job.recipe, layer, d_transcoder, job.shard_size)]
     table = read_parts(parts, ["feature", "method", "tokens"])
     table = table.filter(pc.field("method") == "weightlens")
     return dict(zip(table["feature"].to_pylist(), table["tokens"].to_pylist(), strict=True))

@@ -1,5 +1,6 @@
 """Project a shard's features on tokens and earlier features, and keep and validate what stands out."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,24 +27,29 @@ VERSION = 1
 """Bump when the same weights and settings would give other candidates, edges or inherited tokens."""
 
 
-@shard_task("weightlens", "weightlens {key.name}")
-def project_shard(
-    store: Store, checkpoint_id: str, key: ShardKey, settings: WeightLensSettings, arithmetic: Arithmetic
-) -> ShardKey:
-    """Score a shard's features against tokens and earlier features; keep and validate what stands out.
+@dataclass(frozen=True)
+class ProjectionJob:
+    """What is projected, and how."""
 
-    `arithmetic` says on which device and how, with the same result.
-    """
+    checkpoint_id: str
+    settings: WeightLensSettings
+    arithmetic: Arithmetic
+    """On which device and how products are computed, with the same result."""
+
+
+@shard_task("weightlens", "weightlens {key.name}")
+def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
+    """Score a shard's features against tokens and earlier features; keep and validate what stands out."""
     if all(store.part(table, key).exists() for table in PROJECTED_TABLES):
         return key
-    checkpoint = open_checkpoint(store, checkpoint_id)
+    checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     try:
         tokens = [
-            (side, _against_tokens(checkpoint, rows, name, settings, arithmetic))
+            (side, _against_tokens(checkpoint, rows, name, job))
             for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
         ]
-        upstream = _upstream(checkpoint, key, encoder, settings, arithmetic)
+        upstream = _upstream(checkpoint, key, encoder, job)
     except OverflowError as error:
         raise ValueError(
             f"layer {key.layer}, feature {key.start + error.args[0]}: its weights are so large that their products "
@@ -95,9 +101,9 @@ def _against_tokens(
     checkpoint: Checkpoint,
     rows: Float32[Tensor, "shard d_model"],
     name: str,
-    settings: WeightLensSettings,
-    arithmetic: Arithmetic,
+    job: ProjectionJob,
 ) -> Projection:
+    settings, arithmetic = job.settings, job.arithmetic
     n_tokens = checkpoint.n_tokens
     return project(
         rows.to(arithmetic.device),
@@ -147,10 +153,10 @@ def _upstream(
     checkpoint: Checkpoint,
     key: ShardKey,
     encoder: Float32[Tensor, "shard d_model"],
-    settings: WeightLensSettings,
-    arithmetic: Arithmetic,
+    job: ProjectionJob,
 ) -> list[tuple[int, Projection]]:
     """Earlier layers with what stands out among their features' virtual weights to the shard's features."""
+    settings, arithmetic = job.settings, job.arithmetic
     found = []
     for source in settings.upstream_layers(key.layer):
         rows = reading_source(checkpoint, encoder, source, settings.fold_norms)

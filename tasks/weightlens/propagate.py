@@ -1,6 +1,7 @@
 """Hand a shard the validated tokens of its upstream features, put its tokens into words, and load the catalog."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from interp.sparse import FeatureTokens, feature_tokens, ranks
 from interp.weightlens.description import Token, word_list
 from interp.weightlens.propagation import Edges, Inherited, inherit
 from interp.weightlens.settings import WordingSettings
-from storage.catalog.database import mark_loaded, open_catalog, replace_rows
-from storage.catalog.parts import read_parts, write_part
+from storage.catalog.database import RunOf, mark_loaded, open_catalog, replace_failures, replace_rows
+from storage.catalog.parts import Failure, columns_of, read_parts, write_failures, write_part
 from storage.catalog.runs import now
 from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, Store, shards
@@ -29,33 +30,43 @@ WORDING_VERSION = 2
 """Bump when the same tokens would be put into other words."""
 
 
-@shard_task("propagate", "propagate {key.name}")
-def propagate_shard(
-    store: Store,
-    checkpoint_id: str,
-    key: ShardKey,
-    projected: ShardKey,
-    shard_size: int,
-    wording: WordingSettings,
-) -> ShardKey:
-    """Give a shard's features the tokens they inherit, and put all their tokens into words.
+@dataclass(frozen=True)
+class PropagationJob:
+    """Where tokens are handed up from, and how they are worded."""
 
-    `key` carries the recipe of this step and `projected` that of the candidates and edges it starts from.
-    """
+    checkpoint_id: str
+    model_path: Path
+    projections: str
+    """The recipe of the candidates and edges from which this starts."""
+    recipe: str
+    """Of this step."""
+    shard_size: int
+    wording: WordingSettings
+
+    def projected(self, key: ShardKey) -> ShardKey:
+        """The same shard among the projections."""
+        return key._replace(recipe=self.projections)
+
+
+@shard_task("propagate", "propagate {key.name}")
+def propagate_shard(store: Store, job: PropagationJob, key: ShardKey) -> ShardKey:
+    """Give a shard's features the tokens they inherit, and put all their tokens into words."""
     if all(store.part(table, key).exists() for table in PROPAGATED_TABLES):
         return key
-    checkpoint = open_checkpoint(store, checkpoint_id)
-    candidates = read_candidates(store, projected)
+    checkpoint = open_checkpoint(store, job.checkpoint_id)
+    candidates = read_candidates(store, job.projected(key))
 
     def validated(layer: int) -> FeatureTokens:
-        return _validated(store, layer, projected.recipe, key.recipe, checkpoint.d_transcoder, shard_size)
+        recipes = (job.projections, job.recipe)
+        keys = (k for r in recipes for k in shards(r, layer, checkpoint.d_transcoder, job.shard_size))
+        return _validated(store, tuple(keys), checkpoint.d_transcoder)
 
     single_token = checkpoint.single_token(key.layer, key.start, key.stop)
     inherited = inherit(candidates.edges, validated, single_token, candidates.direct)
-    write_inherited(store, key, checkpoint_id, inherited, candidates)
-    vocabulary = read_vocabulary(tokens_part(store, checkpoint_id))
+    write_inherited(store, key, job.checkpoint_id, inherited, candidates)
+    vocabulary = read_vocabulary(tokens_part(store, job.checkpoint_id))
     described = [[vocabulary[token] for token in tokens] for tokens in _by_strength(candidates.direct, inherited)]
-    write_words(store, key, checkpoint_id, described, candidates, wording)
+    write_words(store, job, key, candidates, described)
     return key
 
 
@@ -98,12 +109,9 @@ def _edges(store: Store, projected: ShardKey) -> Edges:
 
 
 @lru_cache(maxsize=32)
-def _validated(
-    store: Store, layer: int, projected: str, propagated: str, d_transcoder: int, shard_size: int
-) -> FeatureTokens:
+def _validated(store: Store, keys: tuple[ShardKey, ...], d_transcoder: int) -> FeatureTokens:
     """All validated tokens of an earlier layer, direct and inherited. Every shard of the layers above asks for them."""
-    recipes = (projected, propagated)
-    parts = [store.part("token_candidates", k) for r in recipes for k in shards(r, layer, d_transcoder, shard_size)]
+    parts = [store.part("token_candidates", key) for key in keys]
     table = read_parts(parts, ["feature", "token_id", "activation", "validated"])
     table = table.filter(table["validated"])
     feature, token, activation = (table[name].to_numpy() for name in ("feature", "token_id", "activation"))
@@ -139,19 +147,19 @@ def read_vocabulary(path: Path) -> list[Token]:
 
 def write_words(
     store: Store,
+    job: PropagationJob,
     key: ShardKey,
-    checkpoint_id: str,
-    inputs: Sequence[Sequence[Token]],
     candidates: Candidates,
-    wording: WordingSettings,
+    inputs: Sequence[Sequence[Token]],
     soft: Sequence[Sequence[Token]] | None = None,
 ) -> None:
     """Describe the features that have tokens, and record why the others have none.
 
     `inputs` are each feature's validated tokens, the strongest first; `soft`, where given, those of `weightlens-soft`.
     """
-    vocabulary = read_vocabulary(tokens_part(store, checkpoint_id))
-    described, failed = [], []
+    vocabulary, wording = read_vocabulary(tokens_part(store, job.checkpoint_id)), job.wording
+    described: list[tuple[int, str, str, list[str]]] = []
+    failed: list[Failure] = []
     for at, read in enumerate(inputs):
         feature = key.start + at
         written = [vocabulary[token] for token in candidates.outputs[at][: wording.max_words]]
@@ -160,20 +168,18 @@ def write_words(
             described.append((feature, "weightlens", text, [token.text for token in read]))
         else:
             n_edges = int((candidates.edges.target == at).sum())
-            failed.append((feature, *_reason(candidates.n_input[at], n_edges)))
+            failed.append(Failure(feature, *_reason(candidates.n_input[at], n_edges)))
         if read or written:
             promotes = f"promotes {word_list(written, wording)}" if written else ""
             both = [token.text for token in (*read, *written)]
             described.append((feature, "weightlens+out", "; ".join(filter(None, (text, promotes))), both))
         if soft is not None and soft[at]:
             described.append((feature, "weightlens-soft", word_list(soft[at], wording), [t.text for t in soft[at]]))
-    shared = {"checkpoint_id": checkpoint_id, "layer": key.layer}
-    columns = dict(zip(("feature", "method", "text", "tokens"), zip(*described, strict=True), strict=False))
+    shared = {"checkpoint_id": job.checkpoint_id, "layer": key.layer}
+    columns = columns_of(("feature", "method", "text", "tokens"), described)
     fixed = {"explainer": "tokens", "cluster": -1, "created_at": [now()] * len(described)}
     write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
-    columns = dict(zip(("feature", "reason", "detail"), zip(*failed, strict=True), strict=False))
-    failures = {"stage": "weightlens", "layer": key.layer, **columns}
-    write_part(store.part("failures", key), "failures", failures, len(failed))
+    write_failures(store.part("failures", key), "weightlens", key.layer, failed)
 
 
 def _by_strength(direct: FeatureTokens, inherited: Inherited) -> Iterator[list[int]]:
@@ -216,9 +222,7 @@ def load_weightlens(
             replace_rows(connection, table, rows, [store.part(table, key) for key in keys])
         validations = [store.part("sequence_validation", key) for key in propagated]
         replace_rows(connection, "sequence_validation", where, [path for path in validations if path.exists()])
-        of_checkpoint = "run_id IN (SELECT run_id FROM runs WHERE checkpoint_id = ?)"
-        connection.execute(f"DELETE FROM failures WHERE stage = 'weightlens' AND {of_checkpoint}", [checkpoint_id])
         failures = [store.part("failures", key) for key in propagated]
-        replace_rows(connection, "failures", {"run_id": run_id, "stage": "weightlens"}, failures, run_id)
+        replace_failures(connection, "weightlens", RunOf(run_id, checkpoint_id), failures)
         mark_loaded(connection, checkpoint_id, "weightlens", recipe)
     return recipe

@@ -1,7 +1,7 @@
 """What every token alone activates: blocks of the vocabulary through the model, then turned round by feature."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,27 +25,36 @@ ENTRY_FIELDS = ("token", "feature", "value")
 """Of the active features of a layer, as a block keeps them."""
 
 
+@dataclass(frozen=True)
+class SingleTokenJob:
+    """Which model is asked, and how."""
+
+    checkpoint_id: str
+    model_path: Path
+    compat: Compat | None
+    device: str
+
+
 @shard_task("single-token-block", "single tokens {start}-{stop}")
-def single_token_block(
-    store: Store, checkpoint_id: str, model_path: Path, start: int, stop: int, compat: Compat | None, device: str
-) -> int:
+def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int) -> int:
     """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
 
     Memory: the model, one encoder, the inputs of the block at every layer, and its active pairs, 12 bytes each.
     """
+    checkpoint_id, compat = job.checkpoint_id, job.compat
     path = _block_path(store, checkpoint_id, start, compat)
     checkpoint = open_checkpoint(store, checkpoint_id)
     gathered = [single_token_path(store, checkpoint_id, layer, compat).exists() for layer in range(checkpoint.n_layers)]
     layers = [layer for layer, is_there in enumerate(gathered) if not is_there]
     if path.exists() or not layers:
         return start
-    folder, model = loaded_model(model_path, device)
+    folder, model = loaded_model(job.model_path, job.device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
     inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
     position = np.arange(start, stop, dtype=np.int32)
     arrays = {}
     for layer in layers:
-        entries = find_active(_encoder(checkpoint, layer, compat, device), inputs[layer], position)
+        entries = find_active(_encoder(checkpoint, layer, compat, job.device), inputs[layer], position)
         arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
     with whole_file(path) as partial:
         save_file(arrays, partial, {NAME: UNSTAMPED})
@@ -62,10 +71,9 @@ def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: 
 
 
 @shard_task("single-token-layer", "single tokens L{layer:02d}")
-def single_token_layer(
-    store: Store, checkpoint_id: str, layer: int, starts: Sequence[int], compat: Compat | None
-) -> int:
+def single_token_layer(store: Store, job: SingleTokenJob, layer: int, starts: Sequence[int]) -> int:
     """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
+    checkpoint_id, compat = job.checkpoint_id, job.compat
     forget_model()  # every block has been run, and what follows wants the room
     if not single_token_path(store, checkpoint_id, layer, compat).exists():
         blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]

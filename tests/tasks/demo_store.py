@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from configs.run import load_config
+from flows.ingest import quality_text
 from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
@@ -13,7 +14,7 @@ from storage.checkpoints import finish, open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from tasks.activations.corpora import tokenise_corpus
-from tasks.ingest import ingest_embeddings, ingest_layer
+from tasks.ingest import IngestJob, ingest_embeddings, ingest_layer
 from tasks.models import loaded_model
 
 
@@ -22,9 +23,10 @@ def ingested(folder: Path, *overrides: str) -> Subject:
     config = load_config(Path("configs/demo.yaml"), [f"store={folder}", *overrides])
     subject = identify(open_source(config))
     store, model, release = subject.store, subject.source.model.path, subject.transcoders
-    ingest_embeddings.fn(store, subject.checkpoint_id, model)
-    for layer in range(release.n_layers):
-        ingest_layer.fn(store, subject.checkpoint_id, layer, model, release.path, release.hooks)
+    job = IngestJob(subject.checkpoint_id, model, release.path, release.hooks, quality_text(subject))
+    ingest_embeddings.fn(store, job)
+    for layer in subject.layers:
+        ingest_layer.fn(store, job, layer)
     finish(store, subject.checkpoint_id, subject.attributes)
     tokenise_corpus.fn(store, subject.source.corpus, model)
     return subject

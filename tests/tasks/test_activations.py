@@ -17,6 +17,7 @@ from interp.activations.settings import ActivationSettings
 from interp.capture import capture
 from storage.activations import block_path, open_block, pack_block
 from storage.checkpoints import open_checkpoint
+from storage.samples import read_samples
 from storage.store import ShardKey, shards
 from tasks.activations import corpus_pass as tasks
 from tasks.evaluation import reading
@@ -45,11 +46,12 @@ def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         [corpus_pass] = work.passes
         for block in reversed(corpus_pass.blocks(store)):
             model = subject.source.model.path
-            tasks.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
+            tasks.activations_block.fn(store, tasks.PassJob(checkpoint_id, model, settings), corpus_pass, block)
+        drawing = tasks.SamplingJob(checkpoint_id, work.corpus_id, (corpus_pass,), settings)
         tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
         for layer in range(subject.attributes.n_layers):
             for key in shards("recipe", layer, subject.attributes.d_transcoder, shard_size):
-                tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, [corpus_pass], settings)
+                tasks.gather_shard.fn(store, drawing, key)
                 for name, parts in tables.items():
                     parts.append(pq.read_table(store.part(name, key)))
         whole = {name: pa.concat_tables(parts) for name, parts in tables.items()}
@@ -130,7 +132,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     shutil.rmtree(place)
 
     def run() -> None:
-        tasks.activations_block.fn(store, subject.checkpoint_id, model, corpus_pass, block, CASES[0])
+        tasks.activations_block.fn(store, tasks.PassJob(subject.checkpoint_id, model, CASES[0]), corpus_pass, block)
 
     def pack() -> None:
         pack_block(store, corpus_pass.recipe, block)
@@ -162,7 +164,7 @@ def test_on_a_gpu_as_much_at_once_as_its_free_memory_allows(monkeypatch: pytest.
 def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any, subject: Subject) -> None:
     settings = CASES[2]
     gathered(settings)
-    samples = tasks.read_samples(subject.store, ShardKey("recipe", 1, 300, 600))
+    samples = read_samples(subject.store, ShardKey("recipe", 1, 300, 600))
     assert (samples.quantile.quantile_bin >= 0).all()
     top = samples.top(settings.n_top)
     for feature in np.unique(samples.feature)[:20]:
@@ -176,11 +178,11 @@ def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
     path = subject.store.activations(corpus_pass.recipe)
     chunk = next(path.glob("rows-*/value/c/0"))
     key = ShardKey("other", 0, 0, 300)
-    arguments = (subject.store, subject.checkpoint_id, "corpus", key, [corpus_pass], CASES[0])
+    drawing = tasks.SamplingJob(subject.checkpoint_id, "corpus", (corpus_pass,), CASES[0])
     for damage in (lambda: chunk.write_bytes(b"no"), chunk.unlink):
         damage()
         with pytest.raises(ValueError, match=r"value.*removes activations/.*/rows-.* run through the model again"):
-            tasks.gather_shard.fn(*arguments)
+            tasks.gather_shard.fn(subject.store, drawing, key)
 
 
 def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

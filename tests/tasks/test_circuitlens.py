@@ -1,6 +1,7 @@
 """The circuitlens stage's tasks on the embedded model: the same whatever the tiling, and consistent in themselves."""
 
-from pathlib import Path
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.circuitlens import CircuitLensRecipe
 from flows.subject.subject import Subject
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
-from storage.store import ShardKey, shards
+from storage.samples import ShardSamples, read_samples, read_samples_of_rows, samples_by_row_path
+from storage.store import ShardKey, Store, shards
 from tasks.activations import corpus_pass as sampling
-from tasks.circuitlens import circuitlens as tasks
+from tasks.circuitlens import attribute
+from tasks.circuitlens.ablate import ablate_layer
+from tasks.circuitlens.attribute import attribute_block
+from tasks.circuitlens.gather import gather_circuits
+from tasks.circuitlens.job import TABLES, CircuitLensJob
+from tasks.circuitlens.order import order_samples
 from tests.tasks.demo_store import ingested
 
 SETTINGS = CircuitLensSettings(
@@ -26,33 +34,45 @@ SHARD = 512
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, tasks.Sampled]:
-    subject = ingested(tmp_path_factory.mktemp("store"), "corpus.max_tokens=2500", "corpus.n_pos=32")
-    store, checkpoint_id, work = subject.store, subject.checkpoint_id, ActivationsRecipe(subject)
-    settings = subject.config.activations
-    for corpus_pass in work.passes:
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, CircuitLensJob]:
+    """The demo's checkpoint with a sampled corpus, and what attributing it all at once takes."""
+    subject = ingested(
+        tmp_path_factory.mktemp("store"), "corpus.max_tokens=2500", "corpus.n_pos=32", f"shard_size={SHARD}"
+    )
+    store, samples = subject.store, ActivationsRecipe(subject)
+    settings, model = subject.config.activations, subject.source.model.path
+    for corpus_pass in samples.passes:
         for block in corpus_pass.blocks(store):
-            model = subject.source.model.path
-            sampling.activations_block.fn(store, checkpoint_id, model, corpus_pass, block, settings)
-    for layer in range(subject.attributes.n_layers):
-        for key in shards(work.recipe, layer, subject.attributes.d_transcoder, SHARD):
-            sampling.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, settings)
-    return subject, tasks.Sampled(work.recipe, SHARD, tuple(work.passes), settings)
+            sampling.activations_block.fn(
+                store, sampling.PassJob(subject.checkpoint_id, model, settings), corpus_pass, block
+            )
+    drawing = sampling.SamplingJob(subject.checkpoint_id, samples.corpus_id, tuple(samples.passes), settings)
+    for key in samples.shards():
+        sampling.gather_shard.fn(store, drawing, key)
+    job = CircuitLensRecipe(subject).job("cpu")
+    return subject, replace(job, corpus_id="corpus", recipe="whole", blocks=(Block(0, 80),), settings=SETTINGS)
 
 
-def attributed(sampled: tuple[Subject, tasks.Sampled], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:
+def ordered(store: Store, job: CircuitLensJob) -> None:
+    """The samples in order of rows."""
+    for layer in range(job.n_layers):
+        for key in job.sampled_shards(layer):
+            order_samples.fn(store, job, key)
+
+
+def attributed(sampled: tuple[Subject, CircuitLensJob], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:
     """All parts of the stage, in blocks of so many rows and shards of so many features."""
-    subject, samples = sampled
-    store, checkpoint_id, model = subject.store, subject.checkpoint_id, subject.source.model.path
-    blocks = [Block(start, start + rows) for start in range(0, 80, rows)]
-    for block in reversed(blocks):
-        tasks.attribute_block.fn(store, checkpoint_id, model, recipe, samples, block, SETTINGS, "cpu")
-    tables: dict[str, list[pa.Table]] = {name: [] for name in tasks.TABLES}
-    for layer in range(subject.attributes.n_layers):
+    subject, job = sampled
+    job = replace(job, recipe=recipe, blocks=tuple(Block(start, start + rows) for start in range(0, 80, rows)))
+    ordered(subject.store, job)
+    for block in reversed(job.blocks):
+        attribute_block.fn(subject.store, job, block)
+    tables: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
+    for layer in subject.layers:
         for key in shards(recipe, layer, subject.attributes.d_transcoder, shard_size):
-            tasks.gather_circuits.fn(store, checkpoint_id, "corpus", key, samples, blocks, SETTINGS)
+            gather_circuits.fn(subject.store, job, key)
             for name, parts in tables.items():
-                parts.append(pq.read_table(store.part(name, key)))
+                parts.append(pq.read_table(subject.store.part(name, key)))
     return {name: pa.concat_tables(parts) for name, parts in tables.items()}
 
 
@@ -69,9 +89,8 @@ def test_contributions_are_significant_and_bounded(found: dict[str, pa.Table]) -
     assert np.isnan(share[~listed]).all()
     assert (np.array(rows["relative_position"], float)[listed] <= 0).all()
     each = list(zip(rows["layer"], rows["feature"], rows["sample"], kind, strict=True))
-    for one in set(each):
-        assert each.count(one) <= SETTINGS.max_contributors
-        break
+    counts = Counter(one for one in each if one[3] in ("feature", "head", "token"))
+    assert max(counts.values()) <= SETTINGS.max_contributors
     layers = np.array([np.nan if at is None else at for at in rows["source_layer"]])
     of_feature = kind == "feature"
     assert (layers[of_feature] < np.array(rows["layer"])[of_feature]).all()
@@ -145,12 +164,9 @@ def test_nothing_depends_on_blocks_and_shards(sampled: Any, found: dict[str, pa.
 
 
 def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found: dict[str, pa.Table]) -> None:
-    subject, samples = sampled
-    store, model = subject.store, subject.source.model.path
-    key = ShardKey("ablation", 2, 0, subject.attributes.d_transcoder)
-    blocks = [Block(0, 80)]
-    arguments = (subject.checkpoint_id, "corpus", model, key, "whole", samples, blocks, SETTINGS, "cpu")
-    tasks.ablate_layer.fn(store, *arguments)
+    subject, job = sampled
+    store, key = subject.store, ShardKey("ablation", 2, 0, subject.attributes.d_transcoder)
+    ablate_layer.fn(store, job, key)
     rows = pq.read_table(store.part("scores", key)).to_pydict()
     assert len(rows["metric"]) == 4 * SETTINGS.ablated_features
     by_metric: dict[str, list[float]] = {}
@@ -162,23 +178,52 @@ def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found:
 
 
 def test_a_damaged_block_is_named(sampled: Any, found: dict[str, pa.Table]) -> None:
-    subject, samples = sampled
-    path: Path = attributions_path(subject.store, "damaged", 0, 80)
+    subject, job = sampled
+    path = attributions_path(subject.store, "damaged", 0, 80)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1")
-    key = ShardKey("damaged", 0, 0, 512)
     with pytest.raises(ValueError, match="damaged part"):
-        tasks.gather_circuits.fn(subject.store, subject.checkpoint_id, "corpus", key, samples, [Block(0, 80)], SETTINGS)
+        gather_circuits.fn(subject.store, replace(job, recipe="damaged"), ShardKey("damaged", 0, 0, 512))
+
+
+def test_a_damaged_order_of_samples_is_named(sampled: Any) -> None:
+    subject, job = sampled
+    job = replace(job, recipe="damaged-order")
+    ordered(subject.store, job)
+    path = samples_by_row_path(subject.store, job.recipe, job.sampled_shards(1)[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{path.name}: damaged.*remove it and run again"):
+        attribute_block.fn(subject.store, job, Block(0, 20))
+
+
+def test_a_block_reads_the_samples_of_its_own_rows(sampled: Any) -> None:
+    """All samples of the quantile sample are in some block, each once, as they were drawn."""
+    subject, job = sampled
+    job = replace(job, recipe="slices", settings=replace(SETTINGS, features_per_layer=None, samples_per_feature=None))
+    ordered(subject.store, job)
+    key = job.sampled_shards(2)[1]
+    drawn = read_samples(subject.store, key).quantile
+    path, parts = samples_by_row_path(subject.store, job.recipe, key), []
+    for start in range(0, 80, 7):
+        samples, continued = read_samples_of_rows(path, start, min(start + 7, 80))
+        assert ((samples.sequence >= start) & (samples.sequence < start + 7)).all()
+        assert len(continued) == len(samples.feature)
+        parts.append(samples)
+    joined = ShardSamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    joined = joined.where(np.lexsort((joined.sample, joined.feature)))
+    drawn = drawn.where(np.lexsort((drawn.sample, drawn.feature)))
+    assert len(drawn.feature) > 1000
+    for ours, theirs in zip(joined, drawn, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_model_that_was_not_sampled_is_refused(sampled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, samples = sampled
-    coders = tasks.loaded_transcoder
-    from dataclasses import replace
-
-    monkeypatch.setattr(tasks, "loaded_transcoder", lambda *a, **k: replace(c := coders(*a, **k), b_enc=c.b_enc + 1))
+    subject, job = sampled
+    job = replace(job, recipe="other")
+    ordered(subject.store, job)
+    coders = attribute.loaded_transcoder
+    monkeypatch.setattr(
+        attribute, "loaded_transcoder", lambda *a, **k: replace(c := coders(*a, **k), b_enc=c.b_enc + 1)
+    )
     with pytest.raises(ValueError, match="contributions sum to"):
-        tasks.attribute_block.fn(
-            subject.store, subject.checkpoint_id, subject.source.model.path, "other", samples, Block(0, 20), SETTINGS,
-            "cpu",
-        )  # fmt: skip
+        attribute_block.fn(subject.store, job, Block(0, 20))

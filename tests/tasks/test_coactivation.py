@@ -51,10 +51,8 @@ def blocks(subject: Subject) -> list[tasks.Summed]:
         patch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
         [corpus_pass] = ActivationsRecipe(subject).passes
         for block in corpus_pass.blocks(subject.store):
-            activation_tasks.activations_block.fn(
-                subject.store, subject.checkpoint_id, subject.source.model.path, corpus_pass, block,
-                ActivationSettings(),
-            )  # fmt: skip
+            job = activation_tasks.PassJob(subject.checkpoint_id, subject.source.model.path, ActivationSettings())
+            activation_tasks.activations_block.fn(subject.store, job, corpus_pass, block)
     return summed
 
 
@@ -160,10 +158,11 @@ def test_edges_are_the_strongest_by_the_formula(
     summed = summed._replace(recipe="edges")
     store, n, size = subject.store, subject.attributes.d_transcoder, 512
     summed_up(subject, summed, size)
+    job = tasks.EdgesJob(subject.checkpoint_id, "corpus", (summed,), SETTINGS, size, True, None)
     for layer, feature in ((1, 5), (3, 600), (3, 700)):
         feature += int(np.argmax((rows[layer][:, feature:] > 0).sum(0) > 20))
         key = next(k for k in shards("mine", layer, n, size) if k.start <= feature < k.stop)
-        tasks.twera_shard.fn(store, subject.checkpoint_id, "corpus", key, [summed], SETTINGS, size, True, None)
+        tasks.twera_shard.fn(store, job, key)
         found = edges_of(store.part("feature_edges", key), feature)
         expected = naive_edges(subject, rows, layer, feature)
         assert [(e["source_layer"], e["source_feature"]) for e in found] == [row[1:3] for row in expected]
@@ -179,7 +178,7 @@ def test_edges_are_the_strongest_by_the_formula(
     corrupt.write_bytes(b"nothing")
     other = key._replace(recipe="other")
     with pytest.raises(ValueError, match=r"n_coactive.*CRC-32C is .*removes coactivation/.*/00-03: .*pair of layers"):
-        tasks.twera_shard.fn(store, subject.checkpoint_id, "corpus", other, [summed], SETTINGS, size, True, None)
+        tasks.twera_shard.fn(store, job, other)
 
 
 def test_the_edges_of_weightlens_alone_need_no_matrices(
@@ -195,8 +194,8 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
     write_part(store.part("feature_edges", projected), "feature_edges", {**shared, **columns}, 2)
     settings = CoactivationSettings(pairs="edges", min_support=4)
     key = ShardKey("by-edges", 2, 0, 1024)
-    arguments = (store, subject.checkpoint_id, "corpus", key, blocks, settings, 1024, True, projected)
-    tasks.twera_shard.fn(*arguments)
+    job = tasks.EdgesJob(subject.checkpoint_id, "corpus", tuple(blocks), settings, 1024, True, projected.recipe)
+    tasks.twera_shard.fn(store, job, key)
     [edge] = edges_of(store.part("feature_edges", key), feature)
     b, a = rows[2][:, feature], rows[0][:, source]
     assert (edge["source_feature"], edge["z_score"], edge["n_coactive"]) == (source, 7.0, together[source])

@@ -15,9 +15,10 @@ from storage.activations import has_block
 from storage.coactivation import make_matrices, matrices
 from storage.corpora.corpus import corpus_attributes
 from storage.corpora.python_docs import python_docs
+from storage.samples import read_samples
 from storage.store import ShardKey
 from tasks.activations import corpus_pass as tasks
-from tasks.activations.coactivation import coactivate, twera_shard
+from tasks.activations.coactivation import EdgesJob, coactivate, twera_shard
 from tasks.activations.corpora import tokenise_corpus
 from tests.tasks.demo_store import dense, ingested
 
@@ -30,17 +31,18 @@ def run(subject: Subject) -> list[dict]:
     work = ActivationsRecipe(subject)
     for corpus_pass in work.passes:
         for block in corpus_pass.blocks(store):
-            tasks.activations_block.fn(
-                store, checkpoint_id, subject.source.model.path, corpus_pass, block, config.activations
-            )
+            job = tasks.PassJob(checkpoint_id, subject.source.model.path, config.activations)
+            tasks.activations_block.fn(store, job, corpus_pass, block)
     key = ShardKey(work.recipe, 2, 0, 512)
-    tasks.gather_shard.fn(store, checkpoint_id, work.corpus_id, key, work.passes, config.activations)
+    drawing = tasks.SamplingJob(checkpoint_id, work.corpus_id, tuple(work.passes), config.activations)
+    tasks.gather_shard.fn(store, drawing, key)
     summed = CoactivationRecipe(subject).summed
     for each in summed:
         make_matrices(matrices(store, each.recipe, 0, 2, 512), 1024)
         coactivate.fn(store, each, 0, ShardKey(each.recipe, 2, 0, 512), 1024, 512)
     key = key._replace(recipe=CoactivationRecipe(subject).recipe)
-    twera_shard.fn(store, checkpoint_id, work.corpus_id, key, summed, SETTINGS, 512, True, None)
+    edges = EdgesJob(checkpoint_id, work.corpus_id, tuple(summed), SETTINGS, 512, True, None)
+    twera_shard.fn(store, edges, key)
     return pq.read_table(store.part("feature_edges", key)).to_pylist()
 
 
@@ -77,7 +79,7 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
         assert edge["n_coactive"] == ((a > 0) & (b > 0)).sum()
         assert edge["twera"] == pytest.approx((a * b).sum() / b.sum() * edge["virtual_weight"], rel=1e-4)
         assert edge["corpus_id"] == work.corpus_id
-    samples = tasks.read_samples(both.store, ShardKey(work.recipe, 2, 0, 512))
+    samples = read_samples(both.store, ShardKey(work.recipe, 2, 0, 512))
     n_first = corpus_attributes(both.store, work.passes[0].corpus_id).n_sequences
     second = samples.where(samples.sequence >= n_first)
     assert 0 < len(second.feature) < len(samples.feature)

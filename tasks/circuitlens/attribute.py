@@ -1,0 +1,157 @@
+"""Attribute the samples of a block of rows: all layers' together, so that a sequence is run through the model once."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+
+from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
+from interp.circuitlens.contributors import Contributors, significant
+from interp.circuitlens.effects import Activations, output_effects
+from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.settings import CircuitLensSettings
+from interp.transcoder import Transcoder
+from storage.activations import Block
+from storage.attributions import Attributed, attributions_path, write_attributed
+from storage.checkpoints import Checkpoint, open_checkpoint
+from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_path
+from storage.store import Store
+from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
+from tasks.models import loaded_model, loaded_transcoder
+from tasks.shard_task import shard_task
+
+WORST_SUM = 0.02
+"""Where contributions differ from the activation by more than this share of it at half of the samples, the model that
+is attributed is not the one that was sampled."""
+
+_LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
+"""A layer's samples, and which of them are continued."""
+
+
+@shard_task("circuitlens-block", "circuitlens rows {block.start}-{block.stop}")
+def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
+    """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
+
+    Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (a
+    decoder row for every active feature at every token), `BATCH_BYTES` of targets, the block's samples, and the
+    results: about a kilobyte and, with output effects, a vector of d_model for every sample of the block.
+    """
+    path = attributions_path(store, job.recipe, block.start, block.stop)
+    if path.exists():
+        return block
+    checkpoint = open_checkpoint(store, job.checkpoint_id)
+    folder, model = loaded_model(job.model_path, job.device, open_attention=True)
+    linear = linear_model(model, folder.family, checkpoint.hooks)
+    wanted = [_samples(store, job, layer, block) for layer in range(job.n_layers)]
+    sequences = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
+    rows = job.rows(store, sequences)
+    found = [
+        _attribute_sequence(job, checkpoint, linear, rows[sequence], at)
+        for sequence in sequences.tolist()
+        if (at := [(samples.where(w := samples.sequence == sequence), first[w]) for samples, first in wanted])
+    ]
+    whole = Attributed.joined(found or [_nothing(checkpoint.attributes.d_model, job.settings)])
+    _check_sums(whole)
+    write_attributed(path, whole)
+    return block
+
+
+def _samples(store: Store, job: CircuitLensJob, layer: int, block: Block) -> _LayerSamples:
+    paths = [samples_by_row_path(store, job.recipe, key) for key in job.sampled_shards(layer)]
+    parts, marks = zip(*(read_samples_of_rows(path, *block) for path in paths), strict=True)
+    joined = ShardSamples(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return joined, np.concatenate(marks)
+
+
+def _attribute_sequence(
+    job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, row: np.ndarray, samples: list[_LayerSamples]
+) -> Attributed:
+    """All samples of one sequence, which is cut behind the last of them."""
+    settings, device = job.settings, job.device
+    transcoder = partial(loaded_transcoder, checkpoint, device=device)
+    n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
+    tokens = torch.from_numpy(row[:n_pos].astype(np.int64)).to(device)
+    frozen = freeze(linear, transcoder, tokens)
+    layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in enumerate(samples)])
+    feature, sample, sequence, position = (
+        np.concatenate([getattr(s, name) for s, _ in samples]) for name in ("feature", "sample", "sequence", "position")
+    )
+    activation = np.concatenate([s.activation for s, _ in samples])
+    per_layer = [
+        feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
+        for at, (s, _) in enumerate(samples)
+        if len(s.feature)
+    ]
+    targets = Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
+    parts, total = [], np.zeros(len(layer), np.float32)
+    for found in contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian"):
+        heads = found.heads
+        if heads is None:
+            heads = direct_heads(linear, frozen, targets.at(found.target))
+        parts.append(significant(frozen, found, heads, settings))
+        total[found.target.cpu().numpy()] = found.total().cpu().numpy()
+    where = [as_tensor(column, device) for column in (layer, feature, position)]
+    active = Activations(*[*where, as_tensor(activation, device)])
+    continued = np.concatenate([followed for _, followed in samples])
+    effect = np.zeros((len(layer), 0, linear.final.weight.shape[0]), np.float32)
+    if settings.effect_tokens:
+        effect = _effects(linear, frozen, transcoder, active, continued, settings)
+    return Attributed(layer, feature, sample, sequence, position, activation, total, Contributors.joined(parts), effect)
+
+
+def _effects(
+    linear: LinearModel,
+    frozen: Frozen,
+    transcoder: Callable[[int], Transcoder],
+    active: Activations,
+    continued: np.ndarray,
+    settings: CircuitLensSettings,
+) -> Float32[np.ndarray, "n n_after d_model"]:
+    n_after = settings.continuation_tokens
+    now = output_effects(linear, frozen, transcoder, active).cpu().numpy()
+    effect = np.full((len(now), 1 + n_after, now.shape[2]), np.nan, np.float32)
+    effect[:, :1] = now
+    for position in np.unique(active.position.cpu().numpy()[continued]).tolist() if n_after else []:
+        which = torch.from_numpy(continued & (active.position.cpu().numpy() == position))
+        longer = _continued(linear, frozen.tokens[: position + 1], n_after)
+        here = Activations(*(column[which.to(column.device)] for column in active))
+        effect[which.numpy()] = (
+            output_effects(linear, freeze(linear, transcoder, longer), transcoder, here, n_after).cpu().numpy()
+        )
+    return effect
+
+
+@torch.no_grad()
+def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
+    """The tokens and the `n` that the model finds likeliest after them, one by one."""
+    for _ in range(n):
+        logits = linear.model(input_ids=tokens[None], use_cache=False, logits_to_keep=1).logits
+        tokens = torch.cat([tokens, logits[0, -1:].argmax(-1)])
+    return tokens
+
+
+def _nothing(d_model: int, settings: CircuitLensSettings) -> Attributed:
+    n_after = 1 + settings.continuation_tokens if settings.effect_tokens else 0
+    none, floats = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    effect = np.zeros((0, n_after, d_model), np.float32)
+    return Attributed(none, none, none, none, none, floats, floats, Contributors.joined([]), effect)
+
+
+def _check_sums(found: Attributed) -> None:
+    """Completeness: what was found for each sample must sum to its activation.
+
+    Raises:
+        ValueError: at half of the samples it does not.
+    """
+    apart = np.abs(found.total - found.activation) / found.activation
+    if len(apart) and not np.median(apart) <= WORST_SUM:
+        worst = int(np.argmax(apart))
+        raise ValueError(
+            f"layer {found.layer[worst]}, feature {found.feature[worst]}, row {found.sequence[worst]}: contributions "
+            f"sum to {found.total[worst]:.4g}, the activation is {found.activation[worst]:.4g}; half of the samples of "
+            f"these rows are off by {np.median(apart):.1%} or more, expected {WORST_SUM:.0%} at most"
+        )

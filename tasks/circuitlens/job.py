@@ -1,0 +1,99 @@
+"""What all tasks of CircuitLens have to know, and which features they attribute."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int32, Int64
+from torch import Tensor
+
+from interp.activations.settings import ActivationSettings
+from interp.circuitlens.settings import CircuitLensSettings
+from storage.activations import Block
+from storage.attributions import attributions_path
+from storage.catalog.parts import read_parts
+from storage.corpora.rows import CorpusRows, read_numbered_rows
+from storage.store import ShardKey, Store, shards
+from tasks.activations.corpus_pass import counted_positions
+
+VERSION = 4
+"""Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
+
+TABLES = ("contributions", "logit_effects", "clusters", "samples", "scores", "failures")
+"""What gathering a shard leaves behind, in this order."""
+
+SIGNED = {"method": "circuitlens", "explainer": "none", "judge": "none"}
+"""How the catalog's scores of attributions are signed: they have no explainer and no judge."""
+
+BATCH_BYTES = 256_000_000
+"""Gradients and contributions of the targets that are carried back together."""
+
+
+@dataclass(frozen=True)
+class CircuitLensJob:
+    """What is attributed, how, and where it lies."""
+
+    checkpoint_id: str
+    corpus_id: str
+    """As the tables have it; of several corpora, a hash of them all."""
+    model_path: Path
+    recipe: str
+    """Names the attributions."""
+    samples: str
+    """The recipe of the samples."""
+    n_layers: int
+    d_transcoder: int
+    shard_size: int
+    """Features a shard of the samples."""
+    corpora: tuple[CorpusRows, ...]
+    """In which the samples' rows are."""
+    blocks: tuple[Block, ...]
+    """Rows, counted through all corpora, as tasks take them."""
+    settings: CircuitLensSettings
+    counting: ActivationSettings
+    """With which the corpora were read: they say which positions count."""
+    device: str = "cpu"
+
+    @property
+    def shared(self) -> dict[str, str]:
+        """What all rows of the tables have in common."""
+        return {"checkpoint_id": self.checkpoint_id, "corpus_id": self.corpus_id}
+
+    def sampled_shards(self, layer: int) -> list[ShardKey]:
+        """A layer's shards of the samples."""
+        return shards(self.samples, layer, self.d_transcoder, self.shard_size)
+
+    def attributed_paths(self, store: Store) -> list[Path]:
+        """Where the blocks' attributed samples are."""
+        return [attributions_path(store, self.recipe, *block) for block in self.blocks]
+
+    def rows(self, store: Store, sequences: Int64[np.ndarray, " n"]) -> dict[int, Int32[np.ndarray, " n_pos"]]:
+        """Rows of the corpora by their number."""
+        return read_numbered_rows(store, self.corpora, sequences)
+
+    def counted(self, store: Store, sequence: int, special: Sequence[int]) -> Bool[np.ndarray, " n_pos"]:
+        """Which positions of a row count, by its number through all corpora."""
+        corpus = next(one for one in reversed(self.corpora) if one.first_row <= sequence)
+        row = sequence - corpus.first_row
+        return counted_positions(store, corpus.corpus_id, Block(row, row + 1), special, self.counting)[0]
+
+    def chosen_features(self, store: Store, layer: int) -> Int64[np.ndarray, " n"]:
+        """The features of a layer that are attributed: of those that fired, as many as the settings say, drawn at
+        random (seeded) and in the order of the draw."""
+        fired = _fired(store, tuple(self.sampled_shards(layer)))
+        order = np.random.default_rng([self.settings.seed, layer]).permutation(self.d_transcoder)
+        return order[np.isin(order, fired)][: self.settings.features_per_layer]
+
+
+@lru_cache(maxsize=128)
+def _fired(store: Store, keys: tuple[ShardKey, ...]) -> Int64[np.ndarray, " n"]:
+    """Features that were active anywhere."""
+    table = read_parts([store.part("features", key) for key in keys], ["feature", "n_active"])
+    return table["feature"].to_numpy()[table["n_active"].to_numpy() > 0]
+
+
+def as_tensor(values: np.ndarray, device: str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
