@@ -123,7 +123,7 @@ KINDS = (
     Kind("co-activation", "coactivation/*/*/**", 3, Origin.DERIVED, ("activations", "packed activations"),
          Check.CHUNK, Owner.RECIPE, "the matrices of this pair of layers are summed up again"),
     Kind("attributed samples", "parts/attributions/*/**", 4, Origin.DERIVED, ("parts",), Check.STAMP, Owner.RECIPE,
-         "this block of rows is attributed again"),
+         "this block of rows is attributed, or the samples are put in order of rows, again"),
     Kind("calls", "parts/llm_calls/*/*", 4, Origin.DERIVED, ("answers",), Check.STAMP, Owner.RECIPE,
          "nothing: the catalog keeps the rows that it has"),
     Kind("parts", "parts/*/*/**", 5, Origin.DERIVED,

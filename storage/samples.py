@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from interp.sparse import ranks
 from storage.catalog.parts import read_parts
+from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.store import ShardKey, Store, whole_file
 
 
@@ -88,22 +89,21 @@ def write_samples_by_row(path: Path, samples: ShardSamples, marked: Bool[np.ndar
     arrays["marked"] = marked[order]
     arrays["first_of_row"] = np.searchsorted(ordered.sequence, np.arange(n_rows + 1))
     with whole_file(path) as partial:
-        save_file(arrays, partial)
+        save_file(arrays, partial, {NAME: UNSTAMPED})
+        stamp(partial)
 
 
 def read_samples_of_rows(path: Path, start: int, stop: int) -> tuple[ShardSamples, Bool[np.ndarray, " n"]]:
     """The samples of rows `start` to `stop` and their marks. No others are read.
 
     Raises:
-        ValueError: the file is damaged; the message names it and says to remove it.
+        DamagedError: the file is not as it was written.
     """
-    try:
-        with safe_open(path, "numpy") as file:
-            first = file.get_slice("first_of_row")[start : stop + 1]
-            low, high = int(first[0]), int(first[-1])
-            if low == high:
-                return ShardSamples.none(), np.zeros(0, bool)
-            *columns, marked = (file.get_slice(name)[low:high] for name in (*ShardSamples._fields, "marked"))
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it and run again to have it rebuilt") from None
+    check_file(path)
+    with safe_open(path, "numpy") as file:
+        first = file.get_slice("first_of_row")[start : stop + 1]
+        low, high = int(first[0]), int(first[-1])
+        if low == high:
+            return ShardSamples.none(), np.zeros(0, bool)
+        *columns, marked = (file.get_slice(name)[low:high] for name in (*ShardSamples._fields, "marked"))
     return ShardSamples(*columns), marked

@@ -52,7 +52,10 @@ def _drops(
     store: Store, job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, own: Attributed
 ) -> list[Drops]:
     """Of one feature, samples spread evenly over its activations."""
-    settings, special = job.settings, loaded_model(job.model_path, job.device, open_attention=True)[0].tokenizer.all_special_ids
+    settings, special = (
+        job.settings,
+        loaded_model(job.model_path, job.device, open_attention=True)[0].tokenizer.all_special_ids,
+    )
     by_activation = np.argsort(own.activation, kind="stable")
     n = min(settings.ablated_samples, len(by_activation))
     drawn = by_activation[np.unique(np.linspace(0, len(by_activation) - 1, n).round().astype(np.int64))] if n else []

@@ -12,7 +12,15 @@ from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.wording import meaning_of
 from interp.fade.judging import Judged, figures
 from interp.fade.metrics import Score, share_in_common
-from storage.catalog.database import RunOf, loaded_subject, mark_loaded, note_recipes, open_catalog, replace_failures, replace_rows
+from storage.catalog.database import (
+    RunOf,
+    loaded_subject,
+    mark_loaded,
+    note_recipes,
+    open_catalog,
+    replace_failures,
+    replace_rows,
+)
 from storage.catalog.parts import columns_of, read_parts, write_part
 from storage.parquet import reading
 from storage.store import ShardKey, Store

@@ -192,7 +192,7 @@ def test_a_damaged_order_of_samples_is_named(sampled: Any) -> None:
     ordered(subject.store, job)
     path = samples_by_row_path(subject.store, job.recipe, job.sampled_shards(1)[0])
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{path.name}: damaged.*remove it and run again"):
+    with pytest.raises(ValueError, match=rf"{path.name}: its CRC-32C.*samples are put in order of rows, again"):
         attribute_block.fn(subject.store, job, Block(0, 20))
 
 
