@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, store_root
+from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, size_text, store_root
 from flows.reports.query import Format, ask
 
 
@@ -78,29 +78,73 @@ class Imported(StrEnum):
 class Exported(StrEnum):
     weightlens_json = "weightlens-json"
     parquet = "parquet"
+    site = "site"
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write.")],
     format: Annotated[
-        Exported, typer.Option(help="weightlens-json: feature_analysis_layer_N.json; parquet: every table.")
+        Exported,
+        typer.Option(
+            help="weightlens-json: feature_analysis_layer_N.json; parquet: every table; site: the explorer's pages, "
+            "which open without a server."
+        ),
     ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write into a folder that holds files; those of the same name go.")
     ] = False,
+    features: Annotated[
+        str | None, typer.Option(help="Of a site: all, top (100 a layer, those described best), or 2/899,2/902,…")
+    ] = None,
+    graphs: Annotated[
+        Path | None, typer.Option(help="Of a site: a folder of attribution graphs to have in it.")
+    ] = None,
 ) -> None:
-    """Write results in the format of another tool."""
+    """Write results in the format of another tool, or as pages to share."""
     from flows.exchange import expect_empty, export_parquet, export_weightlens
     from storage.store import Store
 
     with report_errors():
+        root = store_root(store)
         expect_empty(folder, overwrite)
+        if format is Exported.site:
+            _export_site(root, checkpoint, features or "top", folder, graphs)
+            return
+        for option, given in (("--features", features), ("--graphs", graphs)):
+            if given is not None:
+                raise ValueError(f"{option} is about --format site, and has no effect with {format.value}")
         write = export_weightlens if format is Exported.weightlens_json else export_parquet
-        for path in write(Store(store_root(store)), checkpoint, folder):
+        for path in write(Store(root), checkpoint, folder):
             out.print(str(path), soft_wrap=True, markup=False)
+
+
+def _export_site(root: Path, checkpoint: str | None, features: str, folder: Path, graphs: Path | None) -> None:
+    from rich.progress import Progress
+
+    from explorer.catalog import Place
+    from explorer.site import write_site
+    from flows.subject.named import chosen_checkpoint
+    from storage.catalog.published import open_published
+
+    if graphs is not None and not graphs.is_dir():
+        raise ValueError(f"--graphs: no folder {graphs}")
+    with open_published(root / "catalog.duckdb") as connection:
+        checkpoint_id = chosen_checkpoint(connection, checkpoint)[0]
+    with Progress(console=err, transient=True) as bar:
+        task = bar.add_task("pages of features")
+        site = write_site(
+            Place(root, graphs),
+            checkpoint_id,
+            features,
+            folder,
+            lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    sizes = f"{size_text(site.feature_bytes)} each, {size_text(site.feature_bytes_compressed)} compressed"
+    out.print(f"{folder / 'index.html'}", soft_wrap=True, markup=False)
+    out.print(f"{site.n_features} features, {sizes}; {site.n_files} files, {size_text(site.n_bytes)}")
 
 
 @app.command("import")

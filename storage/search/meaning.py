@@ -9,6 +9,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
+from interp.descriptions.preference import PREFERRED
 from storage.catalog.published import newest, open_published
 from storage.search.embedders import Embedder
 from storage.search.lexical import MAX_FOUND, DescriptionHit, Query
@@ -23,6 +24,7 @@ VECTORS_AT_ONCE = 1 << 14
 TEXTS_AT_ONCE = 2048
 """Texts that are turned into vectors between two reports of progress."""
 
+# A language model's description stands for its feature before one by rule.
 _CHOSEN = """
     SELECT checkpoint_id, layer, feature, text FROM descriptions
     WHERE text IS NOT NULL AND text <> ''
@@ -31,9 +33,6 @@ _CHOSEN = """
         ORDER BY cluster <> -1, explainer = 'tokens', coalesce(list_position(?, method), 99), method, explainer, text
     ) = 1
     ORDER BY checkpoint_id, layer, feature"""
-
-PREFERRED = ("human", "weightlens+out+llm", "wl+cl", "circuitlens-full", "circuitlens-input", "maxact", "weightlens")
-"""Which description stands for a feature: a language model's before one by rule, then by method in this order."""
 
 
 class Progress(NamedTuple):
