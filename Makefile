@@ -80,8 +80,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: $(READY)  ## Write docs/schema.md from storage/catalog/tables.py
-	$(BIN)/python -c 'from storage.catalog.tables import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
+schema: $(READY)  ## Write docs/schema.md from storage/catalog/
+	$(BIN)/python -c 'from storage.catalog.schema_page import schema_markdown; print(schema_markdown(), end="")' > docs/schema.md
 
 reference: $(READY)  ## Write the pages that follow from the code: commands, settings, tables
 	$(BIN)/python -m docs.reference

@@ -733,20 +733,3 @@ VIEWS = {
         """,
     ),
 }
-
-
-def schema_markdown() -> str:
-    """`docs/schema.md`."""
-    lines = [
-        "# The catalog",
-        "",
-        "Every table and view of `catalog.duckdb`. Written by `make schema` from `storage/catalog/tables.py`.",
-    ]
-    for table in TABLES.values():
-        lines += ["", f"## {table.name}", "", f"{table.row} Key: {', '.join(f'`{name}`' for name in table.key)}.", ""]
-        lines += ["| column | type | meaning |", "|---|---|---|"]
-        lines += [f"| `{name}` | {type_} | {meaning} |" for name, type_, meaning in table.columns]
-    lines += ["", "# Views"]
-    for name, (meaning, _) in VIEWS.items():
-        lines += ["", f"## {name}", "", meaning]
-    return "\n".join(lines) + "\n"

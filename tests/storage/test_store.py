@@ -26,7 +26,8 @@ from storage.catalog.database import (
     replace_rows,
 )
 from storage.catalog.parts import read_parts, write_part
-from storage.catalog.tables import TABLES, schema_markdown
+from storage.catalog.schema_page import schema_markdown
+from storage.catalog.tables import TABLES
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder

@@ -1,0 +1,113 @@
+"""What the columns of views mean. A column that a view takes over from a table means what it means there."""
+
+from collections.abc import Iterator
+
+from storage.catalog.tables import TABLES, Column
+
+SHARED = {
+    "corpus_id": "The corpus.",
+    "cluster": "The mechanism; −1: of none, or the whole feature; null: not clustered.",
+    "activation": "The activation.",
+    "position": "The token's place in its row, from 0.",
+    "sample": "Number of the sample among those of the feature.",
+    "method": "The method of description; `control:…` are wrong descriptions.",
+    "explainer": "Who worded the descriptions.",
+    "run_id": "The run.",
+    "token_id": "The token; null where it is a feature.",
+    "source_layer": "The upstream feature's layer; null where it is a token.",
+    "source_feature": "The upstream feature; null where it is a token.",
+    "n_features": "Features that the figure is of.",
+    "low": "Lower end of the 95% interval.",
+    "high": "Upper end of the 95% interval.",
+    "lift": "What the method has over its own descriptions shuffled among the features, on average.",
+    "lift_low": "Lower end of the lift's 95% interval.",
+    "lift_high": "Upper end of the lift's 95% interval.",
+}
+"""Columns of several views, or of tables that say it in several ways."""
+
+OWN = {
+    "contexts": {
+        "document": "Number of the document in the corpus.",
+        "before": "Text before the firing token, within the document.",
+        "token": "The firing token, as text.",
+        "after": "Text after it, within the document.",
+        "tokens": "The same, token by token.",
+        "activations": "The feature's activations at `tokens`; null where they were not kept.",
+        "causes": "Tokens that the activation came from, the strongest first.",
+        "first_position": "Place in the row of the first of `tokens`.",
+    },
+    "feature_card": {
+        "weightlens": "The description from weights.",
+        "weightlens_out": "The same with the tokens that it promotes.",
+        "upstream": "The strongest upstream features by virtual weight.",
+    },
+    "drift": {
+        "text_a": "The description before.",
+        "text_b": "The description after.",
+        "agreement": "Share of the descriptions' tokens that both have.",
+        "surprise": "`description changed` or `description stayed`, where that is not what the weights suggest.",
+    },
+    "feature_origins": {
+        "first_checkpoint": "The checkpoint in which the feature appeared.",
+        "first_feature": "Its number there.",
+        "n_comparisons": "Comparisons through which it was followed back; 0: born here.",
+        "first_name": "Name of that checkpoint.",
+        "first_step": "Training step of that checkpoint.",
+    },
+    "relative_contributions": {
+        "contribution": "What the encoder makes of the token or the upstream feature.",
+        "relative_contribution": "Its share of all that the encoder could read.",
+    },
+    "layer_summary": {
+        "n_features": "Features of the layer.",
+        "n_described": "Those with a description from weights.",
+        "share_described": "Their share.",
+        "n_direct_tokens": "Validated tokens that the encoder singled out itself.",
+        "n_inherited_tokens": "Validated tokens that came from upstream features.",
+        "n_edges": "Edges from earlier layers.",
+        "loss_increase": "Rise of the model's loss with the transcoder in the MLP's place, in nats a token.",
+    },
+    "method_comparison": {
+        "n_without_value": "Features whose figure does not exist; `scores.reason` says why.",
+        "mean": "Mean over the features.",
+        "n_paired": "Features that have both a description and a shuffled one.",
+        "lift_error": "Standard error of the lift.",
+    },
+    "method_differences": {
+        "against": "The method that it is compared with.",
+        "difference": "The first less the second, on average over the features that both describe.",
+    },
+    "judge_usefulness": {
+        "n_methods": "Methods that were judged beside shuffled descriptions.",
+        "is_useful": "Whether any method's lift is above zero, by an interval corrected for their number.",
+        "method": "The method with the greatest lower end.",
+    },
+    "llm_spend": {
+        "n_calls": "Questions that were asked.",
+        "n_from_store": "Questions whose answer was there already.",
+        "n_without_use": "Questions without a useful answer.",
+        "mean_latency_s": "Mean seconds until an answer.",
+    },
+}
+"""Columns of one view."""
+
+_OF_TABLES: dict[str, set[str]] = {}
+for _table in TABLES.values():
+    for _column in _table.columns:
+        _OF_TABLES.setdefault(_column.name, set()).add(_column.meaning)
+
+
+def view_columns(view: str, described: list[tuple[str, str]]) -> Iterator[Column]:
+    """The columns of a view, given their names and types, with what they mean.
+
+    Raises:
+        ValueError: nothing says what a column means, or tables say different things.
+    """
+    for name, type_ in described:
+        meanings = _OF_TABLES.get(name, set())
+        meaning = (
+            OWN.get(view, {}).get(name) or SHARED.get(name) or (next(iter(meanings)) if len(meanings) == 1 else None)
+        )
+        if meaning is None:
+            raise ValueError(f"{view}.{name}: say in storage/catalog/view_columns.py what it means")
+        yield Column(name, type_, meaning)
