@@ -2,6 +2,11 @@
 
 import os
 
+from flows.surroundings import loopback_without_proxy, writable_caches
+
 # Before Prefect is imported anywhere: nothing is reported to anyone.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+loopback_without_proxy()
+writable_caches()

@@ -1,7 +1,9 @@
 """The command `circuit-insights` from its first moment: signals end it before anything else is imported."""
 
+import io
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -14,9 +16,17 @@ SHOW_CURSOR = b"\x1b[?25h"
 def main() -> None:
     """Entry point."""
     end_at_once_on_signals()
+    show_what_can_be_shown()
     from flows.cli import main as command_line  # takes a tenth of a second, in which Ctrl-C already works
 
     command_line()
+
+
+def show_what_can_be_shown() -> None:
+    """Have characters that a terminal's encoding lacks written as escapes, where they would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def end_at_once_on_signals() -> None:

@@ -92,13 +92,16 @@ def missing_shards(store: Store, keys: Sequence[ShardKey], tables: Sequence[str]
 
 
 def open_store(root: Path) -> Store:
-    """The store at `root`, made if it is missing.
+    """The store at `root`, made if it is missing: for its owner alone, since it holds the corpus's text.
+
+    The mode of one that is there is left as it is, and what is in it follows the umask; so `chmod` opens it for good.
 
     Raises:
         ValueError: the place cannot be written.
     """
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
         probe = root / f"probe.{uuid.uuid4().hex[:8]}{PARTIAL}"
         probe.touch()
         probe.unlink()

@@ -39,13 +39,18 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def run(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Start even where the disk seems too small.")] = False,
+) -> None:
     """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
     began = time.monotonic()
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         with working("load libraries"):
-            from flows.costs.plan import plan
+            from flows.costs.plan import check_room, plan
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
             from flows.subject.origin import pinned, to_download
@@ -62,6 +67,8 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             with working("plan"):
                 steps = plan(loaded, stages(loaded))
             print_plan(steps, err)
+            if not force:
+                check_room(loaded, steps)
         with working("open model and transcoders"):
             source = open_source(loaded)
             subject = None if source.must_train else identify(source)
@@ -75,6 +82,8 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None) 
             with working("plan"):
                 steps = plan(loaded, stages(loaded))
             print_plan(steps, err)
+            if not force:
+                check_room(loaded, steps)
         checkpoint_id = run_flow(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 

@@ -1,5 +1,6 @@
 """What a run would do, and about how much time, disk and memory it would take."""
 
+import shutil
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -8,7 +9,7 @@ from flows.costs.coactivation import refuse_what_does_not_fit
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject.origin import pinned, to_download
-from flows.subject.subject import Subject, identify, open_source
+from flows.subject.subject import Subject, identify, open_source, store_path
 from storage.bucket.working_copy import refresh_all
 from storage.hub import RemoteFile
 
@@ -21,7 +22,7 @@ DOWNLOAD_BYTES_PER_S = 50e6
 STARTUP_S = 12.0
 """Seconds until the first task: libraries, Prefect's server."""
 
-TRAIN = "train transcoders"
+DOWNLOAD, TRAIN = "download", "train transcoders"
 
 
 class Plannable(Protocol):
@@ -73,13 +74,31 @@ def planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     return found
 
 
+def check_room(config: RunConfig, steps: Sequence[Step]) -> None:
+    """Compare what the steps will write into the store with the room there is.
+
+    Raises:
+        ValueError: it is less; the message has both numbers.
+    """
+    needed = sum(step.disk_bytes for step in steps if step.name != DOWNLOAD)
+    place = store_path(config).resolve()
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise ValueError(
+            f"store: the run will write about {needed / 1e6:,.1f} MB, and {existing} has {free / 1e6:,.1f} MB free; "
+            "make room, choose another place with --store, or go on with --force: when the disk is full, what is "
+            "finished is kept"
+        )
+
+
 def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else {TRAIN: _train(sizes, config, rates)}
-        costs = {"download": _download(left), **training, **_costs(stages, sizes, config, rates)}
+        costs = {DOWNLOAD: _download(left), **training, **_costs(stages, sizes, config, rates)}
         return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
