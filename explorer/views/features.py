@@ -110,7 +110,8 @@ FITTING = """
 COUNT = "\n    SELECT count(*) AS n FROM fitting"
 
 SHOWN = """, found AS (
-        SELECT * FROM fitting ORDER BY {order}, layer, feature LIMIT $n_rows OFFSET $offset
+        SELECT *, count(*) OVER () AS n_fitting FROM fitting
+        ORDER BY {order}, layer, feature LIMIT $n_rows OFFSET $offset
     )
     SELECT found.*, d.text AS description FROM found LEFT JOIN {labels} d USING (layer, feature)
     ORDER BY {order}, layer, feature
@@ -126,18 +127,20 @@ CONDITIONS = {
 
 DESCRIBED = """(f.layer, f.feature) {within} (
               SELECT (layer, feature) FROM descriptions
-              WHERE checkpoint_id = $checkpoint AND cluster = -1{by_method}{words}
+              WHERE checkpoint_id = $checkpoint AND cluster = -1{by_method}{by_layer}{words}
           )"""
 
-WITH_WORDS = DESCRIBED.format(within="IN", by_method="{by_method}", words=" AND contains(lower(text), lower($words))")
+WITH_WORDS = DESCRIBED.format(
+    within="IN", by_method="{by_method}", by_layer="{by_layer}", words=" AND contains(lower(text), lower($words))"
+)
 
 CHOICES = {
     "alive": "f.is_dead = false",
     "dead": "f.is_dead",
     "judged": "j.score IS NOT NULL",
     "unjudged": "j.score IS NULL",
-    "described": DESCRIBED.format(within="IN", words="", by_method="{by_method}"),
-    "undescribed": DESCRIBED.format(within="NOT IN", words="", by_method="{by_method}"),
+    "described": DESCRIBED.format(within="IN", words="", by_method="{by_method}", by_layer="{by_layer}"),
+    "undescribed": DESCRIBED.format(within="NOT IN", words="", by_method="{by_method}", by_layer="{by_layer}"),
 }
 
 
@@ -149,9 +152,12 @@ def feature_table(reader: Reader, checkpoint: Checkpoint, filters: Annotated[Fil
         raise BadRequestError(f"columns has {sorted(unknown)[0]!r}; expected some of {', '.join(COLUMNS)}")
     fitting, shown, values = _query(reader, row, filters)
     values |= {"n_rows": PAGE_ROWS, "offset": (filters.page - 1) * PAGE_ROWS}
-    n = reader.kept_panel("How many", fitting + COUNT, values).rows[0]["n"]
+    found = reader.panel("Features", fitting + shown, values)
+    n = found.rows[0]["n_fitting"] if found.rows else 0
+    if not n and filters.page > 1:  # the page is behind the last
+        n = reader.panel("", fitting + COUNT, values).rows[0]["n"]
     panels = {
-        "features": reader.panel("Features", fitting + shown, values),
+        "features": found,
         "methods": reader.kept_panel("Methods", METHODS, values),
         "metrics": reader.kept_panel("Metrics", SCORED, values),
     }
@@ -188,6 +194,7 @@ def _query(reader: Reader, row: dict[str, Any], filters: Filters) -> tuple[str, 
     }  # fmt: skip
     fitting = FITTING.replace("{base}", base).replace("{conditions}", "\n          AND ".join(conditions) or "true")
     fitting = fitting.replace("{by_method}", " AND method = $method" if filters.method else "")
+    fitting = fitting.replace("{by_layer}", " AND layer = $layer" if filters.layer is not None else "")
     return fitting, SHOWN.format(order=order, labels=LABELS), values
 
 
@@ -224,6 +231,7 @@ def _file(catalog: Catalog, checkpoint: str, format: str, filters: Filters) -> I
 def _batches(catalog: Catalog, checkpoint: str, filters: Filters) -> Iterator[pa.RecordBatchReader]:
     with catalog.reading(DOWNLOAD_S) as reader:
         fitting, shown, values = _query(reader, reader.checkpoint(checkpoint), filters)
+        shown = shown.replace(", count(*) OVER () AS n_fitting", "")
         yield reader.batches(fitting + shown, values | {"n_rows": DOWNLOAD_ROWS, "offset": 0})
 
 

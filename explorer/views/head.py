@@ -35,8 +35,8 @@ PLACES = """
 """
 
 HEADS = """
-    SELECT source_layer AS layer, source_index AS head, count(DISTINCT (layer, feature)) AS n_features
-    FROM contributions WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND kind = 'head'
+    SELECT source_layer AS layer, source_index AS head, count(*) AS n FROM contributions
+    WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND kind = 'head'
     GROUP BY ALL ORDER BY source_layer, source_index
 """
 

@@ -17,21 +17,17 @@ TOKEN = "SELECT token_id, text FROM tokens WHERE checkpoint_id = $checkpoint AND
 
 FEATURES = """
     WITH found AS (
-        SELECT layer, feature, rank, score, z_score, activation, validated, source_layer, source_feature
-        FROM token_candidates
-        WHERE checkpoint_id = $checkpoint AND token_id = $token AND side = '{side}' AND sign = {sign}
-        ORDER BY {order}, layer, feature LIMIT $n_shown
+        SELECT layer, feature, side, sign, rank, score, z_score, activation, validated, source_layer, source_feature
+        FROM token_candidates WHERE checkpoint_id = $checkpoint AND token_id = $token
+        QUALIFY row_number() OVER (
+            PARTITION BY side, sign
+            ORDER BY validated DESC NULLS LAST, activation DESC NULLS LAST, abs(z_score) DESC NULLS LAST, layer, feature
+        ) <= $n_shown
     )
     SELECT found.*, d.text AS description FROM found LEFT JOIN {labels} d USING (layer, feature)
-    ORDER BY {order}, layer, feature
+    ORDER BY side, sign DESC, validated DESC NULLS LAST, activation DESC NULLS LAST, abs(z_score) DESC NULLS LAST,
+             layer, feature
 """
-
-PANELS = {
-    "drives": ("Features that it drives", "input", 1, "validated DESC NULLS LAST, activation DESC NULLS LAST"),
-    "promoted": ("Features that promote it", "output", 1, "z_score DESC NULLS LAST"),
-    "silences": ("Features that it silences", "input", -1, "z_score NULLS LAST"),
-    "suppressed": ("Features that suppress it", "output", -1, "z_score NULLS LAST"),
-}
 
 ALIKE = """
     SELECT token_id, text FROM tokens
@@ -58,10 +54,11 @@ def token_page(
     if not found.rows:
         raise NotFoundError(f"the vocabulary of {row['name']} has no token {token}")
     text = found.rows[0]["text"]
-    panels = {"token": found, "alike": reader.panel("Tokens like it", ALIKE, values | {"text": text})}
-    for name, (title, side, sign, order) in PANELS.items():
-        sql = FEATURES.format(side=side, sign=sign, order=order, labels=LABELS)
-        panels[name] = reader.panel(title, sql, values)
+    panels = {
+        "token": found,
+        "alike": reader.panel("Tokens like it", ALIKE, values | {"text": text}),
+        "features": reader.panel("Features", FEATURES.format(labels=LABELS), values),
+    }
     return Page(f"Token ‘{text[:60]}’", row, {"token": token, "text": text}, panels)
 
 

@@ -138,6 +138,8 @@ def test_table_filters_sorts_and_turns_pages(explorer: TestClient) -> None:
     assert {row["feature"] for row in rows("words=by+MAXACT&layer=0")} == {0, 1, 2}
     assert rows("words=nothing+such") == []
     assert len(rows("layer=1&page=2")) == 10
+    behind = explorer.get(f"/api/c/{CHECKPOINT}/features?layer=1&page=9").json()
+    assert (behind["facts"]["n"], behind["panels"]["features"]["rows"]) == (60, [])
     assert [row["feature"] for row in rows("layer=1&min_score=0.4&max_score=0.6")] == [1]
     assert len(rows("layer=2&described=undescribed")) == 50
     assert all(row["density"] <= 0.4 for row in rows("max_density=0.4"))
@@ -147,6 +149,7 @@ def test_table_downloads_whole(explorer: TestClient) -> None:
     table = list(csv.DictReader(io.StringIO(explorer.get(f"/c/{CHECKPOINT}/features.csv").text)))
     assert len(table) == 180
     assert table[0]["description"] == "the token cat by wl+cl"
+    assert "n_fitting" not in table[0]
     answer = explorer.get(f"/c/{CHECKPOINT}/features.parquet?layer=1")
     found = pq.read_table(io.BytesIO(answer.content))
     assert found.num_rows == 60
