@@ -61,7 +61,7 @@ def test_settings(case: tuple[Path, list[str]]) -> None:
 def test_matrices_that_do_not_fit_on_the_disk(case: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, overrides = case
     overrides = [*overrides, "stages=[weightlens, activations, coactivation]"]
-    monkeypatch.setattr("flows.coactivation.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    monkeypatch.setattr("flows.costs.coactivation.shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     fails(folder, overrides, "coactivation.pairs: the matrices of all take about", "set coactivation.pairs=edges")
     planned = CliRunner().invoke(app, ["plan", CONFIG, *overrides, "coactivation.pairs=edges"])
     assert planned.exit_code == 0, planned.output
