@@ -173,7 +173,7 @@ def test_a_server_that_refuses_fails_the_run_and_the_next_one_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     overrides, expected = on_disk
-    for module in (mirror, holding):
+    for module in (mirror, working_copy):
         monkeypatch.setattr(module, "PATIENCE_S", (0.1, 0.2))
     monkeypatch.setitem(objects.RETRIES, "max_retries", 1)
     on = [True]

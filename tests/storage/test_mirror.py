@@ -23,7 +23,7 @@ from tests.object_server import SECRET, before
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (mirror, holding):
+    for module in (mirror, working_copy):
         monkeypatch.setattr(module, "PATIENCE_S", (0.05, 0.1))
     monkeypatch.setattr(lease, "LEASE_S", 0.6)
     monkeypatch.setattr(lease, "RENEW_S", 0.1)
@@ -184,7 +184,7 @@ def test_a_bucket_that_was_emptied_is_filled_again(bucket: str) -> None:
 
 def test_while_files_come_and_go_a_push_is_whole(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the manifest says, at any time: a receipt with all that it vouches for, folders whole."""
-    monkeypatch.setattr(holding, "PUSH_EVERY_S", 0.01)
+    monkeypatch.setattr(working_copy, "PUSH_EVERY_S", 0.01)
     store, remote = Store(local_root(bucket)), Objects(bucket)
     seen: list[set[str]] = []
     done = threading.Event()
