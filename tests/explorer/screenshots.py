@@ -3,7 +3,7 @@
 Always of the same pages of the demo, at three widths, so that they are as the code is now.
 """
 
-import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,50 +15,48 @@ from tests.explorer.browser import browser, served
 
 DESK, TABLET, PHONE = (1360, 900), (820, 1100), (390, 844)
 
-CLEAREST = """
-    SELECT s.layer, s.feature FROM scores s
-    JOIN clusters c USING (checkpoint_id, corpus_id, layer, feature)
-    WHERE s.checkpoint_id = $checkpoint AND s.metric = 'clarity' AND s.method = 'circuitlens-input' AND c.cluster >= 0
-      AND s.layer > 0
-    GROUP BY ALL HAVING count(DISTINCT c.cluster) > 1
-    ORDER BY max(s.value) DESC, s.layer DESC, s.feature LIMIT 1
-"""
-"""A feature of a later layer that is well described and fires by several mechanisms."""
+FEATURE = (1, 51)
+"""Of the demo: fires on commas, by one mechanism in signatures and by another in examples."""
+
+PROMPT = "Return a list of"
 
 
 def main(store: Path, folder: Path) -> None:
     """Write all pictures."""
     catalog = Catalog(store / "catalog.duckdb")
     checkpoint = catalog.checkpoints[0]["checkpoint_id"]
-    with catalog.reading() as reader:
-        (feature,) = reader.panel("", CLEAREST, {"checkpoint": checkpoint}).rows
     page = f"/c/{checkpoint}"
-    place = f"{page}/feature/{feature['layer']}/{feature['feature']}"
+    place = f"{page}/feature/{FEATURE[0]}/{FEATURE[1]}"
     with (
         tempfile.TemporaryDirectory() as graphs,
         served(Settings(store / "catalog.duckdb", graphs=Path(graphs))) as address,
         browser() as chrome,
     ):
-        for graph in (store.parent / "graphs").glob("*.json"):
-            shutil.copy(graph, graphs)
+        _attribute(store, Path(graphs) / "list.json")
         for name, path, size, scheme in (
             ("explorer-feature", place, DESK, "light"),
             ("explorer-feature-dark", place, TABLET, "dark"),
             ("explorer-feature-phone", place, PHONE, "light"),
             ("explorer-overview", page, DESK, "light"),
-            ("explorer-features", f"{page}/features?judged=judged&sort=score&order=down", DESK, "light"),
-            ("explorer-search", f"{page}/search?q=float", DESK, "light"),
+            ("explorer-graph", f"{page}/graph/list", DESK, "light"),
         ):
             _take(chrome, address + path, folder / f"{name}.png", size, scheme)
+
+
+def _attribute(store: Path, graph: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "attribute", PROMPT, "--store", str(store)]
+    subprocess.run([*command, "--config", "configs/demo.yaml", "--output", str(graph)], check=True)
 
 
 def _take(chrome: Any, address: str, path: Path, size: tuple[int, int], scheme: str) -> None:
     context = chrome.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     shown = context.new_page()
     shown.goto(address)
-    while "being made" in shown.content():  # the index of words
-        shown.wait_for_timeout(500)
-        shown.reload()
+    if "/graph/" in address:
+        shown.wait_for_selector(".g-node")
+        shown.locator(".g-node.feature circle").nth(-6).click()
+        shown.wait_for_selector(".graph-card li")
+    shown.wait_for_load_state("networkidle")  # neighbours come after the page
     shown.screenshot(path=path)
     context.close()
     print(path)
