@@ -19,7 +19,7 @@ from storage.parquet import read_table
 from storage.recipes import short_hash
 from storage.store import whole_file
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0
@@ -181,7 +181,7 @@ def checked_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
 def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
     """Give a catalog of an earlier version, or an empty file, today's schema. Rows stay; new columns are null in them.
 
-    Columns have only ever been added. Version 5 fills `corpora.corpora` of corpora that were read from several.
+    Columns have only ever been added. Version 6 fills `corpora.corpora` of corpora that were read from several.
     """
     for name in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
