@@ -22,7 +22,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from interp.activations.encoding import Active
-from interp.kernels.activations import append, from_gaps, gaps
+from interp.kernels.entries import append, from_gaps, gaps
 from interp.sparse import FeatureTokens
 from storage.arrays import WHOLE, open_array, open_whole, read_attributes, read_slice, stamp_metadata, with_checksum
 from storage.checksums import READ_ERRORS, DamagedError, one_line

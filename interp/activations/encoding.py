@@ -9,7 +9,8 @@ import torch
 from jaxtyping import BFloat16, Float32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
 
-from interp.kernels.activations import by_feature, compress, compress_top, rescore
+from interp.kernels.activations import compress, compress_top, rescore
+from interp.kernels.entries import by_feature
 from interp.transcoder import ActivationName, activate
 
 TOKENS_PER_PRODUCT = 256

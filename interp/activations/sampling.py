@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from interp.activations.settings import ActivationSettings
-from interp.kernels import activations as kernels
+from interp.kernels import sampling as kernels
 from interp.sparse import FeatureTokens
 
 

@@ -10,7 +10,7 @@ import torch
 
 from interp.coactivation.stability import beginnings, chosen, ranking, stability
 from interp.coactivation.sums import N_SUMS, Strongest, add_coactive, by_token, strength
-from interp.kernels.activations import uniform
+from interp.kernels.sampling import uniform
 from interp.sparse import FeatureTokens
 from storage.activations import open_block
 from storage.catalog.parts import read_parts

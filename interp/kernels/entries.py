@@ -1,0 +1,55 @@
+"""Compiled loops over lists of active features: by feature, as steps, one after the other."""
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def by_feature(token, feature, value, n_features, token_out, value_out):
+    """Sort entries by feature, those of one feature kept in order. Returns where each feature begins."""
+    indptr = np.zeros(n_features + 1, np.int64)
+    for i in range(len(feature)):
+        indptr[feature[i] + 1] += 1
+    for f in range(n_features):
+        indptr[f + 1] += indptr[f]
+    place = indptr[:-1].copy()
+    for i in range(len(feature)):
+        at = place[feature[i]]
+        token_out[at], value_out[at] = token[i], value[i]
+        place[feature[i]] = at + 1
+    return indptr
+
+
+@njit(nogil=True, cache=True)
+def gaps(indptr, token, out):
+    """Positions as steps from one to the next within each feature, the first from 0. `out` may be `token`."""
+    for f in range(len(indptr) - 1):
+        before = 0
+        for i in range(indptr[f], indptr[f + 1]):
+            at = np.int64(token[i])
+            out[i] = at - before
+            before = at
+
+
+@njit(nogil=True, cache=True)
+def from_gaps(indptr, step, start, out):
+    """The inverse of `gaps`, positions counted from `start`."""
+    for f in range(len(indptr) - 1):
+        at = np.int64(start)
+        for i in range(indptr[f], indptr[f + 1]):
+            at += step[i]
+            out[i] = at
+
+
+@njit(nogil=True, cache=True)
+def append(place, indptr, token, first, value, token_out, value_out):
+    """Put every feature's entries of a block behind those of the blocks before, at `place`, which moves on.
+
+    first: what the block's positions are counted from.
+    """
+    for f in range(len(indptr) - 1):
+        at = place[f]
+        for i in range(indptr[f], indptr[f + 1]):
+            token_out[at], value_out[at] = first + np.int64(token[i]), value[i]
+            at += 1
+        place[f] = at

@@ -1,0 +1,137 @@
+"""What features do on a corpus, and what causes it."""
+
+from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, READ_CORPUS, Column, Table
+
+TABLES = (
+    Table(
+        "features",
+        "What one feature did on a corpus.",
+        ("checkpoint_id", "corpus_id", "layer", "feature"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("n_active", "BIGINT", "Tokens at which it was active."),
+            Column("density", "DOUBLE", "Their share of all tokens counted."),
+            Column("mean_activation", "DOUBLE", "Mean over the tokens at which it was active; null if none."),
+            Column("std_activation", "DOUBLE", "Standard deviation over them (n); null if none."),
+            Column("max_activation", "FLOAT", "Greatest activation; null if none."),
+            Column(
+                "quantiles",
+                "FLOAT[]",
+                "Edges of the quantile bins over the tokens at which it was active, from the least to the greatest "
+                "activation; null if none.",
+            ),
+            Column("is_dead", "BOOLEAN", "Never active on the corpus."),
+        ),
+    ),
+    Table(
+        "samples",
+        "One token of a corpus at which a feature was active, drawn for a closer look.",
+        ("checkpoint_id", "corpus_id", "layer", "feature", "sample"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("sample", "INTEGER", "From 0: first the quantile sample, then the greatest activations, downwards."),
+            Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
+            Column("position", "INTEGER", "Token in the row, from 0."),
+            Column("activation", "FLOAT", "The feature's activation there."),
+            Column(
+                "quantile_bin",
+                "SMALLINT",
+                "Bin of the quantile sample, 0 for the weakest; null: not in that sample, but among the feature's "
+                "greatest activations. Those in both stand once, so the greatest are ORDER BY activation DESC over "
+                "all its samples.",
+            ),
+            Column("cluster", "SMALLINT", "Cluster by mechanism, −1 noise; null where not attributed."),
+        ),
+    ),
+    Table(
+        "sequences",
+        "One row of a corpus from which a sample was drawn, as text.",
+        ("corpus_id", "sequence"),
+        (
+            READ_CORPUS,
+            Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
+            Column(
+                "tokens",
+                "VARCHAR[]",
+                "The texts of its tokens, padding left out. A character that several tokens make up is on the "
+                "first of them, and the others are empty.",
+            ),
+            Column("documents", "INTEGER[]", "The document that each token is from, from 0."),
+        ),
+    ),
+    Table(
+        "contributions",
+        "One cause of one sampled activation.",
+        (
+            "checkpoint_id",
+            "corpus_id",
+            "layer",
+            "feature",
+            "sample",
+            "kind",
+            "source_layer",
+            "source_index",
+            "source_position",
+        ),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("sample", "INTEGER", "The sample."),
+            Column("kind", "VARCHAR", "feature, head, token, error or bias."),
+            Column(
+                "source_layer",
+                "SMALLINT",
+                "Layer of a feature or head; null for tokens, and for errors and biases, which are sums.",
+            ),
+            Column("source_index", "INTEGER", "The feature, the head, or the token id; null otherwise."),
+            Column(
+                "source_position", "INTEGER", "The token in the row that it comes from; null for errors and biases."
+            ),
+            Column("relative_position", "INTEGER", "Counted from the firing token: 0, −1, …"),
+            Column("score", "DOUBLE", "What it adds to the feature's pre-activation."),
+            Column(
+                "share",
+                "DOUBLE",
+                "Its share of the positive contributions of its kind; null for errors and biases.",
+            ),
+        ),
+    ),
+    Table(
+        "logit_effects",
+        "One next token that a sampled activation makes more or less likely.",
+        ("checkpoint_id", "corpus_id", "layer", "feature", "sample", "position", "token_id"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("sample", "INTEGER", "The sample; −1: the mean over all samples of the feature."),
+            Column("position", "INTEGER", "Tokens after the firing one: 0 for the next-token prediction there."),
+            Column("token_id", "INTEGER", "The token."),
+            Column("effect", "DOUBLE", "What the activation adds to its logit."),
+        ),
+    ),
+    Table(
+        "clusters",
+        "One mechanism by which a feature fires.",
+        ("checkpoint_id", "corpus_id", "layer", "feature", "cluster"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("cluster", "SMALLINT", "From 0, the largest first; −1: samples that belong to none."),
+            Column("n_samples", "INTEGER", "Samples in it."),
+            Column("share", "DOUBLE", "Their share of the feature's attributed samples."),
+            Column("signature", "VARCHAR[]", "Contributors that most of its samples share: L3 #17, L2 H1 −1, …"),
+        ),
+    ),
+)
