@@ -38,7 +38,7 @@ class Limits(NamedTuple):
     """Of all its queries together."""
     rows: int = 1000
     """A panel, where the page asks for no fewer."""
-    memory: str = "256MB"
+    memory: str = "192MB"
     """That DuckDB holds, of all requests together."""
     threads: int = 2
     """That one query uses."""

@@ -1,6 +1,7 @@
 """Samples in their text, as pages draw them: which token fired, which caused it, and how strongly."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
@@ -58,16 +59,15 @@ def line(context: Mapping[str, Any], greatest: float) -> Line | None:
 
 
 def _html(text: str) -> Markup:
+    if text.isprintable():
+        return escape(text)
     return LINE_END.join(escape(part) for part in running(text).split("↵"))
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
     """Neighbours without heat are one span: most of a text is."""
     joined: list[Span] = []
-    for span in spans:
-        plain = not span.own and not span.cause
-        if plain and joined and not joined[-1].own and not joined[-1].cause:
-            joined[-1] = joined[-1]._replace(html=joined[-1].html + span.html)
-        else:
-            joined.append(span)
+    for heated, group in groupby(spans, lambda span: bool(span.own or span.cause)):
+        alike = list(group)
+        joined += alike if heated else [Span(Markup("").join(span.html for span in alike), 0, 0, None, False)]
     return joined

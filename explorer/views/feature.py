@@ -86,24 +86,21 @@ CAUSES = """
     WITH mine AS (
         SELECT * FROM contributions
         WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
-    ), found AS (
-        SELECT source_layer AS layer, source_index AS feature, count(DISTINCT sample) AS n_samples,
+    ), causes AS (
+        SELECT kind, source_layer AS layer, source_index AS feature, count(DISTINCT sample) AS n_samples,
                sum(share) / (SELECT count(DISTINCT sample) FROM mine) AS mean_share,
                mode(relative_position) AS usual_position
-        FROM mine WHERE kind = $kind GROUP BY ALL
-        ORDER BY mean_share DESC, layer, feature LIMIT $n_causes
+        FROM mine WHERE kind IN ('head', 'token', 'feature') GROUP BY ALL
+    ), found AS (
+        SELECT * FROM causes
+        QUALIFY row_number() OVER (PARTITION BY kind ORDER BY mean_share DESC, layer, feature) <= $n_causes
     )
-    SELECT found.*, {what} FROM found ORDER BY mean_share DESC, layer, feature
+    SELECT kind, found.layer AS source_layer, found.feature AS source_index, n_samples, mean_share, usual_position,
+           CASE kind WHEN 'token' THEN t.text WHEN 'feature' THEN d.text END AS text
+    FROM found LEFT JOIN {labels} d ON (d.layer, d.feature) = (found.layer, found.feature)
+    LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = found.feature
+    ORDER BY kind, mean_share DESC, source_layer, source_index
 """
-
-HEADS = CAUSES.format(what="feature AS head").replace("$kind", "'head'")
-FEATURE_CAUSES = CAUSES.format(what="d.text AS description").replace("$kind", "'feature'").replace(
-    "FROM found ORDER", f"FROM found LEFT JOIN {LABELS} d USING (layer, feature) ORDER"
-)  # fmt: skip
-TOKEN_CAUSES = CAUSES.format(what="feature AS token_id, t.text").replace("$kind", "'token'").replace(
-    "FROM found ORDER",
-    "FROM found LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = feature ORDER",
-)  # fmt: skip
 
 EFFECTS = """
     SELECT e.position, e.token_id, t.text, e.effect FROM logit_effects e
@@ -146,9 +143,7 @@ QUERIES = {
     "tokens": ("Tokens, from weights", TOKENS),
     "upstream": ("Upstream features", EDGES.format(this="target", other="source", labels=LABELS)),
     "downstream": ("Downstream features", EDGES.format(this="source", other="target", labels=LABELS)),
-    "heads": ("Attention heads", HEADS),
-    "feature_causes": ("Features that made it fire", FEATURE_CAUSES),
-    "token_causes": ("Tokens that made it fire", TOKEN_CAUSES),
+    "causes": ("What made it fire", CAUSES.format(labels=LABELS)),
     "effects": ("Effects on the next tokens", EFFECTS),
 }
 
