@@ -195,6 +195,8 @@ def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
         for name, expected in attributes["crc32"].items():
             array: Any = open_array(path / name)
             arrays[name] = PlainArray(_only_chunk(path / name, array.ndim), array.dtype, array.shape)
+            if not arrays[name].file.is_file() and array.size:
+                raise DamagedError(arrays[name].file, "missing")
             found = zlib.crc32(arrays[name].read(0, array.size).data)
             if found != expected:
                 raise DamagedError(arrays[name].file, f"its CRC-32 is {found:08x}, expected {expected:08x}")

@@ -187,7 +187,8 @@ def placed(path: Path) -> Place | None:
     for at in range(len(path.parts) - 1, -1, -1):
         name = path.parts[at]
         if name in tops or name.startswith("catalog."):
-            kind = kind_of("/".join(path.parts[at:]))
+            name = "/".join(path.parts[at:])
+            kind = kind_of(name) or kind_of(f"{name}/zarr.json")  # a file, or the folder of an array or a group
             if kind is not None:
                 n = min(kind.n_unit, len(path.parts) - at)
                 return Place(Path(*path.parts[:at]), kind, Path(*path.parts[: at + n]))

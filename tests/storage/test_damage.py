@@ -253,6 +253,8 @@ def test_the_layout_is_whole() -> None:
     assert {source for kind in KINDS for source in kind.made_from} <= names
     assert {"parts", "evaluation", "equals", "reports", "answers"} < set(FOLDERS)
     assert not any(kind.is_repaired for kind in KINDS if kind.origin is Origin.INGESTED)
+    for folder in ("checkpoints/0123/W_E", "activations/0123/rows-0-9", "coactivation/0123/00-01"):
+        assert placed(Path("/store") / folder) is not None
     found = placed(Path("/some/parts/store/checkpoints/0123/layers/07/W_enc/c/0/0"))
     assert found is not None
     assert (found.root, found.unit) == (Path("/some/parts/store"), Path("/some/parts/store/checkpoints/0123"))
