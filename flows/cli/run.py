@@ -53,6 +53,7 @@ def run(
             from flows.costs.plan import check_room, plan
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
+            from flows.running.stage import PLANNED, planned_stages
             from flows.subject.origin import pinned, to_download
             from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of
@@ -62,6 +63,7 @@ def run(
         with working("look at what is there"):
             loaded = pinned(loaded)
             downloads = to_download(loaded)
+        steps: list[Step] = []
         if downloads:
             check_before_start(loaded, None, unfinished(loaded, None))
             with working("plan"):
@@ -84,6 +86,7 @@ def run(
             print_plan(steps, err)
             if not force:
                 check_room(loaded, steps)
+        PLANNED.set(planned_stages(steps))
         checkpoint_id = run_flow(describe_checkpoint, loaded)
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 

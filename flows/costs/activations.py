@@ -41,7 +41,7 @@ def activations_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     per_block = positions_per_block(sizes.n_layers)
     return {
-        "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S, 8 * sizes.corpus_tokens, 0, 150e6),
+        "tokenise": Cost(1, sizes.corpus_tokens / TOKENISED_PER_S * rates.slowness, 8 * sizes.corpus_tokens, 0, 150e6),
         "activations": Cost(
             max(1, round(tokens / per_block)),
             tokens * (sizes.model_flops + encoders) / rates.products,
@@ -51,10 +51,10 @@ def activations_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
         ),
         "samples": Cost(
             n_shards,
-            (n_features * DRAW_S + entries * tokens * GATHER_S) / workers,
+            (n_features * DRAW_S + entries * tokens * GATHER_S) * rates.slowness / workers,
             samples,
             0,
             12 * ENTRIES_AT_ONCE,
         ),
-        "texts": Cost(1, tokens / LOADED_PER_S, TEXT_BYTES * tokens, 0, 100e6),
+        "texts": Cost(1, tokens / LOADED_PER_S * rates.slowness, TEXT_BYTES * tokens, 0, 100e6),
     }

@@ -38,7 +38,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     encoders = 2 * sizes.n_layers * sizes.d_transcoder * sizes.d_model
     once = rows * n_pos * (sizes.model_flops + encoders)
     back = n_samples * (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
-    steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S / workers
+    steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S * rates.slowness / workers
     layer = sizes.d_transcoder * sizes.d_model * 8
     held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
     frozen = n_pos * sizes.n_layers * ACTIVE_PER_TOKEN * sizes.d_model * 4
@@ -63,14 +63,14 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
         ),
         "cluster": Cost(
             sizes.n_layers * -(-sizes.d_transcoder // per_shard),
-            n_samples * GATHER_S / workers,
+            n_samples * GATHER_S * rates.slowness / workers,
             0,
             0,
             per_shard * config.activations.n_samples * (2_000 + sizes.d_model * 4),
         ),
         "ablate": Cost(
             sizes.n_layers if n_ablated else 0,
-            ablating + n_ablated * sizes.n_layers * 2e-3 / workers,
+            ablating + n_ablated * sizes.n_layers * 2e-3 * rates.slowness / workers,
             0,
             model + held,
             0,

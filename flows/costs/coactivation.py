@@ -33,14 +33,14 @@ def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[st
     return {
         "coactivation": Cost(
             len(pairs) * n_shards if has_matrices else 0,
-            len(pairs) * tokens * active**2 * TILE_S / workers if has_matrices else 0,
+            len(pairs) * tokens * active**2 * TILE_S * rates.slowness / workers if has_matrices else 0,
             disk,
             0,
             tile,
         ),
         "twera": Cost(
             sizes.n_layers * n_shards,
-            n_edges * per_edge * EDGE_S / workers
+            n_edges * per_edge * EDGE_S * rates.slowness / workers
             + (2 * len(pairs) * sizes.d_transcoder**2 * sizes.d_model / rates.products if has_matrices else 0),
             n_edges * EDGE_BYTES,
             0,

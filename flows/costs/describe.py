@@ -11,7 +11,7 @@ from flows.recipes.describe import NEEDS
 from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
 
-DESCRIBE_S = 0.01
+DESCRIBE_S = 0.001
 """Seconds a feature and method to read its evidence and to word it by rule."""
 
 BYTES_PER_DESCRIPTION = 250
@@ -35,7 +35,9 @@ def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     n = n_features * len(methods)
     usd = _questions_usd(config, sizes, methods, n_features)
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
-    seconds = n * DESCRIBE_S / n_workers(config.engine)
+    attributed = min(n_features, sizes.n_layers * (config.circuitlens.features_per_layer or sizes.d_transcoder))
+    n_worded = sum(attributed if NEEDS[method] == "circuitlens" else n_features for method in methods)
+    seconds = n_worded * DESCRIBE_S * rates.slowness / n_workers(config.engine)
     return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd)}
 
 

@@ -13,6 +13,9 @@ JUDGE_S = 0.004
 SCORE_S = 0.004
 """Seconds to work out the figures of one."""
 
+DIFFERENT = 0.35
+"""Of the texts written from a layer's descriptions, those that are not written from another too: these are read."""
+
 CHARACTERS_PER_TEXT = 160
 """Of a natural text."""
 
@@ -35,7 +38,9 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     written = rows * (steering.prompt_tokens + steering.new_tokens) * sizes.model_flops
     n_descriptions = n_described(config, sizes)
     n_own = n_descriptions / (2 if "shuffled" in config.evaluate.controls else 1)
-    synthetic = n_own * how.n_synthetic * 12 * sizes.model_flops / 2
+    tokens_written = DIFFERENT * n_own * how.n_synthetic * 2 * how.text_tokens
+    synthetic = tokens_written * (sizes.model_flops / 2 + 2 * sizes.d_transcoder * sizes.d_model)
+    by_description = rates.slowness / workers
     usd = 0.0
     if config.evaluate.judge in ("anthropic", "openai"):
         usd = judging_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
@@ -53,13 +58,13 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
         ),
         "judge": Cost(
             sizes.n_layers,
-            n_descriptions * JUDGE_S / workers + synthetic / rates.products,
+            n_descriptions * JUDGE_S * by_description + synthetic / rates.products,
             n_descriptions * 2_500,
             sizes.model_bytes,
             layer + 500e6,
             usd,
         ),
-        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S / workers, n_descriptions * 400, 0, 200e6),
+        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S * by_description, n_descriptions * 400, 0, 200e6),
     }
 
 

@@ -11,6 +11,7 @@ from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject.origin import pinned, to_download
 from flows.subject.subject import Subject, identify, open_source, store_path
 from storage.bucket.working_copy import refresh_all
+from storage.catalog.runs import corrections
 from storage.hub import RemoteFile
 
 TOKENS_TRAINED_PER_FORWARD = 3
@@ -19,14 +20,17 @@ TOKENS_TRAINED_PER_FORWARD = 3
 DOWNLOAD_BYTES_PER_S = 50e6
 """A guess, which only a download could better."""
 
-STARTUP_S = 12.0
-"""Seconds until the first task: libraries, Prefect's server."""
+STARTUP_S = 14.0
+"""Seconds beside the stages: libraries, Prefect's server, the summary at the end."""
 
-DOWNLOAD, TRAIN = "download", "train transcoders"
+DOWNLOAD, TRAINING, TRAIN = "download", "train-transcoders", "train transcoders"
 
 
 class Plannable(Protocol):
     """What the plan has to know of a stage; see `flows.running.stage.Stage`."""
+
+    @property
+    def name(self) -> str: ...
 
     def todo(self, subject: Subject) -> dict[str, int | None]: ...
 
@@ -36,10 +40,14 @@ class Plannable(Protocol):
 class Step(NamedTuple):
     """A line of the plan."""
 
+    stage: str
+    """As the table `runs` calls it."""
     name: str
     todo: int
     total: int
     seconds: float
+    """As earlier runs of the store on this machine correct what follows from the arithmetic."""
+    uncorrected_s: float
     disk_bytes: float
     memory_bytes: float
     usd: float = 0.0
@@ -57,7 +65,8 @@ def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
     """What is left to do of the stages of a run, ingestion the first of them, from what the store and the cache already
     hold. Nothing is written to the store, and of what is on the Hub only small files are downloaded.
 
-    Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now.
+    Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now; then they are
+    corrected by how long the stages took in earlier runs of the store on this machine.
 
     Raises:
         ValueError: the co-activation matrices that are left do not fit on the disk.
@@ -97,34 +106,37 @@ def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
-        training = {} if config.transcoder.train is None else {TRAIN: _train(sizes, config, rates)}
-        costs = {DOWNLOAD: _download(left), **training, **_costs(stages, sizes, config, rates)}
+        training = {} if config.transcoder.train is None else {(TRAINING, TRAIN): _train(sizes, config, rates)}
+        costs = {(DOWNLOAD, DOWNLOAD): _download(left), **training, **_costs(stages, sizes, config, rates)}
         return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
         sizes = sizes_to_train(source)
         rates = Rates.measured(sizes.d_model, config)
-        costs = {TRAIN: _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}
+        costs = {(TRAINING, TRAIN): _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}
         return Plan(None, _all_to_do(costs, config))
     subject = identify(source)
     refresh_all(source.store)
     sizes = sizes_of(subject)
     rates = Rates.measured(sizes.d_model, config)
-    todo = {name: n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
+    todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
+    by_stage = corrections(source.store.catalog)
     costs = _costs(stages, sizes, config, rates)
-    return Plan(subject, [_step(name, todo[name], cost, config) for name, cost in costs.items()])
+    steps = [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
+    return Plan(subject, steps)
 
 
-def _step(name: str, todo: int | None, cost: Cost, config: RunConfig) -> Step:
-    """Of a step, what is left of its costs; `todo` None: all."""
+def _step(name: tuple[str, str], todo: int | None, cost: Cost, config: RunConfig, correction: float) -> Step:
+    """Of a step, named by its stage and itself, what is left of its costs; `todo` None: all."""
     todo = cost.n_tasks if todo is None else todo
     share = todo / max(1, cost.n_tasks)
     seconds, disk, usd = (share * whole for whole in (cost.seconds, cost.disk_bytes, cost.usd))
-    return Step(name, todo, cost.n_tasks, seconds, disk, cost.memory_bytes(config.engine), usd)
+    memory = cost.memory_bytes(config.engine)
+    return Step(*name, todo, cost.n_tasks, seconds * correction, seconds, disk, memory, usd)
 
 
-def _all_to_do(costs: dict[str, Cost], config: RunConfig) -> list[Step]:
-    return [_step(name, cost.n_tasks, cost, config) for name, cost in costs.items()]
+def _all_to_do(costs: dict[tuple[str, str], Cost], config: RunConfig) -> list[Step]:
+    return [_step(name, None, cost, config, 1.0) for name, cost in costs.items()]
 
 
 def _download(files: list[RemoteFile]) -> Cost:
@@ -142,5 +154,5 @@ def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
     return Cost(sizes.n_layers, flops / rates.products, sizes.n_layers * weights, sizes.model_bytes, trained)
 
 
-def _costs(stages: Sequence[Plannable], sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    return {name: cost for stage in stages for name, cost in stage.costs(sizes, config, rates).items()}
+def _costs(stages: Sequence[Plannable], sizes: Sizes, config: RunConfig, rates: Rates) -> dict[tuple[str, str], Cost]:
+    return {(stage.name, name): cost for stage in stages for name, cost in stage.costs(sizes, config, rates).items()}

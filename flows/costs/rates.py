@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from configs.run import EngineConfig, RunConfig
@@ -43,12 +44,41 @@ class Rates(NamedTuple):
     """Float32 matrix products."""
     projections: float
     """The products of projections, selection and bfloat16 screening included."""
+    slowness: float = 1.0
+    """How many times as long as on the machine where they were fitted the seconds take that costs have as constants:
+    work of the interpreter, of compiled loops and of memory."""
 
     @classmethod
     def measured(cls, d_model: int, config: RunConfig) -> "Rates":
         """This machine's, for a model of this width."""
         workers = n_workers(config.engine)
-        return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers))
+        return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers), slowness())
+
+
+SAMPLE_S = 0.0019
+"""Seconds that `_sample` takes on the idle machine where the constants of costs were fitted."""
+
+SAMPLED_S = 0.3
+"""For so long samples are taken: a busy machine shows over more than one of the scheduler's turns."""
+
+
+def slowness() -> float:
+    """How many times as long as there a mixed sample of work takes here and now, on one core."""
+    _sample()
+    began, n = time.perf_counter(), 0
+    while time.perf_counter() - began < SAMPLED_S:
+        _sample()
+        n += 1
+    return (time.perf_counter() - began) / n / SAMPLE_S
+
+
+def _sample() -> None:
+    """A little of what tasks do beside products: words in the interpreter, sorting, and passes over memory."""
+    words = {f"{number % 977:x}": number for number in range(8_000)}
+    "".join(sorted(words))
+    values = np.arange(300_000, dtype=np.uint32) * np.uint32(2_654_435_761)
+    np.sort(values[:60_000])
+    (values.astype(np.float32) * 0.5).sum()
 
 
 def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:

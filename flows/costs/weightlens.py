@@ -37,5 +37,5 @@ def weightlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str,
         "project": Cost(
             n_shards, projections / rates.projections, n_features * PARTS_BYTES_PER_FEATURE, columns, shard
         ),
-        "propagate": Cost(n_shards, n_features * PROPAGATE_S, 0, 0, n_features * 200),
+        "propagate": Cost(n_shards, n_features * PROPAGATE_S * rates.slowness, 0, 0, n_features * 200),
     }

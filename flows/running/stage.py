@@ -1,7 +1,8 @@
 """What a stage is, and what all stage flows share: the store held, the run recorded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -10,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
+from flows.costs.plan import Step
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.running.before_start import check_respondents
@@ -143,15 +145,37 @@ def _tag_run(names: list[str]) -> None:
         client.update_flow_run(UUID(flow_run.id), tags={*flow_run.tags, *names})
 
 
+class Planned(NamedTuple):
+    """What a plan gave for a stage."""
+
+    predicted_s: float
+    uncorrected_s: float
+
+
+PLANNED: ContextVar[Mapping[str, Planned] | None] = ContextVar("planned", default=None)
+"""By stage, what the plan gave that the user of this run was shown."""
+
+
+def planned_stages(steps: Iterable[Step]) -> dict[str, Planned]:
+    """By stage, what the steps of a plan add up to."""
+    sums: dict[str, Planned] = {}
+    for step in steps:
+        before = sums.get(step.stage, Planned(0.0, 0.0))
+        sums[step.stage] = Planned(before.predicted_s + step.seconds, before.uncorrected_s + step.uncorrected_s)
+    return sums
+
+
 @contextmanager
 def stage_recorded(config: RunConfig, store: Store, run: StageRun) -> Iterator[ReuseCount]:
     """Enter a stage in the catalog's `runs`. Yields the count of its shards, for the stage to keep."""
+    expected = (PLANNED.get() or {}).get(run.stage)
     row = {
         **run._asdict(),
         "flow_run_id": flow_run.id,
         "finished_at": None,
         "error": None,
         "config": config.model_dump_json(),
+        **(expected._asdict() if expected else {}),
     }
     with working(run.stage):
         with recorded(store.catalog, row) as reuse:

@@ -1,6 +1,7 @@
 """The catalog's record of runs."""
 
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any
 import duckdb
 
 from storage.catalog.database import insert_row, open_catalog
-from storage.catalog.published import publish
+from storage.catalog.published import open_published, publish
 from storage.shared_shards import ReuseCount
 
 
@@ -45,6 +46,7 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[ReuseCount]:
         "host": socket.gethostname(),
     }
     _put(catalog, row)
+    began = time.monotonic()
     tally = ReuseCount()
     try:
         yield tally
@@ -56,8 +58,32 @@ def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[ReuseCount]:
             publish(catalog)
         raise
     counts = asdict(tally) if tally.n_shards else {}
-    _put(catalog, {**row, **counts, "status": "completed", "finished_at": now()})
+    took = {"finished_at": now(), "actual_s": time.monotonic() - began}
+    _put(catalog, {**row, **counts, "status": "completed", **took})
     publish(catalog)
+
+
+CORRECTIONS = """
+    SELECT stage, median(actual_s / uncorrected_s) FROM (
+        SELECT * FROM runs WHERE status = 'completed' AND host = ? AND uncorrected_s >= ? AND coalesce(n_reused, 0) = 0
+        QUALIFY row_number() OVER (PARTITION BY stage ORDER BY started_at DESC) <= ?
+    ) GROUP BY stage
+"""
+
+RUNS_COMPARED = 5
+"""The latest of a stage, by which its next one is corrected."""
+
+LEAST_S = 1.0
+"""A stage for which the plan gave less says nothing of how fast its work is done."""
+
+
+def corrections(catalog: Path) -> dict[str, float]:
+    """By stage, how many times as long as the arithmetic said its latest runs took on this machine; nothing of stages
+    that took shards over from other checkpoints, or that no plan was made for."""
+    if not catalog.is_file():
+        return {}
+    with open_published(catalog) as connection:
+        return dict(connection.execute(CORRECTIONS, [socket.gethostname(), LEAST_S, RUNS_COMPARED]).fetchall())
 
 
 def _put(catalog: Path, row: dict[str, Any]) -> None:

@@ -168,7 +168,7 @@ def test_something_else_at_the_address_of_prefect(
 
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config(Path(CONFIG), [f"store={tmp_path / 'store'}"])
-    steps = [Step("ingest", 1, 1, 1.0, 12e6, 0.0), Step(DOWNLOAD, 1, 1, 1.0, 1e9, 0.0)]
+    steps = [Step("ingest", "ingest", 1, 1, 1.0, 1.0, 12e6, 0.0), Step(DOWNLOAD, DOWNLOAD, 1, 1, 1.0, 1.0, 1e9, 0.0)]
     monkeypatch.setattr("flows.costs.plan.shutil.disk_usage", lambda _: SimpleNamespace(free=6e6))
     with pytest.raises(ValueError, match=r"will write about 12\.0 MB, and .* has 6\.0 MB free; .*--force"):
         check_room(config, steps)

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from configs.run import EngineConfig, RunConfig
+from flows.costs.plan import Step
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.describe import DESCRIBE
+from flows.describe_checkpoint import STAGES
 from flows.evaluate import EVALUATE
-from flows.running.stage import Stage
+from flows.running.stage import Planned, Stage, planned_stages
 
 GEMMA = Sizes(
     n_layers=26, d_model=2304, n_tokens=256_000, n_weights=2.6e9, d_transcoder=16_384, n_bytes=0, corpus_tokens=24e6
@@ -46,3 +48,22 @@ def test_threads_share_what_a_process_holds_and_dask_workers_do_not() -> None:
     assert cost.memory_bytes(threads) == LIBRARIES_BYTES + 7e9 + 4 * 1e9
     assert cost.memory_bytes(dask) == 5 * LIBRARIES_BYTES + 4 * (7e9 + 1e9)
     assert cost._replace(n_tasks=1).memory_bytes(threads) == LIBRARIES_BYTES + 7e9 + 1e9
+
+
+def test_a_slower_machine_takes_longer_at_what_is_no_product() -> None:
+    config = RunConfig.model_validate({
+        "name": "g", "model": {"path": "."}, "transcoder": {"path": "."}, "corpus": {"source": "x"},
+    })  # fmt: skip
+    endless = Rates(1e40, 1e40)
+    for stage in STAGES.values():
+        costs = [stage.costs(GEMMA, config, endless._replace(slowness=slowness)) for slowness in (1.0, 3.0)]
+        plain, slow = (sum(cost.seconds for cost in one.values()) for one in costs)
+        assert 2.9 * plain < slow <= 3 * plain * (1 + 1e-9)
+        assert plain > 0
+
+
+def test_a_stage_is_expected_to_take_what_its_steps_take() -> None:
+    steps = [
+        Step(stage, "step", 1, 1, 2.0 * seconds, seconds, 0, 0) for stage, seconds in (("a", 1), ("b", 5), ("a", 3))
+    ]
+    assert planned_stages(steps) == {"a": Planned(8.0, 4.0), "b": Planned(10.0, 5.0)}
