@@ -71,8 +71,8 @@ TABLES = (
             Column(
                 "absolute_contribution",
                 "DOUBLE",
-                "Σ|score| over the whole vocabulary and over every feature of the upstream layers; to within 1e-3 "
-                "where the run was screened in bfloat16.",
+                "Σ|score| over the whole vocabulary and over every feature of the upstream layers; with bfloat16's "
+                "rounding, up to about 1%, where the run was screened in it.",
             ),
             Column(
                 "detected_share",

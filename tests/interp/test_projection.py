@@ -140,6 +140,22 @@ def test_screening_in_bfloat16_changes_nothing(mode: str, planted: float) -> Non
     np.testing.assert_allclose(screened.absolute_sum, exact.absolute_sum, rtol=1e-3)
 
 
+def test_the_sum_over_all_scores_keeps_the_rounding_of_bfloat16() -> None:
+    """More than a thousandth of it where all columns share a direction of which the rows read little, and never more
+    than products of rounded numbers can be off."""
+    generator = torch.Generator().manual_seed(7)
+    shared = torch.randn(96, generator=generator)
+    columns = torch.randn(6007, 96, generator=generator) + 30 * shared
+    rows = torch.randn(300, 96, generator=generator)
+    rows = rows - torch.outer((rows @ shared - 1) / (shared @ shared), shared)
+    exact, screened = (run(rows, columns, 1000, "paper", 200, 3.0, screen=screen) for screen in (False, True))
+    error = np.abs(screened.absolute_sum - exact.absolute_sum)
+    assert (error > 1e-3 * exact.absolute_sum).mean() > 0.2
+    assert (error < 1e-1 * exact.absolute_sum).all()
+    product = (rows.abs() @ columns.abs().T).sum(1).numpy()
+    assert (error <= 2**-7 * product + 2**-8 * exact.absolute_sum).all()
+
+
 def test_screening_falls_back_where_scores_are_too_close_to_tell() -> None:
     """All scores of a row within bfloat16's rounding of each other: every row is doubtful, and still right."""
     rows = torch.ones(5, 8)
