@@ -22,7 +22,7 @@ MEANINGS = {
     "faithfulness_paper": "the same at the best factor on the very prompts: above 0 by chance, and as published",
     "simulation": "activity predicted token by token (AUROC; 0.5 is chance)",
     "detection": "texts in which it is active told by the description (balanced accuracy; 0.5 is chance)",
-    "stability": "of the firing tokens named from every other row of the corpus and from the rest, the share in both",
+    "stability": "of the firing tokens named from every other document and from the rest, the share in both",
     "fuzzing": "right marks told from wrong ones (balanced accuracy; 0.5 is chance)",
 }
 

@@ -22,8 +22,8 @@ class ActivationExample:
     causes: tuple[int, ...] | None = None
     """Tokens that drive the activation by CircuitLens, the strongest first; None: not attributed, the whole text may be
     looked at."""
-    row: int = 0
-    """Of the corpus."""
+    document: int = 0
+    """That it is from, counted through the corpora."""
 
     @property
     def fires(self) -> str:
@@ -97,11 +97,11 @@ def described(sizes: Mapping[int, int], most: int) -> list[int]:
 
 
 def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
-    """What would be known of a feature from every other row of the corpus alone; clusters, promoted tokens and what
-    weights tell stay those of the whole."""
+    """What would be known of a feature from every other document of the corpus alone; clusters, promoted tokens and
+    what weights tell stay those of the whole."""
 
     def kept(moments: tuple[ActivationExample, ...]) -> tuple[ActivationExample, ...]:
-        return tuple(moment for moment in moments if moment.row % 2 == parity)
+        return tuple(moment for moment in moments if moment.document % 2 == parity)
 
     clusters = (replace(cluster, moments=kept(cluster.moments)) for cluster in known.clusters)
     left = tuple(cluster for cluster in clusters if cluster.moments)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from storage.corpora.corpus import corpus_attributes, read_rows_at
+from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_rows_at
 from storage.store import Store
 
 
@@ -46,4 +46,18 @@ def read_numbered_rows(
         if len(own):
             rows = read_rows_at(store, corpus.corpus_id, own - corpus.first_row)
             found.update(zip(own.tolist(), rows, strict=True))
+    return found
+
+
+def read_numbered_documents(
+    store: Store, corpora: Sequence[CorpusRows], sequences: Int64[np.ndarray, " n"]
+) -> dict[int, Int32[np.ndarray, " n_pos"]]:
+    """Which document each token of some rows is from, by the rows' number; documents are counted through as well."""
+    found: dict[int, np.ndarray] = {}
+    first_document = 0
+    for corpus, own in by_corpus(store, corpora, sequences):
+        if len(own):
+            documents = read_chosen_rows(store, corpus.corpus_id, own - corpus.first_row).documents
+            found.update(zip(own.tolist(), documents + np.int32(first_document), strict=True))
+        first_document += corpus_attributes(store, corpus.corpus_id).n_documents
     return found

@@ -41,7 +41,7 @@ from tasks.activations.corpus_pass import CorpusPass, n_counted
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import encoder_directions, reading_source
 
-VERSION = 2
+VERSION = 3
 """Bump when the same activations would give other sums or edges."""
 
 NO_DOCUMENT = -1

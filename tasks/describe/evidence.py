@@ -11,7 +11,7 @@ from interp.circuitlens.patterns import strongest_sources
 from interp.descriptions.evidence import ActivationExample, Cluster, FeatureEvidence, described
 from interp.descriptions.settings import EvidenceSettings
 from storage.checkpoints import open_checkpoint
-from storage.corpora.rows import numbered, read_numbered_rows
+from storage.corpora.rows import numbered, read_numbered_documents, read_numbered_rows
 from storage.samples import sample_ids
 from storage.store import Store
 from tasks.ingest import tokens_part
@@ -110,7 +110,9 @@ class _Examples:
         self._bos = open_checkpoint(store, job.checkpoint_id).bos
         self._vocabulary = read_vocabulary(tokens_part(store, job.checkpoint_id))
         sequences = np.array([one.sequence for many in self._samples.values() for one in many], np.int64)
-        self._rows = read_numbered_rows(store, numbered(store, sampled_corpus.corpora), sequences)
+        corpora = numbered(store, sampled_corpus.corpora)
+        self._rows = read_numbered_rows(store, corpora, sequences)
+        self._documents = read_numbered_documents(store, corpora, sequences)
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
         """What is known of a feature, with its samples."""
@@ -149,7 +151,8 @@ class _Examples:
         first = first + int(before[-1]) + 1 if len(before) else first
         tokens = tuple(self._vocabulary[token].text for token in row[first:last].tolist())
         shown = None if causes is None else tuple(at - first for at in causes if first <= at < one.position)
-        return ActivationExample(tokens, one.position - first, one.activation, shown, one.sequence)
+        document = int(self._documents[one.sequence][one.position])
+        return ActivationExample(tokens, one.position - first, one.activation, shown, document)
 
 
 class _Causes:

@@ -30,7 +30,7 @@ from tasks.evaluation.held_out import JudgeJob, load_layer_material
 from tasks.evaluation.judge import CONTROL, partners
 from tasks.shard_task import shard_task
 
-VERSION = 2
+VERSION = 3
 """Bump when other figures would follow from the same answers."""
 
 ROWS_AT_ONCE = 256
@@ -86,7 +86,7 @@ def _said(one: dict[str, Any]) -> Judged:
 def _stability(
     store: Store, task: JudgeJob, layer: int, features: np.ndarray, described: dict[str, dict[int, str]]
 ) -> Iterator[Row]:
-    """How far descriptions by rule agree that were made from every other row of the corpus and from the rest.
+    """How far descriptions by rule agree that were made from every other document and from the rest.
 
     Defined for methods that look at samples. The control compares with another feature's other half.
     """
@@ -107,7 +107,7 @@ def _stability(
 def _words_of_halves(
     store: Store, task: JudgeJob, layer: int, features: list[int], methods: Sequence[Method]
 ) -> dict[tuple[Method, int], list[frozenset[str]]]:
-    """By method and feature, the firing tokens that a description from each half of the rows names."""
+    """By method and feature, the firing tokens that a description from each half of the documents names."""
     explainer = TokensExplainer(task.rule, task.wording)
     settings = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
     evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, layer, settings)

@@ -15,7 +15,7 @@ from interp.sparse import FeatureTokens
 from storage.activations import open_block
 from storage.catalog.parts import read_parts
 from storage.checkpoints import open_checkpoint
-from storage.corpora.corpus import corpus_attributes
+from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.store import ShardKey, Store, read_json, shards, whole_file, write_json
 from tasks.activations.coactivation import EdgesJob, virtual_weights
 from tasks.activations.corpus_pass import CorpusPass, n_counted
@@ -90,30 +90,33 @@ class _Wanted(NamedTuple):
 def _segments(
     store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: list[int]
 ) -> Iterator[tuple[FeatureTokens, FeatureTokens, int, int]]:
-    """Blocks in order, cut where a beginning ends: (a layer's activations, those of the targets in even rows and then
-    in odd rows, positions of the block, rows until here)."""
-    n_before = 0
+    """Blocks in order, cut where a beginning ends: (a layer's activations, those of the targets in documents of even
+    number and then in the others, positions of the block, rows until here)."""
+    n_before, first_document = 0, 0
     for corpus_pass in passes:
         n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
             opened = open_block(store, corpus_pass.recipe, block)
             n_rows = block.stop - block.start
             sources, wanted = (opened.features(at, 0, of.width) for at in (of.source, of.target))
+            document = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).documents.ravel()
+            row = np.arange(len(document)) // n_pos
             cuts = [bound - n_before for bound in bounds if n_before < bound < n_before + n_rows]
             for start, stop in zip([0, *cuts], [*cuts, n_rows], strict=True):
-                halves = [(block.start + half) % 2 for half in range(2)]
-                parts = [_rows(wanted, of.targets, n_pos, start, stop, half) for half in halves]
+                inside = (document >= 0) & (row >= start) & (row < stop)
+                halves = [inside & ((document + first_document) % 2 == half) for half in (0, 1)]
+                parts = [_at(wanted, of.targets, half) for half in halves]
                 yield sources, _one_after_the_other(parts), n_rows * n_pos, n_before + stop
             n_before += n_rows
+        first_document += corpus_attributes(store, corpus_pass.corpus_id).n_documents
 
 
-def _rows(active: FeatureTokens, targets: np.ndarray, n_pos: int, start: int, stop: int, half: int) -> FeatureTokens:
-    """Some features in every other row of some."""
+def _at(active: FeatureTokens, targets: np.ndarray, chosen: np.ndarray) -> FeatureTokens:
+    """Some features at some positions of a block."""
     kept = []
     for target in targets.tolist():
         one = active.features(target, target + 1)
-        row = one.token // n_pos
-        mine = (row >= start) & (row < stop) & (row % 2 == half)
+        mine = chosen[one.token]
         kept.append((one.token[mine], one.value[mine]))
     indptr = np.cumsum([0, *(len(token) for token, _ in kept)])
     return FeatureTokens(indptr, *(np.concatenate(column) for column in zip(*kept, strict=True)))

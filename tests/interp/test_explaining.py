@@ -57,9 +57,9 @@ def test_the_estimate_hears_of_questions_that_follow_from_answers() -> None:
     assert texts == ["explain", "join"]
 
 
-def test_a_half_of_what_is_known_is_of_every_other_row() -> None:
+def test_a_half_of_what_is_known_is_of_every_other_document() -> None:
     odd = half(KNOWN, 1)
-    assert [moment.row for moment in odd.spread] == [1, 3]
-    assert [moment.row for moment in odd.top] == [1]
+    assert [moment.document for moment in odd.spread] == [1, 3]
+    assert [moment.document for moment in odd.top] == [1]
     assert [len(cluster.moments) for cluster in odd.clusters] == [1, 1]
     assert odd.reads == KNOWN.reads

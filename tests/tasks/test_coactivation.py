@@ -24,6 +24,7 @@ from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.store import ShardKey, Store, shards
 from tasks.activations import coactivation as tasks
 from tasks.activations import corpus_pass as activation_tasks
+from tasks.evaluation import stability
 from tasks.evaluation.stability import draw_convergence
 from tests.tasks.demo_store import dense, ingested
 
@@ -200,6 +201,27 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
     b, a = rows[2][:, feature], rows[0][:, source]
     assert (edge["source_feature"], edge["z_score"], edge["n_coactive"]) == (source, 7.0, together[source])
     assert edge["twera"] == pytest.approx(0.5 * (a * b).sum() / b.sum(), rel=1e-5)
+
+
+def test_halves_of_the_text_have_whole_documents(subject: Subject, blocks: list[tasks.Summed]) -> None:
+    store, targets, n = subject.store, np.arange(200), subject.attributes.d_transcoder
+    passes = [summed.corpus_pass for summed in blocks]
+    n_rows = sum(block.stop - block.start for one in passes for block in one.blocks(store))
+    documents = read_rows(store, passes[0].corpus_id, 0, n_rows).documents.ravel()
+    seen: list[set[int]] = [set(), set()]
+    at, n_active = 0, 0
+    bounds, wanted = [n_rows // 2, n_rows], stability._Wanted(0, 2, n, targets)
+    for _, active, n_positions, rows_until in stability._segments(store, passes, wanted, bounds):
+        for half in (0, 1):
+            tokens = active.features(half * len(targets), (half + 1) * len(targets)).token
+            seen[half] |= set(documents[at + tokens].tolist())
+            n_active += len(tokens)
+        at += n_positions if rows_until * N_POS == at + n_positions else 0
+    assert seen[0]
+    assert seen[1]
+    assert not seen[0] & seen[1]
+    every = [activation_tasks.open_block(store, passes[0].recipe, block) for block in passes[0].blocks(store)]
+    assert n_active == sum(len(block.features(2, 0, len(targets)).token) for block in every)
 
 
 def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: list[tasks.Summed]) -> None:
