@@ -217,6 +217,10 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
         left = unfinished(loaded, found.subject)
         check_order(loaded, found.subject, left)
         print_plan(found.steps, out)
+        if found.from_records:
+            out.print(
+                "The Hugging Face Hub cannot be reached: sizes are those recorded for this preset", soft_wrap=True
+            )
         for problem in problems(loaded, found.subject, left):
             out.print(f"[bold yellow]not ready:[/] {escape(visible(problem))}", soft_wrap=True, highlight=False)
         root = store_path(loaded)

@@ -7,12 +7,13 @@ from typing import NamedTuple, Protocol
 from configs.run import RunConfig
 from flows.costs.coactivation import refuse_what_does_not_fit
 from flows.costs.rates import Cost, Rates
+from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject.origin import pinned, to_download
 from flows.subject.subject import Subject, identify, open_source, store_path
 from storage.bucket.working_copy import refresh_all
 from storage.catalog.runs import corrections
-from storage.hub import RemoteFile
+from storage.hub import RemoteFile, UnreachableError
 
 TOKENS_TRAINED_PER_FORWARD = 3
 """A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""
@@ -59,6 +60,8 @@ class Plan(NamedTuple):
     subject: Subject | None
     """None where the model or its transcoders are not here yet."""
     steps: list[Step]
+    from_records: bool = False
+    """Whether the Hub could not be reached, and sizes are those recorded for a preset."""
 
 
 def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
@@ -75,8 +78,14 @@ def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
 
 
 def planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
-    """The same, with the checkpoint."""
-    found = _planned(pinned(config), stages)
+    """The same, with the checkpoint. Where the Hub cannot be reached, presets are planned from their recorded sizes."""
+    try:
+        found = _planned(pinned(config), stages)
+    except UnreachableError:
+        sizes = recorded_sizes(config)
+        if sizes is None:
+            raise
+        found = _from_records(sizes, config, stages)
     for step in found.steps:
         if step.name == "coactivation":
             refuse_what_does_not_fit(config, step.disk_bytes)
@@ -124,6 +133,13 @@ def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     costs = _costs(stages, sizes, config, rates)
     steps = [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
     return Plan(subject, steps)
+
+
+def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable]) -> Plan:
+    """The whole of a run on what a preset names, without the Hub."""
+    download = Cost(1, sizes.n_bytes / DOWNLOAD_BYTES_PER_S, sizes.n_bytes, 0, 0)
+    costs = _costs(stages, sizes, config, Rates.measured(sizes.d_model, config))
+    return Plan(None, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
 
 
 def _step(name: tuple[str, str], todo: int | None, cost: Cost, config: RunConfig, correction: float) -> Step:

@@ -107,11 +107,11 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
 def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
     n_weights = weight_bytes / bytes_per_weight(model.config)
     n_bytes = weight_bytes + transcoder_bytes
-    tokens = _guessed_tokens(config)
+    tokens = guessed_tokens(config)
     return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens)
 
 
-def _guessed_tokens(config: RunConfig) -> float:
+def guessed_tokens(config: RunConfig) -> float:
     """Tokens of the corpus by its files' bytes; without files here, as many as the configuration allows."""
     return sum(_guessed_tokens_of(config, source) for source in config.corpus.sources)
 
