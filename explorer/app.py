@@ -17,6 +17,7 @@ from explorer.errors import ExplorerError, NotFoundError
 from explorer.forms import Sent
 from explorer.jobs import Attribute, Jobs
 from explorer.links import PAGES, url
+from explorer.meanings import Meanings
 from explorer.notes import Notes, Subject
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
@@ -61,6 +62,8 @@ class Settings:
     """What computes them; None: pages only show them."""
     prefect: str | None = None
     """Address of Prefect's pages, to which runs lead."""
+    meanings: Meanings | None = None
+    """What finds descriptions of like meaning; None: words alone are looked for."""
 
 
 class Explorer:
@@ -68,7 +71,7 @@ class Explorer:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        place = Place(settings.catalog.parent, settings.graphs, settings.prefect)
+        place = Place(settings.catalog.parent, settings.graphs, settings.prefect, settings.meanings)
         self.catalog = Catalog(settings.catalog, settings.limits, place)
         self.notes = Notes(settings.notes) if settings.notes is not None else None
         self.jobs = None

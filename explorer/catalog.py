@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import duckdb
 
 from explorer.errors import LimitError, NotFoundError
+from explorer.meanings import Meanings
 from explorer.words import Words
 from storage.catalog.database import CatalogBusyError, checked_version, first_line, quoted
 from storage.catalog.published import newest, published_path
@@ -63,6 +64,8 @@ class Place(NamedTuple):
     """Folder of attribution graphs."""
     prefect: str | None = None
     """Address of Prefect's pages."""
+    meanings: Meanings | None = None
+    """What finds descriptions of like meaning."""
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Reader:
     """One request's connection to one copy of the catalog."""
 
     def __init__(self, opened: Opened, limits: Limits, place: Place) -> None:
-        self.store, self.graphs, self.prefect = place
+        self.store, self.graphs, self.prefect, self._meanings = place
         self._words = opened.words
         self._opened = opened
         self._limits = limits
@@ -138,6 +141,19 @@ class Reader:
         said = self._asked(partial(search_descriptions, self._cursor, index, query))
         fired = self._asked(partial(search_contexts, self._cursor, index, query))
         return [plain(hit._asdict()) for hit in said], [plain(hit._asdict()) for hit in fired]
+
+    def alike(
+        self, words: str, checkpoint_id: str, layer: int | None, n: int
+    ) -> tuple[list[dict[str, Any]], str | None] | None:
+        """Features whose descriptions mean nearly what the words do, and why there are none yet; None where no model
+        that compares meanings was named."""
+        if self._meanings is None:
+            return None
+        query, stamp = Query(words, checkpoint_id, layer, n), self._opened.stamp[1]
+        hits = self._asked(lambda: self._meanings and self._meanings.search(self._cursor, query, stamp))
+        if hits is None:
+            return [], self._meanings.failed or "the descriptions are being read; reload the page in some seconds"
+        return [plain(hit._asdict()) for hit in hits], None
 
     def batches(self, sql: str, values: Mapping[str, Any]) -> Any:
         """A query's whole answer as Arrow batches, for downloads."""

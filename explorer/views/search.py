@@ -32,6 +32,8 @@ def search_page(
         "ready": True,
         "descriptions": [],
         "contexts": [],
+        "alike": None,
+        "alike_reason": None,
     }
     panels: dict[str, Panel] = {}
     place = _feature(row, q)
@@ -44,6 +46,9 @@ def search_page(
         facts["ready"] = found is not None
         if found is not None:
             facts["descriptions"], facts["contexts"] = found
+        alike = reader.alike(q, row["checkpoint_id"], facts["layer"], N_SHOWN)
+        if alike is not None:
+            facts["alike"], facts["alike_reason"] = alike
         panels["tokens"] = reader.panel("Tokens", NAMED, {"checkpoint": row["checkpoint_id"], "words": q}, N_TOKENS)
     return Page(f"Search: {q}" if q else "Search", row, facts, panels)
 

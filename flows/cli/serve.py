@@ -39,6 +39,10 @@ def serve(
     notes: Annotated[
         Path | None, typer.Option(help="Let people say what features are, and keep it in this DuckDB file.")
     ] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="Search like meanings too, by this model: a folder, or an address (…/v1).")
+    ] = None,
+    embedding_model: Annotated[str | None, typer.Option(help="Which model, of an address.")] = None,
     token: Annotated[
         bool, typer.Option("--token", help=f"Serve only who has a token: ${TOKEN_VARIABLE}, else a new one.")
     ] = False,
@@ -46,17 +50,19 @@ def serve(
     """Show the store in a browser: features with their texts, wiring, scores, graphs. Reads, never writes it."""
     with report_errors():
         from explorer.app import Settings, create_app
+        from explorer.meanings import Meanings
         from explorer.security import Access, new_token
 
         secret = (os.environ.get(TOKEN_VARIABLE) or new_token()) if token else None
         root = store_root(store)
+        meanings = None if embeddings is None else Meanings(root / "catalog.duckdb", embeddings, embedding_model)
         access = Access(host, tuple(name or ()), secret)
         with tempfile.TemporaryDirectory(prefix="circuit-insights-graphs-") as passing:
             folder = Path(passing) if graphs is None else graphs
             folder.mkdir(parents=True, exist_ok=True)
             settings = Settings(
                 root / "catalog.duckdb", access, graphs=folder, notes=notes, attribute=partial(_attribute, root),
-                prefect=_prefect_pages(),
+                prefect=_prefect_pages(), meanings=meanings,
             )  # fmt: skip
             served = create_app(settings)
             served.state.explorer.catalog.index_words()

@@ -3,14 +3,18 @@
 import csv
 import io
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+from explorer.app import Settings, create_app
 from explorer.catalog import Catalog, Limits
 from explorer.errors import LimitError
+from explorer.meanings import Meanings
 from storage.catalog.database import insert_row, open_catalog
 from storage.catalog.published import open_published, publish
 from tests.explorer.small_catalog import CHECKPOINT, CORPUS, LATER, write_small_catalog
@@ -209,3 +213,37 @@ def test_a_corpus_that_was_not_read_is_not_found(explorer: TestClient) -> None:
     answer = explorer.get(f"/c/{CHECKPOINT}/feature/0/0?corpus=other")
     assert answer.status_code == 404
     assert CORPUS in answer.text
+
+
+class Letters:
+    """Compares texts by how many of each letter they have."""
+
+    embedder_id = "letters"
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        counts = np.array([[text.lower().count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts])
+        return (counts / np.linalg.norm(counts, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_search_finds_like_meanings_where_a_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.search.embedders.open_embedder", lambda place, model: Letters())
+    path = write_small_catalog(tmp_path)
+    settings = Settings(path, meanings=Meanings(path, "anywhere", None))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        address, give_up = f"/api/c/{CHECKPOINT}/search?q=tac+token+eht", time.monotonic() + 10
+        while not (facts := client.get(address).json()["facts"])["alike"] and time.monotonic() < give_up:
+            assert "being read" in facts["alike_reason"]
+            time.sleep(0.02)
+        assert {(hit["layer"], hit["feature"]) for hit in facts["alike"]} >= {(0, 0), (2, 2)}
+        assert "Descriptions of like meaning" in client.get(address.removeprefix("/api")).text
+
+
+def test_a_model_that_cannot_be_opened_is_told_on_the_page(tmp_path: Path) -> None:
+    path = write_small_catalog(tmp_path)
+    settings = Settings(path, meanings=Meanings(path, str(tmp_path / "nothing"), None))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        address, give_up = f"/api/c/{CHECKPOINT}/search?q=cat", time.monotonic() + 60
+        while "being read" in (reason := client.get(address).json()["facts"]["alike_reason"]):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        assert "nothing" in reason
