@@ -15,6 +15,7 @@ from storage.catalog.database import has_text, loaded_recipe, loaded_subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount, take_over_shards
 from storage.store import missing_shards
+from tasks.activations import neighbours
 from tasks.activations.corpus_pass import (
     TABLES,
     SamplingJob,
@@ -23,6 +24,7 @@ from tasks.activations.corpus_pass import (
     load_texts,
     remove_or_pack_blocks,
 )
+from tasks.activations.neighbours import gather_neighbours
 
 
 class ActivationsStage:
@@ -60,10 +62,18 @@ class ActivationsStage:
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
         """Tokenise the corpus if need be, run it through the model, gather every shard."""
-        config, store = subject.config, subject.store
+        store = subject.store
         open_checkpoint(store, subject.checkpoint_id)
-        if self._has_samples(subject):
-            return
+        if not self._has_samples(subject):
+            self._draw(subject, reuse)
+        recipe = ActivationsRecipe(subject)
+        missing = missing_shards(store, recipe.neighbour_shards(), (neighbours.TABLE,))
+        futures = [gather_neighbours.submit(store, _job(recipe), key, recipe.recipe) for key in missing]
+        wait_for_all(futures, "activations: neighbours")
+
+    def _draw(self, subject: Subject, reuse: ReuseCount) -> None:
+        """Everything up to the samples."""
+        config, store = subject.config, subject.store
         tokenise(subject)
         recipe = ActivationsRecipe(subject)
         missing = take_over_shards(store, recipe.shards(), TABLES, recipe.ingredients, reuse)
@@ -79,7 +89,8 @@ class ActivationsStage:
         if not self._has_samples(subject):
             load_activations(store, _job(recipe), recipe.shards())
         if not _has_texts(subject):
-            load_texts(store, _job(recipe), recipe.texts, keep_text=subject.config.corpus.keep_text)
+            keep_text = subject.config.corpus.keep_text
+            load_texts(store, _job(recipe), recipe.texts, recipe.neighbour_shards(), keep_text=keep_text)
 
 
 ACTIVATIONS = ActivationsStage()

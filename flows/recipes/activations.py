@@ -6,9 +6,11 @@ from functools import cached_property
 from flows.recipes.checkpoint import joined_corpora
 from flows.recipes.encoders import encoder_ingredients
 from flows.subject.subject import Subject
+from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from storage.corpora.corpus import corpus_attributes
 from storage.recipes import short_hash
 from storage.store import ShardKey
+from tasks.activations import neighbours
 from tasks.activations.corpus_pass import VERSION, CorpusPass
 
 TEXTS_VERSION = 1
@@ -53,7 +55,19 @@ class ActivationsRecipe:
     def texts(self) -> str:
         """Names the texts around the samples, which may be kept out of the catalog."""
         keep_text = self.subject.config.corpus.keep_text
-        return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION)
+        more = {"neighbours": self.neighbours} if self.subject.config.activations.keep == "all" else {}
+        return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION, **more)
+
+    @property
+    def neighbours(self) -> str:
+        """Names what features do around their samples."""
+        reach = (TOKENS_BEFORE, TOKENS_AFTER)
+        return short_hash(samples=self.recipe, reach=reach, version=neighbours.VERSION)
+
+    def neighbour_shards(self) -> list[ShardKey]:
+        """Every shard of these; none where the sparse activations are not kept."""
+        keep = self.subject.config.activations.keep
+        return self.subject.all_shards(self.neighbours) if keep == "all" else []
 
     @cached_property
     def ingredients(self) -> list[str]:

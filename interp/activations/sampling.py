@@ -63,3 +63,36 @@ def _ordered(active: FeatureTokens) -> Float32[np.ndarray, " n"]:
     for begin, end in pairwise(active.indptr.tolist()):
         values[begin:end].sort()  # numpy's sort is vector code, numba's is not
     return values
+
+
+class Neighbours(NamedTuple):
+    """Where a feature is active around some of its activations, one after the other."""
+
+    counts: Int64[np.ndarray, " n"]
+    """How many of each; the activation itself is among them."""
+    offset: Int64[np.ndarray, " m"]
+    """Tokens from the activation: 0 for itself, −1 for the token before it."""
+    activation: Float32[np.ndarray, " m"]
+
+
+def neighbours(
+    active: FeatureTokens,
+    feature: Int64[np.ndarray, " n"],
+    position: Int64[np.ndarray, " n"],
+    n_pos: int,
+    reach: tuple[int, int],
+) -> Neighbours:
+    """The activations of the same feature in the same row, at most `reach` tokens before and after some positions.
+
+    `feature` is counted from the first of `active`, `position` through the corpus, rows having `n_pos`.
+    """
+    row = position - position % n_pos
+    low, high = np.maximum(row, position - reach[0]), np.minimum(row + n_pos - 1, position + reach[1])
+    width = max(int(active.token.max(initial=0)), int(high.max(initial=0))) + 2
+    owner = np.repeat(np.arange(active.n_features), np.diff(active.indptr))
+    known = owner * width + active.token.astype(np.int64)
+    begin = np.searchsorted(known, feature * width + low)
+    counts = np.searchsorted(known, feature * width + high, side="right") - begin
+    at = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    offset = active.token[at].astype(np.int64) - np.repeat(position, counts)
+    return Neighbours(counts, offset, active.value[at])

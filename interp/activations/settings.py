@@ -33,7 +33,8 @@ class ActivationSettings:
     seed: Annotated[int, Ge(0)] = 0
     """Of the draw. Equal seeds draw equal samples."""
     keep: Keep = "none"
-    """Sparse activations that stay in the store, about 5 bytes each: none, or all."""
+    """Sparse activations that stay in the store, about 5 bytes each: none, or all. With all, the catalog also has what
+    a feature does at the tokens around its samples."""
 
     @property
     def counted(self) -> dict[str, Any]:

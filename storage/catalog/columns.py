@@ -15,6 +15,7 @@ ARROW = {
     "BOOLEAN": pa.bool_(),
     "TIMESTAMP": pa.timestamp("us"),
     "VARCHAR[]": pa.list_(pa.string()),
+    "SMALLINT[]": pa.list_(pa.int16()),
     "INTEGER[]": pa.list_(pa.int32()),
     "FLOAT[]": pa.list_(pa.float32()),
 }

@@ -40,6 +40,12 @@ _PLACED = f"""
         FROM samples s LEFT JOIN sequences q USING (corpus_id, sequence)
     )"""
 
+_ACTIVATIONS = """
+    CASE WHEN row IS NOT NULL AND n.offsets IS NOT NULL THEN list_transform(
+        range(first, last + 1),
+        lambda i: coalesce(n.activations[list_position(n.offsets, i - 1 - position)], 0)::FLOAT
+    ) END"""
+
 CONTEXTS = (
     "One sampled activation in its text: `before`, `token` and `after` follow one another, at most "
     f"{TOKENS_BEFORE} tokens before the firing one and {TOKENS_AFTER} after it, all of its document, whose number in "
@@ -47,17 +53,18 @@ CONTEXTS = (
     "firing one is at `position` of the row `sequence`. `causes` are the tokens that the activation came from by heads "
     f"and embeddings, those with {LEAST_SHARE:.0%} of that or more, the strongest first: `token`, `position`, "
     "`relative_position` and `share`; null where not attributed. `activations` are the feature's at `tokens`; null "
-    "where they were not kept. Texts are null where `corpora.has_text` is not true.",
+    "unless `activations.keep` is all. Texts are null where `corpora.has_text` is not true.",
     f"""
         SELECT w.checkpoint_id, w.corpus_id, w.layer, w.feature, w.sample, cluster, quantile_bin, activation, document,
                array_to_string(row[first:start - 1], '') AS before,
                array_to_string(row[start:position + 1], '') AS token,
                array_to_string(row[position + 2:last], '') AS after,
-               row[first:last] AS tokens, NULL::FLOAT[] AS activations,
+               row[first:last] AS tokens, {_ACTIVATIONS} AS activations,
                list_transform(causes, lambda c: {{'token': row[c.position + 1], 'position': c.position,
                    'relative_position': c.relative_position, 'share': c.share}}) AS causes,
                sequence, position, CAST(first - 1 AS INTEGER) AS first_position
         FROM ({_PLACED}) w LEFT JOIN ({_CAUSES}) USING ({_SAMPLE})
+        LEFT JOIN sample_neighbours n USING ({_SAMPLE})
         """,
 )
 """What a row is, and the query."""

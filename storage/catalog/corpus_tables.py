@@ -50,6 +50,20 @@ TABLES = (
         ),
     ),
     Table(
+        "sample_neighbours",
+        "Where a feature is active around one of its samples; only with `activations.keep: all`.",
+        ("checkpoint_id", "corpus_id", "layer", "feature", "sample"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("sample", "INTEGER", "The sample."),
+            Column("offsets", "SMALLINT[]", "Tokens from the sample: 0 for its own, −1 for the one before it."),
+            Column("activations", "FLOAT[]", "The feature's activation at each."),
+        ),
+    ),
+    Table(
         "sequences",
         "One row of a corpus from which a sample was drawn, as text.",
         ("corpus_id", "sequence"),

@@ -296,11 +296,14 @@ def load_activations(store: Store, job: SamplingJob, keys: Sequence[ShardKey]) -
 
 
 @shard_task("load-texts", "load texts")
-def load_texts(store: Store, job: SamplingJob, recipe: str, *, keep_text: bool) -> str:
-    """Load the rows that samples are from, in one transaction; or with `keep_text` false remove them."""
+def load_texts(store: Store, job: SamplingJob, recipe: str, neighbours: Sequence[ShardKey], *, keep_text: bool) -> str:
+    """Load the rows that samples are from, in one transaction; or with `keep_text` false remove them. `neighbours` are
+    the shards of what features do around their samples, if that is wanted."""
     corpora = [corpus_pass.rows for corpus_pass in job.passes]
     with open_catalog(store.catalog, write=True) as connection:
         load_sequences(connection, store, job.checkpoint_id, job.corpus_id, corpora, keep_text=keep_text)
+        parts = [store.part("sample_neighbours", key) for key in neighbours]
+        replace_rows(connection, "sample_neighbours", job.shared, parts)
         mark_loaded(connection, loaded_subject(job.checkpoint_id, job.corpus_id), "texts", recipe)
     return recipe
 

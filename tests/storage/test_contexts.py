@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
-from storage.catalog.database import open_catalog, put_corpus
+from storage.catalog.database import CorpusRow, open_catalog, put_corpus
 from storage.catalog.sequences import CorpusRows, load_sequences
 from storage.exchange.parquet import export_tables
 from storage.store import Store, open_store
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
         for sample, (sequence, position) in enumerate(samples):
             row = [sample, sequence, position, 5.0 - sample]
             connection.execute("INSERT INTO samples VALUES ('c', 'ab', 1, 7, ?, ?, ?, ?, 0, NULL)", row)
-        put_corpus(connection, {"corpus_id": "ab"})
+        put_corpus(connection, CorpusRow("ab", "both", 4, 200, 414, 0, 0, "sha"))
     return store
 
 
@@ -104,7 +104,7 @@ def test_private_text_is_not_in_the_catalog(store: Store, tmp_path: Path) -> Non
 def test_a_corpus_that_is_entered_again_keeps_its_text(store: Store) -> None:
     load(store)
     with open_catalog(store.catalog, write=True) as connection:
-        put_corpus(connection, {"corpus_id": "ab", "name": "new"})
+        put_corpus(connection, CorpusRow("ab", "new", 4, 200, 414, 0, 0, "sha"))
         assert connection.execute("SELECT name, has_text FROM corpora").fetchall() == [("new", True)]
 
 
@@ -114,3 +114,12 @@ def test_an_export_has_the_texts(store: Store, tmp_path: Path) -> None:
         export_tables(connection, tmp_path)
     query = f"SELECT tokens[3] FROM '{tmp_path / 'sequences.parquet'}' WHERE sequence = 0"
     assert duckdb.execute(query).fetchall() == [(" cat",)]
+
+
+def test_activations_are_aligned_with_the_tokens_where_they_were_kept(store: Store) -> None:
+    load(store)
+    with open_catalog(store.catalog, write=True) as connection:
+        connection.execute("INSERT INTO sample_neighbours VALUES ('c', 'ab', 1, 7, 1, [-2, 0, 1, 2], [2, 4, 1, 9])")
+    found = contexts(store, "tokens, activations")
+    assert found[0][1] is None
+    assert found[1] == (["<s>", " the", "€", "", "", "."], [0, 2, 0, 4, 1, 9])

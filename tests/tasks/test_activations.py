@@ -16,10 +16,12 @@ from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
 from storage.activations import block_path, open_block, pack_block
+from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from storage.checkpoints import open_checkpoint
 from storage.samples import read_samples
 from storage.store import ShardKey, shards
 from tasks.activations import corpus_pass as tasks
+from tasks.activations import neighbours
 from tasks.evaluation import reading
 from tasks.models import loaded_model
 from tests.tasks.demo_store import dense, ingested
@@ -205,3 +207,24 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
         assert np.allclose(found, dense, atol=1e-5)
         assert np.allclose(peaks[at], dense.max(0, initial=0), atol=1e-5)
     assert peaks.any()
+
+
+def test_neighbours_are_the_dense_activations_around_samples(gathered: Any, subject: Subject) -> None:
+    settings = CASES[0]
+    samples = gathered(settings)["samples"]
+    work = ActivationsRecipe(subject)
+    drawing = tasks.SamplingJob(subject.checkpoint_id, work.corpus_id, tuple(work.passes), settings)
+    key = ShardKey("neighbours", 1, 0, 300)
+    neighbours.gather_neighbours.fn(subject.store, drawing, key, "recipe")
+    rows = pq.read_table(subject.store.part("sample_neighbours", key)).to_pylist()
+    of = (samples["layer"] == 1) & (samples["feature"] < 300)
+    assert [(row["feature"], row["sample"]) for row in rows] == list(
+        zip(samples["feature"][of].tolist(), samples["sample"][of].tolist(), strict=True)
+    )
+    a = np.nan_to_num(dense(subject, settings)[1]).reshape(-1, N_POS, subject.attributes.d_transcoder)
+    for row, sequence, position in zip(rows, samples["sequence"][of], samples["position"][of], strict=True):
+        low, high = max(0, position - TOKENS_BEFORE), min(N_POS, position + TOKENS_AFTER + 1)
+        around = a[sequence, low:high, row["feature"]]
+        assert row["offsets"] == (np.flatnonzero(around > 0) + low - position).tolist()
+        assert row["activations"] == pytest.approx(around[around > 0], rel=1e-4)
+    assert sum(len(row["offsets"]) for row in rows) > 1.2 * len(rows)
