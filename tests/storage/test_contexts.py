@@ -1,35 +1,49 @@
 """Samples in their text: the view `contexts` over what the catalog holds of the corpus."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import numpy as np
 import pytest
-import zarr
 
 from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from storage.catalog.database import CorpusRow, open_catalog, put_corpus
 from storage.catalog.sequences import CorpusRows, load_sequences
+from storage.corpora.packing import Rows
 from storage.exchange.parquet import export_tables
 from storage.store import Store, open_store
 
 VOCABULARY = ["<s>", " the", " cat", " sat", "<0xE2>", "<0x82>", "<0xAC>", "."]
 
 
-def write_corpus(store: Store, name: str, tokens: list[list[int]], documents: list[list[int]]) -> None:
-    group = zarr.create_group(store.corpus(name))
-    for kind, rows in (("tokens", tokens), ("documents", documents)):
-        group.create_array(kind, data=np.array(rows, np.int32))
-    group.attrs["n_documents"] = max(map(max, documents)) + 1
+ROWS = {
+    "a": (
+        [[0, 1, 2, 3, 0, 1, 4, 5, 6, 7], [0, 1, 2, 7, -1, -1, -1, -1, -1, -1]],
+        [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, -1, -1, -1, -1, -1, -1]],
+    ),
+    "b": ([[1] * 200, [2] * 200], [[0] * 200, [1] * 200]),
+}
+"""Tokens and documents of two corpora, the second of long documents."""
+
+
+def rows_of(_: Store, corpus_id: str, rows: np.ndarray) -> Rows:
+    tokens, documents = (np.array(part, np.int32) for part in ROWS[corpus_id])
+    return Rows(tokens[rows], documents[rows])
+
+
+def attributes_of(_: Store, corpus_id: str) -> SimpleNamespace:
+    tokens, documents = ROWS[corpus_id]
+    return SimpleNamespace(n_sequences=len(tokens), n_documents=max(map(max, documents)) + 1)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """Two corpora, the second of long documents, with samples of one feature in both."""
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store whose corpora are `ROWS`, with samples of one feature in both."""
+    monkeypatch.setattr("storage.catalog.sequences.read_chosen_rows", rows_of)
+    for module in ("storage.catalog.sequences", "storage.corpora.rows"):
+        monkeypatch.setattr(f"{module}.corpus_attributes", attributes_of)
     store = open_store(tmp_path / "store")
-    write_corpus(store, "a", [[0, 1, 2, 3, 0, 1, 4, 5, 6, 7], [0, 1, 2, 7, -1, -1, -1, -1, -1, -1]],
-                 [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, -1, -1, -1, -1, -1, -1]])  # fmt: skip
-    write_corpus(store, "b", [[1] * 200, [2] * 200], [[0] * 200, [1] * 200])
     with open_catalog(store.catalog, write=True) as connection:
         for token_id, text in enumerate(VOCABULARY):
             connection.execute("INSERT INTO tokens VALUES ('c', ?, ?)", [token_id, text])
