@@ -34,7 +34,7 @@ class ActivationSettings:
     """Of the draw. Equal seeds draw equal samples."""
     keep: Keep = "none"
     """Sparse activations that stay in the store, about 5 bytes each: none, or all. With all, the catalog also has what
-    a feature does at the tokens around its samples."""
+    a feature does at the tokens around its samples, and is some 40% larger."""
 
     @property
     def counted(self) -> dict[str, Any]:
