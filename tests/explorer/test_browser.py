@@ -154,7 +154,7 @@ def test_contexts_are_read_and_opened_without_javascript(open_page: Open, checkp
     assert "SELECT" in page.locator("details.sql pre").first.inner_text()
     page.get_by_role("link", name=re.compile("Next feature")).click()
     page.wait_for_url(re.compile(r"/feature/"))
-    page.get_by_role("link", name="Features").click()
+    page.get_by_role("link", name="Features", exact=True).click()
     page.get_by_label("Words in a description").fill("the")
     page.get_by_role("button", name="Show").click()
     assert "words=the" in page.url
