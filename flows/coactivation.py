@@ -56,7 +56,7 @@ class CoactivationStage:
         if missing:
             _refuse_without_weightlens(recipe)
             missing = take_over_shards(store, recipe.shards(), TABLES, recipe.ingredients, reuse)
-        passes, job = recipe.activations.passes, _job(recipe)
+        passes, job = recipe.activations.passes, recipe.job()
         if missing:
             run_blocks(subject, missing_blocks(subject, passes), "activations: run")
             _sum_up(recipe, {key.layer for key in missing})
@@ -67,24 +67,10 @@ class CoactivationStage:
 
     def load(self, subject: Subject, run_id: str) -> None:
         recipe = CoactivationRecipe(subject)
-        load_coactivation(subject.store, _job(recipe), recipe.shards())
+        load_coactivation(subject.store, recipe.job(), recipe.shards())
 
 
 COACTIVATION = CoactivationStage()
-
-
-def _job(recipe: CoactivationRecipe) -> EdgesJob:
-    """What the stage's tasks have to know. The corpus has been tokenised."""
-    subject, config = recipe.subject, recipe.subject.config
-    return EdgesJob(
-        checkpoint_id=subject.checkpoint_id,
-        corpus_id=recipe.activations.corpus_id,
-        summed=tuple(recipe.summed),
-        settings=config.coactivation,
-        shard_size=config.shard_size,
-        fold_norms=config.weightlens.fold_norms,
-        projections=None if recipe.weightlens is None else recipe.weightlens.projections,
-    )
 
 
 def _has_leftover_blocks(subject: Subject) -> bool:

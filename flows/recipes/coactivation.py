@@ -10,7 +10,7 @@ from flows.subject.subject import Subject
 from storage.checkpoints import DECODER_ARRAYS
 from storage.recipes import short_hash
 from storage.store import ShardKey
-from tasks.activations.coactivation import VERSION, Summed
+from tasks.activations.coactivation import VERSION, EdgesJob, Summed
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,19 @@ class CoactivationRecipe:
                 )
             )
         return found
+
+    def job(self) -> EdgesJob:
+        """What the stage's tasks have to know. The corpus has been tokenised."""
+        subject, config = self.subject, self.subject.config
+        return EdgesJob(
+            checkpoint_id=subject.checkpoint_id,
+            corpus_id=self.activations.corpus_id,
+            summed=tuple(self.summed),
+            settings=config.coactivation,
+            shard_size=config.shard_size,
+            fold_norms=config.weightlens.fold_norms,
+            projections=None if self.weightlens is None else self.weightlens.projections,
+        )
 
     def shards(self) -> list[ShardKey]:
         """Every shard of the edges, by the target's feature."""
