@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from storage.catalog.tables import TABLES
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
+from tests.storage.test_damage import ATTRIBUTES
 
 
 def test_a_file_that_fails_while_written_leaves_what_was_there(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_a_checkpoint_comes_back_as_it_went_in(tmp_path: Path, dtype: torch.dtyp
     write_layer(store, "c", 0, coder, norm, None)
     with pytest.raises(ValueError, match="not wholly ingested"):
         open_checkpoint(store, "c")
-    finish(store, "c", {"activation": "jumprelu", "k": None, "n_layers": 1})
+    finish(store, "c", replace(ATTRIBUTES, activation="jumprelu", k=None, n_layers=1))
     checkpoint = open_checkpoint(store, "c")
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip"):
         assert torch.equal(getattr(checkpoint.transcoder(0), name), getattr(coder, name).float()), name
@@ -122,7 +124,7 @@ def test_a_missing_or_short_chunk_is_named_not_read_as_zeros(tmp_path: Path) -> 
     write_embeddings(
         store, "c", torch.zeros(3000, 8), torch.ones(3000, 8), Norm(torch.ones(8), None, 1e-5, centred=False)
     )
-    finish(store, "c", {})
+    finish(store, "c", ATTRIBUTES)
     checkpoint = open_checkpoint(store, "c")
     assert checkpoint.rows(None, "W_E", 0, 3000).shape == (3000, 8)
     (checkpoint.path / "W_E" / "c" / "1" / "0").unlink()
@@ -139,7 +141,7 @@ def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, m
     monkeypatch.setattr("storage.block_cache.TILE_ROWS", 100)
     store, W_E = Store(tmp_path), torch.randn(950, 8)
     write_embeddings(store, "c", W_E, -W_E, Norm(torch.ones(8), None, 1e-5, centred=False))
-    finish(store, "c", {})
+    finish(store, "c", ATTRIBUTES)
     for max_bytes in (0, 10_000, 10**9):
         cache = BlockCache(max_bytes)
         for _ in range(2):
@@ -161,7 +163,7 @@ def test_what_features_write_beneath_a_layer(tmp_path: Path, monkeypatch: pytest
             torch.randn(n, 8), torch.zeros(n), W_dec[:, 0].contiguous(), torch.zeros(8), "relu", W_dec_later=above
         )
         write_layer(store, "c", layer, coder, None, None)
-    finish(store, "c", {"d_transcoder": n})
+    finish(store, "c", replace(ATTRIBUTES, d_transcoder=n))
     checkpoint, cache = open_checkpoint(store, "c"), BlockCache(10**6)
     for layer in range(n_layers):
         for below in (*range(layer + 1, n_layers), *range(layer + 1, n_layers)):
@@ -177,7 +179,7 @@ def test_single_token_activations_are_read_by_feature_range(tmp_path: Path) -> N
     store = Store(tmp_path)
     feature, token = np.array([4, 0, 4, 2]), np.array([9, 1, 3, 5])
     write_single_token(store, "c", 0, feature_tokens(feature, token, np.arange(4, dtype=np.float32), 6))
-    finish(store, "c", {})
+    finish(store, "c", ATTRIBUTES)
     part = open_checkpoint(store, "c").single_token(0, 2, 5)
     assert part.indptr.tolist() == [0, 1, 1, 3]
     assert part.token.tolist() == [5, 3, 9]
