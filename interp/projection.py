@@ -86,8 +86,9 @@ def project(
     deviations of `full` mode need every score in float32. Without `negative` the lower tail is left empty. `tensors`
     selects by tensor operations instead of compiled loops, as is done wherever `rows` lies on another device.
 
-    Memory: two pools of `POOL_ROOM · pool` entries of 8 bytes a row, one tile of columns, one block of scores; on a
-    GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28 bytes for each of their scores.
+    Memory: two pools of `(POOL_ROOM + 1) · pool` entries of 8 bytes a row, 2 kB a row for the bins by which they are
+    kept, one tile of columns, one block of scores; on a GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28
+    bytes for each of their scores.
 
     Raises:
         OverflowError: holds the first row whose scores, or their squares, are beyond float32.

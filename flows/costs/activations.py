@@ -47,7 +47,7 @@ def activations_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
             tokens * (sizes.model_flops + encoders) / rates.products,
             blocks,
             sizes.model_bytes + held,
-            stream + 16 * entries * per_block,
+            stream + 24 * entries * per_block,
         ),
         "samples": Cost(
             n_shards,

@@ -41,7 +41,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S * rates.slowness / workers
     layer = sizes.d_transcoder * sizes.d_model * 8
     held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
-    frozen = n_pos * sizes.n_layers * ACTIVE_PER_TOKEN * sizes.d_model * 4
+    frozen = n_pos * (sizes.n_layers + 1) * ACTIVE_PER_TOKEN * sizes.d_model * 4
     result = SAMPLES_PER_BLOCK * (1_000 + sizes.d_model * 4)
     n_ablated = sizes.n_layers * settings.ablated_features * settings.ablated_samples
     ablating = n_ablated * ABLATED_VARIANTS * n_pos / 2 * sizes.model_flops / rates.products

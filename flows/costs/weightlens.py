@@ -24,7 +24,9 @@ def weightlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str,
     encoder = d_transcoder * d_model * 4
     inputs = TOKENS_PER_BLOCK * n_layers * d_model * 4
     columns = min(COLUMN_BLOCKS.max_bytes, 2 * n_tokens * d_model * 4 + n_features * d_model * 4)
-    shard = config.shard_size * (3 * d_model * 4 + 2 * POOL_ROOM * min(config.weightlens.token_pool, n_tokens) * 8)
+    shard = config.shard_size * (
+        3 * d_model * 4 + 2 * (POOL_ROOM + 1) * min(config.weightlens.token_pool, n_tokens) * 8
+    )
     n_shards = n_layers * -(-d_transcoder // config.shard_size)
     return {
         "single tokens": Cost(

@@ -64,8 +64,9 @@ def coactivate(
 ) -> ShardKey:
     """Sum up how every feature of an earlier layer fires together with a shard's, tile by tile.
 
-    Memory: a tile, 24 bytes a pair of features, and the activations of two shards at `POSITIONS_AT_ONCE` positions, 20
-    bytes each. Positions are gone through in order, so that the sums do not depend on who adds them up.
+    Memory: a tile, 24 bytes a pair of features and while it is written 12 more, and the activations of two shards at
+    `POSITIONS_AT_ONCE` positions, 20 bytes each. Positions are gone through in order, so that the sums do not depend on
+    who adds them up.
     """
     found = matrices(store, summed.recipe, source, target.layer, shard_size)
     n_pos = corpus_attributes(store, summed.corpus_pass.corpus_id).n_pos

@@ -104,7 +104,8 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
     """Run a block of rows through the model and keep every layer's active features.
 
     Memory: the streams of so many positions at every layer as `positions_at_once` says, the encoders that fit
-    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and while they are sorted 6 more.
+    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and while they are sorted and
+    written 14 more.
     """
     if has_block(store, corpus_pass.recipe, block):
         return block

@@ -37,8 +37,9 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
 
     Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (a
-    decoder row for every active feature at every token), `BATCH_BYTES` of targets, the block's samples, and the
-    results: about a kilobyte and, with output effects, a vector of d_model for every sample of the block.
+    decoder row for every active feature at every token, those of a layer twice), `BATCH_BYTES` of targets,
+    the block's samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every
+    sample of the block.
     """
     path = attributions_path(store, job.recipe, block.start, block.stop)
     if path.exists():

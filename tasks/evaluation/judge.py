@@ -40,7 +40,8 @@ CONTROL = "control:shuffled:"
 def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Judge a layer's descriptions; returns the questions that have to be answered first, and then writes nothing.
 
-    Memory: the layer's natural texts, the model, four bytes a drawn feature and text written, and all that is kept.
+    Memory: the model, the layer's natural texts and 60 bytes an active entry of the drawn features on them, four bytes
+    a drawn feature and text, natural or written, and all that is kept.
     """
     if is_judged(store, task, key):
         return Questions()

@@ -40,18 +40,20 @@ def read_activations(
 ) -> Active:
     """Where the features are active on texts, at the tokens that count.
 
-    Memory: the active entries, and a block's streams and activations.
+    Memory: the active entries, 16 bytes each and while they are put in order 28 more, and a block's streams and
+    activations.
     """
     found: list[tuple[np.ndarray, ...]] = []
     for block in _blocks(checkpoint, model_path, layer, features, texts, settings):
-        text, place, feature = (index.numpy() for index in torch.nonzero(block.activation, as_tuple=True))
-        found.append((feature, block.text[text], place, block.activation[text, place, feature].numpy()))
+        where = torch.nonzero(block.activation, as_tuple=True)
+        text, place, feature = (index.numpy().astype(np.int32) for index in where)
+        found.append((feature, block.text[text].astype(np.int32), place, block.activation[where].numpy()))
     if not found:
         return Active(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
     feature, text, place, value = (np.concatenate(column) for column in zip(*found, strict=True))
+    found.clear()
     order = np.lexsort((place, text, feature))
-    feature, text, place = (column[order].astype(np.int32) for column in (feature, text, place))
-    return Active(feature, text, place, value[order])
+    return Active(*(column[order] for column in (feature, text, place, value)))
 
 
 def read_peaks(

@@ -10,7 +10,7 @@ from storage.activations import open_block
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
 from storage.models import open_model
-from tasks.activations.corpus_pass import activations_block
+from tasks.activations.corpus_pass import PassJob, activations_block
 from tasks.evaluation.reading import counted_tokens, read_activations
 from tests.tasks.demo_store import ingested
 
@@ -23,7 +23,7 @@ def test_a_row_read_as_a_text_is_active_where_the_corpus_pass_says(tmp_path: Pat
     [corpus_pass] = ActivationsRecipe(subject).passes
     block = corpus_pass.blocks(store)[0]
     model = subject.source.model.path
-    activations_block.fn(store, checkpoint_id, model, corpus_pass, block, subject.config.activations)
+    activations_block.fn(store, PassJob(checkpoint_id, model, subject.config.activations), corpus_pass, block)
     every = open_block(store, corpus_pass.recipe, block).features(layer, 0, 1024)
     checkpoint, settings = open_checkpoint(store, checkpoint_id), subject.config.activations
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
