@@ -299,19 +299,35 @@ MAX_PROBLEMS = 15
 """So many of a configuration's mistakes are told at once."""
 
 
+def preset_or_file(path: Path) -> Path:
+    """The file of a configuration, which may be the name of a preset alone, like `gpt2`.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if check_path(path).is_file():
+        return path
+    presets = {file.stem: file for file in Path(__file__).parent.glob("*.yaml")}
+    if str(path) in presets:
+        return presets[str(path)]
+    raise ValueError(f"no configuration file {path}; presets are {', '.join(sorted(presets))}")
+
+
 def load_config(path: Path, overrides: list[str], store: str | None = None) -> RunConfig:
     """Read a configuration and change it by `section.key=value` (the value is read as YAML).
+
+    `path` is a file, or the name of a preset; a preset's own paths are then relative to the folder one is in.
 
     Raises:
         ValueError: no such file, not YAML, an unknown key, or a value that does not fit; each is named.
     """
-    if not check_path(path).is_file():
-        raise ValueError(f"no configuration file {path}")
-    values = read_yaml(path) or {}
+    file = preset_or_file(path)
+    values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {type(values).__name__}")
+    beside = path if file == path else Path.cwd() / "configs" / file.name  # where a checkout has its presets
     for name in PATHS:
-        _change(values, name, lambda value: _beside(path, value))
+        _change(values, name, lambda value: _beside(beside, value))
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
