@@ -161,6 +161,8 @@ def run_tests(copy: Path, tests: Sequence[Path], limit: float, numba_cache: Path
         os.setsid()
         os.chdir(copy)
         sys.path.insert(0, str(copy))
+        for name in [name for name in sys.modules if (ROOT / name.split(".")[0]).is_dir()]:
+            del sys.modules[name]  # what is ours is imported anew, from the copy
         os.environ["NUMBA_CACHE_DIR"] = str(numba_cache)
         sys.dont_write_bytecode = True
         with Path(os.devnull).open("w") as nowhere:

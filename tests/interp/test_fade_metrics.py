@@ -127,3 +127,9 @@ def test_the_share_that_two_descriptions_name_has_an_interval_or_a_reason() -> N
     assert score.high is not None
     assert score.low < 0.5 < score.high
     assert share_in_common(set(), {"a"}) == Score.none("nothing_in_a_half", 1)
+
+
+def test_simulation_counts_every_token() -> None:
+    predicted, active = [np.array([1.0, 0.0, 0.0]), np.zeros(2)], [np.array([True, False, False]), np.zeros(2, bool)]
+    assert simulation(predicted, active).n == 5
+    assert simulation(predicted[1:], active[1:]).n == 2

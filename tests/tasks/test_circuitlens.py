@@ -105,7 +105,7 @@ def test_contributions_sum_to_activations(found: dict[str, pa.Table]) -> None:
 def test_only_attributed_samples_have_a_cluster(found: dict[str, pa.Table]) -> None:
     samples, clusters = found["samples"].to_pydict(), found["clusters"].to_pydict()
     has_cluster = [at is not None for at in samples["cluster"]]
-    assert sum(has_cluster) == sum(clusters["n_samples"])
+    assert sum(has_cluster) == sum(clusters["n_samples"]) > 0
     assert all(b is not None for b, has in zip(samples["quantile_bin"], has_cluster, strict=True) if has)
     assert len(set(zip(clusters["layer"], clusters["feature"], strict=True))) <= 4 * SETTINGS.features_per_layer
     failed = found["failures"].to_pydict()
