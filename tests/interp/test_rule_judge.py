@@ -102,7 +102,8 @@ def test_a_text_is_judged_once_for_all_features_of_which_the_same_is_claimed(mon
         places = np.array(rated, np.int64)
         right = np.ones(len(marked), bool)
         active = [np.zeros(len(SEEN[at].tokens), bool) for at in rated]
-        return Material(np.zeros(len(SEEN), np.float32), places, marked, right, places, active, {factor: SEEN[1:3]})
+        peaks, counted = np.zeros(len(SEEN), np.float32), [~one for one in active]
+        return Material(peaks, places, marked, right, places, active, counted, {factor: SEEN[1:3]})
 
     shared, other = Marked(SEEN[0], (2,)), Marked(SEEN[2], (0,))
     materials = [of([3, 0], [shared], 1.0), of([0, 1], [shared, other], 2.0)]
