@@ -145,6 +145,6 @@ def test_an_answer_that_is_lacking_is_lacking_only_where_it_is_wanted() -> None:
         return Answer(None, "x") if "dogs" in prompt.user else Answer({"firing": []})
 
     places = [np.array([at], np.int64) for at in (0, 2)]
-    materials = [Material(np.zeros(4, np.float32), at, [], np.zeros(0, bool), at, [], {}) for at in places]
+    materials = [Material(np.zeros(4, np.float32), at, [], np.zeros(0, bool), at, [], [], {}) for at in places]
     judged = judge_description(ModelJudge(Answers(known), 1), "d", materials, SEEN)
     assert [one.expected is None for one in judged] == [False, True]
