@@ -162,7 +162,7 @@ def _check_store(root: Path, is_examined: bool) -> None:
     from storage.bucket.mirror import name_of
     from storage.catalog.database import check_catalog
     from storage.checksums import DamagedError
-    from storage.store import Store, check_place
+    from storage.store import Store, check_place, is_held
 
     check_place(root)
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
@@ -174,4 +174,5 @@ def _check_store(root: Path, is_examined: bool) -> None:
     where = name_of(Store(root))
     if where != str(root):
         _good("store", f"{where}, reached; worked with in {root}")
-    _good("store", f"{root}: {'in use' if root.exists() else 'new'}, {size_text(free)} free")
+    state = "new" if not root.exists() else "a run holds it" if is_held(Store(root)) else "no run holds it"
+    _good("store", f"{root}: {state}, {size_text(free)} free")
