@@ -185,8 +185,7 @@ def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> st
 
 def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: int) -> Iterator[Piece]:
     try:
-        # Read as a dictionary, a text that stands in many rows is in memory once.
-        options = {"buffer_size": BYTES_PER_READ, "page_checksum_verification": True, "read_dictionary": [text_field]}
+        options = {"buffer_size": BYTES_PER_READ, "page_checksum_verification": True}
         parquet = pq.ParquetFile(file, **options)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"corpus: {name}: cannot be read as Parquet ({error})") from None
@@ -195,6 +194,8 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: 
         raise ValueError(f"corpus: {name} has no column '{text_field}'; it has {_some(schema.names)}")
     if not _is_text(schema.field(text_field).type):
         raise ValueError(f"corpus: {name}: column '{text_field}' is {schema.field(text_field).type}, not text")
+    # Read as a dictionary, a text that stands in many rows is in memory once.
+    parquet = pq.ParquetFile(file, read_dictionary=[text_field], metadata=parquet.metadata, **options)
     row, at = 0, start
     for group in range(parquet.num_row_groups):
         if row + (n_rows := parquet.metadata.row_group(group).num_rows) <= at.offset:

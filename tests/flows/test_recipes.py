@@ -53,7 +53,7 @@ SETTINGS: dict[str, set[str]] = {
     "activations.special_tokens": PASSED,
     "activations.skip_row_start": PASSED,
     "activations.skip_document_start": PASSED,
-    "activations.keep": set(),
+    "activations.keep": {"texts"},
     "evaluate.judge": JUDGED,
     "evaluate.controls": JUDGED,
     "evaluate.explainer": MATERIAL,

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tests.storage.releases import (
     write_clt,
     write_sparsify,
 )
+from tests.storage.test_damage import ATTRIBUTES
 
 X = torch.randn(N_LAYERS, 50, D_MODEL, generator=torch.Generator().manual_seed(1))
 
@@ -91,7 +93,7 @@ class TestEveryFormat:
     def test_it_comes_back_from_the_store(self, release: Release, folder: TranscoderFolder, tmp_path: Path) -> None:
         store, coder = Store(tmp_path / "store"), folder.read(3)
         write_layer(store, "c", 3, coder, None, None)
-        finish(store, "c", {"activation": coder.activation, "k": coder.k})
+        finish(store, "c", replace(ATTRIBUTES, activation=coder.activation, k=coder.k))
         found = open_checkpoint(store, "c").transcoder(3, later=True)
         for name, value in vars(coder).items():
             same = (
