@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(TORCH_INDEX),--no-deps --require-hashes -r requirements-torch.lock --extra-index-url $(TORCH_INDEX),torch==2.13.0)
 
-.PHONY: docs reference setup lock demo test browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: docs reference setup lock demo test unit whole-tests slow-tests browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -44,8 +44,19 @@ lock:  ## Write the hashes of the versions in requirements.lock anew; wants the 
 demo: $(READY)  ## Describe every feature of the embedded model; leaves store/demo
 	$(BIN)/circuit-insights run configs/demo.yaml
 
-test: $(READY)  ## In the order of the folders, which has whole runs, the longest, at the beginning
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
+TESTS := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+test: $(READY)  ## All but whole runs; under four minutes on two cores
+	$(TESTS) -m "not slow and not browser and not whole" --durations=15
+
+unit: $(READY)  ## The science and the configuration; under a minute
+	$(TESTS) -m "not slow and not whole" tests/interp tests/configs
+
+whole-tests: $(READY)  ## Whole runs, kills, buckets and servers; ten minutes
+	$(TESTS) -m "whole and not slow" --durations=15
+
+slow-tests: $(READY)  ## What takes minutes, or has to be alone: deployments, memory, bit flips, fuzz
+	$(BIN)/python -m pytest -q -m slow
 
 browser-tests: $(READY)  ## The explorer in Debian's Chromium; no browser is downloaded
 	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 2; }

@@ -15,6 +15,8 @@ from flows.cli import app
 from storage.catalog.database import SCHEMA_VERSION, open_catalog
 from tests.conftest import planted_overrides
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 
 

@@ -17,6 +17,8 @@ from tests.conftest import cli_environment, planted_overrides, unused_port
 from tests.tasks.api_server import KEY, Api, error
 from tests.tasks.chat_model import write_chat_model
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 
 CLAUDE = [

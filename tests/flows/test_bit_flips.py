@@ -9,6 +9,8 @@ from storage.store import Store
 from tests.bit_flips import SMALL, flips, run, summary, without_prefect
 from tests.conftest import planted_overrides
 
+pytestmark = pytest.mark.whole
+
 STAGES = "[weightlens, activations, coactivation, circuitlens, describe, evaluate]"
 
 

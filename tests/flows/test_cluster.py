@@ -12,6 +12,8 @@ from storage.catalog.database import open_catalog
 from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 HEAD = "10.231.{}.1"
 """Of the host that starts the job, on its line to each worker's host."""

@@ -12,6 +12,8 @@ from storage.catalog.database import open_catalog
 from tests.conftest import planted_overrides
 from tests.planted import D_MODEL, D_TRANSCODER
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 TOKEN = 15  # what feature 1 of layer 0 promotes, but only by what it writes to the MLP output of layer 1
 

@@ -13,6 +13,8 @@ from interp.drift import DriftSettings
 from storage.catalog.published import open_published
 from tests.conftest import planted_overrides
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory, prefect_here: None) -> Path:

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.hub_server import COMMIT, HubServer
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 TOKEN = "hf_thisIsVerySecret"
 

@@ -25,6 +25,8 @@ from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
 from tests.flows.contents import contents
 from tests.object_server import SECRET, Trouble, before
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, circuitlens]"
 PATIENCE_S = 240

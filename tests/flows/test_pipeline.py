@@ -23,6 +23,8 @@ from tests.conftest import ROOT, cli_environment, planted_overrides
 from tests.flows.contents import contents
 from tests.planted import D_TRANSCODER, WORDS
 
+pytestmark = pytest.mark.whole
+
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, coactivation, circuitlens]"
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -20,6 +20,8 @@ from storage.store import Store
 from tests.conftest import planted_overrides
 from tests.flows.contents import contents
 
+pytestmark = pytest.mark.whole
+
 STAGES = "[weightlens, activations, coactivation]"
 
 

@@ -16,6 +16,8 @@ from storage.store import Store, held
 from tests.conftest import planted_overrides
 from tests.hub_server import COMMIT, OLDER, HubServer
 
+pytestmark = pytest.mark.whole
+
 
 def test_folders_come_by_the_number_in_their_name(tmp_path: Path) -> None:
     for name in ("step-10", "step-9", "step-x", "other-1"):

@@ -52,6 +52,8 @@ from tasks.evaluation.reading import TOKENS_AT_ONCE
 from tasks.weightlens.project import COLUMN_BLOCKS, ProjectionJob, project_shard
 from tests.tasks.demo_store import ingested
 
+pytestmark = pytest.mark.slow  # measured alone: beside other tests the allocator keeps what they left
+
 N_LAYERS, D_MODEL, N_POS, N_TOKENS = 4, 128, 128, 2000  # the demo's model
 WIDTH, ACTIVE = 2048, 200  # of transcoders made for these tests
 SLACK = 6e6
