@@ -30,7 +30,7 @@ from tests.planted import WORDS
 from tests.tasks.api_server import KEY, Api, message
 from tests.tasks.chat_model import write_chat_model
 
-pytestmark = pytest.mark.usefixtures("prefect_here")
+pytestmark = [pytest.mark.usefixtures("prefect_here"), pytest.mark.whole]
 
 CONFIG = "configs/demo.yaml"
 STAGES = "[weightlens, activations, circuitlens, describe, evaluate]"

@@ -21,7 +21,7 @@ from flows.running.stage import store_held
 from storage.store import Store
 from tasks.shard_task import shard_task
 
-pytestmark = pytest.mark.usefixtures("prefect_here")
+pytestmark = [pytest.mark.usefixtures("prefect_here"), pytest.mark.whole]
 
 N_TASKS = 6
 
