@@ -452,6 +452,7 @@ print(corpus_attributes(store, recipe.corpus_id).n_tokens, peak_mb)
 """
 
 
+@pytest.mark.whole  # half a minute
 @pytest.mark.parametrize(("suffix", "sizes"), [(".jsonl", (50, 200)), (".txt", (6, 24))])
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, suffix: str, sizes: tuple[int, int]) -> None:
     """Lines by a tokenizer that costs nothing, one long document by a real one, whose buffers are what is largest."""
