@@ -12,6 +12,8 @@ INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command aga
 SHOW_CURSOR = b"\x1b[?25h"
 """A progress bar hides it."""
 
+_ending = threading.Lock()
+
 
 def main() -> None:
     """Entry point."""
@@ -53,6 +55,8 @@ def end_at_once_on_signals() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    if not _ending.acquire(blocking=False):
+        return  # the handler and the thread both heard the signal: who came first says it and ends the process
     shown = SHOW_CURSOR if os.isatty(2) else b""
     os.write(2, shown + f"\n{INTERRUPTED_MESSAGE}\n".encode())
     os._exit(128 + number)
