@@ -4,7 +4,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import partial
@@ -43,6 +43,12 @@ class Limits(NamedTuple):
     """That DuckDB holds, of all requests together."""
     threads: int = 2
     """That one query uses."""
+    pages: int = 4
+    """Whose queries go on at once, so that they share the memory; others wait their turn."""
+    downloads: int = 2
+    """The same of downloads, which may last for minutes and must not keep pages waiting."""
+    waiting: float = 30.0
+    """Seconds that a request waits for its turn."""
 
 
 class Panel(NamedTuple):
@@ -216,6 +222,8 @@ class Catalog:
         self._words = Words(path)
         self._opening = threading.Lock()
         self._opened = self._open()
+        self._pages = threading.BoundedSemaphore(self.limits.pages)
+        self._downloads = threading.BoundedSemaphore(self.limits.downloads)
 
     @property
     def checkpoints(self) -> list[dict[str, Any]]:
@@ -226,19 +234,32 @@ class Catalog:
         """Begin to make the index of words, if it is not up to date."""
         self._words.index()
 
+    def reading(self, seconds: float | None = None) -> AbstractContextManager[Reader]:
+        """A reader of the newest copy, for one page; what it has open stays until it ends.
+
+        Raises:
+            LimitError: too many others are being answered.
+        """
+        return self._reading(self._pages, self.limits.seconds if seconds is None else seconds)
+
+    def downloading(self, seconds: float) -> AbstractContextManager[Reader]:
+        """The same for an answer of any length, which may take so many seconds."""
+        return self._reading(self._downloads, seconds)
+
     @contextmanager
-    def reading(self, seconds: float | None = None) -> Iterator[Reader]:
-        """A reader of the newest copy, for one request; what it has open stays until it ends."""
-        self._reopen_if_newer()
-        reader = Reader(self._opened, self.limits, self._place)
-        timer = threading.Timer(self.limits.seconds if seconds is None else seconds, reader.stop)
-        timer.daemon = True
-        timer.start()
-        try:
+    def _reading(self, turns: threading.BoundedSemaphore, seconds: float) -> Iterator[Reader]:
+        if not turns.acquire(timeout=self.limits.waiting):
+            raise LimitError("too many other pages are being made; try again in a moment")
+        with ExitStack() as to_end:
+            to_end.callback(turns.release)
+            self._reopen_if_newer()
+            reader = Reader(self._opened, self.limits, self._place)
+            to_end.callback(reader.close)
+            timer = threading.Timer(seconds, reader.stop)
+            timer.daemon = True
+            timer.start()
+            to_end.callback(timer.cancel)
             yield reader
-        finally:
-            timer.cancel()
-            reader.close()
 
     def _reopen_if_newer(self) -> None:
         if self._stamp() == self._opened.stamp or not self._opening.acquire(blocking=False):

@@ -229,7 +229,7 @@ def _file(catalog: Catalog, checkpoint: str, format: str, filters: Filters) -> I
 
 @contextmanager
 def _batches(catalog: Catalog, checkpoint: str, filters: Filters) -> Iterator[pa.RecordBatchReader]:
-    with catalog.reading(DOWNLOAD_S) as reader:
+    with catalog.downloading(DOWNLOAD_S) as reader:
         fitting, shown, values = _query(reader, reader.checkpoint(checkpoint), filters)
         shown = shown.replace(", count(*) OVER () AS n_fitting", "")
         yield reader.batches(fitting + shown, values | {"n_rows": DOWNLOAD_ROWS, "offset": 0})

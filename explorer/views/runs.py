@@ -6,7 +6,8 @@ from explorer.progress import going_on
 
 RUNS = """
     SELECT r.run_id, r.flow_run_id, r.checkpoint_id, c.name, r.stage, r.status, r.started_at, r.finished_at,
-           epoch(r.finished_at) - epoch(r.started_at) AS seconds, r.n_shards, r.n_reused, r.code_version, r.host,
+           coalesce(r.actual_s, epoch(r.finished_at) - epoch(r.started_at)) AS seconds, r.predicted_s,
+           r.n_shards, r.n_reused, r.code_version, r.host,
            r.error
     FROM runs r LEFT JOIN checkpoints c USING (checkpoint_id) ORDER BY r.started_at DESC LIMIT 300
 """

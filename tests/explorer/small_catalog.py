@@ -68,7 +68,8 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: str, step: in
     began, ended = datetime(2026, 1, 2, 10), datetime(2026, 1, 2, 10, 5)
     for stage in ("ingest", "weightlens", "activations", "circuitlens", "describe"):
         _put(connection, "runs", {
-            **run, "stage": stage, "status": "completed", "started_at": began, "finished_at": ended, "config": "{}"
+            **run, "stage": stage, "status": "completed", "started_at": began, "finished_at": ended, "config": "{}",
+            "predicted_s": 240.0, "actual_s": 300.0,
         })  # fmt: skip
     _put(connection, "runs", {
         **run, "stage": "evaluate", "status": "failed", "started_at": ended, "error": text("it went wrong"),

@@ -69,6 +69,10 @@ def test_first_page_is_the_list_of_checkpoints(explorer: TestClient) -> None:
     assert f'href="/c/{CHECKPOINT}"' in text
 
 
+def test_what_the_plan_said_stands_beside_what_a_stage_took(explorer: TestClient) -> None:
+    assert '<td class="n">4 min</td><td class="n">5 min</td>' in explorer.get("/runs").text
+
+
 def test_a_checkpoint_is_found_by_its_name_too(explorer: TestClient) -> None:
     assert explorer.get("/api/c/small").json()["checkpoint"]["checkpoint_id"] == CHECKPOINT
 
@@ -193,6 +197,17 @@ def test_a_query_ends_when_it_needs_too_much_memory(small_catalog: Path) -> None
     catalog = Catalog(small_catalog, Limits(memory="32MB"))
     with catalog.reading() as reader, pytest.raises(LimitError, match="more memory"):
         reader.panel("", "SELECT list(random()) FROM range(20000000) GROUP BY range % 10000000", {})
+
+
+def test_pages_wait_for_their_turn_and_downloads_keep_none_waiting(small_catalog: Path) -> None:
+    catalog = Catalog(small_catalog, Limits(pages=1, downloads=1, waiting=0.05))
+    refused = pytest.raises(LimitError, match="too many other pages")
+    with catalog.downloading(5), catalog.reading(), refused, catalog.reading():
+        pass
+    with pytest.raises(ValueError, match="goes wrong"), catalog.reading():
+        raise ValueError("a page that goes wrong gives its turn back")
+    with catalog.reading() as reader:
+        assert reader.checkpoints
 
 
 def test_a_panel_has_no_more_rows_than_it_may(small_catalog: Path) -> None:
