@@ -112,6 +112,6 @@ def _has_texts(subject: Subject) -> bool:
 
 
 @flow(name="activations", flow_run_name="activations {config.name}")
-def activations(config: RunConfig) -> str:
+def activations(config: RunConfig, force: bool = False) -> str:
     """Run the corpus of a configuration through an ingested checkpoint; returns the corpus's id."""
-    return ACTIVATIONS.corpus_id(perform_alone(ACTIVATIONS, config))
+    return ACTIVATIONS.corpus_id(perform_alone(ACTIVATIONS, config, force))

@@ -108,6 +108,6 @@ def _missing_orders(recipe: CircuitLensRecipe) -> list[ShardKey]:
 
 
 @flow(name="circuitlens", flow_run_name="circuitlens {config.name}")
-def circuitlens(config: RunConfig) -> str:
+def circuitlens(config: RunConfig, force: bool = False) -> str:
     """Attribute and cluster the samples of an ingested checkpoint; returns the corpus's id."""
-    return CIRCUITLENS.corpus_id(perform_alone(CIRCUITLENS, config))
+    return CIRCUITLENS.corpus_id(perform_alone(CIRCUITLENS, config, force))

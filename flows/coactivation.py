@@ -137,6 +137,6 @@ def _refuse_without_weightlens(recipe: CoactivationRecipe) -> None:
 
 
 @flow(name="coactivation", flow_run_name="coactivation {config.name}")
-def coactivation(config: RunConfig) -> str:
+def coactivation(config: RunConfig, force: bool = False) -> str:
     """Find the TWERA edges of an ingested checkpoint on the corpus of a configuration; returns the corpus's id."""
-    return COACTIVATION.corpus_id(perform_alone(COACTIVATION, config))
+    return COACTIVATION.corpus_id(perform_alone(COACTIVATION, config, force))

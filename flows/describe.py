@@ -101,6 +101,6 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
 
 
 @flow(name="describe", flow_run_name="describe features of {config.name}")
-def describe(config: RunConfig) -> str:
+def describe(config: RunConfig, force: bool = False) -> str:
     """Describe the features of a checkpoint from what the catalog knows of them; returns its id."""
-    return perform_alone(DESCRIBE, config).checkpoint_id
+    return perform_alone(DESCRIBE, config, force).checkpoint_id

@@ -8,6 +8,7 @@ from configs.run import RunConfig, StageName
 from flows.activations import ACTIVATIONS
 from flows.circuitlens import CIRCUITLENS
 from flows.coactivation import COACTIVATION
+from flows.costs.plan import check_room_for
 from flows.describe import DESCRIBE
 from flows.evaluate import EVALUATE
 from flows.ingest import INGEST
@@ -55,10 +56,11 @@ def is_complete(subject: Subject) -> bool:
 
 
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
-def describe_checkpoint(config: RunConfig) -> str:
-    """Run every stage that is not done yet; returns the checkpoint's id."""
+def describe_checkpoint(config: RunConfig, force: bool = False) -> str:
+    """Run every stage that is not done yet; returns the checkpoint's id. `force` starts even where the disk seems too
+    small."""
     try:
-        store, checkpoint_id = _describe(config)
+        store, checkpoint_id = _describe(config, force)
     except Exception as error:
         with suppress(Exception):  # the first error is the one to hear of
             show_failure(config.name, error)
@@ -67,10 +69,12 @@ def describe_checkpoint(config: RunConfig) -> str:
     return checkpoint_id
 
 
-def _describe(config: RunConfig) -> tuple[Store, str]:
+def _describe(config: RunConfig, force: bool) -> tuple[Store, str]:
     source = open_source(config)
     subject = None if source.must_train else identify(source)
     check_before_start(config, subject, unfinished(config, subject))
+    if not force:
+        check_room_for(source, subject, stages(source.config))
     run_id = new_run_id()
     with store_held(config, source.store, f"run {config.name}"):
         if subject is None:

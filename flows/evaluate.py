@@ -115,6 +115,6 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
 
 
 @flow(name="evaluate", flow_run_name="evaluate descriptions of {config.name}")
-def evaluate(config: RunConfig) -> str:
+def evaluate(config: RunConfig, force: bool = False) -> str:
     """Judge the descriptions of a checkpoint; returns its id."""
-    return perform_alone(EVALUATE, config).checkpoint_id
+    return perform_alone(EVALUATE, config, force).checkpoint_id

@@ -8,9 +8,11 @@ from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
 from flows.costs.ingest import ingest_costs
+from flows.costs.plan import check_room_for
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.recipes.checkpoint import measured_text
+from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.stage import is_loaded, perform, store_held
 from flows.subject.subject import Subject, identify, open_source
@@ -111,10 +113,13 @@ def _refuse_suspicious(subject: Subject, text: Text) -> None:
 
 
 @flow(name="ingest", flow_run_name="ingest {config.name}")
-def ingest(config: RunConfig) -> str:
+def ingest(config: RunConfig, force: bool = False) -> str:
     """Ingest the checkpoint of a configuration; returns its id."""
     subject = identify(open_source(config))
     if not INGEST.is_done(subject):
+        check_before_start(config, subject, [])
+        if not force:
+            check_room_for(subject.source, subject, [INGEST])
         with store_held(config, subject.store, f"ingest {config.name}"):
             perform(INGEST, subject, new_run_id())
     return subject.checkpoint_id

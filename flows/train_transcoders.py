@@ -3,7 +3,9 @@
 from prefect import flow
 
 from configs.run import RunConfig
+from flows.costs.plan import check_room_for
 from flows.recipes.checkpoint import TRAINED_HOOKS
+from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.stage import StageRun, stage_recorded, store_held
 from flows.subject.subject import Source, open_source
@@ -39,12 +41,15 @@ def _k(activation: str, k: int) -> int | None:
 
 
 @flow(name="train-transcoders", flow_run_name="train-transcoders {config.name}")
-def train_transcoders(config: RunConfig) -> str:
+def train_transcoders(config: RunConfig, force: bool = False) -> str:
     """Train the transcoders that a configuration asks for; returns their folder."""
     source = open_source(config)
     if config.transcoder.train is None:
         raise ValueError("transcoder.train is not set: there is nothing to train")
     if source.must_train:
+        check_before_start(config, None, [])
+        if not force:
+            check_room_for(source, None, [])
         with store_held(config, source.store, f"train-transcoders {config.name}"):
             train(source, new_run_id())
     return str(source.transcoder_path)

@@ -125,6 +125,6 @@ def _single_tokens(subject: Subject, recipe: WeightLensRecipe) -> None:
 
 
 @flow(name="weightlens", flow_run_name="weightlens {config.name}")
-def weightlens(config: RunConfig) -> str:
+def weightlens(config: RunConfig, force: bool = False) -> str:
     """Describe an ingested checkpoint from its weights; returns its id."""
-    return perform_alone(WEIGHTLENS, config).checkpoint_id
+    return perform_alone(WEIGHTLENS, config, force).checkpoint_id

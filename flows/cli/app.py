@@ -132,8 +132,8 @@ def store_root(store: str | None) -> Path:
     return root
 
 
-def run_flow(flow: Any, config: "RunConfig") -> Any:
-    """What a flow returns, run in this process with Prefect at hand."""
+def run_flow(flow: Any, config: "RunConfig", force: bool) -> Any:
+    """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
     with working("load libraries"):
         from flows.running.engine import prefect_at_hand
         from flows.subject.subject import store_path
@@ -142,7 +142,7 @@ def run_flow(flow: Any, config: "RunConfig") -> Any:
 
     store = Store(store_path(config))
     with prefect_at_hand(), working(f"{flow.name} {config.name}"):
-        result = with_catalog_mended(store, lambda: flow(config))
+        result = with_catalog_mended(store, lambda: flow(config, force))
     push_rest(store)
     return result
 

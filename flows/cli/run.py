@@ -38,13 +38,11 @@ if TYPE_CHECKING:
     from flows.reports.summary import Summary
 
 
+Force = Annotated[bool, typer.Option("--force", help="Start even where the disk seems too small.")]
+
+
 @app.command()
-def run(
-    config: Config,
-    overrides: Overrides = None,
-    store: StoreOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Start even where the disk seems too small.")] = False,
-) -> None:
+def run(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
     began = time.monotonic()
     with report_errors():
@@ -87,22 +85,24 @@ def run(
             if not force:
                 check_room(loaded, steps)
         PLANNED.set(planned_stages(steps))
-        checkpoint_id = run_flow(describe_checkpoint, loaded)
+        checkpoint_id = run_flow(describe_checkpoint, loaded, force=True)  # the room was looked at above
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
 
 @app.command("train-transcoders")
-def train_transcoders(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def train_transcoders(
+    config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False
+) -> None:
     """Train transcoders for a model that has none, and say where they are."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import train_transcoders as flow
 
-        out.print(run_flow(flow.train_transcoders, loaded), soft_wrap=True)
+        out.print(run_flow(flow.train_transcoders, loaded, force), soft_wrap=True)
 
 
 @app.command()
-def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Bring a model and its transcoders into the store, after measuring them."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
@@ -111,49 +111,49 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
         from flows.subject.subject import store_path
         from storage.store import Store
 
-        checkpoint_id = run_flow(flow.ingest, loaded)
+        checkpoint_id = run_flow(flow.ingest, loaded, force)
         print_quality(layer_quality(Store(store_path(loaded)), checkpoint_id))
         out.print(f"checkpoint {checkpoint_id}")
 
 
 @app.command()
-def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def weightlens(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Describe every feature of an ingested checkpoint from its weights."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import weightlens as flow
 
-        out.print(f"checkpoint {run_flow(flow.weightlens, loaded)}")
+        out.print(f"checkpoint {run_flow(flow.weightlens, loaded, force)}")
 
 
 @app.command()
-def activations(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def activations(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Run the corpus through an ingested checkpoint: statistics and samples of every feature."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import activations as flow
 
-        out.print(f"corpus {run_flow(flow.activations, loaded)}")
+        out.print(f"corpus {run_flow(flow.activations, loaded, force)}")
 
 
 @app.command()
-def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import coactivation as flow
 
-        out.print(f"corpus {run_flow(flow.coactivation, loaded)}")
+        out.print(f"corpus {run_flow(flow.coactivation, loaded, force)}")
 
 
 @app.command()
-def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
     """Find out why features fired at their samples, and what they did there."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import circuitlens as flow
 
-        out.print(f"corpus {run_flow(flow.circuitlens, loaded)}")
+        out.print(f"corpus {run_flow(flow.circuitlens, loaded, force)}")
 
 
 Sample = Annotated[
@@ -163,27 +163,39 @@ Sample = Annotated[
 
 
 @app.command()
-def describe(config: Config, overrides: Overrides = None, store: StoreOption = None, sample: Sample = None) -> None:
+def describe(
+    config: Config,
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    sample: Sample = None,
+    force: Force = False,
+) -> None:
     """Describe every feature by every method from what the catalog knows of it."""
     with report_errors():
         drawn = [] if sample is None else [f"describe.sample={sample}", "describe.features_per_layer=null"]
         loaded = load_to_run(config, [*(overrides or []), *drawn], store)
         from flows import describe as flow
 
-        checkpoint_id = run_flow(flow.describe, loaded)
+        checkpoint_id = run_flow(flow.describe, loaded, force)
         _print_extrapolation(loaded, checkpoint_id, "describe", "described")
         out.print(f"checkpoint {checkpoint_id}")
 
 
 @app.command()
-def evaluate(config: Config, overrides: Overrides = None, store: StoreOption = None, sample: Sample = None) -> None:
+def evaluate(
+    config: Config,
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    sample: Sample = None,
+    force: Force = False,
+) -> None:
     """Judge descriptions on held-out text."""
     with report_errors():
         drawn = [] if sample is None else [f"evaluate.sample={sample}"]
         loaded = load_to_run(config, [*(overrides or []), *drawn], store)
         from flows import evaluate as flow
 
-        checkpoint_id = run_flow(flow.evaluate, loaded)
+        checkpoint_id = run_flow(flow.evaluate, loaded, force)
         _print_extrapolation(loaded, checkpoint_id, "evaluate", "judged")
         out.print(f"checkpoint {checkpoint_id}")
 

@@ -1,7 +1,7 @@
 """What a run would do, and about how much time, disk and memory it would take."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from configs.run import RunConfig
@@ -10,7 +10,7 @@ from flows.costs.rates import Cost, Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.subject.origin import pinned, to_download
-from flows.subject.subject import Subject, identify, open_source, store_path
+from flows.subject.subject import Source, Subject, identify, open_source, store_path
 from storage.bucket.working_copy import refresh_all
 from storage.catalog.runs import corrections
 from storage.hub import RemoteFile, UnreachableError
@@ -24,7 +24,14 @@ DOWNLOAD_BYTES_PER_S = 50e6
 STARTUP_S = 14.0
 """Seconds beside the stages: libraries, Prefect's server, the summary at the end."""
 
+SMALLEST_CATALOG_BYTES = 2 * 3.7e6
+"""The catalog of a dozen features with its published copy: DuckDB writes whole blocks."""
+
 DOWNLOAD, TRAINING, TRAIN = "download", "train-transcoders", "train transcoders"
+
+
+Measure = Callable[[int, RunConfig], Rates]
+"""Rates for a model of some width."""
 
 
 class Plannable(Protocol):
@@ -100,14 +107,32 @@ def check_room(config: RunConfig, steps: Sequence[Step]) -> None:
     """
     needed = sum(step.disk_bytes for step in steps if step.name != DOWNLOAD)
     place = store_path(config).resolve()
+    if not (place / "catalog.duckdb").exists():
+        needed += SMALLEST_CATALOG_BYTES
     existing = next(path for path in (place, *place.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise ValueError(
             f"store: the run will write about {needed / 1e6:,.1f} MB, and {existing} has {free / 1e6:,.1f} MB free; "
-            "make room, choose another place with --store, or go on with --force: when the disk is full, what is "
-            "finished is kept"
+            "make room, choose another place (--store), or go on all the same (--force; of a deployment the parameter "
+            "force): when the disk is full, what is finished is kept"
         )
+
+
+def check_room_for(source: Source, subject: Subject | None, stages: Sequence[Plannable]) -> None:
+    """The same for what is left of some stages where no plan was made; `subject` is None while transcoders are to be
+    trained. The machine is not measured, which takes a second or two.
+
+    Raises:
+        ValueError: there is less room than the stages will write.
+    """
+    left = _left_to_train(source, stages, _any_rates) if subject is None else _left(subject, stages, _any_rates)
+    check_room(source.config, left)
+
+
+def _any_rates(_: int, __: RunConfig) -> Rates:
+    """What is written does not depend on how fast it is computed."""
+    return Rates(1.0, 1.0)
 
 
 def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
@@ -120,19 +145,28 @@ def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
         return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
-        sizes = sizes_to_train(source)
-        rates = Rates.measured(sizes.d_model, config)
-        costs = {(TRAINING, TRAIN): _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}
-        return Plan(None, _all_to_do(costs, config))
+        return Plan(None, _left_to_train(source, stages, Rates.measured))
     subject = identify(source)
-    refresh_all(source.store)
+    return Plan(subject, _left(subject, stages, Rates.measured))
+
+
+def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
+    """All of a run whose transcoders have to be trained."""
+    config, sizes = source.config, sizes_to_train(source)
+    rates = measured(sizes.d_model, config)
+    return _all_to_do({(TRAINING, TRAIN): _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
+
+
+def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
+    """What is left of the stages of a checkpoint that is here."""
+    config, store = subject.config, subject.store
+    refresh_all(store)
     sizes = sizes_of(subject)
-    rates = Rates.measured(sizes.d_model, config)
+    rates = measured(sizes.d_model, config)
     todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
-    by_stage = corrections(source.store.catalog)
+    by_stage = corrections(store.catalog)
     costs = _costs(stages, sizes, config, rates)
-    steps = [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
-    return Plan(subject, steps)
+    return [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
 
 
 def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable]) -> Plan:

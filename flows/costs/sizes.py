@@ -64,7 +64,8 @@ def sizes_of(subject: Subject) -> Sizes:
     store, names = subject.store, [recipe.corpus_id for recipe in subject.source.corpora]
     if not all(store.corpus(name).exists() for name in names):
         return sizes
-    return sizes._replace(corpus_tokens=sum(corpus_attributes(store, name).n_tokens for name in names))
+    corpora = [corpus_attributes(store, name) for name in names]
+    return sizes._replace(corpus_tokens=sum(corpus.n_tokens + corpus.n_held_out_tokens for corpus in corpora))
 
 
 def sizes_to_train(source: Source) -> Sizes:

@@ -24,7 +24,7 @@ from storage.store import Store
 Check = Callable[[], None]
 
 
-def check_before_start(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> None:
+def check_before_start(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> None:
     """Refuse what cannot end well. `left` are the stages that are not done; `subject` is None where the model or its
     transcoders are not here yet.
 
@@ -47,7 +47,7 @@ def check_respondents(config: RunConfig, stages: Sequence[str]) -> None:
         check_answers(config, who)
 
 
-def problems(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> list[str]:
+def problems(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> list[str]:
     """What stands in the way of a run, each with what to do about it. Language models are not asked."""
     checks: list[Check] = [partial(check_order, config, subject, left)]
     checks += [partial(check_can_ask, config, who) for who in sorted(_asked(config, left))]
@@ -81,7 +81,7 @@ def _check_engine(config: RunConfig) -> None:
         raise ValueError(f"engine.dask_address: no Dask workers at {address}: {error}") from None
 
 
-def check_order(config: RunConfig, subject: Subject | None, left: Sequence[StageName]) -> None:
+def check_order(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> None:
     """Refuse stages that read what no stage of the run leaves and the store does not hold.
 
     Of a store with a catalog that cannot be known before the model and its transcoders are here.
@@ -96,11 +96,11 @@ def check_order(config: RunConfig, subject: Subject | None, left: Sequence[Stage
             if not any(stage in left for stage in stages) and not (subject is not None and is_there(subject)):
                 raise ValueError(
                     f"stages: {name} reads what {' or '.join(stages)} finds, and that is neither in the store, with "
-                    f"these settings, nor among the stages {list(config.stages)}; add {stages[0]}"
+                    f"these settings, nor about to be run ({', '.join(left)}); add {stages[0]}, or run it first"
                 )
 
 
-def _needed(name: StageName, config: RunConfig) -> Iterator[tuple[list[StageName], Callable[[Subject], bool]]]:
+def _needed(name: str, config: RunConfig) -> Iterator[tuple[list[StageName], Callable[[Subject], bool]]]:
     """What a stage reads: the stages that leave it, one of which is enough, and whether the store holds it already."""
     if name == "circuitlens":
         yield ["activations"], _is_sampled

@@ -11,10 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from configs.run import RunConfig
-from flows.costs.plan import Step
+from flows.costs.plan import Step, check_room_for
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.running.before_start import check_respondents
+from flows.running.before_start import check_before_start
 from flows.running.engine import engine_running
 from flows.running.progress import console, working
 from flows.subject.subject import Subject, identify, open_source
@@ -92,16 +92,20 @@ def perform(stage: Stage, subject: Subject, run_id: str) -> None:
         stage.load(subject, run_id)
 
 
-def perform_alone(stage: Stage, config: RunConfig) -> Subject:
-    """What the flow of a single stage does; returns the checkpoint.
+def perform_alone(stage: Stage, config: RunConfig, force: bool) -> Subject:
+    """What the flow of a single stage does; returns the checkpoint. `force` starts it even where the disk seems too
+    small.
 
     Raises:
-        ValueError: the checkpoint is not ingested.
+        ValueError: the checkpoint is not ingested, what the stage reads is not there, what it needs does not answer, or
+            there is no room for what it writes.
     """
     subject = identify(open_source(config))
     open_checkpoint(subject.store, subject.checkpoint_id)
     if not stage.is_done(subject):
-        check_respondents(config, [stage.name])
+        check_before_start(config, subject, [stage.name])
+        if not force:
+            check_room_for(subject.source, subject, [stage])
         with store_held(config, subject.store, f"{stage.name} {config.name}"):
             perform(stage, subject, new_run_id())
     return subject

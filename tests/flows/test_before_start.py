@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -11,8 +10,12 @@ from typer.testing import CliRunner
 
 from configs.run import load_config
 from flows.cli import app
-from flows.costs.plan import DOWNLOAD, Step, check_room
+from flows.describe_checkpoint import STAGES
 from flows.running.before_start import check_before_start
+from flows.running.stage import perform_alone
+from storage.catalog.published import open_published
+from tests.bit_flips import run as do_stages
+from tests.bit_flips import without_prefect
 from tests.conftest import cli_environment, planted_overrides, unused_port
 from tests.tasks.api_server import KEY, Api, error
 from tests.tasks.chat_model import write_chat_model
@@ -168,11 +171,21 @@ def test_something_else_at_the_address_of_prefect(
         pass  # it was there all the time
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = load_config(Path(CONFIG), [f"store={tmp_path / 'store'}"])
-    steps = [Step("ingest", "ingest", 1, 1, 1.0, 1.0, 12e6, 0.0), Step(DOWNLOAD, DOWNLOAD, 1, 1, 1.0, 1.0, 1e9, 0.0)]
-    monkeypatch.setattr("flows.costs.plan.shutil.disk_usage", lambda _: SimpleNamespace(free=6e6))
-    with pytest.raises(ValueError, match=r"will write about 12\.0 MB, and .* has 6\.0 MB free; .*--force"):
-        check_room(config, steps)
-    monkeypatch.setattr("flows.costs.plan.shutil.disk_usage", lambda _: SimpleNamespace(free=13e6))
-    check_room(config, steps)
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("circuitlens", "circuitlens reads what activations finds"),
+        ("describe", "ANTHROPIC_API_KEY is not set in the environment"),
+    ],
+)
+def test_a_stage_alone_is_checked_like_a_run(
+    planted: list[str], monkeypatch: pytest.MonkeyPatch, stage: str, said: str
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    config = load_config(Path(CONFIG), [*planted, *CLAUDE, "stages=[]"])
+    with without_prefect():
+        do_stages(config)
+    with pytest.raises(ValueError, match=said):
+        perform_alone(STAGES[stage], config, force=False)
+    with open_published(config.store / "catalog.duckdb") as connection:
+        assert connection.execute("SELECT DISTINCT stage FROM runs").fetchall() == []
