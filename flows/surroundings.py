@@ -1,13 +1,9 @@
 """What the environment of a process may lack, made up for before Prefect and the libraries are imported.
 
-Imports nothing but the standard library.
+Imports next to nothing where nothing is lacking: until `flows.start` has its handlers, Ctrl-C is a traceback.
 """
 
-import atexit
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -23,26 +19,29 @@ def loopback_without_proxy() -> None:
 def writable_caches() -> None:
     """Where the home cannot be written (a container that runs as some user without one), put what libraries keep there
     into a folder that ends with the process. Nothing of a store or of the Hub's cache is among it."""
-    home = Path(os.environ.get("HOME") or "~").expanduser()
     names = {"PREFECT_HOME": ".prefect", "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba"}
     missing = {name: folder for name, folder in names.items() if name not in os.environ}
-    if not missing or _is_writable(home):
+    if not missing or _is_writable(os.path.expanduser("~")):  # noqa: PTH111
         return
+    import atexit
+    import shutil
+    import tempfile
+
     place = tempfile.mkdtemp(prefix="circuit-insights-")
     process = os.getpid()
     atexit.register(lambda: os.getpid() == process and shutil.rmtree(place, ignore_errors=True))
     for name, folder in missing.items():
-        os.environ[name] = str(Path(place) / folder)
+        os.environ[name] = f"{place}/{folder}"
 
 
-def _is_writable(folder: Path) -> bool:
+def _is_writable(folder: str) -> bool:
     """Whether a file can be made there: permissions alone do not tell of read-only and odd file systems."""
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
+    name = f"{folder}/.circuit-insights-{os.urandom(8).hex()}"
     try:
-        handle, name = tempfile.mkstemp(prefix=".circuit-insights-", dir=folder)
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except OSError:
         return False
-    os.close(handle)
-    Path(name).unlink()
+    os.unlink(name)  # noqa: PTH108
     return True
