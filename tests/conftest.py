@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.planted import WORDS, write_planted
@@ -70,6 +71,13 @@ def small_disk() -> Iterator[Callable[[Path, str], None]]:
     yield sized
     for place in mounted:
         subprocess.run(["umount", place], check=True)
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses at which a process and those that it started listen."""
+    parent = psutil.Process(pid)
+    sockets = [found for one in (parent, *parent.children(recursive=True)) for found in one.net_connections("inet")]
+    return {found.laddr.ip for found in sockets if found.status == psutil.CONN_LISTEN}
 
 
 def unused_port() -> int:

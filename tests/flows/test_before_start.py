@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import STAGES
+from flows.running import prefect_server
 from flows.running.before_start import check_before_start
 from flows.running.stage import perform_alone
 from storage.catalog.published import open_published
 from tests.bit_flips import run as do_stages
 from tests.bit_flips import without_prefect
-from tests.conftest import cli_environment, planted_overrides, unused_port
+from tests.conftest import cli_environment, listening, planted_overrides, unused_port
 from tests.tasks.api_server import KEY, Api, error
 from tests.tasks.chat_model import write_chat_model
 
@@ -189,3 +190,16 @@ def test_a_stage_alone_is_checked_like_a_run(
         perform_alone(STAGES[stage], config, force=False)
     with open_published(config.store / "catalog.duckdb") as connection:
         assert connection.execute("SELECT DISTINCT stage FROM runs").fetchall() == []
+
+
+def test_prefects_server_of_a_run_is_heard_on_this_machine_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    server = prefect_server.start()
+    try:
+        server.wait_until_it_answers()
+        assert server.url.startswith("http://127.0.0.1:")
+        assert listening(server.process.pid) == {"127.0.0.1"}
+    finally:
+        server.end()

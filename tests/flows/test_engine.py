@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -20,6 +19,7 @@ from flows.running.engine import engine_running
 from flows.running.stage import store_held
 from storage.store import Store
 from tasks.shard_task import shard_task
+from tests.conftest import listening
 
 pytestmark = [pytest.mark.usefixtures("prefect_here"), pytest.mark.whole]
 
@@ -58,12 +58,9 @@ def spread(engine: EngineConfig, meeting: Path) -> list[tuple[int, int, float, f
 
 
 @flow
-def listening(engine: EngineConfig) -> set[str]:
-    """Addresses at which this process and those that it started listen."""
+def heard(engine: EngineConfig) -> set[str]:
     with engine_running(engine):
-        here = psutil.Process()
-        sockets = [s for p in (here, *here.children(recursive=True)) for s in p.net_connections("inet")]
-    return {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+        return listening(os.getpid())
 
 
 @flow
@@ -92,7 +89,7 @@ def test_dask_workers_are_processes_with_a_task_each(tmp_path: Path) -> None:
 
 
 def test_only_this_host_can_reach_what_listens() -> None:
-    assert listening(EngineConfig(runner="dask", workers=2)) == {"127.0.0.1"}
+    assert heard(EngineConfig(runner="dask", workers=2)) == {"127.0.0.1"}
 
 
 def test_an_error_comes_back_from_a_dask_worker() -> None:

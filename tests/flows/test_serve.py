@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tests.conftest import ROOT, cli_environment
+from tests.conftest import ROOT, cli_environment, listening
 from tests.explorer.small_catalog import CHECKPOINT, write_small_catalog
 
 
@@ -31,7 +31,8 @@ def served(store: Path, home: Path, *options: str) -> Iterator[tuple[str, subpro
 def test_serve_prints_its_address_and_answers_there(tmp_path: Path) -> None:
     write_small_catalog(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    with served(tmp_path, tmp_path / "home") as (address, _):
+    with served(tmp_path, tmp_path / "home") as (address, process):
+        assert listening(process.pid) == {"127.0.0.1"}
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
         with urlopen(f"{address}c/{CHECKPOINT}/feature/2/1") as answer:
             assert "the token cat" in answer.read().decode()
@@ -45,6 +46,7 @@ def test_serve_says_what_it_exposes_and_asks_for_its_token(tmp_path: Path) -> No
         assert process.stderr is not None
         found = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", address)
         assert found
+        assert listening(process.pid) == {"0.0.0.0"}
         assert re.match(r"Exposed on 0\.0\.0\.0, port \d+, to who has the token", process.stderr.readline())
         page = f"http://127.0.0.1:{found[1]}/c/{CHECKPOINT}"
         try:
