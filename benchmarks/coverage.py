@@ -29,7 +29,7 @@ from interp.fade.metrics import (
     share_in_common,
     simulation,
 )
-from interp.intervals import mean_interval
+from interp.intervals import drop_interval
 from storage.catalog.tables import TABLES, VIEWS
 
 FACTORS = (-50.0, -10.0, -1.0, 0.0, 1.0, 10.0, 50.0)
@@ -166,8 +166,16 @@ def _causal(random: np.random.Generator, mean: float | None = None) -> Drawn | N
     """Drops of a few samples: at most 1, and seldom far below 0."""
     n, mean = int(random.integers(3, 9)), random.uniform(-0.1, 0.7) if mean is None else mean
     values = mean + (1 - mean) * (1 - random.gamma(4, 1 / 4, n))  # what is left of the activation, skewed
-    interval = mean_interval(values)
+    interval = drop_interval(values)
     return interval and Drawn(*interval, mean, 0.0)
+
+
+def _causal_of_two_kinds(random: np.random.Generator) -> Drawn | None:
+    """Drops of a few samples of a feature with two mechanisms: one goes whole, the other by a share, or not at all."""
+    n, whole, part = int(random.integers(3, 9)), random.uniform(0.1, 0.9), random.choice([0.0, 0.3])
+    rest = part + 0.3 * (1 - part) * (1 - random.gamma(4, 1 / 4, n)) if part else np.zeros(n)
+    interval = drop_interval(np.where(random.random(n) < whole, 1.0, rest))
+    return interval and Drawn(*interval, whole + (1 - whole) * part)
 
 
 @lru_cache
@@ -205,6 +213,7 @@ KINDS: dict[str, Kind] = {
     "simulation, null": lambda random: _simulation(random, 0.0),
     "stability": _stability,
     "causal share": _causal,
+    "causal share, two peaks": _causal_of_two_kinds,
     "causal share, null": lambda random: _causal(random, 0.0),
     "twera": _twera,
 }

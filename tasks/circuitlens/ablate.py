@@ -5,7 +5,7 @@ from jaxtyping import Float64
 
 from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.frozen import LinearModel, linear_model
-from interp.intervals import mean_interval
+from interp.intervals import drop_interval
 from storage.attributions import Attributed, read_attributed
 from storage.catalog.parts import columns_of, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
@@ -78,5 +78,5 @@ def _interval(values: Float64[np.ndarray, " n"]) -> tuple[float | None, float | 
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return None, None, None, 0, "no sample with sources to ablate and as many others"
-    low, high = mean_interval(values) or (None, None)
+    low, high = drop_interval(values) or (None, None)
     return float(values.mean()), low, high, len(values), None
