@@ -23,8 +23,8 @@ from storage.catalog.published import open_published
 from storage.checkpoints import open_checkpoint
 from storage.exchange.attribution_graph import graph_json, write_graph
 from storage.exchange.slugs import slug_of
-from storage.models import token_texts
 from storage.store import Store
+from storage.token_texts import token_texts
 from tasks.models import loaded_model
 
 BATCH_BYTES = 256_000_000

@@ -1,6 +1,5 @@
 """Read a language model and its tokenizer from a folder, trusting nothing in it."""
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +12,10 @@ from transformers.utils import logging as transformers_logging
 
 from interp.families import Family, family_of
 from storage.foreign import check_path, shown
-from storage.formats.folder import check_weights, read_settings, tensor_shapes
+from storage.formats.folder import check_weights, read_settings
+from storage.model_weights import names_to_change, refuse_adapter, unknown_weights, weight_files
 
-MAX_PADDED_VOCABULARY = 0.01
+MAX_PADDED_VOCABULARY = 0.05
 """Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
 
 MAX_SIZE = 10_000_000
@@ -119,8 +119,7 @@ class ModelFolder:
         Raises:
             ValueError: a weight file is truncated, a weight is missing, too many, misshaped or not finite.
         """
-        for file in self.weight_files:
-            tensor_shapes(file)  # a truncated file is named here, not guessed at by the loader
+        names = names_to_change(self.weight_files)  # a truncated file is named here, not guessed at by the loader
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
@@ -131,10 +130,12 @@ class ModelFolder:
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                key_mapping=names,
             )
             model, report = loaded
         except Exception as error:
             raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
+        report["unexpected_keys"] = unknown_weights(list(report["unexpected_keys"]), self.weight_files)
         for problem in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
             if report.get(problem):
                 raise ValueError(
@@ -153,12 +154,7 @@ def open_model(path: Path) -> ModelFolder:
         ValueError: no folder, no readable config.json, an unknown family, or no safetensors weights.
     """
     model = open_settings(path)
-    weight_files = tuple(sorted(path.glob("*.safetensors")))
-    if not weight_files:
-        raise ValueError(
-            f"model.path: {path} holds no *.safetensors weights (other formats can run code and are not read)"
-        )
-    return replace(model, weight_files=weight_files)
+    return replace(model, weight_files=weight_files(path))
 
 
 def open_settings(path: Path) -> ModelFolder:
@@ -170,6 +166,7 @@ def open_settings(path: Path) -> ModelFolder:
     if not check_path(path).is_dir():
         raise ValueError(f"model.path: no folder {path}")
     config_path = path / "config.json"
+    refuse_adapter(path)
     if not config_path.is_file():
         raise ValueError(f"model.path: {path} holds no config.json; expected a transformers model folder")
     settings = read_settings(config_path)
@@ -193,40 +190,6 @@ def open_settings(path: Path) -> ModelFolder:
         if not isinstance(size, int) or not 0 < size < MAX_SIZE:
             raise ValueError(f"{config_path}: {name} is {size!r}; expected a number from 1 to {MAX_SIZE}")
     return ModelFolder(path, config, family, ())
-
-
-def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
-    """The text of every token id, a leading space kept, bytes that are not UTF-8 as `<0xE2>`."""
-    byte_of = {character: byte for byte, character in _byte_level_alphabet().items()}
-    names = tokenizer.convert_ids_to_tokens(list(range(n_tokens)))
-    special = set(tokenizer.all_special_ids)
-    state = json.loads(tokenizer.backend_tokenizer.to_str()) if hasattr(tokenizer, "backend_tokenizer") else {}
-    byte_level = "ByteLevel" in json.dumps([state.get("pre_tokenizer"), state.get("decoder")])
-    texts = []
-    for token_id, name in enumerate(names):
-        if name is None:
-            texts.append(f"[unused {token_id}]")
-        elif token_id in special:
-            texts.append(name)
-        elif byte_level and all(character in byte_of for character in name):
-            texts.append(_bytes_as_text(bytes(byte_of[character] for character in name)))
-        else:
-            texts.append(name.replace("▁", " "))
-    return texts
-
-
-def _bytes_as_text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "".join(f"<0x{byte:02X}>" for byte in data)
-
-
-def _byte_level_alphabet() -> dict[int, str]:
-    """GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_file, one_line, stamp
 from storage.store import whole_file
 
+READ_PARTS = "read_parquet(?, union_by_name = true, hive_partitioning = false)"
+"""Parts as a table of DuckDB, which otherwise takes a folder `key=value` above a store for a column of every part."""
+
 
 def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
     """Write a table whole."""
@@ -28,7 +31,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = 
         DamagedError: it is missing or damaged.
     """
     with reading(path):
-        return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
+        return pq.read_table(
+            path, columns=None if columns is None else list(columns), filters=filters, partitioning=None
+        )
 
 
 @contextmanager

@@ -27,8 +27,9 @@ from storage.corpora.corpus import CorpusAttributes, corpus_attributes
 from storage.corpora.packing import Layout, max_rows, one_side, pack
 from storage.corpora.texts import read_texts
 from storage.formats import TranscoderFolder, open_transcoders
-from storage.models import ModelFolder, token_texts
+from storage.models import ModelFolder
 from storage.store import Store, write_json
+from storage.token_texts import token_texts
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task

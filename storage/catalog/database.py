@@ -15,7 +15,7 @@ import duckdb
 
 from storage.catalog.tables import TABLES, VIEWS
 from storage.checksums import DamagedError, check_file
-from storage.parquet import read_table
+from storage.parquet import READ_PARTS, read_table
 from storage.recipes import short_hash
 from storage.store import whole_file
 
@@ -269,7 +269,7 @@ def replace_rows(
         filled = {**where, **({} if run_id is None else {"run_id": run_id})}
         types = {column.name: column.type for column in TABLES[table].columns}
         columns = ", ".join(f"CAST(? AS {types[name]}) AS {name}" for name in filled)
-        query = f"SELECT * REPLACE ({columns}) FROM read_parquet(?, union_by_name = true)"
+        query = f"SELECT * REPLACE ({columns}) FROM {READ_PARTS}"
         for part in parts:
             check_file(part)
         files = [str(part) for part in parts]

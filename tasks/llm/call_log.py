@@ -4,6 +4,7 @@ from typing import Any
 
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import write_part
+from storage.parquet import READ_PARTS
 from storage.store import Store
 from tasks.shard_task import shard_task
 
@@ -22,7 +23,7 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[dict[str, Any
         with open_catalog(store.catalog, write=True) as connection:
             known = "SELECT call_id FROM llm_calls"
             connection.execute(
-                f"INSERT INTO llm_calls BY NAME SELECT * FROM read_parquet(?) WHERE call_id NOT IN ({known})",
+                f"INSERT INTO llm_calls BY NAME SELECT * FROM {READ_PARTS} WHERE call_id NOT IN ({known})",
                 [str(path)],
             )
     return len(calls)

@@ -65,7 +65,8 @@ def _model(name: str, mutate: Mutation) -> Format:
         return write_planted(folder)[0] / name
 
     def read(file: Path) -> None:
-        from storage.models import open_model, token_texts
+        from storage.models import open_model
+        from storage.token_texts import token_texts
 
         model = open_model(file.parent)
         token_texts(model.tokenizer, model.n_tokens)

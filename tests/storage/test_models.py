@@ -1,5 +1,6 @@
 """Model folders of every family, as transformers writes them and as releases have them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,76 @@ def test_an_ordinary_token_needs_an_embedding(tmp_path: Path) -> None:
     folder = gemma_with_a_token_more(tmp_path, AddedToken("word50", special=False))
     with pytest.raises(ValueError, match="the tokenizer has 51 tokens, the model 50"):
         _ = folder.tokenizer
+
+
+def changed_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> ModelFolder:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return open_model(folder)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_weights_of_a_compiled_or_data_parallel_model(name: str, prefix: str, tmp_path: Path) -> None:
+    model = tiny_model(name, tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    folder = changed_weights(tmp_path, lambda weights: {prefix + key: value for key, value in weights.items()})
+    torch.testing.assert_close(folder.load()(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_two_namings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    folder = changed_weights(tmp_path, lambda weights: {**weights, "module.model.norm.weight": torch.ones(D_MODEL)})
+    with pytest.raises(ValueError, match=r"weights named module\.model\.norm\.weight and .*; expected one naming"):
+        folder.load()
+
+
+def test_masks_that_older_versions_saved_are_no_weights(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    model.save_pretrained(tmp_path)
+    masks = {f"transformer.h.{i}.attn.masked_bias": torch.tensor(-1e4) for i in range(N_LAYERS)}
+    masks |= {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 16, 16, dtype=torch.uint8) for i in range(N_LAYERS)}
+    folder = changed_weights(tmp_path, lambda weights: {**weights, **masks})
+    torch.testing.assert_close(folder.load()(TOKENS).logits, model(TOKENS).logits)
+    strange = {"transformer.h.0.attn.masked_bias": torch.ones(D_MODEL)}
+    with pytest.raises(ValueError, match=r"unexpected keys \['transformer\.h\.0\.attn\.masked_bias'\]"):
+        changed_weights(tmp_path, lambda weights: {**weights, **strange}).load()
+
+
+def test_a_folder_with_an_adapter_says_so(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    save_file({"base_model.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"holds an adapter of org/base, not a whole model: merge it"):
+        open_model(tmp_path)
+
+
+def test_only_the_files_that_transformers_reads_count(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    (tmp_path / "consolidated.safetensors").write_bytes(b"another program's")
+    folder = open_model(tmp_path)
+    assert len(shards) > 1
+    assert folder.weight_files == tuple(shards)
+    torch.testing.assert_close(folder.load()(TOKENS).logits, model(TOKENS).logits)
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=r"index\.json: names .*, which is not there"):
+        open_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    for shard in shards[:1] + shards[2:]:
+        shard.unlink()
+    with pytest.raises(ValueError, match=r"has neither model\.safetensors nor .*; found consolidated\.safetensors"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(("n_rows", "is_padding"), [(round(1000 * 102400 / 100015), True), (1100, False)])
+def test_a_vocabulary_padded_beyond_the_tokenizer(n_rows: int, is_padding: bool, tmp_path: Path) -> None:
+    tiny_model("llama", vocab_size=n_rows).save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({f"word{i}": i for i in range(1000)}, unk_token="word0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    folder = open_model(tmp_path)
+    if is_padding:
+        assert folder.n_tokens == 1000
+    else:
+        with pytest.raises(ValueError, match="the tokenizer has 1000 tokens, the model 1100"):
+            _ = folder.tokenizer

@@ -1,0 +1,126 @@
+"""The weight files of a model folder: which of them are read, and what their names begin with."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage.foreign import shown
+from storage.formats.folder import Shape, read_settings, tensor_shapes
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+ADAPTER = "adapter_config.json"
+"""peft's settings of an adapter (LoRA and its like)."""
+
+WRAPPERS = r"^(?:_orig_mod\.|module\.)+"
+"""What torch.compile and data-parallel training put before the name of every weight."""
+
+_CONSTANT = re.compile(r"\.(?:masked_bias|rotary_emb\.inv_freq)$|\.(?:attn|attention)\.bias$")
+"""Buffers that older versions of transformers saved: masks and frequencies, which follow from the settings."""
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that transformers reads the weights from: `model.safetensors`, or those that the index names.
+
+    Others beside them are another program's, such as `consolidated.safetensors`.
+
+    Raises:
+        ValueError: there are none, the folder holds an adapter, or the index names what is not there.
+    """
+    if (folder / ADAPTER).is_file():
+        raise ValueError(f"model.path: {folder} {_about_adapter(folder)}")
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,)
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    if others:
+        raise ValueError(f"model.path: {folder} has neither {SINGLE} nor {INDEX}; found {', '.join(others[:5])}")
+    raise ValueError(
+        f"model.path: {folder} holds no *.safetensors weights (other formats can run code and are not read)"
+    )
+
+
+def _indexed(folder: Path) -> tuple[Path, ...]:
+    named = read_settings(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise ValueError(f"{folder / INDEX}: weight_map is {shown(named)}; expected file names by weight")
+    names = sorted(set(named.values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{folder / INDEX}: names the file {shown(name)}; expected a .safetensors file beside it")
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / INDEX}: names {name}, which is not there; is the download finished?")
+    return tuple(folder / name for name in names)
+
+
+def _about_adapter(folder: Path) -> str:
+    base = read_settings(folder / ADAPTER).get("base_model_name_or_path")
+    of = f" of {base[:100]}" if isinstance(base, str) and base else ""
+    return (
+        f"holds an adapter{of}, not a whole model: merge it into the model it was trained on "
+        "(peft: merge_and_unload(), then save_pretrained) and name that folder"
+    )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that holds an adapter in place of a model.
+
+    Raises:
+        ValueError: it does; the message says what to do.
+    """
+    if (folder / ADAPTER).is_file():
+        raise ValueError(f"model.path: {folder} {_about_adapter(folder)}")
+
+
+def names_to_change(files: tuple[Path, ...]) -> dict[str, str] | None:
+    """What transformers has to change in the names of the weights, as it takes it; None where they are as they are.
+
+    Raises:
+        ValueError: a file is truncated, or names begin both with and without a wrapper's prefix.
+    """
+    names = [name for file in files for name in tensor_shapes(file)]
+    wrapped = [name for name in names if re.match(WRAPPERS, name)]
+    if wrapped and len(wrapped) < len(names):
+        plain = next(name for name in names if not re.match(WRAPPERS, name))
+        raise ValueError(f"{files[0].parent}: weights named {wrapped[0]} and {plain}; expected one naming for all")
+    return {WRAPPERS: ""} if wrapped else None
+
+
+def unknown_weights(unexpected: list[str], files: tuple[Path, ...]) -> list[str]:
+    """Of the names that the model has no place for, those that are not constants of an older version's saving."""
+    shapes: Mapping[str, Shape] = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    by_end = {re.sub(WRAPPERS, "", name): shape for name, shape in shapes.items()}
+    return [name for name in unexpected if not _is_constant(name, by_end.get(name, ()))]
+
+
+def _is_constant(name: str, shape: Shape) -> bool:
+    if not _CONSTANT.search(name):
+        return False
+    is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return is_mask or (name.endswith("masked_bias") and shape in ((), (1,))) or name.endswith("inv_freq")
+
+
+def quantisation(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """How the weights of a model are quantised, by its settings; None where they are not.
+
+    Raises:
+        ValueError: in a way that is not read.
+    """
+    found = settings.get("quantization_config")
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    if method in DEQUANTISED:
+        return str(method)
+    bits = next((f" ({n}-bit)" for n in (4, 8) if isinstance(found, dict) and found.get(f"load_in_{n}bit")), "")
+    raise ValueError(
+        f"{path}: the weights are quantised by {shown(method)}{bits}; read are weights in float32, bfloat16 or float16"
+        f", and those quantised as {' or '.join(DEQUANTISED)}. Name the model that was quantised, or dequantise it: "
+        "model.dequantize(), then save_pretrained"
+    )
+
+
+DEQUANTISED = ("mxfp4", "fp8")
+"""Ways of quantising that transformers undoes without a GPU and without other packages."""
