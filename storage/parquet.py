@@ -32,7 +32,10 @@ def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = 
     """
     with reading(path):
         return pq.read_table(
-            path, columns=None if columns is None else list(columns), filters=filters, partitioning=None
+            path,
+            columns=None if columns is None else list(columns),
+            filters=filters,
+            partitioning=None,  # pyright: ignore[reportArgumentType]
         )
 
 
