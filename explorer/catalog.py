@@ -230,6 +230,10 @@ class Catalog:
         """All checkpoints of the store, the newest first."""
         return self._opened.checkpoints
 
+    def close(self) -> None:
+        """Let go of the copy that is open."""
+        self._opened.connection.close()
+
     def index_words(self) -> None:
         """Begin to make the index of words, if it is not up to date."""
         self._words.index()

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from configs.run import RunConfig, load_config
-from flows.cli.app import with_catalog_mended
 from flows.describe_checkpoint import stages
 from flows.reports.card import feature_card
+from flows.running.whole import with_catalog_mended
 from flows.subject.subject import identify, open_source
 from storage.catalog.published import open_published, publish
 from storage.catalog.tables import TABLES

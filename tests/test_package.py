@@ -12,6 +12,9 @@ import pytest
 
 from configs.run import load_config
 from tests.conftest import ROOT
+from tests.planted_store import planted_store
+
+PACKAGES = ("circuit_insights", "configs", "explorer", "flows", "interp", "storage", "tasks")
 
 
 def test_a_preset_is_known_by_its_name_and_works_in_the_folder_one_is_in(
@@ -38,8 +41,7 @@ def test_modules_in_the_working_folder_are_not_taken_for_ours(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_wheel_has_presets_templates_and_types_and_runs_elsewhere(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    packages = ("circuit_insights", "configs", "explorer", "flows", "interp", "storage", "tasks")
-    for name in packages:
+    for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -51,9 +53,42 @@ def test_a_wheel_has_presets_templates_and_types_and_runs_elsewhere(tmp_path: Pa
     assert (installed / "configs" / "gpt2.yaml").is_file()
     assert (installed / "tasks" / "llm" / "known_prices.yaml").is_file()
     assert (installed / "explorer" / "templates").is_dir()
-    assert all((installed / name / "py.typed").is_file() for name in packages)
+    assert all((installed / name / "py.typed").is_file() for name in PACKAGES)
     environment = {**os.environ, "PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     command = [sys.executable, "-m", "circuit_insights", "plan", "gpt2"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "attribute" in done.stdout
+
+
+USE = """
+import circuit_insights as ci
+with ci.open_store({store!r}) as store:
+    print(ci.__file__)
+    print(store.feature(0, 3).description, len(store.feature(0, 3)._repr_html_()) > 500)
+    print([(one.layer, one.feature) for one in store.activations("word5").firings])
+    print(store.sql("SELECT count(*) FROM checkpoints").fetchall(), store.transcoder(1))
+"""
+
+
+@pytest.mark.whole
+def test_installed_with_pip_it_is_imported_from_any_folder(tmp_path: Path) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--target", str(site), str(source)], check=True)
+    store = planted_store(tmp_path / "planted").store.root
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", USE.format(store=str(store))]
+    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0].startswith(str(site))
+    assert said[1:3] == ["word5 or <b>word7</b> True", "[(0, 3), (1, 2)]"]
+    assert "[(1,)] TranscoderModule" in said[3]
+    assert "leaked" not in done.stderr

@@ -2,10 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -18,9 +18,6 @@ from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
-    from storage.store import Store
-
-Returned = TypeVar("Returned")
 
 for _name, _value in {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
@@ -123,47 +120,17 @@ def load_to_run(config: Path, overrides: list[str] | None, store: str | None) ->
 
 def store_root(store: str | None) -> Path:
     """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
-    from storage.bucket.mirror import local_root
-    from storage.bucket.working_copy import refresh
-    from storage.store import Store
+    from flows.subject.place import store_at
 
-    root = local_root(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
-    refresh(Store(root))
-    return root
+    return store_at(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store")).root
 
 
 def run_flow(flow: Any, config: "RunConfig", force: bool) -> Any:
     """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
     with working("load libraries"):
-        from flows.running.engine import prefect_at_hand
-        from flows.subject.subject import store_path
-        from storage.bucket.working_copy import push_rest
-        from storage.store import Store
+        from flows.running.whole import run_flow as run
 
-    store = Store(store_path(config))
-    with prefect_at_hand(), working(f"{flow.name} {config.name}"):
-        result = with_catalog_mended(store, lambda: flow(config, force))
-    push_rest(store)
-    return result
-
-
-def with_catalog_mended(store: "Store", work: Callable[[], Returned]) -> Returned:
-    """What some work returns; if it meets a damaged catalog, that is made again and the work done once more."""
-    from storage.bucket.working_copy import hold
-    from storage.catalog.restore import restore
-    from storage.checksums import DamagedError
-
-    try:
-        return work()
-    except DamagedError as error:
-        if error.path != store.catalog:
-            raise
-        with hold(store, "make the catalog again", everything=False):
-            done = restore(store.catalog)
-        if done is None:
-            raise
-    err.print(done, markup=False, soft_wrap=True, highlight=False)
-    return work()
+    return run(flow, config, force)
 
 
 def print_quality(layers: list[Any]) -> None:

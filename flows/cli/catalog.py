@@ -1,6 +1,7 @@
 """What a store knows: `sql`, `show`, `attribute`, `export`, and `import` of what others found."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -190,10 +191,17 @@ def attribute(
     """Write the attribution graph of a prompt, in circuit-tracer's format."""
     with report_errors():
         from flows import attribute as flow
+        from flows.prompts.opened import check_prompt, open_configured, open_named
 
         if config is not None and checkpoint is not None:
             raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
-        loaded = flow.last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
         settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
-        n_nodes, n_edges = flow.attribute(loaded, prompt, output, settings, lambda said: err.print(said, style="dim"))
+        flow.check_output(output)
+        check_prompt(prompt)
+        tell = partial(err.print, style="dim", markup=False)
+        tell("opening the model")
+        opened = (
+            open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
+        )
+        n_nodes, n_edges = flow.attribute(opened, prompt, output, settings, tell)
         out.print(f"{output}: {n_nodes} nodes, {n_edges} edges", soft_wrap=True, markup=False)

@@ -26,7 +26,6 @@ from flows.cli.app import (
     report_errors,
     run_flow,
     size_text,
-    with_catalog_mended,
 )
 from flows.reports.tables import Table
 from flows.running.progress import working
@@ -52,6 +51,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
             from flows.running.stage import PLANNED, planned_stages
+            from flows.running.whole import with_catalog_mended
             from flows.subject.origin import pinned, to_download
             from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of

@@ -33,28 +33,49 @@ class Wanted(NamedTuple):
     """Which model, of an address."""
 
 
-def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
+class Found(NamedTuple):
+    """What a search by words found."""
+
+    descriptions: list[DescriptionHit]
+    """Features of which something fitting is said, the best first."""
+    contexts: list[ContextHit]
+    """Features that fire on fitting text."""
+    has_private_text: bool
+    """Whether the catalog lacks some corpus's text, in which therefore nothing was sought."""
+
+
+def look_up(catalog: Path, wanted: Wanted) -> Found:
     """Features by their descriptions and by the texts on which they fire.
 
     Raises:
-        ValueError: no words, no catalog, no such checkpoint, or no such model.
+        ValueError: no words, no catalog, or no such checkpoint.
     """
     if not wanted.words.strip():
         raise ValueError("search: no words to look for")
     with open_published(catalog) as connection:
         checkpoint_id = None if wanted.checkpoint is None else chosen_checkpoint(connection, wanted.checkpoint)[0]
         query = Query(wanted.words, checkpoint_id, wanted.layer, wanted.limit)
-        if current_index(catalog) is None:
-            yield Text("indexing the catalog's words, once …", style="dim")
         index = open_index(catalog)
         descriptions = search_descriptions(connection, index, query)
         contexts = search_contexts(connection, index, query)
         index.close()
         private = connection.execute("SELECT 1 FROM corpora WHERE has_text = false").fetchone() is not None
+    return Found(descriptions, contexts, private)
+
+
+def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
+    """What `look_up` finds, and descriptions of like meaning where a model that compares them is named.
+
+    Raises:
+        ValueError: no words, no catalog, no such checkpoint, or no such model.
+    """
+    if wanted.words.strip() and catalog.is_file() and current_index(catalog) is None:
+        yield Text("indexing the catalog's words, once …", style="dim")
+    descriptions, contexts, private = look_up(catalog, wanted)
     if descriptions:
         yield _described("Described so", descriptions)
     if wanted.embeddings is not None:
-        yield from _alike(catalog, query, wanted.embeddings, wanted.embedding_model)
+        yield from _alike(catalog, wanted, wanted.embeddings)
     if contexts:
         yield _active(contexts)
     if not descriptions and not contexts:
@@ -63,16 +84,18 @@ def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
         yield Text("Text of this store is kept private (corpus.keep_text); of it, descriptions alone were searched.")
 
 
-def _alike(catalog: Path, query: Query, place: str, model: str | None) -> Iterator[RenderableType]:
+def _alike(catalog: Path, wanted: Wanted, place: str) -> Iterator[RenderableType]:
     """Descriptions of like meaning."""
     from storage.search.embedders import open_embedder  # transformers takes seconds to import
     from storage.search.meaning import make_vectors, search_meaning, vectors_are_current, vectors_path
 
-    embedder = open_embedder(place, model)
+    embedder = open_embedder(place, wanted.embedding_model)
     if not vectors_are_current(catalog, embedder):
         for progress in make_vectors(catalog, embedder):
             yield Text(f"reading descriptions: {progress.done} of {progress.n} new ones", style="dim")
     with open_published(catalog) as connection:
+        checkpoint_id = None if wanted.checkpoint is None else chosen_checkpoint(connection, wanted.checkpoint)[0]
+        query = Query(wanted.words, checkpoint_id, wanted.layer, wanted.limit)
         hits = search_meaning(connection, vectors_path(catalog, embedder), embedder, query)
     yield _described("Of like meaning", hits, scores=True)
 

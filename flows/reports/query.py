@@ -51,15 +51,9 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s:
     """
     import duckdb
 
-    from storage.catalog.published import open_published
-
     if format is Format.parquet and output is None:
         raise ValueError("sql: --format parquet needs --output FILE")
-    spilled = Path(tempfile.gettempdir()) / f"circuit-insights-{uuid.uuid4().hex}"  # which DuckDB makes if it must
-    with open_published(catalog) as connection:
-        limits = f"SET memory_limit = '{MEMORY}'; SET max_temp_directory_size = '{SPILL}'"
-        connection.execute(f"SET temp_directory = '{spilled}'; {limits}")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    with read_only(catalog) as connection:
         try:
             statements = _statements(connection, sql, format)
             with _opened(output, format) as file:
@@ -68,6 +62,40 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s:
             raise ValueError(f"sql: {error}") from None
         except BrokenPipeError:  # whoever read the answer has enough of it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def read_only(catalog: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """A connection to what was last published, with bounds to what its queries hold and no other file in reach.
+
+    Raises:
+        ValueError: there is no catalog, or it cannot be read.
+    """
+    from storage.catalog.published import open_published
+
+    spilled = Path(tempfile.gettempdir()) / f"circuit-insights-{uuid.uuid4().hex}"  # which DuckDB makes if it must
+    with open_published(catalog) as connection:
+        limits = f"SET memory_limit = '{MEMORY}'; SET max_temp_directory_size = '{SPILL}'"
+        connection.execute(f"SET temp_directory = '{spilled}'; {limits}")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        yield connection
+
+
+def relation(connection: "duckdb.DuckDBPyConnection", sql: str) -> "duckdb.DuckDBPyRelation":
+    """What a query of a connection answers, to be computed when it is asked for its rows.
+
+    Raises:
+        ValueError: no query that has an answer, or it fails.
+    """
+    import duckdb
+
+    try:
+        found = connection.sql(sql)
+    except duckdb.Error as error:
+        raise ValueError(f"sql: {error}") from None
+    if found is None:
+        raise ValueError('sql: no query; expected a statement, like "SELECT * FROM layer_summary"')
+    return found
 
 
 def _statements(connection: "duckdb.DuckDBPyConnection", sql: str, format: Format) -> list[Any]:

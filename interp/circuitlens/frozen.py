@@ -254,7 +254,7 @@ def _freeze_layer(
 ) -> FrozenLayer:
     pattern, values, attention_bias = _freeze_attention(linear, layer, seen)
     mlp, x, y = linear.mlp[layer], seen["x", layer], seen["y", layer]
-    active = _active(coder, x)
+    active = active_features(coder, x)
     n_pos = len(x)
     write_scale = torch.ones(n_pos, device=x.device)
     if mlp.write is not None:
@@ -329,7 +329,8 @@ def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> F
     return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
 
 
-def _active(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
+def active_features(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
+    """What of a layer's features is active at each position of its input. Memory: some hundred dense rows."""
     if x.device.type == "cpu":
         encoder = Encoder(coder.W_enc, coder.b_enc, coder.activation, coder.threshold, coder.k)
         position, feature, value = find_active(encoder, x, np.arange(len(x), dtype=np.uint32))

@@ -1,0 +1,70 @@
+"""The attribution graph of a prompt."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuit_insights.store import Store
+from explorer.card import graph_html
+from flows.attribute import GraphSettings, attribution, save_graph
+
+if TYPE_CHECKING:
+    import networkx
+
+SHOWN = 12
+"""Nodes and links of a graph's table."""
+
+
+class Graph:
+    """An attribution graph in circuit-tracer's format: nodes (features, errors, tokens, logits) and weighted links."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+        """The file's content, as its viewers read it."""
+
+    def __repr__(self) -> str:
+        return f"<Graph of {self.prompt!r}: {len(self.nodes)} nodes, {len(self.links)} links>"
+
+    def _repr_html_(self) -> str:
+        return graph_html(self.data, SHOWN)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that it is of."""
+        return self.data["metadata"]["prompt"]
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes, each with its `node_id`, `layer`, `ctx_idx` (position), `feature_type`, `clerp` (description) …"""
+        return self.data["nodes"]
+
+    @property
+    def links(self) -> list[dict[str, Any]]:
+        """The links: `source` and `target` are ids of nodes, `weight` is what one adds to the other."""
+        return self.data["links"]
+
+    def to_networkx(self) -> "networkx.DiGraph":
+        """The same as a directed graph of networkx, with what the file says of nodes and links as attributes."""
+        import networkx
+
+        graph = networkx.DiGraph(**self.data["metadata"])
+        graph.add_nodes_from((node["node_id"], node) for node in self.nodes)
+        graph.add_weighted_edges_from((link["source"], link["target"], link["weight"]) for link in self.links)
+        return graph
+
+    def save(self, path: str | Path) -> None:
+        """Write NAME.json, which viewers open, and enter it in the index of its folder.
+
+        Raises:
+            ValueError: the name is none that viewers take, or the index there is not one.
+        """
+        save_graph(Path(path), self.data)
+
+
+def attribute(store: Store, prompt: str, *, settings: GraphSettings | None = None, chat: bool = False) -> Graph:
+    """The attribution graph of a prompt's likeliest next tokens, as the command `attribute` writes it.
+
+    Raises:
+        ValueError: the prompt is empty or too long, or a setting is out of range.
+    """
+    opened = store.opened()
+    return Graph(attribution(opened, opened.read(prompt, chat=chat), prompt, settings or GraphSettings()))

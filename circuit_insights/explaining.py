@@ -1,0 +1,67 @@
+"""Run the pipeline from Python."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from circuit_insights.store import Store, open_store
+from configs.run import RunConfig, load_config
+from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+from flows.running.whole import run_flow
+from flows.subject.origin import pinned
+from flows.subject.subject import open_source
+from interp.training import TrainingSettings
+
+
+def explain(
+    config: RunConfig | str | Path | None = None,
+    *,
+    model: str | Path | None = None,
+    transcoders: str | Path | TrainingSettings | None = None,
+    corpus: str | Path | list[str] | None = None,
+    **sections: Any,
+) -> Store:
+    """Explain every feature of a model's transcoders, as the command `run` does, and open the store.
+
+    `config` is a configuration, a YAML file or a preset's name; or `model`, `transcoders` and `corpus` say what it is
+    about: a folder or file that exists, else a repository of the Hugging Face Hub; `transcoders` may be the settings by
+    which they are trained. `sections` are further settings by their names: `store="store/mine"`, `name="mine"`,
+    `stages=["weightlens"]`, `engine={"workers": 2}`, or a section's own object, like `weightlens=WeightLensSettings()`.
+    What is finished already is not done again. Progress is shown as in a terminal.
+
+    Raises:
+        ValueError: a setting is wrong or missing, or what it names cannot be read.
+    """
+    whole = _configuration(config, {"model": model, "transcoder": transcoders, "corpus": corpus}, sections)
+    source = open_source(pinned(whole))
+    checkpoint_id = nothing_to_do(source) or run_flow(describe_checkpoint, source.config)
+    return open_store(source.store.root, checkpoint_id)
+
+
+def _configuration(config: RunConfig | str | Path | None, given: dict[str, Any], sections: dict[str, Any]) -> RunConfig:
+    if config is None:
+        values: dict[str, Any] = {}
+    else:
+        loaded = config if isinstance(config, RunConfig) else load_config(Path(config), [])
+        values = loaded.model_dump(exclude_unset=True)
+    values |= sections
+    for name, value in given.items():
+        if value is not None:
+            values[name] = _section(name, value)
+    if given["model"] is not None:
+        values.setdefault("name", Path(str(given["model"])).name)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise ValueError("explain:\n" + "\n".join(problems)) from None
+
+
+def _section(name: str, value: object) -> dict[str, object]:
+    if name == "corpus":
+        return {"source": value if isinstance(value, list) else str(value)}
+    if isinstance(value, TrainingSettings):
+        return {"train": value}
+    place = Path(str(value)).expanduser()
+    return {"path": place} if isinstance(value, Path) or place.exists() else {"repo": str(value)}

@@ -1,0 +1,62 @@
+"""Cards for notebooks: what pages show, small, alone and without scripts, with every text escaped as on pages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from jinja2 import Environment
+
+from explorer.graphs import checked, summary
+from explorer.page import Page, environment
+
+
+class FiringLike(Protocol):
+    """A feature that is active at a token."""
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def feature(self) -> int: ...
+
+    @property
+    def activation(self) -> float: ...
+
+
+class _Named(NamedTuple):
+    layer: int
+    feature: int
+    activation: float
+    description: str
+
+
+def card_html(page: Page) -> str:
+    """A feature's page as a card: descriptions, contexts, tokens, wiring."""
+    return _templates().get_template("card.html").render(page=page)
+
+
+def activations_html(
+    tokens: Iterable[tuple[str, Sequence[FiringLike]]], descriptions: Mapping[tuple[int, int], str]
+) -> str:
+    """Each token of a prompt with its strongest features."""
+    rows = [
+        (token, [_Named(one.layer, one.feature, one.activation, descriptions.get((one.layer, one.feature), ""))
+                 for one in found])
+        for token, found in tokens
+    ]  # fmt: skip
+    return _templates().get_template("card_activations.html").render(rows=rows)
+
+
+def graph_html(graph: object, n: int) -> str:
+    """The strongest nodes and links of an attribution graph."""
+    read = checked(graph, "the graph")
+    return _templates().get_template("card_graph.html").render(metadata=read["metadata"], **summary(read, n))
+
+
+@lru_cache
+def _templates() -> Environment:
+    return environment(_no_address)
+
+
+def _no_address(page: str, /, **shown: object) -> str:
+    return ""

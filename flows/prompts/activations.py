@@ -1,0 +1,44 @@
+"""What features are active at the tokens of a prompt."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from flows.prompts.opened import Opened, Prompt
+from interp.capture import read_inputs
+from interp.circuitlens.frozen import active_features
+
+
+class Firing(NamedTuple):
+    """A feature that is active at a token of a prompt."""
+
+    position: int
+    token: str
+    layer: int
+    feature: int
+    activation: float
+
+
+def active_at(opened: Opened, prompt: Prompt, layers: Sequence[int] | None = None) -> list[Firing]:
+    """Every active feature of some layers (None: of all) at every token, by layer, then position, then feature.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    n_layers = opened.checkpoint.n_layers
+    wanted = range(n_layers) if layers is None else sorted(set(layers))
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] < n_layers:
+        raise ValueError(f"layers {list(wanted)}: the model has layers 0-{n_layers - 1}")
+    found: list[Firing] = []
+
+    def receive(layer: int, x: torch.Tensor) -> None:
+        active = active_features(opened.transcoder(layer), x[0])
+        columns = (active.position.tolist(), active.feature.tolist(), active.activation.tolist())
+        found.extend(
+            Firing(at, prompt.texts[at], layer, feature, value) for at, feature, value in zip(*columns, strict=True)
+        )
+
+    family, hooks = opened.folder.family, opened.checkpoint.hooks
+    read_inputs(opened.model, family, prompt.tokens[None], wanted, hooks, receive)
+    return found

@@ -1,0 +1,39 @@
+"""Run a flow in this process from its first moment to its last: Prefect, a damaged catalog, a bucket."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from configs.run import RunConfig
+from flows.running.engine import prefect_at_hand
+from flows.running.progress import console, working
+from flows.subject.subject import store_path
+from storage.bucket.working_copy import hold, push_rest
+from storage.catalog.restore import restore
+from storage.checksums import DamagedError
+from storage.store import Store
+
+Returned = TypeVar("Returned")
+
+
+def run_flow(flow: Any, config: RunConfig, force: bool = False) -> Any:
+    """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
+    store = Store(store_path(config))
+    with prefect_at_hand(), working(f"{flow.name} {config.name}"):
+        result = with_catalog_mended(store, lambda: flow(config, force))
+    push_rest(store)
+    return result
+
+
+def with_catalog_mended(store: Store, work: Callable[[], Returned]) -> Returned:
+    """What some work returns; if it meets a damaged catalog, that is made again and the work done once more."""
+    try:
+        return work()
+    except DamagedError as error:
+        if error.path != store.catalog:
+            raise
+        with hold(store, "make the catalog again", everything=False):
+            done = restore(store.catalog)
+        if done is None:
+            raise
+    console.print(done, markup=False, soft_wrap=True, highlight=False)
+    return work()

@@ -1,0 +1,205 @@
+"""`import circuit_insights`: what it gives is what the catalog and the command line give."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx
+import pytest
+import torch
+
+import circuit_insights as ci
+from configs.run import load_config
+from interp.capture import capture
+from interp.training import TrainingSettings
+from storage.checkpoints import open_checkpoint
+from tests.conftest import planted_overrides
+from tests.explorer.small_catalog import CHECKPOINT, write_small_catalog
+from tests.planted_store import planted_store
+
+PROMPT = "word3 word5 word9 word12"
+
+
+@pytest.fixture(scope="module")
+def planted_ci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ci.Store]:
+    with ci.open_store(planted_store(tmp_path_factory.mktemp("planted")).store.root) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ci.Store]:
+    catalog = write_small_catalog(tmp_path_factory.mktemp("small"), lambda text: f"<i>{text}</i>")
+    with ci.open_store(catalog.parent, checkpoint=CHECKPOINT) as store:
+        yield store
+
+
+def test_a_feature_has_what_the_catalog_says_of_it(small: ci.Store) -> None:
+    feature = small.feature(2, 1)
+    assert feature.description == "<i>the token cat by wl+cl</i>"
+    assert {one.method for one in feature.descriptions()} == {"weightlens", "maxact", "wl+cl"}
+    assert [(one.text, one.validated) for one in feature.tokens_in] == [("<i> cat</i>", True), ("<i> dog</i>", False)]
+    assert [(one.text, one.sign) for one in feature.tokens_out] == [("<i> sat</i>", 1), ("<i> on</i>", -1)]
+    assert [(one.layer, one.feature, one.twera) for one in feature.upstream()] == [
+        (0, 0, pytest.approx(0.4)), (1, 0, pytest.approx(0.4))
+    ]  # fmt: skip
+    assert [(one.layer, one.feature) for one in small.feature(0, 0).downstream()][:2] == [(1, 0), (1, 1)]
+    assert [one.activation for one in feature.contexts()] == [4, 3.5, 3, 2.5, 2, 1.5]
+    assert feature.contexts()[0].token == "<i> cat</i>"
+    assert [one.signature for one in feature.clusters()] == [["L1 H2 −1", "L0 #0"], []]
+    assert {one.metric for one in feature.scores()} == {"clarity"}
+
+
+def test_its_card_escapes_every_text(small: ci.Store) -> None:
+    card = small.feature(2, 1)._repr_html_()
+    assert "&lt;i&gt;the token cat by wl+cl&lt;/i&gt;" in card
+    assert "<i>" not in card
+    assert "<script" not in card
+    assert "No description" in small.feature(0, 50)._repr_html_()
+
+
+def test_queries_and_searches_answer_as_the_commands_do(small: ci.Store) -> None:
+    assert small.sql("SELECT count(*) FROM checkpoints").fetchall() == [(2,)]
+    assert {hit.layer for hit in small.search("cat", layer=1).descriptions} == {1}
+    with pytest.raises(ValueError, match="no words"):
+        small.search("  ")
+    for query in ("DELETE FROM checkpoints", "SELECT * FROM 'tests/conftest.py'", "SELEC", ""):
+        with pytest.raises(ValueError, match=r"^sql: "):
+            small.sql(query)
+    assert [row.name for row in small.checkpoints()] == ["<i>small</i>", "<i>later</i>"]
+
+
+def test_wrong_names_are_told(small: ci.Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="features 0 to 59"):
+        small.feature(2, 60)
+    with pytest.raises(ValueError, match="counted from 0"):
+        small.feature(2, -1)
+    with ci.open_store(small.root) as several, several.at("<i>later</i>") as later:
+        with pytest.raises(ValueError, match=r"name one: open_store\(PLACE, checkpoint=…\)"):
+            several.feature(0, 0)
+        assert later.checkpoint not in (None, CHECKPOINT)
+    with pytest.raises(ValueError, match="no catalog"):
+        ci.open_store(tmp_path)
+    with pytest.raises(AttributeError, match="open_store"):
+        _ = ci.no_such_name
+
+
+def test_nothing_in_the_store_is_changed_by_reading(planted_ci: ci.Store) -> None:
+    before = {path: path.stat().st_mtime_ns for path in planted_ci.root.rglob("*") if path.is_file()}
+    planted_ci.feature(0, 3)._repr_html_()
+    planted_ci.activations(PROMPT)
+    ci.attribute(planted_ci, PROMPT)
+    assert {path: path.stat().st_mtime_ns for path in planted_ci.root.rglob("*") if path.is_file()} == before
+
+
+def test_activations_of_a_prompt_are_the_planted_ones(planted_ci: ci.Store) -> None:
+    found = planted_ci.activations(PROMPT)
+    assert found.tokens == ["<s>", "word3", "word5", "word9", "word12"]
+    assert [(one.position, one.layer, one.feature) for one in found.firings] == [(2, 0, 3), (4, 0, 1), (2, 1, 2)]
+    assert [one.feature for one in found.at(-1)] == [1]
+    assert "word5 or &lt;b&gt;word7" in found._repr_html_()
+    assert [one.layer for one in planted_ci.activations(PROMPT, layers=[1]).firings] == [1]
+    with pytest.raises(ValueError, match="layers 0-1"):
+        planted_ci.activations(PROMPT, layers=[2])
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        planted_ci.activations("\n")
+
+
+def test_a_prompt_has_exactly_one_bos(planted_ci: ci.Store) -> None:
+    for prompt, said in (("word3", 0), ("<s> word3", 1), ("<s> <s> word3", 1)):
+        found = planted_ci.activations(prompt)
+        assert found.tokens == ["<s>", "word3"]
+        assert len(found.said) == said
+    with pytest.raises(ValueError, match="has 71 tokens; the model reads 64"):
+        planted_ci.activations("word3 " * 70)
+    with pytest.raises(ValueError, match="no chat template"):
+        planted_ci.activations("word3", chat=True)
+
+
+def test_transcoders_are_modules_that_compute_what_the_store_holds(planted_ci: ci.Store) -> None:
+    module, opened = planted_ci.transcoder(0), planted_ci.opened()
+    x = torch.randn(2, 3, module.W_enc.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = open_checkpoint(opened.store, opened.checkpoint.checkpoint_id).transcoder(0)
+    a = expected.encode(x.flatten(0, 1))
+    torch.testing.assert_close(module(x), expected.decode(a, x.flatten(0, 1)).view_as(x))
+    assert set(module.state_dict()) == {"W_enc", "b_enc", "W_dec", "b_dec"}
+    assert module.to(torch.float64)(x.double()).dtype == torch.float64
+    with pytest.raises(ValueError, match="layers 0-1"):
+        planted_ci.transcoder(2)
+
+
+def test_the_model_is_the_one_that_activations_are_of(planted_ci: ci.Store) -> None:
+    opened = planted_ci.opened()
+    tokens = opened.read(PROMPT).tokens[None]
+    x = capture(planted_ci.model(), opened.folder.family, tokens, [0], opened.checkpoint.hooks)[0].x[0]
+    a = planted_ci.transcoder(0).encode(x)
+    assert [tuple(at) for at in a.nonzero().tolist()] == [(2, 3), (4, 1)]
+
+
+def test_another_model_in_its_place_is_refused(tmp_path: Path) -> None:
+    subject = planted_store(tmp_path)
+    model = planted_store(tmp_path / "other").source.model
+    weights = subject.source.model.path / "model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    changed = load_file(model.path / "model.safetensors")
+    changed["lm_head.weight"][0, 0] += 1
+    save_file(changed, weights, metadata={"format": "pt"})
+    from tasks.models import forget_model
+
+    forget_model()
+    with (
+        ci.open_store(subject.store.root) as planted,
+        pytest.raises(ValueError, match=r"is another model than that of checkpoint .*: W_U differs"),
+    ):
+        planted.model()
+
+
+def test_a_graph_is_what_the_command_writes(planted_ci: ci.Store, tmp_path: Path) -> None:
+    graph = ci.attribute(planted_ci, "word3 word5")
+    network = graph.to_networkx()
+    assert isinstance(network, networkx.DiGraph)
+    assert network.number_of_nodes() == len(graph.nodes)
+    assert {(a, b): weight for a, b, weight in network.edges(data="weight")} == {
+        (link["source"], link["target"]): link["weight"] for link in graph.links
+    }
+    assert network.nodes["0_3_2"]["clerp"] == "word5 or <b>word7</b>"
+    assert "word5 or &lt;b&gt;word7&lt;/b&gt;" in graph._repr_html_()
+    graph.save(tmp_path / "mine.json")
+    written = json.loads((tmp_path / "mine.json").read_text())
+    assert written == graph.data
+    assert written["metadata"]["slug"] == "mine"
+    with pytest.raises(ValueError, match=r"expected NAME\.json"):
+        graph.save(tmp_path / "mine.txt")
+
+
+def test_explain_takes_what_a_configuration_takes(tmp_path: Path) -> None:
+    from circuit_insights.explaining import _configuration
+
+    overrides = planted_overrides(tmp_path)
+    expected = load_config(Path("configs/demo.yaml"), overrides)
+    given = {"model": expected.model.path, "transcoder": str(expected.transcoder.path), "corpus": None}
+    found = _configuration("demo", given, {"name": "mine", "stages": ["weightlens"], "corpus": {"source": "a.txt"}})
+    assert (found.name, found.stages, found.model.path) == ("mine", ("weightlens",), expected.model.path)
+    assert found.transcoder.path == expected.transcoder.path
+    training = TrainingSettings()
+    found = _configuration(None, {"model": "owner/gpt", "transcoder": training, "corpus": "a.txt"}, {})
+    assert (found.model.repo, found.name, found.transcoder.train) == ("owner/gpt", "gpt", training)
+    with pytest.raises(ValueError, match=r"explain:\n  engine\.wrong"):
+        _configuration("demo", dict.fromkeys(given), {"engine": {"wrong": 1}})
+
+
+@pytest.mark.whole
+@pytest.mark.usefixtures("prefect_here")
+def test_explain_runs_the_pipeline(tmp_path: Path) -> None:
+    config = load_config(Path("configs/demo.yaml"), planted_overrides(tmp_path))
+    with ci.explain(config) as store, ci.explain(config) as again:
+        assert "word5" in (store.feature(0, 3).description or "")
+        assert again.checkpoint == store.checkpoint
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = "import sys, circuit_insights; print([m for m in ('torch', 'duckdb', 'flows', 'tasks') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
