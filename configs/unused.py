@@ -60,6 +60,11 @@ CONDITIONS = (
         lambda c: c.circuitlens.continuation_tokens > 0,
     ),
     Condition(
+        ("circuitlens.qk_heads", "circuitlens.qk_keys", "circuitlens.qk_pairs"),
+        "circuitlens.qk_samples above 0",
+        lambda c: c.circuitlens.qk_samples > 0,
+    ),
+    Condition(
         ("describe.seed",),
         "describe.features_per_layer or describe.sample",
         lambda c: c.describe.features_per_layer is not None or c.describe.sample is not None,

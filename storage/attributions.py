@@ -1,9 +1,11 @@
 """Attributed samples by blocks of a corpus's rows, until they are gathered by feature.
 
     parts/attributions/<recipe>/rows-<start>-<stop>.parquet
+                                qk-<start>-<stop>.parquet
 
 A row is one sample, with its contributors as lists; rows are in order of layer, feature and sample, in groups small
-enough that a few features of one layer can be read without the rest.
+enough that a few features of one layer can be read without the rest. Beside it stand the pairs of sources that made the
+samples' heads look where they looked, one a row.
 """
 
 from collections.abc import Sequence
@@ -22,6 +24,30 @@ ROWS_PER_GROUP = 512
 
 SAMPLE_COLUMNS = ("layer", "feature", "sample", "sequence", "position", "activation", "total")
 CONTRIBUTOR_COLUMNS = ("kind", "source_layer", "unit", "source_position", "score", "share")
+
+
+QK_SCHEMA = pa.schema(
+    [
+        ("layer", pa.int16()),
+        ("feature", pa.int32()),
+        ("sample", pa.int32()),
+        ("head_layer", pa.int16()),
+        ("head", pa.int32()),
+        ("query_position", pa.int32()),
+        ("key_position", pa.int32()),
+        ("head_score", pa.float64()),
+        ("query_kind", pa.int8()),
+        ("query_layer", pa.int16()),
+        ("query_index", pa.int32()),
+        ("query_source_position", pa.int32()),
+        ("key_kind", pa.int8()),
+        ("key_layer", pa.int16()),
+        ("key_index", pa.int32()),
+        ("key_source_position", pa.int32()),
+        ("score", pa.float64()),
+    ]
+)
+"""Of a block's pairs: the catalog's columns, kinds by their place in `KINDS`, −1 for what a kind does not have."""
 
 
 class Attributed(NamedTuple):
@@ -110,3 +136,26 @@ def _attributed(table: pa.Table) -> Attributed:
     if n_after:
         effect = table["effect"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return Attributed(*[*samples, contributors, effect.reshape(table.num_rows, n_after, d_model)])
+
+
+def qk_path(store: Store, recipe: str, start: int, stop: int) -> Path:
+    """Where the pairs of a block of rows are."""
+    return store.parts("attributions", recipe) / f"qk-{start}-{stop}.parquet"
+
+
+def write_qk(path: Path, parts: Sequence[pa.Table]) -> None:
+    """Write a block's pairs whole, in order of layer and feature."""
+    table = pa.concat_tables([QK_SCHEMA.empty_table(), *parts])
+    write_table(path, table.sort_by([(name, "ascending") for name in ("layer", "feature")]), ROWS_PER_GROUP)
+
+
+def read_qk(paths: Sequence[Path], key: ShardKey) -> pa.Table:
+    """The pairs of a shard from all blocks, by feature, sample and head, the strongest first.
+
+    Raises:
+        DamagedError: a block is damaged or missing.
+    """
+    wanted = [("layer", "=", key.layer), ("feature", ">=", key.start), ("feature", "<", key.stop)]
+    table = pa.concat_tables([QK_SCHEMA.empty_table(), *(read_table(path, filters=wanted) for path in paths)])
+    by = [table[name].to_numpy() for name in ("key_position", "head", "head_layer", "sample", "feature")]
+    return table.take(np.lexsort([-np.abs(table["score"].to_numpy()), *by]))

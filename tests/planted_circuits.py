@@ -64,3 +64,28 @@ def sequence(*end: int, seed: int = 0) -> Tensor:
     tokens = torch.randint(6, 9, (10,), generator=torch.Generator().manual_seed(seed))
     tokens[10 - len(end) :] = torch.tensor(end)
     return tokens
+
+
+INDUCTION = (1, 0)
+"""The induction head of `planted_induction`, as (layer, head)."""
+PREVIOUS_IS = {token: token for token in range(5)}
+"""Features of its layer 0, by the token that stands before theirs."""
+
+
+def planted_induction() -> tuple[Any, list[Transcoder]]:
+    """The model above, with an induction head in layer 1 whose keys are written by features, not by tokens.
+
+    The MLP of layer 0 has a neuron for each of the tokens 0 to 4, which fires behind that token and writes it to
+    directions 70 to 74; the transcoder's features are these neurons. Head 0 of layer 1 asks for its own token there.
+    """
+    model = planted_gpt2()
+    mlp, attention = model.transformer.h[0].mlp, model.transformer.h[1].attn
+    below, above = _silent(), _silent()
+    for token, feature in PREVIOUS_IS.items():
+        mlp.c_fc.weight[PREVIOUS + token, feature] = 2
+        mlp.c_fc.bias[feature], mlp.c_proj.weight[feature, 70 + token] = -3, 0.25
+        below.W_enc[feature, PREVIOUS + token], below.b_enc[feature], below.W_dec[feature, 70 + token] = 2, -3, 0.25
+        attention.c_attn.weight[token, token] = 8  # query of head 0: the token itself
+        attention.c_attn.weight[70 + token, D_MODEL + token] = 8  # its key: the token before, as the feature has it
+    mlp.c_fc.weight[9, 0], mlp.c_proj.weight[0, HIDDEN] = 0, 0
+    return model, [below, above]

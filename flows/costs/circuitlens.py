@@ -37,7 +37,9 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     rows = min(sizes.corpus_tokens * (1 - config.corpus.held_out) / n_pos, n_samples)
     encoders = 2 * sizes.n_layers * sizes.d_transcoder * sizes.d_model
     once = rows * n_pos * (sizes.model_flops + encoders)
-    back = n_samples * (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
+    sweep = (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
+    n_scores = n_features * min(settings.qk_samples, samples_per_feature(config)) * settings.qk_heads
+    back = n_samples * sweep + n_scores * 2 * (settings.qk_keys + 3) * sweep / 2  # heads lie half as high
     steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S * rates.slowness / workers
     layer = sizes.d_transcoder * sizes.d_model * 8
     held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))

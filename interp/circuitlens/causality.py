@@ -83,7 +83,7 @@ def ablated_activations(
 
 def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
     """Of what a projection gives, the part that is values (variants, n_pos, …), and the whole that it is a view of."""
-    layout = linear.family.value_layout
+    layout = linear.family.layout
     if layout == "qkv":
         return output[..., 2 * output.shape[2] // 3 :], output
     if layout == "qkv of each head":

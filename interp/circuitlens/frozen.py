@@ -124,6 +124,10 @@ class FrozenLayer(NamedTuple):
     """What each source offers, times the scale that `pattern` is over."""
     attention_bias: Float[Tensor, "n_pos d_model"]
     """What attention would write if all sources were zero: biases alone."""
+    resid_pre: Float[Tensor, "n_pos d_model"]
+    """The residual stream that attention reads, before the norm."""
+    rotation: tuple[Float[Tensor, "n_pos d_rotated"], Float[Tensor, "n_pos d_rotated"]] | None
+    """Cosine and sine by which queries and keys are rotated at each position, or None where nothing is rotated."""
     active: Active
     written: tuple[Float[Tensor, "n_written d_model"], ...]
     """What active features write to this layer's MLP output: those of this layer last, and of a cross-layer transcoder
@@ -197,7 +201,7 @@ def freeze(linear: LinearModel, transcoder: Callable[[int], Transcoder], tokens:
         embedding=embedding,
         position_embedding=None if W_pos is None else W_pos[: len(tokens)].float(),
         layers=tuple(layers),
-        final_scale=_inverse_scale(linear.final, final),
+        final_scale=inverse_scale(linear.final, final),
         final=final,
     )
 
@@ -223,12 +227,20 @@ def _read(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, T
 
         return module.register_forward_hook(in_this_thread(keep))
 
+    def rotation_of(module: nn.Module, layer: int) -> Any:
+        def keep(_m: Any, _a: Any, given: dict[str, Any]) -> None:
+            for name, table in zip(("cos", "sin"), given.get("position_embeddings") or (), strict=False):
+                seen[name, layer] = table[0].float()
+
+        return module.register_forward_pre_hook(in_this_thread(keep), with_kwargs=True)
+
     embedding, final = family.module(model, family.embedding), family.module(model, family.final_norm)
     handles = [output_of(embedding, "embedding"), inputs_of(final, "final")]
     for layer, block in enumerate(family.block_modules(model)):
         handles.append(inputs_of(family.module(block, family.attention_norm), ("resid_pre", layer)))
         handles.append(inputs_of(family.module(block, family.mlp_norm), ("resid_mid", layer)))
         handles.append(pattern_of(family.module(block, family.attention), layer))
+        handles.append(rotation_of(family.module(block, family.attention), layer))
         handles.append(output_of(output_module(family, block, linear.hooks), ("y", layer)))
         receive = lambda x, layer=layer: seen.update({("x", layer): x[0]})  # noqa: E731
         handles.append(on_feature_input(family, block, linear.hooks, receive))
@@ -258,7 +270,7 @@ def _freeze_layer(
     n_pos = len(x)
     write_scale = torch.ones(n_pos, device=x.device)
     if mlp.write is not None:
-        write_scale = _inverse_scale(mlp.write, seen["mlp_out", layer])
+        write_scale = inverse_scale(mlp.write, seen["mlp_out", layer])
 
     def write(vectors: Tensor, position: Tensor) -> Tensor:
         """What a transcoder's output becomes in the residual stream."""
@@ -281,6 +293,8 @@ def _freeze_layer(
         pattern=pattern,
         values=values,
         attention_bias=attention_bias,
+        resid_pre=seen["resid_pre", layer],
+        rotation=(seen["cos", layer], seen["sin", layer]) if ("cos", layer) in seen else None,
         active=active,
         written=tuple(write(rows, source.position) for source, rows in zip(sources, written, strict=True)),
         error=write(y - reconstruction, everywhere),
@@ -296,13 +310,13 @@ def _freeze_attention(
 ) -> tuple[Float[Tensor, "n_heads n_pos n_pos"], Float[Tensor, "n_pos n_heads d_head"], Float[Tensor, "n_pos d_model"]]:
     weights, resid, pattern = linear.attention[layer], seen["resid_pre", layer], seen["pattern", layer]
     n_heads, n_kv_heads = weights.W_O.shape[0], weights.W_V.shape[0]
-    read = _inverse_scale(weights.read, resid)
+    read = inverse_scale(weights.read, resid)
     values = torch.einsum("sd,ked->ske", resid * read[:, None], weights.W_V) + weights.value_bias
     mixed_bias = pattern.sum(2)[:, :, None] * weights.value_bias.repeat_interleave(n_heads // n_kv_heads, 0)[:, None]
     bias = torch.einsum("hqe,hed->qd", mixed_bias, weights.W_O) + weights.output_bias
     pattern = pattern * read
     if weights.write is not None:
-        write = _inverse_scale(weights.write, seen["attention_out", layer])
+        write = inverse_scale(weights.write, seen["attention_out", layer])
         pattern, bias = pattern * write[:, None], bias * write[:, None]
     return pattern, values.repeat_interleave(n_heads // n_kv_heads, 1) / read[:, None, None], bias
 
@@ -317,7 +331,7 @@ def _reading(
         constant = coder.W_skip @ read.bias
     scale = torch.ones(len(resid), device=resid.device)
     if linear.hooks.feature_input != "resid_mid":
-        scale = _inverse_scale(read, resid)
+        scale = inverse_scale(read, resid)
     return None if coder.W_skip is None else reading(linear, layer, coder.W_skip), scale, constant
 
 
@@ -362,7 +376,7 @@ def _writing_later(coder: Transcoder) -> Transcoder:
     return Transcoder(nothing, coder.b_enc.new_zeros(0), nothing, coder.b_dec.clone(), coder.activation, k=coder.k)
 
 
-def _inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:
+def inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:
     """1 over what a norm divides by."""
     if norm.centred:
         x = x - x.mean(-1, keepdim=True)

@@ -38,6 +38,16 @@ class CircuitLensSettings:
     """DBSCAN: samples at most so far apart are neighbours."""
     min_samples: Annotated[int, Gt(1)] = 5
     """A cluster's core has so many samples within reach; a feature with fewer samples is not clustered."""
+    qk_samples: Annotated[int, Ge(0)] = 2
+    """Of so many of a feature's samples, those drawn first, also say why the heads that brought most looked where they
+    looked: the pairs of sources that their scores are sums of (table qk_contributions); 0: of none."""
+    qk_heads: Annotated[int, Gt(0)] = 1
+    """Significant heads of such a sample, each with its source token, the strongest first."""
+    qk_keys: Annotated[int, Gt(0)] = 4
+    """Features and tokens at a head's key that are told apart, those that add most to its score; each costs a sweep
+    beneath the head."""
+    qk_pairs: Annotated[int, Gt(0)] = 8
+    """Pairs that are kept of each score, the strongest first."""
     effect_tokens: Annotated[int, Ge(0)] = 10
     """Next tokens kept that a feature promotes most, and as many that it suppresses most; 0: no output effects."""
     continuation_tokens: Annotated[int, Ge(0)] = 0

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ValueLayout = Literal["v", "qkv", "qkv of each head"]
+Layout = Literal["apart", "qkv", "qkv of each head"]
+Part = Literal["query", "key", "value"]
+PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class Family:
     attention: str
     attention_norm: str
     """Reads the residual stream for the attention: its output is the attention's input."""
+    query: str
+    """In the attention: the projection that makes queries, alone or with keys and values."""
+    key: str
     value: str
-    """In the attention: the projection that makes values, alone or with queries and keys."""
     output: str
     """In the attention: the projection of all heads' results to the residual stream."""
     mlp: str
@@ -55,9 +59,12 @@ class Family:
     """Normalises the MLP's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
     position_embedding: str | None = None
     """Learned positions that are added to the embedding (GPT-2)."""
-    value_layout: ValueLayout = "v"
-    """What the outputs of `value` are: values alone; all queries, then all keys, then all values (GPT-2); or
-    query, key and value of the first head, then of the second, and so on (GPT-NeoX)."""
+    query_norm: str | None = None
+    """In the attention: normalises each head's query before it is rotated (Gemma-3, Qwen-3)."""
+    key_norm: str | None = None
+    layout: Layout = "apart"
+    """What the outputs of `query`, `key` and `value` are: each has a projection of its own; all queries, then all keys,
+    then all values (GPT-2); or query, key and value of the first head, then of the second, and so on (GPT-NeoX)."""
     transposed: bool = False
     """The attention's projections keep their weights as (input, output) (GPT-2)."""
     parallel_setting: str | None = None
@@ -100,14 +107,27 @@ class Family:
     def W_U(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
         return attrgetter(self.unembedding)(model).weight.detach()
 
+    def W_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
+        """What each head asks for, before it is normalised and rotated."""
+        return self._weight(model, layer, "query")
+
+    def b_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head"] | None:
+        return self._bias(model, layer, "query")
+
+    def W_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
+        """What is asked for, before it is normalised and rotated. Of n_heads heads, n_heads / n_kv_heads neighbours
+        share the same keys, and the same values."""
+        return self._weight(model, layer, "key")
+
+    def b_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
+        return self._bias(model, layer, "key")
+
     def W_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
-        """What each head makes values of. Of n_heads heads, n_heads / n_kv_heads neighbours share the same values."""
-        weight = self._projection(model, layer, self.value).weight.detach()
-        return self._values(model, layer, weight.T if self.transposed else weight)
+        """What each head makes values of."""
+        return self._weight(model, layer, "value")
 
     def b_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
-        bias = self._projection(model, layer, self.value).bias
-        return None if bias is None else self._values(model, layer, bias.detach())
+        return self._bias(model, layer, "value")
 
     def W_O(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
         """How each head's mix of values is written to the residual stream (or to the norm before it)."""
@@ -157,6 +177,17 @@ class Family:
             return None
         return self.norm(self.module(self.block_modules(model)[layer], self.attention_output_norm))
 
+    def query_key_norms(self, model: nn.Module, layer: int) -> tuple[Norm | None, Norm | None]:
+        """The norms on each head's query and key, over d_head, if there are any."""
+        attention = self.module(self.block_modules(model)[layer], self.attention)
+        names = (self.query_norm, self.key_norm)
+        query, key = (None if name is None else self.norm(self.module(attention, name)) for name in names)
+        return query, key
+
+    def attention_scaling(self, model: nn.Module, layer: int) -> float:
+        """By what the product of query and key is multiplied (before a soft cap, where there is one)."""
+        return float(attrgetter(f"{self.attention}.scaling")(self.block_modules(model)[layer]))
+
     def unembedding_norm(self, model: nn.Module) -> Norm:
         """The final norm, between the residual stream and the logits."""
         return self.norm(attrgetter(self.final_norm)(model))
@@ -164,12 +195,20 @@ class Family:
     def _projection(self, model: nn.Module, layer: int, path: str) -> Any:
         return self.module(self.block_modules(model)[layer], f"{self.attention}.{path}")
 
-    def _values(
-        self, model: nn.Module, layer: int, rows: Float[Tensor, "outputs *rest"]
-    ) -> Float[Tensor, "n_kv_heads d_head *rest"]:
-        """Of what belongs to the outputs of `value`, that of the values, by head."""
-        if self.value_layout == "qkv":
-            rows = rows.unflatten(0, (3, -1))[2]
-        elif self.value_layout == "qkv of each head":
-            return rows.unflatten(0, (self.n_heads(model), 3, -1))[:, 2]
+    def _weight(self, model: nn.Module, layer: int, part: Part) -> Float[Tensor, "n d_head d_model"]:
+        weight = self._projection(model, layer, getattr(self, part)).weight.detach()
+        return self._part(model, layer, part, weight.T if self.transposed else weight)
+
+    def _bias(self, model: nn.Module, layer: int, part: Part) -> Float[Tensor, "n d_head"] | None:
+        bias = self._projection(model, layer, getattr(self, part)).bias
+        return None if bias is None else self._part(model, layer, part, bias.detach())
+
+    def _part(
+        self, model: nn.Module, layer: int, part: Part, rows: Float[Tensor, "outputs *rest"]
+    ) -> Float[Tensor, "n d_head *rest"]:
+        """Of what belongs to the outputs of a projection, that of the queries, keys or values, by head."""
+        if self.layout == "qkv":
+            rows = rows.unflatten(0, (3, -1))[PARTS.index(part)]
+        elif self.layout == "qkv of each head":
+            return rows.unflatten(0, (self.n_heads(model), 3, -1))[:, PARTS.index(part)]
         return rows.unflatten(0, (-1, self.W_O(model, layer).shape[2]))

@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from interp.families.gemma2 import GEMMA2
 
-GEMMA3 = replace(GEMMA2, model_type="gemma3_text")
+GEMMA3 = replace(GEMMA2, model_type="gemma3_text", query_norm="q_norm", key_norm="k_norm")

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
@@ -16,11 +17,12 @@ from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.activations import Block
-from storage.attributions import Attributed, attributions_path, write_attributed
+from storage.attributions import Attributed, attributions_path, qk_path, write_attributed, write_qk
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_path
 from storage.store import Store
 from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
+from tasks.circuitlens.looks import head_scores
 from tasks.models import loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
@@ -41,7 +43,7 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     the block's samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every
     sample of the block.
     """
-    path = attributions_path(store, job.recipe, block.start, block.stop)
+    path = attributions_path(store, job.recipe, *block)
     if path.exists():
         return block
     checkpoint = open_checkpoint(store, job.checkpoint_id)
@@ -55,8 +57,9 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
         for sequence in sequences.tolist()
         if (at := [(samples.where(w := samples.sequence == sequence), first[w]) for samples, first in wanted])
     ]
-    whole = Attributed.joined(found or [_nothing(checkpoint.attributes.d_model, job.settings)])
+    whole = Attributed.joined([one for one, _ in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
     _check_sums(whole)
+    write_qk(qk_path(store, job.recipe, *block), [table for _, tables in found for table in tables])
     write_attributed(path, whole)
     return block
 
@@ -70,8 +73,8 @@ def _samples(store: Store, job: CircuitLensJob, layer: int, block: Block) -> _La
 
 def _attribute_sequence(
     job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, row: np.ndarray, samples: list[_LayerSamples]
-) -> Attributed:
-    """All samples of one sequence, which is cut behind the last of them."""
+) -> tuple[Attributed, list[pa.Table]]:
+    """All samples of one sequence, which is cut behind the last of them; and why their heads looked where they did."""
     settings, device = job.settings, job.device
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
     n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
@@ -89,19 +92,22 @@ def _attribute_sequence(
     ]
     targets = Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
     parts, total = [], np.zeros(len(layer), np.float32)
-    for found in contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian"):
-        heads = found.heads
+    for batch in contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian"):
+        heads = batch.heads
         if heads is None:
-            heads = direct_heads(linear, frozen, targets.at(found.target))
-        parts.append(significant(frozen, found, heads, settings))
-        total[found.target.cpu().numpy()] = found.total().cpu().numpy()
+            heads = direct_heads(linear, frozen, targets.at(batch.target))
+        parts.append(significant(frozen, batch, heads, settings))
+        total[batch.target.cpu().numpy()] = batch.total().cpu().numpy()
     where = [as_tensor(column, device) for column in (layer, feature, position)]
     active = Activations(*[*where, as_tensor(activation, device)])
     continued = np.concatenate([followed for _, followed in samples])
     effect = np.zeros((len(layer), 0, linear.final.weight.shape[0]), np.float32)
     if settings.effect_tokens:
         effect = _effects(linear, frozen, transcoder, active, continued, settings)
-    return Attributed(layer, feature, sample, sequence, position, activation, total, Contributors.joined(parts), effect)
+    found = Attributed(
+        layer, feature, sample, sequence, position, activation, total, Contributors.joined(parts), effect
+    )
+    return found, list(head_scores(linear, frozen, found, settings))
 
 
 def _effects(

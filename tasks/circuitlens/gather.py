@@ -19,6 +19,7 @@ from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.samples import read_samples, sample_ids
 from storage.store import ShardKey, Store
 from tasks.circuitlens.job import SIGNED, TABLES, CircuitLensJob
+from tasks.circuitlens.looks import write_head_scores
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
@@ -53,6 +54,7 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
         cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature) for c in described]
     _write_contributions(store.part("contributions", key), shared, found)
     _write_effects(store.part("logit_effects", key), shared, checkpoint, found, settings)
+    write_head_scores(store, job, key)
     names = ("feature", "cluster", "n_samples", "share", "signature")
     columns = columns_of(names, cluster_rows)
     write_part(store.part("clusters", key), "clusters", {**shared, **columns}, len(cluster_rows))

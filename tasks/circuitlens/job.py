@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.activations.settings import ActivationSettings
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
-from storage.attributions import attributions_path
+from storage.attributions import attributions_path, qk_path
 from storage.catalog.parts import read_parts
 from storage.corpora.rows import CorpusRows, read_numbered_rows
 from storage.store import ShardKey, Store, shards
@@ -22,7 +22,7 @@ from tasks.activations.corpus_pass import counted_positions
 VERSION = 5
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
-TABLES = ("contributions", "logit_effects", "clusters", "samples", "scores", "failures")
+TABLES = ("contributions", "logit_effects", "qk_contributions", "clusters", "samples", "scores", "failures")
 """What gathering a shard leaves behind, in this order."""
 
 SIGNED = {"method": "circuitlens", "explainer": "none", "judge": "none"}
@@ -69,6 +69,10 @@ class CircuitLensJob:
     def attributed_paths(self, store: Store) -> list[Path]:
         """Where the blocks' attributed samples are."""
         return [attributions_path(store, self.recipe, *block) for block in self.blocks]
+
+    def qk_paths(self, store: Store) -> list[Path]:
+        """Where the pairs are that made the blocks' heads look where they looked."""
+        return [qk_path(store, self.recipe, *block) for block in self.blocks]
 
     def rows(self, store: Store, sequences: Int64[np.ndarray, " n"]) -> dict[int, Int32[np.ndarray, " n_pos"]]:
         """Rows of the corpora by their number."""

@@ -14,7 +14,7 @@ def load_circuitlens(
 ) -> str:
     """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
     with open_catalog(store.catalog, write=True) as connection:
-        for table in ("contributions", "logit_effects", "clusters", "samples"):
+        for table in ("contributions", "logit_effects", "qk_contributions", "clusters", "samples"):
             replace_rows(connection, table, job.shared, [store.part(table, key) for key in keys])
         scores = [store.part("scores", key) for key in (*keys, *ablated)]
         replace_rows(connection, "scores", job.shared | SIGNED, scores)

@@ -31,6 +31,9 @@ SETTINGS = CircuitLensSettings(
     continued_samples=2,
 )  # fmt: skip
 SHARD = 512
+FEATURE = ("layer", "feature", "sample")
+CLOSE_CALLS = ("contributions", "qk_contributions")
+"""Tables whose rows are in order of scores, so that rounding may turn two of them about."""
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,24 @@ def test_contributions_sum_to_activations(found: dict[str, pa.Table]) -> None:
     assert np.median(errors["value"]) < 1e-4
 
 
+def test_heads_that_stand_out_say_why_they_looked_there(found: dict[str, pa.Table]) -> None:
+    rows, heads = found["qk_contributions"].to_pylist(), set[tuple[int, ...]]()
+    for row in found["contributions"].to_pylist():
+        if row["kind"] == "head":
+            heads.add(tuple(row[name] for name in (*FEATURE, "source_layer", "source_index", "source_position")))
+    each = Counter(tuple(row[name] for name in (*FEATURE, "head_layer", "head", "key_position")) for row in rows)
+    assert set(each) <= heads
+    assert len(each) > 20
+    assert max(each.values()) <= SETTINGS.qk_pairs
+    assert max(row["sample"] for row in rows) < SETTINGS.qk_samples
+    for row in rows:
+        for side, looked in (("query", row["query_position"]), ("key", row["key_position"])):
+            assert (row[f"{side}_layer"] is not None) == (row[f"{side}_kind"] == "feature")
+            assert (row[f"{side}_index"] is not None) == (row[f"{side}_kind"] in ("feature", "token"))
+            assert row[f"{side}_layer"] is None or row[f"{side}_layer"] < row["head_layer"] <= row["layer"]
+            assert row[f"{side}_source_position"] is None or row[f"{side}_source_position"] <= looked
+
+
 def test_only_attributed_samples_have_a_cluster(found: dict[str, pa.Table]) -> None:
     samples, clusters = found["samples"].to_pydict(), found["clusters"].to_pydict()
     has_cluster = [at is not None for at in samples["cluster"]]
@@ -156,10 +177,10 @@ def test_nothing_depends_on_blocks_and_shards(sampled: Any, found: dict[str, pa.
         assert other[name].num_rows == table.num_rows, name
         for column in table.column_names:
             ours, theirs = table[column].to_pylist(), other[name][column].to_pylist()
-            if column in ("score", "share", "effect"):
+            if column in ("score", "share", "effect", "head_score"):
                 numbers = (np.array([np.nan if x is None else x for x in values]) for values in (ours, theirs))
                 np.testing.assert_allclose(*numbers, rtol=2e-3, atol=1e-4)
-            elif name != "contributions" or column in ("layer", "feature", "sample", "kind"):
+            elif name not in CLOSE_CALLS or column in ("layer", "feature", "sample", "kind", "head_layer", "head"):
                 assert ours == theirs, (name, column)
 
 

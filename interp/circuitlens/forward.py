@@ -1,0 +1,59 @@
+"""Carry what single sources wrote up through a frozen model: the parts of a residual stream."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel
+
+N_SUMS = 2
+"""Columns of the result that come before the chosen sources."""
+ERRORS, BIASES = range(N_SUMS)
+"""The columns of all errors together, and of all that is the same whatever was read."""
+
+
+@torch.no_grad()
+def stream_parts(
+    linear: LinearModel, frozen: Frozen, chosen: Int64[Tensor, " n_chosen"]
+) -> Float[Tensor, "n_pos n_parts d_model"]:
+    """The residual stream above all layers, at every token, as far as some sources wrote it.
+
+    Sources are numbered as in `Contributions`: active features of all layers first, then the sequence's tokens. The
+    first columns are `ERRORS` and `BIASES`, those of `chosen` follow. Paths are those of attribution: residual
+    connections, frozen attention, bypasses. Memory: the result, and five times as much while it is carried.
+    """
+    firsts, d_model = frozen.first_active(), frozen.embedding.shape[1]
+    x = frozen.embedding.new_zeros(frozen.n_pos, N_SUMS + len(chosen), d_model)
+    if frozen.position_embedding is not None:
+        x[:, BIASES] = frozen.position_embedding
+    column = torch.arange(N_SUMS, x.shape[1], device=chosen.device)
+    is_token = chosen >= firsts[-1]
+    token = chosen[is_token] - firsts[-1]
+    x[token, column[is_token]] = frozen.embedding[token]
+    for layer, at in enumerate(frozen.layers):
+        read = x
+        x = x + _attention(linear, layer, at, x)
+        x[:, BIASES] += at.attention_bias
+        if at.skip is not None:
+            read = read if linear.parallel else x
+            x = x + (read @ at.skip.T) * (at.read_scale * at.write_scale)[:, None, None]
+        x[:, ERRORS] += at.error
+        x[:, BIASES] += at.mlp_bias
+        for source, written in enumerate(at.written, layer + 1 - len(at.written)):
+            here = (chosen >= firsts[source]) & (chosen < firsts[source + 1])
+            index = chosen[here] - firsts[source]
+            x[frozen.layers[source].active.position[index], column[here]] += written[index]
+    return x
+
+
+def _attention(
+    linear: LinearModel, layer: int, at: FrozenLayer, x: Float[Tensor, "n_pos k d_model"]
+) -> Float[Tensor, "n_pos k d_model"]:
+    """What frozen attention makes of the parts; its biases are not among them."""
+    weights, (n_pos, k, _) = linear.attention[layer], x.shape
+    n_heads, d_head, _ = weights.W_O.shape
+    values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))
+    values = values.repeat_interleave(n_heads // weights.W_V.shape[0], 2)
+    values = values.permute(2, 0, 1, 3).reshape(n_heads, n_pos, k * d_head)
+    mixed = torch.bmm(at.pattern, values).view(n_heads, n_pos, k, d_head)
+    return mixed.permute(1, 2, 0, 3).reshape(n_pos, k, n_heads * d_head) @ weights.W_O.flatten(0, 1)

@@ -1,0 +1,255 @@
+"""Why a head looked where it looked: its score between a query and a key, parted into pairs of sources.
+
+Before the softmax (and before a soft cap, which is left off) a head's score is the product of a query and a key, each
+linear in the residual stream at its token once norms are frozen: rotated to its position, normalised by head where the
+family does so. Both streams are sums of what features, token embeddings, errors and biases wrote, by whatever frozen
+path, so the score is a sum over pairs of such sources (docs/methods.md, section 5; the idea: Kamath et al.
+2025, "Tracing attention computation through feature interactions").
+
+All pairs are too many to be worth their cost. One sweep finds what each source contributes to the score through the
+key, whatever the query; the strongest so many are carried up to the key, errors and biases too, and one sweep for each
+parts its product with the query by the query's sources. What is left of the key is one column more, so that all sums to
+the score.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from interp.circuitlens.attribution import BUFFERS, Contributions, Targets, contributions
+from interp.circuitlens.forward import BIASES, N_SUMS, stream_parts
+from interp.circuitlens.frozen import Frozen, LinearModel, inverse_scale
+from interp.circuitlens.kinds import BIAS, ERROR, FEATURE, KINDS, TOKEN
+from interp.families import Norm
+from interp.weightlens.coordinates import fold_norm
+
+NONE = -1
+"""In place of a layer, an index or a position that a kind of source does not have."""
+
+
+class Looks(NamedTuple):
+    """Heads of one layer, each from the token that asks to one at which it looks."""
+
+    head: Int64[Tensor, " n"]
+    query: Int64[Tensor, " n"]
+    """The position that asks."""
+    key: Int64[Tensor, " n"]
+    """The position that is looked at."""
+
+    def at(self, start: int, stop: int) -> "Looks":
+        return Looks(*(column[start:stop] for column in self))
+
+
+class Sources(NamedTuple):
+    """What residual streams beneath a layer are sums of: active features, tokens, then all errors, and all biases."""
+
+    kind: Int64[np.ndarray, " n"]
+    """By its place in `KINDS`."""
+    layer: Int64[np.ndarray, " n"]
+    unit: Int64[np.ndarray, " n"]
+    """The feature, or the token id."""
+    position: Int64[np.ndarray, " n"]
+
+
+class ScoreParts(NamedTuple):
+    """One head's score between a query and a key, and all that it is the sum of."""
+
+    score: Float[Tensor, ""]
+    keys: Int64[Tensor, " n_keys"]
+    """The sources of the key that are told apart, by their place in `Sources`: all errors and all biases first."""
+    pairs: Float[Tensor, "n_sources n_keys"]
+    """What each source of the query and each of `keys` add to the score together."""
+    rest: Float[Tensor, " n_sources"]
+    """What each source of the query and all other sources of the key add."""
+
+
+class QKPairs(NamedTuple):
+    """The strongest pairs of some scores, one a row, by score, then by strength; kinds by their place in `KINDS`."""
+
+    look: Int64[np.ndarray, " n"]
+    """Which score it is a part of."""
+    head_score: Float64[np.ndarray, " n"]
+    """The whole score."""
+    query: Sources
+    key: Sources
+    score: Float64[np.ndarray, " n"]
+
+
+def sources_beneath(frozen: Frozen, layer: int) -> Sources:
+    """What the residual stream that a layer's attention reads is a sum of."""
+    active = [at.active for at in frozen.layers[:layer]]
+    n_active = sum(len(one.feature) for one in active)
+    n_pos, none = frozen.n_pos, np.full(2, NONE)
+    parts = [(KINDS.index(FEATURE), n_active), (KINDS.index(TOKEN), n_pos), (KINDS.index(ERROR), 1)]
+    kind = np.repeat(*np.array([*parts, (KINDS.index(BIAS), 1)]).T)
+    of_layer = [np.full(len(one.feature), at) for at, one in enumerate(active)]
+    feature, position = ([getattr(one, name).cpu().numpy() for one in active] for name in ("feature", "position"))
+    return Sources(
+        kind,
+        np.concatenate([*of_layer, np.full(n_pos, NONE), none]),
+        np.concatenate([*feature, frozen.tokens.cpu().numpy(), none]),
+        np.concatenate([*position, np.arange(n_pos), none]),
+    )
+
+
+@torch.no_grad()
+def score_parts(
+    linear: LinearModel, frozen: Frozen, layer: int, looks: Looks, *, n_keys: int, max_bytes: int
+) -> Iterator[ScoreParts]:
+    """Part the scores of heads of one layer into pairs of sources, one after the other.
+
+    `n_keys` features and tokens of the key are told apart, those that contribute most to the score by magnitude. Each
+    takes a sweep beneath the layer. Memory: `max_bytes`, and the pairs of as many scores as fit in it.
+    """
+    beneath = replace(linear, attention=linear.attention[:layer], mlp=linear.mlp[:layer])
+    frozen_beneath = frozen._replace(layers=frozen.layers[:layer])
+    d_model = frozen.embedding.shape[1]
+    per_look = 4 * BUFFERS * frozen.n_pos * d_model * (n_keys + N_SUMS)
+    step = max(1, max_bytes // per_look)
+    for start in range(0, len(looks.head), step):
+        some = looks.at(start, start + step)
+        query = _side(linear, frozen, layer, some.head, some.query, is_key=False)
+        key = _side(linear, frozen, layer, some.head, some.key, is_key=True)
+        yield from _parted(beneath, frozen_beneath, (query, key), n_keys, max_bytes)
+
+
+class _Side(NamedTuple):
+    """Queries or keys, each as it reads the residual stream at its token."""
+
+    position: Int64[Tensor, " n"]
+    W: Float[Tensor, "n d_head d_model"]
+    """From the stream to the vector that is multiplied: norms' scales, rotation and the score's scaling included."""
+    constant: Float[Tensor, "n d_head"]
+    value: Float[Tensor, "n d_head"]
+    """What it comes to."""
+
+
+def _side(
+    linear: LinearModel,
+    frozen: Frozen,
+    layer: int,
+    head: Int64[Tensor, " n"],
+    position: Int64[Tensor, " n"],
+    *,
+    is_key: bool,
+) -> _Side:
+    family, model, at = linear.family, linear.model, frozen.layers[layer]
+    read = linear.attention[layer].read
+    W, b = (family.W_K, family.b_K) if is_key else (family.W_Q, family.b_Q)
+    rows, bias = W(model, layer), b(model, layer)
+    which = head // (linear.n_heads // len(rows))
+    rows = rows[which].float()
+    constant = rows.new_zeros(rows.shape[:2]) if bias is None else bias[which].float()
+    if read.bias is not None:
+        constant = constant + rows @ read.bias
+    x = at.resid_pre[position]
+    rows = fold_norm(rows.flatten(0, 1), read.weight, read.centred).view(rows.shape)
+    rows = rows * inverse_scale(read, x)[:, None, None]
+    norm = family.query_key_norms(model, layer)[is_key]
+    if norm is not None:
+        factor = _head_norm(norm, torch.einsum("ned,nd->ne", rows, x) + constant)
+        rows, constant = rows * factor[:, :, None], constant * factor
+    if at.rotation is not None:
+        cos, sin = (table[position] for table in at.rotation)
+        rows, constant = _rotated(rows, cos, sin), _rotated(constant[:, :, None], cos, sin)[:, :, 0]
+    scaling = 1.0 if is_key else family.attention_scaling(model, layer)
+    rows, constant = scaling * rows, scaling * constant
+    return _Side(position, rows, constant, torch.einsum("ned,nd->ne", rows, x) + constant)
+
+
+def _head_norm(norm: Norm, vector: Float[Tensor, "n d_head"]) -> Float[Tensor, "n d_head"]:
+    """By what a norm over d_head multiplies each number, as it was on these vectors."""
+    return norm.weight * inverse_scale(norm, vector)[:, None]
+
+
+def _rotated(
+    x: Float[Tensor, "n d_head k"], cos: Float[Tensor, "n d_rotated"], sin: Float[Tensor, "n d_rotated"]
+) -> Float[Tensor, "n d_head k"]:
+    """The first d_rotated numbers rotated, half with half, as all supported families do."""
+    n = cos.shape[1]
+    turned = x[:, :n]
+    half = torch.cat([-turned[:, n // 2 :], turned[:, : n // 2]], 1)
+    return torch.cat([turned * cos[:, :, None] + half * sin[:, :, None], x[:, n:]], 1)
+
+
+def _parted(
+    linear: LinearModel, frozen: Frozen, sides: tuple[_Side, _Side], n_keys: int, max_bytes: int
+) -> Iterator[ScoreParts]:
+    """`linear` and `frozen` end beneath the layer of the scores."""
+    query, key = sides
+    n_listed, device = frozen.n_active + frozen.n_pos, query.position.device
+    sums = torch.arange(n_listed, n_listed + N_SUMS, device=device)
+    chosen = _strongest_keys(linear, frozen, sides, n_keys, max_bytes)
+    carried = torch.unique(torch.cat(chosen))
+    parts = stream_parts(linear, frozen, carried)
+    vectors: list[Tensor] = []
+    for look, own in enumerate(chosen):
+        column = torch.cat([torch.arange(N_SUMS, device=device), N_SUMS + torch.searchsorted(carried, own)])
+        apart = parts[key.position[look], column] @ key.W[look].T
+        apart[BIASES] += key.constant[look]
+        vectors.append(torch.cat([apart, (key.value[look] - apart.sum(0))[None]]))
+    counts = [len(columns) for columns in vectors]
+    of = torch.repeat_interleave(torch.arange(len(chosen), device=device), torch.tensor(counts, device=device))
+    found = _by_source(linear, frozen, _targets(linear, query, torch.cat(vectors), of), max_bytes)
+    scores = (query.value * key.value).sum(1)
+    for look, pairs in enumerate(found.split(counts, 1)):
+        yield ScoreParts(scores[look], torch.cat([sums, chosen[look]]), pairs[:, :-1], pairs[:, -1])
+
+
+def _targets(linear: LinearModel, side: _Side, vectors: Float[Tensor, "m d_head"], of: Int64[Tensor, " m"]) -> Targets:
+    """Products of vectors with one side's, as readings of its stream; `of` says with which."""
+    direction = torch.einsum("me,med->md", vectors, side.W[of])
+    layer = torch.full_like(of, linear.n_layers)
+    return Targets(layer, side.position[of], direction, (vectors * side.constant[of]).sum(1))
+
+
+def _strongest_keys(
+    linear: LinearModel, frozen: Frozen, sides: tuple[_Side, _Side], n_keys: int, max_bytes: int
+) -> list[Int64[Tensor, " n_chosen"]]:
+    """Of each score the features and tokens that contribute most to it through the key, in order of their number."""
+    query, key = sides
+    targets = _targets(linear, key, query.value, torch.arange(len(query.position), device=query.position.device))
+    found = _by_source(linear, frozen, targets, max_bytes)[:-N_SUMS].abs()
+    strength, place = found.topk(min(n_keys, len(found)), 0)
+    return [place[:, at][strength[:, at] > 0].sort().values for at in range(len(targets))]
+
+
+def _by_source(
+    linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int
+) -> Float[Tensor, "n_sources n_targets"]:
+    """What each source contributes to each target, sources in the order of `Sources`."""
+    n_sources = frozen.n_active + frozen.n_pos + N_SUMS
+    whole = torch.zeros(n_sources, len(targets), device=targets.direction.device)
+    for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
+        whole[:, found.target] = _stacked(found, frozen.n_pos)
+    return whole
+
+
+def _stacked(found: Contributions, n_pos: int) -> Float[Tensor, "n_sources batch"]:
+    later = found.tokens.new_zeros(n_pos - len(found.tokens), found.tokens.shape[1])
+    return torch.cat([found.features, found.tokens, later, found.errors.sum((0, 1))[None], found.bias[None]])
+
+
+def strongest_pairs(parts: Iterator[ScoreParts], sources: Sources, n_pairs: int) -> QKPairs:
+    """Of each score the pairs that add most to it or take most from it, at most so many; of equals the first."""
+    look, whole, query, key, score = [], [], [], [], []
+    for at, one in enumerate(parts):
+        values = one.pairs.double().cpu().numpy()
+        order = np.argsort(-np.abs(values).ravel(), kind="stable")[:n_pairs]
+        order = order[values.ravel()[order] != 0]
+        row, column = np.unravel_index(order, values.shape)
+        look.append(np.full(len(order), at))
+        whole.append(np.full(len(order), float(one.score)))
+        query.append(row)
+        key.append(one.keys.cpu().numpy()[column])
+        score.append(values[row, column])
+    none, floats = np.zeros(0, np.int64), np.zeros(0)
+    look, query, key = (np.concatenate([none, *rows]) for rows in (look, query, key))
+    whole, score = (np.concatenate([floats, *rows]) for rows in (whole, score))
+    sides = [Sources(*(column[place] for column in sources)) for place in (query, key)]
+    return QKPairs(look, whole, sides[0], sides[1], score)
