@@ -31,7 +31,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.capture import Hooks
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
-from interp.circuitlens.clusters import cluster, jaccard_distances, signatures
+from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
 from interp.circuitlens.graph import attribution_graph, prune
@@ -112,7 +112,7 @@ def measured(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder,
 
 def clusters_s(linear: LinearModel, frozen: Frozen, coder: Transcoder, for_s: float) -> float:
     """Seconds to score the heads of 100 samples and to cluster them."""
-    settings = CircuitLensSettings()
+    settings = CircuitLensSettings(clustering="dbscan", resamples=0)
     targets = targets_of(linear, frozen, N_LAYERS - 1, coder, N_SAMPLES)
     batches = list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES))
     batches = [(found._replace(features=found.features[:0]), targets.at(found.target)) for found in batches]
@@ -122,7 +122,7 @@ def clusters_s(linear: LinearModel, frozen: Frozen, coder: Transcoder, for_s: fl
     def work() -> np.ndarray:
         parts = [significant(nothing, found, direct_heads(linear, frozen, part), settings) for found, part in batches]
         kept = Contributors.joined(parts)
-        return cluster(jaccard_distances(signatures(kept, position, settings).contains), settings)
+        return clustered(kept, position, settings, [0]).labels
 
     return seconds(work, for_s)
 

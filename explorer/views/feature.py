@@ -112,7 +112,7 @@ EFFECTS = """
 """
 
 CLUSTERS = """
-    SELECT cluster, n_samples, share, signature FROM clusters
+    SELECT cluster, n_samples, share, signature, stability FROM clusters
     WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND layer = $layer AND feature = $feature
     ORDER BY cluster < 0, cluster
 """

@@ -108,7 +108,7 @@ _PRIVATE = "SELECT corpus_id FROM corpora WHERE has_text = false"
 def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any]) -> Iterator[RenderableType]:
     """The mechanisms by which the feature fires, with the input patterns of each one's strongest samples."""
     query = """
-        SELECT corpus_id, cluster, n_samples, share, signature FROM clusters
+        SELECT corpus_id, cluster, n_samples, share, signature, stability FROM clusters
         WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY corpus_id, cluster < 0, cluster"""
     rows = connection.execute(query, key).fetchall()
     if not rows:
@@ -119,13 +119,14 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     shown = {row[0] for row in rows if row[0] not in private}
     read = {corpus for corpus_id in shown for corpus in corpora_of(connection, corpus_id)}
     refresh(store, *sorted(f"corpora/{corpus}" for corpus in read))
-    table = Table("cluster", "samples", "input patterns", "caused by", title="Mechanisms")
-    for corpus_id, cluster, n, share, signature in rows:
+    table = Table("cluster", "samples", "holds", "input patterns", "caused by", title="Mechanisms")
+    for corpus_id, cluster, n, share, signature, stability in rows:
         feature = (key[0], corpus_id, key[1], key[2])
         samples = [] if corpus_id in private else sample_patterns(connection, store, feature, cluster, N_PATTERNS)
         patterns = "\n".join(visible(sample.text) for sample in samples)
         name = str(cluster) if cluster >= 0 else "none"
-        table.add_row(name, f"{n} ({share:.0%})", patterns, ", ".join(signature[:N_EDGES]))
+        holds = "" if stability is None else f"{stability:.0%}"
+        table.add_row(name, f"{n} ({share:.0%})", holds, patterns, ", ".join(signature[:N_EDGES]))
     yield table
     yield _effects(connection, key)
 

@@ -1,5 +1,6 @@
 """Group a feature's activations by what caused them (docs/methods.md, section 5)."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,9 @@ from jaxtyping import Float64, Int64, Shaped
 from scipy.sparse import csr_array
 
 from interp.circuitlens.contributors import Contributors
+from interp.circuitlens.cuts import cut_apart, similarities
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS
+from interp.circuitlens.resampling import Clustering, cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
 
 NOISE = -1
@@ -60,10 +63,25 @@ def jaccard_distances(contains: csr_array) -> Float64[np.ndarray, "n_samples n_s
     return 1 - np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
 
 
-def cluster(
+def clustering_of(
+    found: Contributors, position: Int64[np.ndarray, " n_samples"], signed: Signatures, settings: CircuitLensSettings
+) -> Clustering:
+    """How a feature's samples, or some of them, are clustered; `found.target` counts them, `signed` are their sets."""
+    if settings.clustering == "ncut":
+        views = similarities(found, position)
+        return lambda some: cut_apart(views, _min_size(settings, len(some), len(position)), settings.max_cut, some)
+    distances = jaccard_distances(signed.contains)
+    return lambda some: _dense(distances[np.ix_(some, some)], settings)
+
+
+def _min_size(settings: CircuitLensSettings, n: int, n_all: int) -> int:
+    """Samples that a cluster has at least, of a part of a feature's samples in proportion."""
+    return max(2, round(settings.min_samples * n / n_all))
+
+
+def _dense(
     distances: Float64[np.ndarray, "n_samples n_samples"], settings: CircuitLensSettings
 ) -> Int64[np.ndarray, " n_samples"]:
-    """Each sample's cluster, the largest 0 and of equal ones that of the earlier sample first; −1 for noise."""
     from sklearn.cluster import DBSCAN, HDBSCAN  # takes seconds to import, and only here wanted
 
     if settings.clustering == "dbscan":
@@ -71,11 +89,15 @@ def cluster(
     else:
         sizes = {"min_cluster_size": settings.min_samples, "allow_single_cluster": True}
         method = HDBSCAN(metric="precomputed", copy=True, **sizes)  # pyright: ignore[reportArgumentType]
-    labels = method.fit_predict(distances).astype(np.int64)
+    return method.fit_predict(distances).astype(np.int64)
+
+
+def by_size(labels: Int64[np.ndarray, " n_samples"]) -> Int64[np.ndarray, " n_samples"]:
+    """Clusters numbered anew, the largest 0 and of equal ones that of the earlier sample first; −1 stays noise."""
     known, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     place = np.empty(len(known), np.int64)
     place[np.lexsort((first, -counts))] = np.arange(len(known))
-    return np.where(labels >= 0, place[np.minimum(labels, len(known) - 1)] if len(known) else NOISE, NOISE)
+    return np.where(labels >= 0, place[np.searchsorted(known, np.maximum(labels, 0))] if len(known) else NOISE, NOISE)
 
 
 class Cluster(NamedTuple):
@@ -85,9 +107,33 @@ class Cluster(NamedTuple):
     n_samples: int
     signature: list[str]
     """What most of its samples share, the most frequent first: `L3 #17`, `L2 H1 −1`."""
+    stability: float | None
+    """See `cluster_stability`; None where no resampling tells."""
 
 
-def describe_clusters(labels: Shaped[np.ndarray, " n_samples"], found: Signatures) -> list[Cluster]:
+class Clustered(NamedTuple):
+    """A feature's samples by what caused them."""
+
+    labels: Int64[np.ndarray, " n_samples"]
+    """Each sample's cluster, the largest 0; −1 for noise."""
+    clusters: list[Cluster]
+    """In order, noise last."""
+
+
+def clustered(
+    found: Contributors, position: Int64[np.ndarray, " n_samples"], settings: CircuitLensSettings, seed: list[int]
+) -> Clustered:
+    """Group a feature's samples; `found.target` counts them, `position` is where they fired, `seed` draws resamples."""
+    signed = signatures(found, position, settings)
+    clustering = clustering_of(found, position, signed, settings)
+    labels = by_size(clustering(np.arange(len(position))))
+    stability = cluster_stability(labels, clustering, settings.resamples, seed)
+    return Clustered(labels, describe_clusters(labels, signed, stability))
+
+
+def describe_clusters(
+    labels: Shaped[np.ndarray, " n_samples"], found: Signatures, stability: Mapping[int, float]
+) -> list[Cluster]:
     """The clusters of a feature in order, noise last; noise has no signature."""
     result = []
     for label in sorted(set(labels.tolist()), key=lambda label: (label == NOISE, label)):
@@ -96,7 +142,8 @@ def describe_clusters(labels: Shaped[np.ndarray, " n_samples"], found: Signature
         strong = (
             [] if label == NOISE else [c for c in np.argsort(-frequency, kind="stable") if frequency[c] >= SHARED_BY]
         )
-        result.append(Cluster(label, len(members), [contributor_text(found.contributors[c]) for c in strong]))
+        texts = [contributor_text(found.contributors[c]) for c in strong]
+        result.append(Cluster(label, len(members), texts, stability.get(label)))
     return result
 
 

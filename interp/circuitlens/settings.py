@@ -32,12 +32,17 @@ class CircuitLensSettings:
     """Features and heads by source token with at least this share are a sample's signature."""
     min_frequency: Annotated[float, Ge(0), Le(1)] = 0.1
     """A contributor that is in fewer of a feature's signatures than this share has no part in any."""
-    clustering: Literal["dbscan", "hdbscan"] = "dbscan"
-    """How samples are grouped by the Jaccard distance of their signatures."""
+    clustering: Literal["ncut", "dbscan", "hdbscan"] = "ncut"
+    """How samples are grouped. ncut: cut apart where their sources, or else the heads that bring them, have least in
+    common, every sample in a cluster. dbscan (the paper) and hdbscan: by the Jaccard distance of their signatures."""
+    max_cut: Annotated[float, Gt(0), Le(2)] = 0.25
+    """ncut: a normalised cut of at most this value parts two clusters; 0: they have nothing in common."""
     eps: Share = 0.5
     """DBSCAN: samples at most so far apart are neighbours."""
     min_samples: Annotated[int, Gt(1)] = 5
-    """A cluster's core has so many samples within reach; a feature with fewer samples is not clustered."""
+    """A cluster has so many samples (DBSCAN: within reach of its core); a feature with fewer is not clustered."""
+    resamples: Annotated[int, Ge(0)] = 10
+    """Times that part of a feature's samples are clustered again to see whether its clusters hold; 0: not at all."""
     qk_samples: Annotated[int, Ge(0)] = 2
     """Of so many of a feature's samples, those drawn first, also say why the heads that brought most looked where they
     looked: the pairs of sources that their scores are sums of (table qk_contributions); 0: of none."""

@@ -63,7 +63,7 @@ class Cluster:
     """One mechanism that CircuitLens described apart."""
 
     number: int
-    """-1: the samples that belong to none."""
+    """-1: the samples that belong to none; `JOINED`: those of clusters that do not hold."""
     share: float
     """Of the feature's attributed samples."""
     moments: tuple[ActivationExample, ...]
@@ -86,13 +86,17 @@ class FeatureEvidence:
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
 
 
+JOINED = -2
+"""Number of the samples of all clusters that do not hold under resampling: described as one, and not listed."""
+
+
 def described(sizes: Mapping[int, int], most: int) -> list[int]:
     """Of clusters by number, those that are described, the largest first.
 
     The samples of no cluster (-1) are described like one where they are more than half: clusters alone would speak of
     the smaller part of what fires the feature.
     """
-    kept = {number: n for number, n in sizes.items() if number >= 0 or 2 * n > sum(sizes.values())}
+    kept = {number: n for number, n in sizes.items() if number != WHOLE or 2 * n > sum(sizes.values())}
     return sorted(kept, key=lambda number: (-kept[number], number))[:most]
 
 

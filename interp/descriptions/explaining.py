@@ -84,7 +84,7 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
     for cluster, evidence in clusters:
         text = explainer.explain(evidence)
         parts.append((text, cluster.share))
-        if text is not None and cluster.number != WHOLE:
+        if text is not None and cluster.number >= 0:
             found.append(Described(cluster.number, text, _tokens(evidence)))
     text = None
     if clusters:

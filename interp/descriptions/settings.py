@@ -26,6 +26,8 @@ class EvidenceSettings:
     """Tokens read and promoted that are shown, each."""
     n_clusters: Annotated[int, Gt(0)] = 8
     """Clusters described, the largest first."""
+    min_stability: Annotated[float, Ge(0), Le(1)] = 0.6
+    """Clusters that hold less well when part of the samples is clustered again are described together, as one."""
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,12 @@ TABLES = (
             Column("n_samples", "INTEGER", "Samples in it."),
             Column("share", "DOUBLE", "Their share of the feature's attributed samples."),
             Column("signature", "VARCHAR[]", "Contributors that most of its samples share: L3 #17, L2 H1 −1, …"),
+            Column(
+                "stability",
+                "DOUBLE",
+                "How well it holds when part of the samples is clustered again: of the pairs of its samples with "
+                "others that one of both clusterings puts together, the share that both do; null for noise.",
+            ),
         ),
     ),
 )

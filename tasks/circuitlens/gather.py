@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Int64
 
-from interp.circuitlens.clusters import NOISE, cluster, describe_clusters, jaccard_distances, signatures
+from interp.circuitlens.clusters import NOISE, clustered
 from interp.circuitlens.contributors import NONE
 from interp.circuitlens.effects import strongest_effects
 from interp.circuitlens.kinds import ERROR, KINDS
@@ -39,7 +39,7 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
     found = read_attributed(job.attributed_paths(store), key)
     shared = {**job.shared, "layer": key.layer}
     labels = np.full(len(found.layer), NOISE)
-    cluster_rows: list[tuple[int, int, int, float, list[str]]] = []
+    cluster_rows: list[tuple[int, int, int, float, list[str], float | None]] = []
     failed: list[Failure] = []
     features, firsts, counts = np.unique(found.feature, return_index=True, return_counts=True)
     for feature, first, n in zip(features.tolist(), firsts, counts, strict=True):
@@ -48,14 +48,14 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
             failed.append(Failure(feature, "too_few_samples", detail))
             continue
         own = found.at(np.arange(first, first + n))
-        signed = signatures(own.contributors, own.position, settings)
-        labels[first : first + n] = cluster(jaccard_distances(signed.contains), settings)
-        described = describe_clusters(labels[first : first + n], signed)
-        cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature) for c in described]
+        labels[first : first + n], clusters = clustered(
+            own.contributors, own.position, settings, [settings.seed, key.layer, feature]
+        )
+        cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature, c.stability) for c in clusters]
     _write_contributions(store.part("contributions", key), shared, found)
     _write_effects(store.part("logit_effects", key), shared, checkpoint, found, settings)
     write_head_scores(store, job, key)
-    names = ("feature", "cluster", "n_samples", "share", "signature")
+    names = ("feature", "cluster", "n_samples", "share", "signature", "stability")
     columns = columns_of(names, cluster_rows)
     write_part(store.part("clusters", key), "clusters", {**shared, **columns}, len(cluster_rows))
     few = np.isin(found.feature, [failure.feature for failure in failed])

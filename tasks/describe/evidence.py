@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 from interp.circuitlens.patterns import strongest_sources
-from interp.descriptions.evidence import ActivationExample, Cluster, FeatureEvidence, described
+from interp.descriptions.evidence import JOINED, ActivationExample, Cluster, FeatureEvidence, described
 from interp.descriptions.settings import EvidenceSettings
 from storage.checkpoints import open_checkpoint
 from storage.corpora.rows import numbered, read_numbered_documents, read_numbered_rows
@@ -106,7 +106,7 @@ class _Examples:
             self._samples[row[0]].append(_Sample(*row))
         self._causes = _Causes(connection, here, key, settings)
         self._effects = _effects(connection, here, key, settings)
-        self._shares = _shares(connection, here, key)
+        self._unstable = _unstable(connection, here, key, settings)
         self._bos = open_checkpoint(store, job.checkpoint_id).bos
         self._vocabulary = read_vocabulary(tokens_part(store, job.checkpoint_id))
         sequences = np.array([one.sequence for many in self._samples.values() for one in many], np.int64)
@@ -133,12 +133,12 @@ class _Examples:
         members: dict[int, list[_Sample]] = defaultdict(list)
         for one in quantile:
             if one.cluster is not None:
-                members[one.cluster].append(one)
+                members[JOINED if (feature, one.cluster) in self._unstable else one.cluster].append(one)
+        n_attributed = sum(map(len, members.values()))
         for number in described({number: len(many) for number, many in members.items()}, self._settings.n_clusters):
             chosen = members[number][: self._settings.n_moments]
             examples = tuple(self._example(one, self._causes.of(feature, one.sample)) for one in chosen)
-            share = self._shares.get((feature, number), len(members[number]) / len(quantile))
-            yield Cluster(number, share, examples)
+            yield Cluster(number, len(members[number]) / n_attributed, examples)
 
     def _example(self, one: _Sample, causes: list[int] | None) -> ActivationExample:
         """A sample with the text around it, of its own document as far as BOS tells."""
@@ -197,6 +197,11 @@ def _effects(
     return found
 
 
-def _shares(connection: duckdb.DuckDBPyConnection, here: str, key: list[object]) -> dict[tuple[int, int], float]:
-    rows = connection.execute(f"SELECT feature, cluster, share FROM clusters WHERE {here}", key).fetchall()
-    return {(feature, cluster): share for feature, cluster, share in rows}
+def _unstable(
+    connection: duckdb.DuckDBPyConnection, here: str, key: list[object], settings: EvidenceSettings
+) -> set[tuple[int, int]]:
+    """(feature, cluster) of those that do not hold when part of the samples is clustered again."""
+    query = f"SELECT feature, cluster FROM clusters WHERE {here} AND stability < ?"
+    return {
+        (feature, cluster) for feature, cluster in connection.execute(query, [*key, settings.min_stability]).fetchall()
+    }

@@ -15,6 +15,7 @@ CASES = {
     "corpus.text_field=body": ("corpus.source", ()),
     "transcoder.train.k=8": ("transcoder.train.activation=topk", (*TRAIN, "transcoder.train.activation=relu")),
     "transcoder.train.sparsity=0.1": ("transcoder.train.activation=relu", (*TRAIN, "transcoder.train.activation=topk")),
+    "circuitlens.max_cut=0.3": ("circuitlens.clustering=ncut", ("circuitlens.clustering=dbscan",)),
     "circuitlens.eps=0.3": ("circuitlens.clustering=dbscan", ("circuitlens.clustering=hdbscan",)),
     "circuitlens.continued_samples=9": ("circuitlens.continuation_tokens", ()),
     "circuitlens.qk_heads=2": ("circuitlens.qk_samples", ("circuitlens.qk_samples=0",)),

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from interp.circuitlens.attribution import direct_heads, feature_targets
-from interp.circuitlens.clusters import cluster, jaccard_distances, signatures
+from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
 from interp.circuitlens.graph import Graph, attribution_graph, prune
@@ -147,10 +147,10 @@ def signatures_by_lot(seed: int) -> tuple[Contributors, np.ndarray]:
 
 def test_clusters_are_tdhooks(tmp_path: Path) -> None:
     """Up to their names."""
-    settings, ours, asked = CircuitLensSettings(), [], []
+    settings, ours, asked = CircuitLensSettings(clustering="dbscan"), [], []
     for seed in range(5):
         found, position = signatures_by_lot(seed)
-        ours.append(cluster(jaccard_distances(signatures(found, position, settings).contains), settings))
+        ours.append(clustered(found, position, settings, [0]).labels)
         sets: list[list[Any]] = [[] for _ in position]
         delta = found.position - position[found.target]
         for row in zip(found.target, found.kind, found.layer, found.unit, delta, strict=True):

@@ -7,7 +7,7 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens.attribution import contributions, direct_heads, feature_targets
 from interp.circuitlens.causality import Drops, Firing, causal_drops
-from interp.circuitlens.clusters import cluster, describe_clusters, jaccard_distances, signatures
+from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, LinearModel, _writing_later, freeze, linear_model
@@ -60,7 +60,7 @@ def test_an_upstream_feature(linear: LinearModel) -> None:
     assert strongest(found, "feature") == (0, 3, 9)
 
 
-@pytest.mark.parametrize("clustering", ["dbscan", "hdbscan"])
+@pytest.mark.parametrize("clustering", ["ncut", "dbscan", "hdbscan"])
 def test_two_causes_are_two_clusters_and_one_is_one(linear: LinearModel, clustering: str) -> None:
     settings = CircuitLensSettings(clustering=clustering)  # pyright: ignore[reportArgumentType]
 
@@ -69,9 +69,9 @@ def test_two_causes_are_two_clusters_and_one_is_one(linear: LinearModel, cluster
         for sample, end in enumerate(ends):
             _, found = attributed(linear, feature, sequence(*end, seed=sample))
             parts.append(found._replace(target=np.full(len(found.target), sample)))
-        found = signatures(Contributors.joined(parts), np.full(len(ends), 9), settings)
-        labels = cluster(jaccard_distances(found.contains), settings)
-        return [(n, signature) for _, n, signature in describe_clusters(labels, found)]
+        found = clustered(Contributors.joined(parts), np.full(len(ends), 9), settings, [0]).clusters
+        assert all(one.stability == 1 for one in found)
+        return [(one.n_samples, one.signature) for one in found]
 
     by_head, by_feature = [(4, 6)] * 12, [(7, 9)] * 8
     (n_first, first), (n_second, second) = clusters(EITHER, by_head + by_feature)
@@ -117,11 +117,8 @@ def test_a_single_token(linear: LinearModel) -> None:
 def test_identical_samples_are_one_cluster(linear: LinearModel) -> None:
     _, found = attributed(linear, BIGRAM, sequence(2, 5))
     same = Contributors.joined([found._replace(target=np.full(len(found.target), sample)) for sample in range(100)])
-    signed = signatures(same, np.full(100, 9), SETTINGS)
-    distances = jaccard_distances(signed.contains)
-    assert not distances.any()
-    [one] = describe_clusters(cluster(distances, SETTINGS), signed)
-    assert (one.cluster, one.n_samples) == (0, 100)
+    [one] = clustered(same, np.full(100, 9), SETTINGS, [0]).clusters
+    assert (one.cluster, one.n_samples, one.stability) == (0, 100, 1.0)
 
 
 def test_thousands_of_targets_in_one_sequence(linear: LinearModel) -> None:

@@ -1,0 +1,115 @@
+"""Clusters by normalised cuts: samples are parted where their causes have least in common.
+
+A cut's value is the similarity that crosses it, over each side's similarity to all samples, both sides summed (Shi and
+Malik, "Normalized Cuts and Image Segmentation", 2000): near 0 between different causes, near 1 within one.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.sparse import csr_array
+
+from interp.circuitlens.contributors import Contributors
+from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
+
+DISTANCES = (0, 1, 4, 16)
+"""Heads count as the same if the distances of their sources fall between the same two of these."""
+
+LINK = 1e-3
+"""Similarity that any two samples have at least, so that a cut leaves no samples without any."""
+
+Similarity = Float64[np.ndarray, "n n"]
+
+
+def similarities(found: Contributors, position: Int64[np.ndarray, " n"]) -> tuple[Similarity, Similarity]:
+    """How alike samples are in what they came from, and in the heads that brought it; `found.target` counts samples.
+
+    What a sample came from are upstream features and source tokens, at whatever place, with the share that each has of
+    their positive contributions; heads have the share of the heads' and a class of distance. Each is the cosine of the
+    shares' roots, which weak sources tell something to.
+    """
+    is_head, is_token = (found.kind == KINDS.index(kind) for kind in (HEAD, TOKEN))
+    is_source = is_token | (found.kind == KINDS.index(FEATURE))
+    distance = np.searchsorted(DISTANCES, np.abs(position[found.target] - found.position))
+    sources = np.stack([found.kind, found.layer, found.unit], 1)
+    heads = np.stack([found.layer, found.unit, distance], 1)
+    return _cosines(found, is_source, sources, len(position)), _cosines(found, is_head, heads, len(position))
+
+
+def _cosines(
+    found: Contributors, wanted: Bool[np.ndarray, " m"], identity: Int64[np.ndarray, "m _"], n_samples: int
+) -> Similarity:
+    wanted = wanted & (found.score > 0)
+    different, column = np.unique(identity[wanted], axis=0, return_inverse=True)
+    shape = (n_samples, len(different))
+    weights = csr_array((found.score[wanted], (found.target[wanted], column.ravel())), shape=shape)
+    weights.sum_duplicates()
+    weights.data = np.sqrt(weights.data)
+    dots = (weights @ weights.T).toarray()
+    norms = np.sqrt(dots.diagonal())
+    cosines = dots / np.maximum(norms[:, None] * norms[None], np.finfo(np.float64).tiny)
+    nothing = norms == 0
+    cosines[np.ix_(nothing, nothing)] = 1  # samples without any sources are alike
+    return cosines
+
+
+def cut_apart(
+    views: Sequence[Similarity], min_size: int, max_cut: float, among: Int64[np.ndarray, " m"] | None = None
+) -> Int64[np.ndarray, " m"]:
+    """A cluster for each sample (or each of those in `among`), cut in two again and again while a cut is cheap.
+
+    The first view with a cut of `max_cut` at most that leaves `min_size` samples on both sides decides.
+    """
+    n = len(views[0]) if among is None else len(among)
+    of = np.arange(n) if among is None else among
+    labels, n_done, waiting = np.zeros(n, np.int64), 0, [np.arange(n)]
+    while waiting:
+        part = waiting.pop()
+        side = _first_cut(views, of[part], min_size, max_cut)
+        if side is None:
+            labels[part] = n_done
+            n_done += 1
+        else:
+            waiting += [part[side], part[~side]]
+    return labels
+
+
+def _first_cut(
+    views: Sequence[Similarity], part: Int64[np.ndarray, " m"], min_size: int, max_cut: float
+) -> Bool[np.ndarray, " m"] | None:
+    if len(part) < 2 * min_size:
+        return None
+    for view in views:
+        found = best_cut(view[np.ix_(part, part)], min_size)
+        if found.value <= max_cut:
+            return found.side
+    return None
+
+
+class Cut(NamedTuple):
+    """Samples in two parts."""
+
+    side: Bool[np.ndarray, " n"]
+    value: float
+    """Of the normalised cut, from 0 to 2."""
+
+
+def best_cut(similarity: Similarity, min_size: int) -> Cut:
+    """The cheapest cut along the order of the second eigenvector, with `min_size` samples at least on both sides."""
+    weights = np.maximum(similarity, 0) + LINK
+    degree = weights.sum(0)
+    root = np.sqrt(degree)
+    vectors = np.linalg.eigh(weights / (root[:, None] * root[None]))[1]
+    order = np.argsort(vectors[:, -2] / root, kind="stable")
+    volume = np.cumsum(degree[order])
+    inside = np.cumsum(np.cumsum(weights[np.ix_(order, order)], 0), 1).diagonal()
+    sizes = np.arange(min_size, len(order) - min_size + 1)
+    first, total = volume[sizes - 1], volume[-1]
+    crossing = first - inside[sizes - 1]
+    values = crossing / first + crossing / (total - first)
+    cheapest = int(np.argmin(values))
+    side = np.zeros(len(order), bool)
+    side[order[: sizes[cheapest]]] = True
+    return Cut(side, float(values[cheapest]))
