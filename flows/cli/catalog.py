@@ -1,4 +1,4 @@
-"""What a store knows: `sql`, `show`, `attribute`, `export`, and `import` of what others found."""
+"""What a store knows: `sql`, `show`, `show-head`, `attribute`, `export`, and `import` of what others found."""
 
 from enum import StrEnum
 from functools import partial
@@ -41,6 +41,16 @@ def show(
 
     with report_errors():
         for part in feature_card(store_root(store) / "catalog.duckdb", layer, feature, checkpoint):
+            out.print(part)
+
+
+@app.command()
+def show_head(layer: int, head: int, store: StoreOption = None, checkpoint: CheckpointOption = None) -> None:
+    """Print what one attention head does: which features it brings most to, from where, and why it looks there."""
+    from flows.reports.head_card import head_card
+
+    with report_errors():
+        for part in head_card(store_root(store) / "catalog.duckdb", layer, head, checkpoint):
             out.print(part)
 
 

@@ -1,6 +1,7 @@
 """The catalog's views: each what a row is, and its query."""
 
 from storage.catalog.contexts import CONTEXTS
+from storage.catalog.heads import head_features, head_offsets, head_reasons
 from storage.catalog.student import t_quantile
 
 VIEWS = {
@@ -106,6 +107,19 @@ VIEWS = {
           ON (t.checkpoint_id, t.layer, t.feature) = (e.checkpoint_id, e.target_layer, e.target_feature)
         WHERE e.corpus_id IS NULL
         """,
+    ),
+    "head_features": (
+        "One feature to some of whose attributed samples a head is a significant contributor, and how much more often "
+        "than to samples of other features.",
+        head_features("TRUE"),
+    ),
+    "head_offsets": (
+        "How far back a head reads for the attributed samples to which it is a significant contributor.",
+        head_offsets("TRUE"),
+    ),
+    "head_reasons": (
+        "One pair of sources that made a head look from tokens to others, over all samples of which it was asked.",
+        head_reasons("TRUE"),
     ),
     "layer_summary": (
         "One layer: how many features are described, by what, and the transcoder's quality.",

@@ -139,6 +139,24 @@ def _samples(connection: duckdb.DuckDBPyConnection) -> None:
                 **of, "sample": sample, "kind": kind, "source_layer": layer, "source_index": index,
                 "source_position": at, "relative_position": at - 1 - sample, "score": 1.0, "share": 0.5,
             })  # fmt: skip
+    _put(connection, "scores", {
+        **of, "method": "circuitlens", "explainer": "none", "judge": "none", "metric": "completeness_error",
+        "value": 1e-6, "n": 6,
+    })  # fmt: skip
+    for query, key in (("token", "feature"), ("feature", "token"), ("error", "bias")):
+        sides = {
+            f"{side}_{what}": value
+            for side, kind in (("query", query), ("key", key))
+            for what, value in (
+                ("kind", kind), ("layer", 0 if kind == "feature" else None),
+                ("index", 1 if kind in ("feature", "token") else None),
+                ("source_position", 2 if kind in ("feature", "token") else None),
+            )
+        }  # fmt: skip
+        _put(connection, "qk_contributions", {
+            **of, "sample": 1, "head_layer": 1, "head": 2, "query_position": 2, "key_position": 1, "head_score": 3.0,
+            **sides, "score": 1.5,
+        })  # fmt: skip
     for cluster in (0, 1):
         signature = ["L1 H2 −1", "L0 #0"] if cluster == 0 else []
         _put(connection, "clusters", {**of, "cluster": cluster, "n_samples": 3, "share": 0.5, "signature": signature})
