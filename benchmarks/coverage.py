@@ -16,14 +16,17 @@ import duckdb
 import numpy as np
 
 from interp.coactivation.sums import EdgeSums, TargetSums, twera
+from interp.fade.harder import IN_GROUP
 from interp.fade.metrics import (
     Score,
     auroc,
     average_precision,
     balanced_accuracy,
     best_in_other_half,
+    chance_of_active,
     clarity,
     faithfulness,
+    odd_one_out,
     purity,
     responsiveness,
     share_in_common,
@@ -199,6 +202,23 @@ def _twera(random: np.random.Generator) -> Drawn | None:
     return Drawn(float(found.low[0]), float(found.high[0]), float(weight[0] * truth))
 
 
+CHANCE_OF_INTRUDER = 1 / IN_GROUP
+
+
+def _intruder(random: np.random.Generator, chance: float) -> Drawn | None:
+    """Groups are few, as they may have no text in common."""
+    n = int(random.integers(5, 20))
+    return _of(odd_one_out(random.random(n) < chance, n), chance, CHANCE_OF_INTRUDER)
+
+
+def _likeness(random: np.random.Generator, shift: float) -> Drawn | None:
+    """Values without ties, of as few texts as surprisal has or as many as are rated."""
+    n = int(random.choice([20, 60, 200, 500]))
+    active = np.arange(n) < n // 2 if n == 20 else random.random(n) < float(random.choice([0.2, 0.5, 0.8]))
+    values = random.normal(size=n) + shift * active
+    return _of(chance_of_active(values, active, ""), _true_area(shift, -9.0), 0.5)
+
+
 KINDS: dict[str, Kind] = {
     "faithfulness": lambda random: _steered(random, float(random.choice([0.1, 0.3, 0.6]))),
     "faithfulness, null": lambda random: _steered(random, 0.0),
@@ -209,6 +229,10 @@ KINDS: dict[str, Kind] = {
     "purity": _purity,
     "detection, fuzzing": _accuracy,
     "detection, fuzzing, null": lambda random: _accuracy(random, random.uniform(0.2, 0.8)),
+    "intruder": lambda random: _intruder(random, random.uniform(0.25, 0.95)),
+    "intruder, null": lambda random: _intruder(random, CHANCE_OF_INTRUDER),
+    "embedding, surprisal": lambda random: _likeness(random, float(random.choice(SHIFTS[:3]))),
+    "embedding, surprisal, null": lambda random: _likeness(random, 0.0),
     "simulation": _simulation,
     "simulation, null": lambda random: _simulation(random, 0.0),
     "stability": _stability,

@@ -186,13 +186,25 @@ class EvaluateConfig(_Section):
     """Whose descriptions are judged; left out: those of `describe.explainer`."""
     methods: tuple[str, ...] | None = None
     """Methods that are judged; left out: all that have descriptions."""
-    controls: tuple[Literal["shuffled", "constant"], ...] = ("shuffled", "constant")
-    """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; constant:
-    the same for all features."""
+    controls: tuple[Literal["shuffled", "swapped", "constant"], ...] = ("shuffled", "swapped", "constant")
+    """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; swapped: of
+    the feature judged that looks most alike, by its decoder; constant: the same for all features."""
+    embeddings: str | None = None
+    """A model that turns texts into vectors, for the score `embedding`: a folder, or an OpenAI-compatible address
+    (…/v1), whose key is read from CIRCUIT_INSIGHTS_EMBEDDINGS_KEY."""
+    embedding_model: str | None = None
+    """Which model, of an address."""
+    surprisal: Literal["subject"] | Path | None = None
+    """A language model, for the score `surprisal`: `subject`, the one that is explained, or a folder."""
     sample: Annotated[int, Field(gt=0)] | None = None
     """Judge so many features of the whole model, drawn at random from those described; left out:
     `how.features_per_layer`, those first that most methods describe."""
     how: EvaluateSettings = EvaluateSettings()
+
+    @property
+    def embedder(self) -> tuple[str, str | None] | None:
+        """The model that turns texts into vectors, by its place and name."""
+        return None if self.embeddings is None else (self.embeddings, self.embedding_model)
 
 
 StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", "describe", "evaluate"]
@@ -282,7 +294,8 @@ class RunConfig(_Section):
         """Refuse names that no file can have, before a file system is asked about them."""
         sources = self.corpus.sources if self.corpus.source is not None else ()
         folders = {"store": self.store, "model.path": self.model.path, "transcoder.path": self.transcoder.path}
-        places = [*folders.items(), ("local_model.path", self.local_model.path)]
+        more = {"local_model.path": self.local_model.path, "evaluate.embeddings": self.evaluate.embeddings}
+        places = [*folders.items(), *more.items(), ("evaluate.surprisal", self.evaluate.surprisal)]
         for name, place in (*places, *(("corpus.source", source) for source in sources)):
             if place is not None and "://" not in str(place):
                 try:
@@ -291,9 +304,15 @@ class RunConfig(_Section):
                     raise ValueError(f"{name}: {error}") from None
 
 
-PATHS = ("store", "model.path", "transcoder.path", "corpus.source", "local_model.path")
+PATHS = (
+    "store", "model.path", "transcoder.path", "corpus.source", "local_model.path", "evaluate.embeddings",
+    "evaluate.surprisal",
+)  # fmt: skip
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 
+
+NO_PATHS = ("python-docs", "subject")
+"""Values of these settings that name no file."""
 
 MAX_PROBLEMS = 15
 """So many of a configuration's mistakes are told at once."""
@@ -356,7 +375,7 @@ def _problem(error: Any) -> str:
 def _beside(path: Path, value: Any) -> Any:
     if isinstance(value, list):
         return [_beside(path, one) for one in value]
-    if not isinstance(value, str) or value == "python-docs" or "://" in value:
+    if not isinstance(value, str) or value in NO_PATHS or "://" in value:
         return value
     try:
         return str((path.parent / check_path(value).expanduser()).resolve())

@@ -76,6 +76,14 @@ CONDITIONS = (
         lambda c: c.evaluate.judge != "rule",
     ),
     Condition(
+        ("evaluate.how.n_surprisal",), "evaluate.surprisal naming a model", lambda c: c.evaluate.surprisal is not None
+    ),
+    Condition(
+        ("evaluate.embedding_model",),
+        "evaluate.embeddings being an address",
+        lambda c: "://" in (c.evaluate.embeddings or ""),
+    ),
+    Condition(
         ("local_model",), "describe.explainer=local or evaluate.judge=local", lambda c: _asks(c, "local")
     ),
     Condition(

@@ -19,9 +19,11 @@ from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
-from tasks.evaluation.held_out import JudgeJob, read_layer, steer_features
+from tasks.evaluation.held_out import read_layer, steer_features
+from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
 from tasks.evaluation.score import load_scores, loaded_name, score_layer
+from tasks.evaluation.texts import draw_texts
 
 
 class EvaluateStage:
@@ -44,6 +46,7 @@ class EvaluateStage:
         left = [key.layer for key in recipe.keys(recipe.judged) if not is_judged(store, job, key)]
         steering = [key for layer in left for key in job.steered_keys(layer)]
         return {
+            "draw texts": int(bool(left) and not job.texts_path(store).exists()),
             "read held-out": sum(not job.natural_path(store, layer).exists() for layer in left),
             "steer": sum(not job.steered_path(store, key).exists() for key in steering),
             "judge": len(left),
@@ -68,6 +71,7 @@ class EvaluateStage:
         job, judged, scored = _job(recipe), recipe.keys(recipe.judged), recipe.keys(recipe.recipe)
         for key, scores in zip(judged, scored, strict=True):
             forget_unjudged(store, job, key, scores)
+        wait_for_all([draw_texts.submit(store, job)], "evaluate: draw texts")
         wait_for_all([read_layer.submit(store, job, layer) for layer in subject.layers], "evaluate: read held-out")
         steering = [key for layer in subject.layers for key in job.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, job, key) for key in steering], "evaluate: steer")
@@ -107,6 +111,8 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         judge=config.evaluate.judge,
         model=recipe.model,
         draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.attributes.n_layers),
+        embeddings=config.evaluate.embedder,
+        surprisal=recipe.surprisal_model,
         how=config.evaluate.how,
         evidence=config.describe.evidence,
         rule=config.describe.rule,

@@ -5,6 +5,7 @@ from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.subject.machine import n_workers
+from interp.fade.harder import IN_GROUP
 from interp.fade.model_judge import TEXTS_PER_WRITING
 
 JUDGE_S = 0.004
@@ -12,6 +13,9 @@ JUDGE_S = 0.004
 
 SCORE_S = 0.004
 """Seconds to work out the figures of one."""
+
+HASH_S = 4e-7
+"""Seconds a token of the corpus to look for near-duplicates in it."""
 
 DIFFERENT = 0.35
 """Of the texts written from a layer's descriptions, those that are not written from another too: these are read."""
@@ -37,7 +41,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     rows = n_steered * len(steering.factors) * steering.n_prompts
     written = rows * (steering.prompt_tokens + steering.new_tokens) * sizes.model_flops
     n_descriptions = n_described(config, sizes)
-    n_own = n_descriptions / (2 if "shuffled" in config.evaluate.controls else 1)
+    n_own = n_descriptions / _times_judged(config)
     tokens_written = DIFFERENT * n_own * how.n_synthetic * 2 * how.text_tokens
     synthetic = tokens_written * (sizes.model_flops / 2 + 2 * sizes.d_transcoder * sizes.d_model)
     by_description = rates.slowness / workers
@@ -46,6 +50,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
         usd = judging_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
     tokens = 8 * how.n_texts * how.text_tokens
     return {
+        "draw texts": Cost(1, sizes.corpus_tokens * HASH_S * rates.slowness, tokens, 0, 200e6),
         "read held-out": Cost(
             sizes.n_layers, sizes.n_layers * read / rates.products, 0, sizes.model_bytes, layer + tokens
         ),
@@ -78,14 +83,18 @@ def n_described(config: RunConfig, sizes: Sizes) -> float:
     """Descriptions that are judged, wrong ones included."""
     n_features = _features_per_layer(config, sizes) * sizes.n_layers
     methods = len(config.evaluate.methods or ()) or MIN_METHODS
-    shuffled = 2 if "shuffled" in config.evaluate.controls else 1
-    return n_features * (methods * shuffled + ("constant" in config.evaluate.controls))
+    return n_features * (methods * _times_judged(config) + ("constant" in config.evaluate.controls))
+
+
+def _times_judged(config: RunConfig) -> int:
+    """How often a description is judged: of its own feature, and as a wrong one of others."""
+    return 1 + sum(control in config.evaluate.controls for control in ("shuffled", "swapped"))
 
 
 def judging_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_share: float) -> float:
     """What a language model as judge costs, about."""
     how, step = config.evaluate.how, config.evaluate.how.texts_per_question
-    texts = how.n_rated + how.n_fuzzed + how.n_simulated
+    texts = how.n_rated + how.n_fuzzed + how.n_simulated + 2 * how.n_hard + IN_GROUP * how.n_intruder
     texts += steered_share * len(how.faithfulness.factors) * how.faithfulness.n_prompts
     n_writing, n_rating = n_own * -(-how.n_synthetic // TEXTS_PER_WRITING), n_descriptions * texts / step
     characters = (n_writing + n_rating) * CHARACTERS_OF_TASK + n_descriptions * texts * CHARACTERS_PER_TEXT

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from flows.recipes.activations import ActivationsRecipe
 from flows.subject.language_model import model_name
 from flows.subject.subject import Subject
 from interp.descriptions.llm_questions import PROMPT_VERSION
 from storage.catalog.database import loaded_recipe, loaded_subject, open_catalog
-from storage.recipes import short_hash
+from storage.recipes import fingerprints, short_hash
 from storage.store import ShardKey
 from tasks.describe.describe import loaded_name as loaded_descriptions
 from tasks.evaluation import held_out, judge, score
@@ -51,6 +52,31 @@ class EvaluateRecipe:
         """The language model that is asked; None for the judge by rule."""
         return model_name(self.subject.config, self.subject.store, self.subject.config.evaluate.judge)
 
+    @property
+    def surprisal_model(self) -> Path | None:
+        """The folder of the model whose surprisal is taken."""
+        asked = self.subject.config.evaluate.surprisal
+        return self.subject.source.model.path if asked == "subject" else asked
+
+    @property
+    def _embedder(self) -> tuple[str, str | None] | None:
+        """The model that turns texts into vectors: of a folder, its content."""
+        embedder = self.subject.config.evaluate.embedder
+        if embedder is None or "://" in embedder[0]:
+            return embedder
+        return self._content(Path(embedder[0])), None
+
+    def _content(self, folder: Path) -> str:
+        """A hash of a model folder's files.
+
+        Raises:
+            ValueError: it is no folder with a config.json.
+        """
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"evaluate: {folder} holds no config.json; expected a transformers model folder")
+        files = sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".safetensors", ".txt", ".model"})
+        return short_hash(files=fingerprints(self.subject.store, files))
+
     @cached_property
     def material(self) -> str:
         """Names what is judged on: it depends on which features have descriptions, not on who judges."""
@@ -80,6 +106,8 @@ class EvaluateRecipe:
             judge=config.evaluate.judge,
             model=self.model,
             controls=config.evaluate.controls,
+            embeddings=self._embedder,
+            surprisal=None if self.surprisal_model is None else self._content(self.surprisal_model),
             version=[judge.VERSION, PROMPT_VERSION],
         )
 

@@ -22,6 +22,11 @@ MEANINGS = {
     "faithfulness_paper": "the same at the best factor on the very prompts: above 0 by chance, and as published",
     "simulation": "activity predicted token by token (AUROC; 0.5 is chance)",
     "detection": "texts in which it is active told by the description (balanced accuracy; 0.5 is chance)",
+    "detection_hard": "its texts told from those of look-alike features (balanced accuracy; 0.5 is chance)",
+    "fuzzing_hard": "its marks told from those of look-alike features (balanced accuracy; 0.5 is chance)",
+    "intruder": "the one of five texts found that is not like the description (0.2 is chance)",
+    "embedding": "its texts told by the likeness of embeddings (AUROC; 0.5 is chance)",
+    "surprisal": "its texts told by how much likelier the description makes a text (AUROC; 0.5 is chance)",
     "stability": "of the firing tokens named from every other document and from the rest, the share in both",
     "fuzzing": "right marks told from wrong ones (balanced accuracy; 0.5 is chance)",
 }
@@ -75,7 +80,7 @@ def _usefulness(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str
 
 
 def _table(metric: str, rows: list[tuple[Any, ...]]) -> Iterator[str]:
-    if not rows:
+    if all(row[2] is None for row in rows):
         return
     layers = sorted({row[1] for row in rows})
     yield from ("", f"## {metric}", "", f"{MEANINGS[metric].capitalize()}.", "")

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
-Purpose = Literal["explain", "join", "synthesise", "rate", "mark", "simulate"]
+Purpose = Literal["explain", "join", "synthesise", "rate", "mark", "intruder", "simulate"]
 
 PROMPT_VERSION = 1
 """Bump when the same evidence would be asked about in other words."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int8
+from jaxtyping import Bool, Float, Int8
 
 LACKING = -1
 """In place of a rating that a judge did not give."""
@@ -25,6 +25,15 @@ class Marked(NamedTuple):
 
     text: Text
     places: tuple[int, ...]
+
+
+class NaturalTexts(NamedTuple):
+    """Texts that no statistic was taken from."""
+
+    texts: list[Text]
+    counted: Sequence[Bool[np.ndarray, " _"]]
+    """Which tokens of each count (`interp.activations.positions`): at the others a feature is neither active nor
+    silent."""
 
 
 @runtime_checkable
@@ -49,4 +58,9 @@ class Judge(Protocol):
 
     def simulate(self, description: str, texts: Sequence[Text]) -> Sequence[Float[np.ndarray, " _"] | None]:
         """How active the feature is expected to be at every token of each text; None where there is no answer."""
+        ...
+
+    def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
+        """Of each group of texts, the one whose marked tokens are least what the description says, by its place in the
+        group; `LACKING` where there is no answer."""
         ...

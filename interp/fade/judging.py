@@ -6,14 +6,17 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int8, Int64
 
-from interp.fade.judge import Judge, Marked, Text
+from interp.fade.harder import HardNegatives, OddOneOut, odd_ones_out
+from interp.fade.judge import LACKING, Judge, Marked, NaturalTexts, Text
 from interp.fade.metrics import (
     PRESENT,
     Score,
     balanced_accuracy,
+    chance_of_active,
     clarity,
     faithfulness,
     faithfulness_paper,
+    odd_one_out,
     purity,
     responsiveness,
     simulation,
@@ -24,8 +27,8 @@ from interp.fade.texts import Active, stratified
 T = TypeVar("T")
 
 METRICS = (
-    "clarity", "responsiveness", "purity", "faithfulness", "faithfulness_paper", "simulation", "detection", "fuzzing",
-    "stability",
+    "clarity", "responsiveness", "purity", "faithfulness", "faithfulness_paper", "simulation", "detection",
+    "detection_hard", "fuzzing", "fuzzing_hard", "intruder", "embedding", "surprisal", "stability",
 )  # fmt: skip
 
 
@@ -47,15 +50,12 @@ class Material(NamedTuple):
     """Which tokens of these count."""
     continuations: dict[float, list[Text]]
     """What the model writes with the feature held, by factor; empty where the feature was not steered."""
-
-
-class NaturalTexts(NamedTuple):
-    """Texts that no statistic was taken from."""
-
-    texts: list[Text]
-    counted: Sequence[Bool[np.ndarray, " _"]]
-    """Which tokens of each count (`interp.activations.positions`): at the others a feature is neither active nor
-    silent."""
+    hard: HardNegatives = HardNegatives()
+    """Texts of look-alike features in which it is silent."""
+    odd: Sequence[OddOneOut] = ()
+    """Groups of texts with an intruder."""
+    compared: Int64[np.ndarray, " n_compared"] = np.zeros(0, np.int64)
+    """Natural texts, half active ones, whose surprisal with and without the description is compared."""
 
 
 class Judged(NamedTuple):
@@ -65,10 +65,18 @@ class Judged(NamedTuple):
     marks: Int8[np.ndarray, " n_marked"]
     expected: list[Float[np.ndarray, " n_pos"]] | None
     continuations: dict[float, Int8[np.ndarray, " n_prompts"]]
+    hard_ratings: Int8[np.ndarray, " n_hard"]
+    hard_marks: Int8[np.ndarray, " n_hard"]
+    odd: Int8[np.ndarray, " n_groups"]
 
 
 def material(
-    active: Active, natural: NaturalTexts, continuations: dict[float, list[Text]], settings: EvaluateSettings, seed: int
+    active: Active,
+    natural: NaturalTexts,
+    hard: HardNegatives,
+    continuations: dict[float, list[Text]],
+    settings: EvaluateSettings,
+    seed: int,
 ) -> Material:
     """Draw what one feature is judged on. `active` are its own activations."""
     random = np.random.default_rng(seed)
@@ -86,7 +94,15 @@ def material(
         for text, mask in zip(simulated.tolist(), counted, strict=True)
     ]
     rated = stratified(peaks, settings.n_rated, seed)
-    return Material(peaks, rated, marked, right, simulated, masks, counted, continuations)
+    odd = odd_ones_out(where, natural, settings.n_intruder, random)
+    compared = _balanced(rated, peaks, settings.n_surprisal, random)
+    return Material(peaks, rated, marked, right, simulated, masks, counted, continuations, hard, odd, compared)
+
+
+def _balanced(rated: np.ndarray, peaks: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
+    """At most `n` of the rated texts, half of them active ones where there are as many."""
+    firing, quiet = (random.permutation(rated[(peaks[rated] > 0) == is_active]) for is_active in (True, False))
+    return np.sort(np.concatenate([firing[: n // 2], quiet[: n // 2]]))
 
 
 def _mask(places: np.ndarray | None, n: int) -> np.ndarray:
@@ -119,12 +135,14 @@ def _marked(
 def judge_description(judge: Judge, description: str, of: Sequence[Material], texts: list[Text]) -> list[Judged]:
     """What a judge says of one description on the material of every feature of which it is claimed. A text that several
     features share is judged once."""
-    rated = _once(int(text) for one in of for text in one.rated)
+    rated = _once(int(text) for one in of for text in (*one.rated, *one.hard.texts))
     simulated = _once(int(text) for one in of for text in one.simulated)
-    marked = _once(text for one in of for text in one.marked)
+    marked = _once(text for one in of for text in (*one.marked, *one.hard.marked))
+    groups = _once(group.texts for one in of for group in one.odd)
     continued = _once(text for one in of for many in one.continuations.values() for text in many)
     ratings = judge.rate(description, [texts[at] for at in rated])
     marks = judge.marks_right(description, list(marked))
+    odd = judge.find_odd(description, list(groups))
     expected = judge.simulate(description, [texts[at] for at in simulated])
     continuations = judge.rate_continuations(description, list(continued))
     judged = []
@@ -140,6 +158,9 @@ def judge_description(judge: Judge, description: str, of: Sequence[Material], te
                     factor: continuations[[continued[text] for text in many]]
                     for factor, many in one.continuations.items()
                 },
+                hard_ratings=ratings[[rated[int(text)] for text in one.hard.texts]],
+                hard_marks=marks[[marked[text] for text in one.hard.marked]],
+                odd=odd[[groups[group.texts] for group in one.odd]],
             )
         )
     return judged
@@ -150,8 +171,24 @@ def _once(items: Iterable[T]) -> dict[T, int]:
     return {item: at for at, item in enumerate(dict.fromkeys(items))}
 
 
+class Compared(NamedTuple):
+    """A description beside natural texts, by models that are no judges; None where there is no such model."""
+
+    likeness: Float[np.ndarray, " n_rated"] | None
+    """Cosine of the description's and each rated text's embeddings."""
+    gain: Float[np.ndarray, " n_compared"] | None
+    """By how much the description before each compared text makes it likelier, in nats a token."""
+
+
+NOT_COMPARED = Compared(None, None)
+
+
 def figures(
-    judged: Judged, of: Material, synthetic: Float[np.ndarray, " m"], settings: EvaluateSettings
+    judged: Judged,
+    of: Material,
+    synthetic: Float[np.ndarray, " m"],
+    settings: EvaluateSettings,
+    compared: Compared = NOT_COMPARED,
 ) -> dict[str, Score]:
     """Every metric of a description; `synthetic` are the feature's activations on the texts written from it."""
     given = judged.ratings >= 0
@@ -161,10 +198,20 @@ def figures(
         "responsiveness": responsiveness(rated_peaks, ratings),
         "purity": purity(rated_peaks, ratings),
         "detection": balanced_accuracy(ratings == PRESENT, rated_peaks > 0),
+        "embedding": chance_of_active(compared.likeness, of.peaks[of.rated] > 0, "no_embedding_model"),
+        "surprisal": chance_of_active(compared.gain, of.peaks[of.compared] > 0, "no_surprisal_model"),
     }
     if settings.n_fuzzed:
         told = judged.marks >= 0
         found["fuzzing"] = balanced_accuracy(judged.marks[told] == 1, of.marked_right[told])
+    if settings.n_hard:
+        found["detection_hard"] = _against_hard(ratings[rated_peaks > 0] == PRESENT, judged.hard_ratings, PRESENT)
+        right = judged.marks[of.marked_right]
+        found["fuzzing_hard"] = _against_hard(right[right >= 0] == 1, judged.hard_marks, 1)
+    if settings.n_intruder:
+        answered = judged.odd != LACKING
+        hits = [one.odd == said for one, said in zip(of.odd, judged.odd.tolist(), strict=True) if said != LACKING]
+        found["intruder"] = odd_one_out(np.array(hits, bool), n_groups=len(answered))
     if settings.n_simulated:
         if judged.expected is None:
             found["simulation"] = Score.none("no_answer")
@@ -175,3 +222,11 @@ def figures(
         found["faithfulness"] = faithfulness(judged.continuations)
         found["faithfulness_paper"] = faithfulness_paper(judged.continuations)
     return found
+
+
+def _against_hard(own: np.ndarray, of_hard: Int8[np.ndarray, " n_hard"], yes: int) -> Score:
+    """Balanced accuracy of what was said of a feature's own texts (whether it was yes) and of hard negatives."""
+    hard = of_hard[of_hard >= 0] == yes
+    if not len(hard):
+        return Score.none("no_hard_negatives", len(own))
+    return balanced_accuracy(np.concatenate([own, hard]), np.arange(len(own) + len(hard)) < len(own))

@@ -201,3 +201,27 @@ def simulation(predicted: Sequence[Float[np.ndarray, " _"]], active: Sequence[Bo
     text = np.repeat(np.arange(len(active)), [len(one) for one in active])
     low, high = clustered_auroc_interval(area, scores, labels, text)
     return Score(area, min(low, area), max(high, area), m + n)
+
+
+def odd_one_out(hits: Bool[np.ndarray, " answered"], n_groups: int) -> Score:
+    """The share of groups whose intruder was found, with Wilson's interval. Groups have no text in common.
+
+    Chance is one in `interp.fade.harder.IN_GROUP`.
+    """
+    if not len(hits):
+        return Score.none("no_answer" if n_groups else "too_few_active_texts")
+    share = float(hits.mean())
+    return Score(share, *wilson(share, len(hits)), len(hits))
+
+
+def chance_of_active(values: Float[np.ndarray, " n"] | None, active: Bool[np.ndarray, " n"], without: str) -> Score:
+    """AUROC of a value a text against whether the feature is active in it; 0.5 is chance. `without` is the reason where
+    there are no values."""
+    if values is None:
+        return Score.none(without)
+    m, n = int(active.sum()), int((~active).sum())
+    if not m or not n:
+        return Score.none("never_active" if not m else "always_active", m + n)
+    area = auroc(values[active], values[~active])
+    low, high = auroc_interval(area, m, n)
+    return Score(area, min(low, area), max(high, area), m + n)

@@ -34,6 +34,12 @@ MARK = (
     f"one rating for every id.\n\n{FENCE_NOTE}"
 )
 
+INTRUDE = (
+    "The material holds a `concept` and `groups` of texts in which some tokens are marked «so». In all texts of a "
+    "group but one, the marked tokens are instances of the concept. Answer for every group's `id` with the number, "
+    f"from 0, of the `text` that does not belong.\n\n{FENCE_NOTE}"
+)
+
 SIMULATE = (
     "A detector of the concept reads texts token by token. The material holds the `concept` and `texts`, each with an "
     "`id` and its `tokens`. Answer for every id with the indices, from 0, of the tokens at which the detector fires; "
@@ -44,6 +50,7 @@ TEXTS = record(texts={"type": "array", "items": {"type": "string"}})
 RATINGS = record(
     ratings={"type": "array", "items": record(id={"type": "integer"}, rating={"type": "integer", "enum": [0, 1, 2]})}
 )
+INTRUDERS = record(intruders={"type": "array", "items": record(id={"type": "integer"}, text={"type": "integer"})})
 FIRING = record(
     firing={
         "type": "array",
@@ -75,11 +82,20 @@ class ModelJudge:
         return self.rate(description, texts)
 
     def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
-        shown = [
-            "".join(f"«{token}»" if at in marked.places else token for at, token in enumerate(marked.text.tokens))
-            for marked in texts
-        ]
-        return self._rated("mark", MARK, description, shown, 1)
+        return self._rated("mark", MARK, description, [_with_marks(marked) for marked in texts], 1)
+
+    def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
+        found = np.full(len(groups), LACKING, np.int8)
+        step = max(1, self._step // max((len(group) for group in groups), default=1))
+        for start in range(0, len(groups), step):
+            block = groups[start : start + step]
+            shown = [{"id": at, "texts": [_with_marks(marked) for marked in group]} for at, group in enumerate(block)]
+            about = fenced({"concept": description, "groups": shown})
+            value = self._answers.value(Prompt("intruder", INTRUDE, about, INTRUDERS, 40 + 20 * len(block)))
+            for one in [] if value is None else value["intruders"]:
+                if 0 <= one["id"] < len(block) and 0 <= one["text"] < len(block[one["id"]]):
+                    found[start + one["id"]] = one["text"]
+        return found
 
     def _rated(self, purpose: Any, system: str, description: str, texts: Sequence[str], top: int) -> np.ndarray:
         """Equal texts are asked about once."""
@@ -112,3 +128,7 @@ class ModelJudge:
                     activity[[at for at in one["tokens"] if 0 <= at < len(activity)]] = 1
             expected += told
         return expected
+
+
+def _with_marks(marked: Marked) -> str:
+    return "".join(f"«{token}»" if at in marked.places else token for at, token in enumerate(marked.text.tokens))

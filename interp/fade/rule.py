@@ -97,6 +97,19 @@ class RuleJudge:
         flat = self._flat(texts)
         return np.split(self._activity(_mechanisms(_meaning(description)), flat), flat.start[1:]) if texts else []
 
+    def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
+        """The text at whose marked tokens the least activity is expected; of equals, the first."""
+        expected = self.simulate(description, [marked.text for group in groups for marked in group])
+        at, found = 0, []
+        for group in groups:
+            activity = [
+                float(one[list(marked.places)].mean()) if marked.places else 0.0
+                for marked, one in zip(group, expected[at : at + len(group)], strict=True)
+            ]
+            found.append(int(np.argmin(activity)))
+            at += len(group)
+        return np.array(found, np.int8)
+
     def _ratings(self, mechanisms: Sequence[Mechanism], texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
         flat = self._flat(texts)
         peaks = np.zeros(len(texts), np.float32)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,18 @@ class EvaluateSettings:
     """Texts written from a description, at most."""
     n_fuzzed: Annotated[int, Ge(0)] = 40
     """Texts with marked tokens, half of them marked wrongly; 0: no fuzzing."""
+    n_hard: Annotated[int, Ge(0)] = 20
+    """Hard negatives: texts of the nearest other features, by decoder and by tokens, in which the feature is silent;
+    rated, and with the others' tokens marked; 0: none."""
+    n_intruder: Annotated[int, Ge(0)] = 10
+    """Groups of five texts of which one is odd; 0: none."""
+    n_surprisal: Annotated[int, Ge(0)] = 20
+    """Texts whose surprisal is compared with and without the description, where `evaluate.surprisal` names a model."""
     n_simulated: Annotated[int, Ge(0)] = 100
     """Texts in which activity is predicted token by token; 0: no simulation."""
     texts_per_question: Annotated[int, Gt(0)] = 15
     """Texts that a language model rates at once. FADE: 15."""
+    max_copied: Annotated[float, Ge(0), Le(1)] = 0.25
+    """A natural text of whose runs of 13 tokens a greater share stands in the text that statistics are taken from is a
+    near-duplicate, and left out; 1: none is."""
     faithfulness: FaithfulnessSettings = FaithfulnessSettings()

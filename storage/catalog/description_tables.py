@@ -2,6 +2,8 @@
 
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, READ_CORPUS, Column, Table
 
+_JUDGE = Column("judge", "VARCHAR", "Who judged: rule, anthropic, openai, local; none where none is needed.")
+
 TABLES = (
     Table(
         "descriptions",
@@ -46,20 +48,60 @@ TABLES = (
                 "method",
                 "VARCHAR",
                 "The description's method; `control:shuffled:…` that of another feature of the layer, "
-                "`control:constant` the same text for all.",
+                "`control:swapped:…` that of the feature that looks most alike, `control:constant` the same for all.",
             ),
             Column("explainer", "VARCHAR", "The description's explainer."),
-            Column("judge", "VARCHAR", "Who judged: rule, anthropic, openai, local; none where none is needed."),
+            _JUDGE,
             Column(
                 "metric",
                 "VARCHAR",
-                "clarity, responsiveness, purity, faithfulness, simulation, detection, fuzzing, …",
+                "clarity, responsiveness, purity, faithfulness, simulation, detection, detection_hard, fuzzing, "
+                "fuzzing_hard, intruder, embedding, surprisal, stability, …",
             ),
             Column("value", "DOUBLE", "The figure; null where it has no value."),
             Column("low", "DOUBLE", "Lower end of its interval."),
             Column("high", "DOUBLE", "Upper end of its interval."),
             Column("n", "INTEGER", "Texts, tokens or samples that it rests on."),
             Column("reason", "VARCHAR", "Why it has no value."),
+        ),
+    ),
+    Table(
+        "judged_texts",
+        "Held-out texts of a corpus, and which of them descriptions were not judged on.",
+        ("checkpoint_id", "corpus_id", "explainer", "judge"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            Column("explainer", "VARCHAR", "Whose descriptions were judged."),
+            _JUDGE,
+            Column("n_texts", "INTEGER", "Texts that there were to draw from."),
+            Column(
+                "n_near_duplicates",
+                "INTEGER",
+                "Those left out because they stand, in great part, in the text that statistics are taken from.",
+            ),
+            Column("n_repeated", "INTEGER", "Those left out because they stand in the held-out text before."),
+            Column("n_drawn", "INTEGER", "Texts that were drawn of the rest."),
+        ),
+    ),
+    Table(
+        "decoys",
+        "One fake feature that went through the pipeline as a real one does: what is said of it is wrong.",
+        ("checkpoint_id", "decoy_checkpoint_id", "layer", "decoy"),
+        (
+            CHECKPOINT,
+            Column("decoy_checkpoint_id", "VARCHAR", "The checkpoint under which everything of the decoys stands."),
+            LAYER,
+            Column("decoy", "INTEGER", "Its number, from 0: what is `feature` under `decoy_checkpoint_id`."),
+            Column(
+                "kind",
+                "VARCHAR",
+                "random: random directions; permuted: the entries of an encoder row and a decoder row permuted; "
+                "recombined: an encoder row with another feature's decoder row.",
+            ),
+            Column("source_feature", "INTEGER", "The real feature whose norms and density it has."),
+            Column("decoder_feature", "INTEGER", "Of a recombined one, whose decoder row it has; else null."),
+            Column("density", "DOUBLE", "Share of the tokens at which the real feature is active, and it about too."),
         ),
     ),
 )

@@ -3,6 +3,7 @@
 from storage.catalog.contexts import CONTEXTS
 from storage.catalog.heads import head_features, head_offsets, head_reasons
 from storage.catalog.student import t_quantile
+from storage.catalog.verdict_views import VERDICT_VIEWS
 
 VIEWS = {
     "contexts": CONTEXTS,
@@ -215,6 +216,7 @@ VIEWS = {
         FROM bounds GROUP BY ALL
         """,
     ),
+    **VERDICT_VIEWS,
     "llm_spend": (
         "What one run asked one language model for one purpose, and what it cost.",
         """

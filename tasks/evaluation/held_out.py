@@ -2,104 +2,56 @@
 feature is held."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from interp.activations.settings import ActivationSettings
 from interp.descriptions.evidence import WHOLE
-from interp.descriptions.settings import EvidenceSettings, RuleSettings
-from interp.fade.judge import Text
-from interp.fade.judging import Material, NaturalTexts, material
-from interp.fade.settings import EvaluateSettings
+from interp.fade.harder import LookAlikes, hard_negatives
+from interp.fade.judge import NaturalTexts, Text
+from interp.fade.judging import Material, material
 from interp.fade.steering import SteeredFeature, continuations
-from interp.fade.texts import Active, pieces, rows_of
-from interp.weightlens.settings import WordingSettings
+from interp.fade.texts import Active, rows_of
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
-from storage.corpora.corpus import HELD_OUT, corpus_attributes, read_chosen_rows
 from storage.store import ShardKey, Store
-from tasks.describe.draw import Draw
-from tasks.describe.evidence import SampledCorpus
+from tasks.evaluation.job import JudgeJob
+from tasks.evaluation.look_alikes import NearestFeatures, nearest_features
 from tasks.evaluation.reading import counted_tokens, read_activations
+from tasks.evaluation.texts import drawn_texts
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import read_vocabulary
 
-VERSION = 2
+VERSION = 3
 """Bump when the same features would be judged on other texts or continuations."""
 
 ROWS_STEERED = 700
 """Continuations that are written together."""
 
-FEATURES_STEERED = 5
-"""Features a steering task."""
-
-
-@dataclass(frozen=True)
-class JudgeJob:
-    """How a stage judges: all that its tasks have to know."""
-
-    checkpoint_id: str
-    model_path: Path
-    sampled_corpus: SampledCorpus
-    counted: ActivationSettings
-    """Which positions count, as in the statistics."""
-    material_recipe: str
-    """Names what is judged on, whoever judges."""
-    judged_recipe: str
-    """Names what a judge said of it."""
-    explainer: str
-    methods: tuple[str, ...]
-    controls: tuple[str, ...]
-    judge: str
-    model: str | None
-    """Who is asked, as the answers are kept under; None for the judge by rule."""
-    draw: Draw
-    how: EvaluateSettings
-    evidence: EvidenceSettings
-    rule: RuleSettings
-    wording: WordingSettings
-
-    def folder(self, store: Store) -> Path:
-        return store.root / "evaluation" / self.material_recipe
-
-    def natural_path(self, store: Store, layer: int) -> Path:
-        return self.folder(store) / "natural" / f"{layer:02d}.npz"
-
-    def steered_path(self, store: Store, key: ShardKey) -> Path:
-        return self.folder(store) / "steered" / f"{key.layer:02d}-{key.start}-{key.stop}.npz"
-
-    def judged_path(self, store: Store, layer: int) -> Path:
-        return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}.parquet"
-
-    def steered_keys(self, layer: int) -> list[ShardKey]:
-        """Steering is shared out by the place of features in the layer's draw."""
-        n, step = min(self.how.faithfulness.features_per_layer, self.how.features_per_layer), FEATURES_STEERED
-        return [ShardKey(self.material_recipe, layer, at, min(at + step, n)) for at in range(0, n, step)]
-
 
 @shard_task("read-held-out", "read held-out L{layer:02d}")
 def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
-    """Draw a layer's features and run held-out texts through the model.
+    """Draw a layer's features, find their look-alikes, and run the held-out texts through the model.
 
-    Memory: the model, the layer's encoder, and what `read_activations` says.
+    Memory: the model, the layer's encoder and decoder, four bytes a drawn feature and another of the layer, and what
+    `read_activations` says.
     """
     path = task.natural_path(store, layer)
     if path.exists():
         return layer
-    features = _drawn(store, task, layer)
-    texts = _held_out_texts(store, task)
+    features, texts = _drawn(store, task, layer), drawn_texts(store, task).texts
     checkpoint = open_checkpoint(store, task.checkpoint_id)
-    active = read_activations(checkpoint, task.model_path, layer, features, texts, task.counted)
+    nearest = nearest_features(store, task, layer, features) if task.how.n_hard else NearestFeatures.none(len(features))
+    others = np.setdiff1d(np.concatenate([kind.ravel() for kind in nearest]), [-1, *features])
+    known = np.concatenate([features, others])
+    active = read_activations(checkpoint, task.model_path, layer, known, texts, task.counted)
     counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
-    rows = rows_of(texts, [], task.how.text_tokens)
-    write_arrays(path, {"features": features, "texts": rows, "counted": counted, **active._asdict()})
+    kept = {"features": features, "others": others, **nearest._asdict(), "counted": counted, **active._asdict()}
+    write_arrays(path, kept)
     return layer
 
 
@@ -122,31 +74,6 @@ def worded_by(explainer: str) -> str:
     return f"((explainer = {explainer} AND corpus_id = ?) OR corpus_id IS NULL)"
 
 
-def _held_out_texts(store: Store, task: JudgeJob) -> list[list[int]]:
-    """Texts of documents that no statistic or sample was taken from, an even share of each corpus.
-
-    Raises:
-        ValueError: nothing of a corpus is held out.
-    """
-    found: list[list[int]] = []
-    bos = open_checkpoint(store, task.checkpoint_id).bos
-    share = -(-task.how.n_texts // len(task.sampled_corpus.corpora))
-    for at, corpus_id in enumerate(task.sampled_corpus.corpora):
-        attributes = corpus_attributes(store, corpus_id)
-        n_held_out = attributes.n_held_out_sequences
-        if not n_held_out:
-            why = f"found nothing to keep apart in {attributes.source}" if attributes.held_out else "is 0"
-            raise ValueError(f"corpus.held_out {why}; descriptions are judged on held-out text only")
-        random = np.random.default_rng([task.how.seed, at])
-        n_rows = min(n_held_out, 2 * (-(-share * task.how.text_tokens // attributes.n_pos)) + 1)
-        rows = np.sort(random.choice(n_held_out, n_rows, replace=False))
-        read = read_chosen_rows(store, corpus_id, rows, HELD_OUT)
-        texts = list(pieces(read.tokens, read.documents, bos, task.how.text_tokens))
-        kept = np.sort(random.permutation(len(texts))[:share])
-        found += [texts[place] for place in kept]
-    return found
-
-
 @shard_task("steer", "steer {key.name}")
 def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     """Have the model write prompts on with features held at multiples of their greatest natural activation.
@@ -157,7 +84,7 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     if path.exists():
         return key
     how, checkpoint = task.how.faithfulness, open_checkpoint(store, task.checkpoint_id)
-    features, texts, active, _ = natural(store, task, key.layer)
+    features, _, active, texts, _ = natural(store, task, key.layer)
     places = [at for at in range(key.start, min(key.stop, len(features))) if len(active.of(at).value)]
     prompts = _prompts(texts, task, [] if checkpoint.bos is None else [checkpoint.bos])
     written = np.zeros((len(places), len(how.factors), len(prompts), how.new_tokens), np.int32)
@@ -178,11 +105,15 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
 
 
 class Natural(NamedTuple):
-    """A layer's held-out texts and what its drawn features do on them."""
+    """A layer's held-out texts and what features do on them."""
 
     features: np.ndarray
-    texts: list[list[int]]
+    """Those that were drawn."""
+    alike: list[LookAlikes]
+    """Of each of them."""
     active: Active
+    """Of the drawn features, then of their look-alikes."""
+    texts: list[list[int]]
     counted: list[np.ndarray]
     """Which tokens of each text count."""
 
@@ -190,10 +121,14 @@ class Natural(NamedTuple):
 def natural(store: Store, task: JudgeJob, layer: int) -> Natural:
     """What `read_layer` left of a layer."""
     arrays = read_arrays(task.natural_path(store, layer))
-    texts = [row[row >= 0].tolist() for row in arrays["texts"]]
+    texts = drawn_texts(store, task).texts
     counted = [mask[: len(text)] for mask, text in zip(arrays["counted"], texts, strict=True)]
     active = Active(*(arrays[name] for name in Active._fields))
-    return Natural(arrays["features"], texts, active, counted)
+    known = np.concatenate([arrays["features"], arrays["others"]]).tolist()
+    place = {feature: at for at, feature in enumerate(known)}
+    rows = zip(*(arrays[kind].tolist() for kind in NearestFeatures._fields), strict=True)
+    alike = [LookAlikes(*([place[one] for one in many if one >= 0] for many in kinds)) for kinds in rows]
+    return Natural(arrays["features"], alike, active, texts, counted)
 
 
 def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.ndarray:
@@ -217,7 +152,7 @@ class LayerMaterial(NamedTuple):
 
 def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMaterial:
     """What was read and written of a layer, and every feature's draw of it: the same at every call."""
-    features, token_texts, active, counted = natural(store, task, layer)
+    features, alike, active, token_texts, counted = natural(store, task, layer)
     vocabulary = [token.text for token in read_vocabulary(tokens_part(store, task.checkpoint_id))]
 
     def as_text(tokens: Sequence[int]) -> Text:
@@ -225,10 +160,11 @@ def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMateri
 
     texts = NaturalTexts([as_text(tokens) for tokens in token_texts], counted)
     steered = _steered(store, task, layer, as_text)
-    materials = [
-        material(active.of(at), texts, steered.get(at, {}), task.how, task.how.seed + int(feature))
-        for at, feature in enumerate(features)
-    ]
+    materials = []
+    for at, feature in enumerate(features.tolist()):
+        hard = hard_negatives(active, at, alike[at], texts, task.how.n_hard)
+        of_feature = material(active.of(at), texts, hard, steered.get(at, {}), task.how, task.how.seed + feature)
+        materials.append(of_feature)
     return LayerMaterial(features, texts.texts, materials)
 
 

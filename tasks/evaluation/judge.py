@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from interp.descriptions.evidence import WHOLE
 from interp.descriptions.llm_questions import Answer, Answers, Questions
 from interp.fade.judge import Judge
-from interp.fade.judging import Judged, Material, judge_description
+from interp.fade.judging import Compared, Judged, Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
 from storage.answers import AnswerStore, look_up
@@ -21,12 +21,14 @@ from storage.checkpoints import open_checkpoint
 from storage.parquet import write_table
 from storage.store import ShardKey, Store
 from tasks.describe.describe import PASSING
-from tasks.evaluation.held_out import JudgeJob, load_layer_material, worded_by
+from tasks.evaluation.comparison import Comparison
+from tasks.evaluation.held_out import load_layer_material, worded_by
+from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.reading import read_peaks
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
-VERSION = 2
+VERSION = 3
 """Bump when a judge would say otherwise of the same descriptions."""
 
 CONSTANT = "the token ‘the’"
@@ -34,6 +36,9 @@ CONSTANT = "the token ‘the’"
 
 CONTROL = "control:shuffled:"
 """Before a method: the same descriptions, given to other features."""
+
+SWAPPED = "control:swapped:"
+"""Before a method: the same descriptions, each given to the feature that looks most alike."""
 
 
 @shard_task("judge", "judge L{key.layer:02d}")
@@ -50,7 +55,10 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
         answers = Answers(partial(look_up, AnswerStore(store), task.model, unanswered=unanswered))
     judge: Judge = RuleJudge() if answers is None else ModelJudge(answers, task.how.texts_per_question)
     features, texts, materials = load_layer_material(store, task, key.layer)
-    claims = _claims(task, _descriptions(store, task, key.layer, features), len(features))
+    checkpoint = open_checkpoint(store, task.checkpoint_id)
+    decoders = checkpoint.rows(key.layer, "W_dec", 0, checkpoint.d_transcoder)[features].float().numpy()
+    described = _descriptions(store, task, key.layer, features)
+    claims = _claims(task, described, decoders)
     places = _places(claims)
     written = {text: judge.synthesise(text, task.how.n_synthetic) for text in sorted(places)}
     judged = {}
@@ -60,13 +68,13 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
     if answers is not None and answers.missing:
         return Questions(answers.missing)
     peaks = _Peaks(store, task, key.layer, features, written.values())
+    compare = Comparison(task, [text.whole for text in texts])
     kept: list[dict[str, Any]] = []
     for method, by_place in claims.items():
         for at, text in by_place.items():
-            synthetic = peaks.of(at, written[text])
-            kept.append(
-                _kept(int(features[at]), method, text, materials[at], judged[text, at], written[text], synthetic)
-            )
+            synthetic = Synthetic(written[text], peaks.of(at, written[text]))
+            said = _kept(materials[at], judged[text, at], synthetic, compare(text, materials[at]))
+            kept.append({"feature": int(features[at]), "method": method, "description": text, **said})
     _write_kept(task.judged_path(store, key.layer), kept)
     problems = [] if answers is None else answers.problems
     passing = sorted({problem.problem or "" for problem in problems} & PASSING)
@@ -105,17 +113,19 @@ def _descriptions(store: Store, task: JudgeJob, layer: int, features: np.ndarray
     return {method: dict(sorted(by_place.items())) for method, by_place in found.items()}
 
 
-def _claims(task: JudgeJob, described: dict[str, dict[int, str]], n_features: int) -> dict[str, dict[int, str]]:
-    """What is claimed of features by their places: every method's descriptions, the same shuffled behind them; at the
-    end what the control `constant` says."""
+def _claims(task: JudgeJob, described: dict[str, dict[int, str]], decoders: np.ndarray) -> dict[str, dict[int, str]]:
+    """What is claimed of features by their places: every method's descriptions, the same shuffled and swapped behind
+    them; at the end what the control `constant` says. `decoders` are the features' rows."""
     claims = {}
     for method in task.methods:
         by_place = claims[method] = described.get(method, {})
         if "shuffled" in task.controls:
             given = partners(by_place, task.how.seed)
             claims[CONTROL + method] = {at: by_place[other] for at, other in given.items()}
+        if "swapped" in task.controls:
+            claims[SWAPPED + method] = {at: by_place[other] for at, other in twins(by_place, decoders).items()}
     if "constant" in task.controls:
-        claims["control:constant"] = dict.fromkeys(range(n_features), CONSTANT)
+        claims["control:constant"] = dict.fromkeys(range(len(decoders)), CONSTANT)
     return claims
 
 
@@ -139,6 +149,19 @@ def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
     return dict(sorted(given.items()))
 
 
+def twins(by_place: dict[int, str], decoders: np.ndarray) -> dict[int, int]:
+    """For each feature the one whose description the control `swapped` gives it: of those of which something else is
+    said, the one whose decoder row has the greatest cosine with its own."""
+    places = list(by_place)
+    rows = decoders[places] / np.maximum(np.linalg.norm(decoders[places], axis=1, keepdims=True), 1e-12)
+    order = np.argsort(-(rows @ rows.T), axis=1, kind="stable")
+    given = {}
+    for at, nearest in zip(places, order.tolist(), strict=True):
+        other = next((places[one] for one in nearest if by_place[places[one]] != by_place[at]), None)
+        given |= {at: other} if other is not None else {}
+    return given
+
+
 class _Peaks:
     """The activations of all drawn features on the texts written from a layer's descriptions, each read once."""
 
@@ -157,20 +180,29 @@ class _Peaks:
         return self._peaks[[self._row[text] for text in texts], feature]
 
 
-def _kept(
-    feature: int, method: str, text: str, source: Material, judged: Judged, written: list[str], peaks: np.ndarray
-) -> dict[str, Any]:
+class Synthetic(NamedTuple):
+    """Texts written from a description, and the feature's activation on each."""
+
+    texts: list[str]
+    activations: np.ndarray
+
+
+def _kept(source: Material, judged: Judged, synthetic: Synthetic, compared: Compared) -> dict[str, Any]:
     """All that the figures follow from, so that they can be worked out anew without asking anyone."""
     factors = list(judged.continuations)
     return {
-        "feature": feature,
-        "method": method,
-        "description": text,
-        "synthetic": written,
-        "synthetic_activation": peaks,
+        "synthetic": synthetic.texts,
+        "synthetic_activation": synthetic.activations,
         "rated": source.rated,
         "rated_activation": source.peaks[source.rated],
         "rating": judged.ratings,
+        "hard": source.hard.texts,
+        "hard_rating": judged.hard_ratings,
+        "hard_mark": judged.hard_marks,
+        "odd": judged.odd,
+        "likeness": compared.likeness,
+        "compared": source.compared,
+        "gain": compared.gain,
         "marked_right": source.marked_right,
         "mark": judged.marks,
         "simulated": source.simulated,
@@ -185,6 +217,9 @@ KEPT = pa.schema(
         ("feature", pa.int32()), ("method", pa.string()), ("description", pa.string()),
         ("synthetic", pa.list_(pa.string())), ("synthetic_activation", pa.list_(pa.float32())),
         ("rated", pa.list_(pa.int64())), ("rated_activation", pa.list_(pa.float32())), ("rating", pa.list_(pa.int8())),
+        ("hard", pa.list_(pa.int64())), ("hard_rating", pa.list_(pa.int8())), ("hard_mark", pa.list_(pa.int8())),
+        ("odd", pa.list_(pa.int8())), ("likeness", pa.list_(pa.float32())),
+        ("compared", pa.list_(pa.int64())), ("gain", pa.list_(pa.float32())),
         ("marked_right", pa.list_(pa.bool_())), ("mark", pa.list_(pa.int8())),
         ("simulated", pa.list_(pa.int64())), ("expected", pa.list_(pa.list_(pa.int8()))),
         ("factor", pa.list_(pa.float64())), ("continuation_rating", pa.list_(pa.list_(pa.int8()))),

@@ -4,16 +4,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
 from interp.descriptions.evidence import WHOLE, Method, half
 from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.wording import meaning_of
-from interp.fade.judging import Judged, figures
+from interp.fade.judging import Compared, Judged, figures
 from interp.fade.metrics import Score, share_in_common
 from storage.catalog.database import (
     RunOf,
+    insert_row,
     loaded_subject,
     mark_loaded,
     note_recipes,
@@ -26,11 +28,13 @@ from storage.parquet import reading
 from storage.store import ShardKey, Store
 from tasks.describe.describe import PASSING
 from tasks.describe.evidence import EvidenceJob, known_features
-from tasks.evaluation.held_out import JudgeJob, load_layer_material
+from tasks.evaluation.held_out import load_layer_material
+from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import CONTROL, partners
+from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
-VERSION = 3
+VERSION = 4
 """Bump when other figures would follow from the same answers."""
 
 ROWS_AT_ONCE = 256
@@ -57,7 +61,7 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
         feature, method = one["feature"], one["method"]
         described.setdefault(method, {})[place[feature]] = one["description"]
         synthetic = np.array(one["synthetic_activation"], np.float32)
-        found = figures(_said(one), materials[place[feature]], synthetic, task.how)
+        found = figures(_said(one), materials[place[feature]], synthetic, task.how, _compared(one))
         rows += [(feature, method, metric, score) for metric, score in found.items()]
     rows += _stability(store, task, key.layer, features, described)
     _write(store, task, key, rows)
@@ -80,7 +84,14 @@ def _said(one: dict[str, Any]) -> Judged:
         marks=np.array(one["mark"], np.int8),
         expected=expected or None,
         continuations=dict(zip(one["factor"], ratings, strict=True)),
+        hard_ratings=np.array(one["hard_rating"], np.int8),
+        hard_marks=np.array(one["hard_mark"], np.int8),
+        odd=np.array(one["odd"], np.int8),
     )
+
+
+def _compared(one: dict[str, Any]) -> Compared:
+    return Compared(*(None if one[name] is None else np.array(one[name], np.float32) for name in ("likeness", "gain")))
 
 
 def _stability(
@@ -151,11 +162,17 @@ def load_scores(
         replace_rows(connection, "scores", {**where, "explainer": task.explainer, "judge": task.judge}, scores)
         replace_failures(connection, "evaluate", RunOf(run_id, task.checkpoint_id), failures)
         said = {**where, "explainer": task.explainer, "judge": task.judge}
+        _note_texts(store, task, connection, said)
         note_recipes(connection, "evaluation", said, [task.material_recipe])
         recipe = scored[0].recipe if is_whole else ""
         subject = loaded_subject(task.checkpoint_id, task.sampled_corpus.corpus_id)
         mark_loaded(connection, subject, loaded_name(task.explainer, task.judge), recipe)
     return is_whole
+
+
+def _note_texts(store: Store, task: JudgeJob, connection: duckdb.DuckDBPyConnection, said: dict[str, str]) -> None:
+    texts, left_out = drawn_texts(store, task)
+    insert_row(connection, "judged_texts", {**said, **left_out._asdict(), "n_drawn": len(texts)})
 
 
 def loaded_name(explainer: str, judge: str) -> str:

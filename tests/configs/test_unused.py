@@ -23,6 +23,8 @@ CASES = {
     "circuitlens.qk_pairs=9": ("circuitlens.qk_samples", ("circuitlens.qk_samples=0",)),
     "describe.seed=4": ("describe.features_per_layer", ()),
     "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic, openai or local", ()),
+    "evaluate.how.n_surprisal=3": ("evaluate.surprisal", ()),
+    "evaluate.embedding_model=m": ("evaluate.embeddings", ("evaluate.embeddings=folder",)),
     "local_model.path=chat": ("describe.explainer=local", ()),
     "anthropic.model=m": ("describe.explainer=anthropic", ()),
     "openai.model=m": ("describe.explainer=openai", ()),

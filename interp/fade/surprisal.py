@@ -1,0 +1,60 @@
+"""How much likelier a description makes a text, as a language model has it.
+
+After the surprisal score of Paulo et al. (2024, arXiv 2410.13928).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+TEXTS_AT_ONCE = 32
+
+BEFORE = "The following text is about {}:\n\n"
+"""What stands before a text."""
+
+NOTHING = "something"
+"""In the description's place, for comparison."""
+
+MAX_DESCRIPTION_TOKENS = 96
+
+
+def gains(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, description: str, texts: Sequence[str]
+) -> Float[np.ndarray, " n"]:
+    """By how much a description before each text makes it likelier than `NOTHING` does, in nats a token.
+
+    Memory: the logits of `TEXTS_AT_ONCE` texts.
+    """
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        block = texts[start : start + TEXTS_AT_ONCE]
+        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in block]
+        with_it, without = (
+            _log_likelihoods(model, _before(tokenizer, about), rows) for about in (description, NOTHING)
+        )
+        found.append((with_it - without).numpy())
+    return np.concatenate(found)
+
+
+def _before(tokenizer: PreTrainedTokenizerBase, about: str) -> list[int]:
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    cut = tokenizer(about, add_special_tokens=False)["input_ids"][:MAX_DESCRIPTION_TOKENS]
+    return bos + tokenizer(BEFORE.format(tokenizer.decode(cut)), add_special_tokens=False)["input_ids"]
+
+
+@torch.no_grad()
+def _log_likelihoods(model: nn.Module, before: list[int], rows: Sequence[list[int]]) -> Float[Tensor, " n"]:
+    """Mean log-likelihood a token of each row behind the same beginning; 0 of an empty row."""
+    width = max((len(row) for row in rows), default=0)
+    if not width:
+        return torch.zeros(len(rows))
+    device = next(model.parameters()).device
+    tokens = torch.tensor([before + row + [0] * (width - len(row)) for row in rows], device=device)
+    logits = model(input_ids=tokens, use_cache=False).logits[:, len(before) - 1 : -1].float()
+    said = logits.log_softmax(-1).gather(2, tokens[:, len(before) :, None])[..., 0]
+    real = torch.tensor([[at < len(row) for at in range(width)] for row in rows], device=device)
+    return ((said * real).sum(1) / real.sum(1).clamp(min=1)).cpu()
