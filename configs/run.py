@@ -100,21 +100,34 @@ def _expect_one_origin(section: str, path: Path | None, repo: str | None, given:
         raise ValueError(f"{alone[0]} is about a repo, and none is set; {section}.{alone[0]}={nothing} drops it")
 
 
+ROW_TOKENS = 128
+"""Tokens a row, where nothing is said."""
+
+
 class CorpusConfig(_Section):
     """The text that transcoders are trained and measured on."""
 
     source: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """A .txt, .jsonl, .jsonl.gz or .parquet file, a folder of these, hf://datasets/OWNER/NAME[@REVISION]/PATH for such
-    files on the Hub (PATH: a file, a folder or a glob), or `python-docs` for the running Python's documentation. Or a
-    list of these, read one after the other: what was summed up of one is not summed up again. Transcoders are trained
-    and measured on the first."""
+    """A .txt, .jsonl, .csv, .tsv or .parquet file (all but the last also as .gz or .zst), a folder of these,
+    hf://datasets/OWNER/NAME[@REVISION]/PATH for such files on the Hub (PATH: a file, a folder or a glob), or
+    `python-docs` for the running Python's documentation. Or a list of these, read one after the other: what was summed
+    up of one is not summed up again. Transcoders are trained and measured on the first."""
     text_field: str = "text"
-    """Field of a .jsonl line or column of a .parquet file that holds a document."""
+    """Field of a .jsonl line or column of a .csv, .tsv or .parquet file that holds a document."""
+    token_field: str | None = None
+    """In place of `text_field`, a field or column that holds a document as a list of token ids; `tokenizer_sha256` has
+    to say of which tokenizer."""
+    tokenizer_sha256: str | None = None
+    """The tokenizer that made the ids in `token_field`, by the hash that stands in the message where it is left out:
+    tokens of another tokenizer would be other words."""
+    special_tokens: Literal["as_tokens", "as_text"] = "as_tokens"
+    """Names of special tokens that stand in a document, such as <|endoftext|>. as_tokens: they become that token, from
+    which most statistics are not taken (`activations.special_tokens`); as_text: they are letters like others."""
     layout: Literal["packed", "padded"] = "packed"
     """packed: one document after the other. padded: each document begins a row; one that is longer than a row goes on
     in further rows, and the rest of its last row stays empty."""
-    n_pos: Annotated[int, Field(gt=1)] = 128
-    """Tokens a row."""
+    n_pos: Annotated[int, Field(gt=1)] | None = None
+    """Tokens a row, at most as many as the model has positions; left out: 128, or as many as a model with fewer has."""
     max_tokens: Annotated[int, Field(gt=1)] | None = None
     """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count. The share
     `held_out` of them is of documents that are held out."""
@@ -126,6 +139,21 @@ class CorpusConfig(_Section):
     keep_text: bool = True
     """Put the text around samples into the catalog, from where `show`, searches, pages and exports have it. false for
     private text: the catalog then has single tokens only, and the rows stay in the store, as numbers."""
+
+    def row_tokens(self, n_positions: int | None = None) -> int:
+        """Tokens a row, of a model with so many positions (None: with enough).
+
+        Raises:
+            ValueError: more are asked for than the model has.
+        """
+        if self.n_pos is None:
+            return min(ROW_TOKENS, n_positions or ROW_TOKENS)
+        if n_positions is not None and self.n_pos > n_positions:
+            raise ValueError(
+                f"corpus.n_pos is {self.n_pos}; the model has {n_positions} positions: set corpus.n_pos={n_positions} "
+                "or less"
+            )
+        return self.n_pos
 
     @property
     def sources(self) -> tuple[str, ...]:

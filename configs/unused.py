@@ -32,7 +32,10 @@ def _asks(config: "RunConfig", who: str) -> bool:
 
 
 def _reads_fields(config: "RunConfig") -> bool:
-    return any(source != "python-docs" and not source.endswith(".txt") for source in config.corpus.sources)
+    return any(
+        source != "python-docs" and not source.endswith((".txt", ".txt.gz", ".txt.zst"))
+        for source in config.corpus.sources
+    )
 
 
 def _trains_topk(config: "RunConfig") -> bool:
@@ -46,7 +49,12 @@ CONDITIONS = (
         "engine.device=cpu, since a GPU screens nothing",
         lambda c: c.engine.device != "cuda" or c.engine.bfloat16 is not True,
     ),
-    Condition(("corpus.text_field",), "a corpus.source of .jsonl or .parquet files", _reads_fields),
+    Condition(
+        ("corpus.text_field", "corpus.token_field"), "a corpus.source of files with lines or rows", _reads_fields
+    ),
+    Condition(("corpus.text_field",), "no corpus.token_field", lambda c: c.corpus.token_field is None),
+    Condition(("corpus.tokenizer_sha256",), "corpus.token_field", lambda c: c.corpus.token_field is not None),
+    Condition(("corpus.special_tokens",), "no corpus.token_field", lambda c: c.corpus.token_field is None),
     Condition(("transcoder.train.k",), "transcoder.train.activation=topk", _trains_topk),
     Condition(
         ("transcoder.train.sparsity",),

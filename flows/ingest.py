@@ -95,7 +95,7 @@ def quality_text(subject: Subject) -> Text:
     """The text on which a configuration has its transcoders measured."""
     corpus, n_tokens = subject.source.corpus, subject.config.quality_tokens
     recipe = measured_text(corpus.corpus_id, n_tokens)
-    return Text(recipe, corpus.source, corpus.text_field, corpus.n_pos, n_tokens, corpus.bos, corpus.layout)
+    return Text(recipe, corpus, n_tokens)
 
 
 def _refuse_suspicious(subject: Subject, text: Text) -> None:

@@ -62,6 +62,11 @@ class ModelFolder:
         return self.config.hidden_size
 
     @property
+    def n_positions(self) -> int:
+        """The longest text that it was made for."""
+        return self.config.max_position_embeddings
+
+    @property
     def d_vocab(self) -> int:
         return self.config.vocab_size
 

@@ -23,8 +23,8 @@ from storage.checkpoints import (
     write_embeddings,
     write_layer,
 )
-from storage.corpora.corpus import CorpusAttributes, corpus_attributes
-from storage.corpora.packing import Layout, max_rows, one_side, pack
+from storage.corpora.corpus import CorpusAttributes, CorpusRecipe, corpus_attributes
+from storage.corpora.packing import max_rows, one_side, pack
 from storage.corpora.texts import read_texts
 from storage.formats import TranscoderFolder, open_transcoders
 from storage.models import ModelFolder
@@ -41,19 +41,20 @@ class Text:
 
     recipe: str
     """Identifies the tokens."""
-    source: str
-    text_field: str
-    n_pos: int
+    corpus: CorpusRecipe
     n_tokens: int
-    bos: int | None
-    layout: Layout
+
+    @property
+    def source(self) -> str:
+        return self.corpus.source
 
     def batches(self, folder: ModelFolder) -> Iterator[tuple[Tensor, Tensor]]:
         """(tokens, which are real) in batches."""
-        texts = read_texts(self.source, self.text_field)
-        step = max(1, TOKENS_PER_BATCH // self.n_pos)
-        sides = one_side(self.bos, self.n_pos, self.layout, max_rows(self.n_tokens, self.n_pos))
-        for block in pack(texts, folder.tokenizer, sides):
+        corpus, n_pos = self.corpus, self.corpus.n_pos
+        step = max(1, TOKENS_PER_BATCH // n_pos)
+        sides = one_side(corpus.bos, n_pos, corpus.layout, max_rows(self.n_tokens, n_pos))
+        tokens = corpus.tokens(folder.tokenizer, folder.n_tokens)
+        for block in pack(read_texts(corpus.source, corpus.field), tokens, sides):
             for start in range(0, len(block.rows.tokens), step):
                 yield padded(torch.from_numpy(block.rows.tokens[start : start + step]))
 

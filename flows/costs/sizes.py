@@ -107,6 +107,7 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
 
 def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
     n_weights = weight_bytes / bytes_per_weight(model.config)
+    config.corpus.row_tokens(model.n_positions)  # which refuses more than the model has
     n_bytes = weight_bytes + transcoder_bytes
     tokens = guessed_tokens(config)
     return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens)

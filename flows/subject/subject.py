@@ -134,18 +134,27 @@ def open_source(config: RunConfig) -> Source:
     tokenizer_sha256 = short_hash(files=fingerprints(store, model.tokenizer_files))
     corpus = config.corpus
     assert corpus.source is not None
+    n_pos = corpus.row_tokens(model.n_positions)
+    if corpus.token_field is not None and corpus.tokenizer_sha256 != tokenizer_sha256:
+        given = corpus.tokenizer_sha256 or "not set"
+        raise ValueError(
+            f"corpus.tokenizer_sha256 is {given}; the tokenizer of {model.path} is {tokenizer_sha256}. If it made the "
+            f"ids in '{corpus.token_field}', set corpus.tokenizer_sha256={tokenizer_sha256}"
+        )
     recipes = tuple(
         CorpusRecipe(
             source=source,
             source_sha256=source_fingerprint(store, source),
             tokenizer_sha256=tokenizer_sha256,
             bos=bos,
-            n_pos=min(corpus.n_pos, model.config.max_position_embeddings),
+            n_pos=n_pos,
             max_tokens=corpus.max_tokens,
-            text_field=corpus.text_field,
+            text_field=corpus.token_field or corpus.text_field,
             layout=corpus.layout,
             held_out=corpus.held_out,
             held_out_seed=corpus.held_out_seed,
+            ready_tokens=corpus.token_field is not None,
+            special_tokens=corpus.special_tokens,
         )
         for source in map(pinned_source, corpus.sources)
     )

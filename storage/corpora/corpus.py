@@ -15,12 +15,13 @@ from storage.arrays import WHOLE, open_array, read_attributes, stamp_metadata, w
 from storage.arrays import read_rows as read_array_rows
 from storage.corpora.drawing import Draw, draw_documents
 from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Rows, Sides, pack, two_sides
-from storage.corpora.texts import Position, read_texts
+from storage.corpora.texts import Field, Position, read_texts
+from storage.corpora.tokens import PlainTexts, ReadyTokens, SpecialTokens, Tokens
 from storage.layout import UNFINISHED
 from storage.recipes import short_hash
 from storage.store import Store, read_json, write_json
 
-VERSION = 2
+VERSION = 3
 """Bump when the same texts would give other rows."""
 
 ROWS_PER_CHUNK = 256
@@ -45,11 +46,25 @@ class CorpusRecipe:
     held_out: float = 0.0
     """Share of the documents that are kept in rows of their own, from which no statistic or sample is taken."""
     held_out_seed: int = 0
+    ready_tokens: bool = False
+    """`text_field` holds token ids, not texts."""
+    special_tokens: SpecialTokens = "as_tokens"
     version: int = VERSION
 
     @property
     def corpus_id(self) -> str:
         return short_hash(corpus={**vars(self), "source": None})
+
+    @property
+    def field(self) -> Field:
+        """What holds a document."""
+        return Field(self.text_field, self.ready_tokens)
+
+    def tokens(self, tokenizer: Any, n_tokens: int) -> Tokens:
+        """What makes tokens of its texts; `n_tokens` are the ids that the model can read."""
+        if self.ready_tokens:
+            return ReadyTokens(n_tokens)
+        return PlainTexts(tokenizer) if self.special_tokens == "as_text" else tokenizer
 
 
 HELD_OUT = "held_out_"
@@ -87,6 +102,9 @@ class CorpusAttributes:
     n_held_out_tokens: int
     n_documents: int
     """Of both."""
+    ready_tokens: bool = False
+    """The source held token ids."""
+    special_tokens: SpecialTokens = "as_tokens"
     passage: int | None = None
     """Characters of the passages that count as documents, where there are too few documents to draw from."""
     cut: Cut | None = None
@@ -178,12 +196,12 @@ def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Any, tokens_per_blo
     receipt = _receipt(folder) or Receipt(
         recipe.source,
         recipe.source_sha256,
-        draw_documents(recipe.source, recipe.text_field, recipe.held_out, recipe.held_out_seed),
+        draw_documents(recipe.source, recipe.field, recipe.held_out, recipe.held_out_seed),
     )
     group, sides = _group(folder, recipe.n_pos, receipt.n_rows), receipt.sides(recipe)
     if sides.is_full:
         return receipt
-    texts = read_texts(recipe.source, recipe.text_field, receipt.end, receipt.draw.passage)
+    texts = read_texts(recipe.source, recipe.field, receipt.end, receipt.draw.passage)
     for block in pack(texts, tokenizer, sides, tokens_per_block):
         for side, rows in zip(SIDES, (block.rows, block.held_out), strict=True):
             _append(folder, group, side, rows)

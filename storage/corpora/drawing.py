@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from storage.corpora.texts import Piece, read_texts
+from storage.corpora.texts import Field, Piece, read_texts
 
 HASHED_CHARACTERS = 16_384
 """Of a document, at its beginning: documents are never held whole. Blanks around it do not tell."""
@@ -39,7 +39,7 @@ def document_hash(text: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {beginning}".encode(), digest_size=8).digest(), "big")
 
 
-def draw_documents(source: str, text_field: str, share: float, seed: int) -> Draw:
+def draw_documents(source: str, field: Field, share: float, seed: int) -> Draw:
     """Draw about a `share` of a source's documents; it is read until it is sure that each side gets some.
 
     Where there are fewer than `FEW_DOCUMENTS`, a share of their passages is drawn. Where chance leaves a side without
@@ -55,7 +55,7 @@ def draw_documents(source: str, text_field: str, share: float, seed: int) -> Dra
     for passage in (None, *PASSAGES):
         different: set[int] = set()
         least, greatest = HASHES, -1
-        for text in _documents(source, text_field, passage):
+        for text in _documents(source, field, passage):
             found = document_hash(text, seed)
             least, greatest = min(least, found), max(greatest, found)
             if len(different) < FEW_DOCUMENTS:
@@ -67,8 +67,8 @@ def draw_documents(source: str, text_field: str, share: float, seed: int) -> Dra
     return Draw(seed)
 
 
-def _documents(source: str, text_field: str, passage: int | None) -> Iterator[str]:
-    pieces: Iterator[Piece] = read_texts(source, text_field, characters=passage)
+def _documents(source: str, field: Field, passage: int | None) -> Iterator[str]:
+    pieces: Iterator[Piece] = read_texts(source, field, characters=passage)
     for piece in pieces:
         if piece.text.strip() and (passage is not None or not piece.before):
             yield piece.text

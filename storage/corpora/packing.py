@@ -75,12 +75,12 @@ class Packer:
     def add(self, tokens: list[int], document: int, begins: bool) -> Iterator[Row]:
         """The rows that a document's tokens, or the next of them, make full.
 
-        A document begins with `bos` where there is one, and so does a row that starts in the middle of a document
-        (unless the document has that very token there).
+        A document begins with `bos` where there is one, and so does a row that starts in the middle of a document,
+        unless the document has that very token there.
         """
         if begins and self.layout == "padded":
             yield from self.rest()
-        if begins and self.bos is not None:
+        if begins and self.bos is not None and tokens[:1] != [self.bos]:
             tokens = [self.bos, *tokens]
         at = 0
         while at < len(tokens) and not self.is_full:

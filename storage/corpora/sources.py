@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from storage.corpora.hub_datasets import HUB, open_remote, pin, remote_files
+from storage.corpora.unpacked import PACKINGS
 from storage.recipes import fingerprints
 from storage.store import Store
 
 PYTHON_DOCS = "python-docs"
 """Names the running Python's own documentation as a text source."""
 
-KINDS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-"""Suffixes of the files that texts are read from."""
+KINDS = {
+    ".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".csv": ".csv", ".tsv": ".tsv",
+    ".parquet": ".parquet",
+}  # fmt: skip
+"""Suffixes of the files that texts are read from, and how they are read: a .json file holds JSON lines too."""
 
-_EXPECTED = f"expected {', '.join(KINDS)}, a folder of these, {HUB}… or '{PYTHON_DOCS}'"
+_EXPECTED = (
+    f"expected {', '.join(KINDS)} (all but the last also with {' or '.join(PACKINGS)}), "
+    f"a folder of these, {HUB}… or '{PYTHON_DOCS}'"
+)
 
 
 class TextFile(NamedTuple):
@@ -27,7 +34,9 @@ class TextFile(NamedTuple):
 
     name: str
     kind: str
-    """One of `KINDS`."""
+    """One of the values of `KINDS`."""
+    packing: str
+    """One of `PACKINGS`, or empty."""
     open: Callable[[], IO[bytes]]
 
 
@@ -89,12 +98,14 @@ def text_files(source: str) -> list[TextFile]:
         ValueError: nothing there, or a file of a kind that is not read.
     """
     if source.startswith(HUB):
-        return [TextFile(name, _kind(name), partial(open_remote, name)) for name in remote_files(source)]
-    return [TextFile(str(path), _kind(str(path)), partial(path.open, "rb")) for path in local_files(source)]
+        return [TextFile(name, *_kind(name), partial(open_remote, name)) for name in remote_files(source)]
+    return [TextFile(str(path), *_kind(str(path)), partial(path.open, "rb")) for path in local_files(source)]
 
 
-def _kind(name: str) -> str:
-    kinds = [kind for kind in KINDS if name.endswith(kind)]
-    if not kinds:
+def _kind(name: str) -> tuple[str, str]:
+    """How a file is read, and how it is packed."""
+    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
+    kind = KINDS.get(Path(name.removesuffix(packing)).suffix)
+    if kind is None or (packing and kind == ".parquet"):
         raise ValueError(f"corpus: {name} is a '{Path(name).suffix}' file; {_EXPECTED}")
-    return kinds[0]
+    return kind, packing

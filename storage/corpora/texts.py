@@ -1,18 +1,18 @@
 """Read texts piece by piece, from wherever reading stopped; what cannot be read is named by file and line."""
 
-import gzip
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.corpora.csv_rows import Table, cells
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
+from storage.corpora.unpacked import DAMAGES, skip_to, unpacked
 from storage.foreign import shown
 
 PIECE_CHARACTERS = 2**17
@@ -32,9 +32,32 @@ MAX_COMPRESSION, MAX_UNPACKED_BEYOND = 50, 100_000_000
 MAX_EMPTY_LINES = 2**20
 """One after the other. A small packed file can hold billions."""
 
+BYTE_ORDER_MARK = "\ufeff"
+"""Programs of Windows write it before a text in UTF-8; it is no part of the text."""
+
+OTHER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""What a file in another encoding of Unicode begins with."""
+
+MAX_TOKEN_DIGITS = 10
+MAX_TOKENS = MAX_RECORD_BYTES // MAX_TOKEN_DIGITS
+"""The longest list of token ids."""
+
 TOO_LONG = f"more than {MAX_RECORD_BYTES} bytes; expected a document, a longer one wants a .txt file of its own"
 _WORDS = re.compile(r"(?s).*\S(?= \S)")
 _LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
+
+
+class Field(NamedTuple):
+    """Of a line or row, what holds the document."""
+
+    name: str = "text"
+    is_tokens: bool = False
+    """It is a list of token ids; the document is then read as their numbers with a space between two."""
 
 
 class Position(NamedTuple):
@@ -63,13 +86,13 @@ class Piece(NamedTuple):
 
 def read_texts(
     source: str,
-    text_field: str = "text",
+    field: Field = Field(),  # noqa: B008
     start: Position = Position(),  # noqa: B008
     characters: int | None = None,
 ) -> Iterator[Piece]:
-    """The documents of a source: `python-docs`, a .txt, .jsonl, .jsonl.gz or .parquet file, a folder or Hub dataset.
+    """The documents of a source: `python-docs`, a file of texts or tables, a folder of these or a Hub dataset.
 
-    A .txt file is one document; the others have one a line or row, in `text_field`. Empty lines and rows without
+    A .txt file is one document; the others have one a line or row, in `field`. Empty lines and rows without
     a value are none. Pieces have so many `characters` at most, None: `PIECE_CHARACTERS`.
 
     Raises:
@@ -84,7 +107,7 @@ def read_texts(
         at = start if number == start.file else Position(number)
         try:
             with file.open() as opened:
-                yield from _pieces(file, opened, text_field, at, size)
+                yield from _pieces(file, opened, field, at, size)
         except Exception as error:  # readers and networks raise whatever they do
             if type(error) is ValueError:
                 raise
@@ -103,19 +126,36 @@ def whole_texts(
         start = Position()
 
 
-def _pieces(file: TextFile, opened: IO[bytes], text_field: str, start: Position, size: int) -> Iterator[Piece]:
-    if file.kind == ".txt":
-        return _plain_text(file.name, opened, start, size)
+def _pieces(file: TextFile, opened: IO[bytes], field: Field, start: Position, size: int) -> Iterator[Piece]:
     if file.kind == ".parquet":
-        return _parquet_rows(file.name, opened, text_field, start, size)
-    if file.kind == ".jsonl.gz":
-        return _json_lines(file.name, gzip.GzipFile(fileobj=opened), text_field, start, size)
-    return _json_lines(file.name, opened, text_field, start, size)
+        yield from _parquet_rows(file.name, opened, field, start, size)
+        return
+    last = start
+    try:
+        content = unpacked(opened, file.packing)
+        if file.kind == ".txt":
+            pieces = _plain_text(file.name, content, start, size)
+        elif file.kind == ".jsonl":
+            pieces = _json_lines(file.name, content, field, start, size)
+        else:
+            pieces = _table_rows(file, content, field, start, size)
+        for piece in pieces:
+            last = piece.end
+            yield piece
+    except DAMAGES as error:
+        if not file.packing:
+            raise
+        kind = {".gz": "gzip", ".zst": "Zstandard"}[file.packing]
+        raise ValueError(f"corpus: {file.name} after line {last.line}: damaged {kind} file ({error})") from None
 
 
-def _plain_text(name: str, file: Any, start: Position, size: int) -> Iterator[Piece]:
-    file.seek(start.offset)
+def _plain_text(name: str, file: IO[bytes], start: Position, size: int) -> Iterator[Piece]:
+    skip_to(file, start.offset)
     data, at = b"", start
+    if start.offset == 0:
+        data = file.read(3)
+        if data.decode(errors="replace") == BYTE_ORDER_MARK:
+            data, at = b"", start._replace(offset=3)
     while True:
         data += file.read(size - len(data))
         is_last = len(data) < size
@@ -141,9 +181,7 @@ def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
         text = data.decode()
     except UnicodeDecodeError as error:
         if is_last or error.reason != "unexpected end of data":
-            number = line + 1 + data[: error.start].count(b"\n")
-            byte = data[error.start]
-            raise ValueError(f"corpus: {name} line {number}: not UTF-8 (byte 0x{byte:02x}: {error.reason})") from None
+            raise ValueError(f"corpus: {name} {_not_utf8(data, line, error)}") from None
         text = data[: error.start].decode()
     if "\0" in text:
         number = line + 1 + text[: text.index("\0")].count("\n")
@@ -151,39 +189,72 @@ def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
     return text
 
 
-def _json_lines(name: str, file: Any, text_field: str, at: Position, size: int) -> Iterator[Piece]:
-    try:
-        file.seek(at.offset)
-        n_empty = 0
-        while line := file.readline(MAX_RECORD_BYTES + 1):
-            if len(line) > MAX_RECORD_BYTES:
-                raise ValueError(f"corpus: {name} line {at.line + 1}: {TOO_LONG}")
-            end = Position(at.file, at.offset + len(line), at.line + 1)
-            if line.strip():
-                n_empty = 0
-                yield from _cut(_json_text(name, line, at.line, text_field), at, end, size)
-            elif (n_empty := n_empty + 1) > MAX_EMPTY_LINES:
-                raise ValueError(f"corpus: {name} line {at.line + 1}: more than {MAX_EMPTY_LINES} empty lines")
-            at = end
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"corpus: {name} after line {at.line}: damaged gzip file ({error})") from None
+def _not_utf8(data: bytes, line: int, error: UnicodeDecodeError) -> str:
+    """Where a text that comes after `line` lines stops being UTF-8, and what it may be instead."""
+    before = data[: error.start]
+    number, at = line + 1 + before.count(b"\n"), error.start - before.rfind(b"\n")
+    found = f"line {number}: not UTF-8 (byte 0x{data[error.start]:02x}: {error.reason}), the byte {at} of the line"
+    other = next((name for mark, name in OTHER_MARKS.items() if line == 0 and data.startswith(mark)), None)
+    if other is not None:
+        return f"{found}: it begins like {other}; make it UTF-8: iconv -f {other} -t UTF-8"
+    return f"{found}; if it is in another encoding, make it UTF-8: iconv -f WINDOWS-1252 -t UTF-8, for instance"
 
 
-def _json_text(name: str, line: bytes, lines_before: int, text_field: str) -> str:
+def _json_lines(name: str, file: IO[bytes], field: Field, at: Position, size: int) -> Iterator[Piece]:
+    skip_to(file, at.offset)
+    n_empty = 0
+    while line := file.readline(MAX_RECORD_BYTES + 1):
+        if len(line) > MAX_RECORD_BYTES:
+            raise ValueError(f"corpus: {name} line {at.line + 1}: {TOO_LONG}")
+        end = Position(at.file, at.offset + len(line), at.line + 1)
+        text = _decoded(name, line, at.line, is_last=True).removeprefix(BYTE_ORDER_MARK)
+        if text.strip():
+            n_empty = 0
+            yield from _cut(_json_text(name, text, at.line, field), at, end, size)
+        elif (n_empty := n_empty + 1) > MAX_EMPTY_LINES:
+            raise ValueError(f"corpus: {name} line {at.line + 1}: more than {MAX_EMPTY_LINES} empty lines")
+        at = end
+
+
+def _json_text(name: str, text: str, lines_before: int, field: Field) -> str:
     where = f"corpus: {name} line {lines_before + 1}"
-    text = _decoded(name, line, lines_before, is_last=True)
+    # A number is wanted among token ids only, and a long one takes its time.
+    parse = _token_id if field.is_tokens else len
     try:
-        value = json.loads(text, parse_int=len)  # a number is never wanted, and a long one takes its time
+        value = json.loads(text, parse_int=parse)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON object with '{text_field}' ({error})") from None
+        raise ValueError(f"{where}: no JSON object with '{field.name}' ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected a JSON object with '{text_field}', found {type(value).__name__}")
-    if text_field not in value:
-        raise ValueError(f"{where}: no field '{text_field}'; it has {_some(value)}")
-    return _checked(value[text_field], where, text_field)
+        raise ValueError(f"{where}: expected a JSON object with '{field.name}', found {type(value).__name__}")
+    if field.name not in value:
+        raise ValueError(f"{where}: no field '{field.name}'; it has {_some(value)}")
+    return _checked(value[field.name], where, field)
 
 
-def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: int) -> Iterator[Piece]:
+def _token_id(digits: str) -> int:
+    return int(digits) if len(digits) <= MAX_TOKEN_DIGITS else -1
+
+
+def _table_rows(file: TextFile, content: IO[bytes], field: Field, start: Position, size: int) -> Iterator[Piece]:
+    if field.is_tokens:
+        raise ValueError(f"corpus: {file.name}: token ids are read from .jsonl and .parquet files")
+
+    def decoded(data: bytes, line: int) -> str:
+        text = _decoded(file.name, data, line, is_last=True)
+        return text.removeprefix(BYTE_ORDER_MARK) if line == 0 else text
+
+    table = Table(file.name, "," if file.kind == ".csv" else "\t", field.name, MAX_RECORD_BYTES, decoded)
+    at = start
+    for cell in cells(table, content, start.offset, start.line):
+        at = at._replace(offset=cell.offset, line=cell.row)
+        end = Position(at.file, cell.end, cell.end_line)
+        if cell.text:
+            yield from _cut(_checked(cell.text, f"corpus: {file.name} line {cell.row + 1}", field), at, end, size)
+        at = end
+
+
+def _parquet_rows(name: str, file: IO[bytes], field: Field, start: Position, size: int) -> Iterator[Piece]:
+    text_field = field.name
     try:
         options = {"buffer_size": BYTES_PER_READ, "page_checksum_verification": True}
         parquet = pq.ParquetFile(file, **options)
@@ -192,10 +263,12 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: 
     schema = parquet.schema_arrow
     if text_field not in schema.names:
         raise ValueError(f"corpus: {name} has no column '{text_field}'; it has {_some(schema.names)}")
-    if not _is_text(schema.field(text_field).type):
-        raise ValueError(f"corpus: {name}: column '{text_field}' is {schema.field(text_field).type}, not text")
+    kind, expected = schema.field(text_field).type, "lists of token ids" if field.is_tokens else "text"
+    if not (_is_tokens(kind) if field.is_tokens else _is_text(kind)):
+        raise ValueError(f"corpus: {name}: column '{text_field}' is {kind}, not {expected}")
     # Read as a dictionary, a text that stands in many rows is in memory once.
-    parquet = pq.ParquetFile(file, read_dictionary=[text_field], metadata=parquet.metadata, **options)
+    dictionary = [] if field.is_tokens else [text_field]
+    parquet = pq.ParquetFile(file, read_dictionary=dictionary, metadata=parquet.metadata, **options)
     row, at = 0, start
     for group in range(parquet.num_row_groups):
         if row + (n_rows := parquet.metadata.row_group(group).num_rows) <= at.offset:
@@ -208,7 +281,7 @@ def _parquet_rows(name: str, file: Any, text_field: str, start: Position, size: 
                     if row >= at.offset:
                         end = Position(at.file, row + 1, row + 1)
                         if value.is_valid:
-                            text = _checked(value.as_py(), f"corpus: {name} row {row + 1}", text_field)
+                            text = _checked(value.as_py(), f"corpus: {name} row {row + 1}", field)
                             yield from _cut(text, at, end, size)
                         at = end
                     row += 1
@@ -239,7 +312,24 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _checked(text: Any, where: str, text_field: str) -> str:
+def _is_tokens(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_integer(kind.value_type)
+
+
+def _ids_as_text(ids: object, where: str, name: str) -> str:
+    """Token ids as a text of numbers, which is cut and gone on with like any other."""
+    if not isinstance(ids, list) or any(type(one) is not int for one in ids):
+        raise ValueError(f"{where}: '{name}' is {type(ids).__name__}; expected a list of token ids")
+    if len(ids) > MAX_TOKENS:
+        raise ValueError(f"{where}: {len(ids)} token ids; expected at most {MAX_TOKENS} a row")
+    return " ".join(map(str, ids))
+
+
+def _checked(text: Any, where: str, field: Field) -> str:
+    text_field = field.name
+    if field.is_tokens:
+        return _ids_as_text(text, where, text_field)
     if not isinstance(text, str):
         raise ValueError(f"{where}: '{text_field}' is {type(text).__name__}, not a text")
     if len(text) > MAX_RECORD_BYTES:

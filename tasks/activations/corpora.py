@@ -18,7 +18,8 @@ TOKENS_PER_BATCH = 2048
 @shard_task("tokenise-corpus", "tokenise {recipe.source}")
 def tokenise_corpus(store: Store, recipe: CorpusRecipe, model_path: Path) -> str:
     """Tokenise a corpus into the store."""
-    write_corpus(store, recipe, open_model(model_path).tokenizer)
+    folder = open_model(model_path)
+    write_corpus(store, recipe, recipe.tokens(folder.tokenizer, folder.n_tokens))
     return recipe.corpus_id
 
 

@@ -57,6 +57,10 @@ def test_settings(case: tuple[Path, list[str]]) -> None:
     fails(folder, [*overrides, "weightlens.z_tokens=-1"], "weightlens.z_tokens", "greater than 0", "found -1")
     fails(folder, [*overrides, "shard_size"], "'shard_size': expected key=value")
     fails(folder, [*overrides, "transcoder.path=null"], "set either path (a release) or train")
+    fails(folder, [*overrides, "corpus.n_pos=4096"], "corpus.n_pos is 4096; the model has")
+    ready = [*overrides, "corpus.source=t.jsonl", "corpus.token_field=ids"]
+    fails(folder, ready, "corpus.tokenizer_sha256 is not set; the tokenizer of")
+    fails(folder, [*ready, "corpus.tokenizer_sha256=abc"], "corpus.tokenizer_sha256 is abc; the tokenizer of")
     fails(folder, [*overrides, "model.bos=1000"], "model.bos is 1000; the vocabulary has 32 tokens")
 
 

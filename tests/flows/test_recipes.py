@@ -80,14 +80,14 @@ VALUES: dict[str, object] = {
     "evaluate.how.faithfulness.factors": (0.0, 3.0), "name": "other", "engine.device": "cpu", "corpus.max_tokens": 9000,
     "corpus.held_out": 0.2, "corpus.text_field": "body", "corpus.n_pos": 64, "activations.keep": "all",
     "activations.alpha": 0.3, "engine.bfloat16": False, "model.step": 7, "describe.features_per_layer": 9,
-    "describe.sample": 3,
+    "describe.sample": 3, "corpus.special_tokens": "as_text",
     "evaluate.sample": 3, "engine.workers": 3, "llm.max_tokens": 900,
 }  # fmt: skip
 """What a setting is changed to, where one more, or the other of two, is not it."""
 
 ELSEWHERE = {
     "store", "stages", "corpus.source", "describe.explainer", "evaluate.judge", "evaluate.explainer", "engine.runner",
-    "engine.dask_address",
+    "engine.dask_address", "corpus.token_field", "corpus.tokenizer_sha256",
 }  # fmt: skip
 """Settings that need other files, a language model or a cluster to be changed; tests of their own have them."""
 

@@ -1,6 +1,8 @@
 """Rows hold every document whole, whatever kills the writing, and bad text is named by file and line."""
 
+import csv
 import gzip
+import io
 import itertools
 import json
 import signal
@@ -24,7 +26,7 @@ from storage.corpora.corpus import RECEIPT, CorpusRecipe, corpus_attributes, rea
 from storage.corpora.packing import PADDING, Cut, Layout, Rows, Sides, one_side, pack
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import pinned, source_fingerprint
-from storage.corpora.texts import Position, read_texts, whole_texts
+from storage.corpora.texts import Field, Position, read_texts, whole_texts
 from storage.models import open_model
 from storage.recipes import file_sha256
 from storage.store import Store, held, open_store
@@ -116,7 +118,7 @@ def test_what_is_cut_off_is_told(
 @settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(st.text("ab é\n", max_size=60), min_size=1, max_size=8),
-    kind=st.sampled_from([".txt", ".jsonl", ".jsonl.gz", ".parquet", "folder"]),
+    kind=st.sampled_from([".txt", ".txt.zst", ".jsonl", ".jsonl.gz", ".csv", ".tsv.zst", ".parquet", "folder"]),
     piece=st.integers(8, 40),
 )
 def test_reading_goes_on_from_every_piece(
@@ -137,7 +139,11 @@ def test_reading_goes_on_from_every_piece(
             joined[-1] += found.text
         else:
             joined.append(found.text)
-    assert joined == (texts if kind not in (".txt",) else ["\n".join(texts)])
+    if kind.startswith(".txt"):
+        texts = ["\n".join(texts)]
+    elif kind.startswith((".csv", ".tsv")):
+        texts = [text for text in texts if text]  # an empty cell is none
+    assert joined == texts
 
 
 def write_texts(folder: Path, texts: list[str], kind: str) -> Path:
@@ -150,14 +156,24 @@ def write_texts(folder: Path, texts: list[str], kind: str) -> Path:
         (folder / "texts" / "deeper" / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[half:]).encode()))
         return folder / "texts"
     path = folder / f"texts{kind}"
-    if kind == ".txt":
-        path.write_bytes("\n".join(texts).encode())
+    if kind.startswith(".txt"):
+        path.write_bytes(packed("\n".join(texts).encode(), kind))
+    elif kind.startswith((".csv", ".tsv")):
+        table = io.StringIO()
+        csv.writer(table, delimiter="," if "csv" in kind else "\t").writerows([("id", "text"), *enumerate(texts)])
+        path.write_bytes(packed(table.getvalue().encode(), kind))
     elif kind == ".parquet":
         pq.write_table(pa.table({"text": texts}), path, row_group_size=2)
     else:
         data = "".join(json.dumps({"text": text, "id": 3}) + "\n\n" for text in texts).encode()
-        path.write_bytes(gzip.compress(data) if kind == ".jsonl.gz" else data)
+        path.write_bytes(packed(data, kind))
     return path
+
+
+def packed(data: bytes, kind: str) -> bytes:
+    if kind.endswith(".gz"):
+        return gzip.compress(data)
+    return pa.compress(data, "zstd", asbytes=True) if kind.endswith(".zst") else data
 
 
 def metaspace_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -362,7 +378,18 @@ BAD_FILES = {
     "gz none": ("a.jsonl.gz", b'{"text": "x"}\n', "after line 0: damaged gzip file"),
     "gz flipped": ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n')[:15] + b"\xff" * 30, "damaged gzip file"),
     "parquet none": ("a.parquet", b"PAR1 nothing", "cannot be read as Parquet"),
-    "suffix": ("a.csv", b"x", r"'\.csv' file; expected \.txt, \.jsonl, \.jsonl\.gz, \.parquet"),
+    "zst cut": ("a.txt.zst", pa.compress(b"some text" * 999, "zstd", asbytes=True)[:-9], "damaged Zstandard file"),
+    "zst none": ("a.jsonl.zst", b'{"text": "x"}\n', "after line 0: damaged Zstandard file"),
+    "suffix": ("a.xls", b"x", r"'\.xls' file; expected \.txt, .*\.parquet \(all but the last also with \.gz or"),
+    "windows json": ("a.jsonl", '{"text": "ça"}\n'.encode("cp1252"), r"0xe7: .*\), the byte 11 of the line; .*iconv"),
+    "utf-16": ("a.csv", "text\nx".encode("utf-16"), "line 1: .* it begins like UTF-16; make it UTF-8: iconv -f UTF-16"),
+    "csv column": ("a.csv", b"a,b\n1,2\n", r"a\.csv has no column 'text'; it has 'a', 'b'"),
+    "csv twice": ("a.csv", b"text,text\n1,2\n", "has 2 columns 'text'"),
+    "csv cells": ("a.csv", b'id,text\n1,"a\nb"\n2\n', "line 4: a row of 1 cells; the header names 2 columns"),
+    "csv quotes": ("a.csv", b'id,text\n1,"a"b\n', "line 2: no row of a table"),
+    "csv not utf-8": ("a.csv", b"id,text\n1,\xff\n", r"line 2: not UTF-8 \(byte 0xff"),
+    "csv open": ("a.csv", b'id,text\n1,"' + b"x\n" * 20, "line 2: no row of a table"),
+    "csv nothing": ("a.csv", b"", "no header"),
     "empty text": ("a.txt", b"", "holds no text"),
     "empty json": ("a.jsonl", b"\n\n", "holds no text"),
     "empty documents": ("a.jsonl", b'{"text": ""}\n' * 40, "holds no text"),
@@ -399,7 +426,7 @@ def test_bad_parquet_is_named(tmp_path: Path, column: pa.Array, damage: bytes, p
     with pytest.raises(ValueError, match=problem):
         list(read_texts(str(path)))
     with pytest.raises(ValueError, match=r"no column 'body'; it has 'text'"):
-        list(read_texts(str(path), "body"))
+        list(read_texts(str(path), Field("body")))
 
 
 def test_parquet_texts_of_every_type_and_null_rows(tmp_path: Path) -> None:
@@ -429,6 +456,83 @@ def test_a_folder_is_read_in_order_and_known_by_what_is_in_it(tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match="holds no files"):
         list(read_texts(str(tmp_path / "none")))
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", MARK + b'{"text": "one"}\n' + MARK + b'{"text": "two"}\n'),
+        ("a.csv", MARK + b"text,id\none,1\ntwo,2\n"),
+        ("a.tsv.gz", gzip.compress(MARK + b"text\tid\none\t1\n\ntwo\t2\n")),
+        ("a.ndjson.zst", pa.compress(MARK + b'{"text": "one"}\n{"text": "two"}\n', "zstd", asbytes=True)),
+    ],
+)
+def test_byte_order_marks_are_no_text(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    pieces = list(read_texts(str(tmp_path / name)))
+    assert [piece.text for piece in pieces] == ["one", "two"]
+    assert list(read_texts(str(tmp_path / name), start=pieces[0].end)) == pieces[1:]
+
+
+def test_a_plain_texts_byte_order_mark_too(tmp_path: Path) -> None:
+    for content, text in ((MARK + b"one", "one"), (MARK, ""), (b"\xef\xbb\xbe", "\ufefe"), (b"a", "a")):
+        (tmp_path / "a.txt").write_bytes(content)
+        assert "".join(piece.text for piece in read_texts(str(tmp_path / "a.txt"))) == text
+
+
+def test_a_table_with_line_ends_and_quotes_within_cells(tmp_path: Path) -> None:
+    texts = ['he said "a, b"', "two\nlines", "", "x" * 200_000, "last"]
+    write_texts(tmp_path, texts, ".csv")
+    assert [piece.text for piece in read_texts(str(tmp_path / "texts.csv")) if not piece.before] == [
+        text if len(text) < 10**5 else text[:131072] for text in texts if text
+    ]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".jsonl.zst", ".parquet"])
+def test_ready_tokens_are_taken_as_they_are(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.corpora.texts.PIECE_CHARACTERS", 16)
+    documents = [[0, 5, 12, 499, 3], [7, *range(100, 140)], [], [31]]
+    path = tmp_path / f"a{kind}"
+    if kind == ".parquet":
+        pq.write_table(pa.table({"input_ids": pa.array(documents, pa.list_(pa.int32()))}), path)
+    else:
+        lines = "".join(json.dumps({"input_ids": ids}) + "\n" for ids in documents).encode()
+        path.write_bytes(pa.compress(lines, "zstd", asbytes=True) if kind.endswith("zst") else lines)
+    recipe = recipe_of(path, text_field="input_ids", ready_tokens=True)
+    blocks = pack(read_texts(str(path), recipe.field), recipe.tokens(None, 500), one_side(0, 8), 20)
+    rows = Rows(*(np.concatenate(arrays) for arrays in zip(*(block.rows for block in blocks), strict=True)))
+    assert documents_of(rows, 4, 0) == [document[1:] if document[:1] == [0] else document for document in documents]
+    with pytest.raises(ValueError, match="token id 499; the tokenizer has ids from 0 to 498"):
+        list(pack(read_texts(str(path), recipe.field), recipe.tokens(None, 499), one_side(0, 8)))
+
+
+@pytest.mark.parametrize("ids", ['"1 2"', "[1, 2.5]", "[1, true]", "[[1]]"])
+def test_what_is_no_list_of_token_ids_is_refused(ids: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"ids": {ids}}}\n')
+    with pytest.raises(ValueError, match=r"line 1: 'ids' is .*; expected a list of token ids"):
+        list(read_texts(str(tmp_path / "a.jsonl"), Field("ids", is_tokens=True)))
+    pq.write_table(pa.table({"ids": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="column 'ids' is string, not lists of token ids"):
+        list(read_texts(str(tmp_path / "a.parquet"), Field("ids", is_tokens=True)))
+
+
+@pytest.mark.parametrize(("how", "n_special"), [("as_tokens", 2), ("as_text", 0)])
+def test_names_of_special_tokens_in_a_text(how: str, n_special: int) -> None:
+    tokenizer = open_model(ROOT / "demo" / "checkpoint" / "model").tokenizer
+    name, special = tokenizer.all_special_tokens[0], tokenizer.all_special_ids[0]
+    recipe = recipe_of("a", special_tokens=how)
+    text = f"{name}one{name} two"
+    (ids,) = recipe.tokens(tokenizer, len(tokenizer))([text], add_special_tokens=False)["input_ids"]
+    assert ids.count(special) == n_special
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_document_that_begins_with_bos_gets_no_other() -> None:
+    rows = rows_of(["\0ab", "cd"], one_side(0, 8))
+    assert rows.tokens[0].tolist() == [0, ord("a"), ord("b"), 0, ord("c"), ord("d"), PADDING, PADDING]
 
 
 MEASURED = """
