@@ -9,6 +9,7 @@ source wrote times `g` is its contribution. They sum to the reading (docs/method
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
@@ -65,6 +66,11 @@ class Contributions(NamedTuple):
     def total(self) -> Float[Tensor, " batch"]:
         """The sum of all sources."""
         return self.features.sum(0) + self.errors.sum((0, 1)) + self.tokens.sum(0) + self.bias
+
+
+def read_until(layer: Integer[np.ndarray, " n"], position: Integer[np.ndarray, " n"], n_layers: int) -> list[int]:
+    """Of each layer's MLP, how many tokens readings at these layers and positions can see: for `freeze`."""
+    return [int((position[layer > at] + 1).max(initial=0)) for at in range(n_layers)]
 
 
 def feature_targets(

@@ -5,7 +5,7 @@ transcoder features, a constant and an error (docs/methods.md, section 5; Ameise
 network is the residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -133,7 +133,7 @@ class FrozenLayer(NamedTuple):
     """What active features write to this layer's MLP output: those of this layer last, and of a cross-layer transcoder
     those of all layers below before them, each in the order of its `Active`."""
     error: Float[Tensor, "n_pos d_model"]
-    """What the MLP wrote and its transcoder does not."""
+    """What the MLP wrote and its transcoder does not; 0 at tokens where the two were not told apart."""
     mlp_bias: Float[Tensor, "n_pos d_model"]
     """What the transcoder writes when no feature is active and its input is zero."""
     skip: Float[Tensor, "d_model d_model"] | None
@@ -179,20 +179,28 @@ class Frozen(NamedTuple):
 
 
 @torch.no_grad()
-def freeze(linear: LinearModel, transcoder: Callable[[int], Transcoder], tokens: Integer[Tensor, " n_pos"]) -> Frozen:
+def freeze(
+    linear: LinearModel,
+    transcoder: Callable[[int], Transcoder],
+    tokens: Integer[Tensor, " n_pos"],
+    parted: Sequence[int] | None = None,
+) -> Frozen:
     """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order.
 
-    The model must attend in the open: `model.set_attn_implementation("eager")`.
+    Of each layer's MLP the first `parted` tokens are told apart into features and an error, all if it is None: who
+    attributes some readings needs those tokens alone that one of them reads (see `read_until`). The model must attend
+    in the open: `model.set_attn_implementation("eager")`.
 
     Raises:
         ValueError: the model does not say its attention patterns, or what it computes is not finite.
     """
     seen = _read(linear, tokens)
+    parted = [len(tokens)] * linear.n_layers if parted is None else parted
     layers: list[FrozenLayer] = []
     coders: list[Transcoder] = []
     for layer in range(linear.n_layers):
         coder = transcoder(layer)
-        layers.append(_freeze_layer(linear, layer, coder, coders, layers, seen))
+        layers.append(_freeze_layer(linear, coder, parted[layer], coders, layers, seen))
         coders.append(_writing_later(coder))
     embedding, final = seen["embedding"], seen["final"]
     W_pos = linear.family.W_pos(linear.model)
@@ -258,16 +266,18 @@ def _read(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, T
 
 def _freeze_layer(
     linear: LinearModel,
-    layer: int,
     coder: Transcoder,
+    parted: int,
     below: list[Transcoder],
     frozen_below: list[FrozenLayer],
     seen: dict[Any, Tensor],
 ) -> FrozenLayer:
+    layer = len(frozen_below)
     pattern, values, attention_bias = _freeze_attention(linear, layer, seen)
     mlp, x, y = linear.mlp[layer], seen["x", layer], seen["y", layer]
-    active = active_features(coder, x)
     n_pos = len(x)
+    active = active_features(coder, x[:parted])
+    active = active._replace(first=active.first + active.first[-1:] * (n_pos - parted))
     write_scale = torch.ones(n_pos, device=x.device)
     if mlp.write is not None:
         write_scale = inverse_scale(mlp.write, seen["mlp_out", layer])
@@ -297,7 +307,7 @@ def _freeze_layer(
         rotation=(seen["cos", layer], seen["sin", layer]) if ("cos", layer) in seen else None,
         active=active,
         written=tuple(write(rows, source.position) for source, rows in zip(sources, written, strict=True)),
-        error=write(y - reconstruction, everywhere),
+        error=write((y - reconstruction) * (everywhere < parted)[:, None], everywhere),
         mlp_bias=write((coder.b_dec + constant).expand(n_pos, -1), everywhere),
         skip=skip if skip is None or mlp.write is None else skip * mlp.write.weight[:, None],
         read_scale=read_scale,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
+from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
@@ -79,12 +79,12 @@ def _attribute_sequence(
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
     n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
     tokens = torch.from_numpy(row[:n_pos].astype(np.int64)).to(device)
-    frozen = freeze(linear, transcoder, tokens)
     layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in enumerate(samples)])
     feature, sample, sequence, position = (
         np.concatenate([getattr(s, name) for s, _ in samples]) for name in ("feature", "sample", "sequence", "position")
     )
     activation = np.concatenate([s.activation for s, _ in samples])
+    frozen = freeze(linear, transcoder, tokens, read_until(layer, position, linear.n_layers))
     per_layer = [
         feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
         for at, (s, _) in enumerate(samples)
@@ -126,9 +126,8 @@ def _effects(
         which = torch.from_numpy(continued & (active.position.cpu().numpy() == position))
         longer = _continued(linear, frozen.tokens[: position + 1], n_after)
         here = Activations(*(column[which.to(column.device)] for column in active))
-        effect[which.numpy()] = (
-            output_effects(linear, freeze(linear, transcoder, longer), transcoder, here, n_after).cpu().numpy()
-        )
+        forward = freeze(linear, transcoder, longer, [0] * linear.n_layers)
+        effect[which.numpy()] = output_effects(linear, forward, transcoder, here, n_after).cpu().numpy()
     return effect
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from interp.capture import Hooks, capture
-from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
+from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets, read_until
+from interp.circuitlens.frozen import freeze
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
 from tests.tiny_models import CONFIGS, D_MODEL, N_LAYERS
@@ -101,6 +102,24 @@ def test_equal_to_the_model_itself_put_to_rest(name: str, kind: str) -> None:
             slow.added[1] = -later
         drop = before - slow.read(layer)[position] @ coders[layer].W_enc[feature]
     torch.testing.assert_close(found.features[at, 0], drop, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gpt2", "topk"), ("gemma2", "cross"), ("gpt_neox", "skip")])
+def test_tokens_that_nobody_reads_need_not_be_told_apart(name: str, kind: str) -> None:
+    linear, frozen = frozen_model(name, HOOKS[0], coders := random_transcoders(kind))
+    layer, feature, position = torch.tensor([2, 1, 1]), torch.tensor([3, 5, 1]), torch.tensor([4, 7, 0])
+    until = read_until(layer.numpy(), position.numpy(), N_LAYERS)
+    assert until == [8, 5, 0]
+    short = freeze(linear, coders.__getitem__, TOKENS, until)
+    assert [len(at.active.first) for at in short.layers] == [1 + len(TOKENS)] * N_LAYERS
+    assert short.n_active < frozen.n_active
+    for at, here, there in zip(layer.tolist(), feature, position, strict=True):
+        totals = []
+        for one in (frozen, short):
+            targets = feature_targets(linear, one, at, coders[at], here[None], there[None])
+            (found,) = contributions(linear, one, targets, max_bytes=10**9, heads=True)
+            totals.append((found.total(), found.features.abs().sum(), found.heads))
+        torch.testing.assert_close(totals[0], totals[1])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "qwen2"])
