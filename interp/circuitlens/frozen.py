@@ -142,6 +142,8 @@ class FrozenLayer(NamedTuple):
     """1 over the scale of the norm through which features read; 1 where they read before it."""
     write_scale: Float[Tensor, " n_pos"]
     """1 over the scale of the norm through which features write; 1 where they write behind it."""
+    attention_write_scale: Float[Tensor, " n_pos"]
+    """1 over the scale of the norm behind the attention, which `pattern` is over; 1 where there is none."""
 
 
 class Frozen(NamedTuple):
@@ -194,7 +196,7 @@ def freeze(
     Raises:
         ValueError: the model does not say its attention patterns, or what it computes is not finite.
     """
-    seen = _read(linear, tokens)
+    seen = read_streams(linear, tokens)
     parted = [len(tokens)] * linear.n_layers if parted is None else parted
     layers: list[FrozenLayer] = []
     coders: list[Transcoder] = []
@@ -214,8 +216,12 @@ def freeze(
     )
 
 
-def _read(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, Tensor]:
-    """Everything that freezing has to know of one forward pass, by name or by (name, layer)."""
+def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, Tensor]:
+    """Everything that freezing has to know of one forward pass, by name or by (name, layer).
+
+    These are `embedding` and `final`, and of each layer `resid_pre` and `resid_mid` (what its norms read), `pattern`,
+    `x` and `y` (what the transcoder reads and what it stands for), and what norms behind attention and MLP read.
+    """
     family, model = linear.family, linear.model
     seen: dict[Any, Tensor] = {}
 
@@ -312,7 +318,15 @@ def _freeze_layer(
         skip=skip if skip is None or mlp.write is None else skip * mlp.write.weight[:, None],
         read_scale=read_scale,
         write_scale=write_scale,
+        attention_write_scale=_attention_write_scale(linear, layer, seen),
     )
+
+
+def _attention_write_scale(linear: LinearModel, layer: int, seen: dict[Any, Tensor]) -> Float[Tensor, " n_pos"]:
+    write = linear.attention[layer].write
+    if write is None:
+        return torch.ones(len(seen["resid_pre", layer]), device=seen["resid_pre", layer].device)
+    return inverse_scale(write, seen["attention_out", layer])
 
 
 def _freeze_attention(

@@ -11,8 +11,10 @@ from interp.descriptions.evidence import WHOLE
 from interp.fade.harder import LookAlikes, hard_negatives
 from interp.fade.judge import NaturalTexts, Text
 from interp.fade.judging import Material, material
-from interp.fade.steering import SteeredFeature, continuations
 from interp.fade.texts import Active, rows_of
+from interp.interventions.changes import Changes, FeatureChange
+from interp.interventions.generating import continuations
+from interp.interventions.running import Subject
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
@@ -91,14 +93,17 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     if places and len(prompts):
         folder, model = loaded_model(task.model_path)
         coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer)
+        subject = Subject(model, folder.family, checkpoint.hooks, lambda _: coder)
         peaks = [float(active.of(at).value.max()) for at in places]
         grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
         for start in range(0, len(grid), ROWS_STEERED):
             a, b, c = (np.array(column) for column in zip(*grid[start : start + ROWS_STEERED], strict=True))
             value = np.array(how.factors)[b] * np.array(peaks)[a]
-            held = SteeredFeature(torch.from_numpy(features[np.array(places)[a]]), torch.from_numpy(value).float())
-            rows = torch.from_numpy(prompts[c])
-            tokens = continuations(model, folder.family, checkpoint.hooks, key.layer, coder, held, rows, how.new_tokens)
+            held = [
+                FeatureChange(row, key.layer, int(features[places[place]])).held_at(float(value[row]))
+                for row, place in enumerate(a.tolist())
+            ]
+            tokens = continuations(subject, Changes(held), torch.from_numpy(prompts[c]), how.new_tokens)
             written[a, b, c] = tokens.numpy()
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key

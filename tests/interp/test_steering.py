@@ -1,10 +1,14 @@
-"""Continuations with a feature held, against the model run step by step with its MLP's output changed by hand."""
+"""Continuations with features changed, against the model run step by step with its MLP's output changed by hand."""
+
+from dataclasses import replace
 
 import torch
 
 from interp.capture import Hooks
-from interp.fade.steering import SteeredFeature, continuations
 from interp.families import family_of
+from interp.interventions.changes import Changes, FeatureChange
+from interp.interventions.generating import Sampling, continuations, likelihoods
+from interp.interventions.running import Subject
 from interp.transcoder import Transcoder
 from tests.tiny_models import D_MODEL, tiny_model
 
@@ -19,31 +23,88 @@ def transcoder(activation: str) -> Transcoder:
     return Transcoder(W_enc, torch.randn(7), W_dec, torch.zeros(D_MODEL), activation, threshold, k)  # pyright: ignore
 
 
-def by_hand(model, layer: int, coder: Transcoder, feature: int, value: float, prompt: list[int], n: int) -> list[int]:
+def by_hand(model, coder: Transcoder, changes: list[FeatureChange], prompt: list[int], n: int) -> list[int]:
     """Without keys and values kept, one continuation at a time."""
-
-    def change(_module, args, output):
-        x = args[0].float()
-        a = coder.encode(x.flatten(0, 1))[:, feature].view(x.shape[:2])
-        return output + (value - a)[..., None] * coder.W_dec[feature]
-
-    block = model.model.layers[layer] if hasattr(model, "model") else model.transformer.h[layer]
-    handle = block.mlp.register_forward_hook(change)
+    handles = [_changed(model, coder, one) for one in changes]
     tokens = list(prompt)
     with torch.no_grad():
         for _ in range(n):
             tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     return tokens[len(prompt) :]
 
 
-def test_held_features_change_what_is_written_as_by_hand() -> None:
+def _changed(model, coder: Transcoder, one: FeatureChange):
+    block = model.model.layers[one.layer] if hasattr(model, "model") else model.transformer.h[one.layer]
+
+    def change(_module, args, output):
+        x = args[0].float()
+        a = coder.encode(x.flatten(0, 1))[:, one.feature].view(x.shape[:2])
+        new = (a + one.add).clamp(one.low, one.high)
+        new[:, : one.start] = a[:, : one.start]
+        new[:, one.stop :] = a[:, one.stop :]
+        return output + (new - a)[..., None] * coder.W_dec[one.feature]
+
+    return block.mlp.register_forward_hook(change)
+
+
+def subject(name: str, activation: str) -> Subject:
+    model, coder = tiny_model(name), transcoder(activation)
+    return Subject(model, family_of(model.config.model_type), HOOKS, lambda _layer: coder)
+
+
+def test_changed_features_change_what_is_written_as_by_hand() -> None:
     for name, activation in (("llama", "relu"), ("gpt2", "jumprelu"), ("llama", "topk")):
-        model, coder = tiny_model(name), transcoder(activation)
-        prompts = torch.tensor([[3, 5, 7], [11, 2, 9], [3, 5, 7], [3, 5, 7]])
-        held = SteeredFeature(torch.tensor([0, 4, 4, 6]), torch.tensor([0.0, 30.0, -30.0, 5.0]))
-        found = continuations(model, family_of(model.config.model_type), HOOKS, 1, coder, held, prompts, 5)
-        for row in range(4):
-            feature, value = int(held.feature[row]), float(held.value[row])
-            assert found[row].tolist() == by_hand(model, 1, coder, feature, value, prompts[row].tolist(), 5)
-        assert not model._forward_hooks
+        of = subject(name, activation)
+        prompts = torch.tensor([[3, 5, 7], [11, 2, 9], [3, 5, 7], [3, 5, 7], [3, 5, 8]])
+        rows = [
+            [FeatureChange(0, 1, 0).held_at(0.0)],
+            [FeatureChange(1, 1, 4).held_at(30.0), FeatureChange(1, 2, 3, add=2.0)],
+            [FeatureChange(2, 1, 4).held_at(-30.0)._replace(start=2, stop=5)],
+            [FeatureChange(3, 0, 6, low=1.0, high=2.0)],
+            [],
+        ]
+        found = continuations(of, Changes([one for row in rows for one in row]), prompts, 5)
+        for row, changes in enumerate(rows):
+            expected = by_hand(of.model, of.transcoder(0), changes, prompts[row].tolist(), 5)
+            assert found[row].tolist() == expected
+        assert not of.model._forward_hooks
+
+
+def test_draws_do_not_depend_on_the_batch_and_follow_the_seed() -> None:
+    of = subject("llama", "relu")
+    prompts = torch.tensor([[3, 5, 7]] * 40)
+    how = Sampling(temperature=1.0, seed=3)
+    together = continuations(of, Changes(), prompts, 4, how)
+    assert torch.equal(together[7:9], continuations(of, Changes(), prompts[7:9], 4, how._replace(first_row=7)))
+    assert not torch.equal(together, continuations(of, Changes(), prompts, 4, how._replace(seed=4)))
+    assert len(together.unique(dim=0)) > 5
+    likely = continuations(of, Changes(), prompts, 4, how._replace(top_p=1e-6))
+    assert torch.equal(likely, continuations(of, Changes(), prompts, 4))
+
+
+def test_writing_ends_where_every_row_has_ended() -> None:
+    of = subject("llama", "relu")
+    prompts = torch.tensor([[3, 5, 7], [11, 2, 9]])
+    whole = continuations(of, Changes(), prompts, 6)
+    stop = [int(whole[0, 1]), int(whole[1, 1])]
+    n = 1 + int(torch.isin(whole, torch.tensor(stop)).int().argmax(1).max())
+    assert n < 6
+    assert torch.equal(continuations(of, Changes(), prompts, 6, stop=stop), whole[:, :n])
+
+
+def test_likelihoods_are_those_of_both_models() -> None:
+    of = subject("gpt2", "relu")
+    texts = torch.tensor([[3, 5, 7, 1, 4], [3, 5, 7, 1, 4]])
+    changes = Changes([FeatureChange(1, 1, 4).held_at(5.0)])
+    found = likelihoods(of, changes, texts)
+    expected = of.model(input_ids=texts).logits.softmax(-1)
+    torch.testing.assert_close(found.plain[0], expected[0, torch.arange(4), texts[0, 1:]])
+    torch.testing.assert_close(found.changed[0], found.plain[0])
+    assert (found.kl[0] < 1e-6).all()
+    assert (found.kl[1] > 1e-4).all()
+    by_the_change = Subject(
+        of.model, of.family, HOOKS, lambda _: replace(transcoder("relu"), W_dec=torch.zeros(7, D_MODEL))
+    )
+    assert (likelihoods(by_the_change, changes, texts).kl < 1e-6).all()

@@ -1,0 +1,1 @@
+"""Change features and heads of a running model, and see what follows."""

@@ -1,0 +1,107 @@
+"""What a model writes while it is changed, and how likely that was with and without the changes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Integer
+from torch import Tensor
+
+from interp.interventions.changes import Changes
+from interp.interventions.running import Progress, Subject, changing
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """0: the likeliest."""
+    top_p: float = 1.0
+    """Only of the likeliest tokens that have this probability together."""
+    seed: int = 0
+    """Of the draw. Row `i` of a batch draws by (seed, first_row + i) whatever the batch, so that a changed run and an
+    unchanged one draw alike where they think alike."""
+    first_row: int = 0
+
+
+GREEDY = Sampling()
+
+
+@torch.no_grad()
+def continuations(
+    subject: Subject,
+    changes: Changes,
+    prompts: Integer[Tensor, "batch n_prompt"],
+    new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop: Sequence[int] = (),
+) -> Int64[Tensor, "batch n_new"]:
+    """What the model writes on prompts of one length under changes, `new_tokens` of it, or fewer once every row has one
+    of the tokens `stop`.
+
+    Memory: the batch's keys and values, and what `changing` takes.
+    """
+    progress = Progress()
+    draws = None if sampling.temperature == 0 else _Draws(len(prompts), sampling, subject.device)
+    tokens, past, written = prompts.long(), None, []
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=subject.device)
+    with changing(subject, changes, progress):
+        for _ in range(new_tokens):
+            result = subject.model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
+            progress.first += tokens.shape[1]
+            logits, past = result.logits[:, -1], result.past_key_values
+            tokens = (logits.argmax(-1) if draws is None else draws.next(logits)).unsqueeze(1)
+            written.append(tokens)
+            if stop:
+                ended |= torch.isin(tokens[:, 0], torch.tensor(stop, device=tokens.device))
+                if ended.all():
+                    break
+    return torch.cat(written, 1)
+
+
+class _Draws:
+    """Draws tokens by adding Gumbel noise to logits, each row's from a generator of its own."""
+
+    def __init__(self, n: int, sampling: Sampling, device: torch.device) -> None:
+        self.sampling, self.device = sampling, device
+        rows = range(sampling.first_row, sampling.first_row + n)
+        seeds = [np.random.SeedSequence([sampling.seed, row]).generate_state(1)[0] for row in rows]
+        self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def next(self, logits: Float[Tensor, "batch d_vocab"]) -> Int64[Tensor, " batch"]:
+        scaled = logits.float() / self.sampling.temperature
+        if self.sampling.top_p < 1:
+            probability, order = scaled.softmax(-1).sort(-1, descending=True)
+            beyond = probability.cumsum(-1) - probability >= self.sampling.top_p
+            scaled = scaled.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
+        uniform = torch.stack([torch.rand(logits.shape[1], generator=one) for one in self.generators])
+        return (scaled - (-uniform.clamp(min=1e-20).log()).log().to(self.device)).argmax(-1)
+
+
+class Likelihoods(NamedTuple):
+    """How likely each token of some texts was, where the first of them has none before it."""
+
+    plain: Float[Tensor, "batch n_next"]
+    """Probability of tokens 1, 2, … without changes."""
+    changed: Float[Tensor, "batch n_next"]
+    """And with them."""
+    kl: Float[Tensor, "batch n_next"]
+    """KL divergence of what was expected there with changes from what was expected without them, in nats."""
+
+
+@torch.no_grad()
+def likelihoods(subject: Subject, changes: Changes, texts: Integer[Tensor, "batch n_pos"]) -> Likelihoods:
+    """Read texts with and without changes. Memory: twice batch · n_pos · d_vocab numbers."""
+    texts = texts.long()
+    plain = subject.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    with changing(subject, changes):
+        changed = subject.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    kl = divergence(changed, plain)
+    next_ = texts[:, 1:, None]
+    return Likelihoods(plain.gather(2, next_).squeeze(2).exp(), changed.gather(2, next_).squeeze(2).exp(), kl)
+
+
+def divergence(p: Float[Tensor, "*n d_vocab"], q: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n"]:
+    """KL(p ‖ q) of log probabilities, in nats; rounding never makes it negative."""
+    return (p.exp() * (p - q)).sum(-1).clamp(min=0)

@@ -1,0 +1,100 @@
+"""A model that runs with changes, by hooks: attention, norms and MLPs above a change act on what it left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
+from interp.families import Family
+from interp.interventions.changes import Changes, HeadChange, LayerFeatures, activations_of, decoders_of
+from interp.transcoder import Transcoder
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose features can be changed."""
+
+    model: nn.Module
+    family: Family
+    hooks: Hooks
+    transcoder: Callable[[int], Transcoder]
+    """A layer's, in float32, asked for once a run."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+class Progress:
+    """How many tokens of the sequences the model has read in earlier passes, whose keys and values it keeps."""
+
+    def __init__(self) -> None:
+        self.first = 0
+
+
+@contextmanager
+def changing(subject: Subject, changes: Changes, progress: Progress | None = None) -> Iterator[None]:
+    """Within, whatever the model reads is changed so.
+
+    A feature's change adds `(new − activation) · W_dec[feature]` where the transcoder's output stands for the model's:
+    what the feature wrote is taken away and what it now writes put in its place, the rest of the MLP stays. A
+    cross-layer feature's writes to later layers change likewise where the transcoder has its later decoders.
+    Memory: the input of the transcoder once more for each change, and for TopK all its activations.
+    """
+    progress = progress or Progress()
+    blocks = subject.family.block_modules(subject.model)
+    handles: list[RemovableHandle] = []
+    for layer in changes.layers:
+        features = changes.features_of(layer, subject.device)
+        if features is not None:
+            handles += _feature_hooks(subject, blocks[layer:], subject.transcoder(layer), features, progress)
+        heads = list(changes.heads_of(layer))
+        if heads:
+            attention = subject.family.module(blocks[layer], subject.family.attention)
+            output = subject.family.module(attention, subject.family.output)
+            n_heads = subject.family.n_heads(subject.model)
+            handles.append(output.register_forward_pre_hook(in_this_thread(_head_hook(heads, n_heads, progress))))
+    with removing(handles):
+        yield
+
+
+def _feature_hooks(
+    subject: Subject, blocks: list[nn.Module], transcoder: Transcoder, features: LayerFeatures, progress: Progress
+) -> Iterator[RemovableHandle]:
+    moved: list[Tensor] = []
+
+    def measure(x: Tensor) -> None:
+        moved[:] = [features.moved(activations_of(transcoder, features.feature, x[features.row]), progress.first)]
+
+    def adding(decoders: Float[Tensor, "n d_model"]) -> Callable[[nn.Module, object, Tensor], Tensor]:
+        def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+            change = torch.zeros_like(output, dtype=torch.float32)
+            change.index_add_(0, features.row, moved[0][..., None] * decoders[:, None])
+            return output + change.to(output.dtype)
+
+        return in_this_thread(hook)
+
+    yield on_feature_input(subject.family, blocks[0], subject.hooks, measure)
+    for block, decoders in zip(blocks, decoders_of(transcoder, features.feature), strict=False):
+        yield output_module(subject.family, block, subject.hooks).register_forward_hook(adding(decoders))
+
+
+def _head_hook(
+    heads: list[HeadChange], n_heads: int, progress: Progress
+) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        mixed = args[0].unflatten(2, (n_heads, -1)).clone()
+        for one in heads:
+            start, stop = max(0, one.start - progress.first), max(0, one.stop - progress.first)
+            at = mixed[one.row, start:stop, one.head]
+            at *= one.scale
+            if one.offset is not None:
+                at += one.offset.to(at.dtype)
+        return (mixed.flatten(2), *args[1:])
+
+    return hook
