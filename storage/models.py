@@ -14,6 +14,7 @@ from interp.families import Family, family_of
 from storage.foreign import check_path, shown
 from storage.formats.folder import check_weights, read_settings
 from storage.model_weights import names_to_change, refuse_adapter, unknown_weights, weight_files
+from storage.tokenising import TRIAL, TRIAL_S, token_ids
 
 MAX_PADDED_VOCABULARY = 0.05
 """Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
@@ -103,7 +104,7 @@ class ModelFolder:
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-            tokenizer(["a b"], add_special_tokens=False)  # settings of a wrong type are found out by their use
+            token_ids(tokenizer, [TRIAL], TRIAL_S)  # settings of a wrong type and bad patterns are found out by use
         except BaseException as error:  # transformers raises whatever its parsers do, those in Rust no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

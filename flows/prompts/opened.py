@@ -27,6 +27,7 @@ from storage.checkpoints import Checkpoint
 from storage.models import ModelFolder
 from storage.store import Store
 from storage.token_texts import token_texts
+from storage.tokenising import token_ids
 from tasks.models import loaded_model, loaded_transcoder
 
 ROWS_COMPARED = 1024
@@ -78,7 +79,7 @@ class Opened:
         """
         check_prompt(prompt)
         text = self._as_message(prompt) if chat else prompt
-        ids = list(self.folder.tokenizer(text, add_special_tokens=False)["input_ids"])
+        (ids,) = token_ids(self.folder.tokenizer, [text])
         bos, said = self.checkpoint.bos, []
         if bos is not None:
             n_own = next((at for at, token in enumerate(ids) if token != bos), len(ids))
@@ -100,7 +101,7 @@ class Opened:
         Raises:
             ValueError: it is none or several.
         """
-        ids = self.folder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        (ids,) = token_ids(self.folder.tokenizer, [text])
         if len(ids) != 1:
             parts = ", ".join(repr(self.texts[token]) for token in ids) or "none"
             raise ValueError(f"{text!r} is {len(ids)} tokens ({parts}); expected one, a blank before it included")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -10,6 +10,8 @@ from jaxtyping import Int32
 from interp.activations.positions import PADDING
 from storage.corpora.drawing import Draw
 from storage.corpora.texts import Piece, Position
+from storage.corpora.tokens import Tokens
+from storage.tokenising import token_ids
 
 Layout = Literal["packed", "padded"]
 """packed: one document after the other, only the last row padded. padded: each document begins a row."""
@@ -153,7 +155,7 @@ def two_sides(bos: int | None, n_pos: int, layout: Layout, max_tokens: int | Non
 
 
 def pack(
-    pieces: Iterable[Piece], tokenizer: Any, sides: Sides, tokens_per_block: int = TOKENS_PER_BLOCK
+    pieces: Iterable[Piece], tokenizer: Tokens, sides: Sides, tokens_per_block: int = TOKENS_PER_BLOCK
 ) -> Iterator[Block]:
     """Tokenise documents and pack them into rows, a block of about `tokens_per_block` at a time.
 
@@ -186,23 +188,19 @@ def _stacked(rows: list[Row], n_pos: int) -> Rows:
     return Rows(block[0], block[1])
 
 
-def _tokenised(pieces: Iterable[Piece], tokenizer: Any) -> Iterator[tuple[Piece, list[int]]]:
+def _tokenised(pieces: Iterable[Piece], tokenizer: Tokens) -> Iterator[tuple[Piece, list[int]]]:
     """Each piece with its tokens. One that goes on within a document is read with the character before it."""
     for batch in _batches(pieces):
-        found = _tokens([piece.before + piece.text for piece in batch], tokenizer)
+        found = token_ids(tokenizer, [piece.before + piece.text for piece in batch])
         for piece, tokens in zip(batch, found, strict=True):
             if not piece.before:
                 yield piece, tokens
                 continue
-            (head,) = _tokens([piece.before], tokenizer)
+            (head,) = token_ids(tokenizer, [piece.before])
             if tokens[: len(head)] == head:
                 yield piece, tokens[len(head) :]
             else:
-                yield piece, _tokens([piece.text], tokenizer)[0]
-
-
-def _tokens(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+                yield piece, token_ids(tokenizer, [piece.text])[0]
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.corpora.csv_rows import Table, cells
+from storage.corpora.parquet_pages import Page, PageError, WatchedPages
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
 from storage.corpora.unpacked import DAMAGES, skip_to, unpacked
@@ -268,13 +269,19 @@ def _parquet_rows(name: str, file: IO[bytes], field: Field, start: Position, siz
         raise ValueError(f"corpus: {name}: column '{text_field}' is {kind}, not {expected}")
     # Read as a dictionary, a text that stands in many rows is in memory once.
     dictionary = [] if field.is_tokens else [text_field]
-    parquet = pq.ParquetFile(file, read_dictionary=dictionary, metadata=parquet.metadata, **options)
+    sizes = _Unpacked()
+    watched: Any = WatchedPages(file, sizes.add)
+    parquet = pq.ParquetFile(watched, read_dictionary=dictionary, metadata=parquet.metadata, **options)
+    paths = [parquet.schema.column(at).path for at in range(len(parquet.schema))]
+    number = next(at for at, path in enumerate(paths) if path == text_field or path.startswith(f"{text_field}."))
     row, at = 0, start
     for group in range(parquet.num_row_groups):
         if row + (n_rows := parquet.metadata.row_group(group).num_rows) <= at.offset:
             row += n_rows
             continue
-        _check_group(name, parquet.metadata.row_group(group))
+        column = parquet.metadata.row_group(group).column(number)
+        sizes.packed = sizes.unpacked = 0
+        watched.watch(_first_byte(column), column.total_compressed_size)
         try:
             for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[group], columns=[text_field]):
                 for value in batch.column(0):
@@ -287,17 +294,31 @@ def _parquet_rows(name: str, file: IO[bytes], field: Field, start: Position, siz
                     row += 1
         except UnicodeDecodeError as error:
             raise ValueError(f"corpus: {name} row {row + 1}: not UTF-8 ({error.reason})") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, PageError) as error:
             raise ValueError(f"corpus: {name} after row {row}: cannot be read as Parquet ({error})") from None
 
 
-def _check_group(name: str, group: Any) -> None:
-    """Refuse a group of rows that says that its texts unpack to much more than texts do: pages are unpacked whole."""
-    columns = [group.column(at) for at in range(group.num_columns)]
-    packed = sum(column.total_compressed_size for column in columns)
-    unpacked = sum(column.total_uncompressed_size for column in columns)
-    if unpacked > MAX_UNPACKED_BEYOND + MAX_COMPRESSION * packed:
-        raise ValueError(f"corpus: {name}: {packed} bytes that unpack to {unpacked}; expected texts")
+class _Unpacked:
+    """What the texts of a group of rows unpack to: pages are unpacked whole.
+
+    Their own headers are asked. What the footer says of sizes nobody needs to heed.
+    """
+
+    def __init__(self) -> None:
+        self.packed = self.unpacked = 0
+
+    def add(self, page: Page) -> None:
+        self.packed, self.unpacked = self.packed + page.packed, self.unpacked + page.unpacked
+        if self.unpacked > MAX_UNPACKED_BEYOND + MAX_COMPRESSION * self.packed:
+            raise PageError(f"{self.packed} bytes that unpack to {self.unpacked}; expected texts")
+
+
+def _first_byte(column: pq.ColumnChunkMetaData) -> int:
+    """Of a column's part of a group: its pages begin with a dictionary, if it has one."""
+    start = column.data_page_offset
+    if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+        return column.dictionary_page_offset
+    return start
 
 
 def _some(names: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from storage.catalog.parts import Failure, read_parts, write_failures
 from storage.checkpoints import open_checkpoint
 from storage.parquet import write_table
 from storage.store import ShardKey, Store
+from storage.tokenising import token_ids
 from tasks.describe.describe import PASSING
 from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.held_out import load_layer_material, worded_by
@@ -171,7 +172,7 @@ class _Peaks:
         self._row = {text: at for at, text in enumerate(dict.fromkeys(text for many in written for text in many))}
         tokenizer = loaded_model(task.model_path)[0].tokenizer
         longest = 2 * task.how.text_tokens
-        encoded = tokenizer(list(self._row), add_special_tokens=False)["input_ids"] if self._row else []
+        encoded = token_ids(tokenizer, list(self._row)) if self._row else []
         checkpoint = open_checkpoint(store, task.checkpoint_id)
         tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
         self._peaks = read_peaks(checkpoint, task.model_path, layer, features, tokens, task.counted)

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from storage.corpora.corpus import RECEIPT, CorpusRecipe, corpus_attributes, read_rows, write_corpus
 from storage.corpora.packing import PADDING, Cut, Layout, Rows, Sides, one_side, pack
+from storage.corpora.parquet_pages import Page, WatchedPages
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import pinned, source_fingerprint
 from storage.corpora.texts import Field, Position, read_texts, whole_texts
@@ -574,3 +575,43 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, suffix: str, sizes
         used.append(peak_mb)
         path.unlink()
     assert used[1] < used[0] + 40, f"peak in MB: {used}"
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("how", [{"use_dictionary": False}, {"compression": "zstd"}, {"write_page_checksum": True}])
+@pytest.mark.parametrize("at_once", [7, 2**20])
+def test_every_page_of_a_parquet_column_is_looked_at(tmp_path: Path, version: str, how: dict, at_once: int) -> None:
+    path, texts = tmp_path / "a.parquet", [f"text {at} " * (at % 50) if at % 7 else None for at in range(3000)]
+    options = {"data_page_version": version, "data_page_size": 4096, "row_group_size": 1000, "write_batch_size": 64}
+    pq.write_table(pa.table({"n": range(3000), "text": texts}), path, **options, **how)
+    found: list[Page] = []
+    with path.open("rb") as file:
+        watched = WatchedPages(file, found.append)
+        column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+        start = column.dictionary_page_offset or column.data_page_offset
+        watched.watch(start, column.total_compressed_size)
+        watched.seek(start)
+        while watched.tell() < start + column.total_compressed_size:
+            watched.read(at_once)
+    beyond = column.total_uncompressed_size - column.total_compressed_size  # headers are in both
+    assert sum(page.unpacked - page.packed for page in found) == beyond
+    assert 0 < sum(page.packed for page in found) < column.total_compressed_size
+    assert len(found) > (1 if how.get("use_dictionary", True) else 10)
+
+
+def test_a_footer_that_lies_about_what_texts_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.corpora.texts.MAX_UNPACKED_BEYOND", 1000)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a" * 1_000_000]}), path, compression="zstd", use_dictionary=False)
+    size = pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size
+    varint = bytes([2 * size & 127 | 128, 2 * size >> 7 & 127 | 128, 2 * size >> 14 & 127])
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    assert varint in data[footer:]
+    path.write_bytes(data[:footer] + data[footer:].replace(varint, bytes([2 * 5 | 128, 128, 0])))
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 5
+    with pytest.raises(
+        ValueError,
+        match=r"a\.parquet after row 0: cannot be read as Parquet \(\d+ bytes that unpack to 1000\d+; expected",
+    ):
+        list(read_texts(str(path)))

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from storage.models import ModelFolder, open_model
+from storage.tokenising import token_ids
 from tests.tiny_models import CONFIGS, D_MODEL, D_VOCAB, N_LAYERS, tiny_model
 
 TOKENS = torch.arange(10)[None]
@@ -137,3 +139,25 @@ def test_a_vocabulary_padded_beyond_the_tokenizer(n_rows: int, is_padding: bool,
     else:
         with pytest.raises(ValueError, match="the tokenizer has 1000 tokens, the model 1100"):
             _ = folder.tokenizer
+
+
+def test_a_tokenizer_whose_pattern_tries_every_way_to_match_is_refused(tmp_path: Path) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({f"word{i}": i for i in range(D_VOCAB)}, unk_token="word0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"{tmp_path}: no readable tokenizer \(the tokenizer of .* characters cannot"):
+        _ = open_model(tmp_path).tokenizer
+
+
+def test_a_tokenizer_that_does_not_come_to_an_end_is_given_up() -> None:
+    never = Event()
+
+    def tokenizer(texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        never.wait()
+        return {"input_ids": [[0] for _ in texts]}
+
+    with pytest.raises(ValueError, match=r"10 characters take more than 0\.01 s; is there a pattern"):
+        token_ids(tokenizer, ["0123456789"], 0.01)
+    never.set()
+    assert token_ids(tokenizer, ["a", "b"]) == [[0], [0]]
