@@ -70,8 +70,8 @@ def on_feature_input(
     if hooks.feature_input == "mlp_in":
         module = family.module(block, family.mlp)
         return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(args[0].float())))
-    module = family.module(block, family.mlp_norm)
-    if hooks.feature_input == "resid_mid":
+    module = family.mlp_input(block)
+    if hooks.feature_input == "resid_mid" or family.mlp_norm is None:
         return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(args[0].float())))
     norm = family.norm(module)
     return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(norm.normalize(args[0]))))

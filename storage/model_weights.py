@@ -74,7 +74,16 @@ def refuse_adapter(folder: Path) -> None:
         raise ValueError(f"model.path: {folder} {_about_adapter(folder)}")
 
 
-def names_to_change(files: tuple[Path, ...]) -> dict[str, str] | None:
+TEXT_PART = {r"^language_model\.lm_head\.": "lm_head.", r"^(?:model\.language_model|language_model\.model)\.": "model."}
+"""Names of the text part within a model of texts and images, and those of the text model alone."""
+
+
+def is_of_images(name: str) -> bool:
+    """Whether a weight belongs to the part of a model that reads images."""
+    return re.match(r"(?:model\.)?(?:vision_tower|vision_model|multi_modal_projector)\.", name) is not None
+
+
+def names_to_change(files: tuple[Path, ...], *, text_part: bool = False) -> dict[str, str] | None:
     """What transformers has to change in the names of the weights, as it takes it; None where they are as they are.
 
     Raises:
@@ -85,7 +94,8 @@ def names_to_change(files: tuple[Path, ...]) -> dict[str, str] | None:
     if wrapped and len(wrapped) < len(names):
         plain = next(name for name in names if not re.match(WRAPPERS, name))
         raise ValueError(f"{files[0].parent}: weights named {wrapped[0]} and {plain}; expected one naming for all")
-    return {WRAPPERS: ""} if wrapped else None
+    changes = {**({WRAPPERS: ""} if wrapped else {}), **(TEXT_PART if text_part else {})}
+    return changes or None
 
 
 def unknown_weights(unexpected: list[str], files: tuple[Path, ...]) -> list[str]:

@@ -13,7 +13,14 @@ from transformers.utils import logging as transformers_logging
 from interp.families import Family, family_of
 from storage.foreign import check_path, shown
 from storage.formats.folder import check_weights, read_settings
-from storage.model_weights import names_to_change, refuse_adapter, unknown_weights, weight_files
+from storage.model_weights import (
+    is_of_images,
+    names_to_change,
+    quantisation,
+    refuse_adapter,
+    unknown_weights,
+    weight_files,
+)
 from storage.tokenising import TRIAL, TRIAL_S, token_ids
 
 MAX_PADDED_VOCABULARY = 0.05
@@ -29,6 +36,9 @@ BOUNDS = {
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 100_000_000),
 }
 """Settings that transformers makes lists, modules or arrays of, before it looks at any weight."""
+
+TEXT_PARTS = ("gemma3", "mistral3")
+"""Models of texts and images of which the text model alone is read, by `model_type`."""
 
 MAX_SETTINGS = 1000
 """In a model's config.json; transformers looks at each for itself."""
@@ -53,6 +63,8 @@ class ModelFolder:
     config: Any
     family: Family
     weight_files: tuple[Path, ...]
+    whole: str | None = None
+    """`model_type` of the model of texts and images of which this is the text part, if it is."""
 
     @property
     def n_layers(self) -> int:
@@ -125,7 +137,8 @@ class ModelFolder:
         Raises:
             ValueError: a weight file is truncated, a weight is missing, too many, misshaped or not finite.
         """
-        names = names_to_change(self.weight_files)  # a truncated file is named here, not guessed at by the loader
+        # A truncated file is named here, not guessed at by the loader.
+        names = names_to_change(self.weight_files, text_part=self.whole is not None)
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
@@ -137,11 +150,13 @@ class ModelFolder:
                 use_safetensors=True,
                 output_loading_info=True,
                 key_mapping=names,
+                config=self.config,
             )
             model, report = loaded
         except Exception as error:
             raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
-        report["unexpected_keys"] = unknown_weights(list(report["unexpected_keys"]), self.weight_files)
+        unexpected = unknown_weights(list(report["unexpected_keys"]), self.weight_files)
+        report["unexpected_keys"] = [name for name in unexpected if self.whole is None or not is_of_images(name)]
         for problem in ("missing_keys", "mismatched_keys", "unexpected_keys", "error_msgs"):
             if report.get(problem):
                 raise ValueError(
@@ -178,24 +193,32 @@ def open_settings(path: Path) -> ModelFolder:
     settings = read_settings(config_path)
     if len(settings) > MAX_SETTINGS:
         raise ValueError(f"{config_path}: {len(settings)} settings; expected at most {MAX_SETTINGS}")
-    for name, bound in BOUNDS.items():
-        value = settings.get(name)
-        if isinstance(value, int | float) and not 0 <= value <= bound:
-            raise ValueError(f"{config_path}: {name} is {shown(value)}; expected a number up to {bound}")
+    whole = settings.get("model_type") if settings.get("model_type") in TEXT_PARTS else None
+    parts = [part for part in settings.values() if isinstance(part, dict)]
+    for section in (settings, *parts):
+        for name, bound in BOUNDS.items():
+            value = section.get(name)
+            if isinstance(value, int | float) and not 0 <= value <= bound:
+                raise ValueError(f"{config_path}: {name} is {shown(value)}; expected a number up to {bound}")
+    text = settings if whole is None else settings.get("text_config")
+    model_type = text.get("model_type") if isinstance(text, dict) else None
     try:
-        family = family_of(str(settings.get("model_type"))[:100])
+        family = family_of(str(model_type)[:100])
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from None
+    quantisation(config_path, settings)
     transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its checks do
         raise ValueError(f"{config_path}: {_one_line(error)}") from None
+    if whole is not None:
+        config = config.text_config
     for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
         size = getattr(config, name)
         if not isinstance(size, int) or not 0 < size < MAX_SIZE:
             raise ValueError(f"{config_path}: {name} is {size!r}; expected a number from 1 to {MAX_SIZE}")
-    return ModelFolder(path, config, family, ())
+    return ModelFolder(path, config, family, (), whole)
 
 
 def _one_line(error: BaseException) -> str:

@@ -123,8 +123,8 @@ def ingest_layer(store: Store, job: IngestJob, layer: int) -> int:
     transcoder = job.transcoders(folder).read(layer)
     read_norm: Norm | None = folder.family.read_norm(model, layer)
     write_norm = folder.family.write_norm(model, layer)
-    if job.hooks.feature_input != "mlp_in":
-        read_norm = None  # the norm's weight acts after the point where the transcoder reads
+    if job.hooks.feature_input != "mlp_in" or not read_norm.divides:
+        read_norm = None  # the norm's weight acts after the point where the transcoder reads, or there is none
     if job.hooks.feature_output != "mlp_out":
         write_norm = None  # the decoder already stands for what is added to the residual stream
     write_layer(store, job.checkpoint_id, layer, transcoder, read_norm, write_norm)

@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.run import RunConfig
 from flows.recipes.checkpoint import checkpoint, trained_transcoders, weights
 from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
+from interp.families.agreement import disagreement
 from interp.transcoder import ActivationName
 from storage.bucket.mirror import local_root
 from storage.bucket.working_copy import refresh
@@ -203,7 +204,12 @@ def identify(source: Source) -> Subject:
     if is_ingested(source.store, checkpoint_id):
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
         return Subject(source, folder, checkpoint_id, attributes)
-    model.load()
+    problem = disagreement(model.load(), model.family)
+    if problem is not None:
+        raise ValueError(
+            f"{model.path}: {problem}. The family '{model.family.model_type}' (docs/extend/family.md) does not "
+            "say what this model computes, as its config.json has it"
+        )
     activation, k = _activation(folder)
     attributes = CheckpointAttributes(
         checkpoint_id=checkpoint_id,

@@ -85,7 +85,8 @@ def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
     """Of what a projection gives, the part that is values (variants, n_pos, …), and the whole that it is a view of."""
     layout = linear.family.layout
     if layout == "qkv":
-        return output[..., 2 * output.shape[2] // 3 :], output
+        n_kv_heads, d_head, _ = linear.attention[0].W_V.shape
+        return output[..., -n_kv_heads * d_head :], output
     if layout == "qkv of each head":
         return output.view(*output.shape[:2], linear.n_heads, 3, -1)[:, :, :, 2], output
     return output, output

@@ -251,8 +251,8 @@ def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict
     embedding, final = family.module(model, family.embedding), family.module(model, family.final_norm)
     handles = [output_of(embedding, "embedding"), inputs_of(final, "final")]
     for layer, block in enumerate(family.block_modules(model)):
-        handles.append(inputs_of(family.module(block, family.attention_norm), ("resid_pre", layer)))
-        handles.append(inputs_of(family.module(block, family.mlp_norm), ("resid_mid", layer)))
+        handles.append(inputs_of(family.attention_input(block), ("resid_pre", layer)))
+        handles.append(inputs_of(family.mlp_input(block), ("resid_mid", layer)))
         handles.append(pattern_of(family.module(block, family.attention), layer))
         handles.append(rotation_of(family.module(block, family.attention), layer))
         handles.append(output_of(output_module(family, block, linear.hooks), ("y", layer)))
@@ -402,6 +402,8 @@ def _writing_later(coder: Transcoder) -> Transcoder:
 
 def inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:
     """1 over what a norm divides by."""
+    if not norm.divides:
+        return torch.ones(len(x), device=x.device)
     if norm.centred:
         x = x - x.mean(-1, keepdim=True)
     return torch.rsqrt(x.square().mean(-1) + norm.eps)

@@ -141,18 +141,23 @@ def _side(
     family, model, at = linear.family, linear.model, frozen.layers[layer]
     read = linear.attention[layer].read
     W, b = (family.W_K, family.b_K) if is_key else (family.W_Q, family.b_Q)
-    rows, bias = W(model, layer), b(model, layer)
-    which = head // (linear.n_heads // len(rows))
-    rows = rows[which].float()
-    constant = rows.new_zeros(rows.shape[:2]) if bias is None else bias[which].float()
+    every, bias = W(model, layer).float(), b(model, layer)
+    n_heads, d_head, _ = every.shape
+    which = head // (linear.n_heads // n_heads)
+    constants = every.new_zeros(n_heads, d_head) if bias is None else bias.float()
     if read.bias is not None:
-        constant = constant + rows @ read.bias
-    x = at.resid_pre[position]
-    rows = fold_norm(rows.flatten(0, 1), read.weight, read.centred).view(rows.shape)
-    rows = rows * inverse_scale(read, x)[:, None, None]
+        constants = constants + every @ read.bias
+    x, constant = at.resid_pre[position], constants[which]
+    every = fold_norm(every.flatten(0, 1), read.weight, read.centred).view(every.shape)
+    scale = inverse_scale(read, x)
+    rows = every[which] * scale[:, None, None]
     norm = family.query_key_norms(model, layer)[is_key]
-    if norm is not None:
+    if norm is not None and len(norm.weight) == d_head:
         factor = _head_norm(norm, torch.einsum("ned,nd->ne", rows, x) + constant)
+        rows, constant = rows * factor[:, :, None], constant * factor
+    elif norm is not None:
+        together = (x * scale[:, None]) @ every.flatten(0, 1).T + constants.flatten()
+        factor = norm.weight.view(n_heads, d_head)[which] * inverse_scale(norm, together)[:, None]
         rows, constant = rows * factor[:, :, None], constant * factor
     if at.rotation is not None:
         cos, sin = (table[position] for table in at.rotation)

@@ -22,10 +22,14 @@ class Norm:
     eps: float
     centred: bool
     """LayerNorm subtracts the mean over d_model, RMSNorm does not."""
+    divides: bool = True
+    """False where there is no norm: what is read is the residual stream itself (OLMo-2)."""
 
     def normalize(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """Divide by the scale (after centring, for a LayerNorm); no weight and no bias."""
         x = x.float()
+        if not self.divides:
+            return x
         if self.centred:
             x = x - x.mean(-1, keepdim=True)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)
@@ -42,8 +46,9 @@ class Family:
     unembedding: str
     final_norm: str
     attention: str
-    attention_norm: str
-    """Reads the residual stream for the attention: its output is the attention's input."""
+    attention_norm: str | None
+    """Reads the residual stream for the attention: its output is the attention's input. None: the attention reads the
+    stream itself (OLMo-2)."""
     query: str
     """In the attention: the projection that makes queries, alone or with keys and values."""
     key: str
@@ -51,8 +56,8 @@ class Family:
     output: str
     """In the attention: the projection of all heads' results to the residual stream."""
     mlp: str
-    mlp_norm: str
-    """Reads the residual stream for the MLP: its output is the MLP's input."""
+    mlp_norm: str | None
+    """Reads the residual stream for the MLP: its output is the MLP's input. None: the MLP reads the stream itself."""
     attention_output_norm: str | None = None
     """Normalises the attention's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
     mlp_output_norm: str | None = None
@@ -60,11 +65,13 @@ class Family:
     position_embedding: str | None = None
     """Learned positions that are added to the embedding (GPT-2)."""
     query_norm: str | None = None
-    """In the attention: normalises each head's query before it is rotated (Gemma-3, Qwen-3)."""
+    """In the attention: normalises each head's query before it is rotated (Gemma-3, Qwen-3), or the queries of all
+    heads together (OLMo-2)."""
     key_norm: str | None = None
     layout: Layout = "apart"
     """What the outputs of `query`, `key` and `value` are: each has a projection of its own; all queries, then all keys,
-    then all values (GPT-2); or query, key and value of the first head, then of the second, and so on (GPT-NeoX)."""
+    then all values (GPT-2, Phi-3); or query, key and value of the first head, then of the second and so on (GPT-NeoX).
+    """
     transposed: bool = False
     """The attention's projections keep their weights as (input, output) (GPT-2)."""
     parallel_setting: str | None = None
@@ -82,6 +89,14 @@ class Family:
     def module(self, block: nn.Module, path: str) -> nn.Module:
         """The module at a path from the model, from a block or from an attention."""
         return attrgetter(path)(block)
+
+    def attention_input(self, block: nn.Module) -> nn.Module:
+        """The module that is given the residual stream which the attention reads."""
+        return block if self.attention_norm is None else self.module(block, self.attention_norm)
+
+    def mlp_input(self, block: nn.Module) -> nn.Module:
+        """The module that is given the residual stream which the MLP reads."""
+        return self.module(block, self.mlp if self.mlp_norm is None else self.mlp_norm)
 
     def embedding_scale(self, model: nn.Module) -> float:
         """By what the model multiplies the rows of its embedding, as it does in the dtype it was loaded in."""
@@ -157,8 +172,14 @@ class Family:
             centred=self.centred,
         )
 
+    def no_norm(self, model: nn.Module) -> Norm:
+        """What stands for a norm where the residual stream is read as it is."""
+        return Norm(torch.ones_like(self.unembedding_norm(model).weight), None, 0.0, centred=False, divides=False)
+
     def read_norm(self, model: nn.Module, layer: int) -> Norm:
         """The norm through which the MLP of `layer` reads the residual stream."""
+        if self.mlp_norm is None:
+            return self.no_norm(model)
         return self.norm(self.module(self.block_modules(model)[layer], self.mlp_norm))
 
     def write_norm(self, model: nn.Module, layer: int) -> Norm | None:
@@ -169,6 +190,8 @@ class Family:
 
     def attention_read_norm(self, model: nn.Module, layer: int) -> Norm:
         """The norm through which the attention of `layer` reads the residual stream."""
+        if self.attention_norm is None:
+            return self.no_norm(model)
         return self.norm(self.module(self.block_modules(model)[layer], self.attention_norm))
 
     def attention_write_norm(self, model: nn.Module, layer: int) -> Norm | None:
@@ -178,7 +201,7 @@ class Family:
         return self.norm(self.module(self.block_modules(model)[layer], self.attention_output_norm))
 
     def query_key_norms(self, model: nn.Module, layer: int) -> tuple[Norm | None, Norm | None]:
-        """The norms on each head's query and key, over d_head, if there are any."""
+        """The norms on queries and keys, if there are any: over d_head, or over all heads' numbers together."""
         attention = self.module(self.block_modules(model)[layer], self.attention)
         names = (self.query_norm, self.key_norm)
         query, key = (None if name is None else self.norm(self.module(attention, name)) for name in names)
@@ -208,7 +231,9 @@ class Family:
     ) -> Float[Tensor, "n d_head *rest"]:
         """Of what belongs to the outputs of a projection, that of the queries, keys or values, by head."""
         if self.layout == "qkv":
-            rows = rows.unflatten(0, (3, -1))[PARTS.index(part)]
+            n_queries = self.n_heads(model) * self.W_O(model, layer).shape[2]
+            n_keys = (len(rows) - n_queries) // 2
+            rows = rows.split([n_queries, n_keys, n_keys])[PARTS.index(part)]
         elif self.layout == "qkv of each head":
             return rows.unflatten(0, (self.n_heads(model), 3, -1))[:, PARTS.index(part)]
         return rows.unflatten(0, (-1, self.W_O(model, layer).shape[2]))

@@ -1,4 +1,6 @@
-"""Llama 2, 3 and the many models of the same shape."""
+"""Llama 2 and 3, Mistral, Mixtral and the many models of the same shape."""
+
+from dataclasses import replace
 
 from interp.families.family import Family
 
@@ -17,3 +19,8 @@ LLAMA = Family(
     mlp="mlp",
     mlp_norm="post_attention_layernorm",
 )
+
+MISTRAL = replace(LLAMA, model_type="mistral")
+
+MIXTRAL = replace(LLAMA, model_type="mixtral")
+"""A mixture of experts: a transcoder stands for the whole block of router and experts."""

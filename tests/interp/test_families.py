@@ -1,6 +1,7 @@
 """What a family says of its models, held against what the models do."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from interp.capture import Hooks, capture
 from interp.families import FAMILIES, Family, Norm, family_of
+from interp.families.agreement import disagreement
 from tests.tiny_models import CONFIGS, D_MODEL, EPS, N_LAYERS, tiny_model
 
 TOKENS = torch.arange(30).view(3, 10) + 7
@@ -135,11 +137,10 @@ class TestEveryFamily:
     def test_norms_do_what_their_modules_do(self, run: Run) -> None:
         model, family = run.model, run.family
         block = family.block_modules(model)[1]
-        norms: dict[nn.Module, Norm | None] = {
-            model.get_submodule(family.final_norm): family.unembedding_norm(model),
-            block.get_submodule(family.attention_norm): family.attention_read_norm(model, 1),
-            block.get_submodule(family.mlp_norm): family.read_norm(model, 1),
-        }
+        norms: dict[nn.Module, Norm | None] = {model.get_submodule(family.final_norm): family.unembedding_norm(model)}
+        if family.attention_norm is not None and family.mlp_norm is not None:
+            norms[block.get_submodule(family.attention_norm)] = family.attention_read_norm(model, 1)
+            norms[block.get_submodule(family.mlp_norm)] = family.read_norm(model, 1)
         if family.attention_output_norm is not None and family.mlp_output_norm is not None:
             norms[block.get_submodule(family.attention_output_norm)] = family.attention_write_norm(model, 1)
             norms[block.get_submodule(family.mlp_output_norm)] = family.write_norm(model, 1)
@@ -148,6 +149,40 @@ class TestEveryFamily:
             assert norm is not None
             assert norm.eps == EPS
             close(module(x), applied(norm, x))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_table_agrees_with_the_model(name: str) -> None:
+    assert disagreement(tiny_model(name), family_of(CONFIGS[name].model_type)) is None
+
+
+def scaled(module: nn.Module, by: float) -> None:
+    module.register_forward_hook(
+        lambda _m, _a, output: (output[0] * by, *output[1:]) if isinstance(output, tuple) else output * by
+    )
+
+
+WRONG = {
+    "not the embedding": lambda model: scaled(model.model.embed_tokens, 2),
+    "layer 1: the attention is not the sum of its heads": lambda model: scaled(model.model.layers[1].self_attn, 2),
+    "layer 0: the MLP reads something else": lambda model: scaled(model.model.layers[0].post_attention_layernorm, 1.1),
+    "layer 2: attention and MLP are not all that is added": lambda model: scaled(model.model.layers[2], 1.01),
+    "the logits are not the unembedding": lambda model: scaled(model.lm_head, 0.5),
+}
+"""What models of other families do that have the same modules."""
+
+
+@pytest.mark.parametrize("problem", WRONG)
+def test_a_table_that_does_not_say_what_the_model_computes(problem: str) -> None:
+    model = tiny_model("llama")
+    WRONG[problem](model)
+    assert problem in str(disagreement(model, FAMILIES["llama"]))
+
+
+def test_a_table_of_other_norms() -> None:
+    model = tiny_model("gemma2")
+    assert disagreement(model, replace(FAMILIES["gemma2"], unit_offset=False)) is not None
+    assert disagreement(model, replace(FAMILIES["gemma2"], mlp_output_norm=None)) is not None
 
 
 def test_every_family_is_tested() -> None:

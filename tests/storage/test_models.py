@@ -1,5 +1,7 @@
 """Model folders of every family, as transformers writes them and as releases have them."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -8,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from storage.models import ModelFolder, open_model
 from storage.tokenising import token_ids
@@ -161,3 +163,40 @@ def test_a_tokenizer_that_does_not_come_to_an_end_is_given_up() -> None:
         token_ids(tokenizer, ["0123456789"], 0.01)
     never.set()
     assert token_ids(tokenizer, ["a", "b"]) == [[0], [0]]
+
+
+@pytest.mark.parametrize("naming", ["language_model.model.", "model.language_model."])
+def test_the_text_part_of_a_model_of_texts_and_images(naming: str, tmp_path: Path) -> None:
+    text = {**CONFIGS["gemma3_text"].to_dict(), "final_logit_softcapping": None}  # which the whole model ignores
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    images = {**sizes, "image_size": 4, "patch_size": 2}
+    whole = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=images, mm_tokens_per_image=4, image_token_index=49)
+    ).eval()
+    whole.save_pretrained(tmp_path)
+
+    def named(name: str) -> str:
+        return re.sub(r"^(language_model\.model|model\.language_model)\.", naming, name)
+
+    changed_weights(tmp_path, lambda weights: {named(name): value for name, value in weights.items()})
+    folder = open_model(tmp_path)
+    assert (folder.family.model_type, folder.whole, folder.d_model) == ("gemma3_text", "gemma3", D_MODEL)
+    loaded = folder.load()
+    assert not any("vision" in name for name, _ in loaded.named_parameters())
+    torch.testing.assert_close(loaded(TOKENS).logits, whole(TOKENS).logits)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"quantised by 'bitsandbytes' \(4-bit\); read are"),
+        ({"quant_method": "gptq", "bits": 4}, "quantised by 'gptq'; read are"),
+        ("strange", "quantised by None"),
+    ],
+)
+def test_how_weights_are_quantised_is_named(config: object, message: str, tmp_path: Path) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "quantization_config": config}))
+    with pytest.raises(ValueError, match=message):
+        open_model(tmp_path)

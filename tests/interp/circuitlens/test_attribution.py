@@ -8,7 +8,7 @@ from interp.circuitlens.attribution import Targets, contributions, feature_targe
 from interp.circuitlens.frozen import freeze
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
-from tests.tiny_models import CONFIGS, D_MODEL, N_LAYERS
+from tests.tiny_models import CONFIGS, D_MODEL, DIFFERENT, N_LAYERS
 
 HOOKS = [Hooks("mlp_in", "mlp_out"), Hooks("mlp_in_normalized", "mlp_out"), Hooks("resid_mid", "mlp_out")]
 KINDS = ["relu", "jumprelu", "topk", "skip", "cross"]
@@ -21,9 +21,9 @@ def all_pairs(n_features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cases() -> list[tuple[str, str, Hooks]]:
-    every_kind = [(name, kind, HOOKS[0]) for name in CONFIGS for kind in KINDS]
-    every_hook = [(name, "skip", hooks) for name in CONFIGS for hooks in HOOKS[1:]]
-    behind = [(name, "skip", Hooks("mlp_in", "mlp_out_normed")) for name in CONFIGS if "gemma" in name]
+    every_kind = [(name, kind, HOOKS[0]) for name in DIFFERENT for kind in KINDS]
+    every_hook = [(name, "skip", hooks) for name in DIFFERENT for hooks in HOOKS[1:]]
+    behind = [(name, "skip", Hooks("mlp_in", "mlp_out_normed")) for name in DIFFERENT if "gemma" in name]
     return every_kind + every_hook + behind
 
 
@@ -56,7 +56,7 @@ def test_logits_too(name: str) -> None:
     assert len(coders) == N_LAYERS
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CONFIGS for kind in ("relu", "skip", "cross")])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in DIFFERENT for kind in ("relu", "skip", "cross")])
 def test_equal_to_the_model_itself_put_to_rest(name: str, kind: str) -> None:
     """One target at a time, by automatic differentiation and by finite differences."""
     coders = random_transcoders(kind)

@@ -9,12 +9,12 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens.effects import Activations, output_effects, strongest_effects
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, random_transcoders
-from tests.tiny_models import CONFIGS, D_MODEL
+from tests.tiny_models import D_MODEL, DIFFERENT
 
 HOOKS = Hooks("mlp_in", "mlp_out")
 
 
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in CONFIGS for kind in ("relu", "skip", "cross")])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in DIFFERENT for kind in ("relu", "skip", "cross")])
 def test_effects_are_the_changes_of_the_logits(name: str, kind: str) -> None:
     coders = random_transcoders(kind)
     linear, frozen = frozen_model(name, HOOKS, coders)
