@@ -21,7 +21,7 @@ from interp.descriptions.settings import (
     RuleSettings,
 )
 from interp.fade.settings import EvaluateSettings
-from interp.training import TrainingSettings
+from interp.training.settings import TrainingSettings
 from interp.weightlens.settings import WeightLensSettings, WordingSettings
 from storage.foreign import check_path, parse_yaml, read_yaml, shown
 

@@ -14,6 +14,7 @@ import math
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
 from flows.train_transcoders import train_transcoders
-from interp.quality import measure_quality
-from interp.training import TrainingSettings
+from interp.quality import measure_quality, of_each
+from interp.training.settings import TrainingSettings
 from storage.corpora.packing import PADDING, one_side, pack
 from storage.corpora.python_docs import docstrings, python_docs
 from storage.corpora.texts import whole_texts
@@ -160,15 +161,16 @@ def make_transcoders(training: list[str], held_out_rows: torch.Tensor, workplace
     shutil.copytree(trained.path, FOLDER / "transcoders", ignore=shutil.ignore_patterns("*.json"))
     folder, figures = open_model(FOLDER / "model"), []
     model = folder.load()
+    coders = {}
     for layer in range(N_LAYERS):
         transcoder = trained.read(layer).to(torch.float16)
         save_file(layer_tensors(transcoder), FOLDER / "transcoders" / f"layer_{layer}.safetensors")
-        batches = ((rows, torch.ones_like(rows, dtype=torch.bool)) for rows in held_out_rows[:512].split(16))
-        quality = measure_quality(
-            model, folder.family, trained.hooks, layer, transcoder.to(torch.float32), batches, frozenset({0})
-        )
-        figures.append({name: round(value, 4) for name, value in vars(quality).items()})
-        console.log(figures[-1])
+        coders[layer] = transcoder.to(torch.float32)
+    every = ((rows, torch.ones_like(rows, dtype=torch.bool), rows != 0) for rows in held_out_rows[:512].split(16))
+    with ThreadPoolExecutor(1) as pool:
+        for quality in measure_quality(model, folder.family, trained.hooks, of_each(coders), every, pool):
+            figures.append({name: round(value, 4) for name, value in vars(quality).items()})
+            console.log(figures[-1])
     return figures
 
 

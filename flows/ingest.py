@@ -15,13 +15,17 @@ from flows.recipes.checkpoint import measured_text
 from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.stage import is_loaded, perform, store_held
+from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Subject, identify, open_source
 from interp.quality import Quality
 from storage.catalog.runs import new_run_id
 from storage.checkpoints import is_ingested, read_quality
 from storage.recipes import remember_fingerprints
 from storage.shared_shards import ReuseCount
-from tasks.ingest import IngestJob, Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer, measured
+from tasks.ingest import IngestJob, Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layers, measured
+
+MEASURED_BYTES = 4_000_000_000
+"""Memory for the transcoders that are measured in one pass; a larger one is measured alone."""
 
 
 class IngestStage:
@@ -52,7 +56,8 @@ class IngestStage:
         """
         store, job = subject.store, _job(subject)
         remember_fingerprints(store, subject.files)
-        wait_for_all([measure_layer.submit(store, job, layer) for layer in subject.layers], "measure transcoders")
+        groups = _measured_together(subject)
+        wait_for_all([measure_layers.submit(store, job, layers) for layers in groups], "measure transcoders")
         _refuse_suspicious(subject, job.text)
         futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, job)]
         futures += [ingest_layer.submit(store, job, layer) for layer in subject.layers]
@@ -74,6 +79,8 @@ def _job(subject: Subject) -> IngestJob:
         transcoder_path=subject.transcoders.path,
         hooks=subject.transcoders.hooks,
         text=quality_text(subject),
+        counted=subject.config.activations,
+        n_threads=threads_of_a_lone_task(subject.config.engine),
     )
 
 
@@ -84,17 +91,32 @@ def measured_layers(subject: Subject) -> Iterator[Quality]:
         ValueError: those of a layer say that it was read wrongly.
     """
     job = _job(subject)
-    for layer in subject.layers:
-        quality, suspicion = measured(job, layer)
-        if suspicion and not subject.config.transcoder.accept_poor_quality:
-            raise ValueError(f"{job.transcoder_path} does not fit {job.model_path} as read: layer {layer}: {suspicion}")
-        yield quality
+    for layers in _measured_together(subject):
+        for quality, suspicion in measured(job, layers):
+            if suspicion and not subject.config.transcoder.accept_poor_quality:
+                where = f"{job.transcoder_path} does not fit {job.model_path} as read: layer {quality.layer}"
+                raise ValueError(f"{where}: {suspicion}")
+            yield quality
+
+
+def _measured_together(subject: Subject) -> list[tuple[int, ...]]:
+    """Layers in groups whose transcoders fit into the memory that is meant for them."""
+    n_bytes = [subject.transcoders.float32_bytes(layer) for layer in subject.layers]
+    groups: list[tuple[int, ...]] = []
+    room = 0
+    for layer, needed in zip(subject.layers, n_bytes, strict=True):
+        if not groups or needed > room:
+            groups.append(())
+            room = MEASURED_BYTES
+        groups[-1] = (*groups[-1], layer)
+        room -= needed
+    return groups
 
 
 def quality_text(subject: Subject) -> Text:
     """The text on which a configuration has its transcoders measured."""
     corpus, n_tokens = subject.source.corpus, subject.config.quality_tokens
-    recipe = measured_text(corpus.corpus_id, n_tokens)
+    recipe = measured_text(corpus.corpus_id, n_tokens, subject.config.activations)
     return Text(recipe, corpus, n_tokens)
 
 

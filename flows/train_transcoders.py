@@ -4,18 +4,24 @@ from prefect import flow
 
 from configs.run import RunConfig
 from flows.costs.plan import check_room_for
+from flows.costs.sizes import sizes_to_train
+from flows.costs.training import training_groups
 from flows.recipes.checkpoint import TRAINED_HOOKS
 from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
+from flows.running.progress import working
 from flows.running.stage import StageRun, stage_recorded, store_held
+from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Source, open_source
+from storage.bucket.working_copy import check_held
 from storage.catalog.runs import new_run_id
 from storage.checksums import UNSTAMPED, stamp
 from storage.formats.circuit_tracer import folder_config
 from storage.recipes import remember_fingerprints
-from storage.store import whole_file
+from storage.store import Store, whole_file
 from tasks.activations.corpora import tokenise_corpus
-from tasks.training import TrainingJob, train_layer
+from tasks.shard_task import PROGRESS
+from tasks.training import TrainingJob, train_layers
 
 
 def train(source: Source, run_id: str) -> None:
@@ -27,13 +33,36 @@ def train(source: Source, run_id: str) -> None:
     with stage_recorded(config, store, run):
         remember_fingerprints(store, source.files)
         tokenise_corpus(store, source.corpus, source.model.path)
-        job = TrainingJob(recipe, source.model.path, source.corpus.corpus_id, TRAINED_HOOKS, settings)
-        futures = [train_layer.submit(store, job, layer) for layer in range(source.model.n_layers)]
-        wait_for_all(futures, "train transcoders")
+        job = TrainingJob(
+            recipe=recipe,
+            model_path=source.model.path,
+            corpus_id=source.corpus.corpus_id,
+            hooks=TRAINED_HOOKS,
+            settings=settings,
+            counted=config.activations,
+            n_threads=threads_of_a_lone_task(config.engine),
+        )
+        _train_groups(store, job, training_groups(sizes_to_train(source), config), config)
         text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))
         with whole_file(store.trained_transcoders(recipe) / "config.yaml") as path:
             path.write_text(f"{text}# {UNSTAMPED}\n", encoding="utf-8")
             stamp(path)
+
+
+def _train_groups(store: Store, job: TrainingJob, groups: list[tuple[int, ...]], config: RunConfig) -> None:
+    """One group after the other, each with all cores; workers of Dask take a group each."""
+    if config.engine.runner == "dask":
+        wait_for_all([train_layers.submit(store, job, layers) for layers in groups], "train transcoders")
+        return
+    n_steps = job.settings.n_steps
+    with working("train transcoders", n_steps * len(groups)) as step:
+        for number, layers in enumerate(groups):
+            token = PROGRESS.set(lambda done, before=number * n_steps: step.advance(before + done))
+            try:
+                train_layers.submit(store, job, layers).result()
+            finally:
+                PROGRESS.reset(token)
+            check_held()
 
 
 def _k(activation: str, k: int) -> int | None:

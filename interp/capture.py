@@ -78,6 +78,36 @@ def on_feature_input(
 
 
 @torch.no_grad()
+def read_streams(
+    model: nn.Module,
+    family: Family,
+    tokens: Integer[Tensor, "batch n_pos"],
+    layers: Sequence[int],
+    hooks: Hooks,
+    receive: Callable[[int, int, Float[Tensor, "batch n_pos d_model"]], None],
+) -> None:
+    """Hand `receive` the transcoder input (0) and target (1) of each of `layers`, in order, in float32; the pass ends
+    after the last of them."""
+    blocks = family.block_modules(model)
+    last = max(layers)
+
+    def keep_output(layer: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
+            receive(layer, 1, output.float())
+            if layer == last:
+                raise _Stop
+
+        return hook
+
+    handles = []
+    for layer in layers:
+        handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: receive(at, 0, x)))
+        keep = in_this_thread(keep_output(layer))
+        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
+    with removing(handles), suppress(_Stop):
+        model(input_ids=tokens.long(), use_cache=False)
+
+
 def capture(
     model: nn.Module,
     family: Family,
@@ -89,27 +119,9 @@ def capture(
 
     Memory: the streams of the layers asked for, in float32.
     """
-    blocks = family.block_modules(model)
-    xs: dict[int, Tensor] = {}
-    ys: dict[int, Tensor] = {}
-    last = max(layers)
-
-    def keep_output(layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
-            ys[layer] = output.float()
-            if layer == last:
-                raise _Stop
-
-        return hook
-
-    handles = []
-    for layer in layers:
-        handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: xs.update({at: x})))
-        keep = in_this_thread(keep_output(layer))
-        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
-    with removing(handles), suppress(_Stop):
-        model(input_ids=tokens.long(), use_cache=False)
-    return {layer: MlpStreams(xs[layer], ys[layer]) for layer in layers}
+    found: dict[tuple[int, int], Tensor] = {}
+    read_streams(model, family, tokens, layers, hooks, lambda layer, which, x: found.update({(layer, which): x}))
+    return {layer: MlpStreams(found[layer, 0], found[layer, 1]) for layer in layers}
 
 
 @torch.no_grad()
@@ -141,22 +153,34 @@ def read_inputs(
         model(input_ids=tokens.long(), past_key_values=past, use_cache=past is not None)
 
 
+def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Change the residual stream before a block reads it; in this thread alone."""
+    me = get_ident()
+
+    def hook(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if get_ident() != me:
+            return None
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
 @torch.no_grad()
-def logits_with_replacement(
-    model: nn.Module,
-    family: Family,
-    tokens: Integer[Tensor, "batch n_pos"],
-    layer: int,
-    hooks: Hooks,
-    replace: Callable[[Float[Tensor, "batch n_pos d_model"]], Float[Tensor, "batch n_pos d_model"]],
-) -> Float[Tensor, "batch n_pos d_vocab"]:
-    """The model's logits when what the MLP of `layer` writes is `replace(transcoder input)` instead."""
-    block = family.block_modules(model)[layer]
-    seen: list[Tensor] = []
-    target = output_module(family, block, hooks)
-    handles = [
-        on_feature_input(family, block, hooks, seen.append),
-        target.register_forward_hook(in_this_thread(lambda _m, _a, output: replace(seen[-1]).to(output.dtype))),
-    ]
-    with removing(handles):
-        return model(input_ids=tokens.long(), use_cache=False).logits
+def last_hidden(
+    model: nn.Module, family: Family, tokens: Integer[Tensor, "batch n_pos"]
+) -> Float[Tensor, "rows n_pos d_model"]:
+    """What the unembedding reads, final norm included; the pass ends there."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.append(args[0])
+        raise _Stop
+
+    handle = family.module(model, family.unembedding).register_forward_pre_hook(in_this_thread(stop))
+    with removing([handle]), suppress(_Stop):
+        model(input_ids=tokens.long(), use_cache=False)
+    return found[0]

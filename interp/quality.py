@@ -1,15 +1,34 @@
-"""Does a transcoder do what its MLP does? The figures that show a checkpoint read wrongly."""
+"""Does a transcoder do what its MLP does? The figures that show a checkpoint read wrongly, of all layers at once.
+
+What concerns a layer alone (explained variance, active and dead features) is measured in one pass of the model for all
+layers. The loss with one MLP replaced needs the model above it again: there, every layer that is replaced is a row more
+of the batch, so that what lies below is computed once. That pass reads every `ROWS_PER_SPLICE`-th row of the text.
+"""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from interp.capture import Hooks, capture, logits_with_replacement
+from interp.capture import (
+    Hooks,
+    capture,
+    in_this_thread,
+    last_hidden,
+    on_block_input,
+    on_feature_input,
+    output_module,
+    removing,
+)
 from interp.families import Family
 from interp.transcoder import Transcoder
+
+ROWS_PER_SPLICE = 4
+"""Of so many rows of the text, one is run with MLPs replaced; the first always is."""
 
 MIN_EXPLAINED_VARIANCE = 0.02
 """At or below this a transcoder predicts its MLP no better than a constant does."""
@@ -21,16 +40,19 @@ class Quality:
 
     layer: int
     explained_variance: float
-    """1 − Σ‖y − ŷ‖² / Σ‖y − mean(y)‖², over all tokens and dimensions."""
+    """1 − Σ‖y − ŷ‖² / Σ‖y − mean(y)‖², over all tokens that count and all dimensions."""
     l0: float
     """Mean number of active features a token."""
     dead_share: float
     """Share of the features that fired nowhere in this text."""
     loss: float
-    """The model's own next-token loss, nats a token."""
+    """The model's own next-token loss on the rows that are run with MLPs replaced, nats a token."""
     loss_replaced: float
     """The same with this layer's MLP replaced by its transcoder."""
+    loss_all_replaced: float | None
+    """The same with the MLPs of all layers replaced; None if not all of them were measured together."""
     n_tokens: int
+    """Tokens that variance and active features are of."""
 
     def suspicion(self, d_transcoder: int) -> str | None:
         """Why these figures say that the checkpoint was read wrongly, or None."""
@@ -46,86 +68,155 @@ class Quality:
         return None
 
 
-def next_token_loss(
-    logits: Float[Tensor, "batch n_pos d_vocab"],
-    tokens: Integer[Tensor, "batch n_pos"],
-    real: Bool[Tensor, "batch n_pos"],
-) -> tuple[float, int]:
-    """Summed loss in nats over the real next tokens, and how many there were."""
-    wanted = real[:, 1:]
-    loss = nn.functional.cross_entropy(logits[:, :-1][wanted].float(), tokens[:, 1:][wanted].long(), reduction="sum")
-    return float(loss), int(wanted.sum())
+Text = tuple[Integer[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"]]
+"""Tokens, which of them are real, and which count for variance and active features: the first position of a row and
+special tokens have norms a hundred times those of others in many models, and would be all that the figures show."""
+
+Coders = Mapping[int, Mapping[int, Transcoder]]
+"""By layer, whose features write to its MLP's output, and how: the layer's own transcoder, and of a cross-layer one
+also the features of layers below. These are run on what the model's own MLPs there read; only the MLP of the layer
+itself is replaced."""
+
+
+def of_each(transcoders: Mapping[int, Transcoder]) -> dict[int, dict[int, Transcoder]]:
+    """Transcoders that write to their own layer alone, as `Coders`."""
+    return {layer: {layer: transcoder} for layer, transcoder in transcoders.items()}
 
 
 @torch.no_grad()
 def measure_quality(
-    model: nn.Module,
-    family: Family,
-    hooks: Hooks,
-    layer: int,
-    transcoder: Transcoder,
-    batches: Iterable[tuple[Integer[Tensor, "batch n_pos"], Bool[Tensor, "batch n_pos"]]],
-    special_ids: frozenset[int] = frozenset(),
-    below: Mapping[int, Transcoder] | None = None,
-) -> Quality:
-    """Measure one layer's transcoder on `batches` of (tokens, which of them are real).
+    model: nn.Module, family: Family, hooks: Hooks, coders: Coders, text: Iterable[Text], pool: Executor
+) -> list[Quality]:
+    """Measure the transcoders of some layers on a text, in batches of rows, with the threads of a pool.
 
-    Positions of special tokens are left out of variance and L0: their norms are a hundred times those
-    of other positions in many models and would be all that the figure shows.
+    Memory: the transcoders, a batch's streams at these layers, and for each thread the insides of a pass of as many
+    copies of a row as there are layers and two more.
 
-    `below` is what a cross-layer transcoder's features of earlier layers write to this one, by layer. They are run on
-    what the model's own MLPs of those layers read, and their contributions added to the reconstruction. Only the MLP
-    of `layer` is replaced.
+    Raises:
+        ValueError: the text is too short or too uniform.
     """
-    below = below or {}
-    n = active = 0
-    squared_error = 0.0
-    total = torch.zeros((), dtype=torch.float64)
-    sums = torch.zeros(transcoder.W_dec.shape[1], dtype=torch.float64)
-    fired = torch.zeros(transcoder.d_transcoder, dtype=torch.bool)
-    losses = [0.0, 0.0]
-    n_predicted = 0
-    special = torch.tensor(sorted(special_ids), dtype=torch.long)
+    sums = {layer: _Sums.none(coders[layer][layer]) for layer in sorted(coders)}
+    sources = sorted({source for by_source in coders.values() for source in by_source})
+    losses, n_predicted, n_rows = torch.zeros(len(sums) + 2, dtype=torch.float64), 0, 0
 
-    for tokens, real in batches:
-        kept = real & ~torch.isin(tokens.long(), special)
-        captured = capture(model, family, tokens, [*below, layer], hooks)
-        x, y = captured[layer].x[kept], captured[layer].y[kept]
-        added = torch.zeros_like(captured[layer].y)
-        for source, coder in below.items():
-            added += _output(coder, captured[source].x)
-        a = transcoder.encode(x)
-        squared_error += float((y - transcoder.decode(a, x) - added[kept]).double().square().sum())
-        total += y.double().square().sum()
-        sums += y.double().sum(0)
-        fired |= (a > 0).any(0)
-        active += int((a > 0).sum())
-        n += len(x)
-        logits = model(input_ids=tokens.long(), use_cache=False).logits
-        loss, count = next_token_loss(logits, tokens, real)
-        losses[0] += loss
-        logits = logits_with_replacement(
-            model, family, tokens, layer, hooks, lambda x, added=added: _output(transcoder, x) + added
+    def spliced(row: Tensor) -> Tensor:
+        return _spliced_losses(model, family, hooks, coders, row)
+
+    for tokens, real, counted in text:
+        chosen = range(-n_rows % ROWS_PER_SPLICE, len(tokens), ROWS_PER_SPLICE)
+        lengths = [int(real[row].sum()) for row in chosen]
+        rows = [tokens[row : row + 1, :n] for row, n in zip(chosen, lengths, strict=True) if n > 1]
+        replaced = [pool.submit(spliced, row) for row in rows]
+        captured = capture(model, family, tokens, sources, hooks)
+        xs = {source: captured[source].x[counted] for source in sources}
+        for layer, measured in sums.items():
+            measured.add(xs, captured[layer].y[counted], coders[layer])
+        losses += sum(future.result() for future in replaced)
+        n_predicted += sum(row.shape[1] - 1 for row in rows)
+        n_rows += len(tokens)
+    loss, all_replaced, *alone = (losses / max(n_predicted, 1)).tolist()
+    together = all_replaced if len(sums) == len(family.block_modules(model)) else None
+    return [
+        measured.quality(layer, (loss, replaced, together), n_predicted)
+        for (layer, measured), replaced in zip(sums.items(), alone, strict=True)
+    ]
+
+
+@dataclass
+class _Sums:
+    """What a layer's figures are worked out from."""
+
+    fired: Bool[Tensor, " d_transcoder"]
+    sums: Float[Tensor, " d_model"]
+    total: float = 0.0
+    squared_error: float = 0.0
+    n_active: int = 0
+    n: int = 0
+
+    @classmethod
+    def none(cls, coder: Transcoder) -> "_Sums":
+        return cls(
+            coder.b_enc.new_zeros(coder.d_transcoder, dtype=torch.bool),
+            coder.b_dec.new_zeros(coder.b_dec.shape, dtype=torch.float64),
         )
-        losses[1] += next_token_loss(logits, tokens, real)[0]
-        n_predicted += count
-    variance = float(total - sums.square().sum() / max(n, 1))
-    if n_predicted == 0 or variance <= 0:
-        raise ValueError(
-            f"the text for the quality check is too short or too uniform to measure on: {n} tokens, "
-            f"over which the MLP's output has variance {variance:g}; name a longer corpus.source"
+
+    def add(self, xs: Mapping[int, Tensor], y: Tensor, coders: Mapping[int, Transcoder]) -> None:
+        own = max(coders)  # a layer's own transcoder is above those that write to it from below
+        a = coders[own].encode(xs[own])
+        found = coders[own].decode(a, xs[own])
+        for source, coder in coders.items():
+            if source != own:
+                found += _output(coder, xs[source])
+        self.squared_error += float((y - found).double().square().sum())
+        self.total += float(y.double().square().sum())
+        self.sums = self.sums + y.double().sum(0)
+        self.fired |= (a > 0).any(0)
+        self.n_active += int((a > 0).sum())
+        self.n += len(y)
+
+    def quality(self, layer: int, losses: tuple[float, float, float | None], n_predicted: int) -> Quality:
+        variance = self.total - float(self.sums.square().sum()) / max(self.n, 1)
+        if n_predicted == 0 or variance <= 0:
+            raise ValueError(
+                f"the text for the quality check is too short or too uniform to measure on: {self.n} tokens, "
+                f"over which the MLP's output has variance {variance:g}; name a longer corpus.source"
+            )
+        loss, replaced, all_replaced = losses
+        return Quality(
+            layer=layer,
+            explained_variance=1 - self.squared_error / variance,
+            l0=self.n_active / self.n,
+            dead_share=float((~self.fired).float().mean()),
+            loss=loss,
+            loss_replaced=replaced,
+            loss_all_replaced=all_replaced,
+            n_tokens=self.n,
         )
-    return Quality(
-        layer=layer,
-        explained_variance=1 - squared_error / variance,
-        l0=active / n,
-        dead_share=float((~fired).float().mean()),
-        loss=losses[0] / n_predicted,
-        loss_replaced=losses[1] / n_predicted,
-        n_tokens=n,
-    )
 
 
-def _output(transcoder: Transcoder, x: Float[Tensor, "batch n_pos d_model"]) -> Float[Tensor, "batch n_pos d_model"]:
-    flat = x.flatten(0, 1)
-    return transcoder.decode(transcoder.encode(flat), flat).view_as(x)
+def _spliced_losses(
+    model: nn.Module, family: Family, hooks: Hooks, coders: Coders, tokens: Integer[Tensor, "1 n_pos"]
+) -> Float[Tensor, " losses"]:
+    """Summed next-token losses of one row in nats: the model's own, with all layers replaced, and with each of them."""
+    blocks, handles = family.block_modules(model), []
+    own: dict[int, Tensor] = {}
+    changed: dict[int, Tensor] = {}
+
+    def keep(layer: int, x: Tensor) -> None:
+        own[layer], changed[layer] = x[0], x[1] if len(x) > 1 else x[0]
+
+    def one_more(hidden: Tensor, n: int) -> Tensor:
+        """The first row again, once for the layer that is replaced, and at the lowest once for all together."""
+        return torch.cat([hidden, hidden[:1].expand(n, -1, -1)])
+
+    def replaced(layer: int, output: Tensor) -> Tensor:
+        output = output.clone()
+        for row, xs in ((-1, own), (1, changed)):
+            output[row] = sum(_output(coder, xs[source]) for source, coder in coders[layer].items())
+        return output
+
+    lowest = min(coders)
+    for layer in sorted({source for by_source in coders.values() for source in by_source}):
+        handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: keep(at, x)))
+    for layer in coders:
+        n = 2 if layer == lowest else 1
+        handles.append(on_block_input(blocks[layer], lambda hidden, n=n: one_more(hidden, n)))
+        target = output_module(family, blocks[layer], hooks)
+        replace = in_this_thread(lambda _m, _a, output, at=layer: replaced(at, output))
+        handles.append(target.register_forward_hook(replace))
+    with removing(handles):
+        hidden = last_hidden(model, family, tokens)
+    wanted = tokens[0, 1:].long()
+    return torch.stack([_loss(model, family, row[:-1], wanted) for row in hidden])
+
+
+def _loss(model: nn.Module, family: Family, hidden: Tensor, wanted: Tensor) -> Tensor:
+    logits = attrgetter(family.unembedding)(model)(hidden).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return nn.functional.cross_entropy(logits, wanted, reduction="sum").double()
+
+
+def _output(transcoder: Transcoder, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    return transcoder.decode(transcoder.encode(x), x)

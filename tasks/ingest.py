@@ -1,13 +1,16 @@
 """Bring one checkpoint into the store: measured first, then written layer by layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from interp.activations.positions import counted_in_rows
+from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.quality import Quality, measure_quality
@@ -31,7 +34,7 @@ from storage.models import ModelFolder
 from storage.store import Store, write_json
 from storage.token_texts import token_texts
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
-from tasks.models import loaded_model
+from tasks.models import loaded_model, threads
 from tasks.shard_task import shard_task
 
 
@@ -48,15 +51,22 @@ class Text:
     def source(self) -> str:
         return self.corpus.source
 
-    def batches(self, folder: ModelFolder) -> Iterator[tuple[Tensor, Tensor]]:
-        """(tokens, which are real) in batches."""
+    def batches(self, folder: ModelFolder, counted: ActivationSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(tokens, which are real, which count) in batches."""
         corpus, n_pos = self.corpus, self.corpus.n_pos
         step = max(1, TOKENS_PER_BATCH // n_pos)
         sides = one_side(corpus.bos, n_pos, corpus.layout, max_rows(self.n_tokens, n_pos))
-        tokens = corpus.tokens(folder.tokenizer, folder.n_tokens)
-        for block in pack(read_texts(corpus.source, corpus.field), tokens, sides):
-            for start in range(0, len(block.rows.tokens), step):
-                yield padded(torch.from_numpy(block.rows.tokens[start : start + step]))
+        special = folder.tokenizer.all_special_ids
+        before = np.zeros((0, n_pos), np.int32)
+        for block in pack(
+            read_texts(corpus.source, corpus.field), corpus.tokens(folder.tokenizer, folder.n_tokens), sides
+        ):
+            tokens, documents = block.rows
+            counts = counted_in_rows(tokens, documents, before, special, counted)
+            before = np.concatenate([before, documents])[-counted.skip_document_start or len(documents) :]
+            for start in range(0, len(tokens), step):
+                part = slice(start, start + step)
+                yield (*padded(torch.from_numpy(tokens[part])), torch.from_numpy(counts[part]))
 
 
 @dataclass(frozen=True)
@@ -68,33 +78,43 @@ class IngestJob:
     transcoder_path: Path
     hooks: Hooks
     text: Text
+    counted: ActivationSettings
+    """Which positions variance and active features are of."""
+    n_threads: int = 1
 
     def transcoders(self, folder: ModelFolder) -> TranscoderFolder:
         """The release, for this model."""
         return open_transcoders(self.transcoder_path, folder.family.model_type, *self.hooks)
 
 
-@shard_task("measure-quality", "measure L{layer:02d}")
-def measure_layer(store: Store, job: IngestJob, layer: int) -> int:
-    """Run a layer's transcoder beside its MLP on a piece of text and record the figures."""
-    path = quality_path(store, job.checkpoint_id, job.text.recipe, layer)
-    if not path.exists():
-        quality, suspicion = measured(job, layer)
-        write_json(path, {**asdict(quality), "text": job.text.source, "suspicion": suspicion})
-    return layer
+@shard_task("measure-quality", "measure L{layers}")
+def measure_layers(store: Store, job: IngestJob, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Run the transcoders of some layers beside their MLPs on a piece of text and record the figures.
+
+    Memory: the model, these transcoders, and what `measure_quality` says.
+    """
+    paths = [quality_path(store, job.checkpoint_id, job.text.recipe, layer) for layer in layers]
+    if not all(path.exists() for path in paths):
+        for path, (quality, suspicion) in zip(paths, measured(job, layers), strict=True):
+            write_json(path, {**asdict(quality), "text": job.text.source, "suspicion": suspicion})
+    return layers
 
 
-def measured(job: IngestJob, layer: int) -> tuple[Quality, str | None]:
-    """A layer's figures on a text, and why they say that it was read wrongly, if they do."""
+def measured(job: IngestJob, layers: Sequence[int]) -> list[tuple[Quality, str | None]]:
+    """The figures of some layers on a text, and why they say that a layer was read wrongly, if they do."""
     folder, model = loaded_model(job.model_path)
     transcoders = job.transcoders(folder)
-    transcoder = transcoders.read(layer).to(torch.float32)
-    below = {source: coder.to(torch.float32) for source, coder in transcoders.below(layer).items()}
-    special = frozenset(folder.tokenizer.all_special_ids)
-    quality = measure_quality(
-        model, folder.family, job.hooks, layer, transcoder, job.text.batches(folder), special, below
-    )
-    return quality, quality.suspicion(transcoder.d_transcoder)
+    coders = {
+        layer: {
+            **{source: coder.to(torch.float32) for source, coder in transcoders.below(layer).items()},
+            layer: transcoders.read(layer).to(torch.float32),
+        }
+        for layer in layers
+    }
+    text = job.text.batches(folder, job.counted)
+    with threads(job.n_threads) as pool:
+        found = measure_quality(model, folder.family, job.hooks, coders, text, pool)
+    return [(quality, quality.suspicion(coders[quality.layer][quality.layer].d_transcoder)) for quality in found]
 
 
 @shard_task("ingest-embeddings", "ingest embeddings")
@@ -140,7 +160,8 @@ def load_checkpoint(
     finish(store, checkpoint_id, attributes)
     part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
     layers = read_quality(store, checkpoint_id, text, attributes.n_layers)
-    figures = [{name: value for name, value in layer.items() if name != "suspicion"} for layer in layers]
+    names = [name for name in TABLES["transcoder_quality"].arrow.names if name != "checkpoint_id"]
+    figures = [{name: layer[name] for name in names} for layer in layers]
     columns = {name: [layer[name] for layer in figures] for name in figures[0]}
     write_part(part, "transcoder_quality", {"checkpoint_id": checkpoint_id, **columns}, len(figures))
     with open_catalog(store.catalog, write=True) as connection:

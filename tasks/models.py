@@ -1,10 +1,12 @@
 """The model that this process works with, kept between tasks because loading it costs more than a task."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import nn
 
 from interp.activations.encoding import Encoder
@@ -30,6 +32,11 @@ def _load(path: Path, device: str, open_attention: bool) -> tuple[ModelFolder, n
     if open_attention:
         model.set_attn_implementation("eager")
     return folder, model
+
+
+def threads(n: int) -> ThreadPoolExecutor:
+    """Threads for work within a task, each with its share of the cores."""
+    return ThreadPoolExecutor(n, initializer=torch.get_num_threads)  # before that, products take every core
 
 
 def forget_model() -> None:

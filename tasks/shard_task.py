@@ -24,6 +24,9 @@ RETRIES = 2
 CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
 """The Dask cluster whose workers do the work of tasks; without one it is done where the task is."""
 
+PROGRESS: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
+"""Whom a long task tells how many of its parts are done; nobody where it runs on a worker of a cluster."""
+
 
 def may_pass(_task: object, _run: "TaskRun", state: "State[object]") -> bool:
     """Whether a failure is worth a retry: not bad input, not a full disk."""

@@ -1,26 +1,35 @@
-"""Train one layer's transcoder on a corpus."""
+"""Train the transcoders of a group of layers on a corpus."""
 
-from dataclasses import dataclass
-from functools import partial
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from interp.capture import Hooks, capture
-from interp.quality import measure_quality
-from interp.training import Step, Trainer, TrainingSettings, train
+from interp.activations.positions import counted_in_rows
+from interp.activations.settings import ActivationSettings
+from interp.capture import Hooks
+from interp.quality import Quality, measure_quality, of_each
+from interp.training.settings import TrainingSettings
+from interp.training.streams import captured
+from interp.training.together import train_together
+from interp.training.trainer import Step, Trainer
+from interp.transcoder import Transcoder
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
-from storage.corpora.corpus import corpus_attributes, read_rows_at
+from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_rows
 from storage.formats.circuit_tracer import layer_tensors
 from storage.store import Store, whole_file, write_json
-from tasks.activations.corpora import batches, padded
-from tasks.models import loaded_model
-from tasks.shard_task import shard_task
+from tasks.activations.corpora import TOKENS_PER_BATCH, padded
+from tasks.models import loaded_model, threads
+from tasks.shard_task import PROGRESS, shard_task
 
-STEPS_PER_STATE = 200
-"""A killed training loses at most so many steps."""
+SECONDS_PER_STATE = 120.0
+"""A killed training loses at most the steps of so many seconds."""
 
 STEPS_PER_RECORD = 10
 HELD_OUT_SHARE = 0.05
@@ -38,77 +47,158 @@ class TrainingJob:
     corpus_id: str
     hooks: Hooks
     settings: TrainingSettings
+    counted: ActivationSettings
+    """Which positions count: those of others are neither trained nor measured on."""
+    n_threads: int = 1
 
 
-@shard_task("train-transcoder", "train-transcoder L{layer:02d}")
-def train_layer(store: Store, job: TrainingJob, layer: int) -> int:
-    """Train a layer, resuming a killed training; writes weights, then curve and quality."""
-    corpus_id, hooks, settings = job.corpus_id, job.hooks, job.settings
+@dataclass
+class _Records:
+    """The figures of a training: of every layer, those of each tenth step."""
+
+    curves: dict[int, list[Step]] = field(default_factory=dict)
+
+    def add(self, figures: Mapping[int, Step]) -> None:
+        for layer, step in figures.items():
+            if step.step % STEPS_PER_RECORD == 0:
+                self.curves.setdefault(layer, []).append(step)
+
+
+@shard_task("train-transcoders", "train transcoders L{layers}")
+def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Train some layers from one pass of the model, resuming a killed training; writes weights, curves and quality.
+
+    Memory: the model; weights, Adam's moments and a step's streams of every layer; and what a step makes of these in
+    each thread.
+    """
     folder = store.trained_transcoders(job.recipe)
-    weights, record = folder / f"layer_{layer}.safetensors", folder / f"layer_{layer}.json"
-    if weights.exists() and record.exists():
-        return layer
-    state_path, curve = folder / f"layer_{layer}.state", []
+    left = [n for n in layers if not (_weights(folder, n).exists() and _record(folder, n).exists())]
+    if not left:
+        return layers
     folder.mkdir(parents=True, exist_ok=True)
+    records = _Records()
+    with threads(job.n_threads) as pool:
+        trainers = _train(store, job, left, pool, records)
+        transcoders = {layer: trainer.transcoder() for layer, trainer in trainers.items()}
+        trainers.clear()
+        for layer, transcoder in transcoders.items():
+            _check_finite(transcoder, layer, job.settings)
+        figures = _measured(store, job, transcoders, pool)
+    for quality in figures:
+        layer = quality.layer
+        with whole_file(_weights(folder, layer)) as partial_path:
+            save_file(layer_tensors(transcoders[layer]), partial_path, {NAME: UNSTAMPED})
+            stamp(partial_path)
+        curve = [step._asdict() for step in records.curves.get(layer, [])]
+        write_json(_record(folder, layer), {"quality": vars(quality), "curve": curve})
+        _state(folder, layer).unlink(missing_ok=True)
+    return layers
+
+
+def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, records: _Records) -> dict[int, Trainer]:
+    folder, rows = store.trained_transcoders(job.recipe), _Rows(store, job)
     model_folder, model = loaded_model(job.model_path)
-    n_rows = corpus_attributes(store, corpus_id).n_sequences
-    n_train = max(1, int(n_rows * (1 - HELD_OUT_SHARE)))
-    special = frozenset(model_folder.tokenizer.all_special_ids)
-    read = partial(_batch, store, corpus_id, n_train, settings, special)
+    trainers = {}
+    for layer in layers:
+        if _state(folder, layer).exists():
+            trainers[layer], records.curves[layer] = _read_state(_state(folder, layer), job.settings)
+    saved, progress = time.monotonic(), PROGRESS.get()
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        tokens, kept = read(step)
-        streams = capture(model, model_folder.family, tokens, [layer], hooks)[layer]
-        return streams.x[kept], streams.y[kept]
+    def read(step: int, wanted: list[int]):
+        return captured(model, model_folder.family, job.hooks, wanted, rows.of_step(step), pool)
 
-    state = None
-    if state_path.exists():
-        check_file(state_path)
-        state = load_file(state_path)
-        curve = [Step(int(row[0]), *row[1:]) for row in state.pop("curve").tolist()]
+    def on_step(together: Mapping[int, Trainer], figures: Mapping[int, Step]) -> None:
+        nonlocal saved
+        records.add(figures)
+        if progress is not None:
+            progress(min(trainer.step_number for trainer in together.values()))
+        if time.monotonic() - saved >= SECONDS_PER_STATE:
+            for layer in figures:
+                _write_state(_state(folder, layer), together[layer], records.curves.get(layer, []))
+            saved = time.monotonic()
 
-    def on_step(trainer: Trainer, step: Step) -> None:
-        if step.step % STEPS_PER_RECORD == 0:
-            curve.append(step)
-        if step.step % STEPS_PER_STATE == 0:
-            with whole_file(state_path) as partial_path:
-                tensors = {**trainer.state(), "curve": torch.tensor(curve, dtype=torch.float64)}
-                save_file(tensors, partial_path, {NAME: UNSTAMPED})
-                stamp(partial_path)
+    return train_together(read, layers, job.settings, pool, on_step, trainers)
 
-    transcoder = train(batch, settings, on_step, state)
-    held_out = batches(
-        store, corpus_id, n_train, min(n_rows, n_train + _rows_for(MAX_HELD_OUT_TOKENS, store, corpus_id))
-    )
-    quality = measure_quality(model, model_folder.family, hooks, layer, transcoder, held_out, special)
+
+def _weights(folder: Path, layer: int) -> Path:
+    return folder / f"layer_{layer}.safetensors"
+
+
+def _record(folder: Path, layer: int) -> Path:
+    return folder / f"layer_{layer}.json"
+
+
+def _state(folder: Path, layer: int) -> Path:
+    return folder / f"layer_{layer}.state"
+
+
+def _read_state(path: Path, settings: TrainingSettings) -> tuple[Trainer, list[Step]]:
+    check_file(path)
+    state = load_file(path)
+    curve = [Step(int(row[0]), *row[1:]) for row in state.pop("curve").tolist()]
+    return Trainer.resumed(state, settings), curve
+
+
+def _write_state(path: Path, trainer: Trainer, curve: list[Step]) -> None:
+    with whole_file(path) as partial_path:
+        rows = torch.tensor(curve, dtype=torch.float64).view(-1, len(Step._fields))
+        save_file({**trainer.state(), "curve": rows}, partial_path, {NAME: UNSTAMPED})
+        stamp(partial_path)
+
+
+def _check_finite(transcoder: Transcoder, layer: int, settings: TrainingSettings) -> None:
     if not all(torch.isfinite(tensor).all() for tensor in layer_tensors(transcoder).values()):
         raise ValueError(
             f"transcoder.train: training of layer {layer} diverged, its weights are no numbers any more; "
             f"lower learning_rate, which is {settings.learning_rate:g}"
         )
-    with whole_file(weights) as partial_path:
-        save_file(layer_tensors(transcoder), partial_path, {NAME: UNSTAMPED})
-        stamp(partial_path)
-    write_json(record, {"quality": vars(quality), "curve": [step._asdict() for step in curve]})
-    state_path.unlink(missing_ok=True)
-    return layer
 
 
-def _rows_for(n_tokens: int, store: Store, corpus_id: str) -> int:
-    return max(1, n_tokens // corpus_attributes(store, corpus_id).n_pos)
+def _measured(store: Store, job: TrainingJob, transcoders: Mapping[int, Transcoder], pool: Executor) -> list[Quality]:
+    text = _Rows(store, job).held_out()
+    model_folder, model = loaded_model(job.model_path)
+    return measure_quality(model, model_folder.family, job.hooks, of_each(transcoders), text, pool)
 
 
-def _batch(
-    store: Store, corpus_id: str, n_train: int, settings: TrainingSettings, special: frozenset[int], step: int
-) -> tuple[Tensor, Tensor]:
-    """Rows of one step, (tokens, positions to learn from): every epoch goes through all rows in an order of its own."""
-    n_pos = corpus_attributes(store, corpus_id).n_pos
-    per_step = min(n_train, max(1, settings.batch_tokens // n_pos))
-    epoch, at = divmod(step * per_step, n_train)
-    order = [_epoch_order(settings.seed, epoch, n_train), _epoch_order(settings.seed, epoch + 1, n_train)]
-    rows = torch.cat(order)[at : at + per_step].sort().values
-    tokens, real = padded(torch.from_numpy(read_rows_at(store, corpus_id, rows.numpy())))
-    return tokens, real & ~torch.isin(tokens.long(), torch.tensor(sorted(special), dtype=torch.long))
+class _Rows:
+    """The rows of a corpus: those of each step, and those that are measured on."""
+
+    def __init__(self, store: Store, job: TrainingJob) -> None:
+        self.store, self.job = store, job
+        attributes = corpus_attributes(store, job.corpus_id)
+        self.n_rows, self.n_pos = attributes.n_sequences, attributes.n_pos
+        self.n_train = max(1, int(self.n_rows * (1 - HELD_OUT_SHARE)))
+        self.special = loaded_model(job.model_path)[0].tokenizer.all_special_ids
+
+    def of_step(self, step: int) -> tuple[Tensor, Tensor]:
+        """(tokens, which positions count): every epoch goes through all rows in an order of its own."""
+        n_train, seed = self.n_train, self.job.settings.seed
+        per_step = min(n_train, max(1, self.job.settings.batch_tokens // self.n_pos))
+        epoch, at = divmod(step * per_step, n_train)
+        order = [_epoch_order(seed, epoch, n_train), _epoch_order(seed, epoch + 1, n_train)]
+        tokens, _, counted = self._read(torch.cat(order)[at : at + per_step].sort().values.numpy())
+        return tokens, counted
+
+    def held_out(self):
+        """(tokens, which are real, which count), in batches."""
+        step = max(1, TOKENS_PER_BATCH // self.n_pos)
+        stop = min(self.n_rows, self.n_train + max(1, MAX_HELD_OUT_TOKENS // self.n_pos))
+        for start in range(self.n_train, stop, step):
+            yield self._read(np.arange(start, min(start + step, stop)))
+
+    def _read(self, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        rows = read_chosen_rows(self.store, self.job.corpus_id, at)
+        n_before = self.job.counted.skip_document_start
+        if n_before == 0:
+            counted = counted_in_rows(rows.tokens, rows.documents, rows.documents[:0], self.special, self.job.counted)
+        else:
+            counted = np.concatenate([self._counted(int(row), n_before) for row in at])
+        return (*padded(torch.from_numpy(rows.tokens)), torch.from_numpy(counted))
+
+    def _counted(self, row: int, n_before: int) -> np.ndarray:
+        before = read_rows(self.store, self.job.corpus_id, max(0, row - n_before), row).documents
+        own = read_rows(self.store, self.job.corpus_id, row, row + 1)
+        return counted_in_rows(own.tokens, own.documents, before, self.special, self.job.counted)
 
 
 def _epoch_order(seed: int, epoch: int, n_rows: int) -> Tensor:

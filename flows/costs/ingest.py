@@ -3,6 +3,7 @@
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from interp.quality import ROWS_PER_SPLICE
 
 WRITTEN_BYTES_PER_S = 100e6
 """Of files read, hashed and written into the store."""
@@ -10,7 +11,11 @@ WRITTEN_BYTES_PER_S = 100e6
 
 def ingest_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name."""
-    measuring = sizes.n_layers * config.quality_tokens * 3 * sizes.model_flops / rates.products
+    spliced = config.quality_tokens / ROWS_PER_SPLICE * (sizes.n_layers + 2)
+    coders = sizes.n_layers * 4 * sizes.d_transcoder * sizes.d_model
+    unembedding = sizes.model_flops - sizes.block_flops
+    flops = config.quality_tokens * (sizes.block_flops + coders) + spliced * (sizes.block_flops / 2 + unembedding)
+    measuring = flops / rates.products
     layer = sizes.d_transcoder * sizes.d_model * 8
     seconds = sizes.n_bytes / WRITTEN_BYTES_PER_S + measuring
     return {"ingest": Cost(sizes.n_layers, seconds, sizes.n_bytes, sizes.model_bytes, 2 * layer)}

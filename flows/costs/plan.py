@@ -9,14 +9,12 @@ from flows.costs.coactivation import refuse_what_does_not_fit
 from flows.costs.rates import Cost, Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
+from flows.costs.training import training_costs
 from flows.subject.origin import pinned, to_download
 from flows.subject.subject import Source, Subject, identify, open_source, store_path
 from storage.bucket.working_copy import refresh_all
 from storage.catalog.runs import corrections
 from storage.hub import RemoteFile, UnreachableError
-
-TOKENS_TRAINED_PER_FORWARD = 3
-"""A training step costs about three forward passes of a transcoder: forward, and backward to inputs and weights."""
 
 DOWNLOAD_BYTES_PER_S = 50e6
 """A guess, which only a download could better."""
@@ -27,7 +25,7 @@ STARTUP_S = 14.0
 SMALLEST_CATALOG_BYTES = 2 * 3.7e6
 """The catalog of a dozen features with its published copy: DuckDB writes whole blocks."""
 
-DOWNLOAD, TRAINING, TRAIN = "download", "train-transcoders", "train transcoders"
+DOWNLOAD, TRAINING = "download", "train-transcoders"
 
 
 Measure = Callable[[int, RunConfig], Rates]
@@ -140,7 +138,7 @@ def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
     if left:
         sizes = sizes_on_hub(config)
         rates = Rates.measured(sizes.d_model, config)
-        training = {} if config.transcoder.train is None else {(TRAINING, TRAIN): _train(sizes, config, rates)}
+        training = {} if config.transcoder.train is None else _train(sizes, config, rates)
         costs = {(DOWNLOAD, DOWNLOAD): _download(left), **training, **_costs(stages, sizes, config, rates)}
         return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
@@ -154,7 +152,7 @@ def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measur
     """All of a run whose transcoders have to be trained."""
     config, sizes = source.config, sizes_to_train(source)
     rates = measured(sizes.d_model, config)
-    return _all_to_do({(TRAINING, TRAIN): _train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
+    return _all_to_do({**_train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
 
 
 def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
@@ -194,14 +192,9 @@ def _download(files: list[RemoteFile]) -> Cost:
     return Cost(len(files), n_bytes / DOWNLOAD_BYTES_PER_S, n_bytes, 0, 0)
 
 
-def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> Cost:
-    training = config.transcoder.train
-    assert training is not None
-    coder = 2 * 2 * sizes.d_transcoder * sizes.d_model * TOKENS_TRAINED_PER_FORWARD
-    flops = sizes.n_layers * training.n_steps * training.batch_tokens * (coder + sizes.model_flops)
-    weights = sizes.d_transcoder * sizes.d_model * 8
-    trained = 4 * weights  # with gradients and Adam's two moments
-    return Cost(sizes.n_layers, flops / rates.products, sizes.n_layers * weights, sizes.model_bytes, trained)
+def _train(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[tuple[str, str], Cost]:
+    name, cost = training_costs(sizes, config, rates)
+    return {(TRAINING, name): cost}
 
 
 def _costs(stages: Sequence[Plannable], sizes: Sizes, config: RunConfig, rates: Rates) -> dict[tuple[str, str], Cost]:

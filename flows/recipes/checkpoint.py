@@ -2,29 +2,39 @@
 
 from collections.abc import Mapping, Sequence
 
+from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
-from interp.training import TrainingSettings
+from interp.training.settings import TrainingSettings
 from storage.recipes import short_hash
 
 INGEST_VERSION = 1
 """Bump when the same files would be written differently into the store."""
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Bump when the same settings would train other transcoders."""
+
+MEASURING_VERSION = 2
+"""Bump when the same transcoders would get other figures on the same text."""
 
 TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
 """Where transcoders trained here read, and what they stand for: exactly the MLP module."""
 
 
 def trained_transcoders(
-    model_sha256: str, tokenizer_sha256: str, corpus_id: str, training: TrainingSettings | None
+    model_sha256: str,
+    tokenizer_sha256: str,
+    corpus_id: str,
+    training: TrainingSettings | None,
+    activations: ActivationSettings,
 ) -> str:
-    """Names trained transcoders: by the model, the tokens that they see, and how they are trained."""
+    """Names trained transcoders: by the model, the tokens that they see, which of these count, and how they are
+    trained."""
     return short_hash(
         model=model_sha256,
         tokenizer=tokenizer_sha256,
         corpus=corpus_id,
-        training=training,
+        training=training and training.determining,
+        counted=activations.counted,
         hooks=TRAINED_HOOKS,
         version=TRAINING_VERSION,
     )
@@ -43,9 +53,9 @@ def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: in
     return short_hash(weights=weights_sha256, hooks=hooks, tokenizer=tokenizer_sha256, bos=bos, version=INGEST_VERSION)
 
 
-def measured_text(corpus_id: str, n_tokens: int) -> str:
-    """Names the beginning of a corpus on which transcoders are measured."""
-    return short_hash(corpus=corpus_id, n_tokens=n_tokens)
+def measured_text(corpus_id: str, n_tokens: int, activations: ActivationSettings) -> str:
+    """Names the beginning of a corpus on which transcoders are measured, and which of its tokens count."""
+    return short_hash(corpus=corpus_id, n_tokens=n_tokens, counted=activations.counted, version=MEASURING_VERSION)
 
 
 def joined_corpora(corpus_ids: Sequence[str]) -> str:

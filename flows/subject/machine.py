@@ -14,6 +14,11 @@ def n_workers(engine: EngineConfig) -> int:
     return engine.workers or os.cpu_count() or 1
 
 
+def threads_of_a_lone_task(engine: EngineConfig) -> int:
+    """Threads within a task that has this process to itself; a worker of Dask has one."""
+    return 1 if engine.runner == "dask" else n_workers(engine)
+
+
 def arithmetic(engine: EngineConfig) -> Arithmetic:
     """On which device the products are computed, and whether they are screened in bfloat16.
 

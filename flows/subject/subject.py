@@ -58,8 +58,9 @@ class Source:
     @property
     def training_recipe(self) -> str:
         """Names the transcoders that this configuration trains."""
+        config = self.config
         return trained_transcoders(
-            self.model_sha256, self.tokenizer_sha256, self.corpus.corpus_id, self.config.transcoder.train
+            self.model_sha256, self.tokenizer_sha256, self.corpus.corpus_id, config.transcoder.train, config.activations
         )
 
     @property

@@ -50,6 +50,11 @@ class TranscoderFolder:
     """By layer, what the layers below add to the output of a layer's MLP: nothing unless the transcoders are
     cross-layer ones. Memory: an encoder and a decoder of each layer below."""
 
+    def float32_bytes(self, layer: int) -> int:
+        """Memory of a layer's transcoder in float32, with what `below` has of the layers below it."""
+        d_transcoder, d_model = self.shape(layer)
+        return 8 * d_transcoder * d_model * (1 if self.below is _nothing_below else layer + 1)
+
 
 def refuse_links_out(root: Path) -> None:
     """Refuse symbolic links that lead out of a folder, unless to the blobs of the same repository in a Hub cache.

@@ -9,7 +9,8 @@ from flows.subject.origin import transcoder_files
 from tests.conftest import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
-NEEDED = {"stories260k": ["model.path=model", "corpus.source=text.txt"]}
+NAMED = ["model.path=model", "corpus.source=text.txt"]
+NEEDED = {"stories260k": NAMED, "smollm2-135m": NAMED}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

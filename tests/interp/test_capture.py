@@ -1,19 +1,22 @@
 """Reading and replacing what MLPs do, on random models of every family."""
 
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from interp.capture import Hooks, capture, logits_with_replacement
+from interp import quality as quality_module
+from interp.capture import Hooks, capture, output_module
 from interp.families import Family, family_of
-from interp.quality import measure_quality
+from interp.quality import Quality, measure_quality, of_each
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 from tests.tiny_models import CONFIGS, tiny_model
 
 TOKENS = torch.arange(30).view(3, 10)
+REAL = torch.ones_like(TOKENS, dtype=torch.bool)
 
 
 @pytest.fixture(params=CONFIGS)
@@ -41,13 +44,22 @@ def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
     torch.testing.assert_close(ratio, ratio[:1].expand(5), rtol=1e-3, atol=0)
 
 
-def test_replacing_an_mlp_by_itself_changes_nothing(model_and_family: tuple[nn.Module, Family]) -> None:
-    model, family = model_and_family
-    mlp = family.module(family.block_modules(model)[1], family.mlp)
-    replaced = logits_with_replacement(model, family, TOKENS, 1, Hooks("mlp_in", "mlp_out"), mlp.forward)
-    torch.testing.assert_close(replaced, model(TOKENS).logits)
-    silenced = logits_with_replacement(model, family, TOKENS, 1, Hooks("mlp_in", "mlp_out"), torch.zeros_like)
-    assert not torch.allclose(silenced, model(TOKENS).logits)
+def logits_with(
+    model: nn.Module, family: Family, tokens: Tensor, outputs: Mapping[int, Callable[[Tensor], Tensor]]
+) -> Tensor:
+    """The obvious computation: the model's logits with `outputs[layer](MLP's input)` in place of an MLP's output."""
+    seen: dict[int, Tensor] = {}
+    handles = []
+    for layer, output in outputs.items():
+        block = family.block_modules(model)[layer]
+        mlp = family.module(block, family.mlp)
+        handles.append(mlp.register_forward_pre_hook(lambda _m, args, at=layer: seen.update({at: args[0]})))
+        target = output_module(family, block, Hooks("mlp_in", "mlp_out"))
+        handles.append(target.register_forward_hook(lambda _m, _a, _o, at=layer, new=output: new(seen[at])))
+    logits = model(tokens).logits
+    for handle in handles:
+        handle.remove()
+    return logits
 
 
 def test_threads_that_share_a_model_do_not_read_each_other(model_and_family: tuple[nn.Module, Family]) -> None:
@@ -68,14 +80,15 @@ def test_an_unknown_family_says_what_to_write() -> None:
 class TestQuality:
     """The figures of a transcoder whose MLP is known."""
 
-    def measured(self, model_and_family: tuple[nn.Module, Family], **changes: torch.Tensor):
+    def measured(self, model_and_family: tuple[nn.Module, Family], **changes: torch.Tensor) -> Quality:
         model, family = model_and_family
         coder = {
             "W_enc": torch.zeros(4, 16), "b_enc": torch.ones(4), "W_dec": torch.zeros(4, 16), "b_dec": torch.zeros(16),
         }  # fmt: skip
-        batches = [(TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))]
         transcoder = Transcoder(**{**coder, **changes}, activation="relu")
-        return measure_quality(model, family, Hooks("mlp_in", "mlp_out"), 1, transcoder, batches)
+        coders, text = of_each({1: transcoder}), [(TOKENS, REAL, REAL)]
+        with ThreadPoolExecutor(2) as pool:
+            return measure_quality(model, family, Hooks("mlp_in", "mlp_out"), coders, text, pool)[0]
 
     def test_the_mean_output_explains_nothing(self, model_and_family: tuple[nn.Module, Family]) -> None:
         model, family = model_and_family
@@ -84,16 +97,63 @@ class TestQuality:
         assert abs(quality.explained_variance) < 1e-5
         assert quality.l0 == 4
         assert quality.n_tokens == 30
+        assert quality.loss_all_replaced is None
         assert "nearly every feature" in (quality.suspicion(4) or "")
+
+    def test_all_layers_are_measured_as_each_alone_would_be(
+        self, model_and_family: tuple[nn.Module, Family], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rows 0 and 2 are run with MLPs replaced, of row 2 the first seven tokens; some positions do not count."""
+        monkeypatch.setattr(quality_module, "ROWS_PER_SPLICE", 2)
+        model, family = model_and_family
+        torch.manual_seed(1)
+        coders = [
+            Transcoder(*(0.3 * torch.randn(shape) for shape in ((4, 16), (4,), (4, 16), (16,))), activation="relu")
+            for _ in range(3)
+        ]
+        real = REAL.clone()
+        real[2, 7:] = False
+        counted = real.clone()
+        counted[:, 0] = False
+        text = [(TOKENS[rows], real[rows], counted[rows]) for rows in (slice(0, 1), slice(1, 3))]
+        hooks, by_layer = Hooks("mlp_in", "mlp_out"), of_each(dict(enumerate(coders)))
+        with ThreadPoolExecutor(2) as pool:
+            together = measure_quality(model, family, hooks, by_layer, iter(text), pool)
+            above = measure_quality(model, family, hooks, {2: by_layer[2]}, iter(text), pool)[0]
+
+        def loss(outputs: Mapping[int, Callable[[Tensor], Tensor]]) -> float:
+            summed = 0.0
+            for row, n in ((0, 10), (2, 7)):
+                logits = logits_with(model, family, TOKENS[row : row + 1, :n], outputs)[0, :-1]
+                summed += nn.functional.cross_entropy(logits, TOKENS[row, 1:n], reduction="sum").item()
+            return summed / 15
+
+        outputs = {layer: lambda x, coder=coder: output_of(coder, x) for layer, coder in enumerate(coders)}
+        streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
+        for quality, coder in zip(together, coders, strict=True):
+            layer = quality.layer
+            x, y = streams[layer].x[counted], streams[layer].y[counted]
+            a = coder.encode(x)
+            unexplained = (y - coder.decode(a, x)).square().sum() / (y - y.mean(0)).square().sum()
+            assert quality.explained_variance == pytest.approx(float(1 - unexplained), 1e-4)
+            assert quality.l0 == pytest.approx(float((a > 0).sum(1).float().mean()))
+            assert quality.dead_share == pytest.approx(float((~(a > 0).any(0)).float().mean()))
+            assert quality.n_tokens == int(counted.sum())
+            assert quality.loss == pytest.approx(loss({}), 1e-4)
+            assert quality.loss_replaced == pytest.approx(loss({layer: outputs[layer]}), 1e-4)
+            assert quality.loss_all_replaced == pytest.approx(loss(outputs), 1e-4)
+        assert above.loss_replaced == pytest.approx(together[2].loss_replaced, 1e-5)
 
     def test_what_lower_layers_write_is_added(self, model_and_family: tuple[nn.Module, Family]) -> None:
         model, family = model_and_family
-        hooks, batches = Hooks("mlp_in", "mlp_out"), [(TOKENS, torch.ones_like(TOKENS, dtype=torch.bool))]
+        hooks = Hooks("mlp_in", "mlp_out")
         coders = [
             Transcoder(*(torch.randn(shape) for shape in ((4, 16), (4,), (4, 16), (16,))), activation="relu")
             for _ in range(3)
         ]
-        quality = measure_quality(model, family, hooks, 2, coders[2], batches, below={0: coders[0], 1: coders[1]})
+        with ThreadPoolExecutor(1) as pool:
+            by_layer = {2: dict(enumerate(coders))}
+            quality = measure_quality(model, family, hooks, by_layer, [(TOKENS, REAL, REAL)], pool)[0]
         streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
         x = [streams[layer].x.flatten(0, 1) for layer in range(3)]
         y = streams[2].y.flatten(0, 1)
@@ -101,11 +161,16 @@ class TestQuality:
         unexplained = (y - found).square().sum() / (y - y.mean(0)).square().sum()
         assert quality.explained_variance == pytest.approx(float(1 - unexplained), 1e-4)
         assert quality.l0 == pytest.approx(float((coders[2].encode(x[2]) > 0).sum(1).float().mean()))
-        logits = logits_with_replacement(model, family, TOKENS, 2, hooks, lambda _: found.view(3, 10, 16))
-        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
-        assert quality.loss_replaced == pytest.approx(float(loss), 1e-4)
+        logits = logits_with(model, family, TOKENS[:1], {2: lambda _: found.view(3, 10, 16)[:1]})
+        loss = nn.functional.cross_entropy(logits[0, :-1], TOKENS[0, 1:])
+        assert quality.loss_replaced == pytest.approx(loss.item(), 1e-4)
 
     def test_silent_features_are_suspicious(self, model_and_family: tuple[nn.Module, Family]) -> None:
         quality = self.measured(model_and_family, b_enc=-torch.ones(4))
         assert quality.dead_share == 1
         assert "L0 = 0" in (quality.suspicion(4) or "")
+
+
+def output_of(coder: Transcoder, x: Tensor) -> Tensor:
+    flat = x.flatten(0, 1)
+    return coder.decode(coder.encode(flat), flat).view_as(x)

@@ -23,7 +23,8 @@ def ingested(folder: Path, *overrides: str) -> Subject:
     config = load_config(Path("configs/demo.yaml"), [f"store={folder}", *overrides])
     subject = identify(open_source(config))
     store, model, release = subject.store, subject.source.model.path, subject.transcoders
-    job = IngestJob(subject.checkpoint_id, model, release.path, release.hooks, quality_text(subject))
+    text, counted = quality_text(subject), config.activations
+    job = IngestJob(subject.checkpoint_id, model, release.path, release.hooks, text, counted)
     ingest_embeddings.fn(store, job)
     for layer in subject.layers:
         ingest_layer.fn(store, job, layer)

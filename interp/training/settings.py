@@ -1,0 +1,52 @@
+"""What training can be told."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from interp.transcoder import ActivationName
+
+NOT_IN_RECIPE = ("max_memory",)
+"""Settings on which the trained weights do not depend."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How transcoders are trained."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
+
+    d_transcoder: Annotated[int, Gt(0), Le(10_000_000)] = 1024
+    """Features a layer."""
+    activation: ActivationName = "topk"
+    """relu, jumprelu or topk."""
+    k: Annotated[int, Gt(0)] = 32
+    """TopK: active features a token."""
+    sparsity: Annotated[float, Ge(0)] = 3e-3
+    """ReLU: weight of the L1 penalty; JumpReLU: weight of the L0 penalty. Unused by TopK."""
+    skip: bool = False
+    """Add a linear skip connection from the MLP's input to its output."""
+    n_steps: Annotated[int, Gt(0)] = 1000
+    """Optimiser steps."""
+    batch_tokens: Annotated[int, Gt(0)] = 4096
+    """Tokens a step."""
+    learning_rate: Annotated[float, Gt(0)] = 2e-3
+    """Peak of Adam's learning rate."""
+    warm_up: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Share of the steps over which the learning rate rises to its peak."""
+    decay: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Share of the steps, the last ones, over which it falls to zero, linearly."""
+    dead_after_tokens: Annotated[int, Gt(0)] = 200_000
+    """A feature that has not fired for so many tokens is dead. TopK: it joins an auxiliary loss that lets dead features
+    explain what the others leave; ReLU and JumpReLU: it starts anew, from a token that is explained badly."""
+    max_memory: Annotated[float, Gt(0)] | None = None
+    """GB that training may take. All layers train from one pass of the model if their weights and optimiser states fit,
+    else in groups, with a pass for each. Left out: three quarters of what is free on this machine."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Seeds the starting features and the order of the data."""
+
+    @property
+    def determining(self) -> dict[str, object]:
+        """The settings on which the trained weights depend."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_RECIPE}

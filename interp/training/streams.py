@@ -1,0 +1,55 @@
+"""Read what the MLPs of many layers read and return at the tokens of a step, once for all of them."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from operator import attrgetter
+
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor, nn
+
+from interp.capture import Hooks, read_streams
+from interp.families import Family
+from interp.training.together import Streams
+
+POSITIONS_PER_PASS = 2048
+"""Positions that a thread runs through the model together."""
+
+
+def captured(
+    model: nn.Module,
+    family: Family,
+    hooks: Hooks,
+    layers: list[int],
+    text: tuple[Integer[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"]],
+    pool: Executor,
+) -> dict[int, Streams]:
+    """The streams of some layers at the kept positions of a text, (tokens, which are kept), row after row.
+
+    Memory: what is returned, and the insides of a pass for each thread of the pool.
+    """
+    tokens, kept = text
+    d_model = attrgetter(family.embedding)(model).weight.shape[1]
+    n = int(kept.sum())
+    found = {layer: (torch.empty(n, d_model), torch.empty(n, d_model)) for layer in layers}
+    step = max(1, POSITIONS_PER_PASS // tokens.shape[1])
+    starts = range(0, len(tokens), step)
+    firsts = [0, *kept.sum(1).cumsum(0).tolist()]
+
+    def run(start: int) -> None:
+        rows = slice(start, start + step)
+        at = kept[rows].flatten().nonzero().squeeze(1)
+        place = slice(firsts[start], firsts[start] + len(at))
+        read_streams(model, family, tokens[rows], layers, hooks, _picking(found, at, place))
+
+    list(pool.map(run, starts))
+    return found
+
+
+def _picking(found: dict[int, Streams], at: Tensor, place: slice) -> Callable[[int, int, Tensor], None]:
+    """Puts the positions `at` of a layer's input (0) or output (1) into their place among those of all rows."""
+
+    def receive(layer: int, which: int, stream: Tensor) -> None:
+        torch.index_select(stream.flatten(0, 1), 0, at, out=found[layer][which][place])
+
+    return receive
