@@ -10,7 +10,7 @@ the saved weights have that folded in.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,12 +20,17 @@ from torch.nn.functional import normalize
 
 from interp.training.gradients import Outcome, Parameters, add_auxiliary, loss_and_gradients
 from interp.training.settings import TrainingSettings
-from interp.transcoder import Transcoder
+from interp.transcoder import Transcoder, activate
 
 REVIVE_EVERY = 100
 """Steps after which ReLU's and JumpReLU's dead features start anew, in the first half of a training."""
 
 MAX_GRADIENT_NORM = 1.0
+
+GAIN_TOKENS = 1024
+"""Tokens from which the first gain is taken."""
+
+MIN_GAIN = 0.01
 
 
 class Step(NamedTuple):
@@ -85,7 +90,10 @@ class Trainer:
         """One that has done nothing yet: its features are tokens of a first batch of inputs and MLP outputs, which also
         fixes the scaling."""
         scaling = Scaling.measured(x, y)
-        return cls(_first_parameters(scaling.x(x), scaling.y(y), settings), scaling, settings)
+        x, y = scaling.x(x), scaling.y(y)
+        parameters = _first_parameters(x, y, settings)
+        gain = _first_gain(parameters, x[:GAIN_TOKENS], y[:GAIN_TOKENS], settings)
+        return cls(parameters, replace(scaling, x_norm=scaling.x_norm / gain), settings)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"]) -> Step:
@@ -207,6 +215,15 @@ def _first_parameters(x: Tensor, y: Tensor, settings: TrainingSettings) -> Param
         W_skip=x.new_zeros(y.shape[1], x.shape[1]) if settings.skip else None,
         log_threshold=x.new_full((settings.d_transcoder,), math.log(0.1)) if jump else None,
     )
+
+
+def _first_gain(p: Parameters, x: Tensor, y: Tensor, settings: TrainingSettings) -> float:
+    """By what the inputs are multiplied so that the first features reconstruct outputs of the right size. Many of them
+    point the same way, and without it their sum is ten times too large, which costs more steps than it would seem."""
+    kind = "topk" if settings.activation == "topk" else "relu"
+    found = activate(x @ p.W_enc.T, kind, None, settings.k) @ p.W_dec
+    gain = float((found * y).sum() / found.square().sum().clamp(min=1e-12))
+    return min(1.0, max(MIN_GAIN, gain))
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:
