@@ -88,7 +88,7 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, unk_token=BOS)
 
 
-def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+def rows_of(texts: list[str], tokenizer: Any) -> torch.Tensor:
     """All full rows of the packed documents."""
     rows = np.concatenate([block.rows.tokens for block in pack(whole_texts(texts), tokenizer, one_side(0, N_POS))])
     return torch.from_numpy(rows[(rows != PADDING).all(1)]).long()
