@@ -192,7 +192,8 @@ class DescribeConfig(_Section):
     """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; openai: any server that speaks
     OpenAI's chat completions, see `openai`; local: a chat model in this process, see `local_model`."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
-    """Methods of description; left out: all for which the catalog holds what they look at."""
+    """Methods of description; left out: all for which the catalog holds what they look at. weightlens+out+llm needs a
+    language model to word it."""
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
     """Describe so many features of each layer, those first that most methods can describe from what is there, which
     are those that `evaluate` judges first; null: all. What weights alone say (the weightlens stage) is said of all."""

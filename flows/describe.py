@@ -13,6 +13,7 @@ from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from tasks.describe.describe import (
+    REWORDS,
     DescribeJob,
     describe_shard,
     forget_unanswered,
@@ -76,8 +77,16 @@ def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
     for method in recipe.methods:
         if recipe.evidence[NEEDS[method]] is None:
             raise ValueError(f"describe.methods: {method} looks at what the stage {NEEDS[method]} finds; run it first")
+        if method in REWORDS and recipe.model is None:
+            raise ValueError(
+                f"describe.methods: {method} rewords what WeightLens found, and describe.explainer=tokens says that in "
+                "the same words; expected explainer anthropic, openai or local, or other methods"
+            )
     if not recipe.methods:
-        raise ValueError("describe: the catalog holds nothing to describe from; run weightlens or activations first")
+        raise ValueError(
+            "describe: the catalog holds nothing to describe from by rule but what weightlens says itself; run "
+            "activations first"
+        )
 
 
 def _job(recipe: DescribeRecipe) -> DescribeJob:

@@ -18,6 +18,7 @@ N_EXAMPLES = 3
 METHODS = """
     SELECT method, explainer, judge, sum(n_features)::BIGINT AS n_judged,
            sum(mean * n_features) / sum(n_features) AS mean_score,
+           sum(common_mean * n_common) / nullif(sum(n_common), 0) AS common_score, sum(n_common)::BIGINT AS n_common,
            sum(lift * n_paired) / nullif(sum(n_paired), 0) AS mean_lift
     FROM method_comparison
     WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus AND metric = $metric AND judge <> 'none'

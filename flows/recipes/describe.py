@@ -13,7 +13,7 @@ from interp.descriptions.llm_questions import PROMPT_VERSION
 from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.recipes import short_hash
 from storage.store import ShardKey
-from tasks.describe.describe import SEES, VERSION
+from tasks.describe.describe import REWORDS, SEES, VERSION
 
 _LEAVES: dict[str, StageName] = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
 
@@ -47,9 +47,10 @@ class DescribeRecipe:
 
     @cached_property
     def methods(self) -> tuple[Method, ...]:
-        """Those asked for, or all whose evidence is there."""
-        asked = self.subject.config.describe.methods
-        return asked or tuple(method for method in get_args(Method) if self.evidence[NEEDS[method]] is not None)
+        """Those asked for, or all whose evidence is there; without a language model, none that only rewords."""
+        asked, by_rule = self.subject.config.describe.methods, self.subject.config.describe.explainer == "tokens"
+        known = (method for method in get_args(Method) if self.evidence[NEEDS[method]] is not None)
+        return asked or tuple(method for method in known if not (by_rule and method in REWORDS))
 
     @cached_property
     def model(self) -> str | None:

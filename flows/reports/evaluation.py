@@ -42,7 +42,8 @@ def write_report(store: Store, recipe: str, key: Key) -> str:
     folder = store.reports(recipe)
     with open_catalog(store.catalog) as connection:
         rows = connection.execute(
-            f"""SELECT metric, method, layer, mean, low, high, n_features, lift, lift_low, n_paired
+            f"""SELECT metric, method, layer, mean, low, high, n_features, lift, lift_low, common_mean, n_common,
+                       coverage
                 FROM method_comparison WHERE {WHERE} ORDER BY ALL""",
             key,
         ).fetchall()
@@ -57,8 +58,10 @@ def write_report(store: Store, recipe: str, key: Key) -> str:
 def _lines(connection: duckdb.DuckDBPyConnection, key: Key, rows: list[tuple[Any, ...]]) -> Iterator[str]:
     yield f"# Descriptions worded by {markdown_cell(key[2])}, judged by {markdown_cell(key[3])}"
     yield ""
-    yield "Means over the features judged, on text that no description was made from, ± half of the 95% interval; n"
-    yield "below. `lift` is what a method has over its own descriptions shuffled among the features of the layer."
+    yield "Means over the features that every method of the table describes, on text that no description was made from:"
+    yield "methods are compared by these. `own`: over all that the method itself describes, ± half of the 95% interval,"
+    yield "with their share of the features that any describes. `lift` is what a method has over its own descriptions"
+    yield "shuffled among the features of the layer."
     yield from _usefulness(connection, key)
     for metric in METRICS:
         yield from _table(metric, [row[1:] for row in rows if row[0] == metric])
@@ -94,10 +97,12 @@ def _table(metric: str, rows: list[tuple[Any, ...]]) -> Iterator[str]:
 def _cell(figures: tuple[Any, ...] | None) -> str:
     if figures is None or figures[0] is None:
         return ""
-    mean, low, _, n, lift, lift_low, _ = figures
+    mean, low, _, n, lift, lift_low, common, n_common, coverage = figures
     spread = "" if low is None else f" ± {mean - low:.2f}"
     over = "" if lift is None else f"<br>lift {lift:+.2f}" + ("" if (lift_low or 0) > 0 else " (n.s.)")
-    return f"{mean:.2f}{spread} ({n}){over}"
+    beside = "–" if common is None else f"{common:.2f} ({n_common})"
+    share = "" if coverage is None else f", {coverage:.0%}"
+    return f"{beside}<br>own {mean:.2f}{spread} ({n}{share}){over}"
 
 
 def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:

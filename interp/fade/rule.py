@@ -37,6 +37,9 @@ SENTENCES = 4
 VAGUE = 0.5
 """Expected activity where a word stands without the context that the description says."""
 
+HINT = 0.25
+"""Expected activity at a token that one of the promoted tokens follows, where nothing else is expected."""
+
 _FORMS = WordingSettings().languages
 
 _meaning = lru_cache(maxsize=4096)(meaning_of)
@@ -94,8 +97,15 @@ class RuleJudge:
         return np.array(right, np.int8)
 
     def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
-        flat = self._flat(texts)
-        return np.split(self._activity(_mechanisms(_meaning(description)), flat), flat.start[1:]) if texts else []
+        """What a description says of firing, and faintly where the text goes on with a token that is promoted."""
+        meaning, flat = _meaning(description), self._flat(texts)
+        expected = self._activity(_mechanisms(meaning), flat)
+        if meaning.mechanisms and meaning.promotes:
+            follows = self._is_one_of(meaning.promotes)[flat.ids]
+            before = np.zeros(len(follows), bool)
+            before[:-1] = follows[1:] & (flat.owner[1:] == flat.owner[:-1])
+            expected[before] = np.maximum(expected[before], HINT)
+        return np.split(expected, flat.start[1:]) if texts else []
 
     def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
         """The text at whose marked tokens the least activity is expected; of equals, the first."""

@@ -100,6 +100,9 @@ OWN = {
     "method_comparison": {
         "n_without_value": "Features whose figure does not exist; `scores.reason` says why.",
         "mean": "Mean over the features.",
+        "coverage": "Of the features that any method has a figure of, the share that this one has.",
+        "n_common": "Features of which every method has a figure.",
+        "common_mean": "Mean over these.",
         "n_paired": "Features that have both a description and a shuffled one.",
         "lift_error": "Standard error of the lift.",
     },

@@ -149,29 +149,45 @@ VIEWS = {
         """,
     ),
     "method_comparison": (
-        "One method of description in one layer by one metric: its mean over features with a 95% interval, and what it "
-        "has over its own descriptions shuffled among the features (`lift`, over the features that have both). "
-        "Intervals by Student's t; none of one feature alone.",
+        "One method of description in one layer by one metric: its mean over the features that it describes with a 95% "
+        "interval, over those that every method describes (`common_mean`: methods beside one another are compared by "
+        "it, and two by `method_differences`), and what it has over its own descriptions shuffled among the features "
+        "(`lift`, over the features that have both). Intervals by Student's t; none of one feature alone.",
         f"""
-        WITH figures AS (
+        WITH real AS (
+            SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, feature, method FROM scores
+            WHERE value IS NOT NULL AND method NOT LIKE 'control:%'
+        ), judged AS (
+            SELECT * EXCLUDE (feature, method), count(DISTINCT method) AS n_methods,
+                   count(DISTINCT feature) AS n_judged FROM real GROUP BY ALL
+        ), of_feature AS (
+            SELECT * EXCLUDE (method), count(DISTINCT method) AS n_methods FROM real GROUP BY ALL
+        ), common AS (
+            SELECT f.*, true AS is_common FROM of_feature f
+            JOIN judged USING (checkpoint_id, corpus_id, layer, explainer, judge, metric, n_methods)
+        ), figures AS (
             SELECT o.checkpoint_id, o.corpus_id, o.layer, o.explainer, o.judge, o.metric, o.method,
                    count(o.value) AS n_features, count(*) - count(o.value) AS n_without_value, avg(o.value) AS mean,
                    stddev_samp(o.value) / sqrt(count(o.value)) AS error, count(o.value - c.value) AS n_paired,
                    avg(o.value - c.value) AS lift,
-                   stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value)) AS lift_error
+                   stddev_samp(o.value - c.value) / sqrt(count(o.value - c.value)) AS lift_error,
+                   count(o.value) FILTER (is_common) AS n_common, avg(o.value) FILTER (is_common) AS common_mean
             FROM scores o LEFT JOIN scores c
               ON (c.checkpoint_id, c.corpus_id, c.layer, c.feature, c.explainer, c.judge, c.metric)
                  = (o.checkpoint_id, o.corpus_id, o.layer, o.feature, o.explainer, o.judge, o.metric)
                  AND c.method = 'control:shuffled:' || o.method
+            LEFT JOIN common b
+              ON (b.checkpoint_id, b.corpus_id, b.layer, b.feature, b.explainer, b.judge, b.metric)
+                 = (o.checkpoint_id, o.corpus_id, o.layer, o.feature, o.explainer, o.judge, o.metric)
             GROUP BY ALL
         ), reaches AS (
             SELECT *, error * {t_quantile("n_features")} AS reach, lift_error * {t_quantile("n_paired")} AS lift_reach
             FROM figures
         )
         SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, method, n_features, n_without_value, mean,
-               mean - reach AS low, mean + reach AS high, n_paired, lift, lift - lift_reach AS lift_low,
-               lift + lift_reach AS lift_high, lift_error
-        FROM reaches
+               mean - reach AS low, mean + reach AS high, n_features / n_judged AS coverage, n_common, common_mean,
+               n_paired, lift, lift - lift_reach AS lift_low, lift + lift_reach AS lift_high, lift_error
+        FROM reaches LEFT JOIN judged USING (checkpoint_id, corpus_id, layer, explainer, judge, metric)
         """,
     ),
     "method_differences": (

@@ -34,6 +34,9 @@ SEES: dict[Method, str] = {
 }
 """What a method needs to know of a feature."""
 
+REWORDS: frozenset[Method] = frozenset({"weightlens+out+llm"})
+"""Methods that say again what the weightlens stage says: by rule, in the same words."""
+
 TABLES = ("descriptions", "failures")
 
 PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})

@@ -40,6 +40,12 @@ VERSION = 4
 ROWS_AT_ONCE = 256
 """Judged descriptions that are held in memory together."""
 
+READS_OUTPUTS = frozenset({"simulation", "faithfulness", "faithfulness_paper"})
+"""Metrics for which the judge by rule looks at what a description says is promoted."""
+
+ADDS_OUTPUTS = {"circuitlens-full": "circuitlens-input", "weightlens+out": "weightlens"}
+"""Methods that add to another's descriptions what is promoted: by other metrics they would have its figures again."""
+
 Row = tuple[int, str, str, Score]
 """Feature, method, metric, figure."""
 
@@ -64,8 +70,17 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
         found = figures(_said(one), materials[place[feature]], synthetic, task.how, _compared(one))
         rows += [(feature, method, metric, score) for metric, score in found.items()]
     rows += _stability(store, task, key.layer, features, described)
+    rows = [(feature, method, metric, _own(task, method, metric, score)) for feature, method, metric, score in rows]
     _write(store, task, key, rows)
     return key
+
+
+def _own(task: JudgeJob, method: str, metric: str, score: Score) -> Score:
+    """A figure, or why there is none that says anything of this method."""
+    base = ADDS_OUTPUTS.get(method.removeprefix(CONTROL))
+    if task.judge != "rule" or base not in task.methods or metric in READS_OUTPUTS:
+        return score
+    return Score.none(f"as_of_{base}", score.n)
 
 
 def _judged(store: Store, task: JudgeJob, layer: int) -> Iterator[dict[str, Any]]:

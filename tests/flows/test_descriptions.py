@@ -89,7 +89,7 @@ def test_every_method_says_what_was_planted(done: tuple[Path, list[str]]) -> Non
     found = dict(rows(store, "SELECT (method, feature), text FROM descriptions WHERE layer = 1 AND cluster = -1"))
     tokens = f"‘{SEEN[5]}’, ‘{SEEN[7]}’"
     assert found["weightlens", 2] == tokens
-    assert found["weightlens+out+llm", 2] == f"the tokens {tokens}; promotes ‘{SEEN[9]}’"
+    assert ("weightlens+out+llm", 2) not in found, "by rule it would repeat weightlens+out"
     for method in ("maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"):
         assert f"‘{SEEN[5]}’" in found[method, 2]
         assert f"‘{SEEN[7]}’" in found[method, 2]
@@ -109,6 +109,31 @@ def test_true_descriptions_are_told_from_false_ones(done: tuple[Path, list[str]]
     assert found[1, 2, "weightlens+out", "faithfulness"] == 1
     query = "SELECT mean FROM method_comparison WHERE metric = 'purity' AND method = 'weightlens'"
     assert {mean for (mean,) in rows(store, query)} == {1}
+
+
+def test_methods_are_compared_on_the_features_that_all_describe(done: tuple[Path, list[str]]) -> None:
+    store, _ = done
+    of = "layer = 1 AND metric = 'detection' AND method NOT LIKE 'control:%'"
+    found = rows(store, f"SELECT method, feature, value FROM scores WHERE {of} AND value IS NOT NULL")
+    described: dict[str, dict[int, float]] = {}
+    for method, feature, value in found:
+        described.setdefault(method, {})[feature] = value
+    every = set.intersection(*(set(values) for values in described.values()))
+    judged = set.union(*(set(values) for values in described.values()))
+    assert set() < every < judged
+    query = f"SELECT method, common_mean, n_common, coverage FROM method_comparison WHERE {of} AND n_features > 0"
+    for method, mean, n, coverage in rows(store, query):
+        assert (n, coverage) == (len(every), len(described[method]) / len(judged))
+        assert mean == pytest.approx(sum(described[method][feature] for feature in every) / n)
+
+
+def test_a_method_has_no_figures_that_are_another_ones(done: tuple[Path, list[str]]) -> None:
+    store, _ = done
+    query = "SELECT DISTINCT metric, reason FROM scores WHERE method = 'circuitlens-full' AND reason LIKE 'as_of%'"
+    assert ("clarity", "as_of_circuitlens-input") in (reasons := rows(store, query))
+    assert "simulation" not in dict(reasons)
+    query = "SELECT count(value) FROM scores WHERE method = 'weightlens+out' AND metric = 'purity'"
+    assert rows(store, query) == [(0,)]
 
 
 def test_every_figure_has_an_interval_and_n_or_a_reason(done: tuple[Path, list[str]]) -> None:
