@@ -34,14 +34,14 @@ from tasks.evaluation.judge import CONTROL, partners
 from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
-VERSION = 4
+VERSION = 5
 """Bump when other figures would follow from the same answers."""
 
 ROWS_AT_ONCE = 256
 """Judged descriptions that are held in memory together."""
 
-READS_OUTPUTS = frozenset({"simulation", "faithfulness", "faithfulness_paper"})
-"""Metrics for which the judge by rule looks at what a description says is promoted."""
+READS_OUTPUTS = frozenset({"simulation", "faithfulness", "faithfulness_paper", "embedding", "surprisal"})
+"""Metrics for which the judge by rule looks at what a description says is promoted, or at all of its text."""
 
 ADDS_OUTPUTS = {"circuitlens-full": "circuitlens-input", "weightlens+out": "weightlens"}
 """Methods that add to another's descriptions what is promoted: by other metrics they would have its figures again."""
