@@ -111,22 +111,6 @@ def test_true_descriptions_are_told_from_false_ones(done: tuple[Path, list[str]]
     assert {mean for (mean,) in rows(store, query)} == {1}
 
 
-def test_methods_are_compared_on_the_features_that_all_describe(done: tuple[Path, list[str]]) -> None:
-    store, _ = done
-    of = "layer = 1 AND metric = 'detection' AND method NOT LIKE 'control:%'"
-    found = rows(store, f"SELECT method, feature, value FROM scores WHERE {of} AND value IS NOT NULL")
-    described: dict[str, dict[int, float]] = {}
-    for method, feature, value in found:
-        described.setdefault(method, {})[feature] = value
-    every = set.intersection(*(set(values) for values in described.values()))
-    judged = set.union(*(set(values) for values in described.values()))
-    assert set() < every < judged
-    query = f"SELECT method, common_mean, n_common, coverage FROM method_comparison WHERE {of} AND n_features > 0"
-    for method, mean, n, coverage in rows(store, query):
-        assert (n, coverage) == (len(every), len(described[method]) / len(judged))
-        assert mean == pytest.approx(sum(described[method][feature] for feature in every) / n)
-
-
 def test_a_method_has_no_figures_that_are_another_ones(done: tuple[Path, list[str]]) -> None:
     store, _ = done
     query = "SELECT DISTINCT metric, reason FROM scores WHERE method = 'circuitlens-full' AND reason LIKE 'as_of%'"
