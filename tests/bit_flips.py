@@ -1,11 +1,11 @@
 """Flip single bits of a finished store, and do each time what reads the file: is any of them taken for data?
 
-    python -m tests.bit_flips FOLDER [--flips 200] [--seed 0]
+    python -m tests.bit_flips FOLDER [--flips 200] [--seed 0] [--after 0]
 
 makes a store of the demo's checkpoint in FOLDER (with settings that make it small), unless there is one, and prints
 what each flip led to, by kind of file. A flip is followed by all stages, of which those have to work again whose files
 were written after the flipped one, with a catalog made anew; then every table is read. It ends with exit code 1 if a
-flip led to other tables and no error.
+flip led to other tables and no error. `--after` leaves out the first ones, which were done before.
 
 Stages are done here without Prefect, which would take a second each time.
 """
@@ -119,15 +119,18 @@ def tables(store: Store) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def flips(base: Store, config: Callable[[Path], RunConfig], n: int, seed: int, room: Path) -> Iterator[Flip]:
-    """Flip `n` bits, one after the other, each in a copy of a finished store; kinds of files take turns."""
+def flips(base: Store, config: Callable[[Path], RunConfig], numbers: range, seed: int, room: Path) -> Iterator[Flip]:
+    """Flip bits, one after the other, each in a copy of a finished store; kinds of files take turns. The numbers begin
+    anywhere: a bit is drawn whether or not it is flipped."""
     draw, expected = random.Random(seed), tables(base)
     files = files_by_kind(base)
     names = list(files)
-    for at in range(n):
+    for at in range(numbers.stop):
         name = names[at % len(names)]
         kind, path = next(kind for kind in KINDS if kind.name == name), draw.choice(files[name])
         bit = draw.randrange(8 * (base.root / path).stat().st_size)
+        if at not in numbers:
+            continue
         store = Store(room / f"flip{at}")
         copy_until(base, store, path)
         flip(store.root / path, bit)
@@ -220,6 +223,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--flips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--after", type=int, default=0)
     arguments = parser.parse_args()
 
     def config(store: Path) -> RunConfig:
@@ -230,10 +234,11 @@ def main() -> int:
         run(config(base.root))
         print(f"store: {base.root}, {time.monotonic() - began:.0f} s", flush=True)
         found = []
-        for one in flips(base, config, arguments.flips, arguments.seed, arguments.folder):
+        for one in flips(base, config, range(arguments.after, arguments.flips), arguments.seed, arguments.folder):
             found.append(one)
             outcome = one.said or ("no effect" if one.is_same else "SILENT: OTHER TABLES")
-            print(f"{len(found):4} {time.monotonic() - began:6.0f} s  {one.path} bit {one.bit}: {outcome}", flush=True)
+            number = arguments.after + len(found)
+            print(f"{number:4} {time.monotonic() - began:6.0f} s  {one.path} bit {one.bit}: {outcome}", flush=True)
     print(summary(found))
     return int(any(not one.is_same for one in found))
 

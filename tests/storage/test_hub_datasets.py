@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from tests.storage.hub import COMMIT, DATASET, Hub, local_hub
 from tests.storage.letters import Letters
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    folder = tmp_path / "repository"
-    (folder / "data").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the repository holds."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "data").mkdir()
     (folder / "README.md").write_text("about")
     (folder / ".gitattributes").touch()
     noise = random.Random(0)
@@ -34,6 +36,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     (folder / "lines.jsonl").write_bytes(lines)
     (folder / "lines.jsonl.gz").write_bytes(gzip.compress(lines))
     (folder / "long.txt").write_text("some words\n" * 9000)
+    return folder
+
+
+@pytest.fixture
+def hub(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    folder = tmp_path / "repository"
+    shutil.copytree(files, folder)
     with local_hub(Hub(folder)) as hub:
         client_asks(monkeypatch, hub.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -47,8 +56,13 @@ def client_asks(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
-@pytest.mark.parametrize("revision", ["", "@main", "@refs/convert/parquet", "@refs%2Fconvert%2Fparquet"])
-@pytest.mark.parametrize("path", ["data/*.parquet", "data", "data/1.parquet", "**/1.parquet"])
+@pytest.mark.parametrize(
+    ("revision", "path"),
+    [
+        ("", "data/*.parquet"), ("@main", "data"), ("@refs/convert/parquet", "data/1.parquet"),
+        ("@refs%2Fconvert%2Fparquet", "**/1.parquet"),
+    ],
+)  # fmt: skip
 def test_a_dataset_is_pinned_to_its_commit(hub: Hub, revision: str, path: str) -> None:
     source = pinned(f"{HUB}{DATASET}{revision}/{path}")
     assert source == f"{HUB}{DATASET}@{COMMIT}/{path}"
@@ -103,18 +117,18 @@ class ShutsTheHub(Letters):
 
 @pytest.mark.parametrize("path", ["lines.jsonl", "lines.jsonl.gz", "data/*.parquet"])
 def test_when_the_hub_is_back_tokenising_goes_on(hub: Hub, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr("storage.corpora.hub_datasets.BYTES_PER_REQUEST", 2**12)
+    monkeypatch.setattr("storage.corpora.hub_datasets.BYTES_PER_REQUEST", 2**14)
     monkeypatch.setattr("storage.corpora.packing.PIECES_PER_BATCH", 50)
     (hub.folder / "data" / "3.parquet").write_bytes((hub.folder / "data" / "2.parquet").read_bytes())
     source = pinned(f"{HUB}{DATASET}/{path}")
     recipe = CorpusRecipe(source, source, "t", 0, 16, None, "text")
     stores = [Store(hub.folder.parent / name) for name in ("interrupted", "whole")]
     with pytest.raises(ValueError, match=r"corpus: hf://.* cannot be read"):
-        write_corpus(stores[0], recipe, ShutsTheHub(hub), tokens_per_block=2000)
+        write_corpus(stores[0], recipe, ShutsTheHub(hub), tokens_per_block=20_000)
     hub.gated = False
     counters = [Letters(), Letters()]
     for store, counter in zip(stores, counters, strict=True):
-        write_corpus(store, recipe, counter, tokens_per_block=2000)
+        write_corpus(store, recipe, counter, tokens_per_block=20_000)
     assert counters[0].n_texts < counters[1].n_texts - 5000
     rows = [read_rows(store, recipe.corpus_id, 0, 10**6) for store in stores]
     assert np.array_equal(rows[0].tokens, rows[1].tokens)
