@@ -13,7 +13,7 @@ from storage.corpora.csv_rows import Table, cells
 from storage.corpora.parquet_pages import Page, PageError, WatchedPages
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
-from storage.corpora.unpacked import DAMAGES, skip_to, unpacked
+from storage.corpora.unpacked import DAMAGES, is_damage, skip_to, unpacked
 from storage.foreign import shown
 
 PIECE_CHARACTERS = 2**17
@@ -144,7 +144,7 @@ def _pieces(file: TextFile, opened: IO[bytes], field: Field, start: Position, si
             last = piece.end
             yield piece
     except DAMAGES as error:
-        if not file.packing:
+        if not file.packing or not is_damage(error):
             raise
         kind = {".gz": "gzip", ".zst": "Zstandard"}[file.packing]
         raise ValueError(f"corpus: {file.name} after line {last.line}: damaged {kind} file ({error})") from None

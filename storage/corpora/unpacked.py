@@ -11,7 +11,15 @@ PACKINGS = (".gz", ".zst")
 """Suffixes behind that of a text file."""
 
 DAMAGES = (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException, OSError)
-"""What the readers of damaged or cut off files raise."""
+"""What the readers of damaged or cut off files raise. Arrow's raise a plain OSError; a subclass of it may as well come
+from a network or a disk."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error says that what was packed cannot be unpacked, and not that it cannot be had."""
+    if isinstance(error, OSError):
+        return (type(error) is OSError and error.errno is None) or isinstance(error, gzip.BadGzipFile)
+    return isinstance(error, DAMAGES)
 
 
 class _Zstandard(io.RawIOBase):
