@@ -4,6 +4,7 @@ import pytest
 
 from configs.run import load_config
 from flows.costs.plan import planned
+from flows.costs.rates import Rates
 from flows.costs.recorded import recorded_sizes
 from flows.describe_checkpoint import stages
 from storage.hub import UnreachableError
@@ -26,6 +27,7 @@ def test_without_a_network_a_preset_is_planned_and_another_model_is_refused(monk
         raise UnreachableError("no network")
 
     monkeypatch.setattr("flows.subject.origin.resolve", offline)
+    monkeypatch.setattr("flows.costs.plan.Rates.measured", lambda *_: Rates(1e10, 1e10))
     config = load_config(ROOT / "configs" / "gpt2.yaml", [])
     found = planned(config, stages(config))
     assert found.from_records

@@ -3,26 +3,28 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_httpserver import HTTPServer
 
 from flows.surroundings import LOOPBACK, loopback_without_proxy, writable_caches
-from tests.conftest import ROOT, cli_environment, planted_overrides
+from tests.conftest import ROOT, cli_environment
 
 PROXIES = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy")}
 CACHES = ("PREFECT_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
 
 
-def test_a_server_of_this_machine_is_not_sought_through_a_proxy(
-    cli: Callable, prefect_home: Path, prefect_api: str, tmp_path: Path
-) -> None:
-    environment = cli_environment(prefect_home, prefect_api.replace("localhost", "127.0.0.1"))
-    environment = {name: value for name, value in environment.items() if name.lower() != "no_proxy"} | PROXIES
-    result = cli("plan", "configs/demo.yaml", *planted_overrides(tmp_path), env=environment)
-    assert result.returncode == 0, result.stderr
-    assert "not ready" not in result.stdout
+def test_a_server_of_this_machine_is_not_sought_through_a_proxy(httpserver: HTTPServer, tmp_path: Path) -> None:
+    httpserver.expect_request("/api/health").respond_with_json(True)
+    url = f"http://127.0.0.1:{httpserver.port}/api"
+    environment = {name: value for name, value in cli_environment(tmp_path, url).items() if name.lower() != "no_proxy"}
+    command = [sys.executable, "-c", "from flows.running.prefect_api import check_prefect_answers as ask; ask()"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**environment, **PROXIES}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert httpserver.log
 
 
 @pytest.mark.parametrize(
