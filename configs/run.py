@@ -13,6 +13,7 @@ from interp.capture import InputHook, OutputHook
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.coactivation.settings import CoactivationSettings
 from interp.descriptions.evidence import Method
+from interp.descriptions.llm_questions import Purpose
 from interp.descriptions.settings import (
     AnthropicSettings,
     EvidenceSettings,
@@ -218,6 +219,10 @@ class EvaluateConfig(_Section):
     controls: tuple[Literal["shuffled", "swapped", "constant"], ...] = ("shuffled", "swapped", "constant")
     """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; swapped: of
     the feature judged that looks most alike, by its decoder; constant: the same for all features."""
+    decoys: Annotated[int, Field(ge=0)] = 0
+    """Fake features a layer that go through the pipeline as real ones do, under a checkpoint of their own: how many
+    descriptions of them pass is the judge's rate of false positives. 0: none. They cost another pass over the corpus,
+    and as much to describe and judge as so many real features."""
     embeddings: str | None = None
     """A model that turns texts into vectors, for the score `embedding`: a folder, or an OpenAI-compatible address
     (…/v1), whose key is read from CIRCUIT_INSIGHTS_EMBEDDINGS_KEY."""
@@ -234,6 +239,31 @@ class EvaluateConfig(_Section):
     def embedder(self) -> tuple[str, str | None] | None:
         """The model that turns texts into vectors, by its place and name."""
         return None if self.embeddings is None else (self.embeddings, self.embedding_model)
+
+
+class PromptsConfig(_Section):
+    """Instructions of your own for language models, in the place of the platform's (docs/prompts.md): a file each.
+    `{fence_note}` has to stand in each of them."""
+
+    explain: Path | None = None
+    """How a feature is described from its evidence."""
+    join: Path | None = None
+    """How descriptions of clusters become one."""
+    synthesise: Path | None = None
+    """How texts are written from a description; `{n_texts}` of them."""
+    rate: Path | None = None
+    """How texts are rated."""
+    mark: Path | None = None
+    """How marked tokens are judged."""
+    intruder: Path | None = None
+    """How the odd one of five texts is found."""
+    simulate: Path | None = None
+    """How activity is predicted token by token."""
+
+    @property
+    def own(self) -> dict[Purpose, Path | None]:
+        """Files by the kind of question."""
+        return {purpose: getattr(self, purpose) for purpose in get_args(Purpose)}
 
 
 StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", "describe", "evaluate"]
@@ -263,6 +293,7 @@ class RunConfig(_Section):
     coactivation: CoactivationSettings = CoactivationSettings()
     describe: DescribeConfig = DescribeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    prompts: PromptsConfig = PromptsConfig()
     llm: LLMSettings = LLMSettings()
     anthropic: AnthropicSettings = AnthropicSettings()
     openai: OpenAISettings = OpenAISettings()
@@ -335,7 +366,7 @@ class RunConfig(_Section):
 
 PATHS = (
     "store", "model.path", "transcoder.path", "corpus.source", "local_model.path", "evaluate.embeddings",
-    "evaluate.surprisal",
+    "evaluate.surprisal", *(f"prompts.{purpose}" for purpose in get_args(Purpose)),
 )  # fmt: skip
 """Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
 

@@ -92,6 +92,16 @@ CONDITIONS = (
         lambda c: "://" in (c.evaluate.embeddings or ""),
     ),
     Condition(
+        ("prompts.explain", "prompts.join"),
+        "describe.explainer=anthropic, openai or local",
+        lambda c: c.describe.explainer != "tokens",
+    ),
+    Condition(
+        ("prompts.synthesise", "prompts.rate", "prompts.mark", "prompts.intruder", "prompts.simulate"),
+        "evaluate.judge=anthropic, openai or local",
+        lambda c: c.evaluate.judge != "rule",
+    ),
+    Condition(
         ("local_model",), "describe.explainer=local or evaluate.judge=local", lambda c: _asks(c, "local")
     ),
     Condition(

@@ -1,14 +1,16 @@
-"""Writes the pages that follow from the code: docs/cli.md and docs/configuration.md (`make reference`)."""
+"""Writes the pages that follow from the code: commands, settings and prompts (`make reference`)."""
 
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer.main
 
 from configs.run import RunConfig
 from flows.cli import app
+from interp.descriptions.llm_questions import FENCE_NOTE, Purpose
+from tasks.llm.instructions import prompt_file
 
 HERE = Path(__file__).parent
 
@@ -134,7 +136,26 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES = {"cli.md": cli_markdown, "configuration.md": configuration_markdown}
+def prompts_markdown() -> str:
+    """The instructions of every kind of question, as language models get them."""
+    lines = ["# Prompts", "", NOTE, "", PROMPTS, ""]
+    for purpose in get_args(Purpose):
+        found = prompt_file(purpose)
+        lines += [f"## {purpose}", "", f"Version {found.version}.", ""]
+        lines += [line for line in "".join(f"> {line}\n" for line in found.text.split("\n")).split("\n")]
+    lines += ["In the place of `{fence_note}`:", "", f"> {FENCE_NOTE}"]
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
+
+
+PROMPTS = """What language models are told, as the files of `tasks/llm/prompts/` have it. The material of a question
+follows as JSON between `<data>` and `</data>`, escaped so that nothing inside can close it, and every answer has to fit
+a schema of its own. Which version was used is part of the recipe that names a stage's output.
+
+Yours go in their place by `prompts.explain=FILE` and the like, in a configuration or on the command line. The file's
+content is then part of the recipe. `{fence_note}` has to stand in it; `{n_texts}` may, where texts are written.
+Explaining has `explain` and `join`; judging has the others."""
+
+PAGES = {"cli.md": cli_markdown, "configuration.md": configuration_markdown, "prompts.md": prompts_markdown}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -23,6 +23,7 @@ from tasks.describe.describe import (
 )
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
+from tasks.llm.instructions import instructions
 
 
 class DescribeStage:
@@ -102,6 +103,7 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         evidence=config.describe.evidence,
         rule=config.describe.rule,
         wording=config.wording,
+        instructions=instructions(config.prompts.own),
         max_tokens=config.llm.max_tokens,
         draw=Draw(config.describe.features_per_layer, config.describe.sample, recipe.subject.attributes.n_layers),
         seed=config.describe.seed,

@@ -9,6 +9,7 @@ from flows.activations import ACTIVATIONS
 from flows.circuitlens import CIRCUITLENS
 from flows.coactivation import COACTIVATION
 from flows.costs.plan import check_room_for
+from flows.decoys import DecoyRun, judge_decoys
 from flows.describe import DESCRIBE
 from flows.evaluate import EVALUATE
 from flows.ingest import INGEST
@@ -52,7 +53,13 @@ def nothing_to_do(source: Source) -> str | None:
 
 def is_complete(subject: Subject) -> bool:
     """Whether the catalog holds everything that the configuration asks for."""
-    return all(stage.is_done(subject) for stage in stages(subject.config))
+    return all(stage.is_done(subject) for stage in stages(subject.config)) and not decoys_left(subject)
+
+
+def decoys_left(subject: Subject) -> bool:
+    """Whether decoys are asked for that were not judged yet."""
+    run = DecoyRun(subject)
+    return "evaluate" in subject.config.stages and not run.is_done(stages(run.config))
 
 
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
@@ -83,4 +90,17 @@ def _describe(config: RunConfig, force: bool) -> tuple[Store, str]:
         for stage in stages(config):
             if not stage.is_done(subject):
                 perform(stage, subject, run_id)
+        if decoys_left(subject):
+            judge_decoys(subject, stages(DecoyRun(subject).config), run_id)
     return source.store, subject.checkpoint_id
+
+
+@flow(name="judge-decoys", flow_run_name="judge decoys of {config.name}")
+def decoys(config: RunConfig, force: bool = False) -> str:
+    """Put a checkpoint's decoys through the pipeline, where a configuration asks for some; returns the checkpoint's id.
+    `force` is as for other flows; decoys take little room."""
+    subject = identify(open_source(config))
+    if decoys_left(subject):
+        with store_held(config, subject.store, f"decoys {config.name}"):
+            judge_decoys(subject, stages(DecoyRun(subject).config), new_run_id())
+    return subject.checkpoint_id

@@ -24,6 +24,7 @@ from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
 from tasks.evaluation.score import load_scores, loaded_name, score_layer
 from tasks.evaluation.texts import draw_texts
+from tasks.llm.instructions import instructions
 
 
 class EvaluateStage:
@@ -110,6 +111,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         controls=config.evaluate.controls,
         judge=config.evaluate.judge,
         model=recipe.model,
+        instructions=instructions(config.prompts.own),
         draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.attributes.n_layers),
         embeddings=config.evaluate.embedder,
         surprisal=recipe.surprisal_model,

@@ -117,6 +117,19 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> tuple[Path, str]
         return _linked(repo, commit, [file.name for file in files]), commit
 
 
+def fetch_dataset(repo: str, revision: str, patterns: Sequence[str]) -> Path:
+    """The folder of a data set's files that match; what the cache lacks is downloaded.
+
+    Raises:
+        ValueError: no such data set or revision, no access, no network, or no file that matches.
+    """
+    with _told(repo, revision):
+        folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise ValueError(f"{repo} at {revision} has no file like {' or '.join(patterns)}")
+    return folder
+
+
 def remote_shapes(repo: str, commit: str, name: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a safetensors file's tensors; only its header is downloaded."""
     with _told(repo, commit):

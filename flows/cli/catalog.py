@@ -83,6 +83,7 @@ def search(
 
 class Imported(StrEnum):
     weightlens_json = "weightlens-json"
+    descriptions = "descriptions"
     notes_jsonl = "notes-jsonl"
 
 
@@ -160,10 +161,18 @@ def _export_site(root: Path, checkpoint: str | None, features: str, folder: Path
 
 @app.command("import")
 def import_(
-    place: Annotated[Path, typer.Argument(metavar="PATH", help="The folder with the files, or the file of notes.")],
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="The folder with the files, hub:OWNER/NAME[@REVISION], or the file of notes."
+        ),
+    ],
     format: Annotated[
         Imported,
-        typer.Option(help="weightlens-json: feature_analysis_layer_N.json; notes-jsonl: descriptions by hand."),
+        typer.Option(
+            help="weightlens-json: feature_analysis_layer_N.json; descriptions: tables of descriptions and scores in "
+            "Parquet or JSON; notes-jsonl: descriptions by hand."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name under which the catalog keeps another tool's results.")] = None,
     store: StoreOption = None,
@@ -173,16 +182,18 @@ def import_(
     descriptions that people wrote in the explorer, as the method `human`."""
     from flows.exchange import import_weightlens
     from flows.import_notes import import_notes
+    from flows.import_published import import_descriptions, local_folder
     from storage.store import Store
 
     with report_errors():
         if format is Imported.notes_jsonl:
-            n = import_notes(Store(store_root(store)), place, checkpoint)
+            n = import_notes(Store(store_root(store)), Path(place), checkpoint)
             out.print(f"{n} descriptions by hand")
             return
         if name is None:
             raise ValueError("--name: say under which name the catalog shall keep them")
-        out.print(f"checkpoint {import_weightlens(Store(store_root(store)), place, checkpoint, name)}")
+        bring_in = import_descriptions if format is Imported.descriptions else import_weightlens
+        out.print(f"checkpoint {bring_in(Store(store_root(store)), local_folder(place), checkpoint, name)}")
 
 
 @app.command()

@@ -196,6 +196,10 @@ def evaluate(
         from flows import evaluate as flow
 
         checkpoint_id = run_flow(flow.evaluate, loaded, force)
+        if loaded.evaluate.decoys:
+            from flows import describe_checkpoint as whole
+
+            run_flow(whole.decoys, loaded, force)
         _print_extrapolation(loaded, checkpoint_id, "evaluate", "judged")
         out.print(f"checkpoint {checkpoint_id}")
 

@@ -48,6 +48,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     usd = 0.0
     if config.evaluate.judge in ("anthropic", "openai"):
         usd = judging_usd(config, n_own, n_descriptions, n_steered / max(1, n_features * sizes.n_layers))
+        usd *= 1 + config.evaluate.decoys / n_features
     tokens = 8 * how.n_texts * how.text_tokens
     return {
         "draw texts": Cost(1, sizes.corpus_tokens * HASH_S * rates.slowness, tokens, 0, 200e6),

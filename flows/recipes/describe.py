@@ -6,10 +6,9 @@ from typing import get_args
 
 from configs.run import StageName
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.language_model import model_name
+from flows.subject.language_model import EXPLAINING, model_name, prompts
 from flows.subject.subject import Subject
 from interp.descriptions.evidence import Method
-from interp.descriptions.llm_questions import PROMPT_VERSION
 from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.recipes import short_hash
 from storage.store import ShardKey
@@ -72,7 +71,8 @@ class DescribeRecipe:
             model=self.model,
             settings=[config.describe.evidence, config.describe.rule, config.wording, config.llm.max_tokens],
             drawn=[config.describe.features_per_layer, config.describe.sample, config.describe.seed],
-            version=[VERSION, PROMPT_VERSION],
+            version=VERSION,
+            prompts=prompts(config, EXPLAINING) if self.model else None,
         )
 
     def shards(self) -> list[ShardKey]:

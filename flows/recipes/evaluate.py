@@ -5,9 +5,8 @@ from functools import cached_property
 from pathlib import Path
 
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.language_model import model_name
+from flows.subject.language_model import JUDGING, model_name, prompts
 from flows.subject.subject import Subject
-from interp.descriptions.llm_questions import PROMPT_VERSION
 from storage.catalog.database import loaded_recipe, loaded_subject, open_catalog
 from storage.recipes import fingerprints, short_hash
 from storage.store import ShardKey
@@ -108,7 +107,8 @@ class EvaluateRecipe:
             controls=config.evaluate.controls,
             embeddings=self._embedder,
             surprisal=None if self.surprisal_model is None else self._content(self.surprisal_model),
-            version=[judge.VERSION, PROMPT_VERSION],
+            version=judge.VERSION,
+            prompts=prompts(config, JUDGING) if self.model else None,
         )
 
     @cached_property

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from configs.run import RunConfig
+from interp.descriptions.llm_questions import Purpose
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
 from storage.store import Store
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
 Who = Literal["tokens", "rule", "anthropic", "openai", "local"]
 """Who words or judges: by rule (tokens, rule), Claude, a server that speaks OpenAI's chat completions, or a chat model
 of this process."""
+
+
+EXPLAINING: tuple[Purpose, ...] = ("explain", "join")
+"""Kinds of questions that descriptions follow from."""
+
+JUDGING: tuple[Purpose, ...] = ("synthesise", "rate", "mark", "intruder", "simulate")
+"""Kinds of questions that a judge asks."""
+
+
+def prompts(config: RunConfig, purposes: tuple[Purpose, ...]) -> dict[str, tuple[str, str]]:
+    """What a recipe knows of the instructions of some kinds of questions: versions and hashes.
+
+    Raises:
+        ValueError: a user's own file is none, or its placeholders are not those expected.
+    """
+    from tasks.llm.instructions import prompt_file
+
+    return {purpose: prompt_file(purpose, config.prompts.own[purpose]).identity for purpose in purposes}
 
 
 def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
@@ -64,6 +83,8 @@ def check_can_ask(config: RunConfig, who: Who) -> None:
     Raises:
         ValueError: a setting or the key is missing, the budget is nothing, or the folder holds no chat model.
     """
+    if who not in ("tokens", "rule"):
+        prompts(config, (*EXPLAINING, *JUDGING))
     if who == "local":
         from tasks.llm.local_model import check_chat_model
 

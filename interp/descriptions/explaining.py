@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from interp.descriptions import prompts
 from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Method, evidence_for
-from interp.descriptions.llm_questions import Answers
+from interp.descriptions.llm_questions import Answers, Instructions
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wording import by_rule, joined
 from interp.weightlens.settings import WordingSettings
@@ -49,14 +49,16 @@ class ModelExplainer(NamedTuple):
     """By a language model; what is not answered yet is left in `answers.missing`."""
 
     answers: Answers
+    instructions: Instructions
     max_tokens: int
 
     def explain(self, evidence: Evidence) -> str | None:
-        value = self.answers.value(prompts.explain(evidence, self.max_tokens))
+        value = self.answers.value(prompts.explain(evidence, self.instructions, self.max_tokens))
         return None if value is None else prompts.description_in(value)
 
     def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
-        prompt = prompts.join([(text or STAND_IN, share) for text, share in parts], whole, self.max_tokens)
+        told = [(text or STAND_IN, share) for text, share in parts]
+        prompt = prompts.join(told, whole, self.instructions, self.max_tokens)
         if any(text is None for text, _ in parts):
             self.answers.later.append(prompt)
             return None

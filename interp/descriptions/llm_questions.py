@@ -3,13 +3,13 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 Purpose = Literal["explain", "join", "synthesise", "rate", "mark", "intruder", "simulate"]
 
-PROMPT_VERSION = 1
-"""Bump when the same evidence would be asked about in other words."""
+Instructions = Mapping[Purpose, str]
+"""What a language model is told, by the kind of question."""
 
 
 class Prompt(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int8
 
-from interp.descriptions.llm_questions import FENCE_NOTE, Answers, Prompt, fenced, numbered, record
+from interp.descriptions.llm_questions import Answers, Instructions, Prompt, Purpose, fenced, numbered, record
 from interp.fade.judge import LACKING, Marked, Text
 
 TEXTS_PER_WRITING = 10
@@ -14,37 +14,6 @@ TEXTS_PER_WRITING = 10
 
 TOKENS_PER_TEXT = 60
 """Room for an answer's text."""
-
-SYNTHESISE = (
-    "You write short texts that show a given concept. The material holds the `concept` and a `variant` number. Write "
-    f"{TEXTS_PER_WRITING} texts of one or two sentences that vary in style, tone, context and structure and each show "
-    "the concept clearly; where it names tokens in quotation marks, the texts hold such tokens. A leading hyphen marks "
-    f"a piece inside a word. Different variants want different texts.\n\n{FENCE_NOTE}"
-)
-
-RATE = (
-    "You rate how clearly texts show a concept. 0: not at all. 1: vaguely or partially. 2: clearly and unambiguously. "
-    "Rate conservatively: if uncertain, choose the lower. The material holds the `concept` and `texts`, each with an "
-    f"`id`. Answer with one rating for every id.\n\n{FENCE_NOTE}"
-)
-
-MARK = (
-    "In each text, some tokens are marked «so». Say for each text whether the marked tokens are instances of the "
-    "concept: 1 if they are, 0 if not. The material holds the `concept` and `texts`, each with an `id`. Answer with "
-    f"one rating for every id.\n\n{FENCE_NOTE}"
-)
-
-INTRUDE = (
-    "The material holds a `concept` and `groups` of texts in which some tokens are marked «so». In all texts of a "
-    "group but one, the marked tokens are instances of the concept. Answer for every group's `id` with the number, "
-    f"from 0, of the `text` that does not belong.\n\n{FENCE_NOTE}"
-)
-
-SIMULATE = (
-    "A detector of the concept reads texts token by token. The material holds the `concept` and `texts`, each with an "
-    "`id` and its `tokens`. Answer for every id with the indices, from 0, of the tokens at which the detector fires; "
-    f"an empty list where it stays silent.\n\n{FENCE_NOTE}"
-)
 
 TEXTS = record(texts={"type": "array", "items": {"type": "string"}})
 RATINGS = record(
@@ -62,27 +31,33 @@ FIRING = record(
 class ModelJudge:
     """Implements `Judge`. What is not answered yet is left in `answers.missing`."""
 
-    def __init__(self, answers: Answers, texts_per_question: int) -> None:
+    def __init__(self, answers: Answers, instructions: Instructions, texts_per_question: int) -> None:
         self._answers = answers
+        self._instructions = instructions
         self._step = texts_per_question
+
+    def _said(self, purpose: Purpose, about: str, schema: dict[str, Any], max_tokens: int) -> dict[str, Any] | None:
+        return self._answers.value(Prompt(purpose, self._instructions[purpose], about, schema, max_tokens))
 
     def synthesise(self, description: str, n: int) -> list[str]:
         texts: list[str] = []
         for variant in range(-(-n // TEXTS_PER_WRITING)):
             about = fenced({"concept": description, "variant": variant})
-            prompt = Prompt("synthesise", SYNTHESISE, about, TEXTS, TEXTS_PER_WRITING * TOKENS_PER_TEXT)
+            prompt = Prompt(
+                "synthesise", self._instructions["synthesise"], about, TEXTS, TEXTS_PER_WRITING * TOKENS_PER_TEXT
+            )
             value = self._answers.value(prompt)
             texts += [] if value is None else [text for text in value["texts"] if text.strip()][:TEXTS_PER_WRITING]
         return list(dict.fromkeys(texts))[:n]
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        return self._rated("rate", RATE, description, [text.whole for text in texts], 2)
+        return self._rated("rate", description, [text.whole for text in texts], 2)
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
         return self.rate(description, texts)
 
     def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
-        return self._rated("mark", MARK, description, [_with_marks(marked) for marked in texts], 1)
+        return self._rated("mark", description, [_with_marks(marked) for marked in texts], 1)
 
     def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
         found = np.full(len(groups), LACKING, np.int8)
@@ -91,20 +66,24 @@ class ModelJudge:
             block = groups[start : start + step]
             shown = [{"id": at, "texts": [_with_marks(marked) for marked in group]} for at, group in enumerate(block)]
             about = fenced({"concept": description, "groups": shown})
-            value = self._answers.value(Prompt("intruder", INTRUDE, about, INTRUDERS, 40 + 20 * len(block)))
+            value = self._answers.value(
+                Prompt("intruder", self._instructions["intruder"], about, INTRUDERS, 40 + 20 * len(block))
+            )
             for one in [] if value is None else value["intruders"]:
                 if 0 <= one["id"] < len(block) and 0 <= one["text"] < len(block[one["id"]]):
                     found[start + one["id"]] = one["text"]
         return found
 
-    def _rated(self, purpose: Any, system: str, description: str, texts: Sequence[str], top: int) -> np.ndarray:
+    def _rated(self, purpose: Purpose, description: str, texts: Sequence[str], top: int) -> np.ndarray:
         """Equal texts are asked about once."""
         different = list(dict.fromkeys(texts))
         found = dict.fromkeys(different, LACKING)
         for start in range(0, len(different), self._step):
             block = different[start : start + self._step]
             about = fenced({"concept": description, "texts": numbered(block)})
-            value = self._answers.value(Prompt(purpose, system, about, RATINGS, 40 + 20 * len(block)))
+            value = self._answers.value(
+                Prompt(purpose, self._instructions[purpose], about, RATINGS, 40 + 20 * len(block))
+            )
             for one in [] if value is None else value["ratings"]:
                 if 0 <= one["id"] < len(block) and one["rating"] <= top:
                     found[block[one["id"]]] = one["rating"]
@@ -117,7 +96,9 @@ class ModelJudge:
                 {"id": at, "tokens": list(text.tokens)} for at, text in enumerate(texts[start : start + self._step])
             ]
             about = fenced({"concept": description, "texts": block})
-            value = self._answers.value(Prompt("simulate", SIMULATE, about, FIRING, 40 + 60 * len(block)))
+            value = self._answers.value(
+                Prompt("simulate", self._instructions["simulate"], about, FIRING, 40 + 60 * len(block))
+            )
             if value is None:
                 expected += [None] * len(block)
                 continue

@@ -2,7 +2,9 @@
 
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, READ_CORPUS, Column, Table
 
-_JUDGE = Column("judge", "VARCHAR", "Who judged: rule, anthropic, openai, local; none where none is needed.")
+_JUDGE = Column(
+    "judge", "VARCHAR", "Who judged: rule, anthropic, openai, local, authors (imported); none where none is needed."
+)
 
 TABLES = (
     Table(

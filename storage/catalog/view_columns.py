@@ -129,6 +129,18 @@ OWN = {
         "n_wrong": "Wrong descriptions that were judged.",
         "wrong_kinds": "What they are: decoys, shuffled, swapped.",
     },
+    "method_agreement": {
+        "imported_checkpoint_id": "The checkpoint under which what was imported stands.",
+        "imported_method": "The method of the imported description.",
+        "n_features": "Features that both describe.",
+        "word_overlap": "Of the words of both descriptions, the share that both have (Jaccard), on average.",
+        "validated_overlap": "Of the validated tokens of both, the share that both have, on average; null without.",
+        "clarity_correlation": "Pearson's correlation of the two scores over the features that have both.",
+        "responsiveness_correlation": "The same of responsiveness.",
+        "purity_correlation": "The same of purity.",
+        "faithfulness_correlation": "The same of faithfulness.",
+        "n_scored": "Features whose clarity both have.",
+    },
     "pass_rates": {
         "method": "The method of description; null for the control that says the same of all.",
         "kind": "real; `decoy: …` by the decoy's kind; shuffled, swapped, constant: wrong descriptions of real ones.",

@@ -105,7 +105,7 @@ def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
         raise ValueError(f"{path} is no file")
     features = []
     try:
-        for entry in _array(path):
+        for entry in array_entries(path):
             features.append(FeatureAnalysis.model_validate(entry))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -135,7 +135,7 @@ def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
     return features
 
 
-def _array(path: Path) -> Iterator[Any]:
+def array_entries(path: Path) -> Iterator[Any]:
     """The entries of a JSON array, one after the other: text that is none is refused before much is made of it."""
     decoder = json.JSONDecoder(parse_int=_bounded_int)
     with path.open(encoding="utf-8-sig") as file:

@@ -9,7 +9,7 @@ import duckdb
 
 from interp.descriptions.evidence import WHOLE, FeatureEvidence, Method, evidence_for
 from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
-from interp.descriptions.llm_questions import Answer, Answers, Questions
+from interp.descriptions.llm_questions import Answer, Answers, Instructions, Questions
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.weightlens.settings import WordingSettings
 from storage.answers import AnswerStore, look_up
@@ -56,6 +56,8 @@ class DescribeJob:
     evidence: EvidenceSettings
     rule: RuleSettings
     wording: WordingSettings
+    instructions: Instructions
+    """What a language model is told."""
     max_tokens: int
     draw: Draw
     """None: all."""
@@ -86,9 +88,9 @@ def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: d
     if task.model is not None:
         look = partial(look_up, AnswerStore(store), task.model, unanswered=unanswered)
         answers = Answers(look)
-    explainer: Explainer = (
-        TokensExplainer(task.rule, task.wording) if answers is None else ModelExplainer(answers, task.max_tokens)
-    )
+    explainer: Explainer = TokensExplainer(task.rule, task.wording)
+    if answers is not None:
+        explainer = ModelExplainer(answers, task.instructions, task.max_tokens)
     described: list[_Row] = []
     failed: list[Failure] = []
     with open_catalog(store.catalog) as connection:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.activations.settings import ActivationSettings
+from interp.descriptions.llm_questions import Instructions
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.fade.settings import EvaluateSettings
 from interp.weightlens.settings import WordingSettings
@@ -34,6 +35,8 @@ class JudgeJob:
     judge: str
     model: str | None
     """Who is asked, as the answers are kept under; None for the judge by rule."""
+    instructions: Instructions
+    """What a language model is told."""
     draw: Draw
     embeddings: tuple[str, str | None] | None
     """A model folder or an address with the model's name; None: likenesses are not worked out."""

@@ -54,7 +54,7 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
     answers = None
     if task.model is not None:
         answers = Answers(partial(look_up, AnswerStore(store), task.model, unanswered=unanswered))
-    judge: Judge = RuleJudge() if answers is None else ModelJudge(answers, task.how.texts_per_question)
+    judge: Judge = RuleJudge() if answers is None else _asking(answers, task)
     features, texts, materials = load_layer_material(store, task, key.layer)
     checkpoint = open_checkpoint(store, task.checkpoint_id)
     decoders = checkpoint.rows(key.layer, "W_dec", 0, checkpoint.d_transcoder)[features].float().numpy()
@@ -82,6 +82,10 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
     failed = [Failure(-1, reason, "questions of this layer without an answer") for reason in passing[:1]]
     write_failures(store.part("failures", key), "evaluate", key.layer, failed)
     return Questions()
+
+
+def _asking(answers: Answers, task: JudgeJob) -> ModelJudge:
+    return ModelJudge(answers, task.instructions, task.how.texts_per_question)
 
 
 def is_judged(store: Store, task: JudgeJob, key: ShardKey) -> bool:

@@ -28,6 +28,10 @@ CASES = {
     "evaluate.how.texts_per_question=3": ("evaluate.judge=anthropic, openai or local", ()),
     "evaluate.how.n_surprisal=3": ("evaluate.surprisal", ()),
     "evaluate.embedding_model=m": ("evaluate.embeddings", ("evaluate.embeddings=folder",)),
+    "prompts.explain=p.md": ("describe.explainer=anthropic", ()),
+    "prompts.join=p.md": ("describe.explainer=anthropic", ()),
+    **{f"prompts.{name}=p.md": ("evaluate.judge=anthropic", ())
+       for name in ("synthesise", "rate", "mark", "intruder", "simulate")},
     "local_model.path=chat": ("describe.explainer=local", ()),
     "anthropic.model=m": ("describe.explainer=anthropic", ()),
     "openai.model=m": ("describe.explainer=openai", ()),

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from configs.run import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+from flows.subject.named import chosen_checkpoint
 from flows.subject.subject import open_source
 from interp.fade.rule import RuleJudge
 from storage.catalog.database import open_catalog
@@ -326,3 +327,31 @@ def test_a_local_model_that_does_not_fit_the_form_is_recorded(copied: tuple[Path
     failed = rows(store, "SELECT layer, reason FROM failures WHERE stage = 'describe' ORDER BY ALL")
     assert failed == [(0, "malformed"), (1, "malformed")]
     assert rows(store, "SELECT status, count(*) FROM llm_calls GROUP BY 1") == [("malformed", 4)]
+
+
+def test_decoys_go_through_the_pipeline_apart_from_real_features(copied: tuple[Path, list[str]]) -> None:
+    store, overrides = copied
+    real = "checkpoint_id = (SELECT checkpoint_id FROM checkpoints WHERE name = 'planted')"
+    about = [f"SELECT count(*) FROM {table} WHERE {real}" for table in ("features", "descriptions", "scores")]
+    before = [rows(store, query) for query in about]
+    asked = [*overrides, "evaluate.decoys=3"]
+    config = load_config(Path(CONFIG), asked)
+    assert nothing_to_do(open_source(config)) is None
+    perform(asked)
+    assert nothing_to_do(open_source(config)) is not None
+    assert [rows(store, query) for query in about] == before
+    query = """SELECT d.kind, f.density > 0, abs(f.density - d.density) < 0.1, count(DISTINCT s.method) > 1
+               FROM decoys d JOIN features f ON (f.checkpoint_id, f.layer, f.feature)
+                   = (d.decoy_checkpoint_id, d.layer, d.decoy)
+               JOIN descriptions s ON (s.checkpoint_id, s.layer, s.feature)
+                   = (d.decoy_checkpoint_id, d.layer, d.decoy)
+               GROUP BY ALL ORDER BY ALL"""
+    assert {row[0] for row in rows(store, query)} == {"random", "permuted", "recombined"}
+    assert all(all(row[1:]) for row in rows(store, query))
+    kinds = {kind for (kind,) in rows(store, "SELECT kind FROM pass_rates")}
+    assert {"real", "shuffled", "swapped", "decoy: random", "decoy: permuted", "decoy: recombined"} <= kinds
+    (wrong,) = rows(store, "SELECT max(wrong_kinds) FROM verdicts WHERE method = 'maxact'")
+    assert "decoy: random" in wrong[0]
+    with open_catalog(store / "catalog.duckdb") as connection:
+        assert chosen_checkpoint(connection, None)[1] == "planted"
+        assert chosen_checkpoint(connection, "planted decoys")[1] == "planted decoys"

@@ -59,6 +59,8 @@ SETTINGS: dict[str, set[str]] = {
     "evaluate.explainer": MATERIAL,
     "evaluate.methods": MATERIAL,
     "evaluate.sample": MATERIAL,
+    "evaluate.decoys": set(),
+    "evaluate.surprisal": JUDGED,
     "llm.max_tokens": DESCRIBED,
     "name": set(),
     "model.step": set(),
@@ -81,7 +83,7 @@ VALUES: dict[str, object] = {
     "corpus.held_out": 0.2, "corpus.text_field": "body", "corpus.n_pos": 64, "activations.keep": "all",
     "activations.alpha": 0.3, "engine.bfloat16": False, "model.step": 7, "describe.features_per_layer": 9,
     "describe.sample": 3, "corpus.special_tokens": "as_text",
-    "evaluate.sample": 3, "engine.workers": 3, "llm.max_tokens": 900,
+    "evaluate.sample": 3, "evaluate.surprisal": "subject", "engine.workers": 3, "llm.max_tokens": 900,
 }  # fmt: skip
 """What a setting is changed to, where one more, or the other of two, is not it."""
 

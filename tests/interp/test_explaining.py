@@ -5,6 +5,7 @@ from interp.descriptions.explaining import ModelExplainer, TokensExplainer, desc
 from interp.descriptions.llm_questions import Answer, Answers, Prompt
 from interp.descriptions.settings import RuleSettings
 from interp.weightlens.settings import WordingSettings
+from tasks.llm.instructions import instructions
 
 BY_RULE = TokensExplainer(RuleSettings(), WordingSettings())
 
@@ -37,7 +38,7 @@ def test_each_cluster_is_worded_then_the_whole() -> None:
 def test_the_estimate_hears_of_questions_that_follow_from_answers() -> None:
     known: dict[str, Answer] = {}
     answers = Answers(lambda prompt: known.get(prompt.user))
-    assert describe("wl+cl", KNOWN, ModelExplainer(answers, 100)) == []
+    assert describe("wl+cl", KNOWN, ModelExplainer(answers, instructions(), 100)) == []
     assert [prompt.purpose for prompt in answers.missing] == ["explain", "explain"]
     (later,) = answers.later
     assert later.purpose == "join"
@@ -47,13 +48,13 @@ def test_the_estimate_hears_of_questions_that_follow_from_answers() -> None:
 
     asked(answers.missing)
     answers = Answers(lambda prompt: known.get(prompt.user))
-    describe("wl+cl", KNOWN, ModelExplainer(answers, 100))
+    describe("wl+cl", KNOWN, ModelExplainer(answers, instructions(), 100))
     (join,) = answers.missing
     assert join.purpose == "join"
     assert not answers.later
     assert abs(len(join.user) - len(later.user)) < 300
     asked([join])
-    texts = [one.text for one in describe("wl+cl", KNOWN, ModelExplainer(answers, 100))]
+    texts = [one.text for one in describe("wl+cl", KNOWN, ModelExplainer(answers, instructions(), 100))]
     assert texts == ["explain", "join"]
 
 

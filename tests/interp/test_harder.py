@@ -24,6 +24,7 @@ from interp.fade.settings import EvaluateSettings
 from interp.fade.surprisal import gains
 from interp.fade.texts import Active
 from storage.models import open_model
+from tasks.llm.instructions import instructions
 from tests.conftest import ROOT
 
 WORDS = ["cat", "dog", "cow", "hen"]
@@ -114,10 +115,10 @@ def test_the_rule_finds_the_odd_one_by_what_it_expects_and_a_language_model_by_a
         asked.append(prompt)
         return Answer({"intruders": [{"id": 0, "text": 2}, {"id": 1, "text": 7}, {"id": 9, "text": 0}]})
 
-    assert ModelJudge(Answers(known), 15).find_odd("a cat", groups).tolist() == [2, LACKING]
+    assert ModelJudge(Answers(known), instructions(), 15).find_odd("a cat", groups).tolist() == [2, LACKING]
     assert len(asked) == 1
     assert "«cat»" in asked[0].user
-    ModelJudge(Answers(known), 3).find_odd("a cat", groups)
+    ModelJudge(Answers(known), instructions(), 3).find_odd("a cat", groups)
     assert len(asked) == 3
 
 

@@ -10,6 +10,7 @@ from interp.fade.judge import LACKING, Marked, Text
 from interp.fade.judging import Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
+from tasks.llm.instructions import instructions
 
 JUDGE = RuleJudge()
 OFFICER = "the token ‘officer’ and its forms; right after ‘police’; promotes ‘headquarters’"
@@ -69,7 +70,7 @@ def test_a_language_model_is_asked_once_for_equal_texts_and_gaps_stay_gaps() -> 
         return Answer({"firing": [{"id": 0, "tokens": [1, 7]}]}) if prompt.purpose == "simulate" else Answer(None, "x")
 
     answers = Answers(known)
-    judge = ModelJudge(answers, 15)
+    judge = ModelJudge(answers, instructions(), 15)
     texts = [Text((" a", " b")), Text((" a", " b")), Text((" c",))]
     assert judge.rate("d", texts).tolist() == [2, 2, LACKING]
     assert len(asked) == 1
@@ -146,5 +147,5 @@ def test_an_answer_that_is_lacking_is_lacking_only_where_it_is_wanted() -> None:
 
     places = [np.array([at], np.int64) for at in (0, 2)]
     materials = [Material(np.zeros(4, np.float32), at, [], np.zeros(0, bool), at, [], [], {}) for at in places]
-    judged = judge_description(ModelJudge(Answers(known), 1), "d", materials, SEEN)
+    judged = judge_description(ModelJudge(Answers(known), instructions(), 1), "d", materials, SEEN)
     assert [one.expected is None for one in judged] == [False, True]

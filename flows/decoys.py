@@ -1,0 +1,88 @@
+"""Fake features go through the pipeline as real ones do: what passes of what is said of them is a false positive."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from configs.run import RunConfig, StageName, TranscoderConfig
+from flows.recipes.activations import ActivationsRecipe
+from flows.running.engine import wait_for_all
+from flows.running.stage import Stage, perform
+from flows.subject.subject import Subject, identify, open_source
+from storage.catalog.database import open_catalog
+from storage.checksums import UNSTAMPED, stamp
+from storage.formats.circuit_tracer import folder_config
+from storage.recipes import short_hash
+from storage.store import whole_file
+from tasks.decoys import VERSION, DecoysJob, load_decoys, make_layer
+
+LEFT_OUT: tuple[StageName, ...] = ("coactivation",)
+"""Stages that no description of a decoy follows from."""
+
+
+@dataclass(frozen=True)
+class DecoyRun:
+    """The decoys of a checkpoint, and the configuration that describes and judges them."""
+
+    subject: Subject
+
+    @cached_property
+    def job(self) -> DecoysJob:
+        config, activations = self.subject.config, ActivationsRecipe(self.subject)
+        per_layer, seed = config.evaluate.decoys, config.evaluate.how.seed
+        recipe = short_hash(samples=activations.recipe, per_layer=per_layer, seed=seed, decoys=VERSION)
+        first = self.subject.source.corpus.corpus_id
+        ids = (recipe, self.subject.checkpoint_id, self.subject.source.model.path, activations.corpus_id, first)
+        return DecoysJob(*ids, config.activations, per_layer, seed)
+
+    @property
+    def config(self) -> RunConfig:
+        """As of the checkpoint itself, with the decoys in the place of its transcoders."""
+        config = self.subject.config
+        transcoder = TranscoderConfig(path=self.job.folder(self.subject.store), accept_poor_quality=True)
+        model = config.model.model_copy(update={"step": None})
+        describe = config.describe.model_copy(update={"features_per_layer": None, "sample": None})
+        evaluate = config.evaluate.model_copy(update={"decoys": 0, "sample": None})
+        stages = tuple(name for name in config.stages if name not in LEFT_OUT)
+        changed = {"transcoder": transcoder, "model": model, "describe": describe, "evaluate": evaluate}
+        return config.model_copy(update={"name": f"{config.name} decoys", "stages": stages, **changed})
+
+    @property
+    def is_made(self) -> bool:
+        return (self.job.folder(self.subject.store) / "config.yaml").is_file()
+
+    def is_done(self, stages: Sequence[Stage]) -> bool:
+        """Whether there are none to judge, or all of it is in the catalog."""
+        if not self.subject.config.evaluate.decoys:
+            return True
+        if not self.is_made:
+            return False
+        decoys = identify(open_source(self.config))
+        query = "SELECT count(*) FROM decoys WHERE (checkpoint_id, decoy_checkpoint_id) = (?, ?)"
+        with open_catalog(self.subject.store.catalog) as connection:
+            (n,) = connection.execute(query, [self.subject.checkpoint_id, decoys.checkpoint_id]).fetchall()[0]
+        return n > 0 and all(stage.is_done(decoys) for stage in stages)
+
+
+def judge_decoys(subject: Subject, stages: Sequence[Stage], run_id: str) -> None:
+    """Make a checkpoint's decoys and put them through some stages. The store is held.
+
+    Raises:
+        ValueError: the activations of the checkpoint, from which they get their densities, are not in the catalog.
+    """
+    run, store = DecoyRun(subject), subject.store
+    if not run.is_made:
+        with open_catalog(store.catalog) as connection:
+            query = "SELECT 1 FROM features WHERE (checkpoint_id, corpus_id) = (?, ?) LIMIT 1"
+            if not connection.execute(query, [subject.checkpoint_id, run.job.corpus_id]).fetchall():
+                raise ValueError("evaluate.decoys: decoys are as dense as real features; run activations first")
+        wait_for_all([make_layer.submit(store, run.job, layer) for layer in subject.layers], "decoys: make")
+        text = folder_config(run.config.name, subject.transcoders.hooks, "relu", None)
+        with whole_file(run.job.folder(store) / "config.yaml") as path:
+            path.write_text(f"{text}# {UNSTAMPED}\n", encoding="utf-8")
+            stamp(path)
+    decoys = identify(open_source(run.config))
+    for stage in stages:
+        if not stage.is_done(decoys):
+            perform(stage, decoys, run_id)
+    wait_for_all([load_decoys.submit(store, run.job, decoys.checkpoint_id, list(subject.layers))], "decoys: load")
