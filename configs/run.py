@@ -171,7 +171,8 @@ class EngineConfig(_Section):
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks at once; left out: one a core, of a running Dask cluster one a thread of its workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where WeightLens computes: on a GPU if PyTorch sees one (auto). Training and measuring use the CPU."""
+    """Where WeightLens computes and `local_model` answers: on a GPU if PyTorch sees one (auto). Training and measuring
+    use the CPU."""
     bfloat16: Literal["auto"] | bool = "auto"
     """Find outliers and active features by bfloat16 products and score them again in float32: the same results, sooner
     where the processor has bfloat16 arithmetic (auto: if this machine's has)."""
@@ -184,6 +185,8 @@ class LocalModelConfig(_Section):
 
     path: Path | None = None
     """Folder in transformers format, with safetensors weights and a tokenizer that has a chat template."""
+    at_once: Annotated[int, Field(gt=0)] = 8
+    """Questions that are answered together; on a GPU without room for so many, fewer."""
 
 
 class DescribeConfig(_Section):

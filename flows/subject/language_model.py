@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from configs.run import RunConfig
+from flows.subject.machine import arithmetic
 from interp.descriptions.llm_questions import Purpose
 from storage.answers import AnswerStore
 from storage.recipes import fingerprints, short_hash
@@ -74,7 +75,9 @@ def local_model(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
 
     path = chat_folder(config.local_model.path)
     files = [file for file in path.iterdir() if file.suffix in {".json", ".safetensors", ".jinja"}]
-    return LocalModel(path, short_hash(files=fingerprints(store, files)), AnswerStore(store), run_id)
+    fingerprint = short_hash(files=fingerprints(store, files))
+    device, at_once = arithmetic(config.engine).device, config.local_model.at_once
+    return LocalModel(path, fingerprint, AnswerStore(store), run_id, device=device, at_once=at_once)
 
 
 def check_can_ask(config: RunConfig, who: Who) -> None:

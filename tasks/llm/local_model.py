@@ -1,4 +1,4 @@
-"""Ask a chat model from a local folder, on this machine and for nothing."""
+"""Ask a chat model from a local folder, on the processor or a GPU and for nothing, several questions at once."""
 
 import time
 import uuid
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -59,8 +59,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path) -> tuple[Any, Any]:
-    """The model, whose weights are safetensors, and its tokenizer.
+def _load(path: Path, device: str) -> tuple[Any, Any]:
+    """The model, whose weights are safetensors, on a device, and its tokenizer, which fills up on the left.
 
     Raises:
         ValueError: the folder holds no such model, or its tokenizer has no chat template.
@@ -70,7 +70,21 @@ def _load(path: Path) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **OPTIONS)
     except Exception as error:
         raise _unreadable(path, error) from None
-    return model.eval(), tokenizer
+    tokenizer.padding_side = "left"  # what is written goes on at the right
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval().to(device), tokenizer
+
+
+class Turn(NamedTuple):
+    """What a model says, and tokens read and written."""
+
+    text: str
+    n_read: int
+    n_written: int
+
+
+Messages = list[dict[str, str]]
 
 
 @dataclass
@@ -85,6 +99,10 @@ class LocalModel:
     calls: list[dict[str, Any]] = field(default_factory=list)
     unanswered: dict[str, Answer] = field(default_factory=dict)
     spent_usd: float = 0.0
+    device: str = "cpu"
+    """As PyTorch names it."""
+    at_once: int = 8
+    """Questions that are answered together."""
 
     @property
     def model(self) -> str:
@@ -96,49 +114,104 @@ class LocalModel:
         return [prompt for sha256, prompt in different.items() if self.answers.read(sha256) is None]
 
     def ask(self, prompts: Sequence[Prompt]) -> None:
-        """Have every question answered, one after the other.
+        """Have every question answered, those of about one length together.
+
+        Memory: the model, and keys and values of `at_once` conversations; fewer where a GPU has no room for them.
 
         Raises:
             ValueError: the folder holds no chat model.
         """
-        for prompt in self.outstanding(prompts):
-            kept = self._asked(prompt)
-            self.answers.write(prompt.sha256(self.model), kept)
-            self.calls += kept.calls
+        left = sorted(self.outstanding(prompts), key=lambda prompt: len(prompt.system) + len(prompt.user))
+        for start in range(0, len(left), self.at_once):
+            self._ask_together(left[start : start + self.at_once])
 
-    def _asked(self, prompt: Prompt) -> Kept:
-        """What a model says to a question; an answer that does not fit is shown to it and asked for again, once."""
-        messages, calls, text = _messages(prompt), [], ""
+    def _ask_together(self, prompts: Sequence[Prompt]) -> None:
+        """An answer that does not fit is shown to the model and asked for again, once."""
+        conversations = {at: _messages(prompt) for at, prompt in enumerate(prompts)}
+        calls: dict[int, list[dict[str, Any]]] = {at: [] for at in conversations}
         for attempt in range(1, MAX_ANSWERS + 1):
-            began = time.monotonic()
-            text, n_read, n_written = _generate(self.path, messages, prompt.max_tokens)
-            fits = parsed(text, prompt.schema) is not None
-            calls.append({
-                "call_id": uuid.uuid4().hex, "run_id": self.run_id, "purpose": prompt.purpose, "model": self.model,
-                "prompt_sha256": prompt.sha256(self.model), "latency_s": time.monotonic() - began, "cached": False,
-                "status": "ok" if fits else "malformed", "error": None, "input_tokens": n_read,
-                "output_tokens": n_written, "cost_usd": 0.0,
-            })  # fmt: skip
-            if fits:
-                return Kept(text, None, "", attempt, calls)
-            messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": MEND}]
-        return Kept(text, "malformed", text[:500], MAX_ANSWERS, calls)
+            began, asked = time.monotonic(), list(conversations)
+            turns = _generate(self, [conversations[at] for at in asked], [prompts[at].max_tokens for at in asked])
+            latency = (time.monotonic() - began) / len(asked)
+            for at, turn in zip(asked, turns, strict=True):
+                prompt, messages = prompts[at], conversations[at]
+                fits = parsed(turn.text, prompt.schema) is not None
+                calls[at].append(self._call(prompt, turn, latency, fits=fits))
+                if fits or attempt == MAX_ANSWERS:
+                    problem, detail = (None, "") if fits else ("malformed", turn.text[:500])
+                    kept = Kept(turn.text, problem, detail, attempt, calls[at])
+                    self.answers.write(prompt.sha256(self.model), kept)
+                    self.calls += kept.calls
+                    del conversations[at]
+                else:
+                    again = {"role": "user", "content": MEND}
+                    conversations[at] = [*messages, {"role": "assistant", "content": turn.text}, again]
+            if not conversations:
+                return
+
+    def _call(self, prompt: Prompt, turn: Turn, latency: float, *, fits: bool) -> dict[str, Any]:
+        return {
+            "call_id": uuid.uuid4().hex, "run_id": self.run_id, "purpose": prompt.purpose, "model": self.model,
+            "prompt_sha256": prompt.sha256(self.model), "latency_s": latency, "cached": False,
+            "status": "ok" if fits else "malformed", "error": None, "input_tokens": turn.n_read,
+            "output_tokens": turn.n_written, "cost_usd": 0.0,
+        }  # fmt: skip
 
 
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
+def _messages(prompt: Prompt) -> Messages:
     system = instructions_with_schema(prompt)
     return [{"role": "system", "content": system}, {"role": "user", "content": prompt.user}]
 
 
+def _generate(of: LocalModel, conversations: Sequence[Messages], max_tokens: Sequence[int]) -> list[Turn]:
+    """The model's next turn of each conversation; in halves where a GPU has no room for all of them."""
+    try:
+        return _turns(of, conversations, max_tokens)
+    except torch.cuda.OutOfMemoryError:
+        if len(conversations) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(conversations) // 2
+    return [
+        *_generate(of, conversations[:half], max_tokens[:half]),
+        *_generate(of, conversations[half:], max_tokens[half:]),
+    ]
+
+
 @torch.no_grad()
-def _generate(path: Path, messages: list[dict[str, str]], max_tokens: int) -> tuple[str, int, int]:
-    """The model's next turn of a conversation, and tokens read and written."""
-    model, tokenizer = _load(path)
-    if "system" not in tokenizer.chat_template:
-        (system, first), later = messages[:2], messages[2:]
-        messages = [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *later]
-    read = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    n_read = read["input_ids"].shape[1]
-    written = model.generate(**read, max_new_tokens=max_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-    answer = written[0, n_read:]
-    return tokenizer.decode(answer, skip_special_tokens=True), n_read, len(answer)
+def _turns(of: LocalModel, conversations: Sequence[Messages], max_tokens: Sequence[int]) -> list[Turn]:
+    model, tokenizer = _load(of.path, of.device)
+    texts = [
+        tokenizer.apply_chat_template(_for_template(tokenizer, messages), add_generation_prompt=True, tokenize=False)
+        for messages in conversations
+    ]
+    read = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt").to(of.device)
+    written = model.generate(
+        input_ids=read["input_ids"],
+        attention_mask=read["attention_mask"],
+        max_new_tokens=max(max_tokens),
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    ends = _ends(model, tokenizer)
+    turns = []
+    for row, mask, most in zip(written, read["attention_mask"], max_tokens, strict=True):
+        answer = row[read["input_ids"].shape[1] :][:most].tolist()
+        stop = next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))
+        text = tokenizer.decode(answer[:stop], skip_special_tokens=True)
+        turns.append(Turn(text, int(mask.sum()), stop))
+    return turns
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens with which an answer ends."""
+    known = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+
+
+def _for_template(tokenizer: Any, messages: Messages) -> Messages:
+    """A conversation without a system's turn where the template knows none."""
+    if "system" in tokenizer.chat_template:
+        return messages
+    (system, first), later = messages[:2], messages[2:]
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *later]

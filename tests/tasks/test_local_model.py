@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.prompts import DESCRIPTION
 from storage.answers import AnswerStore, look_up
 from storage.store import Store
+from tasks.llm import local_model
 from tasks.llm.local_model import LocalModel
 from tests.tasks.chat_model import write_chat_model
 
@@ -68,3 +70,42 @@ def test_a_folder_without_a_chat_model_is_named(tmp_path: Path) -> None:
     template.unlink()
     with pytest.raises(ValueError, match="no chat template"):
         asked(path, tmp_path)
+
+
+def several(n: int) -> list[Prompt]:
+    """Questions of different lengths, with room for answers of different lengths."""
+    return [PROMPT._replace(user="x " * (1 + 3 * at), max_tokens=4 + at % 3) for at in range(n)]
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_questions_that_are_answered_together_have_the_answers_that_they_have_alone(
+    tmp_path: Path, random: bool
+) -> None:
+    path, prompts = write_chat_model(tmp_path / "chat", first="sure:", second=GOOD, random=random), several(7)
+    kept = []
+    for at_once in (1, 3):
+        answers = AnswerStore(Store(tmp_path / str(at_once)))
+        model = LocalModel(path, "print", answers, "run", at_once=at_once)
+        model.ask(prompts)
+        kept.append([answers.read(prompt.sha256(model.model)) for prompt in prompts])
+        told = [(call["prompt_sha256"], call["input_tokens"], call["output_tokens"]) for call in model.calls]
+        assert len(told) == 14
+    alone, together = ([(one.text, one.problem, one.attempts) for one in many if one] for many in kept)
+    assert alone == together
+    assert len(alone) == 7
+
+
+def test_a_gpu_without_room_answers_in_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sizes, turns = write_chat_model(tmp_path / "chat", first=GOOD, second="no"), [], local_model._turns
+
+    def crowded(of: LocalModel, conversations: list, max_tokens: list) -> list:
+        sizes.append(len(conversations))
+        if len(conversations) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return turns(of, conversations, max_tokens)
+
+    monkeypatch.setattr(local_model, "_turns", crowded)
+    model = LocalModel(path, "print", AnswerStore(Store(tmp_path)), "run")
+    model.ask(several(5))
+    assert sizes == [5, 2, 3, 1, 2]
+    assert [call["status"] for call in model.calls] == ["ok"] * 5
