@@ -28,6 +28,9 @@ _JUDGED = f"""
     GROUP BY checkpoint_id, corpus_id, layer, feature, method, explainer, judge"""
 """A verdict on every description that was judged, wrong ones included."""
 
+_OF_ITS_OWN = "coalesce(reason, '') NOT LIKE '%: as\\_of\\_%' ESCAPE '\\'"
+"""Whether a description has figures that are not those of another method."""
+
 _KINDS = f"""
     judged AS ({_JUDGED}
     ), told AS (
@@ -36,12 +39,12 @@ _KINDS = f"""
                     WHEN method LIKE 'control:swapped:%' THEN method[17:]
                     WHEN method LIKE 'control:%' THEN NULL ELSE method END AS method,
                CASE WHEN method LIKE 'control:%' THEN string_split(method, ':')[2] ELSE 'real' END AS kind
-        FROM judged WHERE checkpoint_id NOT IN (SELECT decoy_checkpoint_id FROM decoys)
+        FROM judged WHERE checkpoint_id NOT IN (SELECT decoy_checkpoint_id FROM decoys) AND {_OF_ITS_OWN}
         UNION ALL
         SELECT d.checkpoint_id, j.corpus_id, j.layer, j.explainer, j.judge, j.verdict, j.method, 'decoy: ' || d.kind
         FROM judged j JOIN decoys d
           ON (d.decoy_checkpoint_id, d.layer, d.decoy) = (j.checkpoint_id, j.layer, j.feature)
-        WHERE j.method NOT LIKE 'control:%'
+        WHERE j.method NOT LIKE 'control:%' AND {_OF_ITS_OWN}
     )"""
 """The same by kind: of real features, of decoys, or a wrong description of a real feature."""
 

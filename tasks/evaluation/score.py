@@ -30,11 +30,11 @@ from tasks.describe.describe import PASSING
 from tasks.describe.evidence import EvidenceJob, known_features
 from tasks.evaluation.held_out import load_layer_material
 from tasks.evaluation.job import JudgeJob
-from tasks.evaluation.judge import CONTROL, partners
+from tasks.evaluation.judge import CONTROL, SWAPPED, partners
 from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
-VERSION = 5
+VERSION = 6
 """Bump when other figures would follow from the same answers."""
 
 ROWS_AT_ONCE = 256
@@ -77,7 +77,7 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
 
 def _own(task: JudgeJob, method: str, metric: str, score: Score) -> Score:
     """A figure, or why there is none that says anything of this method."""
-    base = ADDS_OUTPUTS.get(method.removeprefix(CONTROL))
+    base = ADDS_OUTPUTS.get(method.removeprefix(CONTROL).removeprefix(SWAPPED))
     if task.judge != "rule" or base not in task.methods or metric in READS_OUTPUTS:
         return score
     return Score.none(f"as_of_{base}", score.n)

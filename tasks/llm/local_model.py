@@ -73,7 +73,8 @@ def _load(path: Path, device: str) -> tuple[Any, Any]:
     tokenizer.padding_side = "left"  # what is written goes on at the right
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.eval().to(device), tokenizer
+    placed: Any = model.eval()
+    return placed.to(device), tokenizer
 
 
 class Turn(NamedTuple):

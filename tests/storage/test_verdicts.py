@@ -31,13 +31,19 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.Duck
                     "INSERT INTO scores VALUES (?, 't', 0, ?, ?, 'tokens', 'rule', ?, ?, ?, ?, 9, ?)",
                     [checkpoint, feature, method, metric, value, low, high, reason],
                 )
+        connection.execute(
+            "INSERT INTO scores SELECT 'c', 't', 0, 0, 'added', 'tokens', 'rule', unnest(?), NULL, NULL, NULL, 9, "
+            "'as_of_m'",
+            [list(DECIDING)],
+        )
         for feature, kind in ((0, "recombined"), (1, "random")):
             connection.execute("INSERT INTO decoys VALUES ('c', 'd', 0, ?, ?, 5, NULL, 0.1)", [feature, kind])
         yield connection
 
 
 def test_a_description_passes_by_all_three_scores_and_fails_by_one(connection: duckdb.DuckDBPyConnection) -> None:
-    query = "SELECT verdict, weakest, reason FROM verdicts WHERE checkpoint_id = 'c' ORDER BY feature"
+    query = """SELECT verdict, weakest, reason FROM verdicts WHERE checkpoint_id = 'c' AND method = 'm'
+               ORDER BY feature"""
     assert connection.execute(query).fetchall() == [
         ("pass", DECIDING[0], None),
         ("fail", DECIDING[1], None),
@@ -50,7 +56,7 @@ def test_the_false_positive_rate_is_that_of_wrong_descriptions_of_the_method(
     connection: duckdb.DuckDBPyConnection,
 ) -> None:
     query = """SELECT DISTINCT false_positive_rate, n_wrong, wrong_kinds, false_positive_low, false_positive_high
-               FROM verdicts WHERE checkpoint_id = 'c'"""
+               FROM verdicts WHERE checkpoint_id = 'c' AND method = 'm' AND n_wrong > 0"""
     [(rate, n, kinds, low, high)] = connection.execute(query).fetchall()
     assert (rate, n, kinds) == (0.25, 4, "decoy: random, shuffled, swapped")
     assert (round(low, 3), round(high, 3)) == (0.046, 0.699)
@@ -69,3 +75,12 @@ def test_pass_rates_are_by_kind_and_decoys_are_those_of_the_real_checkpoint(
         ("swapped", "m", 1, 0, 0, 1),
     ]
     assert connection.execute("SELECT count(*) FROM pass_rates WHERE checkpoint_id = 'd'").fetchall() == [(0,)]
+
+
+def test_a_method_without_figures_of_its_own_is_undecided_and_has_no_rate(
+    connection: duckdb.DuckDBPyConnection,
+) -> None:
+    query = "SELECT verdict, reason FROM verdicts WHERE method = 'added'"
+    reason = ", ".join(f"{metric}: as_of_m" for metric in sorted(DECIDING))
+    assert connection.execute(query).fetchall() == [("undecided", reason)]
+    assert connection.execute("SELECT count(*) FROM pass_rates WHERE method = 'added'").fetchall() == [(0,)]
