@@ -54,7 +54,7 @@ class IngestStage:
         Raises:
             ValueError: a layer's figures say that the transcoders were read wrongly.
         """
-        store, job = subject.store, _job(subject)
+        store, job = subject.store, quality_job(subject)
         remember_fingerprints(store, subject.files)
         groups = _measured_together(subject)
         wait_for_all([measure_layers.submit(store, job, layers) for layers in groups], "measure transcoders")
@@ -72,7 +72,8 @@ class IngestStage:
 INGEST = IngestStage()
 
 
-def _job(subject: Subject) -> IngestJob:
+def quality_job(subject: Subject) -> IngestJob:
+    """What is brought into the store, and the text that it is measured on before."""
     return IngestJob(
         checkpoint_id=subject.checkpoint_id,
         model_path=subject.source.model.path,
@@ -90,7 +91,7 @@ def measured_layers(subject: Subject) -> Iterator[Quality]:
     Raises:
         ValueError: those of a layer say that it was read wrongly.
     """
-    job = _job(subject)
+    job = quality_job(subject)
     for layers in _measured_together(subject):
         for quality, suspicion in measured(job, layers):
             if suspicion and not subject.config.transcoder.accept_poor_quality:

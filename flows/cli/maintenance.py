@@ -5,14 +5,18 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from flows.cli.app import Overrides, StoreOption, app, load, out, print_quality, report_errors, size_text, store_root
 from flows.reports.tables import Table
+from flows.running.progress import working
 from interp.display import visible
+
+if TYPE_CHECKING:
+    from flows.subject.subject import Subject
 
 
 @app.command()
@@ -82,11 +86,32 @@ def doctor(
                 a = subject.attributes
                 what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
                 _good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
+                _tell_readings(subject)
                 print_quality(list(measured_layers(subject)))
         is_read = store is not None or repair
         _check_store(root, is_read)
         if is_read and root.exists():
             _examine(root, repair)
+
+
+def _tell_readings(subject: "Subject") -> None:
+    """Measure the release under every plausible reading, and say which is right."""
+    from flows.readings import readings
+
+    with working("measure the release as it may be read"):
+        found = readings(subject)
+    layers = [f"layer {layer.layer}" for layer in found.every[0].layers]
+    title = "Explained variance and L0, by where the transcoders read and what they stand for"
+    table = Table("input", "output", *layers, "", title=title)
+    for reading in found.every:
+        figures = [f"{layer.explained_variance:.3f}, {layer.l0:.1f}" for layer in reading.layers]
+        table.add_row(*reading.hooks, *figures, "as read" if reading.hooks == found.used else "")
+    out.print(table)
+    if found.advice is None:
+        used = f"input {found.used.feature_input}, output {found.used.feature_output}"
+        _good("hooks", f"{used}: no other reading explains more")
+    else:
+        out.print(f"[red]✗[/] [bold]hooks[/] {escape(found.advice)}", soft_wrap=True, highlight=False)
 
 
 def _place(origin: Any) -> str:

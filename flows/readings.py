@@ -1,0 +1,86 @@
+"""Which hooks a release was trained at, found by measuring: every plausible reading of it, on a little real text.
+
+A transcoder that is read at the wrong side of a norm often still reconstructs something, and every figure that follows
+is then of another function. Names of hooks differ between the libraries that train transcoders, so that a release's own
+words are not proof.
+"""
+
+from dataclasses import replace
+from statistics import fmean
+from typing import NamedTuple, get_args
+
+from flows.ingest import quality_job
+from flows.subject.subject import Subject
+from interp.capture import Hooks, InputHook
+from interp.quality import Quality
+from tasks.ingest import IngestJob, measured
+
+N_TOKENS = 2048
+"""Measured on, at most: the readings differ by far more than so little text can hide."""
+
+MARGIN = 0.02
+"""Explained variance by which another reading has to be better before it is called right."""
+
+
+class Reading(NamedTuple):
+    """A release read in one way."""
+
+    hooks: Hooks
+    layers: tuple[Quality, ...]
+    """Of the first, the middle and the last layer."""
+
+    @property
+    def explained_variance(self) -> float:
+        """The mean over the layers."""
+        return fmean(layer.explained_variance for layer in self.layers)
+
+
+class Readings(NamedTuple):
+    """Every plausible reading, the best first."""
+
+    every: tuple[Reading, ...]
+    used: Hooks
+    """As the configuration reads it."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether no other reading explains clearly more than the one in use."""
+        used = next(reading for reading in self.every if reading.hooks == self.used)
+        return self.every[0].explained_variance <= used.explained_variance + MARGIN
+
+    @property
+    def advice(self) -> str | None:
+        """What to set, where another reading is right."""
+        if self.is_right:
+            return None
+        best = self.every[0].hooks
+        changes = {"input_hook": best.feature_input, "output_hook": best.feature_output}
+        used = {"input_hook": self.used.feature_input, "output_hook": self.used.feature_output}
+        words = " ".join(f"transcoder.{name}={hook}" for name, hook in changes.items() if used[name] != hook)
+        return f"the release reconstructs clearly more when it is read otherwise: set {words}"
+
+
+def readings(subject: Subject) -> Readings:
+    """Measure a release under every reading that its model allows. Nothing is written.
+
+    Memory: the model, and one transcoder (of a cross-layer one, an encoder and a decoder of each layer below).
+    """
+    job, layers = quality_job(subject), range(subject.attributes.n_layers)
+    job = replace(job, text=replace(job.text, n_tokens=min(N_TOKENS, job.text.n_tokens)))
+    sampled = tuple(sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
+    found = [Reading(hooks, _measured(job, hooks, sampled)) for hooks in plausible(subject)]
+    return Readings(tuple(sorted(found, key=lambda one: -one.explained_variance)), subject.transcoders.hooks)
+
+
+def plausible(subject: Subject) -> list[Hooks]:
+    """Where a release for this model may read and what it may stand for."""
+    family = subject.source.model.family
+    inputs: tuple[InputHook, ...] = ("resid_mid",) if family.mlp_norm is None else get_args(InputHook)
+    outputs = ("mlp_out",) if family.mlp_output_norm is None else ("mlp_out", "mlp_out_normed")
+    found = [Hooks(source, target) for source in inputs for target in outputs]
+    used = subject.transcoders.hooks
+    return found if used in found else [*found, used]
+
+
+def _measured(job: IngestJob, hooks: Hooks, layers: tuple[int, ...]) -> tuple[Quality, ...]:
+    return tuple(quality for quality, _ in measured(replace(job, hooks=hooks), layers))

@@ -1,0 +1,43 @@
+"""The hooks at which a release was trained are found by measuring, whatever the configuration says."""
+
+import pytest
+
+from configs.run import load_config
+from flows.readings import Reading, Readings, readings
+from flows.subject.subject import identify, open_source
+from interp.capture import Hooks
+from interp.quality import Quality
+from tests.conftest import ROOT
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("said", ["mlp_in", "mlp_in_normalized"])
+def test_the_right_reading_explains_most(said: str) -> None:
+    changes = ["corpus.source=python-docs", f"transcoder.input_hook={said}", "quality_tokens=256"]
+    found = readings(identify(open_source(load_config(ROOT / "configs" / "demo.yaml", changes))))
+    inputs = [reading.hooks.feature_input for reading in found.every]
+    assert inputs == ["mlp_in", "mlp_in_normalized", "resid_mid"]
+    assert [layer.layer for layer in found.every[0].layers] == [0, 2, 3]
+    assert found.is_right == (said == "mlp_in")
+    if said == "mlp_in":
+        assert found.advice is None
+    else:
+        assert str(found.advice).endswith("set transcoder.input_hook=mlp_in")
+
+
+def reading(hooks: Hooks, *variances: float) -> Reading:
+    return Reading(
+        hooks,
+        tuple(
+            Quality(at, one, l0=9, dead_share=0, loss=3, loss_replaced=3, loss_all_replaced=3, n_tokens=100)
+            for at, one in enumerate(variances)
+        ),
+    )
+
+
+def test_what_to_set_names_only_what_differs() -> None:
+    best, used = Hooks("mlp_in", "mlp_out_normed"), Hooks("mlp_in", "mlp_out")
+    found = Readings((reading(best, 0.9, 0.8), reading(used, 0.9, 0.7)), used)
+    assert str(found.advice).endswith("otherwise: set transcoder.output_hook=mlp_out_normed")
+    near = Readings((reading(best, 0.9, 0.8), reading(used, 0.89, 0.79)), used)
+    assert near.advice is None
