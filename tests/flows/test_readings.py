@@ -29,7 +29,7 @@ def reading(hooks: Hooks, *variances: float) -> Reading:
     return Reading(
         hooks,
         tuple(
-            Quality(at, one, l0=9, dead_share=0, loss=3, loss_replaced=3, loss_all_replaced=3, n_tokens=100)
+            Quality(at, one, l0=9.0, dead_share=0.0, loss=3.0, loss_replaced=3.0, loss_all_replaced=None, n_tokens=100)
             for at, one in enumerate(variances)
         ),
     )
