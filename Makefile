@@ -18,21 +18,24 @@ LOCKS := requirements.lock requirements-torch.lock requirements-setup.lock
 HASHED := --no-deps --require-hashes
 UV := $(BIN)/uv --system-certs pip
 
+# For minutes the tools of set-up say nothing: a dot every four seconds says that they are at it.
+ALIVE := { while sleep 4 && kill -0 $$$$; do printf .; done 2>/dev/null & }; dots=$$!; \
+	trap 'kill $$dots; echo' EXIT; trap 'exit 130' INT TERM;
+
 # uv does not read pip's configuration: where only pip knows the way to the packages, pip installs them. The mode `compat`
 # is a path alone; the other imports a finder, 20 ms of every process, in which Ctrl-C is a traceback.
 $(READY): pyproject.toml $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
 	@echo "Set-up, 1 of 4: a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet $(HASHED) -r requirements-setup.lock
+	@$(ALIVE) $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet $(HASHED) -r requirements-setup.lock
 	@echo "Set-up, 2 of 4: PyTorch"
-	@$(BIN)/python -m pip install --retries 0 $(TORCH)
+	@$(ALIVE) $(BIN)/python -m pip install --retries 0 $(TORCH)
 	@echo "Set-up, 3 of 4: locked packages"
-	@$(UV) install --python $(BIN)/python $(HASHED) --compile-bytecode -r requirements.lock || \
+	@$(ALIVE) $(UV) install --python $(BIN)/python $(HASHED) --compile-bytecode -r requirements.lock || \
 		{ echo "uv could not; pip does it, which takes longer"; $(BIN)/python -m pip install $(HASHED) -r requirements.lock; }
 	@echo "Set-up, 4 of 4: Circuit Insights"
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --config-settings editable_mode=compat --editable .
-	@$(BIN)/python -m pip check
+	@$(ALIVE) $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --config-settings editable_mode=compat --editable . && \
+		$(BIN)/python -m pip check
 	@touch $(READY)
 
 lock:  ## Write the hashes of the versions in requirements.lock anew; wants the uv of an earlier set-up
