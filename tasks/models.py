@@ -19,16 +19,21 @@ from storage.models import ModelFolder, open_model
 _loading = Lock()
 
 
-def loaded_model(path: Path, device: str = "cpu", *, open_attention: bool = False) -> tuple[ModelFolder, nn.Module]:
+def loaded_model(
+    path: Path, device: str = "cpu", *, open_attention: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[ModelFolder, nn.Module]:
     """The model folder and its model; one model is held at a time. `open_attention`: one that says its patterns."""
     with _loading:
-        return _load(path, device, open_attention)
+        return _load(path, device, open_attention, dtype)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, device: str, open_attention: bool) -> tuple[ModelFolder, nn.Module]:
+def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> tuple[ModelFolder, nn.Module]:
     folder = open_model(path)
-    model: Any = folder.load().to(device)
+    model: Any = folder.load()
+    for weight in model.parameters():  # and no buffers: angles of positions need float32
+        weight.data = weight.data.to(dtype)
+    model = model.to(device)
     if open_attention:
         model.set_attn_implementation("eager")
     return folder, model

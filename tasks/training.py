@@ -35,7 +35,7 @@ STEPS_PER_RECORD = 10
 HELD_OUT_SHARE = 0.05
 """Share of the rows, the last ones, that are not trained on but measured on."""
 
-MAX_HELD_OUT_TOKENS = 16_384
+MAX_HELD_OUT_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
 
 def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, records: _Records) -> dict[int, Trainer]:
     folder, rows = store.trained_transcoders(job.recipe), _Rows(store, job)
-    model_folder, model = loaded_model(job.model_path)
+    model_folder, model = loaded_model(job.model_path, dtype=job.settings.torch_dtype)
     trainers = {}
     for layer in layers:
         if _state(folder, layer).exists():

@@ -91,10 +91,11 @@ def _sparse(
     bias, found = p.b_enc.numpy(), 0
     room = n * k + 1
     token, feature, value = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.float32)
-    products = torch.empty(min(n, TOKENS_PER_PRODUCT), m)
+    inputs, encoder = x.to(settings.torch_dtype), p.W_enc.to(settings.torch_dtype)
+    products = inputs.new_empty(min(n, TOKENS_PER_PRODUCT), m)
     for low in range(0, n, TOKENS_PER_PRODUCT):
-        rows = x[low : low + TOKENS_PER_PRODUCT]
-        out = torch.mm(rows, p.W_enc.T, out=products[: len(rows)])
+        rows = inputs[low : low + TOKENS_PER_PRODUCT]
+        out = torch.mm(rows, encoder.T, out=products[: len(rows)]).float()
         position = np.arange(low, low + len(rows), dtype=np.int32)
         found += int(compress_top(out.numpy(), bias, k, position, token[found:], feature[found:], value[found:]))
     token, feature, value = token[:found], feature[:found], value[:found]

@@ -70,6 +70,7 @@ def random_parameters(settings: TrainingSettings, width: int = 24) -> Parameters
         TrainingSettings(d_transcoder=50, k=7),
         TrainingSettings(d_transcoder=50, k=7, skip=True),
         TrainingSettings(d_transcoder=50, k=60),
+        TrainingSettings(d_transcoder=50, k=50, dtype="bfloat16"),
         TrainingSettings(d_transcoder=50, activation="relu", sparsity=0.1),
     ],
 )
@@ -88,13 +89,14 @@ def test_gradients_are_those_of_autograd(settings: TrainingSettings) -> None:
     with torch.no_grad():
         into = p.empty()
         outcome = loss_and_gradients(p, x, y, settings, into)
-    assert outcome.unexplained == pytest.approx(unexplained.item(), 1e-5)
+    near = 1e-5 if settings.dtype == "float32" else 3e-2
+    assert outcome.unexplained == pytest.approx(unexplained.item(), near)
     assert outcome.penalty == pytest.approx(penalty.item(), 1e-5)
-    assert outcome.n_active == int((a > 0).sum())
+    assert outcome.n_active == pytest.approx(int((a > 0).sum()), near)
     assert torch.equal(outcome.fired, (a > 0).any(0))
     for name, tensor in p.named().items():
         assert tensor.grad is not None
-        torch.testing.assert_close(getattr(into, name), tensor.grad, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(getattr(into, name), tensor.grad, rtol=10 * near, atol=near, msg=name)
 
 
 def test_the_sums_over_active_features_are_the_dense_products(monkeypatch: pytest.MonkeyPatch) -> None:
