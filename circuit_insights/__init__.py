@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from circuit_insights.acting import Generation, Intervened, Steered, generate, intervene, steer
     from circuit_insights.attribution import Graph, attribute
     from circuit_insights.explaining import explain
     from circuit_insights.feature import Feature
@@ -28,16 +29,25 @@ __version__ = version("circuit-insights")
 
 _HOMES = {
     "Feature": "feature",
+    "Generation": "acting",
     "Graph": "attribution",
+    "Intervened": "acting",
     "PromptActivations": "prompts",
+    "Steered": "acting",
     "Store": "store",
     "attribute": "attribution",
     "explain": "explaining",
+    "generate": "acting",
+    "intervene": "acting",
     "open_store": "store",
+    "steer": "acting",
 }
 """In which module each name is."""
 
-__all__ = ["Feature", "Graph", "PromptActivations", "Store", "__version__", "attribute", "explain", "open_store"]
+__all__ = [
+    "Feature", "Generation", "Graph", "Intervened", "PromptActivations", "Steered", "Store", "__version__", "attribute",
+    "explain", "generate", "intervene", "open_store", "steer",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -53,6 +53,16 @@ def graph_html(graph: object, n: int) -> str:
     return _templates().get_template("card_graph.html").render(metadata=read["metadata"], **summary(read, n))
 
 
+def steered_html(steered: object) -> str:
+    """A prompt with what was written on it, as the model is and steered; probabilities at each token."""
+    return _templates().get_template("card_steered.html").render(one=steered)
+
+
+def intervened_html(intervened: object) -> str:
+    """What interventions do to targets, predicted and measured."""
+    return _templates().get_template("card_intervened.html").render(one=intervened)
+
+
 @lru_cache
 def _templates() -> Environment:
     return environment(_no_address)

@@ -126,6 +126,14 @@ def files_with(secret: str, *folders: Path) -> list[Path]:
     return [path for path in every if secret.encode() in path.read_bytes()]
 
 
+@pytest.fixture(scope="session")
+def planted_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the planted model's checkpoint and a catalog, for reading."""
+    from tests.planted_store import planted_store
+
+    return planted_store(tmp_path_factory.mktemp("planted")).store.root
+
+
 @pytest.fixture
 def planted(tmp_path: Path) -> list[str]:
     """Overrides that point configs/demo.yaml at the planted model and a new store."""

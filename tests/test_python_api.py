@@ -23,8 +23,8 @@ PROMPT = "word3 word5 word9 word12"
 
 
 @pytest.fixture(scope="module")
-def planted_ci(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ci.Store]:
-    with ci.open_store(planted_store(tmp_path_factory.mktemp("planted")).store.root) as store:
+def planted_ci(planted_root: Path) -> Iterator[ci.Store]:
+    with ci.open_store(planted_root) as store:
         yield store
 
 
@@ -48,7 +48,7 @@ def test_a_feature_has_what_the_catalog_says_of_it(small: ci.Store) -> None:
     assert [one.activation for one in feature.contexts()] == [4, 3.5, 3, 2.5, 2, 1.5]
     assert feature.contexts()[0].token == "<i> cat</i>"
     assert [one.signature for one in feature.clusters()] == [["L1 H2 −1", "L0 #0"], []]
-    assert {one.metric for one in feature.scores()} == {"clarity"}
+    assert "clarity" in {one.metric for one in feature.scores()}
 
 
 def test_its_card_escapes_every_text(small: ci.Store) -> None:
@@ -95,7 +95,7 @@ def test_nothing_in_the_store_is_changed_by_reading(planted_ci: ci.Store) -> Non
 
 def test_activations_of_a_prompt_are_the_planted_ones(planted_ci: ci.Store) -> None:
     found = planted_ci.activations(PROMPT)
-    assert found.tokens == ["<s>", "word3", "word5", "word9", "word12"]
+    assert found.tokens == ["<s>", " word3", " word5", " word9", " word12"]
     assert [(one.position, one.layer, one.feature) for one in found.firings] == [(2, 0, 3), (4, 0, 1), (2, 1, 2)]
     assert [one.feature for one in found.at(-1)] == [1]
     assert "word5 or &lt;b&gt;word7" in found._repr_html_()
@@ -109,7 +109,7 @@ def test_activations_of_a_prompt_are_the_planted_ones(planted_ci: ci.Store) -> N
 def test_a_prompt_has_exactly_one_bos(planted_ci: ci.Store) -> None:
     for prompt, said in (("word3", 0), ("<s> word3", 1), ("<s> <s> word3", 1)):
         found = planted_ci.activations(prompt)
-        assert found.tokens == ["<s>", "word3"]
+        assert found.tokens == ["<s>", " word3"]
         assert len(found.said) == said
     with pytest.raises(ValueError, match="has 71 tokens; the model reads 64"):
         planted_ci.activations("word3 " * 70)
@@ -172,6 +172,22 @@ def test_a_graph_is_what_the_command_writes(planted_ci: ci.Store, tmp_path: Path
     assert written["metadata"]["slug"] == "mine"
     with pytest.raises(ValueError, match=r"expected NAME\.json"):
         graph.save(tmp_path / "mine.txt")
+
+
+def test_steering_and_interventions_are_those_of_the_commands(planted_ci: ci.Store) -> None:
+    how = ci.Generation(new_tokens=3)
+    [steered] = ci.steer(planted_ci, "word3 word4", ["1/2=20"], how=how)
+    assert [one.token for one in steered.steered.tokens] == [" word9"] * 3
+    assert ci.generate(planted_ci, ["word3 word4"], ["1/2=20"], how=how) == ["word9 word9 word9"]
+    assert ci.generate(planted_ci, "word3 word4", how=how) == [steered.original.text]
+    assert "nats" in steered._repr_html_()
+    found = ci.intervene(planted_ci, "word3 word5", [["0/3=off"], ["0/1=off"], ["0.1=off"]], targets=["feature:1/2"])
+    assert [one.interventions for one in found] == [["0/3=off"], ["0/1=off"], ["0.1=off"]]
+    assert found[0].effects[0].measured < -1
+    assert [one.effects[0].measured for one in found[1:]] == [0, 0]
+    assert "0/1 is not active there" in found[1]._repr_html_()
+    with pytest.raises(ValueError, match=r"feature '3=off': expected LAYER/FEATURE"):
+        ci.intervene(planted_ci, "word3", ["3=off"])
 
 
 def test_explain_takes_what_a_configuration_takes(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
     """Only of the likeliest tokens that have this probability together."""
     seed: int = 0
-    """Of the draw. Row `i` of a batch draws by (seed, first_row + i) whatever the batch, so that a changed run and an
-    unchanged one draw alike where they think alike."""
-    first_row: int = 0
+    """Of the draw. A row draws by (seed, its number) whatever the batch, so that a changed run and an unchanged one
+    draw alike where they expect the same."""
+    rows: tuple[int, ...] = ()
+    """The rows' numbers; none given: 0, 1, …"""
 
 
 GREEDY = Sampling()
@@ -65,7 +66,7 @@ class _Draws:
 
     def __init__(self, n: int, sampling: Sampling, device: torch.device) -> None:
         self.sampling, self.device = sampling, device
-        rows = range(sampling.first_row, sampling.first_row + n)
+        rows = sampling.rows or range(n)
         seeds = [np.random.SeedSequence([sampling.seed, row]).generate_state(1)[0] for row in rows]
         self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 

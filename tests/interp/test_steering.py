@@ -77,7 +77,7 @@ def test_draws_do_not_depend_on_the_batch_and_follow_the_seed() -> None:
     prompts = torch.tensor([[3, 5, 7]] * 40)
     how = Sampling(temperature=1.0, seed=3)
     together = continuations(of, Changes(), prompts, 4, how)
-    assert torch.equal(together[7:9], continuations(of, Changes(), prompts[7:9], 4, how._replace(first_row=7)))
+    assert torch.equal(together[7:9], continuations(of, Changes(), prompts[7:9], 4, how._replace(rows=(7, 8))))
     assert not torch.equal(together, continuations(of, Changes(), prompts, 4, how._replace(seed=4)))
     assert len(together.unique(dim=0)) > 5
     likely = continuations(of, Changes(), prompts, 4, how._replace(top_p=1e-6))

@@ -1,0 +1,180 @@
+"""Change a model and see what follows: `steer` and `intervene`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, store_root
+from flows.reports.tables import Table
+from interp.display import escaped_json, visible
+
+if TYPE_CHECKING:
+    from flows.prompts.intervene import Intervened
+    from flows.prompts.opened import Opened
+    from flows.prompts.steer import Steered, Written
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Configuration; else that of the checkpoint's last run.")
+]
+FeatureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature",
+        help="LAYER/FEATURE=VALUE, or LAYER/FEATURE@POSITIONS=VALUE. VALUE: a number (held at it), 2x (times its "
+        "greatest activation on the corpus), off, LOW..HIGH (kept within), add:N. Several: once each.",
+    ),
+]
+Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+def opened(config: Path | None, store: str | None, checkpoint: str | None) -> "Opened":
+    """The checkpoint that a command names, with its model."""
+    from flows.prompts.opened import open_configured, open_named
+
+    if config is not None and checkpoint is not None:
+        raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
+    err.print("opening the model", style="dim")
+    return open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
+
+
+@app.command()
+def steer(
+    prompt: Annotated[list[str] | None, typer.Argument(help="Text that is continued; several are a batch.")] = None,
+    feature: FeatureOption = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file with a prompt a line, instead.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens that are written.")] = 40,
+    temperature: Annotated[float, typer.Option(help="Of the draw of the next token; 0: the likeliest.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw of the likeliest that have this probability together.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    chat: Chat = False,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Continue a prompt with features changed, beside what the model writes as it is.
+
+    A feature is changed at every token of the prompt and of what is written, or at POSITIONS: a position (-1 is the
+    prompt's last), START:STOP, or `generated`, which is from the prompt's last token on.
+    """
+    with report_errors():
+        from flows.prompts.asked import asked_feature
+        from flows.prompts.opened import check_prompt
+        from flows.prompts.steer import Generation
+        from flows.prompts.steer import steer as run
+
+        texts = [*(prompt or []), *(_lines(prompts) if prompts is not None else [])]
+        for text in texts or [""]:
+            check_prompt(text)
+        asked = [asked_feature(text) for text in feature or []]
+        if not asked:
+            raise ValueError("--feature: name one to change, like --feature 12/345=8")
+        found = run(
+            opened(config, store, checkpoint), texts, asked, Generation(new_tokens, temperature, top_p, seed), chat=chat
+        )
+        for one in found:
+            _print_json(one) if as_json else _print_steered(one)
+
+
+@app.command()
+def intervene(
+    prompt: Annotated[str, typer.Argument(help="Text on which features and heads are changed.")],
+    feature: FeatureOption = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="LAYER.HEAD=VALUE, or LAYER.HEAD@POSITIONS=VALUE. VALUE: off, 0.5x (scaled), mean, swap."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is looked at: a token (with its blank, or #ID), A|B for the difference of two, "
+            "feature:LAYER/FEATURE, direction:FILE.npy; @POSITION behind it. Else the likeliest next token."
+        ),
+    ] = None,
+    swap_from: Annotated[
+        str | None, typer.Option(help="Another prompt, whose activations features and heads with =swap take.")
+    ] = None,
+    chat: Chat = False,
+    as_json: Json = False,
+    config: ConfigOption = None,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Change features and heads on a prompt: what the graph predicts for a target, and what the model does.
+
+    All changes are made together. POSITIONS: a position (-1 is the last), or START:STOP; else all of the prompt. The
+    prediction is told twice: by direct contributions alone, and by all paths through features that were active. So is
+    the measurement: with attention patterns and norms frozen, and with nothing frozen.
+    """
+    with report_errors():
+        from flows.prompts.asked import asked_feature, asked_head
+        from flows.prompts.intervene import Question
+        from flows.prompts.intervene import intervene as run
+        from flows.prompts.opened import check_prompt
+
+        check_prompt(prompt)
+        if swap_from is not None:
+            check_prompt(swap_from)
+        asked = [*map(asked_feature, feature or []), *map(asked_head, head or [])]
+        if not asked:
+            raise ValueError("--feature, --head: name one to change, like --feature 12/345=off")
+        question = Question(prompt, tuple(target or ()), swap_from)
+        for one in run(opened(config, store, checkpoint), question, [asked], chat=chat):
+            _print_json(_as_dict(one)) if as_json else _print_intervened(one)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ValueError(f"--prompts: {file} is not UTF-8 text") from None
+
+
+def _as_dict(value: Any) -> Any:
+    """NamedTuples as objects of JSON."""
+    if hasattr(value, "_asdict"):
+        return {name: _as_dict(one) for name, one in value._asdict().items()}
+    return [_as_dict(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _print_json(value: Any) -> None:
+    text = json.dumps(_as_dict(value), ensure_ascii=False)
+    out.print(escaped_json(text) if out.is_terminal else text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_steered(one: "Steered") -> None:
+    for sentence in one.said:
+        err.print(sentence, style="dim", markup=False)
+    out.print(Text.assemble(("prompt    ", "bold cyan"), visible(one.prompt)), soft_wrap=True)
+    for name, written in (("original  ", one.original), ("steered   ", one.steered)):
+        out.print(Text.assemble((name, "bold cyan"), visible(written.text)), soft_wrap=True)
+    out.print(f"KL divergence of the next token {one.kl_next:.3g} nats, on the original text {one.kl_mean:.3g} a token")
+    out.print(_likelihoods(one.original, "Original, token by token"))
+    out.print(_likelihoods(one.steered, "Steered, token by token"))
+
+
+def _likelihoods(written: "Written", title: str) -> Table:
+    table = Table("token", "probability", "steered", title=title)
+    for one in written.tokens:
+        table.add_row(visible(one.token), f"{one.probability:.3f}", f"{one.steered_probability:.3f}")
+    return table
+
+
+def _print_intervened(one: "Intervened") -> None:
+    for sentence in one.said:
+        err.print(sentence, style="dim", markup=False)
+    table = Table(
+        "target", "before", "predicted, direct", "predicted, all paths", "measured, attention and norms frozen",
+        "measured", title=", ".join(one.interventions),
+    )  # fmt: skip
+    for effect in one.effects:
+        figures = (effect.predicted, effect.predicted_paths, effect.measured_frozen, effect.measured)
+        table.add_row(visible(effect.target), f"{effect.before:.4g}", *(f"{value:+.4g}" for value in figures))
+    out.print(table)
+    before = f"{visible(one.next_before)} ({one.probability_before:.1%})"
+    after = f"{visible(one.next_after)} ({one.probability_after:.1%})"
+    out.print(f"next token: {before} before, {after} after; KL divergence {one.kl:.3g} nats", markup=False)

@@ -1,0 +1,150 @@
+"""What follows if features and heads change on a prompt: as the frozen model predicts it, and as the model does it."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from flows.prompts.asked import Asked, Given, changes_of, check_asked, maxima_of, source_of, subject_of
+from flows.prompts.opened import Opened, Prompt
+from flows.prompts.targets import Target, targets_asked
+from interp.circuitlens.frozen import freeze
+from interp.interventions.at_rest import AtRest, at_rest, changed_readings
+from interp.interventions.changes import Changes
+from interp.interventions.measured import Measured, head_outputs, measured
+from interp.interventions.readings import targets_of
+
+BYTES = 256_000_000
+"""Memory of the arrays of interventions that are computed together."""
+
+ARRAYS = 12
+"""Of n_pos · d_model numbers for each of them."""
+
+
+class Effect(NamedTuple):
+    """What interventions do to a target: a logit less the mean of all, a difference of logits, or a pre-activation."""
+
+    target: str
+    before: float
+    """Its value as the model is."""
+    predicted: float
+    """Its change by the frozen contributions alone: attention, norms and all other features as they were."""
+    predicted_paths: float
+    """Its change by all paths of the attribution graph: the features that were active go on reading, linearly."""
+    measured_frozen: float
+    """Its change where MLPs compute anew, while attention patterns and norms' scales are as they were."""
+    measured: float
+    """Its change in the model, with nothing frozen."""
+
+
+class Intervened(NamedTuple):
+    """What some interventions, made together, do on a prompt."""
+
+    prompt: str
+    tokens: list[str]
+    interventions: list[str]
+    effects: list[Effect]
+    next_before: str
+    """The likeliest next token."""
+    probability_before: float
+    next_after: str
+    probability_after: float
+    kl: float
+    """KL divergence of the next token from what it was, in nats."""
+    said: list[str]
+    """What was done to the prompt that whoever gave it may not expect."""
+
+
+class Question(NamedTuple):
+    """A prompt, targets, and from where swaps are taken."""
+
+    prompt: str
+    targets: tuple[str, ...] = ()
+    """As `flows.prompts.targets` reads them; none: the likeliest next token."""
+    swap_from: str | None = None
+
+
+def intervene(
+    opened: Opened, question: Question, asked: Sequence[Sequence[Asked]], *, chat: bool = False
+) -> Iterator[Intervened]:
+    """Each of `asked` is made on a copy of the prompt, all that it holds together.
+
+    Raises:
+        ValueError: an empty or too long prompt, a feature, head, position or target that there is not, or a swap with
+            no other prompt.
+    """
+    every = [one for row in asked for one in row]
+    if not every:
+        raise ValueError("no intervention: give a feature or a head to change")
+    check_asked(opened, every)
+    prompt = opened.read(question.prompt, chat=chat)
+    given = _given(opened, prompt, question, every, chat)
+    changes = [changes_of(row, given) for row in asked]
+    targets = targets_asked(opened, prompt, question.targets)
+    linear = opened.linear
+    rest = at_rest(linear, freeze(linear, opened.transcoder, prompt.tokens), opened.transcoder)
+    at_once = max(1, BYTES // (4 * ARRAYS * len(prompt.tokens) * opened.folder.d_model))
+    unchanged = measured(subject_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
+    for start in range(0, len(asked), at_once):
+        some = changes[start : start + at_once]
+        effects, after = _effects(opened, rest, _in_rows(some), (len(some), targets), unchanged)
+        kl = after.divergence_from(unchanged).tolist()
+        for row in range(len(some)):
+            yield Intervened(
+                question.prompt,
+                list(prompt.texts),
+                [one.text for one in asked[start + row]],
+                effects[row],
+                opened.texts[int(unchanged.next_token)],
+                float(unchanged.probability),
+                opened.texts[int(after.next_token[row])],
+                float(after.probability[row]),
+                kl[row],
+                [*prompt.said, *_silent(rest, changes[start + row], asked[start + row])],
+            )
+
+
+def _given(opened: Opened, prompt: Prompt, question: Question, asked: Sequence[Asked], chat: bool) -> Given:
+    source = None
+    if question.swap_from is not None:
+        source = source_of(opened, opened.read(question.swap_from, chat=chat), asked)
+    layers = sorted({one.layer for one in asked if one.kind == "mean"})
+    own = head_outputs(subject_of(opened), prompt.tokens, layers) if layers else {}
+    return Given(len(prompt.tokens), maxima_of(opened, asked), source, own)
+
+
+def _in_rows(changes: Sequence[Changes]) -> Changes:
+    return Changes(
+        [one._replace(row=row) for row, each in enumerate(changes) for one in each.features],
+        [one._replace(row=row) for row, each in enumerate(changes) for one in each.heads],
+    )
+
+
+def _effects(
+    opened: Opened, rest: AtRest, changes: Changes, what: tuple[int, list[Target]], unchanged: Measured
+) -> tuple[list[list[Effect]], Measured]:
+    """Every row's effects, and what the model gave."""
+    n_rows, targets = what
+    readings = [one.reading for one in targets]
+    linear = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
+    predicted, paths, frozen = (
+        changed_readings(rest, changes, n_rows, linear, mlps) for mlps in ("frozen", "features", "model")
+    )
+    after = measured(subject_of(opened), rest.frozen.tokens, changes, n_rows, readings)
+    found = torch.stack([predicted, paths, frozen, after.readings - unchanged.readings], 2).tolist()
+    before = unchanged.readings[0].tolist()
+    return [
+        [Effect(target.name, value, *row) for target, value, row in zip(targets, before, of_row, strict=True)]
+        for of_row in found
+    ], after
+
+
+def _silent(rest: AtRest, changes: Changes, asked: Sequence[Asked]) -> Iterator[str]:
+    """Features that were to be switched off and are not on."""
+    off = {(one.layer, one.number) for one in asked if not one.is_head and one.kind == "set" and not one.low.value}
+    for layer, feature in sorted(off):
+        active = rest.frozen.layers[layer].active
+        at = active.position[active.feature == feature].tolist()
+        mine = [one for one in changes.features if (one.layer, one.feature) == (layer, feature)]
+        if not any(one.start <= position < one.stop for one in mine for position in at):
+            yield f"{layer}/{feature} is not active there: switching it off changes nothing"
