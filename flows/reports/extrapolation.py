@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+from flows.subject.language_model import EXPLAINING, JUDGING
 from storage.catalog.database import open_catalog
 from storage.store import Store
 
-PURPOSES = {"describe": ("explain", "join"), "evaluate": ("synthesise", "rate", "mark", "simulate")}
+PURPOSES = {"describe": EXPLAINING, "evaluate": JUDGING}
 """What a stage asks language models for."""
 
 

@@ -13,7 +13,7 @@ from flows.subject.language_model import Who, endpoint_for, local_model
 from interp.descriptions.llm_questions import Answer, Questions
 from storage.answers import AnswerStore
 from storage.store import ShardKey, Store
-from tasks.llm.call_log import load_calls
+from tasks.llm.call_log import load_calls, observed_usage
 from tasks.llm.paid_model import PaidModel
 from tasks.llm.prices import Estimate
 
@@ -43,7 +43,8 @@ class Respondent:
         endpoint = endpoint_for(self.config, self.who)
         if endpoint is None:
             return None
-        return PaidModel(endpoint, self.config.llm, AnswerStore(self.store), self.run_id)
+        observed = observed_usage(self.store, endpoint.model)
+        return PaidModel(endpoint, self.config.llm, AnswerStore(self.store), self.run_id, observed=observed)
 
 
 def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submit, title: str) -> None:
@@ -60,19 +61,28 @@ def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submi
         return
     groups = [shards[start : start + SHARDS_AT_ONCE] for start in range(0, len(shards), SHARDS_AT_ONCE)]
     paid = model if isinstance(model, PaidModel) else None
+    before, estimated = 0.0, 0.0
     if paid is not None:
-        _within_budget(paid, (_open(group, submit, paid.unanswered, title) for group in groups), title)
+        before = paid.spent_usd
+        estimated = _within_budget(paid, (_open(group, submit, paid.unanswered, title) for group in groups), title)
     for number, group in enumerate(groups):
         while missing := _open(group, submit, model.unanswered, title).now:
             model.ask(missing)
             load_calls(respondent.store, respondent.run_id, number, model.calls)
             model.calls.clear()
     if paid is not None:
-        spending = paid.ledger.of_run
-        about = f"${spending.recorded:.4f} spent"
-        if spending.set_aside:
-            about += f", ${spending.set_aside:.4f} set aside for questions whose outcome is unknown"
-        console.print(f"{title}: {about}, {len(paid.unanswered)} questions left without an answer")
+        _say_what_was_spent(paid, paid.spent_usd - before, estimated, title)
+
+
+def _say_what_was_spent(model: PaidModel, usd: float, estimated: float, title: str) -> None:
+    """The cost of a stage beside what it was estimated at."""
+    about = f"${usd:.4f} spent"
+    if usd and estimated:
+        about += f"; ${estimated:.4f} were estimated, {estimated / usd:.2f} times as much"
+    set_aside = model.ledger.of_run.set_aside
+    if set_aside:
+        about += f"; ${set_aside:.4f} set aside for questions whose outcome is unknown"
+    console.print(f"{title}: {about}; {len(model.unanswered)} questions left without an answer", soft_wrap=True)
 
 
 def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answer], title: str) -> Questions:
@@ -80,12 +90,13 @@ def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answe
     return Questions(*([prompt for one in found for prompt in one[part]] for part in range(2)))
 
 
-def _within_budget(model: PaidModel, questions: Iterable[Questions], title: str) -> None:
-    """Say what the questions and those that follow from them will cost, and refuse them if a limit is smaller."""
+def _within_budget(model: PaidModel, questions: Iterable[Questions], title: str) -> float:
+    """Say what the questions and those that follow from them will cost, and refuse them if a limit is smaller; returns
+    that in USD."""
     found = [model.estimate(prompts) for one in questions for prompts in one]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)
     if total.n_questions == 0:
-        return
+        return 0.0
     about = (
         f"{total.n_questions} questions to {model.model}, about {total.input_tokens:,.0f} tokens to read and "
         f"{total.output_tokens:,.0f} to write, about ${total.usd:.2f}"
@@ -94,3 +105,4 @@ def _within_budget(model: PaidModel, questions: Iterable[Questions], title: str)
     if reached is not None:
         raise ValueError(f"{title}: {about}; {reached}. Nothing was sent. Raise the limit, or ask less")
     console.print(f"{title}: {about} of a budget of ${model.settings.budget_usd:.2f}")
+    return total.usd

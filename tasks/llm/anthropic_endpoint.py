@@ -23,6 +23,7 @@ from tasks.llm.endpoint import (
     credible,
 )
 from tasks.llm.prices import anthropic_prices
+from tasks.llm.rate_limits import room_left
 from tasks.llm.repair import MEND
 from tasks.llm.sdk_errors import translated
 
@@ -81,8 +82,10 @@ class AnthropicEndpoint:
         return self._client.messages.count_tokens(model=self.model, system=system, messages=messages).input_tokens
 
     def send(self, question: Question) -> Reply:
-        message = self._asked(lambda: self._client.messages.create(**self._request(question)))
-        return _reply(message, question)
+        raw = self._asked(lambda: self._client.messages.with_raw_response.create(**self._request(question)))
+        reply = _reply(self._asked(raw.parse), question)
+        used = reply.usage
+        return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
 
     def note_misfit(self) -> None:
         """The API keeps to schemas; an answer that does not fit was cut off or refused."""

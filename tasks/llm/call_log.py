@@ -6,6 +6,7 @@ from storage.catalog.database import open_catalog
 from storage.catalog.parts import write_part
 from storage.parquet import READ_PARTS
 from storage.store import Store
+from tasks.llm.prices import Observed
 from tasks.shard_task import shard_task
 
 
@@ -27,3 +28,11 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[dict[str, Any
                 [str(path)],
             )
     return len(calls)
+
+
+def observed_usage(store: Store, model: str) -> dict[str, Observed]:
+    """By the kind of question, what those that a model was asked took on average; nothing of one that it never was."""
+    query = """SELECT purpose, avg(input_tokens), avg(output_tokens) FROM llm_calls
+               WHERE model = ? AND NOT cached AND status = 'ok' AND input_tokens > 0 GROUP BY purpose"""
+    with open_catalog(store.catalog) as connection:
+        return {purpose: Observed(*means) for purpose, *means in connection.execute(query, [model]).fetchall()}

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import Prices
+from tasks.llm.rate_limits import Room
 
 
 class Usage(NamedTuple):
@@ -25,6 +26,8 @@ class Reply(NamedTuple):
     problem: Literal["refusal", "truncated"] | None
     usage: Usage | None
     """None where what the server says is not credible: the question is then counted at its worst case."""
+    room: Room | None = None
+    """How much more the server says that it takes."""
 
 
 class BatchResult(NamedTuple):

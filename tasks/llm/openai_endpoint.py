@@ -26,6 +26,7 @@ from tasks.llm.endpoint import (
     Usage,
     credible,
 )
+from tasks.llm.rate_limits import room_left
 from tasks.llm.repair import MEND, instructions_with_schema
 from tasks.llm.sdk_errors import translated
 
@@ -117,9 +118,9 @@ class OpenAIEndpoint:
         """The API has no count of its own."""
 
     def send(self, question: Question) -> Reply:
-        create = self._client.chat.completions.create
+        create = self._client.chat.completions.with_raw_response.create
         try:
-            completion = self._asked(lambda: create(**self._request(question)))
+            raw = self._asked(lambda: create(**self._request(question)))
         except RejectedError as error:
             if (
                 not self._structured
@@ -128,8 +129,10 @@ class OpenAIEndpoint:
             ):
                 raise
             self._structured = False  # the server cannot, from now on
-            completion = self._asked(lambda: create(**self._request(question)))
-        return _reply(completion, question)
+            raw = self._asked(lambda: create(**self._request(question)))
+        reply = _reply(self._asked(raw.parse), question)
+        used = reply.usage
+        return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
 
     def note_misfit(self) -> None:
         """Some servers ignore `response_format` without a word: from now on the schema stands in the question."""

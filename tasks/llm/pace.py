@@ -1,4 +1,5 @@
-"""How many questions may be on their way at once: fewer while the server is busy, more again while it is not."""
+"""How many questions may be on their way at once: fewer while the server is busy, more again while it is not, and never
+more than its headers leave room for."""
 
 import threading
 import time
@@ -14,6 +15,7 @@ class Pace:
 
     def __init__(self, most: int, sleep: Callable[[float], None] = time.sleep) -> None:
         self._most, self._allowed, self._running, self._successes = most, most, 0, 0
+        self._room = most
         self._not_before = 0.0
         self._sleep = sleep
         self._changed = threading.Condition()
@@ -21,13 +23,13 @@ class Pace:
     @property
     def allowed(self) -> int:
         """Questions that may be on their way now."""
-        return self._allowed
+        return min(self._allowed, self._room)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for one's turn, and hold it for the time of one request."""
         with self._changed:
-            self._changed.wait_for(lambda: self._running < self._allowed)
+            self._changed.wait_for(lambda: self._running < self.allowed)
             self._running += 1
             pause = self._not_before - time.monotonic()
         try:
@@ -46,6 +48,14 @@ class Pace:
             if self._successes >= SUCCESSES_TO_GROW and self._allowed < self._most:
                 self._allowed, self._successes = self._allowed + 1, 0
                 self._changed.notify_all()
+
+    def told(self, n_questions: int, reset_s: float) -> None:
+        """Note how many more questions the server says that it takes, and in how many seconds it takes more again."""
+        with self._changed:
+            self._room = min(self._most, max(1, n_questions))
+            if n_questions == 0:
+                self._not_before = max(self._not_before, time.monotonic() + reset_s)
+            self._changed.notify_all()
 
     def declined(self, wait_s: float) -> None:
         """Note that the server was busy and wants to be left alone for so many seconds."""

@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from tasks.llm.endpoint import (
     worst_case_usd,
 )
 from tasks.llm.pace import Pace
-from tasks.llm.prices import CHARACTERS_PER_TOKEN, Estimate, estimate
+from tasks.llm.prices import CHARACTERS_PER_TOKEN, EXPECTED_OUTPUT, Estimate, Observed, estimate
 
 Problem = Literal["budget", "expired", "rejected", "unreachable"]
 
@@ -61,6 +61,8 @@ class PaidModel:
     answers: AnswerStore
     run_id: str
     sleep: Callable[[float], None] = time.sleep
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    """By the kind of question, what earlier ones took with this model."""
     calls: list[dict[str, Any]] = field(default_factory=list)
     """Rows of `llm_calls` since they were last taken."""
     unanswered: dict[str, Answer] = field(default_factory=dict)
@@ -97,16 +99,30 @@ class PaidModel:
     def estimate(self, prompts: Sequence[Prompt]) -> Estimate:
         """Estimated cost of the outstanding ones of some questions.
 
-        The server counts the tokens of a few of them, if it can.
+        What earlier questions of a kind took is what the next ones are expected to take. The server counts the tokens
+        of a few of them, if it can.
         """
         left = self.outstanding(prompts)
-        characters = float(sum(len(prompt.system) + len(prompt.user) for prompt in left))
+        characters = float(sum(self._characters(prompt) for prompt in left))
         sample = left[:: max(1, len(left) // 3)][:3]
         counted = self.patiently(lambda: self.endpoint.count(sample)) if sample else None
         if counted is not None:
-            characters *= counted * CHARACTERS_PER_TOKEN / sum(len(one.system) + len(one.user) for one in sample)
-        answers = sum(prompt.max_tokens for prompt in left)
+            written = sum(len(prompt.system) + len(prompt.user) for prompt in left)
+            characters = written * counted * CHARACTERS_PER_TOKEN / sum(len(p.system) + len(p.user) for p in sample)
+        answers = sum(self._answer_tokens(prompt) for prompt in left)
         return estimate(len(left), characters, answers, self.endpoint.prices, batch=self.goes_as_batch(len(left)))
+
+    def _characters(self, prompt: Prompt) -> float:
+        """Of a question, or as many as the tokens that questions of its kind had before are counted as."""
+        before = self.observed.get(prompt.purpose)
+        if before is None:
+            return float(len(prompt.system) + len(prompt.user))
+        return before.input_tokens * CHARACTERS_PER_TOKEN
+
+    def _answer_tokens(self, prompt: Prompt) -> float:
+        """That an answer may have, or as many as are counted as those that answers of its kind had before."""
+        before = self.observed.get(prompt.purpose)
+        return float(prompt.max_tokens) if before is None else before.output_tokens / EXPECTED_OUTPUT
 
     def goes_as_batch(self, n_questions: int) -> bool:
         """Whether so many questions are sent to the batch endpoint."""
@@ -176,6 +192,8 @@ class PaidModel:
                 try:
                     reply = self.endpoint.send(question)
                     self._pace.answered()
+                    if reply.room is not None:
+                        self._pace.told(reply.room.n_questions, min(reply.room.reset_s, self.settings.max_wait_s))
                     return sent, reply
                 except OutcomeUnknownError as error:
                     self.note_unknown(sha256, sent, str(error))

@@ -60,6 +60,13 @@ class Estimate(NamedTuple):
     usd: float
 
 
+class Observed(NamedTuple):
+    """What questions of a kind took, on average."""
+
+    input_tokens: float
+    output_tokens: float
+
+
 def estimate(
     n_questions: int, characters: float, answer_tokens: float, prices: Prices, *, batch: bool = False
 ) -> Estimate:

@@ -37,6 +37,8 @@ class OpenAIServer:
     files: dict[str, str] = field(default_factory=dict)
     batches: list[dict[str, Any]] = field(default_factory=list)
     lose_creations: int = 0
+    limits: dict[str, str] = field(default_factory=dict)
+    """Headers of every answer."""
 
     def __post_init__(self) -> None:
         expect = self.server.expect_request
@@ -70,7 +72,9 @@ class OpenAIServer:
                 {"error": {"message": "response_format is not supported", "type": "invalid_request_error"}}, 400
             )
         self.asked.append(body)
-        return _json(self.answer(body))
+        response = _json(self.answer(body))
+        response.headers.extend(self.limits)
+        return response
 
     def _upload(self, request: Request) -> Response:
         name = f"file-{len(self.files)}"

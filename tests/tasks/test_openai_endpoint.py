@@ -11,8 +11,10 @@ from interp.descriptions.prompts import DESCRIPTION
 from interp.descriptions.settings import LLMSettings, OpenAISettings, Prices
 from storage.answers import AnswerStore
 from storage.store import Store
+from tasks.llm.call_log import load_calls, observed_usage
 from tasks.llm.openai_endpoint import OpenAIEndpoint, is_nearby
 from tasks.llm.paid_model import PaidModel
+from tasks.llm.prices import Observed
 from tests.tasks.openai_server import OpenAIServer, completion
 
 PRICES = Prices(input=2.0, output=8.0, cache_read=0.5)
@@ -168,3 +170,34 @@ def test_batches_are_found_by_their_name_when_their_creation_got_no_answer(
     assert texts(model, prompts(4)) == ["fine"] * 4
     assert len(server.batches) == 1
     assert model.ledger.of_run == pytest.approx((4 * (100 * 2.0 + 20 * 8.0) / 1e6 * 0.5, 0.0))
+
+
+def test_the_servers_limits_govern_how_many_questions_are_on_their_way(server: OpenAIServer, tmp_path: Path) -> None:
+    server.limits = {"x-ratelimit-remaining-requests": "900", "x-ratelimit-remaining-tokens": "250"}
+    model = asking(tmp_path, server, {"concurrency": 6})
+    model.ask(prompts(1))
+    assert model._pace.allowed == 2  # of 120 tokens each
+    server.limits = {"x-ratelimit-remaining-requests": "900"}
+    model.ask(prompts(2))
+    assert model._pace.allowed == 6
+
+
+def test_what_questions_took_before_is_what_the_next_are_estimated_at(
+    server: OpenAIServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    first = asking(tmp_path, server, prices=PRICES, key_variable="MY_KEY")
+    guess = first.estimate(prompts(10)).usd
+    first.ask(prompts(1))
+    store = first.answers.store
+    load_calls.fn(store, "run", 0, first.calls)
+    later = asking(tmp_path, server, prices=PRICES, key_variable="MY_KEY")
+    later.observed = observed_usage(store, "tiny")
+    assert later.observed == {"explain": Observed(100.0, 20.0)}
+    estimated = later.estimate(prompts(10)).usd
+    later.ask(prompts(10))
+    actual = sum(call["cost_usd"] for call in later.calls if not call["cached"] and call["run_id"] == "run")
+    actual -= first.calls[0]["cost_usd"]
+    assert estimated == pytest.approx(9 * (100 * 2.0 + 20 * 8.0) / 1e6)
+    assert estimated == pytest.approx(actual)
+    assert guess != pytest.approx(actual * 10 / 9, rel=0.3)
