@@ -11,7 +11,7 @@ from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
 from flows.running.whole import run_flow
 from flows.subject.origin import pinned
 from flows.subject.subject import open_source
-from interp.training import TrainingSettings
+from interp.training.settings import TrainingSettings
 
 
 def explain(

@@ -13,7 +13,7 @@ import torch
 import circuit_insights as ci
 from configs.run import load_config
 from interp.capture import capture
-from interp.training import TrainingSettings
+from interp.training.settings import TrainingSettings
 from storage.checkpoints import open_checkpoint
 from tests.conftest import planted_overrides
 from tests.explorer.small_catalog import CHECKPOINT, write_small_catalog
