@@ -4,11 +4,11 @@ from datetime import datetime
 from pathlib import Path
 
 from configs.run import load_config
-from flows.ingest import quality_text
+from flows.ingest import quality_job
 from flows.subject.subject import Subject, identify, open_source
 from storage.catalog.database import insert_row, open_catalog
 from storage.catalog.published import publish
-from tasks.ingest import IngestJob, ingest_embeddings, ingest_layer, load_checkpoint, measure_layer
+from tasks.ingest import ingest_embeddings, ingest_layer, load_checkpoint, measure_layers
 from tests.conftest import planted_overrides
 
 
@@ -16,14 +16,12 @@ def planted_store(folder: Path) -> Subject:
     """Store the planted checkpoint below a folder, and enter it with a run and two descriptions in the catalog."""
     config = load_config(Path("configs/demo.yaml"), planted_overrides(folder))
     subject = identify(open_source(config))
-    store, release = subject.store, subject.transcoders
-    text = quality_text(subject)
-    job = IngestJob(subject.checkpoint_id, subject.source.model.path, release.path, release.hooks, text)
+    store, job = subject.store, quality_job(subject)
+    measure_layers.fn(store, job, tuple(subject.layers))
     ingest_embeddings.fn(store, job)
     for layer in subject.layers:
-        measure_layer.fn(store, job, layer)
         ingest_layer.fn(store, job, layer)
-    load_checkpoint.fn(store, subject.checkpoint_id, subject.attributes, text.recipe, None)
+    load_checkpoint.fn(store, subject.checkpoint_id, subject.attributes, job.text.recipe, None)
     with open_catalog(store.catalog, write=True) as connection:
         run = {"run_id": "a run", "checkpoint_id": subject.checkpoint_id, "stage": "ingest", "status": "completed"}
         run |= {"started_at": datetime(2026, 1, 1), "config": config.model_dump_json()}
