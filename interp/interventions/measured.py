@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
     def divergence_from(self, other: "Measured") -> Float[Tensor, " n_rows"]:
         """KL(these ‖ the single row of another) of the next token, in nats."""
-        return divergence(self.log_probability, other.log_probability)
+        return divergence(self.log_probability, other.log_probability.expand_as(self.log_probability))
 
 
 @torch.no_grad()
