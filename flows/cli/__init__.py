@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 # isort: off
-from flows.cli import run, series, catalog, act, serve, maintenance, language_models  # noqa: F401  (in the order of --help)
+from flows.cli import run, series, catalog, act, serve, agents, maintenance, language_models  # noqa: F401  (in the order of --help)
 from flows.cli.app import app
 from flows.start import end_at_once_on_signals
 

@@ -61,7 +61,7 @@ def serve(
             folder = Path(passing) if graphs is None else graphs
             folder.mkdir(parents=True, exist_ok=True)
             settings = Settings(
-                root / "catalog.duckdb", access, graphs=folder, notes=notes, attribute=partial(_attribute, root),
+                root / "catalog.duckdb", access, graphs=folder, notes=notes, attribute=partial(attribute_apart, root),
                 prefect=_prefect_pages(), meanings=meanings,
             )  # fmt: skip
             served = create_app(settings)
@@ -71,7 +71,7 @@ def serve(
                 _run(served, listener)
 
 
-def _attribute(root: Path, checkpoint_id: str, prompt: str, output: Path, tell: Callable[[str], None]) -> None:
+def attribute_apart(root: Path, checkpoint_id: str, prompt: str, output: Path, tell: Callable[[str], None]) -> None:
     """Have `attribute` do it in a process of its own, which takes PyTorch and the model with it when it ends.
 
     Raises:
