@@ -6,7 +6,7 @@ for data. Each answer says so, and its texts are in fields of their own.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ class Tools:
         check_feature(row, layer, feature)
         return {"checkpoint": row["checkpoint_id"], "layer": layer, "feature": feature}
 
-    def _checkpoint(self, reader: Reader, named: str) -> Mapping[str, Any]:
+    def _checkpoint(self, reader: Reader, named: str) -> dict[str, Any]:
         if named:
             return reader.checkpoint(named)
         if len(reader.checkpoints) == 1:
