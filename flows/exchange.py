@@ -81,7 +81,7 @@ def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: 
         ValueError: no files, one that does not fit the format or the checkpoint, or no such checkpoint.
     """
     check_catalog(store.catalog)
-    with open_catalog(store.catalog) as connection:
+    with open_published(store.catalog) as connection:
         base = chosen_checkpoint(connection, checkpoint)[0]
         columns = TABLES["checkpoints"].arrow.names
         query = f"SELECT {', '.join(columns)} FROM checkpoints WHERE checkpoint_id = ?"

@@ -9,7 +9,7 @@ from flows.subject.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
 from storage.catalog.database import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part
-from storage.catalog.published import publish
+from storage.catalog.published import open_published, publish
 from storage.catalog.runs import mark_killed, new_run_id, now, recorded
 from storage.catalog.tables import TABLES
 from storage.exchange.description_tables import Published, read_table, table_files
@@ -47,7 +47,7 @@ def import_descriptions(store: Store, folder: Path, checkpoint: str | None, name
         ValueError: no tables, one that does not fit, or no such checkpoint.
     """
     check_catalog(store.catalog)
-    with open_catalog(store.catalog) as connection:
+    with open_published(store.catalog) as connection:
         base = chosen_checkpoint(connection, checkpoint)[0]
         columns = TABLES["checkpoints"].arrow.names
         query = f"SELECT {', '.join(columns)} FROM checkpoints WHERE checkpoint_id = ?"

@@ -1,14 +1,18 @@
 """Catalogs of earlier versions keep their rows and gain today's tables, columns and views."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from flows.exchange import import_weightlens
+from flows.import_published import import_descriptions
 from storage.catalog.database import SCHEMA_VERSION, check_catalog, loaded_recipe, open_catalog, replace_rows
 from storage.catalog.parts import write_part
 from storage.catalog.published import open_published, published_path
 from storage.catalog.tables import TABLES, VIEWS
+from storage.store import Store
 
 ROWS = """
     INSERT INTO checkpoints (checkpoint_id, name, n_layers, d_transcoder) VALUES ('c', 'mine', 2, 16);
@@ -81,3 +85,10 @@ def test_a_reader_sees_it_in_todays_schema_without_touching_it(version_1: Path) 
         assert connection.execute("SELECT text FROM descriptions").fetchall() == [("words",)]
     assert version_1.read_bytes() == before
     assert published_path(version_1).is_file()
+
+
+@pytest.mark.parametrize("bring_in", [import_weightlens, import_descriptions])
+def test_analyses_are_imported_into_it(version_1: Path, bring_in: Callable[..., str]) -> None:
+    (version_1.parent / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"nothing: no|nothing holds no|no .* in .*nothing"):
+        bring_in(Store(version_1.parent), version_1.parent / "nothing", None, "theirs")
