@@ -59,7 +59,7 @@ def _wilson(passed: str, n: str, sign: str) -> str:
     """SQL for an end of Wilson's 95% interval of `passed` of `n`."""
     share = f"({passed}) / ({n})"
     spread = f"{_Z} * sqrt({share} * (1 - {share}) / ({n}) + {_Z**2} / (4 * ({n}) * ({n})))"
-    return f"({share} + {_Z**2} / (2 * ({n})) {sign} {spread}) / (1 + {_Z**2} / ({n}))"
+    return f"least(1, greatest(0, ({share} + {_Z**2} / (2 * ({n})) {sign} {spread}) / (1 + {_Z**2} / ({n}))))"
 
 
 VERDICT_VIEWS = {
