@@ -13,18 +13,21 @@ from flows.running.corpus import tokenise
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
+from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Subject
+from interp.activations.encoding import encoder_bytes
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
-from tasks.evaluation.held_out import read_layer, steer_features
+from tasks.evaluation.held_out import read_layers, steer_features
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
 from tasks.evaluation.score import load_scores, loaded_name, score_layer
 from tasks.evaluation.texts import draw_texts
 from tasks.llm.instructions import instructions
+from tasks.models import ENCODERS
 
 
 class EvaluateStage:
@@ -73,7 +76,8 @@ class EvaluateStage:
         for key, scores in zip(judged, scored, strict=True):
             forget_unjudged(store, job, key, scores)
         wait_for_all([draw_texts.submit(store, job)], "evaluate: draw texts")
-        wait_for_all([read_layer.submit(store, job, layer) for layer in subject.layers], "evaluate: read held-out")
+        groups = _read_together(subject)
+        wait_for_all([read_layers.submit(store, job, layers) for layers in groups], "evaluate: read held-out")
         steering = [key for layer in subject.layers for key in job.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, job, key) for key in steering], "evaluate: steer")
         answer_all(
@@ -119,7 +123,17 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         evidence=config.describe.evidence,
         rule=config.describe.rule,
         wording=config.wording,
+        n_threads=threads_of_a_lone_task(config.engine),
     )
+
+
+def _read_together(subject: Subject) -> list[tuple[int, ...]]:
+    """Layers in groups whose encoders are kept in memory together."""
+    attributes = subject.attributes
+    encoder = encoder_bytes(attributes.d_transcoder, attributes.d_model, screened=False)
+    at_once = max(1, ENCODERS.max_bytes // encoder)
+    layers = list(subject.layers)
+    return [tuple(layers[start : start + at_once]) for start in range(0, len(layers), at_once)]
 
 
 @flow(name="evaluate", flow_run_name="evaluate descriptions of {config.name}")

@@ -37,7 +37,8 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     n_features = _features_per_layer(config, sizes)
     n_steered = min(steering.features_per_layer, n_features) * sizes.n_layers
     layer = sizes.d_transcoder * sizes.d_model * 8
-    read = how.n_texts * how.text_tokens * (sizes.model_flops / 2 + 2 * n_features * sizes.d_model)
+    encoders = sizes.n_layers * 2 * sizes.d_transcoder * sizes.d_model
+    read = how.n_texts * how.text_tokens * (sizes.block_flops + encoders)
     rows = n_steered * len(steering.factors) * steering.n_prompts
     written = rows * (steering.prompt_tokens + steering.new_tokens) * sizes.model_flops
     n_descriptions = n_described(config, sizes)
@@ -53,7 +54,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     return {
         "draw texts": Cost(1, sizes.corpus_tokens * HASH_S * rates.slowness, tokens, 0, 200e6),
         "read held-out": Cost(
-            sizes.n_layers, sizes.n_layers * read / rates.products, 0, sizes.model_bytes, layer + tokens
+            sizes.n_layers, read / rates.products, 0, sizes.model_bytes + sizes.n_layers * layer / 2, layer + tokens
         ),
         "steer": Cost(
             sizes.n_layers * -(-min(steering.features_per_layer, n_features) // 5),

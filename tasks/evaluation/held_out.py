@@ -21,7 +21,7 @@ from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, Store
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.look_alikes import NearestFeatures, nearest_features
-from tasks.evaluation.reading import counted_tokens, read_activations
+from tasks.evaluation.reading import Wanted, counted_tokens, read_activations
 from tasks.evaluation.texts import drawn_texts
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model
@@ -35,26 +35,33 @@ ROWS_STEERED = 700
 """Continuations that are written together."""
 
 
-@shard_task("read-held-out", "read held-out L{layer:02d}")
-def read_layer(store: Store, task: JudgeJob, layer: int) -> int:
-    """Draw a layer's features, find their look-alikes, and run the held-out texts through the model.
+@shard_task("read-held-out", "read held-out L{layers}")
+def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Draw some layers' features, find their look-alikes, and run the held-out texts through the model, once for all.
 
-    Memory: the model, the layer's encoder and decoder, four bytes a drawn feature and another of the layer, and what
+    Memory: the model, the layers' encoders and one decoder, four bytes a drawn feature and another of a layer, and what
     `read_activations` says.
     """
-    path = task.natural_path(store, layer)
-    if path.exists():
-        return layer
-    features, texts = _drawn(store, task, layer), drawn_texts(store, task).texts
-    checkpoint = open_checkpoint(store, task.checkpoint_id)
+    left = [layer for layer in layers if not task.natural_path(store, layer).exists()]
+    if not left:
+        return layers
+    texts, checkpoint = drawn_texts(store, task).texts, open_checkpoint(store, task.checkpoint_id)
+    drawn = {layer: _drawn_and_alike(store, task, layer) for layer in left}
+    wanted = {layer: np.concatenate([one["features"], one["others"]]) for layer, one in drawn.items()}
+    active = read_activations(Wanted(checkpoint, task.model_path, wanted, task.counted), texts, task.n_threads)
+    counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
+    for layer in left:
+        kept = {**drawn[layer], "counted": counted, **active.pop(layer)._asdict()}
+        write_arrays(task.natural_path(store, layer), kept)
+    return layers
+
+
+def _drawn_and_alike(store: Store, task: JudgeJob, layer: int) -> dict[str, np.ndarray]:
+    """The features of a layer that are judged, those that look alike, and which of these belong to which."""
+    features = _drawn(store, task, layer)
     nearest = nearest_features(store, task, layer, features) if task.how.n_hard else NearestFeatures.none(len(features))
     others = np.setdiff1d(np.concatenate([kind.ravel() for kind in nearest]), [-1, *features])
-    known = np.concatenate([features, others])
-    active = read_activations(checkpoint, task.model_path, layer, known, texts, task.counted)
-    counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
-    kept = {"features": features, "others": others, **nearest._asdict(), "counted": counted, **active._asdict()}
-    write_arrays(path, kept)
-    return layer
+    return {"features": features, "others": others, **nearest._asdict()}
 
 
 def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
@@ -124,7 +131,7 @@ class Natural(NamedTuple):
 
 
 def natural(store: Store, task: JudgeJob, layer: int) -> Natural:
-    """What `read_layer` left of a layer."""
+    """What `read_layers` left of a layer."""
     arrays = read_arrays(task.natural_path(store, layer))
     texts = drawn_texts(store, task).texts
     counted = [mask[: len(text)] for mask, text in zip(arrays["counted"], texts, strict=True)]

@@ -46,6 +46,8 @@ class JudgeJob:
     evidence: EvidenceSettings
     rule: RuleSettings
     wording: WordingSettings
+    n_threads: int = 1
+    """Of a task that has this process to itself."""
 
     def folder(self, store: Store) -> Path:
         return store.root / "evaluation" / self.material_recipe

@@ -25,7 +25,7 @@ from tasks.describe.describe import PASSING
 from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.held_out import load_layer_material, worded_by
 from tasks.evaluation.job import JudgeJob
-from tasks.evaluation.reading import read_peaks
+from tasks.evaluation.reading import Wanted, read_peaks
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
@@ -179,7 +179,8 @@ class _Peaks:
         encoded = token_ids(tokenizer, list(self._row)) if self._row else []
         checkpoint = open_checkpoint(store, task.checkpoint_id)
         tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
-        self._peaks = read_peaks(checkpoint, task.model_path, layer, features, tokens, task.counted)
+        wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted)
+        self._peaks = read_peaks(wanted, tokens)[layer]
 
     def of(self, feature: int, texts: list[str]) -> np.ndarray:
         return self._peaks[[self._row[text] for text in texts], feature]

@@ -1,6 +1,7 @@
 """What features do on texts that are read for a judge, each on its own behind BOS."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,39 +16,55 @@ from interp.capture import read_inputs
 from interp.fade.texts import Active, chosen_activations, rows_of
 from storage.checkpoints import Checkpoint
 from storage.models import open_model
-from tasks.models import loaded_encoder, loaded_model
+from tasks.models import loaded_encoder, loaded_model, threads
 
 TOKENS_AT_ONCE = 2048
 """Tokens of texts that the model reads together: more are no faster, and no longer in a processor's cache."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of texts: features of one or several layers, at the tokens that count."""
+
+    checkpoint: Checkpoint
+    model_path: Path
+    features: Mapping[int, np.ndarray]
+    """By layer."""
+    counted: ActivationSettings
+
+
 class _Block(NamedTuple):
-    """Some texts of about one length, and what the chosen features do on them."""
+    """Some texts of about one length, and what the chosen features of a layer do on them."""
 
     text: np.ndarray
     """Which texts these are."""
+    layer: int
     activation: Tensor
     """(text, token, feature), 0 behind the end of a text and at tokens that do not count."""
 
 
-def read_activations(
-    checkpoint: Checkpoint,
-    model_path: Path,
-    layer: int,
-    features: np.ndarray,
-    texts: Sequence[Sequence[int]],
-    settings: ActivationSettings,
-) -> Active:
-    """Where the features are active on texts, at the tokens that count.
+_Entries = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-    Memory: the active entries, 16 bytes each and while they are put in order 28 more, and a block's streams and
-    activations.
+
+def read_activations(wanted: Wanted, texts: Sequence[Sequence[int]], n_threads: int = 1) -> dict[int, Active]:
+    """By layer, where the features are active on texts: each text is run through the model once.
+
+    Memory: the encoders; the active entries, 16 bytes each and while a layer's are put in order 28 more; and for each
+    thread a block's streams and the activations of a layer.
     """
-    found: list[tuple[np.ndarray, ...]] = []
-    for block in _blocks(checkpoint, model_path, layer, features, texts, settings):
+    found: dict[int, dict[int, _Entries]] = {layer: {} for layer in wanted.features}
+
+    def list_active(block: _Block) -> None:
         where = torch.nonzero(block.activation, as_tuple=True)
         text, place, feature = (index.numpy().astype(np.int32) for index in where)
-        found.append((feature, block.text[text].astype(np.int32), place, block.activation[where].numpy()))
+        entries = feature, block.text[text].astype(np.int32), place, block.activation[where].numpy()
+        found[block.layer][int(block.text[0])] = entries
+
+    _read_blocks(wanted, texts, list_active, n_threads)
+    return {layer: _in_order(list(found.pop(layer).values())) for layer in wanted.features}
+
+
+def _in_order(found: list[_Entries]) -> Active:
     if not found:
         return Active(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int32, np.float32)))
     feature, text, place, value = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -56,47 +73,58 @@ def read_activations(
     return Active(*(column[order] for column in (feature, text, place, value)))
 
 
-def read_peaks(
-    checkpoint: Checkpoint,
-    model_path: Path,
-    layer: int,
-    features: np.ndarray,
-    texts: Sequence[Sequence[int]],
-    settings: ActivationSettings,
-) -> np.ndarray:
-    """Every feature's activation on every text, its value at argmax |a| over the tokens that count, as (text, feature);
-    activations are never negative. Memory: four bytes a text and feature, and a block's streams and activations."""
-    peaks = np.zeros((len(texts), len(features)), np.float32)
-    for block in _blocks(checkpoint, model_path, layer, features, texts, settings):
-        peaks[block.text] = block.activation.amax(1).numpy()
+def read_peaks(wanted: Wanted, texts: Sequence[Sequence[int]]) -> dict[int, np.ndarray]:
+    """By layer, every feature's activation on every text, its value at argmax |a| over the tokens that count, as (text,
+    feature); activations are never negative. Memory: four bytes a text and feature, and a block's streams and
+    activations."""
+    peaks = {layer: np.zeros((len(texts), len(features)), np.float32) for layer, features in wanted.features.items()}
+
+    def keep(block: _Block) -> None:
+        peaks[block.layer][block.text] = block.activation.amax(1).numpy()
+
+    _read_blocks(wanted, texts, keep, 1)
     return peaks
 
 
-def _blocks(
-    checkpoint: Checkpoint,
-    model_path: Path,
-    layer: int,
-    features: np.ndarray,
-    texts: Sequence[Sequence[int]],
-    settings: ActivationSettings,
-) -> Iterator[_Block]:
-    """All texts, those of about one length together; the model's pass ends where the layer's transcoder reads."""
-    folder, model = loaded_model(model_path)
-    encoder, chosen = loaded_encoder(checkpoint, layer), torch.from_numpy(features)
+def _read_blocks(
+    wanted: Wanted, texts: Sequence[Sequence[int]], receive: Callable[[_Block], None], n_threads: int
+) -> None:
+    """Run all texts through the model, those of about one length together; a pass ends where the highest of the layers'
+    transcoders reads. `receive` gets every layer of every block, from several threads."""
+    folder, model = loaded_model(wanted.model_path)
+    encoders = {layer: loaded_encoder(wanted.checkpoint, layer) for layer in wanted.features}
+    chosen = {layer: torch.from_numpy(features) for layer, features in wanted.features.items()}
     special = folder.tokenizer.all_special_ids
-    before = [] if checkpoint.bos is None else [checkpoint.bos]
-    lengths = np.array([len(text) for text in texts], np.int64)
-    order = np.argsort(lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    inputs: list[Tensor] = []
+    before = [] if wanted.checkpoint.bos is None else [wanted.checkpoint.bos]
+
+    def read(block: np.ndarray) -> None:
+        rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, len(texts[block[-1]])))
+        counted = torch.from_numpy(counted_in_texts(rows.numpy(), special, wanted.counted)[:, len(before) :])
+
+        def at_layer(layer: int, x: Tensor) -> None:
+            found = _activations(encoders[layer], chosen[layer], x[:, len(before) :], counted)
+            receive(_Block(block, layer, found))
+
+        layers = sorted(wanted.features)
+        read_inputs(model, folder.family, rows.clamp(min=0), layers, wanted.checkpoint.hooks, at_layer)
+
+    with threads(n_threads) as pool:
+        for _ in pool.map(read, _blocks([len(text) for text in texts], len(before))):
+            pass
+
+
+def _blocks(lengths: Sequence[int], n_before: int) -> list[np.ndarray]:
+    """Texts of about one length, as many as the model reads together; empty ones are left out."""
+    length = np.array(lengths, np.int64)
+    order = np.argsort(length, kind="stable")
+    order = order[length[order] > 0]
+    blocks = []
     while len(order):
-        width = len(before) + lengths[order[: max(1, TOKENS_AT_ONCE // (len(before) + lengths[order[0]]))]]
+        width = n_before + length[order[: max(1, TOKENS_AT_ONCE // (n_before + length[order[0]]))]]
         at_once = max(1, int((width * np.arange(1, len(width) + 1) <= TOKENS_AT_ONCE).sum()))
-        block, order = order[:at_once], order[at_once:]
-        rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, int(lengths[block[-1]])))
-        read_inputs(model, folder.family, rows.clamp(min=0), [layer], checkpoint.hooks, lambda _, x: inputs.append(x))
-        counted = torch.from_numpy(counted_in_texts(rows.numpy(), special, settings)[:, len(before) :])
-        yield _Block(block, _activations(encoder, chosen, inputs.pop()[:, len(before) :], counted))
+        blocks.append(order[:at_once])
+        order = order[at_once:]
+    return blocks
 
 
 def _activations(encoder: Encoder, chosen: Tensor, x: Tensor, counted: Tensor) -> Tensor:

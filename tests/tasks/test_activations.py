@@ -188,25 +188,40 @@ def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
 
 
 def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several layers at once: the model reads each text once, in blocks of texts of about one length."""
     checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
-    random, features, layer = np.random.default_rng(0), np.array([900, 3, 77, 5]), 1
+    random = np.random.default_rng(0)
+    features = {3: np.array([900, 3, 77, 5]), 1: np.array([11, 2, 900]), 0: np.zeros(0, np.int64)}
     texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
     monkeypatch.setattr(reading, "TOKENS_AT_ONCE", 20)
-    active = reading.read_activations(checkpoint, path, layer, features, texts, CASES[0])
-    peaks = reading.read_peaks(checkpoint, path, layer, features, texts, CASES[0])
+    passes: list[int] = []
+    read_inputs = reading.read_inputs
+
+    def counting(model: Any, family: Any, tokens: Any, layers: list[int], *more: Any) -> None:
+        assert layers == [0, 1, 3]
+        passes.append(tokens.shape[0])
+        read_inputs(model, family, tokens, layers, *more)
+
+    monkeypatch.setattr(reading, "read_inputs", counting)
+    wanted = reading.Wanted(checkpoint, path, features, CASES[0])
+    active = reading.read_activations(wanted, texts, n_threads=2)
+    assert sum(passes) == 5
+    peaks = reading.read_peaks(wanted, texts)
     folder, model = loaded_model(path)
     before = [] if checkpoint.bos is None else [checkpoint.bos]
-    for at, text in enumerate(texts):
-        dense = np.zeros((len(text), len(features)), np.float32)
-        if text:
-            x = capture(model, folder.family, torch.tensor([[*before, *text]]), [layer], checkpoint.hooks)[layer].x
-            dense = checkpoint.transcoder(layer).encode(x[0, len(before) :])[:, features].numpy()
-        found = np.zeros_like(dense)
-        mine = active.text == at
-        found[active.place[mine], active.feature[mine]] = active.value[mine]
-        assert np.allclose(found, dense, atol=1e-5)
-        assert np.allclose(peaks[at], dense.max(0, initial=0), atol=1e-5)
-    assert peaks.any()
+    for layer, chosen in features.items():
+        for at, text in enumerate(texts):
+            dense = np.zeros((len(text), len(chosen)), np.float32)
+            if text:
+                x = capture(model, folder.family, torch.tensor([[*before, *text]]), [layer], checkpoint.hooks)[layer].x
+                dense = checkpoint.transcoder(layer).encode(x[0, len(before) :])[:, chosen].numpy()
+            found = np.zeros_like(dense)
+            mine = active[layer].text == at
+            found[active[layer].place[mine], active[layer].feature[mine]] = active[layer].value[mine]
+            assert np.allclose(found, dense, atol=1e-5)
+            assert np.allclose(peaks[layer][at], dense.max(0, initial=0), atol=1e-5)
+    assert peaks[3].any()
+    assert peaks[1].any()
 
 
 def test_neighbours_are_the_dense_activations_around_samples(gathered: Any, subject: Subject) -> None:

@@ -11,7 +11,7 @@ from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
 from storage.models import open_model
 from tasks.activations.corpus_pass import PassJob, activations_block
-from tasks.evaluation.reading import counted_tokens, read_activations
+from tasks.evaluation.reading import Wanted, counted_tokens, read_activations
 from tests.tasks.demo_store import ingested
 
 
@@ -31,7 +31,7 @@ def test_a_row_read_as_a_text_is_active_where_the_corpus_pass_says(tmp_path: Pat
     whole = [row for row in range(len(rows)) if not np.isin(rows[row, 1:], [-1, *special]).any()]
     before = int(bos == "auto")  # of a text, what stands before it is put there and not counted as its own
     texts = [rows[row, before:].tolist() for row in whole]
-    found = read_activations(checkpoint, model, layer, np.arange(1024), texts, settings)
+    found = read_activations(Wanted(checkpoint, model, {layer: np.arange(1024)}, settings), texts)[layer]
 
     place = {row: text for text, row in enumerate(whole)}
     feature = np.repeat(np.arange(1024), np.diff(every.indptr))

@@ -46,7 +46,7 @@ from tasks.circuitlens.job import CircuitLensJob
 from tasks.circuitlens.order import order_samples
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
-from tasks.evaluation.held_out import JudgeJob, natural, read_layer
+from tasks.evaluation.held_out import JudgeJob, natural, read_layers
 from tasks.evaluation.judge import judge_layer
 from tasks.evaluation.reading import TOKENS_AT_ONCE
 from tasks.weightlens.project import COLUMN_BLOCKS, ProjectionJob, project_shard
@@ -244,6 +244,8 @@ def judge_job(subject: Subject) -> JudgeJob:
         judge="rule",
         model=None,
         draw=Draw(FEATURES, None, N_LAYERS),
+        embeddings=None,
+        surprisal=None,
         how=JUDGED,
         evidence=config.describe.evidence,
         rule=config.describe.rule,
@@ -254,7 +256,7 @@ def judge_job(subject: Subject) -> JudgeJob:
 def evaluation_peaks(store: Store, job: JudgeJob) -> tuple[int, int]:
     few = Draw(20, None, N_LAYERS)
     small = replace(job, draw=few, material_recipe="small", how=replace(JUDGED, n_texts=20, n_rated=10))
-    read = peak_of(partial(read_layer.fn, store, small, 1), partial(read_layer.fn, store, job, 1))
+    read = peak_of(partial(read_layers.fn, store, small, (1,)), partial(read_layers.fn, store, job, (1,)))
     key = ShardKey("small", 1, 0, WIDTH), ShardKey("judged", 1, 0, WIDTH)
     judged = peak_of(partial(judge_layer.fn, store, small, key[0], {}), partial(judge_layer.fn, store, job, key[1], {}))
     return read, judged
