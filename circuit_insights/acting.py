@@ -6,7 +6,7 @@ from circuit_insights.store import Store
 from explorer.card import intervened_html, steered_html
 from flows.prompts import intervene as interventions
 from flows.prompts import steer as steering
-from flows.prompts.asked import Asked, asked_feature, asked_head
+from flows.prompts.asked import Asked, asked_change, asked_feature
 from flows.prompts.intervene import Question
 from flows.prompts.steer import Generation
 
@@ -84,14 +84,9 @@ def intervene(
     """
     together = [one for one in changes if isinstance(one, str)]
     rows = [together] if together else [one for one in changes if not isinstance(one, str)]
-    asked = [[_change(text) for text in row] for row in rows]
+    asked = [[asked_change(text) for text in row] for row in rows]
     question = Question(prompt, tuple(targets), swap_from)
     return [Intervened(*one) for one in interventions.intervene(store.opened(), question, asked, chat=chat)]
-
-
-def _change(text: str) -> Asked:
-    name = text.split("=", 1)[0].split("@", 1)[0]
-    return asked_head(text) if "." in name and "/" not in name else asked_feature(text)
 
 
 def _asked(features: Sequence[str]) -> list[Asked]:

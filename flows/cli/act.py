@@ -127,6 +127,26 @@ def intervene(
             _print_json(_as_dict(one)) if as_json else _print_intervened(one)
 
 
+@app.command("intervene-batch")
+def intervene_batch(
+    file: Annotated[
+        Path, typer.Argument(help='JSONL: {"prompt": "…", "changes": ["12/345=off"], "targets": [" Paris"]} a line.')
+    ],
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Make thousands of interventions, each on a prompt of its own, and keep what came of them in `interventions`.
+
+    A line's `changes` are written as for `intervene`, features and heads in one list; `targets` and `swap_from` may be
+    left out. It is a run: it holds the store, can be killed at any moment, and done again does nothing.
+    """
+    with report_errors():
+        from flows.intervene_batch import run_batch
+
+        batch = run_batch(store_root(store), checkpoint, file)
+        out.print(f"batch {batch} in the table interventions")
+
+
 def _lines(file: Path) -> list[str]:
     try:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

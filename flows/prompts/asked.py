@@ -103,6 +103,16 @@ def asked_head(text: str) -> Asked:
     return asked._replace(low=amount)
 
 
+def asked_change(text: str) -> Asked:
+    """A feature's or a head's change, whichever it is written as.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    name = text.split("=", 1)[0].split("@", 1)[0]
+    return asked_head(text) if "." in name and "/" not in name else asked_feature(text)
+
+
 def _amount(text: str, whole: str) -> Amount:
     of_maximum = text.endswith("x")
     try:
