@@ -11,7 +11,9 @@ from storage.catalog.parts import write_part
 from storage.catalog.published import open_published
 from storage.catalog.runs import mark_killed, new_run_id, now, recorded
 from storage.catalog.tables import TABLES
-from storage.exchange.parquet import export_tables
+from storage.exchange.hub_dataset import export_dataset
+from storage.exchange.neuronpedia import export_neuronpedia
+from storage.exchange.parquet import export_tables, write_manifest
 from storage.exchange.weightlens_json import (
     TokenNames,
     catalog_rows,
@@ -69,7 +71,30 @@ def export_parquet(store: Store, checkpoint: str | None, folder: Path) -> list[P
     if checkpoint is not None:
         raise ValueError("--checkpoint: --format parquet writes every table whole, of all checkpoints")
     with open_published(store.catalog) as connection:
-        return export_tables(connection, folder)
+        exported = export_tables(connection, folder)
+    return [*(one.path for one in exported), write_manifest(exported, folder)]
+
+
+def export_hub_dataset(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
+    """Write every table that has rows as a dataset of the Hugging Face Hub, with a card.
+
+    Raises:
+        ValueError: a checkpoint is named.
+    """
+    if checkpoint is not None:
+        raise ValueError("--checkpoint: --format hf writes every table whole, of all checkpoints")
+    with open_published(store.catalog) as connection:
+        return export_dataset(connection, folder)
+
+
+def export_to_neuronpedia(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
+    """Write a checkpoint in the layout of Neuronpedia's bulk exports; returns a folder a layer.
+
+    Raises:
+        ValueError: no such checkpoint, or several and none named.
+    """
+    with open_published(store.catalog) as connection:
+        return export_neuronpedia(connection, chosen_checkpoint(connection, checkpoint)[0], folder)
 
 
 def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:

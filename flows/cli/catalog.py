@@ -90,6 +90,8 @@ class Imported(StrEnum):
 class Exported(StrEnum):
     weightlens_json = "weightlens-json"
     parquet = "parquet"
+    hf = "hf"
+    neuronpedia = "neuronpedia"
     site = "site"
 
 
@@ -99,8 +101,9 @@ def export(
     format: Annotated[
         Exported,
         typer.Option(
-            help="weightlens-json: feature_analysis_layer_N.json; parquet: every table; site: the explorer's pages, "
-            "which open without a server."
+            help="weightlens-json: feature_analysis_layer_N.json; parquet: every table, with a manifest; hf: a dataset "
+            "of the Hugging Face Hub, with a card; neuronpedia: the layout of its bulk exports; site: the explorer's "
+            "pages, which open without a server."
         ),
     ],
     store: StoreOption = None,
@@ -116,7 +119,13 @@ def export(
     ] = None,
 ) -> None:
     """Write results in the format of another tool, or as pages to share."""
-    from flows.exchange import expect_empty, export_parquet, export_weightlens
+    from flows.exchange import (
+        expect_empty,
+        export_hub_dataset,
+        export_parquet,
+        export_to_neuronpedia,
+        export_weightlens,
+    )
     from storage.store import Store
 
     with report_errors():
@@ -128,8 +137,13 @@ def export(
         for option, given in (("--features", features), ("--graphs", graphs)):
             if given is not None:
                 raise ValueError(f"{option} is about --format site, and has no effect with {format.value}")
-        write = export_weightlens if format is Exported.weightlens_json else export_parquet
-        for path in write(Store(root), checkpoint, folder):
+        writers = {
+            Exported.weightlens_json: export_weightlens,
+            Exported.parquet: export_parquet,
+            Exported.hf: export_hub_dataset,
+            Exported.neuronpedia: export_to_neuronpedia,
+        }
+        for path in writers[format](Store(root), checkpoint, folder):
             out.print(str(path), soft_wrap=True, markup=False)
 
 

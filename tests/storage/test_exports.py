@@ -1,0 +1,124 @@
+"""What leaves the catalog for other tools, read back by their own rules."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from storage.catalog.database import SCHEMA_VERSION
+from storage.catalog.published import open_published
+from storage.catalog.tables import TABLES
+from storage.exchange.hub_dataset import export_dataset
+from storage.exchange.neuronpedia import ACTIVATIONS, BATCH, MAX_DESCRIPTION, export_neuronpedia, method_name
+from storage.exchange.parquet import export_tables, write_manifest
+from storage.recipes import file_sha256
+from tests.explorer.small_catalog import CHECKPOINT, N_FEATURES, N_LAYERS, write_small_catalog
+
+FEATURE = """modelId layer index maxActApprox creatorId frac_nonzero freq_hist_data_bar_heights
+    freq_hist_data_bar_values logits_hist_data_bar_heights logits_hist_data_bar_values neuron_alignment_indices neuron_alignment_l1
+    neuron_alignment_values correlated_neurons_indices correlated_neurons_l1 correlated_neurons_pearson
+    decoder_weights_dist neg_str neg_values pos_str pos_values sourceSetName topkCosSimIndices topkCosSimValues vector
+    vectorLabel hookName vectorDefaultSteerStrength hasVector"""
+EXPLANATION = """id modelId layer index authorId description embedding typeName explanationModelName umap_x umap_y
+    umap_cluster umap_log_feature_sparsity"""
+ACTIVATION = """id tokens index layer modelId maxValue maxValueTokenIndex minValue values creatorId dataSource dataIndex
+    dfaValues dfaTargetIndex dfaMaxValue createdAt lossValues logitContributions binMin binMax binContains
+    qualifyingTokenIndex"""
+"""Columns, as that project's exporter selects them and its converter declares them."""
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_catalog(tmp_path_factory.mktemp("exports"), lambda text: text + " ‘\u202e|" * 90)
+
+
+@pytest.fixture(scope="module")
+def neuronpedia(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    with open_published(catalog) as connection:
+        return export_neuronpedia(connection, CHECKPOINT, tmp_path_factory.mktemp("neuronpedia"))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in data.decode().splitlines()]
+
+
+def test_a_folder_a_layer(neuronpedia: list[Path]) -> None:
+    assert len(neuronpedia) == N_LAYERS
+    for layer, folder in enumerate(neuronpedia):
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        described = {"model.jsonl", "release.jsonl", "sourceset.jsonl", "source.jsonl"}
+        assert names == described | {f"{kind}/batch-0.jsonl.gz" for kind in ("features", "explanations", "activations")}
+        (source,) = lines(folder / "source.jsonl")
+        assert source["id"] == folder.name == f"{layer}-{source['setName']}"
+        assert all(character.isalnum() or character in "_.-" for character in folder.name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("features", FEATURE), ("explanations", EXPLANATION), ("activations", ACTIVATION)]
+)
+def test_every_row_has_the_columns_of_their_database(neuronpedia: list[Path], kind: str, columns: str) -> None:
+    rows = lines(neuronpedia[2] / kind / "batch-0.jsonl.gz")
+    assert rows
+    assert all(set(row) == set(columns.split()) for row in rows)
+    assert {row["layer"] for row in rows} == {neuronpedia[2].name}
+    assert {int(row["index"]) for row in rows} <= set(range(min(N_FEATURES, BATCH)))
+
+
+def test_features_explanations_and_activations(neuronpedia: list[Path], catalog: Path) -> None:
+    features = lines(neuronpedia[2] / "features" / "batch-0.jsonl.gz")
+    assert [int(row["index"]) for row in features] == list(range(N_FEATURES))
+    explanations = lines(neuronpedia[2] / "explanations" / "batch-0.jsonl.gz")
+    assert len({row["id"] for row in explanations}) == len(explanations)
+    assert all(0 < len(row["description"]) <= MAX_DESCRIPTION for row in explanations)
+    activations = lines(neuronpedia[2] / "activations" / "batch-0.jsonl.gz")
+    assert len({row["id"] for row in activations}) == len(activations)
+    for row in activations:
+        assert len(row["values"]) == len(row["tokens"])
+        assert row["values"][row["maxValueTokenIndex"]] == row["maxValue"] == max(row["values"])
+        assert row["minValue"] == min(row["values"])
+    of_each = [row["index"] for row in activations]
+    assert max(of_each.count(index) for index in set(of_each)) <= ACTIVATIONS
+    with open_published(catalog) as connection:
+        query = "SELECT count(*) FROM descriptions WHERE checkpoint_id = ? AND layer = 2 AND cluster = -1"
+        assert len(explanations) == connection.execute(query, [CHECKPOINT]).fetchall()[0][0]
+
+
+def test_names_of_methods_are_told_apart_in_plain_letters() -> None:
+    methods = ("weightlens", "weightlens+out", "wl+cl", "maxact", "maxact*", "circuitlens-full")
+    names = [method_name(method) for method in methods]
+    assert len(set(names)) == len(methods)
+    assert all(character.isalnum() or character in "_.-" for name in names for character in name)
+
+
+def test_the_manifest_says_what_each_file_is(catalog: Path, tmp_path: Path) -> None:
+    with open_published(catalog) as connection:
+        exported = export_tables(connection, tmp_path)
+    manifest = json.loads(write_manifest(exported, tmp_path).read_text())
+    assert manifest["schema_version"] == SCHEMA_VERSION
+    assert set(manifest["tables"]) == set(TABLES)
+    for table, told in manifest["tables"].items():
+        file = pq.ParquetFile(tmp_path / told["file"])
+        assert file.metadata.num_rows == told["n_rows"]
+        assert file.schema_arrow.names == list(told["columns"])
+        assert told["sha256"] == file_sha256(tmp_path / told["file"])
+
+
+def test_a_dataset_with_a_card(catalog: Path, tmp_path: Path) -> None:
+    with open_published(catalog) as connection:
+        paths = export_dataset(connection, tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(card.split("---\n")[1])
+    files = {config["config_name"]: tmp_path / config["data_files"] for config in head["configs"]}
+    assert {*files.values(), tmp_path / "README.md"} == set(paths)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(paths)
+    assert [config["config_name"] for config in head["configs"] if config["default"]] == ["descriptions"]
+    connection = duckdb.connect()
+    for file in files.values():
+        assert connection.execute("SELECT count(*) FROM read_parquet(?)", [str(file)]).fetchall()[0][0] > 0
+    assert CHECKPOINT in card
