@@ -20,10 +20,10 @@ from storage.recipes import file_sha256
 from tests.explorer.small_catalog import CHECKPOINT, N_FEATURES, N_LAYERS, write_small_catalog
 
 FEATURE = """modelId layer index maxActApprox creatorId frac_nonzero freq_hist_data_bar_heights
-    freq_hist_data_bar_values logits_hist_data_bar_heights logits_hist_data_bar_values
-    neuron_alignment_indices neuron_alignment_l1 neuron_alignment_values correlated_neurons_indices correlated_neurons_l1 correlated_neurons_pearson
-    decoder_weights_dist neg_str neg_values pos_str pos_values sourceSetName topkCosSimIndices topkCosSimValues vector
-    vectorLabel hookName vectorDefaultSteerStrength hasVector"""
+    freq_hist_data_bar_values logits_hist_data_bar_heights logits_hist_data_bar_values neuron_alignment_indices
+    neuron_alignment_l1 neuron_alignment_values correlated_neurons_indices correlated_neurons_l1
+    correlated_neurons_pearson decoder_weights_dist neg_str neg_values pos_str pos_values sourceSetName
+    topkCosSimIndices topkCosSimValues vector vectorLabel hookName vectorDefaultSteerStrength hasVector"""
 EXPLANATION = """id modelId layer index authorId description embedding typeName explanationModelName umap_x umap_y
     umap_cluster umap_log_feature_sparsity"""
 ACTIVATION = """id tokens index layer modelId maxValue maxValueTokenIndex minValue values creatorId dataSource dataIndex
