@@ -111,7 +111,7 @@ VERDICT_VIEWS = {
             FROM descriptions WHERE cluster = -1
         ), validated AS (
             SELECT checkpoint_id, layer, feature, list(DISTINCT token_id) AS tokens
-            FROM token_candidates WHERE side = 'input' AND validated GROUP BY ALL
+            FROM token_candidates WHERE side = 'input' AND validated AND source_layer IS NULL GROUP BY ALL
         ), scored AS (
             SELECT checkpoint_id, layer, feature, method, explainer,
                    avg(value) FILTER (metric = 'clarity') AS clarity,
@@ -123,13 +123,17 @@ VERDICT_VIEWS = {
             SELECT p.*, a.layer, a.feature, a.method, a.explainer, b.method AS imported_method,
                    len(list_intersect(a.words, b.words))
                    / nullif(len(list_distinct(list_concat(a.words, b.words))), 0) AS word_overlap,
-                   len(list_intersect(v.tokens, w.tokens))
-                   / nullif(len(list_distinct(list_concat(v.tokens, w.tokens))), 0) AS validated_overlap,
+                   CASE WHEN own.checkpoint_id IS NOT NULL AND theirs.checkpoint_id IS NOT NULL
+                        THEN coalesce(len(list_intersect(v.tokens, w.tokens)), 0)
+                             / nullif(len(list_distinct(list_concat(v.tokens, w.tokens))), 0) END AS validated_overlap,
                    s.clarity, s.responsiveness, s.purity, s.faithfulness, t.clarity AS their_clarity,
                    t.responsiveness AS their_responsiveness, t.purity AS their_purity,
                    t.faithfulness AS their_faithfulness
             FROM pairs p JOIN worded a ON a.checkpoint_id = p.checkpoint_id
             JOIN worded b ON (b.checkpoint_id, b.layer, b.feature) = (p.imported_checkpoint_id, a.layer, a.feature)
+            LEFT JOIN (SELECT DISTINCT checkpoint_id FROM validated) own ON own.checkpoint_id = a.checkpoint_id
+            LEFT JOIN (SELECT DISTINCT checkpoint_id FROM validated) theirs
+              ON theirs.checkpoint_id = b.checkpoint_id
             LEFT JOIN validated v ON (v.checkpoint_id, v.layer, v.feature) = (a.checkpoint_id, a.layer, a.feature)
             LEFT JOIN validated w ON (w.checkpoint_id, w.layer, w.feature) = (b.checkpoint_id, b.layer, b.feature)
             LEFT JOIN scored s ON (s.checkpoint_id, s.layer, s.feature, s.method, s.explainer)

@@ -134,7 +134,7 @@ OWN = {
         "imported_method": "The method of the imported description.",
         "n_features": "Features that both describe.",
         "word_overlap": "Of the words of both descriptions, the share that both have (Jaccard), on average.",
-        "validated_overlap": "Of the validated tokens of both, the share that both have, on average; null without.",
+        "validated_overlap": "The same of validated tokens, inherited ones aside; null where one checkpoint has none.",
         "clarity_correlation": "Pearson's correlation of the two scores over the features that have both.",
         "responsiveness_correlation": "The same of responsiveness.",
         "purity_correlation": "The same of purity.",

@@ -140,3 +140,20 @@ def test_a_data_set_of_the_hub_is_asked_for_and_named_where_it_is_not_reached(
     monkeypatch.setattr("storage.hub.snapshot_download", download)
     assert local_folder("hub:someone/set@v1") == tmp_path
     assert (asked["repo"], asked["repo_type"], asked["revision"]) == ("someone/set", "dataset", "v1")
+
+
+def test_validated_tokens_are_compared_where_both_have_some(store: Store, tmp_path: Path) -> None:
+    written(tmp_path / "in", ".jsonl", THEIRS)
+    theirs = import_descriptions(store, tmp_path / "in", None, "theirs")
+    query = "SELECT validated_overlap FROM method_agreement WHERE checkpoint_id = 'base'"
+    found = []
+    with open_catalog(store.catalog, write=True) as connection:
+        fixed = {"layer": 0, "side": "input", "sign": 1, "rank": 0, "validated": True}
+        for checkpoint, feature, token in (("base", 1, 5), (theirs, 1, 6), (theirs, 1, 5), (theirs, 2, 5)):
+            key = {"checkpoint_id": checkpoint, "feature": feature, "token_id": token}
+            insert_row(connection, "token_candidates", {**key, **fixed})
+            found += connection.execute(query).fetchall()
+        inherited = {"checkpoint_id": theirs, "feature": 1, "token_id": 9, **fixed, "source_layer": 0}
+        insert_row(connection, "token_candidates", inherited)
+        assert connection.execute(query).fetchall() == found[-1:]
+    assert found == [(None,), (0.0,), (0.5,), (0.25,)]
