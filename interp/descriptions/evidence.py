@@ -1,8 +1,10 @@
 """What a description may rest on: for each method exactly what the paper lets it see."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from interp.descriptions.base_rates import BaseRates
 
 Method = Literal["weightlens+out+llm", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"]
 """The methods of this stage; `weightlens` and `weightlens+out` are worded by the weightlens stage."""
@@ -40,6 +42,12 @@ class Evidence:
     """Sampled activations, the strongest first."""
     promotes: tuple[str, ...] = ()
     """Next tokens that the feature makes more likely, the strongest first."""
+    strongest: tuple[ActivationExample, ...] = ()
+    """Of samples over the whole range, the feature's greatest activations beside them: what drives it, said first."""
+    strong: float = 0.0
+    """The feature's strong activations, on average: what words are called weak or strong by."""
+    base: BaseRates | None = None
+    """How often tokens stand elsewhere in the corpus; None: nothing is compared with."""
 
     @property
     def tells_something(self) -> bool:
@@ -84,6 +92,8 @@ class FeatureEvidence:
     clusters: tuple[Cluster, ...] = ()
     effects: tuple[str, ...] = ()
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
+    base: BaseRates | None = None
+    """How often tokens stand elsewhere in the corpus."""
 
 
 JOINED = -2
@@ -112,18 +122,31 @@ def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
     return replace(known, top=kept(known.top), spread=kept(known.spread), clusters=left)
 
 
+STRONG_SHARE = 0.25
+"""Of the activations that are looked at, those that say what is strong."""
+
+
+def strong(moments: Sequence[ActivationExample]) -> float:
+    """The mean of the strongest quarter of some activations; 0 of none."""
+    largest = sorted((moment.activation for moment in moments), reverse=True)
+    largest = largest[: max(1, round(STRONG_SHARE * len(largest)))]
+    return sum(largest) / len(largest) if largest else 0.0
+
+
 def evidence_for(method: Method, known: FeatureEvidence) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
     """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
     if method == "weightlens+out+llm":
         return Evidence(reads=known.reads, promotes=known.promotes), []
-    if method == "maxact":
-        return Evidence(moments=known.top), []
-    if method == "maxact*":
-        return Evidence(moments=known.spread), []
-    parts = [(cluster, Evidence(moments=cluster.moments)) for cluster in known.clusters]
+    if method in ("maxact", "maxact*"):
+        moments = known.top if method == "maxact" else known.spread
+        return Evidence(moments=moments, strong=strong(moments), base=known.base), []
+    level = strong(known.top or [moment for cluster in known.clusters for moment in cluster.moments])
+    whole = Evidence(strong=level, base=known.base)
+    parts = [(cluster, replace(whole, moments=cluster.moments)) for cluster in known.clusters]
+    whole = replace(whole, strongest=known.top if parts else ())
     if method == "circuitlens-input" or not parts:
-        return Evidence(), parts
+        return whole, parts
     if method == "circuitlens-full":
-        return Evidence(promotes=known.effects), parts
+        return replace(whole, promotes=known.effects), parts
     promotes = tuple(dict.fromkeys([*known.effects, *known.promotes]))
-    return Evidence(reads=known.reads, promotes=promotes), parts
+    return replace(whole, reads=known.reads, promotes=promotes), parts

@@ -1,18 +1,23 @@
 """A feature by one method: each cluster first, then one text for the whole."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from interp.descriptions import prompts
+from interp.descriptions.base_rates import Lift
 from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Method, evidence_for
 from interp.descriptions.llm_questions import Answers, Instructions
 from interp.descriptions.settings import RuleSettings
-from interp.descriptions.wording import by_rule, joined
+from interp.descriptions.wording import Clause, by_rule, clauses, coverage, joined, quoted
 from interp.weightlens.settings import WordingSettings
 
 N_TOKENS = 12
 """Tokens kept beside a description."""
 
+
+MIXED = 0.5
+"""Where the tokens that are named have less than this share of the activation, the description says so."""
 
 STAND_IN = 20 * "words "
 """In the place of a description that is still to be asked for."""
@@ -30,6 +35,10 @@ class Explainer(Protocol):
         text is lacking."""
         ...
 
+    def clauses(self, evidence: Evidence) -> list[Clause]:
+        """What a text says of where the feature fires, as far as that can be told from the evidence."""
+        ...
+
 
 class TokensExplainer(NamedTuple):
     """By rule, offline."""
@@ -43,6 +52,9 @@ class TokensExplainer(NamedTuple):
     def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
         texts = [text for text, _ in parts if text is not None]
         return joined(texts, whole, self.rule, self.wording) if len(texts) == len(parts) else None
+
+    def clauses(self, evidence: Evidence) -> list[Clause]:
+        return clauses(evidence, self.rule, self.wording)
 
 
 class ModelExplainer(NamedTuple):
@@ -65,6 +77,20 @@ class ModelExplainer(NamedTuple):
         value = self.answers.value(prompt)
         return None if value is None else prompts.description_in(value)
 
+    def clauses(self, evidence: Evidence) -> list[Clause]:
+        return []
+
+
+class Measured(NamedTuple):
+    """One thing that a description says of where the feature fires, and how often that is so."""
+
+    kind: str
+    samples: str
+    """Of which it is said: strongest (the greatest activations) or range (those of the whole range, or a cluster's)."""
+    clause: str
+    """In words."""
+    lift: Lift
+
 
 class Described(NamedTuple):
     """One description."""
@@ -74,29 +100,54 @@ class Described(NamedTuple):
     text: str
     tokens: list[str]
     """Texts of the tokens that it rests on, the strongest first."""
+    coverage: float | None = None
+    """Of the activation of the samples that it is of, the share on tokens that it names; None without samples, or
+    where nothing says what it names."""
+    clauses: tuple[Measured, ...] = ()
 
 
 def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> list[Described]:
     """All descriptions of a feature by a method, those of its clusters first."""
-    whole, clusters = evidence_for(method, known)
-    if len(clusters) == 1:
-        whole, clusters = replace(whole, moments=clusters[0][1].moments), []
+    whole, parted = evidence_for(method, known)
+    if len(parted) == 1:
+        whole, parted = replace(whole, moments=parted[0][1].moments), []
     found: list[Described] = []
     parts: list[tuple[str | None, float]] = []
-    for cluster, evidence in clusters:
+    for cluster, evidence in parted:
         text = explainer.explain(evidence)
         parts.append((text, cluster.share))
         if text is not None and cluster.number >= 0:
-            found.append(Described(cluster.number, text, _tokens(evidence)))
+            found.append(_described(cluster.number, text, evidence, [(evidence, explainer.clauses(evidence))]))
     text = None
-    if clusters:
+    if parted:
         text = explainer.join(parts, whole)
     elif whole.tells_something:
         text = explainer.explain(whole)
     if text is not None:
-        moments = tuple(moment for _, evidence in clusters for moment in evidence.moments)
-        found.append(Described(WHOLE, text, _tokens(replace(whole, moments=whole.moments + moments))))
+        moments = tuple(moment for _, evidence in parted for moment in evidence.moments) or whole.moments
+        spread, strongest = (replace(whole, moments=some) for some in (moments, whole.strongest))
+        of_parts = [evidence for _, evidence in parted] or [spread]
+        said = [(strongest, explainer.clauses(strongest))]
+        said += [(spread, explainer.clauses(evidence)) for evidence in of_parts]
+        found.append(_described(WHOLE, text, spread, said))
     return found
+
+
+def _described(cluster: int, text: str, evidence: Evidence, said: Sequence[tuple[Evidence, list[Clause]]]) -> Described:
+    """A description with what its clauses are worth on the samples of which they are said."""
+    base, measured, named = evidence.base, list[Measured](), set(evidence.reads)
+    for samples, clauses_ in said:
+        of = "strongest" if samples.moments and samples.moments == evidence.strongest else "range"
+        for clause in dict.fromkeys(clauses_):
+            named |= clause.tokens if clause.kind == "token" else set()
+            if base is not None:
+                found = clause.compared(samples.moments, base)
+                measured.append(Measured(clause.kind, of, quoted(clause.names), found))
+    can_tell = any(found for _, found in said) and evidence.moments
+    covered = coverage(named, evidence.moments) if can_tell else None
+    if covered is not None and covered < MIXED and "many tokens" not in text:
+        text = f"{text}; other tokens have {1 - covered:.0%} of its activation"
+    return Described(cluster, text, _tokens(evidence), covered, tuple(dict.fromkeys(measured)))
 
 
 def _tokens(evidence: Evidence) -> list[str]:

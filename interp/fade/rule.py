@@ -8,14 +8,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import simplemma
 from jaxtyping import Bool, Float, Int8, Int64
 
-from interp.descriptions.wording import Meaning, Mechanism, meaning_of
+from interp.descriptions.wording import LOOSE, Meaning, Mechanism, meaning_of
 from interp.fade.judge import Marked, Text
 from interp.weightlens.description import MIN_LEMMA_LETTERS, Token
 from interp.weightlens.settings import WordingSettings
@@ -33,6 +32,12 @@ STEMS = ("7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9"
 
 SENTENCES = 4
 """Of a text, all about one word: so it is about as long as a natural one, and drives a feature by chance as often."""
+
+BY_RANK = 1.5
+"""A word that is named at place r, from 1, has a share of the texts of 1 / r to this power."""
+
+WEAKER = 0.1
+"""Part of that which a word has that fires the feature weakly."""
 
 VAGUE = 0.5
 """Expected activity where a word stands without the context that the description says."""
@@ -65,17 +70,22 @@ class RuleJudge:
         self._masks: dict[tuple[str, ...], np.ndarray] = {}
 
     def synthesise(self, description: str, n: int) -> list[str]:
-        """Texts for every word in turn, behind its context where it has one."""
+        """Texts about the words that are named, behind their contexts where they have one: the more, the earlier a word
+        is named, and few of words that fire the feature weakly (shares as in Sainte-Laguë's method for seats)."""
         mechanisms = _mechanisms(_meaning(description))
         named = [(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
-        writable = [(mechanism, word) for mechanism, word in named if not word.startswith("<0x")] or named
-        writers = [_texts(mechanism, word) for mechanism, word in writable]
-        rounds = zip_longest(*(islice(writer, n) for writer in writers))
+        weaker = [(mechanism, word) for mechanism in mechanisms for word in mechanism.weaker]
+        weights = [1 / (1 + at) ** BY_RANK for at in range(len(named) + len(weaker))]
+        weights[len(named) :] = [WEAKER * weight for weight in weights[len(named) :]]
+        writers = [_Writer(*one, weight) for one, weight in zip([*named, *weaker], weights, strict=True)]
+        waiting = [writer for writer in writers if not writer.word.startswith("<0x")] or writers
         texts: dict[str, None] = {}
-        for text in chain.from_iterable(rounds):
-            if len(texts) == n:
-                break
-            if text:
+        while waiting and len(texts) < n:
+            writer = max(waiting, key=_Writer.claim)
+            text = writer.next_text()
+            if text is None:
+                waiting.remove(writer)
+            elif text:
                 texts[text] = None
         return list(texts)
 
@@ -128,16 +138,18 @@ class RuleJudge:
         return np.where(peaks == 1, 2, np.where(peaks > 0, 1, 0)).astype(np.int8)
 
     def _activity(self, mechanisms: Sequence[Mechanism], flat: _Flat) -> Float[np.ndarray, " n"]:
-        """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone."""
+        """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone or fires it weakly."""
         expected = np.zeros(len(flat.ids), np.float32)
         for mechanism in mechanisms:
-            is_word = self._is_one_of(mechanism.words)[flat.ids]
-            if not mechanism.after:
+            is_word, is_weaker = (self._is_one_of(words)[flat.ids] for words in (mechanism.words, mechanism.weaker))
+            if not mechanism.after or mechanism.frequency in LOOSE:
                 expected[is_word] = 1
+                expected[is_weaker] = np.maximum(expected[is_weaker], VAGUE)
                 continue
             is_context = self._is_one_of(mechanism.after)[flat.ids]
             behind = _right_behind(is_context, flat) if mechanism.right_after else _behind(is_context, flat)
-            expected[is_word & ~behind] = np.maximum(expected[is_word & ~behind], VAGUE)
+            alone = (is_word & ~behind) | (is_weaker & behind)
+            expected[alone] = np.maximum(expected[alone], VAGUE)
             expected[behind & (is_word | mechanism.many)] = 1
         return expected
 
@@ -210,6 +222,22 @@ def _lemmas(word: str) -> tuple[str, ...]:
     return tuple(simplemma.lemmatize(word, lang=language).casefold() for language in _FORMS)
 
 
+class _Writer:
+    """Texts about one word, and how many it has had."""
+
+    def __init__(self, mechanism: Mechanism, word: str, weight: float) -> None:
+        self.word = word
+        self._weight, self._n_written, self._texts = weight, 0, _texts(mechanism, word)
+
+    def claim(self) -> float:
+        """Who has the greatest writes next."""
+        return self._weight / (self._n_written + 0.5)
+
+    def next_text(self) -> str | None:
+        self._n_written += 1
+        return next(self._texts, None)
+
+
 def _texts(mechanism: Mechanism, word: str) -> Iterator[str]:
     """Texts in which a word occurs, in its contexts, in an order of their own for every word."""
     start = int(hashlib.sha256(word.encode()).hexdigest(), 16) % 9973
@@ -219,7 +247,7 @@ def _texts(mechanism: Mechanism, word: str) -> Iterator[str]:
 
 def _sentence(mechanism: Mechanism, word: str, turn: int) -> str:
     opening, ending = OPENINGS[turn % len(OPENINGS)], ENDINGS[turn % len(ENDINGS)]
-    if not mechanism.after:
+    if not mechanism.after or (mechanism.frequency in LOOSE and turn % 2):
         return _append(opening, word, turn) + ending
     context = mechanism.after[turn % len(mechanism.after)]
     behind = _append(opening, context, turn + 5)

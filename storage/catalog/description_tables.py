@@ -33,8 +33,61 @@ TABLES = (
             Column("cluster", "INTEGER", "A mechanism of `clusters`; −1: the whole feature."),
             Column("text", "VARCHAR", "The description."),
             Column("tokens", "VARCHAR[]", "Texts of the tokens it rests on, strongest first."),
+            Column(
+                "coverage",
+                "DOUBLE",
+                "Of the activation of the feature's (or cluster's) samples, the share on tokens that it names; null "
+                "where it is not worded by rule from samples.",
+            ),
             Column("prompt_sha256", "VARCHAR", "The prompt, for descriptions worded by a language model."),
             Column("created_at", "TIMESTAMP", "UTC."),
+        ),
+    ),
+    Table(
+        "description_clauses",
+        "One thing that a description by rule says of where the feature fires, and how often that is so.",
+        (
+            "checkpoint_id",
+            "corpus_id",
+            "layer",
+            "feature",
+            "method",
+            "explainer",
+            "cluster",
+            "samples",
+            "kind",
+            "clause",
+        ),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            LAYER,
+            FEATURE,
+            Column("method", "VARCHAR", "The description's method."),
+            Column("explainer", "VARCHAR", "The description's explainer."),
+            Column("cluster", "INTEGER", "A mechanism of `clusters`; −1: the whole feature."),
+            Column(
+                "samples",
+                "VARCHAR",
+                "Of which it is said: strongest (the greatest activations), or range (those that the method looks at).",
+            ),
+            Column(
+                "kind",
+                "VARCHAR",
+                "token: the firing token is one of these; right after: one of them comes immediately before; after: "
+                "among the causes before it, or, where the method knows none, among the three tokens before it.",
+            ),
+            Column("clause", "VARCHAR", "The tokens, as the description shows them."),
+            Column("share", "DOUBLE", "Share of the samples of which it is true."),
+            Column(
+                "base_rate",
+                "DOUBLE",
+                "Share of the tokens of the corpus of which it is true, by 512 rows at most; of after, of which one of "
+                "the tokens stands anywhere in the text that is shown before.",
+            ),
+            Column("lift", "DOUBLE", "Share over base rate, half a case added to every count."),
+            Column("low", "DOUBLE", "Lower end of its 95% interval."),
+            Column("high", "DOUBLE", "Upper end of its 95% interval."),
         ),
     ),
     Table(

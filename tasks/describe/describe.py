@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import duckdb
 
+from interp.descriptions.base_rates import Lift
 from interp.descriptions.evidence import WHOLE, FeatureEvidence, Method, evidence_for
-from interp.descriptions.explaining import Explainer, ModelExplainer, TokensExplainer, describe
+from interp.descriptions.explaining import Explainer, Measured, ModelExplainer, TokensExplainer, describe
 from interp.descriptions.llm_questions import Answer, Answers, Instructions, Questions
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.weightlens.settings import WordingSettings
@@ -21,7 +22,7 @@ from tasks.describe.draw import Draw
 from tasks.describe.evidence import EvidenceJob, SampledCorpus, known_features
 from tasks.shard_task import shard_task
 
-VERSION = 3
+VERSION = 4
 """Bump when the same evidence would be described otherwise."""
 
 SEES: dict[Method, str] = {
@@ -37,7 +38,7 @@ SEES: dict[Method, str] = {
 REWORDS: frozenset[Method] = frozenset({"weightlens+out+llm"})
 """Methods that say again what the weightlens stage says: by rule, in the same words."""
 
-TABLES = ("descriptions", "failures")
+TABLES = ("descriptions", "failures", "description_clauses")
 
 PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
 """Why a question has no answer that another run may get."""
@@ -67,13 +68,15 @@ class DescribeJob:
 
 
 class _Row(NamedTuple):
-    """A description, as the table has it."""
+    """A description, as the table has it, and what is written of its clauses."""
 
     feature: int
     method: str
     cluster: int
     text: str
     tokens: list[str]
+    coverage: float | None
+    clauses: tuple[Measured, ...]
 
 
 @shard_task("describe", "describe {key.name}")
@@ -175,9 +178,14 @@ def _write(
     failed: list[Failure],
 ) -> None:
     shared = {"checkpoint_id": task.checkpoint_id, "layer": key.layer}
-    columns = columns_of(_Row._fields, described)
-    fixed = {"explainer": task.explainer, "corpus_id": task.corpus_id, "created_at": [now()] * len(described)}
-    write_part(store.part("descriptions", key), "descriptions", {**shared, **fixed, **columns}, len(described))
+    columns = columns_of(_Row._fields[:-1], [row[:-1] for row in described])
+    who = {"explainer": task.explainer, "corpus_id": task.corpus_id}
+    created = {"created_at": [now()] * len(described)}
+    write_part(store.part("descriptions", key), "descriptions", {**shared, **who, **created, **columns}, len(described))
+    clauses = [(*row[:3], *one[:-1], *one.lift) for row in described for one in row.clauses]
+    names = (*_Row._fields[:3], *Measured._fields[:-1], *Lift._fields)
+    path = store.part("description_clauses", key)
+    write_part(path, "description_clauses", {**shared, **who, **columns_of(names, clauses)}, len(clauses))
     write_failures(store.part("failures", key), "describe", key.layer, failed)
 
 
@@ -191,12 +199,13 @@ class Loaded(NamedTuple):
 @shard_task("load-descriptions", "load descriptions")
 def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequence[ShardKey]) -> Loaded:
     """Load all parts in one transaction, in the place of this explainer's earlier descriptions."""
-    descriptions, failures = ([store.part(table, key) for key in keys] for table in TABLES)
+    descriptions, failures, clauses = ([store.part(table, key) for key in keys] for table in TABLES)
     reasons = set(read_parts(failures, ["reason"])["reason"].to_pylist())
     is_whole = not reasons & PASSING
     where = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.corpus_id, "explainer": task.explainer}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "descriptions", where, descriptions)
+        replace_rows(connection, "description_clauses", where, clauses)
         replace_failures(connection, "describe", RunOf(run_id, task.checkpoint_id), failures)
         subject = loaded_subject(task.checkpoint_id, task.corpus_id)
         mark_loaded(connection, subject, loaded_name(task.explainer), keys[0].recipe if is_whole else "")

@@ -14,6 +14,7 @@ from storage.checkpoints import open_checkpoint
 from storage.corpora.rows import numbered, read_numbered_documents, read_numbered_rows
 from storage.samples import sample_ids
 from storage.store import Store
+from tasks.describe.base_rates import corpus_base_rates
 from tasks.ingest import tokens_part
 from tasks.weightlens.propagate import read_vocabulary
 
@@ -113,6 +114,7 @@ class _Examples:
         corpora = numbered(store, sampled_corpus.corpora)
         self._rows = read_numbered_rows(store, corpora, sequences)
         self._documents = read_numbered_documents(store, corpora, sequences)
+        self._base = corpus_base_rates(store, job.checkpoint_id, sampled_corpus.corpora, settings.before)
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
         """What is known of a feature, with its samples."""
@@ -126,6 +128,7 @@ class _Examples:
             spread=tuple(self._example(quantile[at], None) for at in places),
             clusters=tuple(self._clusters(feature, quantile)),
             effects=tuple(self._effects[feature]),
+            base=self._base,
         )
 
     def _clusters(self, feature: int, quantile: Sequence[_Sample]) -> Iterator[Cluster]:

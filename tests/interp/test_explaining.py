@@ -1,5 +1,8 @@
 """Features by methods: clusters first, then the whole, whoever words it."""
 
+from dataclasses import replace
+
+from interp.descriptions.base_rates import BaseRates
 from interp.descriptions.evidence import WHOLE, ActivationExample, Cluster, FeatureEvidence, described, half
 from interp.descriptions.explaining import ModelExplainer, TokensExplainer, describe
 from interp.descriptions.llm_questions import Answer, Answers, Prompt
@@ -31,8 +34,26 @@ def test_each_cluster_is_worded_then_the_whole() -> None:
     found = describe("wl+cl", KNOWN, BY_RULE)
     assert [one.cluster for one in found] == [0, WHOLE]
     assert found[0].text == "the token ‘court’ and its forms"
-    expected = "the token ‘judge’ and its forms; or the token ‘many’ and its forms; or the token ‘court’ and its forms"
-    assert found[1].text == f"{expected}; promotes ‘law’"
+    judge, many, court = (f"or the token ‘{word}’ and its forms" for word in ("judge", "many", "court"))
+    assert found[1].text == f"the token ‘top’; {judge}; {many}; {court}; promotes ‘law’"
+
+
+def test_a_description_says_how_often_it_is_right() -> None:
+    base = BaseRates(1000, {" top": 2, " many": 100, " so": 900}, {}, {})
+    known = replace(KNOWN, top=moments("top"), clusters=(Cluster(0, 1.0, moments("many", range(8))),), base=base)
+    (one,) = describe("circuitlens-input", known, BY_RULE)
+    assert one.text == "the token ‘top’; or the token ‘many’ and its forms"
+    assert [(m.kind, m.samples, m.clause, m.lift.share, m.lift.base_rate) for m in one.clauses] == [
+        ("token", "strongest", "‘top’", 1, 0.002),
+        ("token", "range", "‘many’", 1, 0.1),
+    ]
+    assert one.coverage == 1
+    words = tuple(moments(f"w{at}x")[0] for at in range(20))
+    (mixed,) = describe("maxact", replace(known, top=words), BY_RULE)
+    assert mixed.coverage == 6 / 20
+    assert mixed.text.endswith("; other tokens have 70% of its activation")
+    (asked,) = describe("maxact", known, ModelExplainer(Answers(lambda _: Answer({"description": "d"})), 100))
+    assert (asked.coverage, asked.clauses) == (None, ())
 
 
 def test_the_estimate_hears_of_questions_that_follow_from_answers() -> None:

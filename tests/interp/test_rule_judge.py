@@ -42,6 +42,29 @@ def test_activity_is_expected_where_the_word_stands() -> None:
     assert expected.tolist() == [0, 1, 0.5]
 
 
+def test_weaker_words_are_expected_faintly_and_seldom_written_about() -> None:
+    said = "the token ‘are’; weaker on ‘;’; sometimes right after ‘we’"
+    (expected,) = JUDGE.simulate(said, [Text((" we", " are", ";", " are"))])
+    assert expected.tolist() == [0, 1, 0.5, 1]
+    assert JUDGE.rate(said, [Text((" they", " are")), Text((";",))]).tolist() == [2, 1]
+    texts = JUDGE.synthesise(said, 20)
+    assert 1 <= sum(";" in text for text in texts) <= 3
+    assert any("we are" in text for text in texts)
+    assert any("we are" not in text for text in texts)
+
+
+def test_the_earlier_a_word_is_named_the_more_is_written_about_it() -> None:
+    texts = JUDGE.synthesise("the tokens ‘one1’, ‘two2’, ‘six6’", 20)
+    counts = [sum(word in text for text in texts) for word in ("one1", "two2", "six6")]
+    assert counts == sorted(counts, reverse=True)
+    assert 0 < counts[2] < counts[0]
+
+
+def test_simulation_expects_a_little_before_what_is_promoted() -> None:
+    (expected,) = JUDGE.simulate("the token ‘so’; promotes ‘far’", [Text((" so", " a", " far"))])
+    assert expected.tolist() == [1, 0.25, 0]
+
+
 def test_marks_are_checked_against_what_is_expected() -> None:
     text = Text((" police", " officer", " ran"))
     assert JUDGE.marks_right(OFFICER, [Marked(text, (1,)), Marked(text, (0, 2))]).tolist() == [1, 0]

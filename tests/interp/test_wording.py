@@ -3,10 +3,12 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp.descriptions.base_rates import BaseRates, base_rates, lift
 from interp.descriptions.evidence import ActivationExample, Evidence, pattern
 from interp.descriptions.llm_questions import fenced, parsed
 from interp.descriptions.prompts import DESCRIPTION, description_in, explain, join
@@ -48,7 +50,7 @@ def test_after_a_context_any_token() -> None:
 
 def test_tokens_of_both_sources_are_one_list_and_nothing_is_nothing() -> None:
     text = worded(Evidence((" judge",), (moment("a court", 1),)))
-    assert text == "the tokens ‘judge’, ‘court’"
+    assert text == "the tokens ‘court’, ‘judge’"
     assert worded(Evidence()) is None
 
 
@@ -58,10 +60,45 @@ def test_clusters_are_joined_and_equal_ones_merged() -> None:
     assert text == "the token ‘a1’; or the token ‘b2’; after ‘c3’; promotes ‘x9’"
 
 
+def test_what_drives_it_strongly_comes_first_and_the_rest_as_weaker() -> None:
+    strongest = tuple(moment(f" {word}", 0, 4.0) for word in ("are", "are", "is"))
+    spread = (*(moment(",", 0, 0.5) for _ in range(8)), moment(" are", 0, 3.0))
+    text = worded(Evidence(moments=spread, strongest=strongest, strong=4.0))
+    assert text == "the tokens ‘are’, ‘is’; or weaker on ‘,’"
+    assert meaning_of(text).mechanisms == (Mechanism(("are", "is")), Mechanism((), (",",)))
+    text = worded(Evidence(moments=spread, strong=4.0))
+    assert text == "the token ‘are’; weaker on ‘,’"
+
+
+def test_a_context_is_said_where_it_is_commoner_than_elsewhere_and_how_often() -> None:
+    texts = [" the x"] * 3 + [" of x"] * 5
+    moments = tuple(moment(text, 1) for text in texts)
+    rare = BaseRates(1000, {" x": 5, " the": 20, " of": 600}, {}, {})
+    assert worded(Evidence(moments=moments, base=rare)) == "the token ‘x’; often right after ‘the’"
+    common = BaseRates(1000, {" x": 5, " the": 300, " of": 600}, {}, {})
+    assert worded(Evidence(moments=moments, base=common)) == "the token ‘x’"
+
+
+def test_base_rates_count_what_stands_where() -> None:
+    rows = [np.array([9, 1, 2, 1, 3, -1]), np.array([9, 2, 2, 2, 2, 3])]
+    found = base_rates(rows, dict(enumerate("abcdefghij")), 9, 4)
+    assert found.n == 9
+    assert found.at == {"b": 2, "c": 5, "d": 2}
+    assert found.near == {"b": 3, "c": 2 + 4, "d": 0}
+
+
+def test_lift_has_an_interval_where_the_corpus_shows_nothing() -> None:
+    found = lift(3, 20, 0, 10_000)
+    assert (found.share, found.base_rate) == (0.15, 0)
+    assert 1 < found.low < found.lift < found.high
+    assert lift(1, 20, 5_000, 10_000).high < 1
+    assert lift(20, 20, 10_000, 10_000).low <= 1
+
+
 WORDS = st.lists(st.text("ab‘’;, ortfe", min_size=1, max_size=8).map(lambda w: f"x{w}x"), min_size=1, max_size=3).map(
     tuple
 )
-MECHANISMS = st.builds(Mechanism, WORDS, st.just(()) | WORDS)
+MECHANISMS = st.builds(Mechanism, WORDS, st.just(()) | WORDS, st.just(()) | WORDS)
 
 
 @given(st.lists(MECHANISMS, min_size=1, max_size=3).map(tuple), st.just(()) | WORDS)
