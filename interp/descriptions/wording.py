@@ -24,8 +24,8 @@ WEAK = 0.5
 FREQUENCIES = ((0.75, ""), (0.5, "mostly "), (0.35, "often "), (0.0, "sometimes "))
 """What is said of a context that at least such a share of the samples has."""
 
-LOOSE = frozenset({"often ", "sometimes "})
-"""Contexts that a word may well stand without."""
+LOOSE = frozenset({"sometimes "})
+"""Of contexts, those that a word may well stand without."""
 
 
 @dataclass(frozen=True)

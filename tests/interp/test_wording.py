@@ -75,7 +75,7 @@ def test_a_context_is_said_where_it_is_commoner_than_elsewhere_and_how_often() -
     moments = tuple(moment(text, 1) for text in texts)
     rare = BaseRates(1000, {" x": 5, " the": 20, " of": 600}, {}, {})
     assert worded(Evidence(moments=moments, base=rare)) == "the token ‘x’; often right after ‘the’"
-    common = BaseRates(1000, {" x": 5, " the": 300, " of": 600}, {}, {})
+    common = BaseRates(1000, {" x": 5, " the": 300, " of": 600}, {" the": 700, " of": 900}, {})
     assert worded(Evidence(moments=moments, base=common)) == "the token ‘x’"
 
 
