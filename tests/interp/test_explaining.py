@@ -52,7 +52,9 @@ def test_a_description_says_how_often_it_is_right() -> None:
     (mixed,) = describe("maxact", replace(known, top=words), BY_RULE)
     assert mixed.coverage == 6 / 20
     assert mixed.text.endswith("; other tokens have 70% of its activation")
-    (asked,) = describe("maxact", known, ModelExplainer(Answers(lambda _: Answer({"description": "d"})), 100))
+    (asked,) = describe(
+        "maxact", known, ModelExplainer(Answers(lambda _: Answer({"description": "d"})), instructions(), 100)
+    )
     assert (asked.coverage, asked.clauses) == (None, ())
 
 

@@ -15,6 +15,7 @@ from interp.descriptions.prompts import DESCRIPTION, description_in, explain, jo
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wording import Meaning, Mechanism, by_rule, joined, meaning_of, text_of
 from interp.weightlens.settings import WordingSettings
+from tasks.llm.instructions import instructions
 
 RULE, WORDING = RuleSettings(), WordingSettings()
 
@@ -116,7 +117,7 @@ def test_other_descriptions_are_read_as_well() -> None:
 def test_only_causes_are_shown_of_an_attributed_moment() -> None:
     assert pattern(moment("a b c d e", 3, causes=(1,))) == " … b …« d» …"
     assert pattern(moment("a b c", 1)) == "a« b» c"
-    shown = explain(Evidence(moments=(moment("secret b c d e", 3, causes=(1,)),)), 100).user
+    shown = explain(Evidence(moments=(moment("secret b c d e", 3, causes=(1,)),)), instructions(), 100).user
     assert "secret" not in shown
 
 
@@ -131,7 +132,11 @@ def test_a_text_that_gives_orders_stays_inside_the_fence(where: str) -> None:
         promotes=(HOSTILE,) if where == "promotes" else (),
         moments=(hostile,) if where == "moments" else (),
     )
-    prompt = join([(HOSTILE, 1.0)], evidence, 100) if where == "description" else explain(evidence, 100)
+    prompt = (
+        join([(HOSTILE, 1.0)], evidence, instructions(), 100)
+        if where == "description"
+        else explain(evidence, instructions(), 100)
+    )
     assert HOSTILE not in prompt.system
     assert prompt.user.startswith("<data>\n")
     assert prompt.user.endswith("\n</data>")
