@@ -35,7 +35,7 @@ class MlpStreams(NamedTuple):
     y: Float[Tensor, "batch n_pos d_model"]
 
 
-class _Stop(Exception):  # noqa: N818
+class EndOfPass(Exception):  # noqa: N818
     """Ends a forward pass once the last wanted layer has been read."""
 
 
@@ -95,7 +95,7 @@ def read_streams(
         def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
             receive(layer, 1, output.float())
             if layer == last:
-                raise _Stop
+                raise EndOfPass
 
         return hook
 
@@ -104,7 +104,7 @@ def read_streams(
         handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: receive(at, 0, x)))
         keep = in_this_thread(keep_output(layer))
         handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
-    with removing(handles), suppress(_Stop):
+    with removing(handles), suppress(EndOfPass):
         model(input_ids=tokens.long(), use_cache=False)
 
 
@@ -144,12 +144,12 @@ def read_inputs(
         def hand_over(x: Tensor) -> None:
             receive(layer, x)
             if layer == max(layers):
-                raise _Stop
+                raise EndOfPass
 
         return hand_over
 
     handles = [on_feature_input(family, blocks[layer], hooks, received(layer)) for layer in layers]
-    with removing(handles), suppress(_Stop):
+    with removing(handles), suppress(EndOfPass):
         model(input_ids=tokens.long(), past_key_values=past, use_cache=past is not None)
 
 
@@ -178,9 +178,9 @@ def last_hidden(
 
     def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
         found.append(args[0])
-        raise _Stop
+        raise EndOfPass
 
     handle = family.module(model, family.unembedding).register_forward_pre_hook(in_this_thread(stop))
-    with removing([handle]), suppress(_Stop):
+    with removing([handle]), suppress(EndOfPass):
         model(input_ids=tokens.long(), use_cache=False)
     return found[0]

@@ -9,6 +9,7 @@ import torch
 
 from configs.run import EngineConfig, RunConfig
 from flows.subject.machine import arithmetic, n_workers
+from interp.products import fast_products
 from interp.projection import ROW_BLOCK, project
 from storage.block_cache import TILE_ROWS
 
@@ -52,7 +53,8 @@ class Rates(NamedTuple):
     def measured(cls, d_model: int, config: RunConfig) -> "Rates":
         """This machine's, for a model of this width."""
         workers = n_workers(config.engine)
-        return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers), slowness())
+        with fast_products():
+            return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers), slowness())
 
 
 SAMPLE_S = 0.0019

@@ -7,7 +7,7 @@ import torch
 
 from flows.prompts.opened import Opened, Prompt
 from interp.capture import read_inputs
-from interp.circuitlens.frozen import active_features
+from interp.circuitlens.written import active_features
 
 
 class Firing(NamedTuple):

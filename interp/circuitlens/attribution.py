@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.activations.encoding import Encoder
 from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
+from interp.circuitlens.written import read_written
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 
@@ -197,10 +198,8 @@ def _read_mlp(
     errors[:, :k] = torch.einsum("skd,sd->sk", g, at.error[:n_pos])
     bias[:k] += torch.einsum("skd,sd->k", g, at.mlp_bias[:n_pos])
     for source, written in enumerate(at.written, layer + 1 - len(at.written)):
-        begin, first = frozen.first_active()[source], frozen.layers[source].active.first
-        for position in range(n_pos if k else 0):
-            low, high = first[position], first[position + 1]
-            features[begin + low : begin + high, :k] += written[low:high] @ g[position].T
+        begin, active = frozen.first_active()[source], frozen.layers[source].active
+        read_written(written, active, g, features[begin : begin + len(active.feature), :k])
 
 
 def _attention(

@@ -1,6 +1,7 @@
 """Ask by ablation whether what an activation is attributed to makes it: does it drop without its sources?"""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from interp.capture import in_this_thread, on_feature_input, removing
+from interp.capture import EndOfPass, in_this_thread, on_feature_input, removing
 from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.frozen import LinearModel
 from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
@@ -66,6 +67,10 @@ def ablated_activations(
 
         return hook
 
+    def read(x: Tensor) -> None:
+        seen.append(x)
+        raise EndOfPass
+
     handles = []
     for at, block in enumerate(family.block_modules(linear.model)):
         attention = family.module(block, family.attention)
@@ -73,9 +78,9 @@ def ablated_activations(
         handles.append(value.register_forward_hook(in_this_thread(with_mean_values)))
         handles.append(output.register_forward_pre_hook(in_this_thread(with_mean_heads(at))))
         if at == firing.layer:
-            handles.append(on_feature_input(family, block, linear.hooks, seen.append))
-    with removing(handles):
-        linear.model(input_ids=firing.tokens.long().expand(n_variants, -1), use_cache=False, logits_to_keep=1)
+            handles.append(on_feature_input(family, block, linear.hooks, read))
+    with removing(handles), suppress(EndOfPass):
+        linear.model(input_ids=firing.tokens.long().expand(n_variants, -1), use_cache=False)
     pre = seen[0][:, -1] @ transcoder.W_enc[firing.feature] + transcoder.b_enc[firing.feature]
     threshold = 0.0 if transcoder.threshold is None else max(0.0, float(transcoder.threshold[firing.feature]))
     return torch.where(pre > threshold, pre, 0)

@@ -42,7 +42,7 @@ def stream_parts(
         for source, written in enumerate(at.written, layer + 1 - len(at.written)):
             here = (chosen >= firsts[source]) & (chosen < firsts[source + 1])
             index = chosen[here] - firsts[source]
-            x[frozen.layers[source].active.position[index], column[here]] += written[index]
+            x[frozen.layers[source].active.position[index], column[here]] += written.at(index)
     return x
 
 

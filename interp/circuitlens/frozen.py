@@ -5,23 +5,20 @@ transcoder features, a constant and an error (docs/methods.md, section 5; Ameise
 network is the residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 
-from interp.activations.encoding import Encoder, find_active
-from interp.capture import Hooks, in_this_thread, on_feature_input, output_module, removing
+from interp.capture import EndOfPass, Hooks, in_this_thread, on_feature_input, output_module, removing
+from interp.circuitlens.written import Active, Written, active_features, add_written, decoders
 from interp.families import Family, Norm
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
-
-TOKENS_ENCODED = 256
-"""Dense rows of activations held at once."""
 
 
 class AttentionWeights(NamedTuple):
@@ -105,16 +102,6 @@ def _attention_weights(model: nn.Module, family: Family, layer: int) -> Attentio
     return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
 
 
-class Active(NamedTuple):
-    """The active features of one layer on a sequence, by position, then feature."""
-
-    feature: Int64[Tensor, " n_active"]
-    position: Int64[Tensor, " n_active"]
-    activation: Float[Tensor, " n_active"]
-    first: list[int]
-    """Where each position's features begin; one entry more at the end."""
-
-
 class FrozenLayer(NamedTuple):
     """One layer on one sequence, all vectors in the coordinates of the residual stream."""
 
@@ -129,7 +116,7 @@ class FrozenLayer(NamedTuple):
     rotation: tuple[Float[Tensor, "n_pos d_rotated"], Float[Tensor, "n_pos d_rotated"]] | None
     """Cosine and sine by which queries and keys are rotated at each position, or None where nothing is rotated."""
     active: Active
-    written: tuple[Float[Tensor, "n_written d_model"], ...]
+    written: tuple[Written, ...]
     """What active features write to this layer's MLP output: those of this layer last, and of a cross-layer transcoder
     those of all layers below before them, each in the order of its `Active`."""
     error: Float[Tensor, "n_pos d_model"]
@@ -149,8 +136,8 @@ class FrozenLayer(NamedTuple):
 class Frozen(NamedTuple):
     """A model frozen on one sequence.
 
-    Memory: a decoder row for every active feature at every token (of a cross-layer transcoder, for each layer it
-    writes to), and n_heads · n_pos² a layer.
+    Memory: the decoder rows of all features that are active somewhere (of a cross-layer transcoder, for each layer that
+    it writes to), and n_heads · n_pos² a layer.
     """
 
     tokens: Int64[Tensor, " n_pos"]
@@ -186,31 +173,33 @@ def freeze(
     transcoder: Callable[[int], Transcoder],
     tokens: Integer[Tensor, " n_pos"],
     parted: Sequence[int] | None = None,
+    *,
+    keep_decoders: bool = False,
 ) -> Frozen:
     """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order.
 
     Of each layer's MLP the first `parted` tokens are told apart into features and an error, all if it is None: who
     attributes some readings needs those tokens alone that one of them reads (see `read_until`). The model must attend
-    in the open: `model.set_attn_implementation("eager")`.
+    in the open: `model.set_attn_implementation("eager")`. `keep_decoders` saves
+    copies of decoder rows where all transcoders are held anyway.
 
     Raises:
         ValueError: the model does not say its attention patterns, or what it computes is not finite.
     """
     seen = read_streams(linear, tokens)
     parted = [len(tokens)] * linear.n_layers if parted is None else parted
-    layers: list[FrozenLayer] = []
-    coders: list[Transcoder] = []
+    below: list[tuple[FrozenLayer, Transcoder]] = []
     for layer in range(linear.n_layers):
         coder = transcoder(layer)
-        layers.append(_freeze_layer(linear, coder, parted[layer], coders, layers, seen))
-        coders.append(_writing_later(coder))
+        frozen = _freeze_layer(linear, coder, below, seen, parted[layer], keep_decoders)
+        below.append((frozen, _writing_later(coder)))
     embedding, final = seen["embedding"], seen["final"]
     W_pos = linear.family.W_pos(linear.model)
     return Frozen(
         tokens=tokens.long(),
         embedding=embedding,
         position_embedding=None if W_pos is None else W_pos[: len(tokens)].float(),
-        layers=tuple(layers),
+        layers=tuple(layer for layer, _ in below),
         final_scale=inverse_scale(linear.final, final),
         final=final,
     )
@@ -248,8 +237,12 @@ def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict
 
         return module.register_forward_pre_hook(in_this_thread(keep), with_kwargs=True)
 
+    @in_this_thread
+    def end(*_: object) -> None:
+        raise EndOfPass
+
     embedding, final = family.module(model, family.embedding), family.module(model, family.final_norm)
-    handles = [output_of(embedding, "embedding"), inputs_of(final, "final")]
+    handles = [output_of(embedding, "embedding"), inputs_of(final, "final"), final.register_forward_pre_hook(end)]
     for layer, block in enumerate(family.block_modules(model)):
         handles.append(inputs_of(family.attention_input(block), ("resid_pre", layer)))
         handles.append(inputs_of(family.mlp_input(block), ("resid_mid", layer)))
@@ -263,8 +256,8 @@ def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict
         if linear.mlp[layer].write is not None:
             assert family.mlp_output_norm is not None
             handles.append(inputs_of(family.module(block, family.mlp_output_norm), ("mlp_out", layer)))
-    with removing(handles):
-        model(input_ids=tokens.long()[None], use_cache=False, logits_to_keep=1)
+    with removing(handles), suppress(EndOfPass):
+        model(input_ids=tokens.long()[None], use_cache=False)
     if not torch.isfinite(seen["final"]).all():
         raise ValueError("the residual stream overflows on this sequence: it holds numbers that are not finite")
     return seen
@@ -273,12 +266,12 @@ def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict
 def _freeze_layer(
     linear: LinearModel,
     coder: Transcoder,
-    parted: int,
-    below: list[Transcoder],
-    frozen_below: list[FrozenLayer],
+    below: list[tuple[FrozenLayer, Transcoder]],
     seen: dict[Any, Tensor],
+    parted: int,
+    keep_decoders: bool,
 ) -> FrozenLayer:
-    layer = len(frozen_below)
+    layer = len(below)
     pattern, values, attention_bias = _freeze_attention(linear, layer, seen)
     mlp, x, y = linear.mlp[layer], seen["x", layer], seen["y", layer]
     n_pos = len(x)
@@ -288,22 +281,18 @@ def _freeze_layer(
     if mlp.write is not None:
         write_scale = inverse_scale(mlp.write, seen["mlp_out", layer])
 
-    def write(vectors: Tensor, position: Tensor) -> Tensor:
-        """What a transcoder's output becomes in the residual stream."""
-        return vectors if mlp.write is None else vectors * mlp.write.weight * write_scale[position, None]
-
-    written, reconstruction = [], coder.b_dec.expand(n_pos, -1).clone()
-    for source, (its_coder, its_layer) in enumerate(zip(below, frozen_below, strict=True)):
-        if its_coder.W_dec_later is not None:
-            written.append(_rows(its_layer.active, its_coder.W_dec_later[:, layer - source - 1]))
-    sources = [its_layer.active for its_layer in frozen_below] if written else []
-    written.append(_rows(active, coder.W_dec))
-    sources.append(active)
-    for source, rows in zip(sources, written, strict=True):
-        reconstruction.index_add_(0, source.position, rows)
+    weight = None if mlp.write is None else mlp.write.weight
+    reconstruction = coder.b_dec.expand(n_pos, -1).clone()
+    written: list[Written] = []
+    for source, W in _decoders_here(coder, below):
+        its = active if source == layer else below[source][0].active
+        rows, place = decoders(its, W, whole=keep_decoders and source == layer)
+        add_written(Written(rows, place, its.activation, None), its.position, reconstruction)
+        written.append(Written(rows, place, its.activation * write_scale[its.position], weight))
     if coder.W_skip is not None:
         reconstruction += x @ coder.W_skip.T
-    everywhere = torch.arange(n_pos, device=x.device)
+    apart = (torch.arange(n_pos, device=x.device) < parted)[:, None]
+    to_stream = write_scale[:, None] if weight is None else write_scale[:, None] * weight
     skip, read_scale, constant = _reading(linear, layer, coder, seen)
     return FrozenLayer(
         pattern=pattern,
@@ -312,10 +301,10 @@ def _freeze_layer(
         resid_pre=seen["resid_pre", layer],
         rotation=(seen["cos", layer], seen["sin", layer]) if ("cos", layer) in seen else None,
         active=active,
-        written=tuple(write(rows, source.position) for source, rows in zip(sources, written, strict=True)),
-        error=write((y - reconstruction) * (everywhere < parted)[:, None], everywhere),
-        mlp_bias=write((coder.b_dec + constant).expand(n_pos, -1), everywhere),
-        skip=skip if skip is None or mlp.write is None else skip * mlp.write.weight[:, None],
+        written=tuple(written),
+        error=(y - reconstruction) * apart * to_stream,
+        mlp_bias=(coder.b_dec + constant) * to_stream,
+        skip=skip if skip is None or weight is None else skip * weight[:, None],
         read_scale=read_scale,
         write_scale=write_scale,
         attention_write_scale=_attention_write_scale(linear, layer, seen),
@@ -327,6 +316,16 @@ def _attention_write_scale(linear: LinearModel, layer: int, seen: dict[Any, Tens
     if write is None:
         return torch.ones(len(seen["resid_pre", layer]), device=seen["resid_pre", layer].device)
     return inverse_scale(write, seen["attention_out", layer])
+
+
+def _decoders_here(
+    coder: Transcoder, below: list[tuple[FrozenLayer, Transcoder]]
+) -> Iterator[tuple[int, Float[Tensor, "d_transcoder d_model"]]]:
+    """The decoders that write to a layer, by the layers of their features: its own last, cross-layer ones before."""
+    for source, (_, its) in enumerate(below):
+        if its.W_dec_later is not None:
+            yield source, its.W_dec_later[:, len(below) - source - 1]
+    yield len(below), coder.W_dec
 
 
 def _freeze_attention(
@@ -365,31 +364,6 @@ def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> F
         return W
     read = linear.mlp[layer].read
     return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
-
-
-def active_features(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
-    """What of a layer's features is active at each position of its input. Memory: some hundred dense rows."""
-    if x.device.type == "cpu":
-        encoder = Encoder(coder.W_enc, coder.b_enc, coder.activation, coder.threshold, coder.k)
-        position, feature, value = find_active(encoder, x, np.arange(len(x), dtype=np.uint32))
-        order = np.lexsort((feature, position))
-        columns = (column[order] for column in (feature.astype(np.int64), position.astype(np.int64), value))
-        feature, position, value = (torch.from_numpy(column) for column in columns)
-    else:
-        found, values = [], []
-        for start in range(0, len(x), TOKENS_ENCODED):
-            a = coder.encode(x[start : start + TOKENS_ENCODED])
-            at = a.nonzero()
-            values.append(a[at[:, 0], at[:, 1]])
-            found.append(at + torch.tensor([start, 0], device=x.device))
-        where = torch.cat(found)
-        feature, position, value = where[:, 1].contiguous(), where[:, 0].contiguous(), torch.cat(values)
-    first = torch.searchsorted(position, torch.arange(len(x) + 1, device=x.device))
-    return Active(feature, position, value, first.tolist())
-
-
-def _rows(active: Active, W: Float[Tensor, "d_transcoder d_model"]) -> Float[Tensor, "n_active d_model"]:
-    return W[active.feature].float() * active.activation[:, None]
 
 
 def _writing_later(coder: Transcoder) -> Transcoder:

@@ -113,7 +113,7 @@ def _mlp(rest: AtRest, layer: int, read: Tensor, relative: list[Tensor], mlps: M
             first = rest.frozen.layers[source].active.first
             for position in range(read.shape[1]):
                 low, high = first[position], first[position + 1]
-                written[:, position] += relative[source][:, low:high] @ rows[low:high]
+                written[:, position] += relative[source][:, low:high] @ rows.at(slice(low, high))
     return written
 
 

@@ -15,6 +15,7 @@ from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.positions import counted_in_rows
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
 from interp.activations.settings import ActivationSettings, Keep
+from interp.products import fast_products
 from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import FeatureTokens
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
@@ -100,6 +101,7 @@ class PassJob:
 
 
 @shard_task("activations-block", "activations rows {block.start}-{block.stop}")
+@fast_products()
 def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block: Block) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 

@@ -6,6 +6,7 @@ from jaxtyping import Float64
 from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.frozen import LinearModel, linear_model
 from interp.intervals import drop_interval
+from interp.products import fast_products
 from storage.attributions import Attributed, read_attributed
 from storage.catalog.parts import columns_of, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
@@ -24,6 +25,7 @@ METRICS = {
 
 
 @shard_task("circuitlens-ablate", "ablate {key.name}")
+@fast_products()
 def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
     """Put the attributions of some of a layer's features to the causal check.
 

@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
+from interp.capture import last_hidden
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.products import fast_products
 from interp.transcoder import Transcoder
 from storage.activations import Block
 from storage.attributions import Attributed, attributions_path, qk_path, write_attributed, write_qk
@@ -23,7 +25,7 @@ from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_p
 from storage.store import Store
 from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
 from tasks.circuitlens.looks import head_scores
-from tasks.models import loaded_model, loaded_transcoder
+from tasks.models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
 WORST_SUM = 0.02
@@ -35,11 +37,12 @@ _LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
 
 
 @shard_task("circuitlens-block", "circuitlens rows {block.start}-{block.stop}")
+@fast_products()
 def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
 
-    Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (a
-    decoder row for every active feature at every token, those of a layer twice), `BATCH_BYTES` of targets,
+    Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (decoder rows
+    of all features active in it, where not all transcoders fit), `BATCH_BYTES` of targets,
     the block's samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every
     sample of the block.
     """
@@ -84,7 +87,9 @@ def _attribute_sequence(
         np.concatenate([getattr(s, name) for s, _ in samples]) for name in ("feature", "sample", "sequence", "position")
     )
     activation = np.concatenate([s.activation for s, _ in samples])
-    frozen = freeze(linear, transcoder, tokens, read_until(layer, position, linear.n_layers))
+    all_held = linear.n_layers * transcoder(0).n_bytes <= TRANSCODERS.max_bytes
+    until = read_until(layer, position, linear.n_layers)
+    frozen = freeze(linear, transcoder, tokens, until, keep_decoders=all_held)
     per_layer = [
         feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
         for at, (s, _) in enumerate(samples)
@@ -134,9 +139,10 @@ def _effects(
 @torch.no_grad()
 def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
     """The tokens and the `n` that the model finds likeliest after them, one by one."""
+    W_U = linear.family.W_U(linear.model)
     for _ in range(n):
-        logits = linear.model(input_ids=tokens[None], use_cache=False, logits_to_keep=1).logits
-        tokens = torch.cat([tokens, logits[0, -1:].argmax(-1)])
+        logits = W_U @ last_hidden(linear.model, linear.family, tokens[None])[0, -1]
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)])
     return tokens
 
 

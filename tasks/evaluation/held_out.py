@@ -15,6 +15,7 @@ from interp.fade.texts import Active, rows_of
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
 from interp.interventions.running import Subject
+from interp.products import fast_products
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
@@ -36,6 +37,7 @@ ROWS_STEERED = 700
 
 
 @shard_task("read-held-out", "read held-out L{layers}")
+@fast_products()
 def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Draw some layers' features, find their look-alikes, and run the held-out texts through the model, once for all.
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
+from interp.products import fast_products
 from interp.projection import Arithmetic, Projection, project
 from interp.sparse import FeatureTokens, ranks
 from interp.weightlens.coordinates import fold_norm
@@ -38,6 +39,7 @@ class ProjectionJob:
 
 
 @shard_task("weightlens", "weightlens {key.name}")
+@fast_products()
 def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
     """Score a shard's features against tokens and earlier features; keep and validate what stands out."""
     if all(store.part(table, key).exists() for table in PROJECTED_TABLES):

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from interp.activations.encoding import Encoder, find_active
+from interp.products import fast_products
 from interp.sparse import feature_tokens
 from interp.weightlens.settings import AUTHORS_BOS, Compat
 from interp.weightlens.single_token import single_token_inputs
@@ -36,6 +37,7 @@ class SingleTokenJob:
 
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
+@fast_products()
 def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int) -> int:
     """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
 
