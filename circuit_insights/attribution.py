@@ -33,6 +33,11 @@ class Graph:
         return self.data["metadata"]["prompt"]
 
     @property
+    def scores(self) -> dict[str, float]:
+        """Replacement and completeness score of the whole graph, before it was pruned."""
+        return self.data["metadata"]["scores"]
+
+    @property
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes, each with its `node_id`, `layer`, `ctx_idx` (position), `feature_type`, `clerp` (description) …"""
         return self.data["nodes"]

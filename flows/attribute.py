@@ -39,8 +39,8 @@ class GraphSettings(NamedTuple):
 
 def attribute(
     opened: Opened, prompt: str, output: Path, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
-) -> tuple[int, int]:
-    """Write the attribution graph of a prompt to a file named as its slug; returns how many (nodes, edges) it has.
+) -> dict[str, Any]:
+    """Write the attribution graph of a prompt to a file named as its slug; returns what the file holds.
 
     `tell` hears what is being done.
 
@@ -50,7 +50,7 @@ def attribute(
     check_output(output)
     written = attribution(opened, opened.read(prompt), prompt, settings, tell)
     save_graph(output, written)
-    return len(written["nodes"]), len(written["links"])
+    return written
 
 
 def attribution(

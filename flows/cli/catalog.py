@@ -238,5 +238,8 @@ def attribute(
         opened = (
             open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
         )
-        n_nodes, n_edges = flow.attribute(opened, prompt, output, settings, tell)
-        out.print(f"{output}: {n_nodes} nodes, {n_edges} edges", soft_wrap=True, markup=False)
+        graph = flow.attribute(opened, prompt, output, settings, tell)
+        scores = graph["metadata"]["scores"]
+        said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
+        said += f"; replacement score {scores['replacement']:.3f}, completeness score {scores['completeness']:.3f}"
+        out.print(f"{output}: {said}", soft_wrap=True, markup=False)

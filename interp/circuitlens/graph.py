@@ -241,6 +241,44 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     return Pruned(nodes, edges, cumulative)
 
 
+class Scores(NamedTuple):
+    """How much of a graph is explained, as circuit-tracer defines it."""
+
+    replacement: float
+    """Of the influence on the logits that comes from tokens and errors, the share of tokens."""
+    completeness: float
+    """Of what goes into nodes, weighted by their influence on the logits, the share that is no error's."""
+
+
+def graph_scores(graph: Graph) -> Scores:
+    """Replacement and completeness score of a whole graph."""
+    n_nodes, n_features, n_logits = graph.n_nodes, graph.n_features, len(graph.logits)
+    node_of_row = np.concatenate([np.arange(n_features), np.arange(n_nodes - n_logits, n_nodes)])
+    first_token = n_features + graph.n_layers * len(graph.tokens)
+    errors, tokens = np.zeros(n_nodes, bool), np.zeros(n_nodes, bool)
+    errors[n_features:first_token], tokens[first_token : n_nodes - n_logits] = True, True
+    return scores_of(graph.edges, node_of_row, graph.probability, errors, tokens)
+
+
+def scores_of(
+    edges: Float32[np.ndarray, "n_targets n_nodes"],
+    node_of_row: Int64[np.ndarray, " n_targets"],
+    probability: Float32[np.ndarray, " n_logits"],
+    errors: Bool[np.ndarray, " n_nodes"],
+    tokens: Bool[np.ndarray, " n_nodes"],
+) -> Scores:
+    """The same of edges between nodes in any order, the logits last. Without influence from either both are 0."""
+    influence = _influence(edges, node_of_row, probability).astype(np.float64)
+    inputs = np.abs(edges).sum(1, dtype=np.float64).clip(1e-10)
+    from_errors = np.zeros(len(influence))
+    from_errors[node_of_row] = np.abs(edges[:, errors]).sum(1, dtype=np.float64) / inputs
+    out = influence.copy()
+    out[-len(probability) :] += probability
+    ends = influence[tokens].sum() + influence[errors].sum()
+    replacement = float(influence[tokens].sum() / ends) if ends else 0.0
+    return Scores(replacement, float(((1 - from_errors) * out).sum() / out.sum()) if out.sum() else 0.0)
+
+
 def _threshold(scores: Float32[np.ndarray, " n"], share: float) -> float:
     """The score of the last one needed for `share` of their sum, the greatest first."""
     ordered = np.sort(scores)[::-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.circuitlens.graph import Graph, Pruned
+from interp.circuitlens.graph import Graph, Pruned, Scores, graph_scores, scores_of
 from storage.foreign import read_json
 from storage.store import whole_file
 
@@ -57,11 +57,40 @@ def graph_json(
             "schema_version": 1,
             "info": {"generator": {"name": "circuit-insights", "version": version}},
             "pruning_settings": {"node_threshold": node_threshold, "edge_threshold": edge_threshold},
+            "scores": graph_scores(graph)._asdict(),
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [n for n in nodes if n["node_id"] in linked or n["feature_type"] in ("embedding", "logit")],
         "links": links,
     }
+
+
+def read_scores(graph: dict[str, Any]) -> Scores:
+    """Replacement and completeness score of a graph in this format, ours or another's, by the links that it has.
+
+    A pruned graph lacks the weakest of them, so that its scores are not quite the whole graph's.
+
+    Raises:
+        ValueError: a link names a node that is not there, or a probability is missing.
+    """
+    kinds = {"embedding": 1, "logit": 2}
+    nodes = sorted(graph["nodes"], key=lambda node: kinds.get(node["feature_type"], 0))
+    place = {node["node_id"]: at for at, node in enumerate(nodes)}
+    edges = np.zeros((len(nodes), len(nodes)), np.float32)
+    try:
+        for link in graph["links"]:
+            edges[place[link["target"]], place[link["source"]]] = link["weight"]
+        chances = [float(node["token_prob"]) for node in nodes if node["feature_type"] == "logit"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the graph's links or probabilities are not as expected ({error!r})") from None
+    of_kind = np.array([node["feature_type"] for node in nodes])
+    return scores_of(
+        edges,
+        np.arange(len(nodes)),
+        np.array(chances, np.float32),
+        of_kind == "mlp reconstruction error",
+        of_kind == "embedding",
+    )
 
 
 def write_graph(path: Path, graph: dict[str, Any]) -> None:

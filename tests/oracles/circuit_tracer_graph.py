@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from circuit_tracer.attribution.attribute import attribute
-from circuit_tracer.graph import prune_graph
+from circuit_tracer.graph import compute_graph_scores, prune_graph
 from circuit_tracer.replacement_model.replacement_model_transformerlens import TransformerLensReplacementModel
 from circuit_tracer.transcoder.activation_functions import TopK
 from circuit_tracer.transcoder.single_layer_transcoder import SingleLayerTranscoder, TranscoderSet
@@ -73,6 +73,7 @@ def main(model_path: str, transcoder_path: str, tokens: str, output: str) -> Non
             "kept_nodes": pruned.node_mask.contiguous(),
             "kept_edges": pruned.edge_mask.contiguous(),
             "influence": pruned.cumulative_scores.contiguous(),
+            "scores": torch.tensor(compute_graph_scores(graph), dtype=torch.float64),
         },
         output,
     )

@@ -13,7 +13,7 @@ from interp.circuitlens.attribution import direct_heads, feature_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
-from interp.circuitlens.graph import Graph, attribution_graph, prune
+from interp.circuitlens.graph import Graph, attribution_graph, graph_scores, prune
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.formats import open_transcoders
@@ -79,6 +79,7 @@ def test_pruning_is_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph
         layer=layer, feature=feature, position=position, activation=np.zeros(n, np.float32),
         edges=np.concatenate([edges[:n], edges[-n_logits:]]),
     )  # fmt: skip
+    np.testing.assert_allclose(graph_scores(graph), theirs["scores"].numpy(), rtol=1e-4)
     pruned = prune(graph, 0.8, 0.95)
     assert (pruned.nodes == theirs["kept_nodes"].numpy()).all()
     kept = theirs["kept_edges"].numpy()
