@@ -125,7 +125,7 @@ def fixed_rows(size: Size) -> dict[str, str]:
                    TIMESTAMP '2026-01-02' AS finished_at""",
         "transcoder_quality": f"""
             SELECT 'large' AS checkpoint_id, range AS layer, 0.8 AS explained_variance, 60 AS l0, 0.02 AS dead_share,
-                   3.1 AS loss, 3.2 AS loss_replaced, 8192 AS n_tokens, 'generated' AS text
+                   3.1 AS loss, 3.2 AS loss_replaced, 5.0 AS loss_all_replaced, 8192 AS n_tokens, 'generated' AS text
             FROM range({size.layers})""",
     }
 

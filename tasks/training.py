@@ -23,7 +23,7 @@ from interp.transcoder import Transcoder
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_rows
 from storage.formats.circuit_tracer import layer_tensors
-from storage.store import Store, whole_file, write_json
+from storage.store import Store, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
@@ -118,6 +118,12 @@ def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, re
             saved = time.monotonic()
 
     return train_together(read, layers, job.settings, pool, on_step, trainers)
+
+
+def trained_quality(folder: Path) -> list[Quality]:
+    """The figures of all layers of a folder of trained transcoders, on rows that were not trained on."""
+    n_layers = len(list(folder.glob("layer_*.json")))
+    return [Quality(**read_json(_record(folder, layer))["quality"]) for layer in range(n_layers)]
 
 
 def _weights(folder: Path, layer: int) -> Path:

@@ -18,6 +18,7 @@ from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
+    from interp.quality import Quality
 
 for _name, _value in {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
@@ -133,12 +134,14 @@ def run_flow(flow: Any, config: "RunConfig", force: bool) -> Any:
     return run(flow, config, force)
 
 
-def print_quality(layers: list[Any]) -> None:
+def print_quality(layers: list["Quality"]) -> None:
     table = Table("layer", "explained variance", "L0", "dead", "loss", "with it replaced", title="Transcoders")
     for layer in layers:
         shares = f"{layer.explained_variance:.3f}", f"{layer.l0:.1f}", f"{layer.dead_share:.1%}"
         table.add_row(str(layer.layer), *shares, f"{layer.loss:.3f}", f"{layer.loss_replaced:.3f}")
     out.print(table)
+    if layers and layers[0].loss_all_replaced is not None:
+        out.print(f"loss with all layers replaced: {layers[0].loss_all_replaced:.3f}")
 
 
 def duration_text(seconds: float) -> str:

@@ -93,12 +93,15 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
 def train_transcoders(
     config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False
 ) -> None:
-    """Train transcoders for a model that has none, and say where they are."""
+    """Train transcoders for a model that has none, and say how good they are and where."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import train_transcoders as flow
+        from tasks.training import trained_quality
 
-        out.print(run_flow(flow.train_transcoders, loaded, force), soft_wrap=True)
+        folder = run_flow(flow.train_transcoders, loaded, force)
+        print_quality(trained_quality(Path(folder)))
+        out.print(folder, soft_wrap=True)
 
 
 @app.command()

@@ -53,7 +53,7 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: str, step: in
     for layer in range(N_LAYERS):
         _put(connection, "transcoder_quality", {
             "checkpoint_id": checkpoint, "layer": layer, "explained_variance": 0.9, "l0": 4.0, "dead_share": 0.1,
-            "loss": 2.0, "loss_replaced": 2.1, "n_tokens": 40, "text": text("tales"),
+            "loss": 2.0, "loss_replaced": 2.1, "loss_all_replaced": 2.6, "n_tokens": 40, "text": text("tales"),
         })  # fmt: skip
         connection.execute(
             "INSERT INTO features SELECT ?, ?, ?, range, 40 - range // 2, (40 - range // 2) / 40, 1.0, 0.5, 4.0, "

@@ -108,7 +108,10 @@ def test_a_killed_training_goes_on_where_its_states_are(source: Source, monkeypa
     ]
     assert records[0] == records[1]
     assert [step["step"] for step in records[0]["curve"]] == [10, 20]
-    assert records[0]["quality"]["loss_all_replaced"] is not None
+    qualities = training_task.trained_quality(folder)
+    assert [quality.layer for quality in qualities] == [0, 1]
+    assert vars(qualities[1]) == records[0]["quality"]
+    assert qualities[0].loss_all_replaced == qualities[1].loss_all_replaced is not None
 
 
 def test_a_damaged_state_is_named(source: Source) -> None:
