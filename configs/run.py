@@ -269,6 +269,15 @@ class PromptsConfig(_Section):
         return {purpose: getattr(self, purpose) for purpose in get_args(Purpose)}
 
 
+class NotifyConfig(_Section):
+    """Who is told what a run does."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """A program and its arguments, run after every stage and when one fails; no shell reads it. What happened comes as
+    one JSON object on its standard input: event (stage.finished or stage.failed), run_id, name, checkpoint_id,
+    corpus_id, stage, recipe, error. It may take 30 seconds, and whether it fails changes nothing of the run."""
+
+
 StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", "describe", "evaluate"]
 """What `run` can do with an ingested checkpoint."""
 
@@ -302,6 +311,7 @@ class RunConfig(_Section):
     openai: OpenAISettings = OpenAISettings()
     local_model: LocalModelConfig = LocalModelConfig()
     engine: EngineConfig = EngineConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer.main
+import yaml
 
 from configs.run import RunConfig
 from flows.cli import app
@@ -155,7 +156,36 @@ Yours go in their place by `prompts.explain=FILE` and the like, in a configurati
 content is then part of the recipe. `{fence_note}` has to stand in it; `{n_texts}` may, where texts are written.
 Explaining has `explain` and `join`; judging has the others."""
 
-PAGES = {"cli.md": cli_markdown, "configuration.md": configuration_markdown, "prompts.md": prompts_markdown}
+LLMS_HEAD = """# Circuit Insights
+
+> Explains every feature of a language model's transcoders from weights (WeightLens) and circuits (CircuitLens), judges
+> the explanations, and leaves all of it in one DuckDB catalog and a folder of arrays. A command line, a Python API, an
+> explorer in the browser, and an MCP server for agents.
+
+Install with `make setup`; `make demo` describes a small model in three minutes and leaves `store/demo/catalog.duckdb`.
+Ask it with `circuit-insights sql "SELECT …" --store store/demo`, or from an agent with
+`circuit-insights mcp --store store/demo`.
+"""
+
+
+def llms_text() -> str:
+    """What language models read first of the site: what this is, and every page by its name."""
+    lines = LLMS_HEAD.splitlines()
+    sections: list[Any] = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    for section in sections:
+        for title, pages in section.items():
+            if isinstance(pages, list):
+                lines += ["", f"## {title}", ""]
+                lines += [f"- [{name}]({page})" for one in pages for name, page in one.items()]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "cli.md": cli_markdown,
+    "configuration.md": configuration_markdown,
+    "prompts.md": prompts_markdown,
+    "llms.txt": llms_text,
+}
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

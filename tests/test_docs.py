@@ -35,10 +35,3 @@ def test_every_table_and_view_has_a_query() -> None:
     queries = " ".join(QUERY.findall((DOCS / "queries.md").read_text(encoding="utf-8")))
     missing = [name for name in (*TABLES, *VIEWS) if not re.search(rf"(FROM|JOIN) {name}\b", queries)]
     assert not missing
-
-
-def test_llms_txt_lists_every_page() -> None:
-    pages = re.findall(r": (\S+\.md)$", Path("mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    listed = re.findall(r"\]\((\S+\.md)\)", Path("docs/llms.txt").read_text(encoding="utf-8"))
-    assert set(pages) - {"index.md"} == set(listed)
-    assert all((Path("docs") / page).is_file() for page in listed)

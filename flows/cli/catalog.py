@@ -30,6 +30,24 @@ def sql(
 
 
 @app.command()
+def attach(
+    stores: Annotated[list[Path], typer.Argument(help="Folders of stores, two or more.")],
+    query: Annotated[
+        str | None, typer.Option("--sql", help="A query over all; left out: the view `models`. See docs/queries.md.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is given up.")] = 600.0,
+) -> None:
+    """Ask several stores at once, read-only: every table with the column `store` before its own, and the views `models`
+    and `by_depth`, which compare models."""
+    from flows.reports.several import ask_several
+
+    with report_errors():
+        ask_several(stores, query or "SELECT * FROM models", format, output, timeout)
+
+
+@app.command()
 def show(
     layer: int,
     feature: int,

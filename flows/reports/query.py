@@ -49,19 +49,30 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s:
     Raises:
         ValueError: no query, the query fails or takes longer than `timeout_s`, or the file cannot be written.
     """
-    import duckdb
-
     if format is Format.parquet and output is None:
         raise ValueError("sql: --format parquet needs --output FILE")
     with read_only(catalog) as connection:
-        try:
-            statements = _statements(connection, sql, format)
-            with _opened(output, format) as file:
-                _watched(connection, lambda: _answers(connection, statements, format, file), timeout_s)
-        except duckdb.Error as error:
-            raise ValueError(f"sql: {error}") from None
-        except BrokenPipeError:  # whoever read the answer has enough of it
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ask_of(connection, sql, format, output, timeout_s)
+
+
+def ask_of(
+    connection: "duckdb.DuckDBPyConnection", sql: str, format: Format, output: Path | None, timeout_s: float
+) -> None:
+    """The same of a connection that is there.
+
+    Raises:
+        ValueError: as for `ask`.
+    """
+    import duckdb
+
+    try:
+        statements = _statements(connection, sql, format)
+        with _opened(output, format) as file:
+            _watched(connection, lambda: _answers(connection, statements, format, file), timeout_s)
+    except duckdb.Error as error:
+        raise ValueError(f"sql: {error}") from None
+    except BrokenPipeError:  # whoever read the answer has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
