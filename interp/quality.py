@@ -69,8 +69,10 @@ class Quality:
 
 
 Text = tuple[Integer[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"]]
-"""Tokens, which of them are real, and which count for variance and active features: the first position of a row and
-special tokens have norms a hundred times those of others in many models, and would be all that the figures show."""
+"""Tokens, which of them are real, and which count. The first position of a row and special tokens have norms a hundred
+times those of others in many models: they would be all that variance shows, and no transcoder that left them out in
+its training stands for the MLP there. So MLPs are replaced at the positions that count, and stay as they are at others.
+"""
 
 Coders = Mapping[int, Mapping[int, Transcoder]]
 """By layer, whose features write to its MLP's output, and how: the layer's own transcoder, and of a cross-layer one
@@ -99,20 +101,20 @@ def measure_quality(
     sources = sorted({source for by_source in coders.values() for source in by_source})
     losses, n_predicted, n_rows = torch.zeros(len(sums) + 2, dtype=torch.float64), 0, 0
 
-    def spliced(row: Tensor) -> Tensor:
+    def spliced(row: tuple[Tensor, Tensor]) -> Tensor:
         return _spliced_losses(model, family, hooks, coders, row)
 
     for tokens, real, counted in text:
         chosen = range(-n_rows % ROWS_PER_SPLICE, len(tokens), ROWS_PER_SPLICE)
         lengths = [int(real[row].sum()) for row in chosen]
-        rows = [tokens[row : row + 1, :n] for row, n in zip(chosen, lengths, strict=True) if n > 1]
+        rows = [(tokens[row, :n], counted[row, :n]) for row, n in zip(chosen, lengths, strict=True) if n > 1]
         replaced = [pool.submit(spliced, row) for row in rows]
         captured = capture(model, family, tokens, sources, hooks)
         xs = {source: captured[source].x[counted] for source in sources}
         for layer, measured in sums.items():
             measured.add(xs, captured[layer].y[counted], coders[layer])
         losses += sum(future.result() for future in replaced)
-        n_predicted += sum(row.shape[1] - 1 for row in rows)
+        n_predicted += sum(len(row) - 1 for row, _ in rows)
         n_rows += len(tokens)
     loss, all_replaced, *alone = (losses / max(n_predicted, 1)).tolist()
     together = all_replaced if len(sums) == len(family.block_modules(model)) else None
@@ -175,9 +177,15 @@ class _Sums:
 
 
 def _spliced_losses(
-    model: nn.Module, family: Family, hooks: Hooks, coders: Coders, tokens: Integer[Tensor, "1 n_pos"]
+    model: nn.Module,
+    family: Family,
+    hooks: Hooks,
+    coders: Coders,
+    text: tuple[Integer[Tensor, " n_pos"], Bool[Tensor, " n_pos"]],
 ) -> Float[Tensor, " losses"]:
-    """Summed next-token losses of one row in nats: the model's own, with all layers replaced, and with each of them."""
+    """Summed next-token losses of one row, (tokens, which count), in nats: the model's own, with all layers replaced,
+    and with each of them."""
+    tokens, counted = text
     blocks, handles = family.block_modules(model), []
     own: dict[int, Tensor] = {}
     changed: dict[int, Tensor] = {}
@@ -192,7 +200,8 @@ def _spliced_losses(
     def replaced(layer: int, output: Tensor) -> Tensor:
         output = output.clone()
         for row, xs in ((-1, own), (1, changed)):
-            output[row] = sum(_output(coder, xs[source]) for source, coder in coders[layer].items())
+            found = [_output(coder, xs[source][counted]) for source, coder in coders[layer].items()]
+            output[row, counted] = torch.stack(found).sum(0).to(output.dtype)
         return output
 
     lowest = min(coders)
@@ -205,8 +214,8 @@ def _spliced_losses(
         replace = in_this_thread(lambda _m, _a, output, at=layer: replaced(at, output))
         handles.append(target.register_forward_hook(replace))
     with removing(handles):
-        hidden = last_hidden(model, family, tokens)
-    wanted = tokens[0, 1:].long()
+        hidden = last_hidden(model, family, tokens[None])
+    wanted = tokens[1:].long()
     return torch.stack([_loss(model, family, row[:-1], wanted) for row in hidden])
 
 

@@ -10,10 +10,10 @@ from storage.recipes import short_hash
 INGEST_VERSION = 1
 """Bump when the same files would be written differently into the store."""
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Bump when the same settings would train other transcoders."""
 
-MEASURING_VERSION = 2
+MEASURING_VERSION = 3
 """Bump when the same transcoders would get other figures on the same text."""
 
 TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")

@@ -32,6 +32,9 @@ GAIN_TOKENS = 1024
 
 MIN_GAIN = 0.01
 
+MASSIVE = 30.0
+"""Tokens whose output is so many times as long as the median's are not trained on."""
+
 
 class Step(NamedTuple):
     """Figures of one optimiser step."""
@@ -73,6 +76,18 @@ class Scaling:
         return (y - self.y_mean).div_(self.y_norm)
 
 
+def without_massive(
+    x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"]
+) -> tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]:
+    """The tokens of a batch without those of massive outputs (Sun et al., "Massive activations in large language
+    models", 2024). Where a model treats one token in thousands as others do BOS, wherever that stands, a few of them
+    would be most of the loss."""
+    norm = y.norm(dim=1)
+    limit = MASSIVE * norm.median()
+    ordinary = (norm <= limit) | (limit == 0)
+    return (x, y) if bool(ordinary.all()) else (x[ordinary], y[ordinary])
+
+
 class Trainer:
     """Trains one transcoder, a batch at a time; `state` and `resumed` carry it over a restart."""
 
@@ -89,6 +104,7 @@ class Trainer:
     ) -> "Trainer":
         """One that has done nothing yet: its features are tokens of a first batch of inputs and MLP outputs, which also
         fixes the scaling."""
+        x, y = without_massive(x, y)
         scaling = Scaling.measured(x, y)
         x, y = scaling.x(x), scaling.y(y)
         parameters = _first_parameters(x, y, settings)
@@ -99,6 +115,7 @@ class Trainer:
     def step(self, x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"]) -> Step:
         """One optimiser step on a batch."""
         p, settings = self.parameters, self.settings
+        x, y = without_massive(x, y)
         x, y = self.scaling.x(x), self.scaling.y(y)
         gradients = p.empty()
         outcome = loss_and_gradients(p, x, y, settings, gradients)

@@ -45,9 +45,9 @@ def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
 
 
 def logits_with(
-    model: nn.Module, family: Family, tokens: Tensor, outputs: Mapping[int, Callable[[Tensor], Tensor]]
+    model: nn.Module, family: Family, tokens: Tensor, outputs: Mapping[int, Callable[[Tensor, Tensor], Tensor]]
 ) -> Tensor:
-    """The obvious computation: the model's logits with `outputs[layer](MLP's input)` in place of an MLP's output."""
+    """The obvious computation: the model's logits with `outputs[layer](MLP's input, output)` in place of the output."""
     seen: dict[int, Tensor] = {}
     handles = []
     for layer, output in outputs.items():
@@ -55,7 +55,7 @@ def logits_with(
         mlp = family.module(block, family.mlp)
         handles.append(mlp.register_forward_pre_hook(lambda _m, args, at=layer: seen.update({at: args[0]})))
         target = output_module(family, block, Hooks("mlp_in", "mlp_out"))
-        handles.append(target.register_forward_hook(lambda _m, _a, _o, at=layer, new=output: new(seen[at])))
+        handles.append(target.register_forward_hook(lambda _m, _a, own, at=layer, new=output: new(seen[at], own)))
     logits = model(tokens).logits
     for handle in handles:
         handle.remove()
@@ -121,14 +121,17 @@ class TestQuality:
             together = measure_quality(model, family, hooks, by_layer, iter(text), pool)
             above = measure_quality(model, family, hooks, {2: by_layer[2]}, iter(text), pool)[0]
 
-        def loss(outputs: Mapping[int, Callable[[Tensor], Tensor]]) -> float:
+        def loss(outputs: Mapping[int, Callable[[Tensor, Tensor], Tensor]]) -> float:
             summed = 0.0
             for row, n in ((0, 10), (2, 7)):
                 logits = logits_with(model, family, TOKENS[row : row + 1, :n], outputs)[0, :-1]
                 summed += nn.functional.cross_entropy(logits, TOKENS[row, 1:n], reduction="sum").item()
             return summed / 15
 
-        outputs = {layer: lambda x, coder=coder: output_of(coder, x) for layer, coder in enumerate(coders)}
+        def at_what_counts(coder: Transcoder) -> Callable[[Tensor, Tensor], Tensor]:
+            return lambda x, own: torch.cat([own[:, :1], output_of(coder, x)[:, 1:]], 1)
+
+        outputs = {layer: at_what_counts(coder) for layer, coder in enumerate(coders)}
         streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
         for quality, coder in zip(together, coders, strict=True):
             layer = quality.layer
@@ -161,7 +164,7 @@ class TestQuality:
         unexplained = (y - found).square().sum() / (y - y.mean(0)).square().sum()
         assert quality.explained_variance == pytest.approx(float(1 - unexplained), 1e-4)
         assert quality.l0 == pytest.approx(float((coders[2].encode(x[2]) > 0).sum(1).float().mean()))
-        logits = logits_with(model, family, TOKENS[:1], {2: lambda _: found.view(3, 10, 16)[:1]})
+        logits = logits_with(model, family, TOKENS[:1], {2: lambda _x, _own: found.view(3, 10, 16)[:1]})
         loss = nn.functional.cross_entropy(logits[0, :-1], TOKENS[0, 1:])
         assert quality.loss_replaced == pytest.approx(loss.item(), 1e-4)
 

@@ -210,6 +210,18 @@ def test_the_saved_weights_undo_what_scaled_the_streams(activation: str) -> None
     torch.testing.assert_close(found_scaled / 50 + shift, found, rtol=0, atol=2e-2)
 
 
+def test_massive_tokens_are_not_trained_on() -> None:
+    """As SmolLM2 has them: one token in thousands is eighty times as long as the others."""
+    settings = TrainingSettings(d_transcoder=16, k=4, n_steps=20)
+
+    def with_massive(step: int) -> tuple[Tensor, Tensor]:
+        x, y = toy_batch(step)
+        massive = 1e4 * torch.ones(2, 8)
+        return torch.cat([massive, x]), torch.cat([massive, y])
+
+    assert all(map(torch.equal, tensors(trained(settings)), tensors(trained(settings, with_massive))))
+
+
 def test_dead_features_start_anew() -> None:
     settings = TrainingSettings(
         d_transcoder=16, activation="relu", sparsity=1e-3, n_steps=4 * REVIVE_EVERY, dead_after_tokens=512
