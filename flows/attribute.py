@@ -11,6 +11,7 @@ from interp.circuitlens.frozen import freeze
 from interp.circuitlens.graph import attribution_graph, prune
 from interp.descriptions.preference import PREFERRED
 from interp.display import visible
+from interp.products import fast_products
 from storage.catalog.published import open_published
 from storage.exchange.attribution_graph import graph_json, write_graph
 from storage.exchange.slugs import slug_of
@@ -38,21 +39,28 @@ class GraphSettings(NamedTuple):
 
 
 def attribute(
-    opened: Opened, prompt: str, output: Path, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
+    opened: Opened,
+    prompt: str,
+    output: Path,
+    settings: GraphSettings,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    chat: bool = False,
 ) -> dict[str, Any]:
     """Write the attribution graph of a prompt to a file named as its slug; returns what the file holds.
 
-    `tell` hears what is being done.
+    `tell` hears what is being done; `chat` puts the prompt as a user's message into the tokenizer's chat template.
 
     Raises:
         ValueError: the prompt has no tokens or more than the model reads, or a setting is out of range.
     """
     check_output(output)
-    written = attribution(opened, opened.read(prompt), prompt, settings, tell)
+    written = attribution(opened, opened.read(prompt, chat=chat), prompt, settings, tell)
     save_graph(output, written)
     return written
 
 
+@fast_products()
 def attribution(
     opened: Opened, read: Prompt, prompt: str, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
