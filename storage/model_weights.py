@@ -112,25 +112,18 @@ def _is_constant(name: str, shape: Shape) -> bool:
     return is_mask or (name.endswith("masked_bias") and shape in ((), (1,))) or name.endswith("inv_freq")
 
 
-def quantisation(path: Path, settings: Mapping[str, Any]) -> str | None:
-    """How the weights of a model are quantised, by its settings; None where they are not.
+def refuse_quantised(path: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse a model whose weights are quantised, by its settings: what is read are the weights themselves.
 
     Raises:
-        ValueError: in a way that is not read.
+        ValueError: they are; the message says how, and what to do.
     """
     found = settings.get("quantization_config")
     if found is None:
-        return None
+        return
     method = found.get("quant_method") if isinstance(found, dict) else None
-    if method in DEQUANTISED:
-        return str(method)
     bits = next((f" ({n}-bit)" for n in (4, 8) if isinstance(found, dict) and found.get(f"load_in_{n}bit")), "")
     raise ValueError(
-        f"{path}: the weights are quantised by {shown(method)}{bits}; read are weights in float32, bfloat16 or float16"
-        f", and those quantised as {' or '.join(DEQUANTISED)}. Name the model that was quantised, or dequantise it: "
-        "model.dequantize(), then save_pretrained"
+        f"{path}: the weights are quantised by {shown(method)}{bits}; read are weights in float32, bfloat16 or "
+        "float16. Name the model that was quantised, or dequantise it: model.dequantize(), then save_pretrained"
     )
-
-
-DEQUANTISED = ("mxfp4", "fp8")
-"""Ways of quantising that transformers undoes without a GPU and without other packages."""

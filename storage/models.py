@@ -16,8 +16,8 @@ from storage.formats.folder import check_weights, read_settings
 from storage.model_weights import (
     is_of_images,
     names_to_change,
-    quantisation,
     refuse_adapter,
+    refuse_quantised,
     unknown_weights,
     weight_files,
 )
@@ -206,7 +206,7 @@ def open_settings(path: Path) -> ModelFolder:
         family = family_of(str(model_type)[:100])
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from None
-    quantisation(config_path, settings)
+    refuse_quantised(config_path, settings)
     transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -191,6 +191,7 @@ def test_the_text_part_of_a_model_of_texts_and_images(naming: str, tmp_path: Pat
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"quantised by 'bitsandbytes' \(4-bit\); read are"),
         ({"quant_method": "gptq", "bits": 4}, "quantised by 'gptq'; read are"),
+        ({"quant_method": "mxfp4"}, "quantised by 'mxfp4'; read are"),
         ("strange", "quantised by None"),
     ],
 )
