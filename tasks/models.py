@@ -1,5 +1,6 @@
 """The model that this process works with, kept between tasks because loading it costs more than a task."""
 
+import ctypes
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -42,6 +43,14 @@ def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> 
 def threads(n: int) -> ThreadPoolExecutor:
     """Threads for work within a task, each with its share of the cores."""
     return ThreadPoolExecutor(n, initializer=torch.get_num_threads)  # before that, products take every core
+
+
+def give_memory_back() -> None:
+    """Hand the system what was let go of. The C library keeps it for this process, for each of its threads apart, where
+    it would add up with what comes next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others have no such habit
+    if trim is not None:
+        trim(0)
 
 
 def forget_model() -> None:

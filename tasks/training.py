@@ -25,7 +25,7 @@ from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_row
 from storage.formats.circuit_tracer import layer_tensors
 from storage.store import Store, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
-from tasks.models import loaded_model, threads
+from tasks.models import forget_model, give_memory_back, loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
 
 SECONDS_PER_STATE = 120.0
@@ -81,6 +81,8 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
         trainers = _train(store, job, left, pool, records)
         transcoders = {layer: trainer.transcoder() for layer, trainer in trainers.items()}
         trainers.clear()
+        forget_model()
+        give_memory_back()
         for layer, transcoder in transcoders.items():
             _check_finite(transcoder, layer, job.settings)
         figures = _measured(store, job, transcoders, pool)
