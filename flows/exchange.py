@@ -14,14 +14,9 @@ from storage.catalog.tables import TABLES
 from storage.exchange.hub_dataset import export_dataset
 from storage.exchange.neuronpedia import export_neuronpedia
 from storage.exchange.parquet import export_tables, write_manifest
-from storage.exchange.weightlens_json import (
-    TokenNames,
-    catalog_rows,
-    export_layer,
-    layer_files,
-    read_layer,
-    see_tokens,
-)
+from storage.exchange.weightlens_export import export_layer
+from storage.exchange.weightlens_import import TokenNames, catalog_rows, see_tokens
+from storage.exchange.weightlens_json import layer_files, read_layer
 from storage.recipes import file_sha256, short_hash
 from storage.store import Store
 

@@ -145,7 +145,8 @@ def _analysis(folder: Path) -> Path:
 
 
 def _read_analysis(file: Path) -> None:
-    from storage.exchange.weightlens_json import TokenNames, catalog_rows, layer_files, read_layer, see_tokens
+    from storage.exchange.weightlens_import import TokenNames, catalog_rows, see_tokens
+    from storage.exchange.weightlens_json import layer_files, read_layer
 
     names = TokenNames([(i, text) for i, text in enumerate("abcdefgh")])
     for layer, path in layer_files(file.parent).items():
