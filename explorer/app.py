@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -137,14 +137,14 @@ def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., P
     described = inspect.signature(view).replace(parameters=parameters)
     asked = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
 
-    def shown(request: Request, **given: Any) -> Response:
+    def shown(request: Request, **given: object) -> Response:
         with explorer.catalog.reading() as reader:
             page = view(reader, **given)
         if page.elsewhere is not None:
             return RedirectResponse(page.elsewhere, 303)
         return explorer.render(page, name, request)
 
-    def data(**given: Any) -> JSONResponse:
+    def data(**given: object) -> JSONResponse:
         with explorer.catalog.reading() as reader:
             return JSONResponse(as_json(view(reader, **given)), headers=CACHED)
 
@@ -228,7 +228,7 @@ def _add_errors(app: FastAPI, explorer: Explorer) -> None:
     app.add_exception_handler(HTTPException, missing)
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def _sentence(error: ErrorDetails) -> str:
     """What is wrong with one parameter, with what was given."""
     name = str(error["loc"][-1])
     given = repr(error.get("input"))[:80]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from explorer.errors import LimitError, NotFoundError
 from explorer.meanings import Meanings
@@ -21,6 +22,9 @@ from storage.catalog.published import newest, published_path
 from storage.search.lexical import Query, search_contexts, search_descriptions
 
 T = TypeVar("T")
+
+Row = dict[str, Any]
+"""A row of a query's answer, by column; the query says of what types its values are."""
 
 MAX_TEXT = 4000
 """Characters of one text that leave the catalog; longer ones end with an ellipsis."""
@@ -57,7 +61,7 @@ class Panel(NamedTuple):
     title: str
     sql: str
     """With its values filled in, so that it can be copied and asked again."""
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     cut: bool = False
     """Whether there are more rows than are here."""
 
@@ -81,7 +85,7 @@ class Opened:
     connection: duckdb.DuckDBPyConnection
     stamp: tuple[int, int]
     words: Words
-    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[Row] = field(default_factory=list)
     panels: dict[str, Panel] = field(default_factory=dict)
 
 
@@ -98,11 +102,11 @@ class Reader:
         self._out_of_time = False
 
     @property
-    def checkpoints(self) -> list[dict[str, Any]]:
+    def checkpoints(self) -> list[Row]:
         """All checkpoints of the store, the newest first."""
         return self._opened.checkpoints
 
-    def checkpoint(self, checkpoint_id: str) -> dict[str, Any]:
+    def checkpoint(self, checkpoint_id: str) -> Row:
         """One checkpoint's row.
 
         Raises:
@@ -114,7 +118,7 @@ class Reader:
         known = ", ".join(f"{row['checkpoint_id']} ({row['name']})" for row in self.checkpoints) or "none"
         raise NotFoundError(f"checkpoint {checkpoint_id!r} is not in this store; it has {known}")
 
-    def panel(self, title: str, sql: str, values: Mapping[str, Any], rows: int | None = None) -> Panel:
+    def panel(self, title: str, sql: str, values: Mapping[str, object], rows: int | None = None) -> Panel:
         """The first rows of a query's answer.
 
         Raises:
@@ -124,7 +128,7 @@ class Reader:
         found = self._fetch(sql, values, wanted + 1)
         return Panel(title, shown_sql(sql, values), found[:wanted], len(found) > wanted)
 
-    def kept_panel(self, title: str, sql: str, values: Mapping[str, Any], rows: int | None = None) -> Panel:
+    def kept_panel(self, title: str, sql: str, values: Mapping[str, object], rows: int | None = None) -> Panel:
         """The same of a query over a whole checkpoint, asked once for each copy of the catalog."""
         key = f"{title}\n{shown_sql(sql, values)}\n{rows}"
         kept = self._opened.panels
@@ -135,9 +139,7 @@ class Reader:
             kept[key] = found
         return kept[key]
 
-    def search(
-        self, words: str, checkpoint_id: str, layer: int | None, n: int
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    def search(self, words: str, checkpoint_id: str, layer: int | None, n: int) -> tuple[list[Row], list[Row]] | None:
         """Features by words, in what is said of them and in the texts on which they fire, the best first; None while
         the index of words is being made."""
         index = self._words.index()
@@ -146,11 +148,9 @@ class Reader:
         query = Query(words, checkpoint_id, layer, n)
         said = self._asked(partial(search_descriptions, self._cursor, index, query))
         fired = self._asked(partial(search_contexts, self._cursor, index, query))
-        return [plain(hit._asdict()) for hit in said], [plain(hit._asdict()) for hit in fired]
+        return [_plain_row(hit._asdict()) for hit in said], [_plain_row(hit._asdict()) for hit in fired]
 
-    def alike(
-        self, words: str, checkpoint_id: str, layer: int | None, n: int
-    ) -> tuple[list[dict[str, Any]], str | None] | None:
+    def alike(self, words: str, checkpoint_id: str, layer: int | None, n: int) -> tuple[list[Row], str | None] | None:
         """Features whose descriptions mean nearly what the words do, and why there are none yet; None where no model
         that compares meanings was named."""
         if self._meanings is None:
@@ -159,25 +159,25 @@ class Reader:
         hits = self._asked(lambda: self._meanings and self._meanings.search(self._cursor, query, stamp))
         if hits is None:
             return [], self._meanings.failed or "the descriptions are being read; reload the page in some seconds"
-        return [plain(hit._asdict()) for hit in hits], None
+        return [_plain_row(hit._asdict()) for hit in hits], None
 
-    def batches(self, sql: str, values: Mapping[str, Any]) -> Any:
+    def batches(self, sql: str, values: Mapping[str, object]) -> pa.RecordBatchReader:
         """A query's whole answer as Arrow batches, for downloads."""
         used = {name: values[name] for name in set(PARAMETER.findall(sql))}
         return self._asked(lambda: self._cursor.sql(sql, params=used).to_arrow_reader(10_000))
 
-    def _fetch(self, sql: str, values: Mapping[str, Any], n: int) -> list[dict[str, Any]]:
+    def _fetch(self, sql: str, values: Mapping[str, object], n: int) -> list[Row]:
         cursor = self._execute(sql, values)
         names = [column[0] for column in cursor.description]
-        found: list[dict[str, Any]] = []
+        found: list[Row] = []
         while len(found) < n:
             rows = self._asked(partial(cursor.fetchmany, min(ROWS_AT_ONCE, n - len(found))))
             if not rows:
                 break
-            found += [dict(zip(names, map(plain, row), strict=True)) for row in rows]
+            found += [_plain_row(dict(zip(names, row, strict=True))) for row in rows]
         return found
 
-    def _execute(self, sql: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    def _execute(self, sql: str, values: Mapping[str, object]) -> duckdb.DuckDBPyConnection:
         used = {name: values[name] for name in set(PARAMETER.findall(sql))}
         return self._asked(partial(self._cursor.execute, sql, used))
 
@@ -226,7 +226,7 @@ class Catalog:
         self._downloads = threading.BoundedSemaphore(self.limits.downloads)
 
     @property
-    def checkpoints(self) -> list[dict[str, Any]]:
+    def checkpoints(self) -> list[Row]:
         """All checkpoints of the store, the newest first."""
         return self._opened.checkpoints
 
@@ -287,7 +287,7 @@ class Catalog:
     def _open(self) -> Opened:
         path = newest(self.path)
         stamp = self._stamp()
-        config: Any = {
+        config: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": "false",
             "memory_limit": self.limits.memory,
             "threads": self.limits.threads,
@@ -312,14 +312,14 @@ CHECKPOINTS = "SELECT * FROM checkpoints ORDER BY ingested_at DESC, checkpoint_i
 PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
-def shown_sql(sql: str, values: Mapping[str, Any]) -> str:
+def shown_sql(sql: str, values: Mapping[str, object]) -> str:
     """A query with its values filled in and its indentation taken away."""
     lines = PARAMETER.sub(lambda found: literal(values[found[1]]), sql).strip("\n").splitlines()
     indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
     return "\n".join(line[min(indents, default=0) :].rstrip() for line in lines).strip()
 
 
-def literal(value: Any) -> str:
+def literal(value: object) -> str:
     """A value as SQL writes it."""
     if value is None:
         return "NULL"
@@ -332,7 +332,11 @@ def literal(value: Any) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def plain(value: Any) -> Any:
+def _plain_row(row: Mapping[str, object]) -> Row:
+    return {name: plain(value) for name, value in row.items()}
+
+
+def plain(value: object) -> object:
     """A value as JSON and pages take it: texts cut, no NaN, times in ISO 8601."""
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"

@@ -1,11 +1,12 @@
 """Samples in their text, as pages draw them: which token fired, which caused it, and how strongly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup, escape
 
+from explorer.catalog import Row
 from explorer.texts import heat, running
 
 LINE_END = Markup('↵<span class="line">\n</span>')
@@ -33,7 +34,7 @@ class Line(NamedTuple):
     after: list[Span]
 
 
-def line(context: Mapping[str, Any], greatest: float) -> Line | None:
+def line(context: Row, greatest: float) -> Line | None:
     """A row of the view `contexts`, its heat by the greatest activation of the feature; None where texts are not kept.
 
     A character that several tokens make up is on the first of them, so that the one that fired may be empty: then the

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
+from explorer.catalog import Row
 from explorer.errors import BadRequestError, LimitError
 from storage.catalog.database import connect
 
@@ -67,7 +68,7 @@ class Notes:
             values += [row["method"], row["explainer"], row["vote"]]
             connection.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
-    def rows(self, subject: Subject | None = None) -> list[dict[str, Any]]:
+    def rows(self, subject: Subject | None = None) -> list[Row]:
         """What was said of one feature, or of all, the newest first."""
         query = "SELECT * FROM notes" + (" WHERE (checkpoint_id, layer, feature) = (?, ?, ?)" if subject else "")
         with self._open() as connection:
@@ -87,7 +88,7 @@ class Notes:
             yield connection
 
 
-def _checked(form: Mapping[str, str]) -> dict[str, Any]:
+def _checked(form: Mapping[str, str]) -> dict[str, str | int]:
     """The fields of a note by its kind."""
     kind, text = form.get("kind", ""), form.get("text", "").replace("\r\n", "\n").strip()
     if kind not in KINDS:

@@ -1,6 +1,7 @@
 """What a view returns: all that a page shows, which templates render and the API gives as JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from explorer import texts
-from explorer.catalog import Panel
+from explorer.catalog import Panel, Row
 from explorer.contexts import line
 from explorer.drawing import dots, histogram, strip
 from explorer.links import Url
@@ -20,15 +21,18 @@ from explorer.links import Url
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
+Facts = dict[str, Any]
+"""What a page shows that is no table, by the names that its template reads."""
+
 
 @dataclass(frozen=True)
 class Page:
     """One page, whatever it is rendered to."""
 
     title: str
-    checkpoint: dict[str, Any] | None = None
+    checkpoint: Row | None = None
     """The row of the checkpoint that the page is about."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=dict)
     """What is no table."""
     panels: dict[str, Panel] = field(default_factory=dict)
     elsewhere: str | None = None
@@ -43,19 +47,19 @@ class PanelModel(BaseModel):
     """The query that made it, to ask the catalog again."""
     cut: bool
     """Whether there are more rows than these."""
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
 
 class PageModel(BaseModel):
     """A page as data."""
 
     title: str
-    checkpoint: dict[str, Any] | None
-    facts: dict[str, Any]
+    checkpoint: Row | None
+    facts: Facts
     panels: dict[str, PanelModel]
 
 
-def as_json(page: Page) -> dict[str, Any]:
+def as_json(page: Page) -> dict[str, object]:
     """A page as the API gives it."""
     return {
         "title": page.title,
@@ -71,7 +75,7 @@ def version_of(file: str) -> str:
     return sha256((STATIC / file).read_bytes()).hexdigest()[:10]
 
 
-def script_json(value: Any) -> Markup:
+def script_json(value: object) -> Markup:
     """JSON inside a script element of the type application/json: nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
@@ -111,7 +115,7 @@ PAGES_OF_CHECKPOINT = (
 PAGES_OF_STORE = (("drifts", "Drift"), ("runs", "Runs"), ("notes", "Notes"))
 
 
-def shell(store: str, checkpoints: list[dict[str, Any]], served: set[str]) -> dict[str, Any]:
+def shell(store: str, checkpoints: list[Row], served: set[str]) -> dict[str, object]:
     """What stands around every page: where one can go; `served` are the pages that there are."""
     return {
         "store": store,
@@ -125,7 +129,9 @@ def shell(store: str, checkpoints: list[dict[str, Any]], served: set[str]) -> di
     }
 
 
-def render(templates: Environment, page: Page, name: str, around: dict[str, Any], address: str | None = None) -> str:
+def render(
+    templates: Environment, page: Page, name: str, around: Mapping[str, object], address: str | None = None
+) -> str:
     """A page as HTML by the template of its name; `address` is its own on a server, where it is there as JSON too.
 
     `around` is what `shell` returns, and what only a server has.

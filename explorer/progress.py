@@ -3,7 +3,7 @@
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from storage.store import Store, is_held
 
@@ -12,7 +12,23 @@ FRESH_S = 900.0
 """A table of whose files none is younger is finished, or of another run."""
 
 
-def going_on(root: Path, n_layers: int, n_features: int) -> dict[str, Any] | None:
+class TableProgress(TypedDict):
+    """How many of a table's shards are written, and how long the rest takes at the pace so far."""
+
+    table: str
+    n_done: int
+    n_all: int
+    left_s: float | None
+
+
+class GoingOn(TypedDict):
+    """Who holds the store, and the tables that are being written."""
+
+    holder: str
+    tables: list[TableProgress]
+
+
+def going_on(root: Path, n_layers: int, n_features: int) -> GoingOn | None:
     """Who holds the store, and of every table that is being written how many shards there are, of how many, and how
     long the rest takes at the pace so far; None while nobody holds it.
 
@@ -26,7 +42,7 @@ def going_on(root: Path, n_layers: int, n_features: int) -> dict[str, Any] | Non
     return {"holder": holder, "tables": [table for table in tables if table is not None]}
 
 
-def _table(folder: Path, n_layers: int, n_features: int) -> dict[str, Any] | None:
+def _table(folder: Path, n_layers: int, n_features: int) -> TableProgress | None:
     """How far one table of one recipe is; None if it is not being written now."""
     found = [path for path in folder.glob("layer-*/*.parquet") if SHARD.fullmatch(path.name)]
     if not found:

@@ -5,13 +5,13 @@ import json
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from explorer.catalog import Catalog, Limits, Place, Reader
+from explorer.catalog import Catalog, Limits, Place, Reader, Row
 from explorer.errors import ExplorerError
 from explorer.graphs import described, listed, read_graph
 from explorer.page import STATIC, Page, environment, render, shell
@@ -75,7 +75,7 @@ class Addresses:
         path = self.path(page, shown)
         return ABSENT if path is None else "../" * self.depth + quote(path)
 
-    def path(self, page: str, shown: dict[str, Any]) -> str | None:
+    def path(self, page: str, shown: Mapping[str, object]) -> str | None:
         """Where a page is in the site; None: it is not."""
         if page == "static":
             return f"static/{shown['file']}"
@@ -90,7 +90,7 @@ class Addresses:
             return f"feature/{layer}/{number}.html" if there else None
         if page == "features":
             layer = shown.get("layer")
-            return "features/index.html" if layer is None else index_path(layer, 0)
+            return index_path(layer, 0) if isinstance(layer, int) else "features/index.html"
         if page == "graph":
             return f"graph/{shown['name']}.html"
         pages = {"home": "index.html", "overview": "index.html", "search": "search.html", "graphs": "graphs.html"}
@@ -118,14 +118,14 @@ class Site(NamedTuple):
 class _Writer:
     """Writes pages into a folder and counts them."""
 
-    def __init__(self, folder: Path, addresses: Addresses, around: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, addresses: Addresses, around: Mapping[str, object]) -> None:
         self._folder, self._addresses, self._around = folder, addresses, around
         self._templates = environment(addresses)
         self.feature_bytes: list[tuple[int, int]] = []
 
-    def page(self, path: str, page: Page, template: str, **more: Any) -> None:
+    def page(self, path: str, page: Page, template: str, **more: object) -> None:
         self._addresses.depth = path.count("/")
-        text = _without_absent(render(self._templates, page, template, self._around | more))
+        text = _without_absent(render(self._templates, page, template, {**self._around, **more}))
         target = self._folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         data = text.encode()
@@ -223,7 +223,7 @@ def _write(
     return _summed(folder, row, writer)
 
 
-def _summed(folder: Path, row: dict[str, Any], writer: _Writer) -> Site:
+def _summed(folder: Path, row: Row, writer: _Writer) -> Site:
     """The figures of a site, which also stand in it."""
     n = len(writer.feature_bytes)
     mean = [round(sum(column) / max(1, n)) for column in zip(*writer.feature_bytes, strict=True)] or [0, 0]
@@ -234,9 +234,7 @@ def _summed(folder: Path, row: dict[str, Any], writer: _Writer) -> Site:
     return site
 
 
-def _chosen(
-    reader: Reader, row: dict[str, Any], features: str, more: Iterable[tuple[int, int]]
-) -> list[dict[str, Any]]:
+def _chosen(reader: Reader, row: Row, features: str, more: Iterable[tuple[int, int]]) -> list[Row]:
     """The features of a site, with what the index says of them."""
     named = set(more) | (set() if features in ("all", "top") else set(_named(features, row)))
     corpus_id, _ = corpora_of(reader, row["checkpoint_id"], None)
@@ -248,7 +246,7 @@ def _chosen(
     if features == "all":
         return rows
     if features == "top":
-        best: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        best: dict[int, list[Row]] = defaultdict(list)
         for one in sorted(
             rows, key=lambda one: (one["score"] is None, -(one["score"] or 0), one["description"] is None)
         ):
@@ -257,7 +255,7 @@ def _chosen(
     return [one for one in rows if (one["layer"], one["feature"]) in named]
 
 
-def _named(features: str, row: dict[str, Any]) -> Iterable[tuple[int, int]]:
+def _named(features: str, row: Row) -> Iterable[tuple[int, int]]:
     for text in features.split(","):
         found = re.fullmatch(r"\s*(\d{1,5})/(\d{1,9})\s*", text)
         place = (int(found[1]), int(found[2])) if found else None
@@ -269,7 +267,7 @@ def _named(features: str, row: dict[str, Any]) -> Iterable[tuple[int, int]]:
         yield place
 
 
-def _features_of(place: Place, row: dict[str, Any], graphs: Sequence[str]) -> set[tuple[int, int]]:
+def _features_of(place: Place, row: Row, graphs: Sequence[str]) -> set[tuple[int, int]]:
     """The checkpoint's features that some graphs show."""
     found = set()
     for name in graphs:
@@ -280,14 +278,14 @@ def _features_of(place: Place, row: dict[str, Any], graphs: Sequence[str]) -> se
     return {(a, b) for a, b in found if 0 <= a < row["n_layers"] and 0 <= b < row["d_transcoder"]}
 
 
-def _compared(reader: Reader) -> list[dict[str, Any]]:
+def _compared(reader: Reader) -> list[Row]:
     query = "SELECT DISTINCT checkpoint_a, checkpoint_b FROM feature_matches ORDER BY ALL"
     return reader.panel("", query, {}).rows
 
 
-def _indexes(writer: _Writer, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def _indexes(writer: _Writer, row: Row, rows: Sequence[Row]) -> None:
     """Pages of the index, some hundred features each, and one that leads to them."""
-    layers: dict[int, list[list[dict[str, Any]]]] = {}
+    layers: dict[int, list[list[Row]]] = {}
     for layer in range(row["n_layers"]):
         own = [one for one in rows if one["layer"] == layer]
         layers[layer] = [own[at : at + ROWS_A_PAGE] for at in range(0, len(own), ROWS_A_PAGE)] or [[]]

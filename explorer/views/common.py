@@ -1,8 +1,6 @@
 """What several pages read of the catalog."""
 
-from typing import Any
-
-from explorer.catalog import Reader
+from explorer.catalog import Reader, Row
 from explorer.errors import NotFoundError
 
 CORPORA = """
@@ -23,7 +21,7 @@ LABELS = """(
 """The preferred description of every feature in `found`, a table that the query has made before."""
 
 
-def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[str | None, list[dict[str, Any]]]:
+def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[str | None, list[Row]]:
     """The corpus that a page is about, and all on which the checkpoint's features were run; None: on none yet.
 
     Raises:
@@ -38,7 +36,7 @@ def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[
     return wanted, rows
 
 
-def check_feature(checkpoint: dict[str, Any], layer: int, feature: int) -> None:
+def check_feature(checkpoint: Row, layer: int, feature: int) -> None:
     """Refuse a feature that the checkpoint does not have.
 
     Raises:

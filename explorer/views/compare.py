@@ -1,13 +1,13 @@
 """Methods side by side, and two features side by side."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Query
 
-from explorer.catalog import Panel, Reader
+from explorer.catalog import Panel, Reader, Row
 from explorer.errors import BadRequestError
-from explorer.page import Page
+from explorer.page import Facts, Page
 from explorer.views.common import corpora_of
 from explorer.views.feature import feature_page
 from explorer.views.features import SCORED
@@ -91,10 +91,10 @@ def compare_page(
     return Page("Methods", row, facts, panels)
 
 
-def _method(method: dict[str, Any], panels: dict[str, Panel]) -> dict[str, Any]:
+def _method(method: Row, panels: dict[str, Panel]) -> dict[str, object]:
     """A method's figures with its layers and examples."""
 
-    def of(panel: str) -> list[dict[str, Any]]:
+    def of(panel: str) -> list[Row]:
         names = ("method", "explainer", "judge")
         return [row for row in panels[panel].rows if all(row[name] == method[name] for name in names)]
 
@@ -115,7 +115,7 @@ def pair_page(
         for side, page in zip("ab", pages, strict=True)
         for name in ("activity", "descriptions", "contexts", "tokens", "upstream", "downstream")
     }
-    facts: dict[str, Any] = {side: page.facts for side, page in zip("ab", pages, strict=True)}
+    facts: Facts = {side: page.facts for side, page in zip("ab", pages, strict=True)}
     facts["shared"] = {name: _shared(pages, name) for name in ("upstream", "downstream")}
     facts["shared_tokens"] = _shared_tokens(pages)
     return Page(f"{a} and {b}", pages[0].checkpoint, facts, panels)

@@ -1,10 +1,10 @@
 """Two checkpoints: what became of every feature."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Path, Query
 
-from explorer.catalog import Reader
+from explorer.catalog import Reader, Row
 from explorer.errors import NotFoundError
 from explorer.page import Page
 
@@ -57,7 +57,7 @@ def drift_page(
 ) -> Page:
     """What became of every feature between two checkpoints."""
     rows = [reader.checkpoint(a), reader.checkpoint(b)]
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "a": rows[0]["checkpoint_id"], "b": rows[1]["checkpoint_id"], "fate": fate, "surprise": surprise,
         "layer": layer, "n_rows": PAGE_ROWS, "offset": (page - 1) * PAGE_ROWS,
     }  # fmt: skip
@@ -71,7 +71,7 @@ def drift_page(
         "surprises": reader.kept_panel("Descriptions against weights", SURPRISES, values),
         "changes": reader.panel("Features", CHANGES.format(conditions=conditions), values),
     }
-    by_layer: dict[int, dict[str, Any]] = {}
+    by_layer: dict[int, dict[str, Row]] = {}
     for row in fates.rows:
         by_layer.setdefault(row["layer"], {})[row["fate"]] = row
     facts = {"a": rows[0], "b": rows[1], "layers": by_layer, "filters": wanted, "page": page, "page_rows": PAGE_ROWS}

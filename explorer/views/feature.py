@@ -1,9 +1,8 @@
 """One feature: everything that is known of it, and where to go from it."""
 
 import re
-from typing import Any
 
-from explorer.catalog import Panel, Reader
+from explorer.catalog import Panel, Reader, Row
 from explorer.page import Page
 from explorer.views.common import LABELS, check_feature, corpora_of
 from explorer.views.parameters import Checkpoint, Corpus, Feature, Layer
@@ -183,9 +182,9 @@ def _metrics(scores: Panel) -> list[str]:
     return [name for name in METRICS if name in found] + sorted(found - set(METRICS))
 
 
-def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, Any]]:
+def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, object]]:
     """Every description of the whole feature, with its scores by judge and metric."""
-    judged: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    judged: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
     for row in scores.rows:
         if row["judge"] != "none":
             judges = judged.setdefault((row["method"], row["explainer"]), {})
@@ -199,7 +198,7 @@ def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def signature_part(text: str) -> dict[str, Any]:
+def signature_part(text: str) -> dict[str, str | int | None]:
     """What samples of a mechanism share, in words, and what to link: `L3 #17` is a feature, `L2 H1 −1` a head."""
     feature = re.fullmatch(r"L(\d+) #(\d+)", text)
     if feature:

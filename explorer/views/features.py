@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +14,7 @@ from fastapi import Path as InPath
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from explorer.catalog import Catalog, Reader
+from explorer.catalog import Catalog, Reader, Row
 from explorer.errors import BadRequestError
 from explorer.links import PAGES
 from explorer.page import Page
@@ -66,7 +66,7 @@ class Filters(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def without_empty(cls, given: Any) -> Any:
+    def without_empty(cls, given: object) -> object:
         """Forms send every field, also those left empty."""
         if not isinstance(given, dict):
             return given
@@ -174,7 +174,7 @@ def feature_table(reader: Reader, checkpoint: Checkpoint, filters: Annotated[Fil
     return Page("Features", row, facts, panels)
 
 
-def _query(reader: Reader, row: dict[str, Any], filters: Filters) -> tuple[str, str, dict[str, Any]]:
+def _query(reader: Reader, row: Row, filters: Filters) -> tuple[str, str, dict[str, object]]:
     """The features that fit as an SQL prefix, what is shown of them, and the values of both."""
     corpus_id, _ = corpora_of(reader, row["checkpoint_id"], filters.corpus)
     given = filters.model_dump(exclude={"corpus", "columns", "page", "sort", "order"})

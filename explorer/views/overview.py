@@ -1,8 +1,6 @@
 """A checkpoint at a glance: what has run, every layer, the best and the worst of it."""
 
-from typing import Any
-
-from explorer.catalog import Panel, Reader
+from explorer.catalog import Panel, Reader, Row
 from explorer.page import Page
 from explorer.views.common import corpora_of
 from explorer.views.parameters import Checkpoint, Corpus
@@ -96,7 +94,7 @@ def overview(reader: Reader, checkpoint: Checkpoint, corpus: Corpus = None) -> P
     return Page(row["name"], row, facts, panels)
 
 
-def _layers(n_layers: int, panels: dict[str, Panel]) -> list[dict[str, Any]]:
+def _layers(n_layers: int, panels: dict[str, Panel]) -> list[dict[str, object]]:
     """What is known of each layer, in one place: quality, descriptions, activity, and its densities as counts a bin."""
     by_layer = {name: {row["layer"]: row for row in panels[name].rows} for name in ("layers", "activity")}
     counts: dict[int, dict[int, int]] = {}
@@ -114,9 +112,9 @@ def _layers(n_layers: int, panels: dict[str, Panel]) -> list[dict[str, Any]]:
     ]
 
 
-def _methods(clarity: Panel) -> list[dict[str, Any]]:
+def _methods(clarity: Panel) -> list[Row]:
     """Methods as rows and layers as columns: the clarity of each with its interval."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str, str], Row] = {}
     for row in clarity.rows:
         name = (row["method"], row["explainer"], row["judge"])
         method = {"method": name[0], "explainer": name[1], "judge": name[2], "layers": {}}

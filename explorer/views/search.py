@@ -1,13 +1,13 @@
 """Features by words: in what is said of them, and in the texts on which they fire."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Query
 
-from explorer.catalog import Panel, Reader
+from explorer.catalog import Panel, Reader, Row
 from explorer.errors import BadRequestError
 from explorer.links import url
-from explorer.page import Page
+from explorer.page import Facts, Page
 from explorer.views.compare import place_of
 from explorer.views.parameters import Checkpoint
 from explorer.views.tokens import NAMED
@@ -26,7 +26,7 @@ def search_page(
 ) -> Page:
     """Features by words: in what is said of them, and in the texts on which they fire."""
     row = reader.checkpoint(checkpoint)
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "q": q,
         "layer": None if layer == "" else layer,
         "ready": True,
@@ -53,7 +53,7 @@ def search_page(
     return Page(f"Search: {q}" if q else "Search", row, facts, panels)
 
 
-def _feature(checkpoint: dict[str, Any], q: str) -> tuple[int, int] | None:
+def _feature(checkpoint: Row, q: str) -> tuple[int, int] | None:
     """The feature that a query names, if it names one that there is."""
     try:
         layer, feature = place_of(q)
