@@ -1,0 +1,20 @@
+"""The notebooks are run on the demo's store, where `make demo` left one; their conclusions are asserted in them."""
+
+from pathlib import Path
+
+import pytest
+
+from docs.notebooks.cells import run
+from tests.conftest import ROOT
+
+DEMO = ROOT / "store" / "demo"
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(not (DEMO / "catalog.duckdb").is_file(), reason="`make demo` first")
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebooks_conclusions_hold(notebook: Path) -> None:
+    done = run(notebook, str(DEMO))
+    cells = [cell for cell in done["cells"] if cell["cell_type"] == "code"]
+    assert sum("assert" in "".join(cell["source"]) for cell in cells) >= 4
+    assert any("text/html" in one.get("data", {}) for cell in cells for one in cell["outputs"])
