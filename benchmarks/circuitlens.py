@@ -34,7 +34,7 @@ from interp.circuitlens.attribution import Targets, contributions, direct_heads,
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
-from interp.circuitlens.graph import attribution_graph, prune
+from interp.circuitlens.graph import GraphSettings, attribution_graph, prune
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
 from interp.transcoder import Transcoder
@@ -136,10 +136,8 @@ def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
     linear, coder = model_of(folder), partial(coder_of, folder)
     began = time.perf_counter()
     frozen = freeze(linear, coder, torch.randint(1, 1000, (n_pos,)))
-    found = attribution_graph(
-        linear, frozen, coder, max_logits=10, logit_share=0.95, max_features=max_features,
-        max_bytes=3 * 10**8,
-    )  # fmt: skip
+    settings = GraphSettings(max_logits=10, logit_share=0.95, max_features=max_features)
+    found = attribution_graph(linear, frozen, coder, settings, max_bytes=3 * 10**8)
     graph_s = time.perf_counter() - began
     prune(found, 0.8, 0.98)
     return {"graph_s": graph_s, "peak_rss_gb": getrusage(RUSAGE_SELF).ru_maxrss / 1e6}

@@ -10,7 +10,8 @@ from storage.corpora.python_docs import python_docs
 from storage.models import open_model
 from storage.store import Store
 
-tokenizer = open_model(Path("demo/checkpoint/model")).tokenizer
+model = open_model(Path("demo/checkpoint/model"))
+tokenizer = model.tokenizer
 texts = list(python_docs()) * 3
 began, n_tokens = time.perf_counter(), 0
 for start in range(0, len(texts), 256):
@@ -20,7 +21,7 @@ for layout in ("packed", "padded"):
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "texts.jsonl"
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        recipe = CorpusRecipe(str(source), "s", "t", tokenizer.bos_token_id, 128, None, "text", layout)
+        recipe = CorpusRecipe(str(source), "s", "t", model.bos, 128, None, "text", layout)
         began = time.perf_counter()
         write_corpus(Store(Path(folder)), recipe, tokenizer)
         rate = corpus_attributes(Store(Path(folder)), recipe.corpus_id).n_tokens / (time.perf_counter() - began)

@@ -1,11 +1,13 @@
 """The attribution graph of a prompt."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from circuit_insights.store import Store
 from explorer.card import graph_html
-from flows.attribute import GraphSettings, attribution, save_graph
+from flows.attribute import attribution, save_graph
+from interp.circuitlens.graph import GraphSettings
+from storage.exchange.attribution_graph import GraphFile, GraphLink, GraphNode
 
 if TYPE_CHECKING:
     import networkx
@@ -17,7 +19,7 @@ SHOWN = 12
 class Graph:
     """An attribution graph in circuit-tracer's format: nodes (features, errors, tokens, logits) and weighted links."""
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    def __init__(self, data: GraphFile) -> None:
         self.data = data
         """The file's content, as its viewers read it."""
 
@@ -30,20 +32,22 @@ class Graph:
     @property
     def prompt(self) -> str:
         """The prompt that it is of."""
-        return self.data["metadata"]["prompt"]
+        return str(self.data["metadata"]["prompt"])
 
     @property
     def scores(self) -> dict[str, float]:
         """Replacement and completeness score of the whole graph, before it was pruned."""
-        return self.data["metadata"]["scores"]
+        scores = self.data["metadata"]["scores"]
+        assert isinstance(scores, dict)
+        return scores
 
     @property
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[GraphNode]:
         """The nodes, each with its `node_id`, `layer`, `ctx_idx` (position), `feature_type`, `clerp` (description) …"""
         return self.data["nodes"]
 
     @property
-    def links(self) -> list[dict[str, Any]]:
+    def links(self) -> list[GraphLink]:
         """The links: `source` and `target` are ids of nodes, `weight` is what one adds to the other."""
         return self.data["links"]
 
@@ -51,7 +55,7 @@ class Graph:
         """The same as a directed graph of networkx, with what the file says of nodes and links as attributes."""
         import networkx
 
-        graph = networkx.DiGraph(**self.data["metadata"])
+        graph = networkx.DiGraph(None, **self.data["metadata"])
         graph.add_nodes_from((node["node_id"], node) for node in self.nodes)
         graph.add_weighted_edges_from((link["source"], link["target"], link["weight"]) for link in self.links)
         return graph

@@ -1,12 +1,11 @@
 """A YAML configuration as the parameter of a deployment: `make deploy` calls it as a build step of prefect.yaml."""
 
 from pathlib import Path
-from typing import Any
 
 from configs.run import PATHS, load_config
 
 
-def deployed(path: str) -> dict[str, Any]:
+def deployed(path: str) -> dict[str, object]:
     """What a file of `configs/` holds, as `{"config": …}`; paths below the working directory, which is the checkout's,
     are relative to it, so that a worker elsewhere finds them in its own.
 
@@ -16,15 +15,15 @@ def deployed(path: str) -> dict[str, Any]:
     values = load_config(Path(path), []).model_dump(mode="json", exclude_unset=True)
     for name in PATHS:
         *sections, key = name.split(".")
-        section: Any = values
+        section: object = values
         for part in sections:
-            section = section.get(part, {})
-        if key in section:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and key in section:
             section[key] = _relative(section[key])
     return {"config": values}
 
 
-def _relative(value: Any) -> Any:
+def _relative(value: object) -> object:
     if isinstance(value, list):
         return [_relative(one) for one in value]
     if isinstance(value, str) and Path(value).is_relative_to(Path.cwd()):

@@ -1,10 +1,12 @@
 """One run's configuration: read from YAML, changed by `key=value`, checked before anything is done."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from simplemma.strategies.dictionaries.dictionary_factory import SUPPORTED_LANGUAGES
 
 from configs.unused import unused
@@ -315,7 +317,7 @@ class RunConfig(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _moved(cls, values: Any) -> Any:
+    def _moved(cls, values: object) -> object:
         """Settings that stood in `anthropic` before `llm` served every endpoint: say where they are now."""
         anthropic = values.get("anthropic") if isinstance(values, dict) else None
         if isinstance(anthropic, dict):
@@ -437,7 +439,7 @@ def load_config(path: Path, overrides: list[str], store: str | None = None) -> R
         raise ValueError(f"{path}:\n" + "\n".join(problems)) from None
 
 
-def _problem(error: Any) -> str:
+def _problem(error: ErrorDetails) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return "unknown key"
     message = error["msg"].removeprefix("Value error, ")
@@ -445,7 +447,7 @@ def _problem(error: Any) -> str:
     return message if isinstance(value, dict) else f"{message}, found {shown(value)}"
 
 
-def _beside(path: Path, value: Any) -> Any:
+def _beside(path: Path, value: object) -> object:
     if isinstance(value, list):
         return [_beside(path, one) for one in value]
     if not isinstance(value, str) or value in NO_PATHS or "://" in value:
@@ -456,20 +458,22 @@ def _beside(path: Path, value: Any) -> Any:
         return value
 
 
-def _change(values: dict[str, Any], name: str, change: Any) -> None:
+def _change(values: dict[str, object], name: str, change: Callable[[object], object]) -> None:
     *sections, key = name.split(".")
     for section in sections:
-        values = values.get(section) or {}
-        if not isinstance(values, dict):
+        inner = values.get(section)
+        if not isinstance(inner, dict):
             return
+        values = inner
     if values.get(key) is not None:
         values[key] = change(values[key])
 
 
-def _set(values: dict[str, Any], name: str, value: Any) -> None:
+def _set(values: dict[str, object], name: str, value: object) -> None:
     *sections, key = name.split(".")
     for section in sections:
-        if not isinstance(values.get(section), dict):
-            values[section] = {}
-        values = values[section]
+        inner = values.get(section)
+        if not isinstance(inner, dict):
+            inner = values[section] = dict[str, object]()
+        values = inner
     values[key] = value

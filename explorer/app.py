@@ -231,5 +231,5 @@ def _add_errors(app: FastAPI, explorer: Explorer) -> None:
 def _sentence(error: ErrorDetails) -> str:
     """What is wrong with one parameter, with what was given."""
     name = str(error["loc"][-1])
-    given = repr(error.get("input"))[:80]
+    given = repr(error["input"])[:80]
     return f"{name} is {given}; {error['msg'][0].lower()}{error['msg'][1:]}"

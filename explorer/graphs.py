@@ -1,13 +1,13 @@
 """Attribution graphs in circuit-tracer's format, ours or another's: read, checked, and cut to what pages show."""
 
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from explorer.errors import BadRequestError, NotFoundError
+from storage.exchange.attribution_graph import GraphLink, GraphNode
 
 MAX_BYTES = 64_000_000
 MAX_NODES = 20_000
@@ -24,15 +24,68 @@ KINDS = {
 }
 """What viewers call a node, by the format's feature_type; whatever else is there is drawn as a feature."""
 
+
+class Listed(TypedDict):
+    """A graph of a folder."""
+
+    name: str
+    prompt: str | None
+    bytes: int
+    at: float
+    """When it was written, in seconds since 1970."""
+
+
+class Metadata(TypedDict):
+    """What stands above a graph."""
+
+    slug: str
+    scan: str
+    prompt: str
+    prompt_tokens: list[str]
+
+
+class Grouping(TypedDict):
+    """Nodes that its maker pinned or put together."""
+
+    pinnedIds: list[str]
+    supernodes: list[list[str]]
+
+
+class ReadGraph(TypedDict):
+    """A graph with the fields that pages use, of their types."""
+
+    metadata: Metadata
+    qParams: Grouping
+    nodes: list[GraphNode]
+    links: list[GraphLink]
+
+
+class DescribedNode(TypedDict):
+    """A node as tables show it."""
+
+    node_id: str
+    kind: str
+    """`feature`, `error`, `token` or `logit`."""
+    layer: int
+    """−1 for tokens."""
+    index: int | None
+    """The number of a feature in its layer."""
+    ctx_idx: int
+    clerp: str
+    influence: float | None
+    activation: float | None
+    token_prob: float | None
+
+
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-def listed(folder: Path | None) -> list[dict[str, Any]]:
+def listed(folder: Path | None) -> list[Listed]:
     """The graphs of a folder, the newest first, with the prompts that its index knows."""
     if folder is None or not folder.is_dir():
         return []
     prompts = _prompts(folder / INDEX)
-    found = []
+    found: list[Listed] = []
     for path in folder.glob("*.json"):
         if path.name == INDEX or not NAME.fullmatch(path.stem):
             continue
@@ -52,7 +105,7 @@ def _prompts(index: Path) -> dict[str, str]:
         return {}
 
 
-def read_graph(folder: Path | None, name: str) -> dict[str, Any]:
+def read_graph(folder: Path | None, name: str) -> ReadGraph:
     """One graph of a folder, checked.
 
     Raises:
@@ -70,22 +123,23 @@ def read_graph(folder: Path | None, name: str) -> dict[str, Any]:
         raise BadRequestError(f"{path.name} is not JSON") from None
 
 
-def checked(graph: Any, name: str) -> dict[str, Any]:
+def checked(graph: object, name: str) -> ReadGraph:
     """The same graph with the fields that pages use, of their types, texts cut, and without links that lead nowhere.
 
     Raises:
         BadRequestError: it is not a graph, or too large.
     """
-    if not isinstance(graph, dict) or not all(isinstance(graph.get(key), list) for key in ("nodes", "links")):
+    given = _object(graph)
+    nodes, links = given.get("nodes"), given.get("links")
+    if not isinstance(nodes, list) or not isinstance(links, list):
         raise BadRequestError(f"{name} is not an attribution graph: expected an object with nodes and links")
-    if len(graph["nodes"]) > MAX_NODES or len(graph["links"]) > MAX_LINKS:
+    if len(nodes) > MAX_NODES or len(links) > MAX_LINKS:
         raise BadRequestError(
-            f"{name} has {len(graph['nodes'])} nodes and {len(graph['links'])} links; {MAX_NODES} and {MAX_LINKS} are "
-            "shown: prune it"
+            f"{name} has {len(nodes)} nodes and {len(links)} links; {MAX_NODES} and {MAX_LINKS} are shown: prune it"
         )
-    metadata, parameters = _object(graph.get("metadata")), _object(graph.get("qParams"))
-    nodes = [node for raw in graph["nodes"] if (node := _node(raw)) is not None]
-    known = {node["node_id"] for node in nodes}
+    metadata, parameters = _object(given.get("metadata")), _object(given.get("qParams"))
+    kept = [node for raw in nodes if (node := _node(raw)) is not None]
+    known = {node["node_id"] for node in kept}
     return {
         "metadata": {
             "slug": _text(metadata.get("slug"), 100),
@@ -97,12 +151,12 @@ def checked(graph: Any, name: str) -> dict[str, Any]:
             "pinnedIds": [one for one in map(str, _list(parameters.get("pinnedIds"))) if one in known],
             "supernodes": list(_supernodes(_list(parameters.get("supernodes")), known)),
         },
-        "nodes": nodes,
-        "links": list(_links(graph["links"], known)),
+        "nodes": kept,
+        "links": list(_links(links, known)),
     }
 
 
-def _node(raw: Any) -> dict[str, Any] | None:
+def _node(raw: object) -> GraphNode | None:
     """A node with the format's own fields, each of its type."""
     if not isinstance(raw, dict) or not isinstance(raw.get("node_id"), str) or len(raw["node_id"]) > 100:
         return None
@@ -124,15 +178,25 @@ def _node(raw: Any) -> dict[str, Any] | None:
     }
 
 
-def described(node: dict[str, Any]) -> dict[str, Any]:
+def described(node: GraphNode) -> DescribedNode:
     """A node with what it is, its layer as a number (tokens: −1), and of a feature its number, which its id has."""
     kind = KINDS.get(node["feature_type"], "feature")
     place = re.fullmatch(r"(\d{1,4})_(\d{1,9})_(\d{1,6})", node["node_id"], re.ASCII)
     layer = -1 if node["layer"] == "E" else int(node["layer"])
-    return {**node, "kind": kind, "layer": layer, "index": int(place[2]) if place and kind == "feature" else None}
+    return {
+        "node_id": node["node_id"],
+        "kind": kind,
+        "layer": layer,
+        "index": int(place[2]) if place and kind == "feature" else None,
+        "ctx_idx": node["ctx_idx"],
+        "clerp": node["clerp"],
+        "influence": node["influence"],
+        "activation": node["activation"],
+        "token_prob": node["token_prob"],
+    }
 
 
-def _links(raw: list[Any], known: set[str]) -> Iterable[dict[str, Any]]:
+def _links(raw: list[object], known: set[str]) -> Iterable[GraphLink]:
     for link in raw:
         if not isinstance(link, dict):
             continue
@@ -141,7 +205,7 @@ def _links(raw: list[Any], known: set[str]) -> Iterable[dict[str, Any]]:
             yield {"source": source, "target": target, "weight": weight}
 
 
-def _supernodes(raw: list[Any], known: set[str]) -> Iterable[list[str]]:
+def _supernodes(raw: list[object], known: set[str]) -> Iterable[list[str]]:
     """Groups as the format has them: a name, then ids."""
     for group in raw[:200]:
         if isinstance(group, list) and group:
@@ -150,25 +214,26 @@ def _supernodes(raw: list[Any], known: set[str]) -> Iterable[list[str]]:
                 yield [_text(group[0], 100), *members]
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _object(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def _text(value: Any, length: int) -> str:
+def _text(value: object, length: int) -> str:
     text = "" if value is None else str(value)
     return text if len(text) <= length else text[:length] + "…"
 
 
-def _number(value: Any) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    return float(value) if number and math.isfinite(value) else None
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e300:
+        return None
+    return float(value)
 
 
-def summary(graph: dict[str, Any], n: int) -> dict[str, Any]:
+def summary(graph: ReadGraph, n: int) -> dict[str, object]:
     """What can be read of a graph without drawing it: the nodes of most influence, and the strongest links with their
     shares of what their targets receive."""
     nodes = {node["node_id"]: described(node) for node in graph["nodes"]}

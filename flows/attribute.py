@@ -4,16 +4,15 @@ import importlib.metadata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from flows.prompts.opened import Opened, Prompt
 from interp.circuitlens.frozen import freeze
-from interp.circuitlens.graph import attribution_graph, prune
+from interp.circuitlens.graph import GraphSettings, attribution_graph, prune
 from interp.descriptions.preference import PREFERRED
 from interp.display import visible
 from interp.products import fast_products
 from storage.catalog.published import open_published
-from storage.exchange.attribution_graph import graph_json, write_graph
+from storage.exchange.attribution_graph import GraphFile, Provenance, graph_json, write_graph
 from storage.exchange.slugs import slug_of
 from storage.store import Store
 
@@ -21,21 +20,6 @@ BATCH_BYTES = 256_000_000
 
 SLUG_LENGTH = 40
 """Characters of a prompt that name its graph."""
-
-
-class GraphSettings(NamedTuple):
-    """What of a graph is computed and kept."""
-
-    max_logits: int = 10
-    """Next tokens, at most."""
-    logit_share: float = 0.95
-    """Of the probability that they have together."""
-    max_features: int | None = 7500
-    """Active features that are attributed, those of greatest influence first; None: all."""
-    node_threshold: float = 0.8
-    """Share of all influence on the logits that the nodes kept have."""
-    edge_threshold: float = 0.98
-    """And of the edges between them."""
 
 
 def attribute(
@@ -46,7 +30,7 @@ def attribute(
     tell: Callable[[str], None] = lambda _: None,
     *,
     chat: bool = False,
-) -> dict[str, Any]:
+) -> GraphFile:
     """Write the attribution graph of a prompt to a file named as its slug; returns what the file holds.
 
     `tell` hears what is being done; `chat` puts the prompt as a user's message into the tokenizer's chat template.
@@ -63,7 +47,7 @@ def attribute(
 @fast_products()
 def attribution(
     opened: Opened, read: Prompt, prompt: str, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
-) -> dict[str, Any]:
+) -> GraphFile:
     """The attribution graph of a prompt in circuit-tracer's format; its slug is made of the prompt's beginning.
 
     Raises:
@@ -77,40 +61,28 @@ def attribution(
     linear = opened.linear
     frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
     tell("attributing")
-    graph = attribution_graph(
-        linear,
-        frozen,
-        partial(checkpoint.encoder, device=device),
-        max_logits=settings.max_logits,
-        logit_share=settings.logit_share,
-        max_features=settings.max_features,
-        max_bytes=BATCH_BYTES,
-    )
+    graph = attribution_graph(linear, frozen, partial(checkpoint.encoder, device=device), settings, BATCH_BYTES)
     tell("pruning")
     pruned = prune(graph, settings.node_threshold, settings.edge_threshold)
-    return graph_json(
-        graph,
-        pruned,
+    made = Provenance(
         slug=slug_of(prompt)[:SLUG_LENGTH] or "prompt",
         scan=slug_of(checkpoint.attributes.name),
         prompt=prompt,
-        texts=opened.texts,
-        labels=labels(opened.store, checkpoint.checkpoint_id),
         node_threshold=settings.node_threshold,
         edge_threshold=settings.edge_threshold,
         version=importlib.metadata.version("circuit-insights"),
     )
+    return graph_json(graph, pruned, made, opened.texts, labels(opened.store, checkpoint.checkpoint_id))
 
 
-def save_graph(output: Path, graph: dict[str, Any]) -> None:
+def save_graph(output: Path, graph: GraphFile) -> None:
     """Write a graph to NAME.json, which becomes its slug, and enter it in the index of its folder.
 
     Raises:
         ValueError: the name is none that viewers take, or the index there is not one.
     """
     check_output(output)
-    graph["metadata"]["slug"] = output.stem
-    write_graph(output, graph)
+    write_graph(output, {**graph, "metadata": {**graph["metadata"], "slug": output.stem}})
 
 
 def _check(settings: GraphSettings) -> None:

@@ -1,6 +1,7 @@
 """Results out of the catalog and into it, in the formats of other tools."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from storage.exchange.neuronpedia import export_neuronpedia
 from storage.exchange.parquet import export_tables, write_manifest
 from storage.exchange.weightlens_export import export_layer
 from storage.exchange.weightlens_import import TokenNames, catalog_rows, see_tokens
-from storage.exchange.weightlens_json import layer_files, read_layer
+from storage.exchange.weightlens_json import FeatureAnalysis, layer_files, read_layer
 from storage.recipes import file_sha256, short_hash
 from storage.store import Store
 
@@ -141,7 +142,7 @@ def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: 
     return checkpoint_id
 
 
-def _checked(path: Path, layer: int, checkpoint: dict[str, Any]) -> Any:
+def _checked(path: Path, layer: int, checkpoint: Mapping[str, Any]) -> list[FeatureAnalysis]:
     features, n_layers, width = read_layer(path, layer), checkpoint["n_layers"], checkpoint["d_transcoder"]
     if layer >= n_layers:
         raise ValueError(f"{path}: layer {layer}; checkpoint {checkpoint['name']} has layers 0-{n_layers - 1}")
@@ -156,6 +157,8 @@ def _checked(path: Path, layer: int, checkpoint: dict[str, Any]) -> Any:
     return features
 
 
-def _write_rows(part: Path, table: str, checkpoint_id: str, rows: list[dict[str, Any]], more: dict[str, Any]) -> None:
+def _write_rows(
+    part: Path, table: str, checkpoint_id: str, rows: list[dict[str, object]], more: Mapping[str, object]
+) -> None:
     columns = {name: [row.get(name) for row in rows] for name in {name for row in rows for name in row}}
     write_part(part, table, {"checkpoint_id": checkpoint_id, **more, **columns}, len(rows))

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -66,7 +66,7 @@ def _descriptions(file: Path, checkpoint_id: str) -> list[Description]:
     """What a file of notes says of a checkpoint's features, in its order."""
     found = []
     for number, line in enumerate(read_bytes(file, MAX_BYTES).splitlines(), 1):
-        note: Any = parse_json(line, f"{file}: line {number}") if line.strip() else {}
+        note = parse_json(line, f"{file}: line {number}") if line.strip() else {}
         if not isinstance(note, dict):
             raise ValueError(f"{file}: line {number} is no JSON object; expected what the explorer exports")
         if note.get("kind") == "description" and note.get("checkpoint_id") == checkpoint_id:

@@ -1,10 +1,8 @@
 """Bring a model and its transcoders into the store, after measuring that they were read rightly."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from prefect import flow
-from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
 from flows.costs.ingest import ingest_costs
@@ -59,9 +57,9 @@ class IngestStage:
         groups = _measured_together(subject)
         wait_for_all([measure_layers.submit(store, job, layers) for layers in groups], "measure transcoders")
         _refuse_suspicious(subject, job.text)
-        futures: list[PrefectFuture[Any]] = [ingest_embeddings.submit(store, job)]
-        futures += [ingest_layer.submit(store, job, layer) for layer in subject.layers]
-        wait_for_all(futures, "ingest")
+        embeddings = ingest_embeddings.submit(store, job)
+        wait_for_all([ingest_layer.submit(store, job, layer) for layer in subject.layers], "ingest")
+        wait_for_all([embeddings], "ingest")
 
     def load(self, subject: Subject, run_id: str) -> None:
         store, corpus_id = subject.store, subject.source.corpus.corpus_id

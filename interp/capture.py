@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import get_ident
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
@@ -39,6 +39,18 @@ class EndOfPass(Exception):  # noqa: N818
     """Ends a forward pass once the last wanted layer has been read."""
 
 
+T = TypeVar("T")
+
+
+@runtime_checkable
+class KeysAndValues(Protocol):
+    """What a model keeps of the tokens that it has read: transformers' `Cache`."""
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each sequence of the batch."""
+        ...
+
+
 @contextmanager
 def removing(handles: list[RemovableHandle]) -> Iterator[None]:
     try:
@@ -48,7 +60,7 @@ def removing(handles: list[RemovableHandle]) -> Iterator[None]:
             handle.remove()
 
 
-def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+def in_this_thread(hook: Callable[..., T]) -> Callable[..., T | None]:
     """A hook that acts only in the thread that made it: tasks in threads share one model."""
     me = get_ident()
     return lambda *args: hook(*args) if get_ident() == me else None
@@ -132,7 +144,7 @@ def read_inputs(
     layers: Sequence[int],
     hooks: Hooks,
     receive: Callable[[int, Float[Tensor, "batch n_pos d_model"]], None],
-    past: Any = None,
+    past: KeysAndValues | None = None,
 ) -> None:
     """Hand `receive` each of `layers` with its transcoder input, in order; the pass ends there, before the last MLP.
 
@@ -158,8 +170,8 @@ def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Remo
     me = get_ident()
 
     def hook(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
         if get_ident() != me:
             return None
         if args:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zarr
@@ -168,10 +168,14 @@ def open_block(store: Store, recipe: str, block: Block) -> PlainBlock | PackedBl
     plain, packed = (block_path(store, recipe, block, packed=is_packed) for is_packed in (False, True))
     if plain.exists():
         return _open_plain(plain, _times(plain))
-    attributes = read_attributes(packed)
-    if "n_counted" not in attributes:
-        raise DamagedError(packed / "zarr.json", "n_counted is missing")
-    return PackedBlock(attributes["n_counted"], packed)
+    return PackedBlock(_n_counted(packed), packed)
+
+
+def _n_counted(path: Path) -> int:
+    found = read_attributes(path).get("n_counted")
+    if not isinstance(found, int):
+        raise DamagedError(path / "zarr.json", f"n_counted is {found!r}, expected a number")
+    return found
 
 
 def check_plain(path: Path) -> None:
@@ -190,17 +194,19 @@ def _times(path: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=4096)
 def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
     """A block whose files were read once and have the checksums that they were written with."""
-    arrays, attributes = {}, read_attributes(path)
+    arrays, checksums = {}, read_attributes(path).get("crc32")
+    if not isinstance(checksums, dict):
+        raise DamagedError(path / "zarr.json", "crc32 is missing")
     try:
-        for name, expected in attributes["crc32"].items():
-            array: Any = open_array(path / name)
+        for name, expected in checksums.items():
+            array = open_array(path / name)
             arrays[name] = PlainArray(_only_chunk(path / name, array.ndim), array.dtype, array.shape)
             if not arrays[name].file.is_file() and array.size:
                 raise DamagedError(arrays[name].file, "missing")
             found = zlib.crc32(arrays[name].read(0, array.size).data)
             if found != expected:
                 raise DamagedError(arrays[name].file, f"its CRC-32 is {found:08x}, expected {expected:08x}")
-        return PlainBlock(attributes["n_counted"], **arrays)
+        return PlainBlock(_n_counted(path), **arrays)
     except DamagedError:
         raise
     except READ_ERRORS as error:

@@ -7,18 +7,39 @@ answers/ledger/<run_id>.jsonl   what was set aside and spent: `storage.llm_ledge
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
-from storage.checksums import DamagedError
-from storage.store import Store, read_json, write_json
+from storage.store import Store, read_as, write_json
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 MAX_ANSWERS = 2
 """How often a question is asked whose answer was truncated or malformed."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One question that was sent, or answered from the store: a row of `llm_calls`."""
+
+    call_id: str
+    run_id: str
+    purpose: str
+    model: str
+    prompt_sha256: str
+    latency_s: float = 0.0
+    cached: bool = False
+    """Whether the answer was there already."""
+    status: str = "ok"
+    """`ok`, or why there is no useful answer."""
+    error: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    set_aside_usd: float = 0.0
+    """Kept back for a question that may have been answered and charged."""
 
 
 class Kept(NamedTuple):
@@ -30,8 +51,8 @@ class Kept(NamedTuple):
     detail: str
     attempts: int
     """How often it was answered; a malformed answer is asked for again."""
-    calls: list[dict[str, Any]]
-    """Rows of `llm_calls`, one an answer that was paid for."""
+    calls: list[Call]
+    """One an answer that was paid for."""
 
 
 class OpenBatch(NamedTuple):
@@ -70,28 +91,19 @@ class AnswerStore:
         path = self.path(sha256)
         if not path.is_file():
             return None
-        try:
-            return Kept(**read_json(path))
-        except TypeError as error:
-            raise DamagedError(path, f"no answer as they are kept ({error})") from None
+        return read_as(path, Kept)
 
     def write(self, sha256: str, kept: Kept) -> None:
-        write_json(self.path(sha256), kept._asdict())
+        calls = [asdict(call) for call in kept.calls]
+        write_json(self.path(sha256), {**kept._asdict(), "calls": calls})
 
     def batches(self) -> Iterator[tuple[Path, OpenBatch]]:
         """Batches that are still to be collected, the oldest first."""
-        found = [(path, _open_batch(path)) for path in (self.folder / "batches").glob("*.json")]
+        found = [(path, read_as(path, OpenBatch)) for path in (self.folder / "batches").glob("*.json")]
         yield from sorted(found, key=lambda pair: pair[1].sent_at)
 
     def batch_path(self, name: str) -> Path:
         return self.folder / "batches" / f"{name}.json"
-
-
-def _open_batch(path: Path) -> OpenBatch:
-    try:
-        return OpenBatch(**read_json(path))
-    except TypeError as error:
-        raise DamagedError(path, f"no batch as they are kept ({error})") from None
 
 
 def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[str, Answer]) -> Answer | None:

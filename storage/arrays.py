@@ -7,22 +7,24 @@ document that says how to read the chunks, `zarr.json`, holds its own (see `stor
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import google_crc32c
 import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import Crc32cCodec
+from zarr.core.array_spec import ArrayConfigParams
+from zarr.types import ArrayV3
 
 from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_file, one_line, stamp
 from storage.store import whole_file
 
-WHOLE: Any = {"write_empty_chunks": True}
+WHOLE: ArrayConfigParams = {"write_empty_chunks": True}
 """Configuration of arrays of which every chunk has a file, so that a missing one is always damage."""
 
 
-def with_checksum(*compressors: BytesBytesCodec) -> Any:
+def with_checksum(*compressors: BytesBytesCodec) -> tuple[BytesBytesCodec, ...]:
     """The codecs of an array whose chunks have checksums, after those that compress."""
     return (*compressors, Crc32cCodec())
 
@@ -37,7 +39,14 @@ def stamp_metadata(folder: Path, *, inner: bool = True) -> None:
             stamp(partial)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+class ZarrDocument(TypedDict):
+    """What is read here of a `zarr.json`."""
+
+    node_type: str
+    attributes: dict[str, object]
+
+
+def read_metadata(path: Path) -> ZarrDocument:
     """The zarr.json of a group or array, its checksum left out.
 
     Raises:
@@ -55,7 +64,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
+def read_attributes(path: Path) -> dict[str, object]:
     """The attributes of a group or array.
 
     Raises:
@@ -64,7 +73,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     return read_metadata(path)["attributes"]
 
 
-def open_array(path: Path) -> zarr.Array[Any]:
+def open_array(path: Path) -> ArrayV3:
     """Open an array for reading, after its zarr.json was compared with its checksum.
 
     Raises:
@@ -77,7 +86,7 @@ def open_array(path: Path) -> zarr.Array[Any]:
         raise DamagedError(path / "zarr.json", f"no readable array ({one_line(error)})") from None
 
 
-def open_whole(path: Path, start: int | None, stop: int | None) -> zarr.Array[Any]:
+def open_whole(path: Path, start: int | None, stop: int | None) -> ArrayV3:
     """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
 
     Raises:
@@ -90,7 +99,7 @@ def open_whole(path: Path, start: int | None, stop: int | None) -> zarr.Array[An
     return array
 
 
-def require_chunks(path: Path, array: zarr.Array[Any], chunks: Iterable[int]) -> None:
+def require_chunks(path: Path, array: ArrayV3, chunks: Iterable[int]) -> None:
     """Make sure that chunks of rows are there.
 
     Raises:
@@ -101,7 +110,7 @@ def require_chunks(path: Path, array: zarr.Array[Any], chunks: Iterable[int]) ->
             raise DamagedError(file, "missing")
 
 
-def read_slice(array: zarr.Array[Any], path: Path, start: int | None, stop: int | None) -> np.ndarray:
+def read_slice(array: ArrayV3, path: Path, start: int | None, stop: int | None) -> np.ndarray:
     """Some rows of an array.
 
     Raises:
@@ -121,7 +130,7 @@ def read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
     Raises:
         DamagedError: a chunk of them is missing or cannot be read, or its checksum is another.
     """
-    array: Any = open_array(path)
+    array = open_array(path)
     chunks = np.unique(rows // array.chunks[0]).tolist()
     if has_checksums(array):
         require_chunks(path, array, chunks)
@@ -131,12 +140,12 @@ def read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
         raise damaged_chunk(array, _files_of(path, array, chunks), error) from None
 
 
-def has_checksums(array: zarr.Array[Any]) -> bool:
+def has_checksums(array: ArrayV3) -> bool:
     """Whether the chunks have checksums: those of earlier versions have none."""
     return any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
 
 
-def damaged_chunk(array: zarr.Array[Any], files: Sequence[Path], error: BaseException) -> DamagedError:
+def damaged_chunk(array: ArrayV3, files: Sequence[Path], error: BaseException) -> DamagedError:
     """What to say of chunks that could not be read: which file is damaged, and how."""
     for file in files if has_checksums(array) else []:
         data = file.read_bytes() if file.is_file() else b""
@@ -160,7 +169,7 @@ def check_chunks(path: Path) -> bool:
     return has_checksums(array)
 
 
-def _files_of(path: Path, array: zarr.Array[Any], chunks: Iterable[int]) -> list[Path]:
+def _files_of(path: Path, array: ArrayV3, chunks: Iterable[int]) -> list[Path]:
     """The files of chunks of rows: one each, where no other dimension is cut."""
     files = [path / "c" / str(chunk) for chunk in chunks]
     for size, step in zip(array.shape[1:], array.chunks[1:], strict=True):

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from storage.arrays import (
     with_checksum,
 )
 from storage.checksums import DamagedError
-from storage.store import Store, read_json, whole_folder, write_json
+from storage.store import Store, checked_as, read_as, read_json, whole_folder, write_json
 
 ROWS_PER_CHUNK = 1024
 """Features or tokens a chunk: 3 MB at d_model 768 in float32, so a shard reads about what it needs."""
@@ -94,8 +94,14 @@ class CheckpointAttributes:
         missing = [name for name in names if name not in stored and name != "ingested_at"]
         if missing:
             raise DamagedError(path / "zarr.json", f"no attribute {missing[0]}")
-        values: dict[str, Any] = {name: stored.get(name) for name in names}
-        return cls(**{**values, "folded": tuple(values["folded"])})
+        return checked_as(cls, {name: stored.get(name) for name in names}, path / "zarr.json")
+
+
+class LayerReceipt(NamedTuple):
+    """What `layers/<LL>/receipt.json` holds once a layer is written."""
+
+    sha256: dict[str, str]
+    """Of each array's values, in hex."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +146,10 @@ class Checkpoint:
     def sha256(self, layer: int | None, *names: str) -> dict[str, str]:
         """Hashes of a layer's arrays (None: of the embeddings and the final norm), or of those named that it has."""
         if layer is None:
-            found = {name: read_attributes(self.path / name)["sha256"] for name in EMBEDDINGS}
+            found = {name: str(read_attributes(self.path / name)["sha256"]) for name in EMBEDDINGS}
         else:
-            found = read_json(self.layer_path(layer) / RECEIPT)["sha256"]
-        return {name: str(value) for name, value in found.items() if not names or name in names}
+            found = read_as(self.layer_path(layer) / RECEIPT, LayerReceipt).sha256
+        return {name: value for name, value in found.items() if not names or name in names}
 
     def single_token_sha256(self, layer: int, compat: Compat | None = None) -> str:
         """A hash of a layer's single-token activations."""
@@ -241,7 +247,7 @@ def write_layer(
     with whole_folder(path) as partial:
         hashes = {name: _write(partial, name, array) for name, array in arrays.items()}
         stamp_metadata(partial)
-        write_json(partial / RECEIPT, {"sha256": hashes})
+        write_json(partial / RECEIPT, LayerReceipt(hashes)._asdict())
 
 
 def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor, final_norm: Norm) -> None:
@@ -369,6 +375,6 @@ def quality_path(store: Store, checkpoint_id: str, text: str, layer: int) -> Pat
     return store.checkpoint(checkpoint_id) / "quality" / text / f"{layer:02d}.json"
 
 
-def read_quality(store: Store, checkpoint_id: str, text: str, n_layers: int) -> list[dict[str, Any]]:
+def read_quality(store: Store, checkpoint_id: str, text: str, n_layers: int) -> list[dict[str, object]]:
     """The quality figures of all layers, as measured on one text."""
     return [read_json(quality_path(store, checkpoint_id, text, layer)) for layer in range(n_layers)]

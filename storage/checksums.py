@@ -9,9 +9,10 @@ version wrote have none; they are read, and `doctor --store` says how many there
 import json
 import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import google_crc32c
 
@@ -93,7 +94,7 @@ def _checked(path: Path, _inode: int, size: int, _written_ns: int) -> bool:
     return True
 
 
-def _digits_at(file: Any, size: int) -> int | None:
+def _digits_at(file: BinaryIO, size: int) -> int | None:
     """Where the digits of the checksum stand: the last in the file's end, else the first in its start."""
     start = max(0, size - _ENDS)
     file.seek(start)
@@ -105,7 +106,7 @@ def _digits_at(file: Any, size: int) -> int | None:
     return mark.start(1) if mark else None
 
 
-def _crc32c(file: Any, size: int, at: int) -> bytes:
+def _crc32c(file: BinaryIO, size: int, at: int) -> bytes:
     """The checksum of a file whose digits stand `at` a place, as digits."""
     checksum = 0
     for start, stop in ((0, at), (at + 8, size)):
@@ -120,13 +121,13 @@ def _crc32c(file: Any, size: int, at: int) -> bytes:
     return f"{checksum:08x}".encode()
 
 
-def json_text(value: dict[str, Any]) -> str:
+def json_text(value: Mapping[str, object]) -> str:
     """A document as it is written, still unstamped. Keys are sorted, the checksum comes last."""
     ordered = json.loads(json.dumps(value, sort_keys=True))
     return json.dumps({**ordered, NAME: UNSTAMPED}, indent=1) + "\n"
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> dict[str, object]:
     """A JSON document of a store, compared with its checksum.
 
     Raises:

@@ -8,7 +8,7 @@ coactivation/<recipe>/<LL>-<LL>/sum_product          (source, target) Σ a_i a_j
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zarr
@@ -54,7 +54,7 @@ class Matrices(NamedTuple):
         """Write a tile, and its receipt once it is on the disk."""
         for at, (name, dtype) in enumerate(ARRAYS.items()):
             read_attributes(self.path / name)
-            array: Any = zarr.open_array(self.path / name, mode="r+").with_config(WHOLE)
+            array = zarr.open_array(self.path / name, mode="r+").with_config(WHOLE)
             values = sums[:, :, at].astype(dtype)
             array[source : source + values.shape[0], target : target + values.shape[1]] = values
             with self.chunk(name, source, target).open("rb") as file:
@@ -71,7 +71,7 @@ class Matrices(NamedTuple):
         file = self.chunk(name, source.start, target.start)
         if not self.has(source.start, target.start) or not file.is_file():
             raise DamagedError(file, "missing")
-        array: Any = open_array(self.path / name)
+        array = open_array(self.path / name)
         try:
             return np.asarray(array[source, target]).astype(np.float64)
         except READ_ERRORS as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
@@ -86,7 +86,7 @@ def check_whole(path: Path) -> None:
 
 def _check_zarr(folder: Path) -> bool:
     document, has_checksum = read_metadata(folder), check_file(folder / "zarr.json")
-    attributes = document["attributes"]
+    attributes = read_attributes(folder)
     if document.get("node_type") != "array":
         if "crc32" in attributes:
             check_plain(folder)
@@ -103,7 +103,7 @@ def _check_zarr(folder: Path) -> bool:
     return has_checksum
 
 
-def _attributes_above(folder: Path) -> dict[str, Any]:
+def _attributes_above(folder: Path) -> dict[str, object]:
     above = folder.parent
     return read_attributes(above) if (above / "zarr.json").is_file() else {}
 

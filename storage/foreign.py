@@ -6,9 +6,8 @@ is refused by name before it can. The bounds are far above what any release has.
 
 import json
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -81,7 +80,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     return data
 
 
-def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> object:
     """A JSON file.
 
     Raises:
@@ -90,7 +89,7 @@ def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> Any:
     return parse_json(read_bytes(path, max_bytes), str(path))
 
 
-def parse_json(data: bytes, source: str) -> Any:
+def parse_json(data: bytes, source: str) -> object:
     """The value of a JSON text. `source` names it in errors.
 
     Raises:
@@ -100,19 +99,21 @@ def parse_json(data: bytes, source: str) -> Any:
         value = json.loads(data.decode("utf-8-sig"), parse_int=_bounded_int)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: not JSON ({_one_line(error)})") from None
-    level = _containers([value])
+    level = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for one in level for inner in _containers(one.values() if isinstance(one, dict) else one)]
+        level = [inner for one in level for inner in _containers(one)]
     if level:
         raise ValueError(f"{source}: lists and objects more than {MAX_DEPTH} deep; expected settings")
     return value
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if isinstance(value, dict | list)]
+def _containers(value: object) -> list[object]:
+    """The lists and objects directly in a value."""
+    inner: Iterable[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [one for one in inner if isinstance(one, dict | list)]
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> object:
     """A YAML file; None if it is empty.
 
     Raises:
@@ -126,7 +127,7 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> object:
     """The value of a YAML text of plain values. `source` names it in errors.
 
     Raises:
@@ -142,7 +143,7 @@ def parse_yaml(text: str, source: str) -> Any:
 class _Loader(yaml.CSafeLoader):
     """Plain values, with whole numbers bounded, and no name twice beside itself: the library would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -180,8 +181,11 @@ def _check_events(text: str) -> None:
             raise ValueError(f"more than {MAX_YAML_VALUES} values; expected settings")
 
 
-def _yaml_number(construct: Any) -> Any:
-    def number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+Construct = Callable[[yaml.CSafeLoader, yaml.ScalarNode], int | float]
+
+
+def _yaml_number(construct: Construct) -> Construct:
+    def number(loader: yaml.CSafeLoader, node: yaml.ScalarNode) -> int | float:
         if len(node.value) > MAX_DIGITS:
             raise ValueError(f"a number of {len(node.value)} characters")
         value = construct(loader, node)

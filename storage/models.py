@@ -3,11 +3,16 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from interp.families import Family, family_of
@@ -60,7 +65,7 @@ class ModelFolder:
     """A model folder, opened: its settings and files. Weights are read by `load`."""
 
     path: Path
-    config: Any
+    config: PreTrainedConfig
     family: Family
     weight_files: tuple[Path, ...]
     whole: str | None = None
@@ -68,20 +73,26 @@ class ModelFolder:
 
     @property
     def n_layers(self) -> int:
-        return self.config.num_hidden_layers
+        return _size(self.config, "num_hidden_layers")
 
     @property
     def d_model(self) -> int:
-        return self.config.hidden_size
+        return _size(self.config, "hidden_size")
 
     @property
     def n_positions(self) -> int:
         """The longest text that it was made for."""
-        return self.config.max_position_embeddings
+        return _size(self.config, "max_position_embeddings")
 
     @property
     def d_vocab(self) -> int:
-        return self.config.vocab_size
+        return _size(self.config, "vocab_size")
+
+    @property
+    def bos(self) -> int | None:
+        """The token that the tokenizer puts before every text, if it has one."""
+        token = self.tokenizer.bos_token_id
+        return token if isinstance(token, int) else None
 
     @property
     def n_tokens(self) -> int:
@@ -98,7 +109,7 @@ class ModelFolder:
         return tuple(self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file())
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The folder's tokenizer.
 
         Raises:
@@ -131,7 +142,7 @@ class ModelFolder:
             )
         return tokenizer
 
-    def load(self) -> nn.Module:
+    def load(self) -> PreTrainedModel:
         """The model in float32, ready to run, every weight taken from the files and finite.
 
         Raises:
@@ -142,7 +153,7 @@ class ModelFolder:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: object = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 dtype=torch.float32,
                 local_files_only=True,
@@ -152,6 +163,7 @@ class ModelFolder:
                 key_mapping=names,
                 config=self.config,
             )
+            assert isinstance(loaded, tuple)  # so it is with output_loading_info
             model, report = loaded
         except Exception as error:
             raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
@@ -193,7 +205,7 @@ def open_settings(path: Path) -> ModelFolder:
     settings = read_settings(config_path)
     if len(settings) > MAX_SETTINGS:
         raise ValueError(f"{config_path}: {len(settings)} settings; expected at most {MAX_SETTINGS}")
-    whole = settings.get("model_type") if settings.get("model_type") in TEXT_PARTS else None
+    whole = str(settings.get("model_type")) if settings.get("model_type") in TEXT_PARTS else None
     parts = [part for part in settings.values() if isinstance(part, dict)]
     for section in (settings, *parts):
         for name, bound in BOUNDS.items():
@@ -215,10 +227,18 @@ def open_settings(path: Path) -> ModelFolder:
     if whole is not None:
         config = config.text_config
     for name in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        size = getattr(config, name)
-        if not isinstance(size, int) or not 0 < size < MAX_SIZE:
-            raise ValueError(f"{config_path}: {name} is {size!r}; expected a number from 1 to {MAX_SIZE}")
+        try:
+            _size(config, name)
+        except ValueError as error:
+            raise ValueError(f"{config_path}: {error}") from None
     return ModelFolder(path, config, family, (), whole)
+
+
+def _size(config: PreTrainedConfig, name: str) -> int:
+    size = getattr(config, name, None)
+    if not isinstance(size, int) or not 0 < size <= BOUNDS[name]:
+        raise ValueError(f"{name} is {size!r}; expected a number from 1 to {BOUNDS[name]}")
+    return size
 
 
 def _one_line(error: BaseException) -> str:

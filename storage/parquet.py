@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) 
         stamp(partial)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None, filters: object = None) -> pa.Table:
     """Some columns of a file, or those of its rows that the filters choose.
 
     Raises:

@@ -6,21 +6,21 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from storage.store import Store, read_json, write_json
+from storage.store import Store, read_as, write_json
 
 ID_LENGTH = 12
 """Hex digits of an identifier: 48 bits, collisions out of reach for the thousands that a store holds."""
 
 
-def short_hash(**ingredients: Any) -> str:
+def short_hash(**ingredients: object) -> str:
     """A hash of named ingredients: numbers, texts, dataclasses and lists or dicts of them."""
     text = json.dumps(ingredients, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be part of a recipe")
@@ -30,6 +30,14 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Fingerprint(NamedTuple):
+    """A file's hash, and the size and modification time that it had when it was hashed."""
+
+    n_bytes: int
+    mtime_ns: int
+    sha256: str
 
 
 def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
@@ -43,7 +51,7 @@ def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
     for path in paths:
         known = memory.get(str(path.resolve()))
         name = path.relative_to(above).as_posix()
-        result[name] = known[2] if known and known[:2] == _stamp(path) else file_sha256(path)
+        result[name] = known.sha256 if known and known[:2] == _stamp(path) else file_sha256(path)
     return result
 
 
@@ -51,17 +59,17 @@ def remember_fingerprints(store: Store, files: Iterable[Path]) -> None:
     """Keep the files' hashes in the store, so that the next run need not read them again."""
     memory = _memory(store)
     for path in files:
-        memory[str(path.resolve())] = [*_stamp(path), fingerprints(store, [path])[path.name]]
+        memory[str(path.resolve())] = Fingerprint(*_stamp(path), fingerprints(store, [path])[path.name])
     write_json(store.root / "fingerprints.json", memory)
 
 
-def _memory(store: Store) -> dict[str, list[Any]]:
+def _memory(store: Store) -> dict[str, Fingerprint]:
     try:
-        return dict(read_json(store.root / "fingerprints.json"))
-    except (OSError, ValueError, TypeError):
+        return read_as(store.root / "fingerprints.json", dict[str, Fingerprint])
+    except (OSError, ValueError):
         return {}  # nothing is lost with it but the time to read the files again
 
 
-def _stamp(path: Path) -> list[int]:
+def _stamp(path: Path) -> tuple[int, int]:
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return stat.st_size, stat.st_mtime_ns

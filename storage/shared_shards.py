@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from storage.checksums import read_document
 from storage.damage import check_whole
-from storage.store import ShardKey, Store, read_json, whole_file, whole_folder, write_json
+from storage.store import ShardKey, Store, checked_as, whole_file, whole_folder, write_json
 
 
 @dataclass
@@ -77,8 +77,9 @@ def recipes_noted(path: Path) -> list[str]:
     Raises:
         DamagedError: it is damaged.
     """
-    found: Any = read_json(path)
-    return found if isinstance(found, list) else found["recipes"]  # a list in stores of earlier versions
+    found = read_document(path)
+    names = found if isinstance(found, list) else found["recipes"]  # a list in stores of earlier versions
+    return checked_as(list[str], names, path)
 
 
 def _copy(source: Path, target: Path) -> None:

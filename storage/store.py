@@ -7,14 +7,17 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
-from storage.checksums import json_text, read_document, stamp, write_through
+from pydantic import TypeAdapter, ValidationError
+
+from storage.checksums import DamagedError, json_text, read_document, stamp, write_through
 from storage.layout import FILES, FOLDERS, MIRROR, PARTIAL
 
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")
@@ -167,20 +170,51 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(going, ignore_errors=True)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write a small JSON document whole, with its checksum."""
     with whole_file(path) as partial:
         partial.write_text(json_text(value), encoding="utf-8")
         stamp(partial)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON document.
 
     Raises:
         DamagedError: it is missing or damaged.
     """
     return read_document(path)
+
+
+T = TypeVar("T")
+
+
+def read_as(path: Path, kind: type[T]) -> T:
+    """A JSON document as a dataclass or NamedTuple whose fields it has, of their types.
+
+    Raises:
+        DamagedError: it is missing, damaged, or has other fields.
+    """
+    return checked_as(kind, read_document(path), path)
+
+
+def checked_as(kind: type[T], value: object, path: Path) -> T:
+    """The fields that a file holds as a value of their type.
+
+    Raises:
+        DamagedError: they are other fields, or of other types; `path` names the file.
+    """
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DamagedError(path, f"not {kind.__name__} as it is kept ({where}: {first['msg']})") from None
+
+
+@lru_cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 class StoreInUseError(ValueError):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from storage.checksums import NAME, UNSTAMPED, stamp
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows
 from storage.corpora.packing import PADDING
 from storage.formats.circuit_tracer import layer_tensors
-from storage.store import Store, read_json, whole_file, write_json
+from storage.store import Store, read_as, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
@@ -120,12 +120,19 @@ def _pre_activations(store: Store, job: DecoysJob, layer: int, W_enc: Tensor) ->
     return torch.cat(found)
 
 
+class _About(NamedTuple):
+    """What is kept of a layer's decoys."""
+
+    decoys: list[dict[str, object]]
+    """Rows of the table, without the checkpoints and the layer."""
+
+
 @shard_task("load-decoys", "load decoys")
 def load_decoys(store: Store, job: DecoysJob, decoy_checkpoint_id: str, layers: Sequence[int]) -> int:
     """Note in the catalog what the decoys are, in the place of the checkpoint's earlier ones; returns how many."""
     key = {"checkpoint_id": job.checkpoint_id, "decoy_checkpoint_id": decoy_checkpoint_id}
-    rows: list[dict[str, Any]] = [
-        {**key, "layer": layer, **row} for layer in layers for row in read_json(_about(store, job, layer))["decoys"]
+    rows: list[dict[str, object]] = [
+        {**key, "layer": layer, **row} for layer in layers for row in read_as(_about(store, job, layer), _About).decoys
     ]
     with open_catalog(store.catalog, write=True) as connection:
         connection.execute("DELETE FROM decoys WHERE checkpoint_id = ?", [job.checkpoint_id])

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,13 +30,16 @@ def loaded_model(
 @lru_cache(maxsize=1)
 def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> tuple[ModelFolder, nn.Module]:
     folder = open_model(path)
-    model: Any = folder.load()
+    model = folder.load()
     for weight in model.parameters():  # and no buffers: angles of positions need float32
         weight.data = weight.data.to(dtype)
-    model = model.to(device)
     if open_attention:
         model.set_attn_implementation("eager")
-    return folder, model
+    return folder, _placed(model, device)
+
+
+def _placed(model: nn.Module, device: str) -> nn.Module:
+    return model.to(device)
 
 
 def threads(n: int) -> ThreadPoolExecutor:

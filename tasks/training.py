@@ -1,7 +1,7 @@
 """Train the transcoders of a group of layers on a corpus."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from interp.transcoder import Transcoder
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_rows
 from storage.formats.circuit_tracer import layer_tensors
-from storage.store import Store, read_json, whole_file, write_json
+from storage.store import Store, checked_as, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import forget_model, give_memory_back, loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
@@ -125,7 +125,8 @@ def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, re
 def trained_quality(folder: Path) -> list[Quality]:
     """The figures of all layers of a folder of trained transcoders, on rows that were not trained on."""
     n_layers = len(list(folder.glob("layer_*.json")))
-    return [Quality(**read_json(_record(folder, layer))["quality"]) for layer in range(n_layers)]
+    records = [_record(folder, layer) for layer in range(n_layers)]
+    return [checked_as(Quality, read_json(record)["quality"], record) for record in records]
 
 
 def _weights(folder: Path, layer: int) -> Path:
@@ -187,7 +188,7 @@ class _Rows:
         tokens, _, counted = self._read(torch.cat(order)[at : at + per_step].sort().values.numpy())
         return tokens, counted
 
-    def held_out(self):
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(tokens, which are real, which count), in batches."""
         step = max(1, TOKENS_PER_BATCH // self.n_pos)
         stop = min(self.n_rows, self.n_train + max(1, MAX_HELD_OUT_TOKENS // self.n_pos))

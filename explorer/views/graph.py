@@ -1,11 +1,11 @@
 """Attribution graphs: those of a folder, one of them, and those that are being computed."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Path
 
-from explorer.catalog import Reader
-from explorer.graphs import listed, read_graph, summary
+from explorer.catalog import Reader, Row
+from explorer.graphs import ReadGraph, listed, read_graph, summary
 from explorer.page import Page
 from explorer.views.parameters import Checkpoint
 from storage.exchange.slugs import slug_of
@@ -29,12 +29,12 @@ def graph_page(reader: Reader, checkpoint: Checkpoint, name: Name) -> Page:
     return Page(f"Graph {name}", row, facts)
 
 
-def graph_file(reader: Reader, checkpoint: Checkpoint, name: Name) -> dict[str, Any]:
+def graph_file(reader: Reader, checkpoint: Checkpoint, name: Name) -> ReadGraph:
     """One attribution graph in circuit-tracer's format."""
     reader.checkpoint(checkpoint)
     return read_graph(reader.graphs, name)
 
 
-def is_own(graph: dict[str, Any], checkpoint: dict[str, Any]) -> bool:
+def is_own(graph: ReadGraph, checkpoint: Row) -> bool:
     """Whether the graph's features are the checkpoint's: its scan is then the checkpoint's name."""
     return graph["metadata"]["scan"].lower() == slug_of(checkpoint["name"])

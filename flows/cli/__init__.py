@@ -4,7 +4,6 @@ import atexit
 import os
 import sys
 import traceback
-from typing import Any
 
 # isort: off
 from flows.cli import run, series, catalog, act, serve, agents, maintenance, language_models  # noqa: F401  (in the order of --help)
@@ -14,7 +13,7 @@ from flows.start import end_at_once_on_signals
 
 def main() -> None:
     """Entry point. Ends without taking the interpreter apart, over which DuckDB's binding prints pages of warnings."""
-    code: Any = 0
+    code: str | int | None = 0
     end_at_once_on_signals()
     try:
         app()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
@@ -17,8 +17,14 @@ from flows.running.terminal import Terminal
 from interp.display import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect import Flow
+
     from configs.run import RunConfig
     from interp.quality import Quality
+
+Returned = TypeVar("Returned")
 
 for _name, _value in {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
@@ -126,7 +132,7 @@ def store_root(store: str | None) -> Path:
     return store_at(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store")).root
 
 
-def run_flow(flow: Any, config: "RunConfig", force: bool) -> Any:
+def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: "RunConfig", force: bool) -> Returned:
     """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
     with working("load libraries"):
         from flows.running.whole import run_flow as run
@@ -134,7 +140,7 @@ def run_flow(flow: Any, config: "RunConfig", force: bool) -> Any:
     return run(flow, config, force)
 
 
-def print_quality(layers: list["Quality"]) -> None:
+def print_quality(layers: "Sequence[Quality]") -> None:
     table = Table("layer", "explained variance", "L0", "dead", "loss", "with it replaced", title="Transcoders")
     for layer in layers:
         shares = f"{layer.explained_variance:.3f}", f"{layer.l0:.1f}", f"{layer.dead_share:.1%}"

@@ -268,10 +268,11 @@ def attribute(
     with report_errors():
         from flows import attribute as flow
         from flows.prompts.opened import check_prompt, open_configured, open_named
+        from interp.circuitlens.graph import GraphSettings
 
         if config is not None and checkpoint is not None:
             raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
-        settings = flow.GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
         flow.check_output(output)
         text = _prompt(prompt, prompt_file)
         check_prompt(text)

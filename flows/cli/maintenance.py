@@ -5,7 +5,7 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -16,6 +16,7 @@ from flows.running.progress import working
 from interp.display import visible
 
 if TYPE_CHECKING:
+    from flows.subject.origin import Origin
     from flows.subject.subject import Subject
 
 
@@ -114,7 +115,7 @@ def _tell_readings(subject: "Subject") -> None:
         out.print(f"[red]✗[/] [bold]hooks[/] {escape(found.advice)}", soft_wrap=True, highlight=False)
 
 
-def _place(origin: Any) -> str:
+def _place(origin: "Origin") -> str:
     return f"{origin.name} at {origin.commit[:12]}" if origin.commit else origin.name
 
 

@@ -2,7 +2,9 @@
 
 import math
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedConfig
 
 from configs.run import RunConfig
 from flows.subject.origin import MODEL_FILES, transcoder_files
@@ -133,7 +135,7 @@ def _to_train(config: RunConfig, model: ModelFolder, weight_bytes: int) -> Sizes
     return _sizes(config, model, weight_bytes, width, model.n_layers * width * model.d_model * 8)
 
 
-def bytes_per_weight(model_config: Any) -> int:
+def bytes_per_weight(model_config: PreTrainedConfig) -> int:
     """Of the model's files, by its configuration."""
     return getattr(model_config.dtype, "itemsize", 4)
 

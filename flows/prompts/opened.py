@@ -125,7 +125,7 @@ class Opened:
         if not tokenizer.chat_template:
             raise ValueError(f"--chat: the tokenizer in {self.folder.path} has no chat template; leave it out")
         message = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
 
 def check_prompt(prompt: str) -> None:

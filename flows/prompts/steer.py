@@ -97,7 +97,7 @@ def generate(
         sampling = Sampling(how.temperature, how.top_p, how.seed, tuple(places))
         written = continuations(subject_of(opened), changes, tokens, how.new_tokens, sampling, stop).tolist()
         for at, ids in zip(places, written, strict=True):
-            found[at] = opened.folder.tokenizer.decode(_cut(ids, stop))
+            found[at] = str(opened.folder.tokenizer.decode(_cut(ids, stop)))
     return [found[at] for at in range(len(prompts))]
 
 
@@ -169,7 +169,7 @@ def _steered(
             kls.append(found.kl[0, n_prompt - 1 :])
             pairs = zip(found.plain[0, n_prompt - 1 :].tolist(), found.changed[0, n_prompt - 1 :].tolist(), strict=True)
             each = [WrittenToken(opened.texts[token], *pair) for token, pair in zip(ids, pairs, strict=True)]
-            written.append(Written(opened.folder.tokenizer.decode(ids), each))
+            written.append(Written(str(opened.folder.tokenizer.decode(ids)), each))
         kl_next, kl_mean = float(kls[0][0]), float(kls[0].mean())
         yield Steered("", list(row.texts), written[0], written[1], kl_next, kl_mean, list(row.said))
 
@@ -178,9 +178,8 @@ def _stops(opened: Opened) -> tuple[int, ...]:
     """Tokens that end a text."""
     settings = getattr(opened.model, "generation_config", None)
     ends = getattr(settings, "eos_token_id", None)
-    own = opened.folder.tokenizer.eos_token_id
-    found = {*(ends if isinstance(ends, list) else [ends]), own} - {None, opened.checkpoint.bos}
-    return tuple(sorted(token for token in found if token is not None))
+    known = [*(ends if isinstance(ends, list) else [ends]), opened.folder.tokenizer.eos_token_id]
+    return tuple(sorted({token for token in known if isinstance(token, int)} - {opened.checkpoint.bos}))
 
 
 def _cut(ids: list[int], stop: Sequence[int]) -> list[int]:

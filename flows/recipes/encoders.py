@@ -1,7 +1,5 @@
 """What a layer's activations on given tokens follow from, which several stages' ingredients share."""
 
-from typing import Any
-
 from flows.subject.subject import Subject
 from storage.checkpoints import ENCODER_ARRAYS, Checkpoint, open_checkpoint
 
@@ -11,7 +9,7 @@ def opened(subject: Subject) -> Checkpoint:
     return open_checkpoint(subject.store, subject.checkpoint_id)
 
 
-def encoder_ingredients(subject: Subject, layer: int) -> dict[str, Any]:
+def encoder_ingredients(subject: Subject, layer: int) -> dict[str, object]:
     """Of the encoder, its arrays and how it is read. Of the model, more than activations read: all of it."""
     attributes = subject.attributes
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import duckdb
 from rich.console import RenderableType
@@ -21,6 +21,14 @@ N_EDGES = 8
 N_PATTERNS = 3
 
 
+class FeatureOf(NamedTuple):
+    """A feature of a checkpoint, as queries take it."""
+
+    checkpoint_id: str
+    layer: int
+    feature: int
+
+
 def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None) -> Iterator[RenderableType]:
     """Descriptions, tokens and edges of one feature.
 
@@ -29,7 +37,7 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
     """
     with open_published(catalog) as connection:
         checkpoint_id, name = _checkpoint(connection, layer, feature, checkpoint)
-        key = [checkpoint_id, layer, feature]
+        key = FeatureOf(checkpoint_id, layer, feature)
         yield Text(f"{name} ({checkpoint_id})  layer {layer}  feature {feature}", style="bold")
         yield from _descriptions(connection, key)
         yield _tokens(connection, key)
@@ -49,7 +57,7 @@ def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int,
     return checkpoint_id, name
 
 
-def _descriptions(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+def _descriptions(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Iterator[RenderableType]:
     query = (
         "SELECT method, text FROM descriptions WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY method"
     )
@@ -63,7 +71,7 @@ def _descriptions(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iter
             yield Text.assemble(("no weightlens description: ", "bold yellow"), detail)
 
 
-def _tokens(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+def _tokens(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Table:
     table = Table("side", "token", "z", "activation", "from", title="Tokens")
     query = """
         SELECT c.side, c.sign, t.text, c.z_score, c.activation, c.validated, c.source_layer, c.source_feature
@@ -89,7 +97,7 @@ def _tokens(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
     return table
 
 
-def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+def _edges(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Table:
     table = Table("from", "virtual weight", "z", "which is", title="Strongest upstream features")
     query = """
         SELECT e.source_layer, e.source_feature, e.virtual_weight, e.z_score, d.text FROM feature_edges e
@@ -105,7 +113,7 @@ def _edges(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
 _PRIVATE = "SELECT corpus_id FROM corpora WHERE has_text = false"
 
 
-def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any]) -> Iterator[RenderableType]:
+def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: FeatureOf) -> Iterator[RenderableType]:
     """The mechanisms by which the feature fires, with the input patterns of each one's strongest samples."""
     query = """
         SELECT corpus_id, cluster, n_samples, share, signature, stability FROM clusters
@@ -121,7 +129,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     refresh(store, *sorted(f"corpora/{corpus}" for corpus in read))
     table = Table("cluster", "samples", "holds", "input patterns", "caused by", title="Mechanisms")
     for corpus_id, cluster, n, share, signature, stability in rows:
-        feature = (key[0], corpus_id, key[1], key[2])
+        feature = (key.checkpoint_id, corpus_id, key.layer, key.feature)
         samples = [] if corpus_id in private else sample_patterns(connection, store, feature, cluster, N_PATTERNS)
         patterns = "\n".join(visible(sample.text) for sample in samples)
         name = str(cluster) if cluster >= 0 else "none"
@@ -131,7 +139,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: list[Any
     yield _effects(connection, key)
 
 
-def _effects(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
+def _effects(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Table:
     """The next tokens that the feature's activations promote and suppress, on their mean."""
     table = Table("after", "promotes", "suppresses", title="Effects on the next token")
     query = """
@@ -147,7 +155,7 @@ def _effects(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Table:
     return table
 
 
-def _activity(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+def _activity(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Iterator[RenderableType]:
     query = """
         SELECT coalesce(c.name, f.corpus_id), n_active, density, mean_activation, max_activation
         FROM features f LEFT JOIN corpora c USING (corpus_id)
@@ -159,7 +167,7 @@ def _activity(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator
         yield Text.assemble((f"on {visible(corpus)}: ", "bold cyan"), figures)
 
 
-def _twera(connection: duckdb.DuckDBPyConnection, key: list[Any]) -> Iterator[RenderableType]:
+def _twera(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Iterator[RenderableType]:
     query = """
         SELECT e.source_layer, e.source_feature, e.twera, e.twera_low, e.twera_high, e.virtual_weight, e.n_coactive,
                d.text

@@ -1,13 +1,17 @@
 """The comparison of two checkpoints as a page with plots."""
 
+from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from flows.reports.summary import markdown_cell
 from storage.catalog.published import open_published
 from storage.store import Store, whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FATES = {"kept": "#4c78a8", "moved": "#f2a13b", "died": "#b0b0b0", "born": "#59a14f"}
 
@@ -32,6 +36,18 @@ COSINES = """
 """
 
 
+class _Surprise(NamedTuple):
+    """A matched feature whose description and weights do not go together."""
+
+    layer: int
+    before: int
+    after: int
+    cosine: float
+    correlation: float | None
+    text_before: str | None
+    text_after: str | None
+
+
 def write_report(store: Store, a: str, b: str) -> Path:
     """Write reports/drift-A-B/index.md and its plots from the catalog; returns the page."""
     folder = store.reports(f"drift-{a}-{b}")
@@ -41,7 +57,7 @@ def write_report(store: Store, a: str, b: str) -> Path:
         counts = connection.execute(COUNTS, [a, b]).fetchall()
         pairs = np.array(connection.execute(COSINES, [a, b]).fetchall(), float).reshape(-1, 2)
         surprises = {
-            what: connection.execute(SURPRISES, [a, b, what, N_SHOWN]).fetchall()
+            what: list(starmap(_Surprise, connection.execute(SURPRISES, [a, b, what, N_SHOWN]).fetchall()))
             for what in ("description changed", "description stayed")
         }
     _plot_fates(folder / "fates.png", counts)
@@ -56,7 +72,7 @@ def _name(name: str, step: int | None) -> str:
 
 
 def _page(
-    names: list[str], ids: tuple[str, str], counts: list[tuple], surprises: dict[str, list[tuple[Any, ...]]]
+    names: list[str], ids: tuple[str, str], counts: list[tuple], surprises: dict[str, list[_Surprise]]
 ) -> list[str]:
     lines = [f"# From {names[0]} ({ids[0]}) to {names[1]} ({ids[1]})", ""]
     lines += ["| layer | kept | moved | died | born | encoder cosine | decoder cosine | activations correlate |"]
@@ -108,12 +124,12 @@ def _plot_cosines(path: Path, pairs: np.ndarray) -> None:
     _save(figure, path)
 
 
-def _figure_of(width: float, height: float) -> Any:
+def _figure_of(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # half a second to import
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=120)

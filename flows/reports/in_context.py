@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -46,7 +46,7 @@ class _Context(NamedTuple):
     excerpt: Excerpt
 
 
-def contexts(connection: duckdb.DuckDBPyConnection, key: Sequence[Any]) -> Iterator[RenderableType]:
+def contexts(connection: duckdb.DuckDBPyConnection, key: tuple[str, int, int]) -> Iterator[RenderableType]:
     """The greatest and some other activations of a feature in their texts, by corpus and cluster.
 
     `key` is checkpoint, layer and feature.
@@ -85,7 +85,7 @@ def _by_cluster(found: Sequence[_Context]) -> dict[int | None, list[_Context]]:
     return dict(sorted(groups.items(), key=lambda group: (group[0] in (None, -1), group[0] or 0)))
 
 
-def _signatures(connection: duckdb.DuckDBPyConnection, key: Sequence[Any]) -> dict[int, str]:
+def _signatures(connection: duckdb.DuckDBPyConnection, key: tuple[str, int, int]) -> dict[int, str]:
     query = """SELECT cluster, n_samples, share, signature FROM clusters
                WHERE checkpoint_id = ? AND layer = ? AND feature = ?"""
     rows = connection.execute(query, key).fetchall()

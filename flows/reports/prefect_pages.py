@@ -5,7 +5,6 @@ All text of vocabularies and corpora goes through `markdown_cell`.
 
 import os
 import re
-from typing import Any
 
 import duckdb
 from prefect.artifacts import create_markdown_artifact
@@ -111,7 +110,7 @@ def _table(
     return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
     return "" if value is None else markdown_cell(str(value)[:200])

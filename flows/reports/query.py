@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from interp.display import escaped, escaped_json, visible
 
@@ -109,7 +110,7 @@ def relation(connection: "duckdb.DuckDBPyConnection", sql: str) -> "duckdb.DuckD
     return found
 
 
-def _statements(connection: "duckdb.DuckDBPyConnection", sql: str, format: Format) -> list[Any]:
+def _statements(connection: "duckdb.DuckDBPyConnection", sql: str, format: Format) -> "list[duckdb.Statement]":
     from duckdb import ExpectedResultType
 
     statements = connection.extract_statements(sql)
@@ -121,16 +122,20 @@ def _statements(connection: "duckdb.DuckDBPyConnection", sql: str, format: Forma
     return statements
 
 
-def _answers(connection: "duckdb.DuckDBPyConnection", statements: list[Any], format: Format, file: Any) -> None:
+def _answers(
+    connection: "duckdb.DuckDBPyConnection", statements: "list[duckdb.Statement]", format: Format, file: TextIO | Path
+) -> None:
     for number, statement in enumerate(statements):
-        if number and format is Format.table:
+        if number and isinstance(file, TextIOBase) and format is Format.table:
             file.write("\n")
         _answer(connection, statement, format, file)
 
 
-def _answer(connection: "duckdb.DuckDBPyConnection", statement: Any, format: Format, file: Any) -> None:
+def _answer(
+    connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement", format: Format, file: TextIO | Path
+) -> None:
     """Run one statement, and write what it answers."""
-    if format is Format.parquet:
+    if isinstance(file, Path):
         _write_parquet(connection.sql(statement.query), file)
         return
     found = connection.execute(statement)
@@ -147,7 +152,7 @@ def _answer(connection: "duckdb.DuckDBPyConnection", statement: Any, format: For
     file.flush()
 
 
-def _write_parquet(relation: Any, path: Path) -> None:
+def _write_parquet(relation: "duckdb.DuckDBPyRelation | None", path: Path) -> None:
     if relation is None:
         return
     import pyarrow.parquet as pq
@@ -158,7 +163,7 @@ def _write_parquet(relation: Any, path: Path) -> None:
             writer.write_batch(batch)
 
 
-def _write_json(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+def _write_json(names: list[str], batches: Iterator[list[tuple[object, ...]]], file: TextIO) -> None:
     safe = escaped_json if file.isatty() else str
     before = "["
     for row in (row for batch in batches for row in batch):
@@ -169,7 +174,7 @@ def _write_json(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file
     file.write("[]\n" if before == "[" else "\n]\n")
 
 
-def _write_csv(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+def _write_csv(names: list[str], batches: Iterator[list[tuple[object, ...]]], file: TextIO) -> None:
     if not file.isatty():
         writer = csv.writer(file)
         writer.writerow(names)
@@ -182,7 +187,7 @@ def _write_csv(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file:
         writer.writerows([escaped(_text(value)) for value in row] for row in batch)
 
 
-def _write_table(names: list[str], batches: Iterator[list[tuple[Any, ...]]], file: TextIO) -> None:
+def _write_table(names: list[str], batches: Iterator[list[tuple[object, ...]]], file: TextIO) -> None:
     """Columns are as wide as the first rows need; of a file or pipe they grow where later ones need more."""
     from flows.reports.tables import Columns, block
 
@@ -235,7 +240,7 @@ def _watched(connection: "duckdb.DuckDBPyConnection", work: Callable[[], None], 
 
 
 @contextmanager
-def _opened(output: Path | None, format: Format) -> Iterator[Any]:
+def _opened(output: Path | None, format: Format) -> Iterator[TextIO | Path]:
     """Where the answer goes: standard output, or a file that is there once it is whole."""
     if output is None:
         yield sys.stdout
@@ -263,7 +268,7 @@ def _distinct(names: list[str]) -> list[str]:
     return [name if (n := names[:at].count(name)) == 0 else f"{name}_{n}" for at, name in enumerate(names)]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value that JSON has a word for."""
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
@@ -272,9 +277,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else _text(value)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interp.display import visible
 from interp.quality import Quality
@@ -16,9 +16,9 @@ N_SHOWN = 10
 class Summary(NamedTuple):
     """Rows for people."""
 
-    layers: list[tuple[Any, ...]]
+    layers: list[tuple[int, int, int, float, float, float]]
     """(layer, features, described, share, explained variance, L0)"""
-    features: list[tuple[Any, ...]]
+    features: list[tuple[int, int, str]]
     """(layer, feature, description)"""
     n_shards: int
     """Of the last run, those that another checkpoint may have in common."""

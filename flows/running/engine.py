@@ -55,7 +55,8 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
         stack.callback(CLUSTER.reset, token)
         at_once = n_workers(engine)
         if cluster is not None and engine.workers is None:
-            threads: Any = cluster.nthreads()
+            threads = cluster.nthreads()
+            assert isinstance(threads, dict)  # a coroutine of an asynchronous client alone
             at_once = sum(threads.values())
         runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
         stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
@@ -70,7 +71,7 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
     with ExitStack() as stack:
-        address: Any = engine.dask_address
+        address: Any = engine.dask_address  # Dask's annotations know neither a cluster here nor no page
         if address is None:
             local: Any = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
             address = stack.enter_context(LocalCluster(**local))

@@ -1,7 +1,9 @@
 """Run a flow in this process from its first moment to its last: Prefect, a damaged catalog, a bucket."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from prefect import Flow
 
 from configs.run import RunConfig
 from flows.running.engine import prefect_at_hand
@@ -15,7 +17,7 @@ from storage.store import Store
 Returned = TypeVar("Returned")
 
 
-def run_flow(flow: Any, config: RunConfig, force: bool = False) -> Any:
+def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: RunConfig, force: bool = False) -> Returned:
     """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
     store = Store(store_path(config))
     with prefect_at_hand(), working(f"{flow.name} {config.name}"):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from configs.run import RunConfig
 from flows.subject.subject import store_path
@@ -115,10 +115,10 @@ def seen(catalog: Path, place: str) -> dict[str, tuple[int, str]]:
 def of_checkpoint(config: RunConfig, place: str, found: Found, series: Series) -> RunConfig:
     """The configuration for one of a series."""
     if found.path is not None:
-        origin: dict[str, Any] = {"path": found.path.resolve(), "repo": None, "revision": "main"}
+        origin: dict[str, object] = {"path": found.path.resolve(), "repo": None, "revision": "main"}
     else:
         origin = {"path": None, "repo": place.removeprefix(HUB), "revision": found.commit}
-    sections: dict[str, dict[str, Any]] = {"model": {"step": found.step}, "transcoder": {}}
+    sections: dict[str, dict[str, object]] = {"model": {"step": found.step}, "transcoder": {}}
     sections[series] |= origin
     changed = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
     return config.model_copy(update={**changed, "name": f"{config.name}-{found.name.split()[0]}"})

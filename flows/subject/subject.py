@@ -122,10 +122,9 @@ def open_source(config: RunConfig) -> Source:
     check_place(store.root)
     model_from, transcoders_from = model_origin(config.model), transcoder_origin(config.transcoder)
     model = open_model(model_from.path)
-    tokenizer = model.tokenizer
     bos = config.model.bos
     if bos == "auto":
-        bos = tokenizer.bos_token_id
+        bos = model.bos
     elif bos == "none":
         bos = None
     elif bos >= model.d_vocab:

@@ -1,7 +1,7 @@
 """What the corpus pass can be told."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -37,12 +37,12 @@ class ActivationSettings:
     a feature does at the tokens around its samples, and is some 40% larger."""
 
     @property
-    def counted(self) -> dict[str, Any]:
+    def counted(self) -> dict[str, object]:
         """The settings that decide which tokens count."""
         names = ("special_tokens", "skip_row_start", "skip_document_start")
         return {name: getattr(self, name) for name in names}
 
     @property
-    def drawn(self) -> dict[str, Any]:
+    def drawn(self) -> dict[str, object]:
         """The settings that decide what is drawn."""
         return {name: getattr(self, name) for name in ("n_samples", "n_bins", "alpha", "n_top", "seed")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,14 +51,14 @@ def ablated_activations(
     counted = torch.from_numpy(np.flatnonzero(firing.counted)).to(firing.tokens.device)
     seen: list[Tensor] = []
 
-    def with_mean_values(_m: nn.Module, _a: Any, output: Tensor) -> Tensor:
+    def with_mean_values(_m: nn.Module, _a: object, output: Tensor) -> Tensor:
         values = _values(linear, output.clone())
         mean = values[0][:, counted].mean(1, keepdim=True)
         silent = ablations.tokens.view(*ablations.tokens.shape, *[1] * (values[0].ndim - 2))
         values[0].copy_(torch.where(silent, mean, values[0]))
         return values[1]
 
-    def with_mean_heads(at: int) -> Callable[..., Any]:
+    def with_mean_heads(at: int) -> Callable[..., tuple[Tensor, ...]]:
         def hook(_m: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             mixed = args[0].unflatten(2, (linear.n_heads, -1)).clone()
             mean = mixed[:, counted].mean(1)

@@ -8,11 +8,12 @@ network is the residual stream, attention's values and outputs, and the linear b
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.capture import EndOfPass, Hooks, in_this_thread, on_feature_input, output_module, removing
 from interp.circuitlens.written import Active, Written, active_features, add_written, decoders
@@ -205,33 +206,37 @@ def freeze(
     )
 
 
-def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> dict[Any, Tensor]:
+Seen = dict[str | tuple[str, int], Tensor]
+"""What hooks saw of one forward pass, by name or by (name, layer)."""
+
+
+def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> Seen:
     """Everything that freezing has to know of one forward pass, by name or by (name, layer).
 
     These are `embedding` and `final`, and of each layer `resid_pre` and `resid_mid` (what its norms read), `pattern`,
     `x` and `y` (what the transcoder reads and what it stands for), and what norms behind attention and MLP read.
     """
     family, model = linear.family, linear.model
-    seen: dict[Any, Tensor] = {}
+    seen: Seen = {}
 
-    def inputs_of(module: nn.Module, name: Any) -> Any:
+    def inputs_of(module: nn.Module, name: str | tuple[str, int]) -> RemovableHandle:
         keep = in_this_thread(lambda _, args: seen.update({name: args[0][0].float()}))
         return module.register_forward_pre_hook(keep)
 
-    def output_of(module: nn.Module, name: Any) -> Any:
+    def output_of(module: nn.Module, name: str | tuple[str, int]) -> RemovableHandle:
         keep = in_this_thread(lambda _m, _a, output: seen.update({name: output[0].float()}))
         return module.register_forward_hook(keep)
 
-    def pattern_of(module: nn.Module, layer: int) -> Any:
-        def keep(_m: Any, _a: Any, output: tuple[Tensor, Tensor | None]) -> None:
+    def pattern_of(module: nn.Module, layer: int) -> RemovableHandle:
+        def keep(_m: object, _a: object, output: tuple[Tensor, Tensor | None]) -> None:
             if output[1] is None:
                 raise ValueError('the model keeps its attention patterns to itself: set_attn_implementation("eager")')
             seen["pattern", layer] = output[1][0].float()
 
         return module.register_forward_hook(in_this_thread(keep))
 
-    def rotation_of(module: nn.Module, layer: int) -> Any:
-        def keep(_m: Any, _a: Any, given: dict[str, Any]) -> None:
+    def rotation_of(module: nn.Module, layer: int) -> RemovableHandle:
+        def keep(_m: object, _a: object, given: dict[str, tuple[Tensor, Tensor] | None]) -> None:
             for name, table in zip(("cos", "sin"), given.get("position_embeddings") or (), strict=False):
                 seen[name, layer] = table[0].float()
 
@@ -267,7 +272,7 @@ def _freeze_layer(
     linear: LinearModel,
     coder: Transcoder,
     below: list[tuple[FrozenLayer, Transcoder]],
-    seen: dict[Any, Tensor],
+    seen: Seen,
     parted: int,
     keep_decoders: bool,
 ) -> FrozenLayer:
@@ -311,7 +316,7 @@ def _freeze_layer(
     )
 
 
-def _attention_write_scale(linear: LinearModel, layer: int, seen: dict[Any, Tensor]) -> Float[Tensor, " n_pos"]:
+def _attention_write_scale(linear: LinearModel, layer: int, seen: Seen) -> Float[Tensor, " n_pos"]:
     write = linear.attention[layer].write
     if write is None:
         return torch.ones(len(seen["resid_pre", layer]), device=seen["resid_pre", layer].device)
@@ -329,7 +334,7 @@ def _decoders_here(
 
 
 def _freeze_attention(
-    linear: LinearModel, layer: int, seen: dict[Any, Tensor]
+    linear: LinearModel, layer: int, seen: Seen
 ) -> tuple[Float[Tensor, "n_heads n_pos n_pos"], Float[Tensor, "n_pos n_heads d_head"], Float[Tensor, "n_pos d_model"]]:
     weights, resid, pattern = linear.attention[layer], seen["resid_pre", layer], seen["pattern", layer]
     n_heads, n_kv_heads = weights.W_O.shape[0], weights.W_V.shape[0]
@@ -345,7 +350,7 @@ def _freeze_attention(
 
 
 def _reading(
-    linear: LinearModel, layer: int, coder: Transcoder, seen: dict[Any, Tensor]
+    linear: LinearModel, layer: int, coder: Transcoder, seen: Seen
 ) -> tuple[Float[Tensor, "d_model d_model"] | None, Float[Tensor, " n_pos"], Tensor]:
     """The bypass as it reads the residual stream, 1 over the scale it reads through, and what it writes at zero."""
     read, resid = linear.mlp[layer].read, seen["resid_mid", layer]

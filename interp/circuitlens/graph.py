@@ -71,15 +71,27 @@ def likeliest(linear: LinearModel, frozen: Frozen, n: int, share: float) -> Prob
     return Probable(token[:n_wanted], probability[:n_wanted])
 
 
+class GraphSettings(NamedTuple):
+    """What of a graph is computed and kept."""
+
+    max_logits: int = 10
+    """Next tokens, at most."""
+    logit_share: float = 0.95
+    """Of the probability that they have together."""
+    max_features: int | None = 7500
+    """Active features that are attributed, those of greatest influence first; None: all."""
+    node_threshold: float = 0.8
+    """Share of all influence on the logits that the nodes kept have."""
+    edge_threshold: float = 0.98
+    """And of the edges between them."""
+
+
 @torch.no_grad()
 def attribution_graph(
     linear: LinearModel,
     frozen: Frozen,
     encoder: Callable[[int], Encoder | Transcoder],
-    *,
-    max_logits: int,
-    logit_share: float,
-    max_features: int | None,
+    settings: GraphSettings,
     max_bytes: int,
 ) -> Graph:
     """Attribute the likeliest next tokens, then features, those of greatest influence first where not all are taken.
@@ -87,12 +99,12 @@ def attribution_graph(
     Logits are read less their mean over the vocabulary, which no probability depends on. `encoder` gives a layer's,
     asked for once. Memory: beside the graph, its edges from features that are not taken, and `max_bytes`.
     """
-    found = likeliest(linear, frozen, max_logits, logit_share)
+    found = likeliest(linear, frozen, settings.max_logits, settings.logit_share)
     W_U = linear.family.W_U(linear.model).float()
     last = torch.full_like(found.token, frozen.n_pos - 1)
     top = logit_targets(linear, frozen, W_U[found.token] - W_U.mean(0), last)
     n_active, targets = frozen.n_active, _all_features(linear, frozen, encoder)
-    n_wanted = n_active if max_features is None else min(max_features, n_active)
+    n_wanted = n_active if settings.max_features is None else min(settings.max_features, n_active)
     edges = _Edges(linear, frozen, n_wanted, len(found.token), max_bytes)
     edges.attribute(top, edges.n_sources + np.arange(len(found.token)))
     while edges.n_features < n_wanted:

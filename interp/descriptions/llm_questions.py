@@ -4,12 +4,29 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 Purpose = Literal["explain", "join", "synthesise", "rate", "mark", "intruder", "simulate"]
 
 Instructions = Mapping[Purpose, str]
 """What a language model is told, by the kind of question."""
+
+
+JsonType = Literal["string", "integer", "array", "object"]
+
+
+class Schema(TypedDict, total=False):
+    """The part of JSON Schema that answers are described with."""
+
+    type: Required[JsonType]
+    enum: list[int] | list[str]
+    """The values that there may be."""
+    items: "Schema"
+    """Of an array: what each item is."""
+    properties: dict[str, "Schema"]
+    """Of an object: exactly these properties."""
+    required: list[str]
+    additionalProperties: bool
 
 
 class Prompt(NamedTuple):
@@ -18,7 +35,7 @@ class Prompt(NamedTuple):
     purpose: Purpose
     system: str
     user: str
-    schema: dict[str, Any]
+    schema: Schema
     """JSON schema of the answer."""
     max_tokens: int
     """Of the answer."""
@@ -29,10 +46,14 @@ class Prompt(NamedTuple):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+AnswerValue = dict[str, Any]
+"""A JSON object whose properties have the types that its question's schema says; `parsed` has checked them."""
+
+
 class Answer(NamedTuple):
     """What came back: a value that fits the schema, or what went wrong."""
 
-    value: dict[str, Any] | None
+    value: AnswerValue | None
     problem: str | None = None
     """refusal, truncated, malformed, expired, budget, or an error; None: all is well."""
     detail: str = ""
@@ -57,7 +78,7 @@ class Answers:
         self.problems: list[Answer] = []
         """Answers that were no use."""
 
-    def value(self, prompt: Prompt) -> dict[str, Any] | None:
+    def value(self, prompt: Prompt) -> AnswerValue | None:
         """The answer's value; None if it is still to be asked for, or was no use."""
         answer = self._known(prompt)
         if answer is None:
@@ -68,7 +89,7 @@ class Answers:
         return answer.value
 
 
-def parsed(text: str, schema: dict[str, Any]) -> dict[str, Any] | None:
+def parsed(text: str, schema: Schema) -> AnswerValue | None:
     """The JSON object in an answer if it has the schema's properties in their types, else None."""
     start, end = text.find("{"), text.rfind("}")
     try:
@@ -78,23 +99,23 @@ def parsed(text: str, schema: dict[str, Any]) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and _fits(value, schema) else None
 
 
-_TYPES: dict[str, Any] = {"string": str, "integer": int, "array": list, "object": dict}
+_TYPES: dict[JsonType, type] = {"string": str, "integer": int, "array": list, "object": dict}
 
 
-def _fits(value: Any, schema: dict[str, Any]) -> bool:
+def _fits(value: object, schema: Schema) -> bool:
     if not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False
-    if schema["type"] == "array":
+    if isinstance(value, list) and "items" in schema:
         return all(_fits(item, schema["items"]) for item in value)
-    if schema["type"] == "object":
+    if isinstance(value, dict) and "properties" in schema:
         parts = schema["properties"]
         return value.keys() == parts.keys() and all(_fits(value[name], part) for name, part in parts.items())
     return True
 
 
-def record(**properties: dict[str, Any]) -> dict[str, Any]:
+def record(**properties: Schema) -> Schema:
     """The schema of an object that has exactly these properties."""
     return {
         "type": "object",
@@ -111,7 +132,7 @@ FENCE_NOTE = (
 )
 
 
-def fenced(data: Any) -> str:
+def fenced(data: object) -> str:
     """Data as JSON within a fence that nothing inside can close: `<`, `>` and `&` and all control and format characters
     are escaped."""
     text = json.dumps(data, ensure_ascii=False)
@@ -125,6 +146,6 @@ def _escaped(character: str) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
-def numbered(texts: Sequence[Any]) -> list[dict[str, Any]]:
+def numbered(texts: Sequence[object]) -> list[dict[str, object]]:
     """Things with the numbers by which answers refer to them."""
     return [{"id": at, "text": text} for at, text in enumerate(texts)]

@@ -1,10 +1,9 @@
 """Evidence as questions to a language model: what it is told, and the fenced material it is shown."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from interp.descriptions.evidence import ActivationExample, Evidence, pattern
-from interp.descriptions.llm_questions import Instructions, Prompt, fenced, record
+from interp.descriptions.llm_questions import AnswerValue, Instructions, Prompt, fenced, record
 
 MAX_DESCRIPTION = 300
 """Characters kept of a description."""
@@ -24,7 +23,7 @@ def join(parts: Sequence[tuple[str, float]], whole: Evidence, instructions: Inst
     return Prompt("join", instructions["join"], fenced({"mechanisms": mechanisms, **tokens}), DESCRIPTION, max_tokens)
 
 
-def _shown(evidence: Evidence) -> dict[str, Any]:
+def _shown(evidence: Evidence) -> dict[str, object]:
     parts = {
         "reads": list(evidence.reads),
         "moments": [_moment(moment) for moment in evidence.moments],
@@ -33,14 +32,14 @@ def _shown(evidence: Evidence) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part}
 
 
-def _moment(moment: ActivationExample) -> dict[str, Any]:
+def _moment(moment: ActivationExample) -> dict[str, object]:
     shared = {"fires": moment.fires, "activation": float(f"{moment.activation:.3g}")}
     if moment.causes is not None:
         return {**shared, "pattern": pattern(moment)}
     return {**shared, "before": "".join(moment.tokens[: moment.at]), "after": "".join(moment.tokens[moment.at + 1 :])}
 
 
-def description_in(value: dict[str, Any]) -> str | None:
+def description_in(value: AnswerValue) -> str | None:
     """The description that an answer holds, on one line; None if it is empty."""
     text = " ".join("".join(c if c.isprintable() else " " for c in value["description"]).split())
     return text[:MAX_DESCRIPTION] or None

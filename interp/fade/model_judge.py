@@ -1,12 +1,21 @@
 """A language model as judge: its questions, and what its answers mean."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int8
 
-from interp.descriptions.llm_questions import Answers, Instructions, Prompt, Purpose, fenced, numbered, record
+from interp.descriptions.llm_questions import (
+    Answers,
+    AnswerValue,
+    Instructions,
+    Prompt,
+    Purpose,
+    Schema,
+    fenced,
+    numbered,
+    record,
+)
 from interp.fade.judge import LACKING, Marked, Text
 
 TEXTS_PER_WRITING = 10
@@ -36,7 +45,7 @@ class ModelJudge:
         self._instructions = instructions
         self._step = texts_per_question
 
-    def _said(self, purpose: Purpose, about: str, schema: dict[str, Any], max_tokens: int) -> dict[str, Any] | None:
+    def _said(self, purpose: Purpose, about: str, schema: Schema, max_tokens: int) -> AnswerValue | None:
         return self._answers.value(Prompt(purpose, self._instructions[purpose], about, schema, max_tokens))
 
     def synthesise(self, description: str, n: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -146,13 +146,12 @@ class Family:
 
     def W_O(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
         """How each head's mix of values is written to the residual stream (or to the norm before it)."""
-        weight = self._projection(model, layer, self.output).weight.detach()
+        weight = _parameter(self._projection(model, layer, self.output), "weight")
         weight = weight.T if self.transposed else weight
         return weight.unflatten(1, (self.n_heads(model), -1)).transpose(0, 1)
 
     def b_O(self, model: nn.Module, layer: int) -> Float[Tensor, " d_model"] | None:
-        bias = self._projection(model, layer, self.output).bias
-        return None if bias is None else bias.detach()
+        return _optional_parameter(self._projection(model, layer, self.output), "bias")
 
     def n_heads(self, model: nn.Module) -> int:
         return attrgetter("config.num_attention_heads")(model)
@@ -161,14 +160,13 @@ class Family:
         """Attention and MLP both read the block's input; `resid_mid` then is that input."""
         return self.parallel_setting is not None and attrgetter(f"config.{self.parallel_setting}")(model)
 
-    def norm(self, module: Any) -> Norm:
+    def norm(self, module: nn.Module) -> Norm:
         """The parameters of one of the family's norm modules."""
-        weight = module.weight.detach().float()
-        bias = getattr(module, "bias", None)
+        weight, bias = _parameter(module, "weight").float(), _optional_parameter(module, "bias")
         return Norm(
             weight=1 + weight if self.unit_offset else weight,
-            bias=None if bias is None else bias.detach().float(),
-            eps=getattr(module, "eps", None) or module.variance_epsilon,
+            bias=None if bias is None else bias.float(),
+            eps=getattr(module, "eps", None) or attrgetter("variance_epsilon")(module),
             centred=self.centred,
         )
 
@@ -215,16 +213,16 @@ class Family:
         """The final norm, between the residual stream and the logits."""
         return self.norm(attrgetter(self.final_norm)(model))
 
-    def _projection(self, model: nn.Module, layer: int, path: str) -> Any:
+    def _projection(self, model: nn.Module, layer: int, path: str) -> nn.Module:
         return self.module(self.block_modules(model)[layer], f"{self.attention}.{path}")
 
     def _weight(self, model: nn.Module, layer: int, part: Part) -> Float[Tensor, "n d_head d_model"]:
-        weight = self._projection(model, layer, getattr(self, part)).weight.detach()
+        weight = _parameter(self._projection(model, layer, getattr(self, part)), "weight")
         return self._part(model, layer, part, weight.T if self.transposed else weight)
 
     def _bias(self, model: nn.Module, layer: int, part: Part) -> Float[Tensor, "n d_head"] | None:
-        bias = self._projection(model, layer, getattr(self, part)).bias
-        return None if bias is None else self._part(model, layer, part, bias.detach())
+        bias = _optional_parameter(self._projection(model, layer, getattr(self, part)), "bias")
+        return None if bias is None else self._part(model, layer, part, bias)
 
     def _part(
         self, model: nn.Module, layer: int, part: Part, rows: Float[Tensor, "outputs *rest"]
@@ -237,3 +235,12 @@ class Family:
         elif self.layout == "qkv of each head":
             return rows.unflatten(0, (self.n_heads(model), 3, -1))[:, PARTS.index(part)]
         return rows.unflatten(0, (-1, self.W_O(model, layer).shape[2]))
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    return module.get_parameter(name).detach()
+
+
+def _optional_parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter that some modules of the same kind lack: PyTorch then has None of that name, or nothing."""
+    return None if getattr(module, name, None) is None else _parameter(module, name)

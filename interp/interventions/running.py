@@ -71,7 +71,7 @@ def _feature_hooks(
     def measure(x: Tensor) -> None:
         moved[:] = [features.moved(activations_of(transcoder, features.feature, x[features.row]), progress.first)]
 
-    def adding(decoders: Float[Tensor, "n d_model"]) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def adding(decoders: Float[Tensor, "n d_model"]) -> Callable[..., Tensor | None]:
         def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
             change = torch.zeros_like(output, dtype=torch.float32)
             change.index_add_(0, features.row, moved[0][..., None] * decoders[:, None])

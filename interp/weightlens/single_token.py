@@ -2,13 +2,12 @@
 
 from copy import deepcopy
 from operator import attrgetter
-from typing import Any
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from interp.capture import Hooks, read_inputs
+from interp.capture import Hooks, KeysAndValues, read_inputs
 from interp.families import Family
 
 TOKENS_PER_FORWARD = 512
@@ -32,7 +31,7 @@ def single_token_inputs(
     device = next(model.parameters()).device
     d_model = attrgetter("config.hidden_size")(model)
     inputs = torch.empty(n_layers, len(tokens), d_model, device=device)
-    before: Any = None
+    before: KeysAndValues | None = None
     if bos is not None:
         before = attrgetter("past_key_values")(model(input_ids=torch.tensor([[bos]], device=device), use_cache=True))
     for start in range(0, len(tokens), TOKENS_PER_FORWARD):

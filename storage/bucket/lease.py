@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from storage.bucket.objects import ConflictError, Found, Objects, RefusedError, RemoteError
 from storage.store import StoreInUseError
@@ -165,5 +164,5 @@ def _holder(found: Found | None) -> str:
     return str((found and found.json().get("holder")) or "another run")
 
 
-def _text(**content: Any) -> bytes:
+def _text(**content: object) -> bytes:
     return json.dumps(content, sort_keys=True).encode()

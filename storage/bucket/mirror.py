@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from storage.bucket.objects import Objects, RefusedError, RemoteError, checked_url
 from storage.catalog.published import published_path
 from storage.layout import FOLDERS, MIRROR, PARTIAL, UNFINISHED
-from storage.store import Store, read_json, whole_file, write_json
+from storage.store import Store, read_as, read_json, whole_file, write_json
 
 CACHE = "CIRCUIT_INSIGHTS_CACHE"
 """Environment variable with the folder that holds the mirrors."""
@@ -110,7 +110,7 @@ def name_of(store: Store) -> str:
     return str(read_json(remote)["url"]) if remote.is_file() else str(store.root)
 
 
-def with_retries(work: Callable[[], Any]) -> None:
+def with_retries(work: Callable[[], object]) -> None:
     """Try several times what may fail for a while."""
     for wait_s in PATIENCE_S:
         try:
@@ -121,6 +121,16 @@ def with_retries(work: Callable[[], Any]) -> None:
         except RemoteError:
             time.sleep(wait_s)
     work()
+
+
+class Remote(NamedTuple):
+    """What `.mirror/remote.json` holds."""
+
+    url: str
+    id: str
+    """The mirror's own name, by which a lease tells it from other mirrors."""
+    wanted: list[str]
+    """Folders of checkpoints and corpora that runs here need."""
 
 
 class Mirror:
@@ -138,8 +148,8 @@ class Mirror:
         path = store.root / MIRROR / "remote.json"
         if not path.is_file():
             return None
-        content = read_json(path)
-        return cls(store, content["url"], content["id"], content["wanted"])
+        remote = read_as(path, Remote)
+        return cls(store, remote.url, remote.id, remote.wanted)
 
     @property
     def unpushed(self) -> Path:
@@ -154,11 +164,11 @@ class Mirror:
 
     def want(self, folders: Sequence[str]) -> None:
         """Note folders as wanted here, from now on."""
-        self.wanted |= set(read_json(self.store.root / MIRROR / "remote.json")["wanted"])
+        self.wanted |= set(read_as(self.store.root / MIRROR / "remote.json", Remote).wanted)
         if not self.wanted.issuperset(folders):
             self.wanted.update(folders)
-            content = {"url": self.url, "id": self.name, "wanted": sorted(self.wanted)}
-            write_json(self.store.root / MIRROR / "remote.json", content)
+            remote = Remote(self.url, self.name, sorted(self.wanted))
+            write_json(self.store.root / MIRROR / "remote.json", remote._asdict())
 
     def is_wanted(self, path: str) -> bool:
         """Whether a run wants a file here: all but checkpoints and corpora of others."""
@@ -269,9 +279,8 @@ class Mirror:
 
     def _read_synced(self) -> dict[str, Stamp]:
         try:
-            content = read_json(self.store.root / MIRROR / "synced.json")
-            return {path: Stamp(*stamp) for path, stamp in content.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            return read_as(self.store.root / MIRROR / "synced.json", dict[str, Stamp])
+        except (OSError, ValueError):
             return {}  # nothing is lost with it but the time to read the files again
 
     def write_synced(self) -> None:

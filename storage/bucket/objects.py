@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import obstore
@@ -25,12 +25,16 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+if TYPE_CHECKING:
+    from obstore import PutMode
+    from obstore.store import ClientConfig, RetryConfig
+
 SCHEMES = ("s3", "gs", "az")
 """Those that are known. Only s3 is tested."""
 
 EXPECTED = "expected s3://BUCKET/PREFIX, or a folder"
 
-RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
+RETRIES: "RetryConfig" = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
 """Of one request, with waits that grow: connections that break, and answers such as 503."""
 
 CONNECT_TIMEOUT, READ_TIMEOUT = "10s", "60s"
@@ -66,7 +70,7 @@ class Found(NamedTuple):
     data: bytes
     etag: str | None
 
-    def json(self) -> Any:
+    def json(self) -> dict[str, object]:
         """Its content; an empty dict if it is none of ours."""
         try:
             return dict(json.loads(self.data))
@@ -99,10 +103,9 @@ class Objects:
     def __init__(self, url: str) -> None:
         self.url = checked_url(url)
         allow = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
-        options: Any = {"allow_http": allow, "connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
-        retries: Any = RETRIES
+        options: ClientConfig = {"allow_http": allow, "connect_timeout": CONNECT_TIMEOUT, "read_timeout": READ_TIMEOUT}
         with self._told():
-            self._store = from_url(self.url, client_options=options, retry_config=retries)
+            self._store = from_url(self.url, client_options=options, retry_config=RETRIES)
 
     def get(self, key: str) -> Found | None:
         """A small object; None if there is none."""
@@ -123,7 +126,7 @@ class Objects:
         """
         with self._told():
             try:
-                mode: Any = "create" if etag is None else {"e_tag": etag}
+                mode: PutMode = "create" if etag is None else {"e_tag": etag}
                 return obstore.put(self._store, key, data, mode=mode)["e_tag"]
             except (AlreadyExistsError, PreconditionError, NotModifiedError):
                 raise ConflictError(key) from None

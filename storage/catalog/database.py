@@ -5,11 +5,11 @@ Whoever reads for longer than a moment opens the copy of `storage.catalog.publis
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
@@ -138,7 +138,7 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
     while True:
         try:
             bound = {"memory_limit": WRITER_MEMORY} if write else {}
-            config: Any = {"autoinstall_known_extensions": "false", **bound}
+            config: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false", **bound}
             return duckdb.connect(path, read_only=not write, config=config)
         except duckdb.Error as error:
             # the second is what a thread hears that wants to read while another of its process writes
@@ -249,7 +249,7 @@ def mark_loaded(connection: duckdb.DuckDBPyConnection, subject: str, stage: str,
 def replace_rows(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    where: dict[str, Any],
+    where: Mapping[str, object],
     parts: Sequence[Path],
     run_id: str | None = None,
 ) -> None:
@@ -300,7 +300,7 @@ def replace_failures(
 
 
 def note_recipes(
-    connection: duckdb.DuckDBPyConnection, kind: str, where: dict[str, Any], recipes: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, kind: str, where: Mapping[str, object], recipes: Sequence[str]
 ) -> None:
     """Remember under which recipes something else than parts lies, for `vacuum`: `kind` is the folder of the store."""
     selected = [kind, json.dumps(where, sort_keys=True)]
@@ -310,14 +310,14 @@ def note_recipes(
 
 
 def _note_parts(
-    connection: duckdb.DuckDBPyConnection, table: str, where: dict[str, Any], parts: Sequence[Path]
+    connection: duckdb.DuckDBPyConnection, table: str, where: Mapping[str, object], parts: Sequence[Path]
 ) -> None:
     """Remember the recipes of the parts that rows came from, so that `vacuum` keeps them."""
     recipes = {folder.name for part in parts for folder in part.parents if folder.parent.name == table}
     note_recipes(connection, table, where, sorted(recipes))
 
 
-def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: dict[str, Any]) -> None:
+def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: Mapping[str, object]) -> None:
     """Insert one row, replacing the one with its key."""
     key = TABLES[table].key
     condition = " AND ".join(f"{name} IS NOT DISTINCT FROM ?" for name in key)

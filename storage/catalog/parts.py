@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -10,7 +10,7 @@ from storage.catalog.tables import TABLES
 from storage.parquet import read_table, write_table
 
 
-def write_part(path: Path, table: str, columns: Mapping[str, Any], n_rows: int) -> None:
+def write_part(path: Path, table: str, columns: Mapping[str, object], n_rows: int) -> None:
     """Write columns of a table; single values are repeated, columns left out are null.
 
     Raises:

@@ -3,13 +3,12 @@
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
@@ -35,7 +34,7 @@ def mark_killed(catalog: Path) -> None:
 
 
 @contextmanager
-def recorded(catalog: Path, row: dict[str, Any]) -> Iterator[ReuseCount]:
+def recorded(catalog: Path, row: Mapping[str, object]) -> Iterator[ReuseCount]:
     """Record a stage of a run as running, then as completed or failed, and publish the catalog. Yields the count of its
     shards, for the stage to keep."""
     row = {
@@ -86,6 +85,6 @@ def corrections(catalog: Path) -> dict[str, float]:
         return dict(connection.execute(CORRECTIONS, [socket.gethostname(), LEAST_S, RUNS_COMPARED]).fetchall())
 
 
-def _put(catalog: Path, row: dict[str, Any]) -> None:
+def _put(catalog: Path, row: Mapping[str, object]) -> None:
     with open_catalog(catalog, write=True) as connection:
         insert_row(connection, "runs", row)

@@ -2,24 +2,26 @@
 
 import os
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import zarr
 from jaxtyping import Int32, Int64
+from transformers import PreTrainedTokenizerBase
 from zarr.codecs import ZstdCodec
+from zarr.types import ArrayV3
 
 from storage.arrays import WHOLE, open_array, read_attributes, stamp_metadata, with_checksum
 from storage.arrays import read_rows as read_array_rows
 from storage.corpora.drawing import Draw, draw_documents
-from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Rows, Sides, pack, two_sides
+from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, Sides, pack, two_sides
 from storage.corpora.texts import Field, Position, read_texts
 from storage.corpora.tokens import PlainTexts, ReadyTokens, SpecialTokens, Tokens
 from storage.layout import UNFINISHED
 from storage.recipes import short_hash
-from storage.store import Store, read_json, write_json
+from storage.store import Store, read_as, write_json
 
 VERSION = 3
 """Bump when the same texts would give other rows."""
@@ -60,7 +62,7 @@ class CorpusRecipe:
         """What holds a document."""
         return Field(self.text_field, self.ready_tokens)
 
-    def tokens(self, tokenizer: Any, n_tokens: int) -> Tokens:
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> Tokens:
         """What makes tokens of its texts; `n_tokens` are the ids that the model can read."""
         if self.ready_tokens:
             return ReadyTokens(n_tokens)
@@ -72,7 +74,18 @@ HELD_OUT = "held_out_"
 SIDES = ("", HELD_OUT)
 """What the names of the arrays of each side begin with."""
 
-STATE = ("tokens", "documents", "n_rows", "last_document", "n_left")
+
+@dataclass(frozen=True)
+class PackerState:
+    """The fields of a `Packer` that change while it fills rows."""
+
+    tokens: list[int]
+    documents: list[int]
+    n_rows: int
+    last_document: int
+    n_left: int
+
+
 """What a packer needs to go on."""
 
 
@@ -117,7 +130,7 @@ class Receipt(NamedTuple):
     source: str
     source_sha256: str
     draw: Draw
-    packers: tuple[dict[str, Any], ...] = ()
+    packers: tuple[PackerState, ...] = ()
     """The state of each side."""
     n_tokens: tuple[int, int] = (0, 0)
     """Of each side."""
@@ -132,13 +145,13 @@ class Receipt(NamedTuple):
     @property
     def n_rows(self) -> list[int]:
         """Rows of each side."""
-        return [state["n_rows"] for state in self.packers] or [0, 0]
+        return [state.n_rows for state in self.packers] or [0, 0]
 
     def sides(self, recipe: "CorpusRecipe") -> Sides:
         """What fills the rows, as it was left."""
         sides = two_sides(recipe.bos, recipe.n_pos, recipe.layout, recipe.max_tokens, self.draw, recipe.held_out)
         for packer, state in zip((sides.rows, sides.held_out), self.packers, strict=False):
-            vars(packer).update(state)
+            vars(packer).update(asdict(state))
         sides.n_documents, sides.is_held_out = self.n_documents, self.is_held_out
         return sides
 
@@ -146,7 +159,7 @@ class Receipt(NamedTuple):
         """What is finished once a block is written."""
         counts = [int((rows.tokens != PADDING).sum()) for rows in (block.rows, block.held_out)]
         return self._replace(
-            packers=tuple({name: getattr(one, name) for name in STATE} for one in (sides.rows, sides.held_out)),
+            packers=(_state(sides.rows), _state(sides.held_out)),
             n_tokens=(self.n_tokens[0] + counts[0], self.n_tokens[1] + counts[1]),
             n_documents=sides.n_documents,
             is_held_out=sides.is_held_out,
@@ -155,7 +168,13 @@ class Receipt(NamedTuple):
         )
 
 
-def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
+def _state(packer: Packer) -> PackerState:
+    return PackerState(packer.tokens, packer.documents, packer.n_rows, packer.last_document, packer.n_left)
+
+
+def write_corpus(
+    store: Store, recipe: CorpusRecipe, tokenizer: Tokens, tokens_per_block: int = TOKENS_PER_BLOCK
+) -> None:
     """Tokenise a source into the store; where an earlier run was killed, from its last finished block on.
 
     Memory: a block of rows and a batch of texts of about half a million characters, plus the longest line or cell of
@@ -191,7 +210,7 @@ def write_corpus(store: Store, recipe: CorpusRecipe, tokenizer: Any, tokens_per_
     (path / RECEIPT).unlink(missing_ok=True)
 
 
-def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Any, tokens_per_block: int) -> Receipt:
+def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Tokens, tokens_per_block: int) -> Receipt:
     """Write all rows that are not there yet, and a receipt after each block; returns the last."""
     receipt = _receipt(folder) or Receipt(
         recipe.source,
@@ -206,18 +225,16 @@ def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Any, tokens_per_blo
         for side, rows in zip(SIDES, (block.rows, block.held_out), strict=True):
             _append(folder, group, side, rows)
         receipt = receipt.after(block, sides)
-        write_json(folder / RECEIPT, receipt._asdict())
+        packers = [asdict(state) for state in receipt.packers]
+        write_json(folder / RECEIPT, {**receipt._asdict(), "packers": packers})
     return receipt._replace(n_documents=sides.n_documents)
 
 
 def _receipt(folder: Path) -> Receipt | None:
     """The last receipt of an unfinished corpus, if there is one."""
     try:
-        receipt = Receipt(**read_json(folder / RECEIPT))
-        return receipt._replace(
-            draw=Draw(*receipt.draw), end=Position(*receipt.end), cut=receipt.cut and Cut(*receipt.cut)
-        )
-    except (OSError, ValueError, TypeError):
+        return read_as(folder / RECEIPT, Receipt)
+    except (OSError, ValueError):
         return None  # nothing was finished
 
 
@@ -227,7 +244,7 @@ def _group(folder: Path, n_pos: int, n_rows: list[int]) -> zarr.Group:
         group = zarr.open_group(folder)
         for side, n in zip(SIDES, n_rows, strict=True):
             for name in Rows._fields:
-                group[side + name].resize((n, n_pos))  # pyright: ignore
+                _array(group, side + name).resize((n, n_pos))
         return group
     shutil.rmtree(folder, ignore_errors=True)
     group = zarr.create_group(folder)
@@ -241,12 +258,18 @@ def _group(folder: Path, n_pos: int, n_rows: list[int]) -> zarr.Group:
 def _append(folder: Path, group: zarr.Group, side: str, rows: Rows) -> None:
     """Append rows and see them onto the disk, so that no receipt is there without them."""
     for name, block in rows._asdict().items():
-        array: Any = cast("zarr.Array[Any]", group[side + name]).with_config(WHOLE)
+        array = _array(group, side + name).with_config(WHOLE)
         first = array.shape[0] // ROWS_PER_CHUNK
         array.append(block)
         for chunk in range(first, -(-array.shape[0] // ROWS_PER_CHUNK)):
             _sync(folder / (side + name) / "c" / str(chunk) / "0")
         _sync(folder / (side + name) / "zarr.json")
+
+
+def _array(group: zarr.Group, name: str) -> ArrayV3:
+    array = group[name]
+    assert isinstance(array, zarr.Array), name
+    return array
 
 
 def _sync(path: Path) -> None:

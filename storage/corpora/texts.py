@@ -347,7 +347,7 @@ def _ids_as_text(ids: object, where: str, name: str) -> str:
     return " ".join(map(str, ids))
 
 
-def _checked(text: Any, where: str, field: Field) -> str:
+def _checked(text: object, where: str, field: Field) -> str:
     text_field = field.name
     if field.is_tokens:
         return _ids_as_text(text, where, text_field)

@@ -1,7 +1,7 @@
 """How the texts of a corpus become tokens: by the tokenizer, or already, where a file holds token ids."""
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,9 +10,9 @@ SpecialTokens = Literal["as_tokens", "as_text"]
 
 
 class Tokens(Protocol):
-    """What packing asks: the token ids of some texts, nothing added."""
+    """What packing asks: the token ids of some texts, by the name `input_ids`; a tokenizer of transformers is one."""
 
-    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]: ...
+    def __call__(self, texts: list[str], /, *, add_special_tokens: bool) -> Mapping[str, Any]: ...
 
 
 class PlainTexts:

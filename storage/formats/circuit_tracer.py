@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -64,7 +63,7 @@ def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
     )
 
 
-def read_config(path: Path) -> tuple[Path, dict[str, Any]]:
+def read_config(path: Path) -> tuple[Path, dict[str, object]]:
     """The path and the settings of a folder's config.yaml.
 
     Raises:
@@ -79,7 +78,7 @@ def read_config(path: Path) -> tuple[Path, dict[str, Any]]:
     return config_path, config
 
 
-def config_hooks(names: HookNames, config_path: Path, config: dict[str, Any]) -> Hooks:
+def config_hooks(names: HookNames, config_path: Path, config: dict[str, object]) -> Hooks:
     """The hooks that a config.yaml names. circuit-tracer folds no norm into the models that it reads."""
     return names.hooks(
         config_path, config.get("feature_input_hook"), config.get("feature_output_hook"), norm_folded=False
@@ -101,7 +100,7 @@ def _layer_files(path: Path) -> list[Path]:
     return one_per_layer(path, numbered, "layer_{}.safetensors")
 
 
-def _listed_files(path: Path, config_path: Path, config: dict[str, Any]) -> list[Path]:
+def _listed_files(path: Path, config_path: Path, config: dict[str, object]) -> list[Path]:
     """The files of `transcoders:`, in order; of `hf://owner/name/PATH` the folder has to hold PATH."""
     listed = config["transcoders"]
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
@@ -123,7 +122,7 @@ def _listed_files(path: Path, config_path: Path, config: dict[str, Any]) -> list
     return files
 
 
-def _layer_shape(file: Path, config_path: Path, config: dict[str, Any]) -> tuple[int, int]:
+def _layer_shape(file: Path, config_path: Path, config: dict[str, object]) -> tuple[int, int]:
     if file.suffix == ".npz":
         return gemma_scope.layer_shape(file)
     shapes = tensor_shapes(file)
@@ -145,7 +144,7 @@ def _sizes(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
     return (columns, rows) if biases == ((columns,), (rows,)) else (rows, columns)
 
 
-def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, config: dict[str, Any]) -> bool:
+def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, config: dict[str, object]) -> bool:
     """Whether W_enc is (d_model, d_transcoder)."""
     found = matrix_shape(file, shapes, "W_enc")
     d_transcoder, d_model = _sizes(file, shapes)
@@ -153,7 +152,7 @@ def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, c
     fitting = [rows for rows, shape in ways.items() if shape == found]
     declared = config.get(ROWS)
     if declared is not None:
-        expect_shape(file, "W_enc", found, ways[declared])
+        expect_shape(file, "W_enc", found, ways[str(declared)])
         return declared == "d_model"
     if len(fitting) == 2:
         raise ValueError(
@@ -166,7 +165,7 @@ def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, c
     return fitting == ["d_model"]
 
 
-def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transcoder:
+def _read_layer(file: Path, config_path: Path, config: dict[str, object]) -> Transcoder:
     d_transcoder, d_model = _layer_shape(file, config_path, config)
     if file.suffix == ".npz":
         return gemma_scope.read_layer(file)
@@ -197,7 +196,7 @@ def _read_layer(file: Path, config_path: Path, config: dict[str, Any]) -> Transc
 
 
 def _activation(
-    file: Path, config_path: Path, config: dict[str, Any], has_threshold: bool
+    file: Path, config_path: Path, config: dict[str, object], has_threshold: bool
 ) -> tuple[ActivationName, int | None]:
     declared, found = config.get("activation"), "jumprelu" if has_threshold else "relu"
     if declared == "topk" and not has_threshold:
@@ -222,7 +221,7 @@ def folder_config(model_name: str, hooks: Hooks, activation: ActivationName, k: 
     output = {"mlp_out": "mlp.hook_out", "mlp_out_normed": "hook_mlp_out"}[hooks.feature_output]
     # The last has a name in TransformerLens that does not mean the same in every family.
     inputs = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_in_normalized": "mlp_in_normalized"}
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "model_kind": "transcoder_set",
         "model_name": model_name,
         "feature_input_hook": inputs[hooks.feature_input],

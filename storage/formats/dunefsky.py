@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -72,7 +71,7 @@ def _places(file: Path, layer: int) -> tuple[str, str]:
     return layer_and_name(named["hook_point"])[1], layer_and_name(named["out_hook_point"])[1]
 
 
-def _content(file: TorchZip) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+def _content(file: TorchZip) -> tuple[dict[str, object], dict[str, StoredTensor]]:
     """The settings and the tensors of a file; no weight is read."""
     whole = file.content
     cfg, tensors = (whole.get("cfg"), whole.get("state_dict")) if isinstance(whole, dict) else (None, None)

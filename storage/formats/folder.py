@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import constants
@@ -109,7 +108,7 @@ def one_per_layer(folder: Path, numbered: Iterable[tuple[int, Path]], pattern: s
     return [choices[layer][0] for layer in sorted(choices)]
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, object]:
     """A JSON file that holds settings by name.
 
     Raises:
@@ -121,7 +120,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def expect_setting(path: Path, settings: Mapping[str, Any], name: str, *expected: object) -> None:
+def expect_setting(path: Path, settings: Mapping[str, object], name: str, *expected: object) -> None:
     """Refuse a setting that is none of `expected`. None stands for one that is not there."""
     value = settings.get(name)
     if not any(type(value) is type(one) and value == one for one in expected):
@@ -129,7 +128,7 @@ def expect_setting(path: Path, settings: Mapping[str, Any], name: str, *expected
         raise ValueError(f"{path}: {name} is {shown(value)}; expected {known}")
 
 
-def expect_number(path: Path, settings: Mapping[str, Any], name: str) -> int:
+def expect_number(path: Path, settings: Mapping[str, object], name: str) -> int:
     """A setting that is a positive whole number."""
     value = settings.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -207,7 +206,7 @@ def expect_shape(path: Path, name: str, found: Shape, expected: Shape) -> None:
         raise ValueError(f"{path}: {name} has shape {list(found)}, expected {list(expected)}")
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> safe_open:
     check_path(path)
     if not path.is_file():
         raise ValueError(f"no file {path}")

@@ -1,7 +1,6 @@
 """SAELens's folders: `cfg.json` and `sae_weights.safetensors`, one folder a layer."""
 
 from pathlib import Path
-from typing import Any
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
@@ -55,13 +54,13 @@ def open_sae_lens(path: Path, names: HookNames) -> TranscoderFolder:
     )
 
 
-def _metadata(config: dict[str, Any]) -> dict[str, Any]:
+def _metadata(config: dict[str, object]) -> dict[str, object]:
     """What a cfg.json says of the model: a section of its own since SAELens 6."""
     metadata = config.get("metadata")
     return metadata if isinstance(metadata, dict) else config
 
 
-def _layer(path: Path, config: dict[str, Any]) -> int:
+def _layer(path: Path, config: dict[str, object]) -> int:
     layers = {layer_and_name(str(_metadata(config)[name]))[0] for name in HOOKS if _metadata(config).get(name)}
     if len(layers) != 1 or None in layers:
         named = ", ".join(f"{name} {str(_metadata(config).get(name))[:100]!r}" for name in HOOKS)
@@ -69,7 +68,7 @@ def _layer(path: Path, config: dict[str, Any]) -> int:
     return next(layer for layer in layers if layer is not None)
 
 
-def _check(path: Path, config: dict[str, Any]) -> None:
+def _check(path: Path, config: dict[str, object]) -> None:
     expect_setting(path, config, "architecture", *ARCHITECTURES)
     expect_setting(path, config, "apply_b_dec_to_input", False)
     expect_setting(path, config, "normalize_activations", "none", None)
@@ -80,7 +79,7 @@ def _check(path: Path, config: dict[str, Any]) -> None:
         raise ValueError(f"{path}: finetuning_scaling_factor is set; expected weights without one")
 
 
-def _hooks(path: Path, config: dict[str, Any], names: HookNames) -> Hooks:
+def _hooks(path: Path, config: dict[str, object], names: HookNames) -> Hooks:
     metadata = _metadata(config)
     found = [layer_and_name(str(metadata[name]))[1] if metadata.get(name) else None for name in HOOKS]
     options = metadata.get("model_from_pretrained_kwargs") or {}
@@ -89,14 +88,15 @@ def _hooks(path: Path, config: dict[str, Any], names: HookNames) -> Hooks:
     return names.hooks(path, *found, norm_folded=folded)
 
 
-def _shape(file: Path, config: dict[str, Any]) -> tuple[int, int]:
+def _shape(file: Path, config: dict[str, object]) -> tuple[int, int]:
     shapes, settings = tensor_shapes(file), file.with_name("cfg.json")
     d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
     expected: dict[str, Shape] = {"W_enc": (d_model, d_transcoder), "W_dec": (d_transcoder, d_model)}
     expected |= {"b_enc": (d_transcoder,), "b_dec": (d_model,)}
-    if "jumprelu" in config["architecture"]:
+    architecture = str(config["architecture"])
+    if "jumprelu" in architecture:
         expected["threshold"] = (d_transcoder,)
-    if "skip" in config["architecture"]:
+    if "skip" in architecture:
         expected["W_skip"] = (d_model, d_model)
     expect_tensors(file, shapes, expected)
     for name, size in (("d_in", d_model), ("d_out", d_model), ("d_sae", d_transcoder)):
@@ -105,7 +105,7 @@ def _shape(file: Path, config: dict[str, Any]) -> tuple[int, int]:
     return d_transcoder, d_model
 
 
-def _read(file: Path, config: dict[str, Any]) -> Transcoder:
+def _read(file: Path, config: dict[str, object]) -> Transcoder:
     _shape(file, config)
     tensors = read_tensors(file, sorted(tensor_shapes(file)))
     return Transcoder(

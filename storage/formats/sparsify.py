@@ -1,7 +1,6 @@
 """sparsify's folders: `<hookpoint>/cfg.json` and `<hookpoint>/sae.safetensors`, a hookpoint like `layers.5.mlp`."""
 
 from pathlib import Path
-from typing import Any
 
 from interp.transcoder import Transcoder
 from storage.formats.folder import (
@@ -53,7 +52,7 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
     return numbered
 
 
-def _check(path: Path, config: dict[str, Any]) -> None:
+def _check(path: Path, config: dict[str, object]) -> None:
     expect_setting(path, config, "transcode", True)
     expect_setting(path, config, "activation", "topk", None)
     expect_setting(path, config, "signed", False, None)
@@ -61,7 +60,7 @@ def _check(path: Path, config: dict[str, Any]) -> None:
     expect_number(path, config, "k")
 
 
-def _shape(file: Path, config: dict[str, Any]) -> tuple[int, int]:
+def _shape(file: Path, config: dict[str, object]) -> tuple[int, int]:
     shapes, settings = tensor_shapes(file), file.with_name("cfg.json")
     d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
     expected: dict[str, Shape] = {"encoder.weight": (d_transcoder, d_model), "W_dec": (d_transcoder, d_model)}
@@ -71,12 +70,12 @@ def _shape(file: Path, config: dict[str, Any]) -> tuple[int, int]:
     expect_tensors(file, shapes, expected)
     if expect_number(settings, config, "d_in") != d_model:
         raise ValueError(f"{settings}: d_in is {config['d_in']}; expected {d_model}, as W_dec has it")
-    if config["k"] > d_transcoder:
+    if expect_number(settings, config, "k") > d_transcoder:
         raise ValueError(f"{settings}: k is {config['k']}; expected at most {d_transcoder}, the number of features")
     return d_transcoder, d_model
 
 
-def _read(file: Path, config: dict[str, Any]) -> Transcoder:
+def _read(file: Path, config: dict[str, object]) -> Transcoder:
     _shape(file, config)
     tensors = read_tensors(file, sorted(tensor_shapes(file)))
     return Transcoder(
@@ -85,6 +84,6 @@ def _read(file: Path, config: dict[str, Any]) -> Transcoder:
         W_dec=tensors["W_dec"],
         b_dec=tensors["b_dec"],
         activation="topk",
-        k=config["k"],
+        k=expect_number(file.with_name("cfg.json"), config, "k"),
         W_skip=tensors.get("W_skip"),
     )

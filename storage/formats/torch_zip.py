@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Inert:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.state: Any = None
+        self.state: object = None
 
 
 class StoredTensor(NamedTuple):
@@ -122,7 +122,7 @@ class TorchZip:
 class _Function(NamedTuple):
     """One of the few functions that a pickle may call."""
 
-    call: Callable[..., Any]
+    call: Callable[..., object]
 
 
 class _Class(NamedTuple):
@@ -145,11 +145,11 @@ class _Machine:
     """
 
     def __init__(self) -> None:
-        self.stack: list[Any] = []
+        self.stack: list[object] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, object] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self, data: bytes) -> object:
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name == "STOP":
@@ -165,35 +165,35 @@ class _Machine:
                 step(self, argument)
         raise ValueError("a pickle without an end")
 
-    def above_mark(self) -> list[Any]:
+    def above_mark(self) -> list[object]:
         mark = self.marks.pop()
         values = self.stack[mark:]
         del self.stack[mark:]
         return values
 
-    def remember(self, _argument: Any) -> None:
+    def remember(self, _argument: object) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
 
-    def remember_as(self, number: int) -> None:
-        self.memo[number] = self.stack[-1]
+    def remember_as(self, number: object) -> None:
+        self.memo[_index(number)] = self.stack[-1]
 
-    def recall(self, number: int) -> None:
-        self.stack.append(self.memo[number])
+    def recall(self, number: object) -> None:
+        self.stack.append(self.memo[_index(number)])
 
-    def mark(self, _argument: Any) -> None:
+    def mark(self, _argument: object) -> None:
         self.marks.append(len(self.stack))
 
     def tuple_of(self, n: int | None) -> None:
         values = self.above_mark() if n is None else [self.stack.pop() for _ in range(n)][::-1]
         self.stack.append(tuple(values))
 
-    def append(self, values: list[Any]) -> None:
+    def append(self, values: list[object]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
             raise ValueError(f"values appended to {shown(target)}")
         target.extend(values)
 
-    def set_items(self, values: list[Any]) -> None:
+    def set_items(self, values: list[object]) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or len(values) % 2:
             raise ValueError(f"{len(values)} keys and values for {shown(target)}")
@@ -205,13 +205,13 @@ class _Machine:
     def name(self, module: str, name: str) -> None:
         self.stack.append(_known(module, name))
 
-    def name_from_stack(self, _argument: Any) -> None:
+    def name_from_stack(self, _argument: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name that is no text")
         self.name(module, name)
 
-    def call(self, _argument: Any) -> None:
+    def call(self, _argument: object) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(arguments, tuple):
             raise ValueError("arguments that are no tuple")
@@ -222,12 +222,12 @@ class _Machine:
         else:
             raise ValueError(f"a call of {function.name if isinstance(function, _Class) else shown(function)}")
 
-    def new(self, _argument: Any) -> None:
+    def new(self, _argument: object) -> None:
         if not isinstance(self.stack[-2], _Class):
             raise ValueError(f"a new {shown(self.stack[-2])}")
         self.call(None)
 
-    def build(self, _argument: Any) -> None:
+    def build(self, _argument: object) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Inert):
@@ -235,7 +235,7 @@ class _Machine:
         elif not isinstance(target, OrderedDict):  # a module's state has versions attached, which say nothing here
             raise ValueError(f"a state for {shown(target)}")
 
-    def storage(self, _argument: Any) -> None:
+    def storage(self, _argument: object) -> None:
         """A storage is named as ("storage", type, key, device, number of values)."""
         found = self.stack.pop()
         if not isinstance(found, tuple) or len(found) != 5:
@@ -247,14 +247,14 @@ class _Machine:
         self.stack.append(_Storage(dtype, key, n))
 
 
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_CONSTANTS: dict[str, object] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 _LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING",
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES",
 }  # fmt: skip
 
-_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+_STEPS: dict[str, Callable[[_Machine, object], None]] = {
     "PROTO": lambda *_: None,
     "FRAME": lambda *_: None,
     "MARK": _Machine.mark,
@@ -273,7 +273,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "LONG_BINPUT": _Machine.remember_as,
     "BINGET": _Machine.recall,
     "LONG_BINGET": _Machine.recall,
-    "GLOBAL": lambda machine, names: machine.name(*names.split(" ", 1)),
+    "GLOBAL": lambda machine, names: machine.name(*str(names).split(" ", 1)),
     "STACK_GLOBAL": _Machine.name_from_stack,
     "REDUCE": _Machine.call,
     "NEWOBJ": _Machine.new,
@@ -282,9 +282,9 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 }
 
 
-def _known(module: str, name: str) -> Any:
+def _known(module: str, name: str) -> object:
     """What a name stands for: a type of numbers, one of the functions that are called here, or a class that is not."""
-    functions: dict[tuple[str, str], Callable[..., Any]] = {
+    functions: dict[tuple[str, str], Callable[..., object]] = {
         ("collections", "OrderedDict"): lambda: OrderedDict(),
         ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
@@ -301,16 +301,27 @@ def _known(module: str, name: str) -> Any:
     return _Class(f"{module}.{name}")
 
 
-def _stored_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: object) -> StoredTensor:
-    sizes = [offset]
-    for axes in (shape, stride):
-        if not isinstance(axes, tuple) or len(axes) > MAX_AXES:
-            raise ValueError(f"a tensor whose axes are no tuple of at most {MAX_AXES}")
-        sizes += axes
-    if not isinstance(storage, _Storage) or not all(map(_is_size, sizes)) or len(shape) != len(stride):
+def _stored_tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> StoredTensor:
+    sizes, steps = _axes(shape), _axes(stride)
+    if not isinstance(storage, _Storage) or not _is_size(offset) or len(sizes) != len(steps):
         raise ValueError("a tensor that is not described as torch.save describes it")
-    return StoredTensor(*storage, offset, shape, stride)
+    return StoredTensor(*storage, offset, sizes, steps)
 
 
-def _is_size(value: Any) -> bool:
+def _axes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, tuple) or len(value) > MAX_AXES:
+        raise ValueError(f"a tensor whose axes are no tuple of at most {MAX_AXES}")
+    axes = tuple(axis for axis in value if _is_size(axis))
+    if len(axes) != len(value):
+        raise ValueError("a tensor that is not described as torch.save describes it")
+    return axes
+
+
+def _is_size(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < 2**48
+
+
+def _index(value: object) -> int:
+    """The argument of an opcode that names a place in the memo."""
+    assert isinstance(value, int)
+    return value

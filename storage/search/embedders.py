@@ -3,13 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import httpx2
 import numpy as np
 from jaxtyping import Float32
 
 from storage.recipes import file_sha256, short_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KEY_VARIABLE = "CIRCUIT_INSIGHTS_EMBEDDINGS_KEY"
 """Environment variable with the key that an address wants."""
@@ -64,8 +67,10 @@ class FolderEmbedder:
 
         transformers_logging.disable_progress_bar()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            self._model: Any = AutoModel.from_pretrained(
+            self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            self._model: PreTrainedModel = AutoModel.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
             ).eval()
         except Exception as error:  # transformers raises whatever its parsers do

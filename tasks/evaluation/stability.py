@@ -1,14 +1,14 @@
 """How far the edges depend on the text: one layer's figures, and the report of all layers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from interp.coactivation.stability import beginnings, chosen, ranking, stability
+from interp.coactivation.stability import Stability, beginnings, chosen, ranking, stability
 from interp.coactivation.sums import N_SUMS, Strongest, add_coactive, by_token, strength
 from interp.kernels.sampling import uniform
 from interp.sparse import FeatureTokens
@@ -16,7 +16,7 @@ from storage.activations import open_block
 from storage.catalog.parts import read_parts
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
-from storage.store import ShardKey, Store, read_json, shards, whole_file, write_json
+from storage.store import ShardKey, Store, read_as, shards, whole_file, write_json
 from tasks.activations.coactivation import EdgesJob, virtual_weights
 from tasks.activations.corpus_pass import CorpusPass, n_counted
 from tasks.shard_task import shard_task
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 LAYERS_IN_LEGEND = 8
 """Lines of a plot that a legend can name; of more layers, colours tell the depth."""
+
+
+@dataclass(frozen=True)
+class LayerFigures(Stability):
+    """The same, as it is kept and reported."""
+
+    tokens: list[int]
+    """In each beginning of the text."""
 
 
 @shard_task("stability", "stability L{layer:02d}")
@@ -72,7 +80,8 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
     rankings = [ranking(each) for each in found]
     figures = stability(layer, (ranking(halves[0]), ranking(halves[1])), rankings)
     n_tokens = n_counted(store, passes)
-    write_json(path, {**asdict(figures), "tokens": [round(n_tokens * rows / max(1, bounds[-1])) for rows in bounds]})
+    tokens = [round(n_tokens * rows / max(1, bounds[-1])) for rows in bounds]
+    write_json(path, asdict(LayerFigures(**asdict(figures), tokens=tokens)))
     return layer
 
 
@@ -132,26 +141,25 @@ def stability_path(folder: Path, layer: int) -> Path:
     return folder / f"layer-{layer:02d}.json"
 
 
-def report(folder: Path, layers: Sequence[int]) -> list[dict[str, Any]]:
+def report(folder: Path, layers: Sequence[int]) -> list[dict[str, object]]:
     """The figures of all layers as a table; beside them, `convergence.png` draws how they grow with the text."""
-    figures = [read_json(stability_path(folder, layer)) for layer in layers]
+    figures = [read_as(stability_path(folder, layer), LayerFigures) for layer in layers]
     _draw(folder / "convergence.png", figures)
-    rows = []
+    rows: list[dict[str, object]] = []
     for one in figures:
-        changed = one["n_changed_rank"] / one["n_edges"] if one["n_edges"] else None
+        changed = one.n_changed_rank / one.n_edges if one.n_edges else None
         rows.append(
             {
-                "layer": one["layer"],
-                "targets": one["n_targets"],
-                "edges": one["n_edges"],
-                "other rank in halves": one["n_changed_rank"],
+                "layer": one.layer,
+                "targets": one.n_targets,
+                "edges": one.n_edges,
+                "other rank in halves": one.n_changed_rank,
                 "share": _percent(changed),
-                "in both halves": _percent(one["overlap_halves"]),
+                "in both halves": _percent(one.overlap_halves),
                 **{
-                    f"{tokens:,} tokens": _percent(share)
-                    for tokens, share in zip(one["tokens"], one["overlap"], strict=True)
+                    f"{tokens:,} tokens": _percent(share) for tokens, share in zip(one.tokens, one.overlap, strict=True)
                 },
-                "settled at": "not before the end" if one["settled"] is None else f"{one['tokens'][one['settled']]:,}",
+                "settled at": "not before the end" if one.settled is None else f"{one.tokens[one.settled]:,}",
             }
         )
     return rows
@@ -161,7 +169,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _draw(path: Path, figures: list[dict[str, Any]]) -> None:
+def _draw(path: Path, figures: Sequence[LayerFigures]) -> None:
     from matplotlib.figure import Figure  # half a second to import
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -170,7 +178,7 @@ def _draw(path: Path, figures: list[dict[str, Any]]) -> None:
         figure.savefig(partial, format="png", dpi=120)
 
 
-def draw_convergence(figure: "Figure", figures: list[dict[str, Any]]) -> None:
+def draw_convergence(figure: "Figure", figures: Sequence[LayerFigures]) -> None:
     """Draw a line a layer. A few layers have a legend; of many, the colour tells the depth, and a bar beside the plot
     what it means, because a legend of thirty lines hides them and a cycle of ten colours repeats."""
     from matplotlib import colormaps
@@ -178,7 +186,7 @@ def draw_convergence(figure: "Figure", figures: list[dict[str, Any]]) -> None:
     from matplotlib.colors import Normalize
 
     axes = figure.add_subplot(xscale="log", ylim=(0, 1.02), xlabel="tokens", ylabel="share of the final edges found")
-    known = {one["layer"]: _known(one) for one in figures if _known(one)}
+    known = {one.layer: _known(one) for one in figures if _known(one)}
     few = len(known) <= LAYERS_IN_LEGEND
     norm = Normalize(min(known, default=0), max(known, default=1))
     colours = colormaps["viridis"]
@@ -191,5 +199,5 @@ def draw_convergence(figure: "Figure", figures: list[dict[str, Any]]) -> None:
         figure.colorbar(ScalarMappable(norm, colours), ax=axes, label="layer")
 
 
-def _known(figures: dict[str, Any]) -> list[tuple[int, float]]:
-    return [(t, share) for t, share in zip(figures["tokens"], figures["overlap"], strict=True) if share is not None]
+def _known(figures: LayerFigures) -> list[tuple[int, float]]:
+    return [(t, share) for t, share in zip(figures.tokens, figures.overlap, strict=True) if share is not None]

@@ -4,10 +4,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import anthropic
-from anthropic.types import Message
+from anthropic.types import Message, MessageParam, TextBlockParam
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
+from anthropic.types.messages.batch_create_params import Request
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import AnthropicSettings, LLMSettings
@@ -82,7 +85,8 @@ class AnthropicEndpoint:
         return self._client.messages.count_tokens(model=self.model, system=system, messages=messages).input_tokens
 
     def send(self, question: Question) -> Reply:
-        raw = self._asked(lambda: self._client.messages.with_raw_response.create(**self._request(question)))
+        request = self._request(question)
+        raw = self._asked(lambda: self._client.messages.with_raw_response.create(**request))
         reply = _reply(self._asked(raw.parse), question)
         used = reply.usage
         return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
@@ -90,21 +94,22 @@ class AnthropicEndpoint:
     def note_misfit(self) -> None:
         """The API keeps to schemas; an answer that does not fit was cut off or refused."""
 
-    def _request(self, question: Question) -> dict[str, Any]:
+    def _request(self, question: Question) -> MessageCreateParamsNonStreaming:
         system, messages = _conversation(question)
-        schema = {"type": "json_schema", "schema": question.prompt.schema}
         return {
             "model": self.model,
             "max_tokens": question.room,
             "system": system,
             "messages": messages,
-            "output_config": {"format": schema},
+            "output_config": {"format": {"type": "json_schema", "schema": {**question.prompt.schema}}},
         }
 
     # Batches. The API keeps no name for one: ours are known by their time, their size and the ids of their questions.
 
     def create(self, name: str, questions: dict[str, Question]) -> str:
-        requests: Any = [{"custom_id": one, "params": self._request(question)} for one, question in questions.items()]
+        requests: list[Request] = [
+            {"custom_id": one, "params": self._request(question)} for one, question in questions.items()
+        ]
         return self._asked(lambda: self._client.messages.batches.create(requests=requests)).id
 
     def candidates(self, name: str, n_questions: int, since: datetime, known: frozenset[str]) -> list[str]:
@@ -116,7 +121,7 @@ class AnthropicEndpoint:
                 found.append(batch.id)
         return found
 
-    def _since(self, earliest: datetime) -> list[Any]:
+    def _since(self, earliest: datetime) -> list[MessageBatch]:
         """The newest batches, back to a time; the API lists the newest first."""
         found = []
         for batch in self._client.messages.batches.list(limit=100):
@@ -137,17 +142,18 @@ class AnthropicEndpoint:
             yield _result(one, questions.get(one.custom_id))
 
 
-def _conversation(question: Question) -> tuple[Any, Any]:
+def _conversation(question: Question) -> tuple[list[TextBlockParam], list[MessageParam]]:
     """The instructions, which many questions share, are cached by the API; then the turns."""
     prompt = question.prompt
-    system = [{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}]
-    turns = [{"role": "user", "content": prompt.user}]
+    system: list[TextBlockParam] = [{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}]
+    turns: list[MessageParam] = [{"role": "user", "content": prompt.user}]
     if question.misfit is not None:
-        turns += [{"role": "assistant", "content": question.misfit}, {"role": "user", "content": MEND}]
+        turns.append({"role": "assistant", "content": question.misfit})
+        turns.append({"role": "user", "content": MEND})
     return system, turns
 
 
-def _result(one: Any, question: Question | None) -> BatchResult:
+def _result(one: MessageBatchIndividualResponse, question: Question | None) -> BatchResult:
     result = one.result
     if result.type == "succeeded":
         return BatchResult(one.custom_id, _reply(result.message, question))

@@ -1,7 +1,8 @@
 """Enter questions to language models in the catalog."""
 
-from typing import Any
+from dataclasses import asdict
 
+from storage.answers import Call
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import write_part
 from storage.parquet import READ_PARTS
@@ -11,15 +12,12 @@ from tasks.shard_task import shard_task
 
 
 @shard_task("load-calls", "load calls")
-def load_calls(store: Store, run_id: str, number: int, calls: list[dict[str, Any]]) -> int:
+def load_calls(store: Store, run_id: str, number: int, calls: list[Call]) -> int:
     """Enter the calls that are not in the catalog yet; returns how many were given."""
     if calls:
-        different = list({call["call_id"]: call for call in calls}.values())
+        different = [asdict(call) for call in {call.call_id: call for call in calls}.values()]
         path = store.parts("llm_calls", run_id) / f"{number:06d}.parquet"
-        columns = {
-            name: [call.get(name) for call in different]
-            for name in different[0] | {"error": None, "set_aside_usd": 0.0}
-        }
+        columns = {name: [call[name] for call in different] for name in different[0]}
         write_part(path, "llm_calls", columns, len(different))
         with open_catalog(store.catalog, write=True) as connection:
             known = "SELECT call_id FROM llm_calls"

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
-from storage.answers import MAX_ANSWERS, AnswerStore, Kept
+from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept
 from tasks.llm.repair import MEND, instructions_with_schema
 
 OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -97,7 +97,7 @@ class LocalModel:
     """Of the folder's files."""
     answers: AnswerStore
     run_id: str
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     unanswered: dict[str, Answer] = field(default_factory=dict)
     spent_usd: float = 0.0
     device: str = "cpu"
@@ -129,7 +129,7 @@ class LocalModel:
     def _ask_together(self, prompts: Sequence[Prompt]) -> None:
         """An answer that does not fit is shown to the model and asked for again, once."""
         conversations = {at: _messages(prompt) for at, prompt in enumerate(prompts)}
-        calls: dict[int, list[dict[str, Any]]] = {at: [] for at in conversations}
+        calls: dict[int, list[Call]] = {at: [] for at in conversations}
         for attempt in range(1, MAX_ANSWERS + 1):
             began, asked = time.monotonic(), list(conversations)
             turns = _generate(self, [conversations[at] for at in asked], [prompts[at].max_tokens for at in asked])
@@ -150,13 +150,18 @@ class LocalModel:
             if not conversations:
                 return
 
-    def _call(self, prompt: Prompt, turn: Turn, latency: float, *, fits: bool) -> dict[str, Any]:
-        return {
-            "call_id": uuid.uuid4().hex, "run_id": self.run_id, "purpose": prompt.purpose, "model": self.model,
-            "prompt_sha256": prompt.sha256(self.model), "latency_s": latency, "cached": False,
-            "status": "ok" if fits else "malformed", "error": None, "input_tokens": turn.n_read,
-            "output_tokens": turn.n_written, "cost_usd": 0.0,
-        }  # fmt: skip
+    def _call(self, prompt: Prompt, turn: Turn, latency: float, *, fits: bool) -> Call:
+        return Call(
+            call_id=uuid.uuid4().hex,
+            run_id=self.run_id,
+            purpose=prompt.purpose,
+            model=self.model,
+            prompt_sha256=prompt.sha256(self.model),
+            latency_s=latency,
+            status="ok" if fits else "malformed",
+            input_tokens=turn.n_read,
+            output_tokens=turn.n_written,
+        )
 
 
 def _messages(prompt: Prompt) -> Messages:

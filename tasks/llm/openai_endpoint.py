@@ -1,4 +1,4 @@
-"""Any server that speaks OpenAI's chat completions, and its batch endpoint where it has one."""
+"""Every server that speaks OpenAI's chat completions, and its batch endpoint where it has one."""
 
 import io
 import ipaddress
@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import openai
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from openai.types.shared_params.response_format_json_schema import JSONSchema, ResponseFormatJSONSchema
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import LLMSettings, OpenAISettings, Prices
@@ -105,7 +107,7 @@ class OpenAIEndpoint:
             raise ValueError(f"openai.model: {url} has no {self.model}; it has {known}")
 
     def _ask_for_one_token(self) -> None:
-        hello: Any = [{"role": "user", "content": "Hello"}]
+        hello: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
         create = self._client.chat.completions.create
         try:
             completion = self._asked(lambda: create(model=self.model, messages=hello, max_tokens=1))
@@ -139,17 +141,25 @@ class OpenAIEndpoint:
         if self._settings.structured_output == "auto":
             self._structured = False
 
-    def _request(self, question: Question) -> dict[str, Any]:
+    def _request(self, question: Question) -> CompletionCreateParamsNonStreaming:
         prompt = question.prompt
         system = prompt.system if self._structured else instructions_with_schema(prompt)
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": prompt.user}]
+        turns: list[ChatCompletionMessageParam] = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": prompt.user},
+        ]
         if question.misfit is not None:
-            turns += [{"role": "assistant", "content": question.misfit}, {"role": "user", "content": MEND}]
-        request: dict[str, Any] = {"model": self.model, "messages": turns}
-        request["max_completion_tokens" if self._official else "max_tokens"] = question.room
+            turns.append({"role": "assistant", "content": question.misfit})
+            turns.append({"role": "user", "content": MEND})
+        request: CompletionCreateParamsNonStreaming = {"model": self.model, "messages": turns}
+        if self._official:
+            request["max_completion_tokens"] = question.room
+        else:
+            request["max_tokens"] = question.room
         if self._structured:
-            schema = {"name": "answer", "schema": prompt.schema, "strict": True}
-            request["response_format"] = {"type": "json_schema", "json_schema": schema}
+            schema: JSONSchema = {"name": "answer", "schema": {**prompt.schema}, "strict": True}
+            form: ResponseFormatJSONSchema = {"type": "json_schema", "json_schema": schema}
+            request["response_format"] = form
         return request
 
     # Batches: a file of requests goes up, a file of answers comes down; our name for a batch is in its metadata.

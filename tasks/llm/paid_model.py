@@ -5,12 +5,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypeVar
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from interp.descriptions.settings import LLMSettings
-from storage.answers import MAX_ANSWERS, AnswerStore, Kept, asked_again, look_up
+from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept, asked_again, look_up
 from storage.llm_ledger import Ledger, Limits
 from tasks.llm.endpoint import (
     BusyError,
@@ -63,8 +63,8 @@ class PaidModel:
     sleep: Callable[[float], None] = time.sleep
     observed: Mapping[str, Observed] = field(default_factory=dict)
     """By the kind of question, what earlier ones took with this model."""
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    """Rows of `llm_calls` since they were last taken."""
+    calls: list[Call] = field(default_factory=list)
+    """Since they were last taken."""
     unanswered: dict[str, Answer] = field(default_factory=dict)
     """By hash, the questions without a kept answer; another run may get one."""
 
@@ -267,16 +267,16 @@ class PaidModel:
         call_id = f"{sent.reservation}-{sha256[:16]}" if sent.batch else sent.reservation
         calls = [] if before is None else before.calls
         for call in calls:
-            if call["call_id"] == call_id:
-                return float(call["cost_usd"])  # collected already, before a kill
+            if call.call_id == call_id:
+                return call.cost_usd  # collected already, before a kill
         call = self._call(call_id, sha256, sent.purpose, reply.problem or "ok", latency)
         if reply.usage is None:
             usd = sent.worst_usd
-            call |= {"cost_usd": usd, "error": NOT_CREDIBLE if usd else None}
+            call = replace(call, cost_usd=usd, error=NOT_CREDIBLE if usd else None)
         else:
             used, usd = reply.usage, cost_usd(reply.usage, self.endpoint.prices, batch=sent.batch)
             read = used.input + used.cache_write + used.cache_read
-            call |= {"cost_usd": usd, "input_tokens": read, "output_tokens": used.output}
+            call = replace(call, cost_usd=usd, input_tokens=read, output_tokens=used.output)
         detail, text = (reply.text[:500], None) if reply.problem else ("", reply.text)
         attempts = 1 + (0 if before is None else before.attempts)
         self.answers.write(sha256, Kept(text, reply.problem, detail, attempts, [*calls, call]))
@@ -288,21 +288,17 @@ class PaidModel:
         """Enter a question without an answer; another run may ask it again."""
         call = self._call(uuid.uuid4().hex, sha256, purpose, error.problem, latency)
         with self._lock:
-            self.calls.append({**call, "error": error.detail})
+            self.calls.append(replace(call, error=error.detail))
             self.unanswered[sha256] = Answer(None, error.problem, error.detail)
 
     def note_unknown(self, sha256: str, sent: Sent, detail: str) -> None:
         """Enter a question that may have been answered and charged; what was set aside for it stays so."""
         call = self._call(sent.reservation, sha256, sent.purpose, "unknown", 0.0)
         with self._lock:
-            self.calls.append({**call, "set_aside_usd": sent.worst_usd, "error": detail})
+            self.calls.append(replace(call, set_aside_usd=sent.worst_usd, error=detail))
 
-    def _call(self, call_id: str, sha256: str, purpose: str, status: str, latency: float) -> dict[str, Any]:
-        return {
-            "call_id": call_id, "run_id": self.run_id, "purpose": purpose, "model": self.model,
-            "prompt_sha256": sha256, "latency_s": latency, "cached": False, "status": status, "error": None,
-            "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0, "set_aside_usd": 0.0,
-        }  # fmt: skip
+    def _call(self, call_id: str, sha256: str, purpose: str, status: str, latency: float) -> Call:
+        return Call(call_id, self.run_id, purpose, self.model, sha256, latency_s=latency, status=status)
 
     def _note_cached(self, prompts: Sequence[Prompt]) -> None:
         """Enter answers that were there already, and what they cost when they were paid for."""
@@ -311,6 +307,6 @@ class PaidModel:
             if kept is None:
                 continue
             self.calls += kept.calls
-            if all(call["run_id"] != self.run_id for call in kept.calls):
+            if all(call.run_id != self.run_id for call in kept.calls):
                 call = self._call(f"{self.run_id}-{sha256[:16]}", sha256, prompt.purpose, kept.problem or "ok", 0.0)
-                self.calls.append({**call, "cached": True})
+                self.calls.append(replace(call, cached=True))

@@ -13,7 +13,7 @@ from interp.circuitlens.attribution import direct_heads, feature_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
-from interp.circuitlens.graph import Graph, attribution_graph, graph_scores, prune
+from interp.circuitlens.graph import Graph, GraphSettings, attribution_graph, graph_scores, prune
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.formats import open_transcoders
@@ -47,9 +47,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def ours() -> Graph:
     linear, frozen, coders = frozen_demo()
-    return attribution_graph(
-        linear, frozen, coders.__getitem__, max_logits=5, logit_share=0.9, max_features=None, max_bytes=10**8
-    )
+    settings = GraphSettings(max_logits=5, logit_share=0.9, max_features=None)
+    return attribution_graph(linear, frozen, coders.__getitem__, settings, max_bytes=10**8)
 
 
 def test_edges_are_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph) -> None:

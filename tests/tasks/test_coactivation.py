@@ -25,7 +25,7 @@ from storage.store import ShardKey, Store, shards
 from tasks.activations import coactivation as tasks
 from tasks.activations import corpus_pass as activation_tasks
 from tasks.evaluation import stability
-from tasks.evaluation.stability import draw_convergence
+from tasks.evaluation.stability import LayerFigures, draw_convergence
 from tests.tasks.demo_store import dense, ingested
 
 N_POS = 32
@@ -256,7 +256,7 @@ def test_a_pair_of_layers_that_is_none_is_refused(pairs: Any) -> None:
 
 @pytest.mark.parametrize("n_layers", [3, 30])
 def test_every_layer_of_the_plot_can_be_told_from_the_others(n_layers: int) -> None:
-    figures = [{"layer": at, "tokens": [10, 100], "overlap": [at / 60, 1.0]} for at in range(n_layers)]
+    figures = [LayerFigures(at, 1, 1, 0, None, [at / 60, 1.0], None, [10, 100]) for at in range(n_layers)]
     figure = Figure()
     draw_convergence(figure, figures)
     axes = figure.axes[0]

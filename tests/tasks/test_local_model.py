@@ -36,9 +36,9 @@ def test_an_answer_that_fits_is_asked_for_once(tmp_path: Path, takes_system: boo
     model = asked(path, tmp_path)
     assert said(model) == ("the token ‘x’", None)
     (call,) = model.calls
-    assert (call["status"], call["cost_usd"]) == ("ok", 0.0)
-    assert call["input_tokens"] > 5
-    assert call["output_tokens"] == 2
+    assert (call.status, call.cost_usd) == ("ok", 0.0)
+    assert call.input_tokens > 5
+    assert call.output_tokens == 2
     assert asked(path, tmp_path).calls == []
 
 
@@ -49,15 +49,15 @@ def test_an_answer_that_does_not_fit_is_asked_for_again_in_the_same_conversation
     path = write_chat_model(tmp_path / "chat", first="sure:", second=GOOD, takes_system=takes_system)
     model = asked(path, tmp_path)
     assert said(model) == ("the token ‘x’", None)
-    assert [call["status"] for call in model.calls] == ["malformed", "ok"]
-    assert model.calls[1]["input_tokens"] > model.calls[0]["input_tokens"]
+    assert [call.status for call in model.calls] == ["malformed", "ok"]
+    assert model.calls[1].input_tokens > model.calls[0].input_tokens
 
 
 def test_what_stays_malformed_is_kept_as_such_and_not_asked_for_again(tmp_path: Path) -> None:
     path = write_chat_model(tmp_path / "chat", first="x", second="y", random=True)
     model = asked(path, tmp_path)
     assert said(model) == (None, "malformed")
-    assert [call["status"] for call in model.calls] == ["malformed", "malformed"]
+    assert [call.status for call in model.calls] == ["malformed", "malformed"]
     assert asked(path, tmp_path).calls == []
 
 

@@ -107,9 +107,9 @@ def test_what_is_charged_is_recorded_or_set_aside_and_within_the_budget(
     assert spent.total <= budget_usd + 1e-9
     assert spent.recorded >= 0
     assert Ledger(model.answers.store, "run").of_run == pytest.approx(spent)  # all of it is on disk
-    recorded = sum(call["cost_usd"] for call in model.calls)
+    recorded = sum(call.cost_usd for call in model.calls)
     assert recorded == pytest.approx(spent.recorded)
-    assert sum(call["set_aside_usd"] for call in model.calls) == pytest.approx(spent.set_aside)
+    assert sum(call.set_aside_usd for call in model.calls) == pytest.approx(spent.set_aside)
 
 
 def test_a_count_of_tokens_that_cannot_be_is_said_and_counted_at_its_worst(till: Till, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_a_count_of_tokens_that_cannot_be_is_said_and_counted_at_its_worst(till:
     model = asking(tmp_path)
     model.ask(prompts(1))
     [call] = model.calls
-    assert call["error"] == NOT_CREDIBLE
-    assert call["cost_usd"] > COST
+    assert call.error == NOT_CREDIBLE
+    assert call.cost_usd > COST
 
 
 def test_a_batch_whose_creation_got_no_answer_is_found_and_not_created_again(till: Till, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_server_on_this_machine_needs_no_key_and_costs_nothing(server: OpenAIS
     [body, *_] = server.asked
     assert body["response_format"]["json_schema"]["schema"] == DESCRIPTION
     assert body["max_tokens"] == 50
-    assert model.calls[0]["input_tokens"] == 100
+    assert model.calls[0].input_tokens == 100
 
 
 def test_with_prices_it_costs_what_it_used_cached_tokens_apart(

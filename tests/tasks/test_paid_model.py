@@ -1,6 +1,5 @@
 """Asking Claude, against a local server that speaks the API: money, failures, and kills."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -57,7 +56,7 @@ def test_a_few_are_asked_directly_and_cost_what_they_cost(api: Api, tmp_path: Pa
     model.ask(prompts(3))
     assert texts(model, prompts(3)) == [f"a text of {n} characters" for n in (1, 2, 3)]
     assert model.spent_usd == pytest.approx(3 * COST, abs=1e-12)
-    assert [call["cost_usd"] for call in model.calls] == [pytest.approx(COST)] * 3
+    assert [call.cost_usd for call in model.calls] == [pytest.approx(COST)] * 3
     body = api.direct[0]
     assert body["output_config"]["format"]["schema"] == DESCRIPTION
     assert body["system"][0]["cache_control"] == {"type": "ephemeral"}
@@ -74,7 +73,7 @@ def test_cached_tokens_have_prices_of_their_own_and_batches_are_cheaper(api: Api
     model.ask(prompts(3))
     each = (100 * 3.0 + 20 * 15.0 + 200 * 3.75 + 300 * 0.3) / 1e6 * 0.5
     assert model.spent_usd == pytest.approx(3 * each, abs=1e-12)
-    assert model.calls[0]["input_tokens"] == 600
+    assert model.calls[0].input_tokens == 600
     assert len(api.batches) == 1
     assert not api.direct
 
@@ -86,9 +85,9 @@ def test_the_same_question_is_never_paid_twice(api: Api, tmp_path: Path) -> None
     again.ask(prompts(3))
     assert len(api.direct) == 3
     assert again.spent_usd == pytest.approx(COST)
-    cached = [call for call in again.calls if call["cached"]]
-    assert [call["cost_usd"] for call in cached] == [0.0, 0.0]
-    assert {call["run_id"] for call in again.calls} == {"run", "another run"}
+    cached = [call for call in again.calls if call.cached]
+    assert [call.cost_usd for call in cached] == [0.0, 0.0]
+    assert {call.run_id for call in again.calls} == {"run", "another run"}
 
 
 def test_the_estimate_is_by_the_apis_count_and_is_for_what_is_left(api: Api, tmp_path: Path) -> None:
@@ -152,7 +151,7 @@ def test_what_stays_busy_is_given_up_and_asked_in_the_next_run(api: Api, tmp_pat
     gone = model.look_up(prompts(1)[0])
     assert gone is not None
     assert gone.problem == "unreachable"
-    assert [call["status"] for call in model.calls] == ["unreachable", "ok"]
+    assert [call.status for call in model.calls] == ["unreachable", "ok"]
     next_run = asking(tmp_path, "next")
     next_run.ask(prompts(2))
     assert None not in texts(next_run, prompts(2))
@@ -301,7 +300,7 @@ def test_killed_while_results_come_in_nothing_is_counted_twice(
     again = asking(tmp_path, "second", batch_above=0)
     again.ask(prompts(3))
     assert len(api.batches) == 1
-    paid = {call["call_id"]: call["cost_usd"] for call in again.calls}
+    paid = {call.call_id: call.cost_usd for call in again.calls}
     assert sum(paid.values()) == pytest.approx(3 * COST * 0.5)
 
 
@@ -336,5 +335,5 @@ def test_the_key_is_written_nowhere(api: Api, tmp_path: Path, caplog: pytest.Log
     model.ask(prompts(1))
     model.ask(prompts(3))
     assert KEY not in caplog.text
-    assert KEY not in json.dumps(model.calls) + repr(model) + repr(model.unanswered)
+    assert KEY not in repr(model.calls) + repr(model) + repr(model.unanswered)
     assert all(KEY not in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
