@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -279,16 +280,14 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
 def measure_memory(shard_size: int = 256, n_rows: int = 256) -> list[dict[str, Any]]:
     """Peak memory of the pass over the demo's checkpoint and 1, 4 and 16 times so many rows, a process each."""
     from configs.run import load_config
-    from flows.ingest import quality_text
+    from flows.ingest import quality_job
     from flows.subject.subject import identify, open_source
-    from tasks.ingest import IngestJob, ingest_layer
+    from tasks.ingest import ingest_layer
 
     with tempfile.TemporaryDirectory() as folder:
         subject = identify(open_source(load_config(Path("configs/demo.yaml"), [f"store={folder}/first"])))
-        store, release = Store(Path(folder)), subject.transcoders
-        text = quality_text(subject)
-        job = IngestJob(CHECKPOINT, subject.source.model.path, release.path, release.hooks, text)
-        for layer in range(release.n_layers):
+        store, job = Store(Path(folder)), replace(quality_job(subject), checkpoint_id=CHECKPOINT)
+        for layer in subject.layers:
             ingest_layer.fn(store, job, layer)
         finish(store, CHECKPOINT, subject.attributes)
         tokens = np.random.default_rng(0).integers(1, 1999, (16 * n_rows, N_POS)).astype(np.int32)
