@@ -108,9 +108,13 @@ def _read_blocks(
         layers = sorted(wanted.features)
         read_inputs(model, folder.family, rows.clamp(min=0), layers, wanted.checkpoint.hooks, at_layer)
 
+    blocks = _blocks([len(text) for text in texts], len(before))
+    if n_threads == 1:  # in this thread: another would have memory of its own beside what this one let go of
+        for block in blocks:
+            read(block)
+        return
     with threads(n_threads) as pool:
-        for _ in pool.map(read, _blocks([len(text) for text in texts], len(before))):
-            pass
+        list(pool.map(read, blocks))
 
 
 def _blocks(lengths: Sequence[int], n_before: int) -> list[np.ndarray]:

@@ -31,6 +31,7 @@ from interp.projection import FLOAT32, POOL_ROOM, ROW_BLOCK
 from interp.sparse import FeatureTokens
 from interp.weightlens.settings import WeightLensSettings
 from storage.activations import Block, block_path, write_block
+from storage.archives import read_arrays
 from storage.block_cache import TILE_ROWS
 from storage.catalog.database import open_catalog
 from storage.checkpoints import write_single_token
@@ -49,6 +50,8 @@ from tasks.describe.evidence import SampledCorpus
 from tasks.evaluation.held_out import JudgeJob, natural, read_layers
 from tasks.evaluation.judge import judge_layer
 from tasks.evaluation.reading import TOKENS_AT_ONCE
+from tasks.evaluation.texts import draw_texts
+from tasks.llm.instructions import instructions
 from tasks.weightlens.project import COLUMN_BLOCKS, ProjectionJob, project_shard
 from tests.tasks.demo_store import ingested
 
@@ -246,6 +249,7 @@ def judge_job(subject: Subject) -> JudgeJob:
         draw=Draw(FEATURES, None, N_LAYERS),
         embeddings=None,
         surprisal=None,
+        instructions=instructions(config.prompts.own),
         how=JUDGED,
         evidence=config.describe.evidence,
         rule=config.describe.rule,
@@ -256,6 +260,8 @@ def judge_job(subject: Subject) -> JudgeJob:
 def evaluation_peaks(store: Store, job: JudgeJob) -> tuple[int, int]:
     few = Draw(20, None, N_LAYERS)
     small = replace(job, draw=few, material_recipe="small", how=replace(JUDGED, n_texts=20, n_rated=10))
+    for one in (small, job):
+        draw_texts.fn(store, one)
     read = peak_of(partial(read_layers.fn, store, small, (1,)), partial(read_layers.fn, store, job, (1,)))
     key = ShardKey("small", 1, 0, WIDTH), ShardKey("judged", 1, 0, WIDTH)
     judged = peak_of(partial(judge_layer.fn, store, small, key[0], {}), partial(judge_layer.fn, store, job, key[1], {}))
@@ -267,7 +273,9 @@ def test_evaluation(wide: Subject, measure: Measure) -> None:
     job = judge_job(wide)
     read, judged = measure(evaluation_peaks, wide.store, job)
     found = natural(wide.store, job, 1)
-    at_once = TOKENS_AT_ONCE * (2 * FEATURES + corpus_pass.STREAMS_A_PASS * D_MODEL) * 4
+    n_known = len(found.features) + len(read_arrays(job.natural_path(wide.store, 1))["others"])
+    at_once = TOKENS_AT_ONCE * (2 * n_known + corpus_pass.STREAMS_A_PASS * D_MODEL) * 4
     n_active, n_written = len(found.active.value), FEATURES * JUDGED.n_synthetic
-    kept_within(read, 44 * n_active + at_once)
+    likenesses = 2 * 4 * FEATURES * WIDTH  # and what they are sorted by
+    kept_within(read, 44 * n_active + likenesses + at_once)
     kept_within(judged, 60 * n_active + 4 * FEATURES * (n_written + len(found.texts)) + at_once)
