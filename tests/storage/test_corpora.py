@@ -467,7 +467,7 @@ MARK = b"\xef\xbb\xbf"
     [
         ("a.jsonl", MARK + b'{"text": "one"}\n' + MARK + b'{"text": "two"}\n'),
         ("a.csv", MARK + b"text,id\none,1\ntwo,2\n"),
-        ("a.tsv.gz", gzip.compress(MARK + b"text\tid\none\t1\n\ntwo\t2\n")),
+        ("a.tsv.gz", gzip.compress(MARK + b"text\tid\none\t1\n\ntwo\t2\n", mtime=0)),
         ("a.ndjson.zst", pa.compress(MARK + b'{"text": "one"}\n{"text": "two"}\n', "zstd", asbytes=True)),
     ],
 )
