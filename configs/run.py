@@ -217,8 +217,9 @@ class EvaluateConfig(_Section):
 
     judge: Literal["rule", "anthropic", "openai", "local"] = "rule"
     """rule: offline and for nothing, by finding the words that a description names; others: see `describe`."""
-    explainer: Literal["tokens", "anthropic", "openai", "local"] | None = None
-    """Whose descriptions are judged; left out: those of `describe.explainer`."""
+    explainer: Literal["tokens", "anthropic", "openai", "local", "human"] | None = None
+    """Whose descriptions are judged; left out: those of `describe.explainer`. human: those that people wrote in the
+    explorer and that were imported."""
     methods: tuple[str, ...] | None = None
     """Methods that are judged; left out: all that have descriptions."""
     controls: tuple[Literal["shuffled", "swapped", "constant"], ...] = ("shuffled", "swapped", "constant")

@@ -7,6 +7,7 @@ from configs.run import RunConfig
 from flows.costs.evaluate import evaluate_costs
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.import_notes import HUMAN
 from flows.recipes.evaluate import EvaluateRecipe
 from flows.reports.evaluation import write_report
 from flows.running.corpus import tokenise
@@ -71,6 +72,11 @@ class EvaluateStage:
         recipe = EvaluateRecipe(subject)
         if not recipe.methods:
             raise ValueError("evaluate: the catalog holds no descriptions; run weightlens or describe first")
+        if recipe.explainer == HUMAN and HUMAN not in recipe.methods:
+            raise ValueError(
+                "evaluate.explainer is human, and no descriptions by people are in the catalog; bring them in with "
+                "circuit-insights import FILE --format notes-jsonl"
+            )
         tokenise(subject)
         job, judged, scored = _job(recipe), recipe.keys(recipe.judged), recipe.keys(recipe.recipe)
         for key, scores in zip(judged, scored, strict=True):

@@ -4,14 +4,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import duckdb
 from pydantic import BaseModel, Field, ValidationError
 
 from flows.subject.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
-from storage.catalog.database import check_catalog, first_line, insert_row, open_catalog
+from storage.catalog.database import (
+    check_catalog,
+    first_line,
+    insert_row,
+    loaded_subject,
+    mark_loaded,
+    open_catalog,
+)
 from storage.catalog.published import open_published, publish
 from storage.foreign import parse_json, read_bytes
+from storage.recipes import short_hash
 from storage.store import Store
+from tasks.describe.describe import loaded_name
 
 HUMAN = "human"
 MAX_BYTES = 256_000_000
@@ -58,8 +68,17 @@ def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
                     "feature": note.feature, "method": HUMAN, "explainer": HUMAN, "cluster": -1, "text": note.text,
                     "tokens": [], "created_at": note.created_at.replace(tzinfo=None),
                 })  # fmt: skip
+            _name_what_is_said(connection, checkpoint_id, corpus[0] if corpus else None)
         publish(store.catalog)
     return len(found)
+
+
+def _name_what_is_said(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, corpus_id: str | None) -> None:
+    """Have what people say counted as a stage's output, so that it is judged anew when it has changed."""
+    query = """SELECT layer, feature, text FROM descriptions WHERE checkpoint_id = ? AND method = ?
+               AND corpus_id IS NOT DISTINCT FROM ? ORDER BY layer, feature"""
+    said = connection.execute(query, [checkpoint_id, HUMAN, corpus_id]).fetchall()
+    mark_loaded(connection, loaded_subject(checkpoint_id, corpus_id), loaded_name(HUMAN), short_hash(said=said))
 
 
 def _descriptions(file: Path, checkpoint_id: str) -> list[Description]:

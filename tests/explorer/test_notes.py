@@ -9,8 +9,10 @@ from starlette.testclient import TestClient
 
 from explorer.app import Settings, create_app
 from flows.import_notes import import_notes
+from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.catalog.published import open_published
 from storage.store import Store
+from tasks.describe.describe import loaded_name
 from tests.explorer.conftest import HERE
 from tests.explorer.small_catalog import CHECKPOINT, CORPUS, write_small_catalog
 from tests.explorer.test_security import ATTACK
@@ -27,6 +29,11 @@ def client(small_catalog: Path, tmp_path: Path) -> Iterator[TestClient]:
 
 def say(client: TestClient, **form: str) -> int:
     return client.post(f"{PAGE}/note", data=form).status_code
+
+
+def said_by_people(store: Store) -> str | None:
+    """What names people's descriptions for the stage that judges them."""
+    return loaded_recipe(store.catalog, loaded_subject(CHECKPOINT, CORPUS), loaded_name("human"))
 
 
 def test_what_is_said_stands_on_the_page_and_in_the_list(client: TestClient) -> None:
@@ -50,12 +57,17 @@ def test_notes_are_exported_and_imported_as_the_method_human(client: TestClient,
     store = Store(tmp_path / "store")
     write_small_catalog(store.root)
     assert import_notes(store, file, "small") == 1
+    first = said_by_people(store)
     assert import_notes(store, file, "small") == 1
+    assert said_by_people(store) == first
     with open_published(store.catalog) as connection:
         query = "SELECT layer, feature, corpus_id, text FROM descriptions WHERE method = 'human'"
         assert connection.execute(query).fetchall() == [(2, 1, CORPUS, "cats and dogs")]
+    file.write_text(file.read_text().replace("cats and dogs", "cats alone"))
+    assert import_notes(store, file, "small") == 1
+    assert said_by_people(store) not in (None, first)  # and so it is judged anew
     with TestClient(create_app(Settings(store.catalog)), base_url=HERE) as served:
-        assert "cats and dogs" in served.get(PAGE).text.split("</h1>")[0]
+        assert "cats alone" in served.get(PAGE).text.split("</h1>")[0]
 
 
 @pytest.mark.parametrize(
