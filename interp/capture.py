@@ -170,13 +170,15 @@ def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Remo
     me = get_ident()
 
     def hook(
-        _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
+        _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
         if get_ident() != me:
             return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        assert isinstance(hidden, Tensor)
         if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+            return (change(hidden), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(hidden)}
 
     return block.register_forward_pre_hook(hook, with_kwargs=True)
 

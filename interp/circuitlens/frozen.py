@@ -236,8 +236,9 @@ def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> Seen
         return module.register_forward_hook(in_this_thread(keep))
 
     def rotation_of(module: nn.Module, layer: int) -> RemovableHandle:
-        def keep(_m: object, _a: object, given: dict[str, tuple[Tensor, Tensor] | None]) -> None:
-            for name, table in zip(("cos", "sin"), given.get("position_embeddings") or (), strict=False):
+        def keep(_m: object, _a: object, given: dict[str, object]) -> None:
+            tables = given.get("position_embeddings")
+            for name, table in zip(("cos", "sin"), tables if isinstance(tables, tuple) else (), strict=False):
                 seen[name, layer] = table[0].float()
 
         return module.register_forward_pre_hook(in_this_thread(keep), with_kwargs=True)

@@ -7,7 +7,7 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens.attribution import contributions
 from interp.circuitlens.frozen import freeze, linear_model
-from interp.circuitlens.graph import attribution_graph
+from interp.circuitlens.graph import GraphSettings, attribution_graph
 from interp.families import family_of
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange, HeadChange
@@ -75,9 +75,8 @@ def test_with_frozen_mlps_a_silenced_feature_takes_its_contributions_away(name: 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_through_features_it_takes_away_what_all_paths_of_the_graph_carry(name: str) -> None:
     rest = resting(name, coders := random_transcoders("skip"))
-    graph = attribution_graph(
-        rest.linear, rest.frozen, coders.__getitem__, max_logits=3, logit_share=1.0, max_features=None, max_bytes=10**8
-    )
+    settings = GraphSettings(max_logits=3, logit_share=1.0, max_features=None)
+    graph = attribution_graph(rest.linear, rest.frozen, coders.__getitem__, settings, max_bytes=10**8)
     n = graph.n_features
     among = graph.edges[:n, :n].astype(np.float64) / graph.activation[:, None]  # relative changes of features
     total = graph.edges[n:, :n] @ np.linalg.inv(np.eye(n) - among)

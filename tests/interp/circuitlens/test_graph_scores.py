@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interp.capture import Hooks
-from interp.circuitlens.graph import Graph, attribution_graph, graph_scores
+from interp.circuitlens.graph import Graph, GraphSettings, attribution_graph, graph_scores
 from storage.exchange.attribution_graph import read_scores
 from tests.frozen_models import frozen_model, random_transcoders
 
@@ -34,7 +34,11 @@ def whole(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def test_scores_are_what_their_definition_says() -> None:
     linear, frozen = frozen_model("llama", Hooks("mlp_in", "mlp_out"), coders := random_transcoders("relu"))
     graph = attribution_graph(
-        linear, frozen, coders.__getitem__, max_logits=3, logit_share=1.0, max_features=60, max_bytes=10**8
+        linear,
+        frozen,
+        coders.__getitem__,
+        GraphSettings(max_logits=3, logit_share=1.0, max_features=60),
+        max_bytes=10**8,
     )
     found = graph_scores(graph)
     assert 0 < found.replacement < found.completeness < 1
