@@ -88,7 +88,7 @@ def test_questions_that_are_answered_together_have_the_answers_that_they_have_al
         model = LocalModel(path, "print", answers, "run", at_once=at_once)
         model.ask(prompts)
         kept.append([answers.read(prompt.sha256(model.model)) for prompt in prompts])
-        told = [(call["prompt_sha256"], call["input_tokens"], call["output_tokens"]) for call in model.calls]
+        told = [(call.prompt_sha256, call.input_tokens, call.output_tokens) for call in model.calls]
         assert len(told) == 14
     alone, together = ([(one.text, one.problem, one.attempts) for one in many if one] for many in kept)
     assert alone == together
@@ -108,4 +108,4 @@ def test_a_gpu_without_room_answers_in_halves(tmp_path: Path, monkeypatch: pytes
     model = LocalModel(path, "print", AnswerStore(Store(tmp_path)), "run")
     model.ask(several(5))
     assert sizes == [5, 2, 3, 1, 2]
-    assert [call["status"] for call in model.calls] == ["ok"] * 5
+    assert [call.status for call in model.calls] == ["ok"] * 5

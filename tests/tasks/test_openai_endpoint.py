@@ -196,8 +196,8 @@ def test_what_questions_took_before_is_what_the_next_are_estimated_at(
     assert later.observed == {"explain": Observed(100.0, 20.0)}
     estimated = later.estimate(prompts(10)).usd
     later.ask(prompts(10))
-    actual = sum(call["cost_usd"] for call in later.calls if not call["cached"] and call["run_id"] == "run")
-    actual -= first.calls[0]["cost_usd"]
+    actual = sum(call.cost_usd or 0 for call in later.calls if not call.cached and call.run_id == "run")
+    actual -= first.calls[0].cost_usd or 0
     assert estimated == pytest.approx(9 * (100 * 2.0 + 20 * 8.0) / 1e6)
     assert estimated == pytest.approx(actual)
     assert guess != pytest.approx(actual * 10 / 9, rel=0.3)
