@@ -134,20 +134,30 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
 
 
 def _described(cluster: int, text: str, evidence: Evidence, said: Sequence[tuple[Evidence, list[Clause]]]) -> Described:
-    """A description with what its clauses are worth on the samples of which they are said."""
-    base, measured, named = evidence.base, list[Measured](), set(evidence.reads)
+    """A description with what its clauses are worth on the samples of which they are said.
+
+    Clusters may name a word by different tokens of it, one by "as" and another by "as" and "As": the whole feature's
+    clause is of all of them.
+    """
+    base, named = evidence.base, set(evidence.reads)
+    merged: dict[tuple[str, str], tuple[Clause, Evidence]] = {}
     for samples, clauses_ in said:
         of = "strongest" if samples.moments and samples.moments == evidence.strongest else "range"
-        for clause in dict.fromkeys(clauses_):
+        for clause in clauses_:
             named |= clause.tokens if clause.kind == "token" else set()
-            if base is not None:
-                found = clause.compared(samples.moments, base)
-                measured.append(Measured(clause.kind, of, quoted(clause.names), found))
+            key = of, f"{clause.kind} {quoted(clause.names)}"
+            tokens = clause.tokens | merged[key][0].tokens if key in merged else clause.tokens
+            merged[key] = replace(clause, tokens=tokens), samples
+    measured = [
+        Measured(clause.kind, of, quoted(clause.names), clause.compared(samples.moments, base))
+        for (of, _), (clause, samples) in merged.items()
+        if base is not None
+    ]
     can_tell = any(found for _, found in said) and evidence.moments
     covered = coverage(named, evidence.moments) if can_tell else None
     if covered is not None and covered < MIXED and "many tokens" not in text:
         text = f"{text}; other tokens have {1 - covered:.0%} of its activation"
-    return Described(cluster, text, _tokens(evidence), covered, tuple(dict.fromkeys(measured)))
+    return Described(cluster, text, _tokens(evidence), covered, tuple(measured))
 
 
 def _tokens(evidence: Evidence) -> list[str]:

@@ -22,7 +22,7 @@ from tasks.describe.draw import Draw
 from tasks.describe.evidence import EvidenceJob, SampledCorpus, known_features
 from tasks.shard_task import shard_task
 
-VERSION = 4
+VERSION = 5
 """Bump when the same evidence would be described otherwise."""
 
 SEES: dict[Method, str] = {

@@ -48,6 +48,11 @@ def test_a_description_says_how_often_it_is_right() -> None:
         ("token", "range", "‘many’", 1, 0.1),
     ]
     assert one.coverage == 1
+    here = (*moments("as", range(3)), *moments("As", range(1)))
+    two = (Cluster(0, 0.5, moments("as")), Cluster(1, 0.5, here))
+    (whole,) = [one for one in describe("circuitlens-input", replace(known, clusters=two), BY_RULE) if one.cluster < 0]
+    ranged = [(m.clause, m.lift.share) for m in whole.clauses if m.samples == "range"]
+    assert ranged == [("‘as’", 1)]  # of both clusters' tokens
     words = tuple(moments(f"w{at}x")[0] for at in range(20))
     (mixed,) = describe("maxact", replace(known, top=words), BY_RULE)
     assert mixed.coverage == 6 / 20
