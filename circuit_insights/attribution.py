@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from circuit_insights.store import Store
 from explorer.card import graph_html
-from flows.attribute import attribution, save_graph
+from flows.attribute import GraphFile, GraphLink, GraphNode, attribution, save_graph, whole_scores
 from interp.circuitlens.graph import GraphSettings
-from storage.exchange.attribution_graph import GraphFile, GraphLink, GraphNode
 
 if TYPE_CHECKING:
     import networkx
@@ -37,9 +36,7 @@ class Graph:
     @property
     def scores(self) -> dict[str, float]:
         """Replacement and completeness score of the whole graph, before it was pruned."""
-        scores = self.data["metadata"]["scores"]
-        assert isinstance(scores, dict)
-        return scores
+        return whole_scores(self.data)._asdict()
 
     @property
     def nodes(self) -> list[GraphNode]:

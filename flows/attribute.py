@@ -12,11 +12,21 @@ from interp.descriptions.preference import PREFERRED
 from interp.display import visible
 from interp.products import fast_products
 from storage.catalog.published import open_published
-from storage.exchange.attribution_graph import GraphFile, Provenance, graph_json, write_graph
+from storage.exchange.attribution_graph import (
+    GraphFile,
+    GraphLink,
+    GraphNode,
+    Provenance,
+    graph_json,
+    whole_scores,
+    write_graph,
+)
 from storage.exchange.slugs import slug_of
 from storage.store import Store
 
 BATCH_BYTES = 256_000_000
+
+__all__ = ["GraphFile", "GraphLink", "GraphNode", "attribute", "attribution", "save_graph", "whole_scores"]
 
 SLUG_LENGTH = 40
 """Characters of a prompt that name its graph."""

@@ -282,7 +282,7 @@ def attribute(
             open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
         )
         graph = flow.attribute(opened, text, output, settings, tell, chat=chat)
-        scores = graph["metadata"]["scores"]
+        scores = flow.whole_scores(graph)
         said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
-        said += f"; replacement score {scores['replacement']:.3f}, completeness score {scores['completeness']:.3f}"
+        said += f"; replacement score {scores.replacement:.3f}, completeness score {scores.completeness:.3f}"
         out.print(f"{output}: {said}", soft_wrap=True, markup=False)

@@ -111,6 +111,13 @@ def graph_json(
     }
 
 
+def whole_scores(graph: GraphFile) -> Scores:
+    """What a graph of ours says that its scores were before it was pruned."""
+    scores = graph["metadata"]["scores"]
+    assert isinstance(scores, dict)
+    return Scores(**scores)
+
+
 def read_scores(graph: GraphFile) -> Scores:
     """Replacement and completeness score of a graph in this format, ours or another's, by the links that it has.
 
