@@ -271,6 +271,7 @@ with held(store, "test"):
 """
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("kind", "layout"),
     [(".txt", "packed"), (".jsonl", "padded"), (".jsonl.gz", "packed"), (".parquet", "padded"), ("folder", "packed")],

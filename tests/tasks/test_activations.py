@@ -105,6 +105,7 @@ def test_samples_are_drawn_from_the_activations_and_hold_the_greatest(gathered: 
         assert np.sort(a[at])[::-1][: settings.n_top] == pytest.approx(greatest)
 
 
+@pytest.mark.whole
 def test_nothing_depends_on_blocks_batches_and_shards(gathered: Any) -> None:
     settings = CASES[0]
     expected = gathered(settings)

@@ -169,6 +169,7 @@ def test_effects_reach_along_the_continuation(found: dict[str, pa.Table]) -> Non
     assert set(effects["sample"]) == {-1}
 
 
+@pytest.mark.whole
 def test_nothing_depends_on_blocks_and_shards(sampled: Any, found: dict[str, pa.Table]) -> None:
     other = attributed(sampled, "tiled", 37, 256)
     for name, table in found.items():

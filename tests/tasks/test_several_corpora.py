@@ -46,6 +46,7 @@ def run(subject: Subject) -> list[dict]:
     return pq.read_table(store.part("feature_edges", key)).to_pylist()
 
 
+@pytest.mark.whole
 def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     texts = list(python_docs())
     for name, part in (("a", texts[:40]), ("b", texts[40:90])):
