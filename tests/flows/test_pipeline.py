@@ -131,11 +131,9 @@ def test_sql_reads_in_every_format_and_writes_nothing(
 def test_a_second_run_does_nothing_and_says_so(done: tuple[Path, list[str], str], cli: Cli) -> None:
     store, overrides, _ = done
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    began = time.monotonic()
     again = cli("run", CONFIG, *overrides)
     assert again.returncode == 0
     assert "Nothing to do" in again.stderr
-    assert time.monotonic() - began < 60
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
     assert "to do" in cli("plan", CONFIG, *overrides).stdout
 
