@@ -83,12 +83,12 @@ def test_descriptions_and_reasons(done: tuple[Path, list[str], str]) -> None:
     store, _, _ = done
     found = dict(rows(store, "SELECT (layer, feature, method), text FROM descriptions"))
     assert found == {
-        (0, 1, "weightlens"): f"‘-{WORDS[12]}’",
-        (0, 1, "weightlens+out"): f"‘-{WORDS[12]}’",
-        (0, 3, "weightlens"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
-        (0, 3, "weightlens+out"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
-        (1, 2, "weightlens"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’",
-        (1, 2, "weightlens+out"): f"‘-{WORDS[5]}’, ‘-{WORDS[7]}’; promotes ‘-{WORDS[9]}’",
+        (0, 1, "weightlens"): f"‘{WORDS[12]}’",
+        (0, 1, "weightlens+out"): f"‘{WORDS[12]}’",
+        (0, 3, "weightlens"): f"‘{WORDS[5]}’, ‘{WORDS[7]}’",
+        (0, 3, "weightlens+out"): f"‘{WORDS[5]}’, ‘{WORDS[7]}’",
+        (1, 2, "weightlens"): f"‘{WORDS[5]}’, ‘{WORDS[7]}’",
+        (1, 2, "weightlens+out"): f"‘{WORDS[5]}’, ‘{WORDS[7]}’; promotes ‘{WORDS[9]}’",
     }
     reasons = rows(store, "SELECT count(*), any_value(reason) FROM failures WHERE stage = 'weightlens'")
     assert reasons == [(32 - 3, "no_candidates")]
@@ -223,7 +223,7 @@ def test_exported_contributions_are_shares_of_all_that_a_feature_could_read(
     assert edge["contribution"] == pytest.approx(entry["total_input_invariant_contribution"])
     assert edge["relative_contribution"] == pytest.approx(1)
     assert entry["total_input_invariant_detected_contribution"] == pytest.approx(1)
-    assert entry["description"] == entry["description_soft"] == ["word5", "word7"]
+    assert entry["description"] == entry["description_soft"] == [" word5", " word7"]
     assert (entry["validation"], entry["validation_soft"]) == (True, 1.0)
     silent = features[0]
     assert (silent["description"], silent["description_soft"]) == (None, None)
@@ -249,9 +249,9 @@ def test_the_authors_validation_reads_descriptions_as_sequences(tmp_path: Path, 
     store = tmp_path / "store"
     # Attention does nothing in the planted model, so a token does in a sequence what it does alone.
     assert sorted(rows(store, "SELECT layer, feature, tokens FROM descriptions WHERE method = 'weightlens'")) == [
-        (0, 1, ["word12"]),
-        (0, 3, ["word5", "word7"]),
-        (1, 2, ["word5", "word7"]),
+        (0, 1, [" word12"]),
+        (0, 3, [" word5", " word7"]),
+        (1, 2, [" word5", " word7"]),
     ]
     query = "SELECT layer, feature, validation_soft FROM sequence_validation WHERE validation ORDER BY ALL"
     assert rows(store, query) == [(0, 1, 1.0), (0, 3, 1.0), (1, 2, 1.0)]
@@ -290,7 +290,7 @@ def test_the_graph_of_a_prompt(done: tuple[Path, list[str], str], tmp_path: Path
     result = attribute(f"{WORDS[3]} {WORDS[5]}", output)
     assert result.exit_code == 0, result.output
     graph = json.loads(output.read_text())
-    assert graph["metadata"]["prompt_tokens"] == ["<s>", WORDS[3], WORDS[5]]
+    assert graph["metadata"]["prompt_tokens"] == ["<s>", f" {WORDS[3]}", f" {WORDS[5]}"]
     nodes = {node["node_id"]: node for node in graph["nodes"]}
     feature, later = nodes["0_3_2"], nodes["1_2_2"]
     for node, layer, number in ((feature, "0", 3), (later, "1", 2)):
