@@ -6,7 +6,7 @@ last. Words are named in the order in which they drive the feature.
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -189,19 +189,22 @@ def _firing_words(evidence: Evidence, rule: RuleSettings, wording: WordingSettin
 def _context(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Clause | None:
     """Words before the firing token that a good share of the samples has, more than tokens elsewhere do; immediately
     before it if there are such, else anywhere among its causes."""
-    moments = evidence.moments
+    moments, least = evidence.moments, rule.min_context * len(evidence.moments)
     kinds: tuple[Literal["right after", "after"], ...] = ("right after", "after")
     for kind in kinds:
-        weighed = _weighed(_standing_before(moments, immediately=kind == "right after"), wording)
-        parts = []
-        for part, _ in weighed:
+        standing = list(_standing_before(moments, immediately=kind == "right after"))
+        n_samples = Counter(token for token, _ in standing)
+        parts: list[Group] = []
+        for part, _ in _weighed(standing, wording):
+            if part.kind == "bytes" or sum(n_samples[token.text] for token in part.tokens) < least:
+                continue  # no more samples than that can have it: nearly all parts end here
             clause = Clause(kind, (part.name,), _texts_of([part]))
-            n_held = sum(map(clause.holds, moments))
             is_more = evidence.base is None or clause.compared(moments, evidence.base).low > 1
-            if n_held >= rule.min_context * len(moments) and is_more and part.kind != "bytes":
+            if is_more and sum(map(clause.holds, moments)) >= least:
                 parts.append(part)
+            if len(parts) == rule.max_words:
+                break
         if parts:
-            parts = parts[: rule.max_words]
             return Clause(kind, tuple(part.name for part in parts), _texts_of(parts))
     return None
 
