@@ -103,7 +103,7 @@ def main() -> None:
 
     coders = [coder() for _ in range(linear.n_layers)]
     tokens = torch.randint(3, folder.n_tokens, (arguments.n_pos,))
-    for products, how in (("as set", nullcontext()), ("fast", fast_products())):
+    for products, how in (("as set", nullcontext()), ("fast", fast_products(d_model))):
         with how:
             found = parts(linear, coders, tokens, arguments.targets)
         figures = {"benchmark": "attributing", "products": products, "n_pos": arguments.n_pos, **found}

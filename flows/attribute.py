@@ -54,7 +54,6 @@ def attribute(
     return written
 
 
-@fast_products()
 def attribution(
     opened: Opened, read: Prompt, prompt: str, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
 ) -> GraphFile:
@@ -69,9 +68,10 @@ def attribution(
         tell(sentence)
     tell(f"reading {len(read.tokens)} tokens")
     linear = opened.linear
-    frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
-    tell("attributing")
-    graph = attribution_graph(linear, frozen, partial(checkpoint.encoder, device=device), settings, BATCH_BYTES)
+    with fast_products(checkpoint.attributes.d_model):
+        frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
+        tell("attributing")
+        graph = attribution_graph(linear, frozen, partial(checkpoint.encoder, device=device), settings, BATCH_BYTES)
     tell("pruning")
     pruned = prune(graph, settings.node_threshold, settings.edge_threshold)
     made = Provenance(

@@ -11,14 +11,19 @@ from llvmlite.binding import get_host_cpu_name
 EXACT = 2e-6
 """Relative error beyond which products were not made of float32 factors: those of bfloat16 are off by 3e-3."""
 
+LEAST_WIDTH = 256
+"""Of a model for which the other library is chosen: below, its preparations take longer than the products. Attributing
+the demo (64 dimensions) takes 1.8 times as long with it; SmolLM2-135M (576) three fifths (`benchmarks.attributing`)."""
+
 _lock = Lock()
 _within: list[str] = []
 """For each block that is running, what PyTorch was set to before the first of them."""
 
 
 @contextmanager
-def fast_products() -> Iterator[None]:
-    """Within, oneDNN does this process's float32 products where it is faster than MKL and as exact; also a decorator.
+def fast_products(d_model: int) -> Iterator[None]:
+    """Within, oneDNN does this process's float32 products where it is faster than MKL and as exact, for a model of this
+    width.
 
     On AMD's processors MKL uses half the width of the vectors: 110 in place of 240 GFLOP/s a core of an EPYC with
     AVX-512. PyTorch hands float32 products to oneDNN only where that may round factors to bfloat16, which it does on
@@ -28,7 +33,7 @@ def fast_products() -> Iterator[None]:
     Not for products of a single row with a large matrix, as where a model writes one token after the other: oneDNN puts
     the matrix in another order first, each time.
     """
-    if not _can_be_chosen():
+    if d_model < LEAST_WIDTH or not _can_be_chosen():
         yield
         return
     with _lock:

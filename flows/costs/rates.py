@@ -53,7 +53,7 @@ class Rates(NamedTuple):
     def measured(cls, d_model: int, config: RunConfig) -> "Rates":
         """This machine's, for a model of this width."""
         workers = n_workers(config.engine)
-        with fast_products():
+        with fast_products(d_model):
             return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers), slowness())
 
 

@@ -101,7 +101,6 @@ class PassJob:
 
 
 @shard_task("activations-block", "activations rows {block.start}-{block.stop}")
-@fast_products()
 def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block: Block) -> Block:
     """Run a block of rows through the model and keep every layer's active features.
 
@@ -130,9 +129,10 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
         position = (start * n_pos + np.flatnonzero(kept)).astype(dtype)
         tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(arithmetic.device)
         mask = torch.from_numpy(kept).to(arithmetic.device)
-        xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
-        for layer in layers:
-            found[layer].append(find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position))
+        with fast_products(d_model):
+            xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
+            for layer in layers:
+                found[layer].append(find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position))
     active = []
     for layer in layers:
         active.append(gather_active(found[layer], checkpoint.d_transcoder))

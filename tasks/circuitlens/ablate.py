@@ -25,7 +25,6 @@ METRICS = {
 
 
 @shard_task("circuitlens-ablate", "ablate {key.name}")
-@fast_products()
 def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
     """Put the attributions of some of a layer's features to the causal check.
 
@@ -41,7 +40,8 @@ def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
     rows: list[tuple[int, str, float | None, float | None, float | None, int, str | None]] = []
     for feature in chosen[: job.settings.ablated_features].tolist():
         own = read_attributed(paths, key._replace(start=feature, stop=feature + 1))
-        drops = _drops(store, job, checkpoint, linear, own)
+        with fast_products(checkpoint.attributes.d_model):
+            drops = _drops(store, job, checkpoint, linear, own)
         for name, metric in METRICS.items():
             rows.append((feature, metric, *_interval(np.array([getattr(drop, name) for drop in drops]))))
     names = ("feature", "metric", "value", "low", "high", "n", "reason")

@@ -37,7 +37,6 @@ _LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
 
 
 @shard_task("circuitlens-block", "circuitlens rows {block.start}-{block.stop}")
-@fast_products()
 def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
 
@@ -55,11 +54,12 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     wanted = [_samples(store, job, layer, block) for layer in range(job.n_layers)]
     sequences = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
     rows = job.rows(store, sequences)
-    found = [
-        _attribute_sequence(job, checkpoint, linear, rows[sequence], at)
-        for sequence in sequences.tolist()
-        if (at := [(samples.where(w := samples.sequence == sequence), first[w]) for samples, first in wanted])
-    ]
+    with fast_products(checkpoint.attributes.d_model):
+        found = [
+            _attribute_sequence(job, checkpoint, linear, rows[sequence], at)
+            for sequence in sequences.tolist()
+            if (at := [(samples.where(w := samples.sequence == sequence), first[w]) for samples, first in wanted])
+        ]
     whole = Attributed.joined([one for one, _ in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
     _check_sums(whole)
     write_qk(qk_path(store, job.recipe, *block), [table for _, tables in found for table in tables])

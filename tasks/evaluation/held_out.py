@@ -37,7 +37,6 @@ ROWS_STEERED = 700
 
 
 @shard_task("read-held-out", "read held-out L{layers}")
-@fast_products()
 def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Draw some layers' features, find their look-alikes, and run the held-out texts through the model, once for all.
 
@@ -50,7 +49,8 @@ def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[
     texts, checkpoint = drawn_texts(store, task).texts, open_checkpoint(store, task.checkpoint_id)
     drawn = {layer: _drawn_and_alike(store, task, layer) for layer in left}
     wanted = {layer: np.concatenate([one["features"], one["others"]]) for layer, one in drawn.items()}
-    active = read_activations(Wanted(checkpoint, task.model_path, wanted, task.counted), texts, task.n_threads)
+    with fast_products(checkpoint.attributes.d_model):
+        active = read_activations(Wanted(checkpoint, task.model_path, wanted, task.counted), texts, task.n_threads)
     counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
     for layer in left:
         kept = {**drawn[layer], "counted": counted, **active.pop(layer)._asdict()}

@@ -39,7 +39,6 @@ class ProjectionJob:
 
 
 @shard_task("weightlens", "weightlens {key.name}")
-@fast_products()
 def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
     """Score a shard's features against tokens and earlier features; keep and validate what stands out."""
     if all(store.part(table, key).exists() for table in PROJECTED_TABLES):
@@ -47,11 +46,12 @@ def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     try:
-        tokens = [
-            (side, _against_tokens(checkpoint, rows, name, job))
-            for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
-        ]
-        upstream = _upstream(checkpoint, key, encoder, job)
+        with fast_products(checkpoint.attributes.d_model):
+            tokens = [
+                (side, _against_tokens(checkpoint, rows, name, job))
+                for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
+            ]
+            upstream = _upstream(checkpoint, key, encoder, job)
     except OverflowError as error:
         raise ValueError(
             f"layer {key.layer}, feature {key.start + error.args[0]}: its weights are so large that their products "

@@ -37,7 +37,6 @@ class SingleTokenJob:
 
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
-@fast_products()
 def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int) -> int:
     """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
 
@@ -52,12 +51,15 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
         return start
     folder, model = loaded_model(job.model_path, job.device)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
-    inputs = single_token_inputs(model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos)
-    position = np.arange(start, stop, dtype=np.int32)
-    arrays = {}
-    for layer in layers:
-        entries = find_active(_encoder(checkpoint, layer, compat, job.device), inputs[layer], position)
-        arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
+    with fast_products(checkpoint.attributes.d_model):
+        inputs = single_token_inputs(
+            model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos
+        )
+        position = np.arange(start, stop, dtype=np.int32)
+        arrays = {}
+        for layer in layers:
+            entries = find_active(_encoder(checkpoint, layer, compat, job.device), inputs[layer], position)
+            arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
     with whole_file(path) as partial:
         save_file(arrays, partial, {NAME: UNSTAMPED})
         stamp(partial)

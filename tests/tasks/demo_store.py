@@ -10,7 +10,6 @@ from flows.ingest import quality_text
 from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings
 from interp.capture import capture
-from interp.products import fast_products
 from storage.checkpoints import finish, open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
@@ -34,7 +33,6 @@ def ingested(folder: Path, *overrides: str) -> Subject:
     return subject
 
 
-@fast_products()
 def dense(subject: Subject, settings: ActivationSettings) -> list[np.ndarray]:
     """Every layer's activations at every position of the rows that are read; NaN at those that do not count."""
     store, checkpoint = subject.store, open_checkpoint(subject.store, subject.checkpoint_id)
