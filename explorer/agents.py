@@ -58,6 +58,16 @@ def agents_server(catalog: Catalog, attribute: Attribute | None = None, graphs: 
     return server
 
 
+EDGES = """
+    SELECT {other}_layer AS layer, {other}_feature AS feature, corpus_id, virtual_weight, z_score, twera, n_coactive,
+           (SELECT weightlens FROM feature_card f WHERE f.checkpoint_id = e.checkpoint_id
+            AND f.layer = {other}_layer AND f.feature = {other}_feature) AS description
+    FROM feature_edges e WHERE checkpoint_id = $checkpoint AND {this}_layer = $layer AND {this}_feature = $feature
+    ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC
+"""
+"""The features at the other end of a feature's edges, the strongest first."""
+
+
 class Tools:
     """What agents may ask. A method's docstring is what they are told of it."""
 
@@ -119,26 +129,12 @@ class Tools:
 
     def upstream(self, layer: int, feature: int, checkpoint: str = "", limit: int = 20) -> str:
         """The features of earlier layers that drive one: by co-activation (twera) where measured, else by weights."""
-        query = """
-            SELECT source_layer AS layer, source_feature AS feature, corpus_id, virtual_weight, z_score, twera,
-                   n_coactive,
-                   (SELECT weightlens FROM feature_card f WHERE f.checkpoint_id = e.checkpoint_id
-                    AND f.layer = source_layer AND f.feature = source_feature) AS description
-            FROM feature_edges e
-            WHERE checkpoint_id = $checkpoint AND target_layer = $layer AND target_feature = $feature
-            ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC"""
+        query = EDGES.format(this="target", other="source")
         return self._about(query, layer, feature, checkpoint, limit)
 
     def downstream(self, layer: int, feature: int, checkpoint: str = "", limit: int = 20) -> str:
         """The features of later layers that one drives, and the tokens that it promotes."""
-        query = """
-            SELECT target_layer AS layer, target_feature AS feature, corpus_id, virtual_weight, z_score, twera,
-                   n_coactive,
-                   (SELECT weightlens FROM feature_card f WHERE f.checkpoint_id = e.checkpoint_id
-                    AND f.layer = target_layer AND f.feature = target_feature) AS description
-            FROM feature_edges e
-            WHERE checkpoint_id = $checkpoint AND source_layer = $layer AND source_feature = $feature
-            ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC"""
+        query = EDGES.format(this="source", other="target")
         return self._about(query, layer, feature, checkpoint, limit)
 
     def sql(self, query: str, limit: int = 100) -> str:
