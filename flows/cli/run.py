@@ -51,12 +51,10 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
             from flows.running.stage import PLANNED, planned_stages
-            from flows.running.whole import with_catalog_mended
+            from flows.running.whole import settle, with_catalog_mended
             from flows.subject.origin import pinned, to_download
             from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of
-            from storage.bucket.working_copy import push_rest
-            from storage.catalog.published import sweep_published
 
         with working("look at what is there"):
             loaded = pinned(loaded)
@@ -73,8 +71,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             source = open_source(loaded)
             subject = None if source.must_train else identify(source)
         if subject is not None and with_catalog_mended(source.store, lambda: is_complete(subject)):
-            push_rest(source.store)
-            sweep_published(source.store.catalog)
+            settle(source.store)
             err.print(f"Nothing to do: checkpoint {subject.checkpoint_id} is complete in {name_of(source.store)}")
             return
         check_before_start(source.config, subject, unfinished(source.config, subject))

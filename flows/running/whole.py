@@ -1,6 +1,7 @@
 """Run a flow in this process from its first moment to its last: Prefect, a damaged catalog, a bucket."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from prefect import Flow
@@ -10,9 +11,11 @@ from flows.running.engine import prefect_at_hand
 from flows.running.progress import console, working
 from flows.subject.subject import store_path
 from storage.bucket.working_copy import hold, push_rest
+from storage.catalog.published import publish, sweep_published
 from storage.catalog.restore import restore
+from storage.catalog.runs import any_unended, mark_killed
 from storage.checksums import DamagedError
-from storage.store import Store
+from storage.store import Store, StoreInUseError
 
 Returned = TypeVar("Returned")
 
@@ -24,6 +27,17 @@ def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: RunConfig, force
         result = with_catalog_mended(store, lambda: flow(config, force))
     push_rest(store)
     return result
+
+
+def settle(store: Store) -> None:
+    """Do what is left of a run that was killed when all its work was done: its end in `runs`, the catalog's copy, its
+    bucket's last files. Where another run holds the store, its next stage does the first two."""
+    if any_unended(store.catalog):
+        with suppress(StoreInUseError), hold(store, "record what was killed", everything=False):
+            mark_killed(store.catalog)
+            publish(store.catalog)
+    push_rest(store)
+    sweep_published(store.catalog)
 
 
 def with_catalog_mended(store: Store, work: Callable[[], Returned]) -> Returned:

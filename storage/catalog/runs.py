@@ -33,6 +33,14 @@ def mark_killed(catalog: Path) -> None:
             connection.execute("UPDATE runs SET status = 'killed' WHERE status = 'running'")
 
 
+def any_unended(catalog: Path) -> bool:
+    """Whether the catalog calls a run running: one that is, or one that was killed."""
+    if not catalog.is_file():
+        return False
+    with open_catalog(catalog) as connection:
+        return connection.execute("SELECT count(*) FROM runs WHERE status = 'running'").fetchone() != (0,)
+
+
 @contextmanager
 def recorded(catalog: Path, row: Mapping[str, object]) -> Iterator[ReuseCount]:
     """Record a stage of a run as running, then as completed or failed, and publish the catalog. Yields the count of its
