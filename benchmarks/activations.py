@@ -28,7 +28,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -75,11 +75,12 @@ def write_shape(store: Store) -> Path:
     attributes = random_attributes(CHECKPOINT, n_layers=N_LAYERS, d_model=D_MODEL, d_transcoder=D_TRANSCODER,
                                    n_tokens=D_VOCAB)  # fmt: skip
     checkpoint = Checkpoint(store.checkpoint(CHECKPOINT))
-    from interp.capture import Hooks
+    from interp.capture import HookedModel, Hooks
     from interp.families import FAMILIES
 
     sample = torch.from_numpy(tokens[:8])
-    xs = transcoder_inputs(model, FAMILIES["gpt2"], Hooks("mlp_in", "mlp_out"), N_LAYERS, sample, sample >= 0, 8)
+    hooked = HookedModel(model, FAMILIES["gpt2"], Hooks("mlp_in", "mlp_out"))
+    xs = transcoder_inputs(hooked, N_LAYERS, sample, sample >= 0, 8)
     share = ACTIVE / D_TRANSCODER
     norm = Norm(torch.ones(D_MODEL), None, 1e-5, centred=True)
     for layer in range(N_LAYERS):
@@ -139,10 +140,17 @@ def encoders_alone(checkpoint: Checkpoint, n_positions: int) -> None:
                 torch.mm(rows, part.T, out=out[: len(rows), : len(part)] if len(part) == width else None)
 
 
-def measure_pass(
-    store: Store, checkpoint_id: str, model_path: Path, corpus_id: str, n_tokens: int, workers: int, shard_size: int
-) -> dict[str, Any]:
+class Measured(NamedTuple):
+    """What the pass is measured on."""
+
+    checkpoint_id: str
+    model_path: Path
+    corpus_id: str
+
+
+def measure_pass(store: Store, measured: Measured, n_tokens: int, workers: int, shard_size: int) -> dict[str, Any]:
     """Tokens a second of the floor and of the pass."""
+    checkpoint_id, model_path, corpus_id = measured
     checkpoint = open_checkpoint(store, checkpoint_id)
     n_pos = corpus_attributes(store, corpus_id).n_pos
     corpus_pass = tasks.CorpusPass("bench", corpus_id, checkpoint.n_layers)
@@ -331,8 +339,8 @@ def main() -> None:
             writer = get_context("spawn").Process(target=write_shape, args=(store,))
             writer.start()  # in a process of its own, so that the peak memory is the pass's
             writer.join()
-            place = (CHECKPOINT, store.root / "model", CORPUS)
-            figures = measure_pass(store, *place, arguments.tokens, arguments.workers, 2048)
+            measured = Measured(CHECKPOINT, store.root / "model", CORPUS)
+            figures = measure_pass(store, measured, arguments.tokens, arguments.workers, 2048)
             tell({"shape": arguments.shape, **figures})
         if arguments.config:
             from configs.run import load_config
@@ -341,8 +349,8 @@ def main() -> None:
             subject = identify(open_source(load_config(arguments.config, arguments.overrides)))
             for name in ("checkpoints", "corpora"):
                 (store.root / name).symlink_to((subject.store.root / name).resolve())
-            place = (subject.checkpoint_id, subject.source.model.path, subject.source.corpus.corpus_id)
-            figures = measure_pass(store, *place, arguments.tokens, arguments.workers, subject.config.shard_size)
+            measured = Measured(subject.checkpoint_id, subject.source.model.path, subject.source.corpus.corpus_id)
+            figures = measure_pass(store, measured, arguments.tokens, arguments.workers, subject.config.shard_size)
             tell({"config": subject.config.name, **figures})
 
 

@@ -5,7 +5,7 @@
 
 import torch
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.circuitlens.attribution import contributions, feature_targets, logit_targets
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_model, open_model, random_transcoders
@@ -27,7 +27,7 @@ def figures(name: str) -> tuple[float, float]:
     summed = found.features.abs().sum(0) + found.errors.abs().sum((0, 1)) + found.tokens.abs().sum(0)
     of_logits = ((found.total() - logits[found.target]).abs() / summed).max()
     family, worst = family_of(CONFIGS[name].model_type), 0.0
-    streams = capture(model, family, TOKENS[None], range(N_LAYERS), HOOKS)
+    streams = capture(HookedModel(model, family, HOOKS), TOKENS[None], range(N_LAYERS))
     position = torch.arange(len(TOKENS)).repeat_interleave(N_FEATURES)
     feature = torch.arange(N_FEATURES).repeat(len(TOKENS))
     for layer, coder in enumerate(coders):

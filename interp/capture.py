@@ -28,6 +28,14 @@ class Hooks(NamedTuple):
     feature_output: OutputHook
 
 
+class HookedModel(NamedTuple):
+    """A model, where its parts are, and where its transcoders read and what they stand for."""
+
+    model: nn.Module
+    family: Family
+    hooks: Hooks
+
+
 class MlpStreams(NamedTuple):
     """What a transcoder of one layer sees and what it should return, at every token."""
 
@@ -91,15 +99,14 @@ def on_feature_input(
 
 @torch.no_grad()
 def read_streams(
-    model: nn.Module,
-    family: Family,
+    hooked: HookedModel,
     tokens: Integer[Tensor, "batch n_pos"],
     layers: Sequence[int],
-    hooks: Hooks,
     receive: Callable[[int, int, Float[Tensor, "batch n_pos d_model"]], None],
 ) -> None:
     """Hand `receive` the transcoder input (0) and target (1) of each of `layers`, in order, in float32; the pass ends
     after the last of them."""
+    model, family, hooks = hooked
     blocks = family.block_modules(model)
     last = max(layers)
 
@@ -121,28 +128,22 @@ def read_streams(
 
 
 def capture(
-    model: nn.Module,
-    family: Family,
-    tokens: Integer[Tensor, "batch n_pos"],
-    layers: Sequence[int],
-    hooks: Hooks,
+    hooked: HookedModel, tokens: Integer[Tensor, "batch n_pos"], layers: Sequence[int]
 ) -> dict[int, MlpStreams]:
     """Read the transcoder input and target of `layers`; the pass ends after the last of them.
 
     Memory: the streams of the layers asked for, in float32.
     """
     found: dict[tuple[int, int], Tensor] = {}
-    read_streams(model, family, tokens, layers, hooks, lambda layer, which, x: found.update({(layer, which): x}))
+    read_streams(hooked, tokens, layers, lambda layer, which, x: found.update({(layer, which): x}))
     return {layer: MlpStreams(found[layer, 0], found[layer, 1]) for layer in layers}
 
 
 @torch.no_grad()
 def read_inputs(
-    model: nn.Module,
-    family: Family,
+    hooked: HookedModel,
     tokens: Integer[Tensor, "batch n_pos"],
     layers: Sequence[int],
-    hooks: Hooks,
     receive: Callable[[int, Float[Tensor, "batch n_pos d_model"]], None],
     past: KeysAndValues | None = None,
 ) -> None:
@@ -150,6 +151,7 @@ def read_inputs(
 
     `past` is what the model keeps of the tokens before these (its `past_key_values`), and grows by them.
     """
+    model, family, hooks = hooked
     blocks = family.block_modules(model)
 
     def received(layer: int) -> Callable[[Tensor], None]:

@@ -63,28 +63,37 @@ class Projection(NamedTuple):
     """Σ|score| over all columns: what a relative contribution is relative to."""
 
 
-def project(
-    rows: Float32[Tensor, "rows d_model"],
-    tiles: Tiles,
-    n_columns: int,
-    *,
-    mode: ZScoreMode,
-    pool: int,
-    threshold: float,
-    screen: bool = False,
-    negative: bool = True,
-    tensors: bool = False,
-) -> Projection:
-    """Score every row against every column and keep the outliers of both tails.
+class OutlierRule(NamedTuple):
+    """Which scores of a row are outliers.
 
     A z-score is taken against the mean and sample standard deviation of the tail's `pool` strongest scores
     (`paper`) or of all scores (`full`); in either mode only the pool is searched, so at most `pool` outliers
     a row and tail are found. Rows whose scores do not vary have none.
+    """
+
+    mode: ZScoreMode
+    pool: int
+    threshold: float
+    """Least |z-score| of an outlier."""
+    negative: bool = True
+    """Whether the lower tail is searched as well; otherwise it is left empty."""
+
+
+def project(
+    rows: Float32[Tensor, "rows d_model"],
+    tiles: Tiles,
+    n_columns: int,
+    rule: OutlierRule,
+    *,
+    screen: bool = False,
+    tensors: bool = False,
+) -> Projection:
+    """Score every row against every column and keep the outliers of both tails.
 
     `screen` finds the pools by products in bfloat16 and scores them again in float32: the same outliers, several
     times as fast on processors with bfloat16 arithmetic. It acts on the CPU and in `paper` mode; the means and
-    deviations of `full` mode need every score in float32. Without `negative` the lower tail is left empty. `tensors`
-    selects by tensor operations instead of compiled loops, as is done wherever `rows` lies on another device.
+    deviations of `full` mode need every score in float32. `tensors` selects by tensor operations instead of compiled
+    loops, as is done wherever `rows` lies on another device.
 
     Memory: two pools of `(POOL_ROOM + 1) · pool` entries of 8 bytes a row, 2 kB a row for the bins by which they are
     kept, one tile of columns, one block of scores; on a GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28
@@ -94,9 +103,9 @@ def project(
         OverflowError: holds the first row whose scores, or their squares, are beyond float32.
     """
     tensors = tensors or rows.device.type != "cpu"
-    screen = screen and mode == "paper" and not tensors
-    tails = (0, 1) if negative else (0,)
-    pool = min(pool, n_columns)
+    screen = screen and rule.mode == "paper" and not tensors
+    tails = (0, 1) if rule.negative else (0,)
+    pool = min(rule.pool, n_columns)
     screened_pool = min(n_columns, pool + max(SCREEN_MARGIN, pool // 4)) if screen else pool
     pools = (_TensorPools if tensors else _CompiledPools)(len(rows), len(tails), screened_pool)
     block = max(1, len(rows)) if tensors else ROW_BLOCK
@@ -118,11 +127,11 @@ def project(
     if screen:
         kept, doubtful = _scored_again(rows, tiles, kept, pool)
         doubtful &= screened_pool < n_columns
-    spreads = [_spread(kept[tail], pools.sums, n_columns, tail, mode) for tail in tails]
-    outliers = [_outliers(kept[tail], tail, *spreads[tail], threshold) for tail in tails]
-    found = Projection(outliers[0], outliers[1] if negative else NO_OUTLIERS, pools.sums[:, 2].copy())
+    spreads = [_spread(kept[tail], pools.sums, n_columns, tail, rule.mode) for tail in tails]
+    outliers = [_outliers(kept[tail], tail, *spreads[tail], rule.threshold) for tail in tails]
+    found = Projection(outliers[0], outliers[1] if rule.negative else NO_OUTLIERS, pools.sums[:, 2].copy())
     if doubtful.any():
-        exact = project(rows[doubtful], tiles, n_columns, mode=mode, pool=pool, threshold=threshold, negative=negative)
+        exact = project(rows[doubtful], tiles, n_columns, rule)
         found = _replaced(found, np.nonzero(doubtful)[0], exact)
     return found
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from interp.capture import (
+    HookedModel,
     Hooks,
     capture,
     in_this_thread,
@@ -109,7 +110,7 @@ def measure_quality(
         lengths = [int(real[row].sum()) for row in chosen]
         rows = [(tokens[row, :n], counted[row, :n]) for row, n in zip(chosen, lengths, strict=True) if n > 1]
         replaced = [pool.submit(spliced, row) for row in rows]
-        captured = capture(model, family, tokens, sources, hooks)
+        captured = capture(HookedModel(model, family, hooks), tokens, sources)
         xs = {source: captured[source].x[counted] for source in sources}
         for layer, measured in sums.items():
             measured.add(xs, captured[layer].y[counted], coders[layer])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.activations.positions import counted_in_rows
 from interp.activations.settings import ActivationSettings
-from interp.capture import read_inputs
+from interp.capture import HookedModel, read_inputs
 from interp.decoys import biases_for, make_decoys
 from interp.transcoder import Transcoder
 from storage.catalog.database import insert_row, open_catalog
@@ -107,16 +107,14 @@ def _pre_activations(store: Store, job: DecoysJob, layer: int, W_enc: Tensor) ->
     folder, model = loaded_model(job.model_path)
     special = folder.tokenizer.all_special_ids
     counted = counted_in_rows(rows.tokens, rows.documents, rows.documents[:0], special, job.counted)
-    hooks = open_checkpoint(store, job.checkpoint_id).hooks
+    hooked = HookedModel(model, folder.family, open_checkpoint(store, job.checkpoint_id).hooks)
     found: list[Tensor] = []
     step = max(1, TOKENS_PER_BATCH // attributes.n_pos)
     for start in range(0, n_rows, step):
         tokens = rows.tokens[start : start + step]
         real = torch.from_numpy(np.where(tokens == PADDING, 0, tokens))
         kept = torch.from_numpy(counted[start : start + step])
-        read_inputs(
-            model, folder.family, real, [layer], hooks, lambda _, x, kept=kept: found.append(x[kept].float() @ W_enc.T)
-        )
+        read_inputs(hooked, real, [layer], lambda _, x, kept=kept: found.append(x[kept].float() @ W_enc.T))
     return torch.cat(found)
 
 

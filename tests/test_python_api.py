@@ -12,7 +12,7 @@ import torch
 
 import circuit_insights as ci
 from configs.run import load_config
-from interp.capture import capture
+from interp.capture import HookedModel, capture
 from interp.training.settings import TrainingSettings
 from storage.checkpoints import open_checkpoint
 from tests.conftest import planted_overrides
@@ -132,7 +132,8 @@ def test_transcoders_are_modules_that_compute_what_the_store_holds(planted_ci: c
 def test_the_model_is_the_one_that_activations_are_of(planted_ci: ci.Store) -> None:
     opened = planted_ci.opened()
     tokens = opened.read(PROMPT).tokens[None]
-    x = capture(planted_ci.model(), opened.folder.family, tokens, [0], opened.checkpoint.hooks)[0].x[0]
+    hooked = HookedModel(planted_ci.model(), opened.folder.family, opened.checkpoint.hooks)
+    x = capture(hooked, tokens, [0])[0].x[0]
     a = planted_ci.transcoder(0).encode(x)
     assert [tuple(at) for at in a.nonzero().tolist()] == [(2, 3), (4, 1)]
 

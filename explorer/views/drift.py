@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import Path, Query
+from pydantic import BaseModel, Field
 
 from explorer.catalog import Reader, Row
 from explorer.errors import NotFoundError
@@ -37,6 +38,19 @@ CHANGES = """
 
 Fate = Literal["kept", "moved", "born", "died", ""]
 Surprise = Literal["description changed", "description stayed", ""]
+
+
+class ChangeFilters(BaseModel):
+    """Which of the changes the page lists."""
+
+    fate: Annotated[Fate, Field(description="Only these.")] = ""
+    surprise: Annotated[Surprise, Field(description="Only these.")] = ""
+    layer: Annotated[int | Literal[""], Field(description="Only this layer.")] = ""
+    page: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
+NO_FILTERS = ChangeFilters()
+
 Id = Annotated[str, Path(max_length=100, description="Id or name of a checkpoint.")]
 
 
@@ -50,21 +64,18 @@ def drift_page(
     reader: Reader,
     a: Id,
     b: Id,
-    fate: Annotated[Fate, Query(description="Only these.")] = "",
-    surprise: Annotated[Surprise, Query(description="Only these.")] = "",
-    layer: Annotated[int | Literal[""], Query(description="Only this layer.")] = "",
-    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+    filters: Annotated[ChangeFilters, Query()] = NO_FILTERS,
 ) -> Page:
     """What became of every feature between two checkpoints."""
     rows = [reader.checkpoint(a), reader.checkpoint(b)]
+    wanted = filters.model_dump(exclude={"page"})
     values: dict[str, object] = {
-        "a": rows[0]["checkpoint_id"], "b": rows[1]["checkpoint_id"], "fate": fate, "surprise": surprise,
-        "layer": layer, "n_rows": PAGE_ROWS, "offset": (page - 1) * PAGE_ROWS,
+        "a": rows[0]["checkpoint_id"], "b": rows[1]["checkpoint_id"], **wanted,
+        "n_rows": PAGE_ROWS, "offset": (filters.page - 1) * PAGE_ROWS,
     }  # fmt: skip
     fates = reader.kept_panel("What became of features", FATES, values)
     if not fates.rows:
         raise NotFoundError(f"{rows[0]['name']} and {rows[1]['name']} were not compared; see compare-checkpoints")
-    wanted = {"fate": fate, "surprise": surprise, "layer": layer}
     conditions = "".join(f" AND {name} = ${name}" for name, value in wanted.items() if value != "")
     panels = {
         "fates": fates,
@@ -74,5 +85,7 @@ def drift_page(
     by_layer: dict[int, dict[str, Row]] = {}
     for row in fates.rows:
         by_layer.setdefault(row["layer"], {})[row["fate"]] = row
-    facts = {"a": rows[0], "b": rows[1], "layers": by_layer, "filters": wanted, "page": page, "page_rows": PAGE_ROWS}
+    facts = {
+        "a": rows[0], "b": rows[1], "layers": by_layer, "filters": wanted, "page": filters.page, "page_rows": PAGE_ROWS,
+    }  # fmt: skip
     return Page(f"{rows[0]['name']} to {rows[1]['name']}", rows[1], facts, panels)

@@ -10,7 +10,7 @@ import torch
 from configs.run import EngineConfig, RunConfig
 from flows.subject.machine import arithmetic, n_workers
 from interp.products import fast_products
-from interp.projection import ROW_BLOCK, project
+from interp.projection import ROW_BLOCK, OutlierRule, project
 from storage.block_cache import TILE_ROWS
 
 LIBRARIES_BYTES = 0.6e9
@@ -93,16 +93,8 @@ def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
 
     def sample(_: int) -> None:
         torch.get_num_threads()  # as tasks do: otherwise each thread takes every core
-        pool, threshold = settings.token_pool, settings.z_tokens
-        project(
-            rows.to(chosen.device),
-            lambda: iter(tiles),
-            n_columns,
-            mode=settings.mode,
-            pool=pool,
-            threshold=threshold,
-            screen=chosen.screen,
-        )
+        rule = OutlierRule(settings.mode, settings.token_pool, settings.z_tokens)
+        project(rows.to(chosen.device), lambda: iter(tiles), n_columns, rule, screen=chosen.screen)
 
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, before // workers))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from flows.prompts.opened import Opened, Prompt
-from interp.capture import read_inputs
+from interp.capture import HookedModel, read_inputs
 from interp.circuitlens.written import active_features
 
 
@@ -39,6 +39,6 @@ def active_at(opened: Opened, prompt: Prompt, layers: Sequence[int] | None = Non
             Firing(at, prompt.texts[at], layer, feature, value) for at, feature, value in zip(*columns, strict=True)
         )
 
-    family, hooks = opened.folder.family, opened.checkpoint.hooks
-    read_inputs(opened.model, family, prompt.tokens[None], wanted, hooks, receive)
+    hooked = HookedModel(opened.model, opened.folder.family, opened.checkpoint.hooks)
+    read_inputs(hooked, prompt.tokens[None], wanted, receive)
     return found

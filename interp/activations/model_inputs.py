@@ -4,16 +4,13 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float32, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from interp.capture import Hooks, read_inputs
-from interp.families import Family
+from interp.capture import HookedModel, read_inputs
 
 
 def transcoder_inputs(
-    model: nn.Module,
-    family: Family,
-    hooks: Hooks,
+    hooked: HookedModel,
     n_layers: int,
     tokens: Integer[Tensor, "rows n_pos"],
     kept: Bool[Tensor, "rows n_pos"],
@@ -33,7 +30,7 @@ def transcoder_inputs(
         batch = slice(start, start + rows_per_batch)
         at = kept[batch].flatten().nonzero().squeeze(1)
         try:
-            read_inputs(model, family, tokens[batch], range(n_layers), hooks, _picking(xs, n_kept, at, done))
+            read_inputs(hooked, tokens[batch], range(n_layers), _picking(xs, n_kept, at, done))
         except RuntimeError as error:
             if not _out_of_memory(error) or rows_per_batch == 1:
                 raise

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor, nn
 
-from interp.capture import Hooks, read_streams
+from interp.capture import HookedModel, Hooks, read_streams
 from interp.families import Family
 from interp.training.together import Streams
 
@@ -40,7 +40,7 @@ def captured(
         rows = slice(start, start + step)
         at = kept[rows].flatten().nonzero().squeeze(1)
         place = slice(firsts[start], firsts[start] + len(at))
-        read_streams(model, family, tokens[rows], layers, hooks, _picking(found, at, place))
+        read_streams(HookedModel(model, family, hooks), tokens[rows], layers, _picking(found, at, place))
 
     list(pool.map(run, starts))
     return found

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.families import Family
 from interp.transcoder import Transcoder
 
@@ -42,7 +42,7 @@ def sequence_inputs(
         ids = torch.zeros(len(batch), max(len(sequences[at]) for at in batch) + len(head), dtype=torch.long)
         for row, at in enumerate(batch):
             ids[row, : len(sequences[at]) + len(head)] = torch.tensor([*head, *sequences[at]])
-        x = capture(model, family, ids, [layer], hooks)[layer].x
+        x = capture(HookedModel(model, family, hooks), ids, [layer])[layer].x
         for row, at in enumerate(batch):
             found[at] = x[row, len(head) : len(head) + len(sequences[at])].clone()
     return found

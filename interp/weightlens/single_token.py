@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
-from interp.capture import Hooks, KeysAndValues, read_inputs
+from interp.capture import HookedModel, Hooks, KeysAndValues, read_inputs
 from interp.families import Family
 
 TOKENS_PER_FORWARD = 512
@@ -43,5 +43,5 @@ def single_token_inputs(
         def keep(layer: int, x: Tensor, start: int = start) -> None:
             inputs[layer, start : start + len(x)] = x[:, -1]
 
-        read_inputs(model, family, ids, range(n_layers), hooks, keep, past)
+        read_inputs(HookedModel(model, family, hooks), ids, range(n_layers), keep, past)
     return inputs

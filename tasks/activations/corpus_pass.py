@@ -15,6 +15,7 @@ from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.positions import counted_in_rows
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
 from interp.activations.settings import ActivationSettings, Keep
+from interp.capture import HookedModel
 from interp.products import fast_products
 from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import FeatureTokens
@@ -113,6 +114,7 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
     settings, arithmetic = job.settings, job.arithmetic
     checkpoint = open_checkpoint(store, job.checkpoint_id)
     folder, model = loaded_model(job.model_path, arithmetic.device)
+    hooked = HookedModel(model, folder.family, checkpoint.hooks)
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
     counted = counted_positions(store, corpus_pass.corpus_id, block, folder.tokenizer.all_special_ids, settings)
     n_pos = rows.shape[1]
@@ -130,7 +132,7 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
         tokens = torch.from_numpy(np.where(rows[part] == PADDING, 0, rows[part])).to(arithmetic.device)
         mask = torch.from_numpy(kept).to(arithmetic.device)
         with fast_products(d_model):
-            xs = transcoder_inputs(model, folder.family, checkpoint.hooks, len(layers), tokens, mask, batch)
+            xs = transcoder_inputs(hooked, len(layers), tokens, mask, batch)
             for layer in layers:
                 found[layer].append(find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position))
     active = []

@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.activations.encoding import Encoder
 from interp.activations.positions import counted_in_texts
 from interp.activations.settings import ActivationSettings
-from interp.capture import read_inputs
+from interp.capture import HookedModel, read_inputs
 from interp.fade.texts import Active, chosen_activations, rows_of
 from storage.checkpoints import Checkpoint
 from storage.models import open_model
@@ -92,6 +92,7 @@ def _read_blocks(
     """Run all texts through the model, those of about one length together; a pass ends where the highest of the layers'
     transcoders reads. `receive` gets every layer of every block, from several threads."""
     folder, model = loaded_model(wanted.model_path)
+    hooked = HookedModel(model, folder.family, wanted.checkpoint.hooks)
     encoders = {layer: loaded_encoder(wanted.checkpoint, layer) for layer in wanted.features}
     chosen = {layer: torch.from_numpy(features) for layer, features in wanted.features.items()}
     special = folder.tokenizer.all_special_ids
@@ -105,8 +106,7 @@ def _read_blocks(
             found = _activations(encoders[layer], chosen[layer], x[:, len(before) :], counted)
             receive(_Block(block, layer, found))
 
-        layers = sorted(wanted.features)
-        read_inputs(model, folder.family, rows.clamp(min=0), layers, wanted.checkpoint.hooks, at_layer)
+        read_inputs(hooked, rows.clamp(min=0), sorted(wanted.features), at_layer)
 
     blocks = _blocks([len(text) for text in texts], len(before))
     if n_threads == 1:  # in this thread: another would have memory of its own beside what this one let go of

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from interp.products import fast_products
-from interp.projection import Arithmetic, Projection, project
+from interp.projection import Arithmetic, OutlierRule, Projection, project
 from interp.sparse import FeatureTokens, ranks
 from interp.weightlens.coordinates import fold_norm
 from interp.weightlens.settings import WeightLensSettings
@@ -111,9 +111,7 @@ def _against_tokens(
         rows.to(arithmetic.device),
         lambda: COLUMN_BLOCKS.tiles(checkpoint, None, name, n_tokens),
         n_tokens,
-        mode=settings.mode,
-        pool=settings.token_pool,
-        threshold=settings.z_tokens,
+        OutlierRule(settings.mode, settings.token_pool, settings.z_tokens),
         screen=arithmetic.screen,
     )
 
@@ -166,11 +164,8 @@ def _upstream(
             rows.to(arithmetic.device),
             lambda source=source: COLUMN_BLOCKS.written(checkpoint, source, key.layer),
             checkpoint.d_transcoder,
-            mode=settings.mode,
-            pool=settings.feature_pool,
-            threshold=settings.z_features,
+            OutlierRule(settings.mode, settings.feature_pool, settings.z_features, negative=False),
             screen=arithmetic.screen,
-            negative=False,
         )
         found.append((source, projection))
     return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.families import family_of
 from interp.weightlens.authors import sequence_inputs
 
@@ -24,7 +24,8 @@ def test_padding_does_not_change_what_a_sequence_gives(model: GPT2LMHeadModel, b
     found = sequence_inputs(model, family_of("gpt2"), HOOKS, 1, sequences, bos)
     for sequence, x in zip(sequences, found, strict=True):
         head = [] if bos is None else [bos]
-        alone = capture(model, family_of("gpt2"), torch.tensor([head + sequence]), [1], HOOKS)[1].x[0, len(head) :]
+        hooked = HookedModel(model, family_of("gpt2"), HOOKS)
+        alone = capture(hooked, torch.tensor([head + sequence]), [1])[1].x[0, len(head) :]
         torch.testing.assert_close(x, alone, rtol=1e-5, atol=1e-5)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interp import quality as quality_module
-from interp.capture import Hooks, capture, output_module
+from interp.capture import HookedModel, Hooks, capture, output_module
 from interp.families import Family, family_of
 from interp.quality import Quality, measure_quality, of_each
 from interp.transcoder import Transcoder
@@ -26,7 +26,7 @@ def model_and_family(request: pytest.FixtureRequest) -> tuple[nn.Module, Family]
 
 def test_mlp_in_through_the_mlp_is_mlp_out(model_and_family: tuple[nn.Module, Family]) -> None:
     model, family = model_and_family
-    for layer, streams in capture(model, family, TOKENS, [0, 1, 2], Hooks("mlp_in", "mlp_out")).items():
+    for layer, streams in capture(HookedModel(model, family, Hooks("mlp_in", "mlp_out")), TOKENS, [0, 1, 2]).items():
         mlp = family.module(family.block_modules(model)[layer], family.mlp)
         torch.testing.assert_close(mlp(streams.x), streams.y)
 
@@ -65,9 +65,9 @@ def logits_with(
 def test_threads_that_share_a_model_do_not_read_each_other(model_and_family: tuple[nn.Module, Family]) -> None:
     model, family = model_and_family
     hooks = Hooks("mlp_in", "mlp_out")
-    expected = [capture(model, family, TOKENS + i, [i % 3], hooks)[i % 3].y for i in range(15)]
+    expected = [capture(HookedModel(model, family, hooks), TOKENS + i, [i % 3])[i % 3].y for i in range(15)]
     with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda i: capture(model, family, TOKENS + i, [i % 3], hooks)[i % 3].y, range(15))
+        found = pool.map(lambda i: capture(HookedModel(model, family, hooks), TOKENS + i, [i % 3])[i % 3].y, range(15))
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -92,7 +92,7 @@ class TestQuality:
 
     def test_the_mean_output_explains_nothing(self, model_and_family: tuple[nn.Module, Family]) -> None:
         model, family = model_and_family
-        mean = capture(model, family, TOKENS, [1], Hooks("mlp_in", "mlp_out"))[1].y.mean((0, 1))
+        mean = capture(HookedModel(model, family, Hooks("mlp_in", "mlp_out")), TOKENS, [1])[1].y.mean((0, 1))
         quality = self.measured(model_and_family, b_dec=mean)
         assert abs(quality.explained_variance) < 1e-5
         assert quality.l0 == 4
@@ -132,7 +132,7 @@ class TestQuality:
             return lambda x, own: torch.cat([own[:, :1], output_of(coder, x)[:, 1:]], 1)
 
         outputs = {layer: at_what_counts(coder) for layer, coder in enumerate(coders)}
-        streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
+        streams = capture(HookedModel(model, family, hooks), TOKENS, [0, 1, 2])
         for quality, coder in zip(together, coders, strict=True):
             layer = quality.layer
             x, y = streams[layer].x[counted], streams[layer].y[counted]
@@ -157,7 +157,7 @@ class TestQuality:
         with ThreadPoolExecutor(1) as pool:
             by_layer = {2: dict(enumerate(coders))}
             quality = measure_quality(model, family, hooks, by_layer, [(TOKENS, REAL, REAL)], pool)[0]
-        streams = capture(model, family, TOKENS, [0, 1, 2], hooks)
+        streams = capture(HookedModel(model, family, hooks), TOKENS, [0, 1, 2])
         x = [streams[layer].x.flatten(0, 1) for layer in range(3)]
         y = streams[2].y.flatten(0, 1)
         found = torch.stack([coder.decode(coder.encode(at), at) for coder, at in zip(coders, x, strict=True)]).sum(0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.families import FAMILIES, Family, Norm, family_of
 from interp.families.agreement import disagreement
 from tests.tiny_models import CONFIGS, D_MODEL, EPS, N_LAYERS, tiny_model
@@ -115,7 +115,7 @@ class TestEveryFamily:
             before_mlp = run.streams[layer] + (0 if run.family.parallel(run.model) else attention)
             norm = run.family.read_norm(run.model, layer)
             found = {
-                point: capture(run.model, run.family, TOKENS, [layer], Hooks(point, "mlp_out"))[layer]
+                point: capture(HookedModel(run.model, run.family, Hooks(point, "mlp_out")), TOKENS, [layer])[layer]
                 for point in ("resid_mid", "mlp_in_normalized", "mlp_in")
             }
             close(found["resid_mid"].x, before_mlp)
@@ -127,9 +127,9 @@ class TestEveryFamily:
         hooks = Hooks("mlp_in", "mlp_out_normed")
         if run.family.mlp_output_norm is None:
             with pytest.raises(ValueError, match=f"{run.family.model_type} has no norm after its MLP"):
-                capture(run.model, run.family, TOKENS, [0], hooks)
+                capture(HookedModel(run.model, run.family, hooks), TOKENS, [0])
             return
-        for layer, streams in capture(run.model, run.family, TOKENS, LAYERS, hooks).items():
+        for layer, streams in capture(HookedModel(run.model, run.family, hooks), TOKENS, LAYERS).items():
             _, mlp = written(run, layer)
             close(streams.y, mlp)
             assert not torch.allclose(streams.y, run.mlp[layer], rtol=0.1)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.families import family_of
 from interp.weightlens import single_token
 from interp.weightlens.single_token import single_token_inputs
@@ -17,7 +17,7 @@ INPUT_HOOKS = ("resid_mid", "mlp_in_normalized", "mlp_in")
 def plain(model: Any, name: str, hooks: Hooks, tokens: range, bos: int | None) -> torch.Tensor:
     """The obvious way: every sequence whole."""
     ids = torch.tensor([[token] if bos is None else [bos, token] for token in tokens])
-    streams = capture(model, family_of(CONFIGS[name].model_type), ids, range(N_LAYERS), hooks)
+    streams = capture(HookedModel(model, family_of(CONFIGS[name].model_type), hooks), ids, range(N_LAYERS))
     return torch.stack([streams[layer].x[:, -1] for layer in range(N_LAYERS)])
 
 

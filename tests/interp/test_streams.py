@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from interp.activations.model_inputs import transcoder_inputs
-from interp.capture import Hooks
+from interp.capture import HookedModel, Hooks
 from interp.families.gpt2 import GPT2
 from tests.tiny_models import D_VOCAB, tiny_model
 
@@ -14,7 +14,7 @@ KEPT = torch.rand(7, 10, generator=torch.Generator().manual_seed(0)) > 0.3
 
 
 def inputs(model: nn.Module, rows_per_batch: int) -> list[torch.Tensor]:
-    return transcoder_inputs(model, GPT2, Hooks("mlp_in", "mlp_out"), 2, TOKENS, KEPT, rows_per_batch)
+    return transcoder_inputs(HookedModel(model, GPT2, Hooks("mlp_in", "mlp_out")), 2, TOKENS, KEPT, rows_per_batch)
 
 
 @pytest.mark.parametrize("most", [7, 3, 1])

@@ -9,7 +9,7 @@ from configs.run import load_config
 from flows.ingest import quality_text
 from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings
-from interp.capture import capture
+from interp.capture import HookedModel, capture
 from storage.checkpoints import finish, open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
@@ -41,7 +41,7 @@ def dense(subject: Subject, settings: ActivationSettings) -> list[np.ndarray]:
     tokens, documents = read_rows(store, corpus_id, 0, n)
     folder, model = loaded_model(subject.source.model.path)
     real = torch.from_numpy(np.where(tokens == PADDING, 0, tokens))
-    streams = capture(model, folder.family, real, range(checkpoint.n_layers), checkpoint.hooks)
+    streams = capture(HookedModel(model, folder.family, checkpoint.hooks), real, range(checkpoint.n_layers))
     counted = tokens != PADDING
     if settings.special_tokens == "leave_out":
         counted &= ~np.isin(tokens, folder.tokenizer.all_special_ids)

@@ -14,7 +14,7 @@ import torch
 from flows.recipes.activations import ActivationsRecipe
 from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
-from interp.capture import capture
+from interp.capture import HookedModel, capture
 from storage.activations import block_path, open_block, pack_block
 from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from storage.checkpoints import open_checkpoint
@@ -198,10 +198,10 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
     passes: list[int] = []
     read_inputs = reading.read_inputs
 
-    def counting(model: Any, family: Any, tokens: Any, layers: list[int], *more: Any) -> None:
+    def counting(hooked: HookedModel, tokens: torch.Tensor, layers: list[int], *more: Any) -> None:
         assert layers == [0, 1, 3]
         passes.append(tokens.shape[0])
-        read_inputs(model, family, tokens, layers, *more)
+        read_inputs(hooked, tokens, layers, *more)
 
     monkeypatch.setattr(reading, "read_inputs", counting)
     wanted = reading.Wanted(checkpoint, path, features, CASES[0])
@@ -209,12 +209,13 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
     assert sum(passes) == 5
     peaks = reading.read_peaks(wanted, texts)
     folder, model = loaded_model(path)
+    hooked = HookedModel(model, folder.family, checkpoint.hooks)
     before = [] if checkpoint.bos is None else [checkpoint.bos]
     for layer, chosen in features.items():
         for at, text in enumerate(texts):
             dense = np.zeros((len(text), len(chosen)), np.float32)
             if text:
-                x = capture(model, folder.family, torch.tensor([[*before, *text]]), [layer], checkpoint.hooks)[layer].x
+                x = capture(hooked, torch.tensor([[*before, *text]]), [layer])[layer].x
                 dense = checkpoint.transcoder(layer).encode(x[0, len(before) :])[:, chosen].numpy()
             found = np.zeros_like(dense)
             mine = active[layer].text == at

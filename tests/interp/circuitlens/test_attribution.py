@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.capture import Hooks, capture
+from interp.capture import HookedModel, Hooks, capture
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets, read_until
 from interp.circuitlens.frozen import freeze
 from interp.families import family_of
@@ -31,7 +31,8 @@ def cases() -> list[tuple[str, str, Hooks]]:
 def test_contributions_sum_to_what_the_model_computes(name: str, kind: str, hooks: Hooks) -> None:
     coders = random_transcoders(kind)
     linear, frozen = frozen_model(name, hooks, coders)
-    streams = capture(open_model(name), family_of(CONFIGS[name].model_type), TOKENS[None], range(N_LAYERS), hooks)
+    hooked = HookedModel(open_model(name), family_of(CONFIGS[name].model_type), hooks)
+    streams = capture(hooked, TOKENS[None], range(N_LAYERS))
     feature, position = all_pairs()
     for layer in range(N_LAYERS):
         targets = feature_targets(linear, frozen, layer, coders[layer], feature, position)
