@@ -1,15 +1,25 @@
 """Change a model and see what follows: `steer` and `intervene`."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, store_root
+from flows.cli.app import (
+    CheckpointOption,
+    JsonOption,
+    StoreOption,
+    app,
+    err,
+    load,
+    out,
+    print_json,
+    report_errors,
+    store_root,
+)
 from flows.reports.tables import Table
-from interp.display import escaped_json, visible
+from interp.display import visible
 
 if TYPE_CHECKING:
     from flows.prompts.intervene import Intervened
@@ -28,7 +38,6 @@ FeatureOption = Annotated[
     ),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 def opened(config: Path | None, store: str | None, checkpoint: str | None) -> "Opened":
@@ -51,7 +60,7 @@ def steer(
     top_p: Annotated[float, typer.Option(help="Draw of the likeliest that have this probability together.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     chat: Chat = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
@@ -77,7 +86,7 @@ def steer(
             opened(config, store, checkpoint), texts, asked, Generation(new_tokens, temperature, top_p, seed), chat=chat
         )
         for one in found:
-            _print_json(one) if as_json else _print_steered(one)
+            print_json(one) if as_json else _print_steered(one)
 
 
 @app.command()
@@ -99,7 +108,7 @@ def intervene(
         str | None, typer.Option(help="Another prompt, whose activations features and heads with =swap take.")
     ] = None,
     chat: Chat = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
@@ -124,7 +133,7 @@ def intervene(
             raise ValueError("--feature, --head: name one to change, like --feature 12/345=off")
         question = Question(prompt, tuple(target or ()), swap_from)
         for one in run(opened(config, store, checkpoint), question, [asked], chat=chat):
-            _print_json(_as_dict(one)) if as_json else _print_intervened(one)
+            print_json(one) if as_json else _print_intervened(one)
 
 
 @app.command("intervene-batch")
@@ -152,18 +161,6 @@ def _lines(file: Path) -> list[str]:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise ValueError(f"--prompts: {file} is not UTF-8 text") from None
-
-
-def _as_dict(value: Any) -> Any:
-    """NamedTuples as objects of JSON."""
-    if hasattr(value, "_asdict"):
-        return {name: _as_dict(one) for name, one in value._asdict().items()}
-    return [_as_dict(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def _print_json(value: Any) -> None:
-    text = json.dumps(_as_dict(value), ensure_ascii=False)
-    out.print(escaped_json(text) if out.is_terminal else text, soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_steered(one: "Steered") -> None:

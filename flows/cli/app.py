@@ -1,11 +1,12 @@
 """What all commands share: the options they have in common, how errors are told, how a flow is run."""
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
@@ -14,7 +15,7 @@ from flows.reports.tables import Table
 from flows.running.prefect_server import start_early
 from flows.running.progress import console, working
 from flows.running.terminal import Terminal
-from interp.display import visible
+from interp.display import escaped_json, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +78,7 @@ StoreOption = Annotated[
         help="The store, folder or s3://BUCKET/PREFIX; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store.",
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
 ]
@@ -168,3 +170,16 @@ def size_text(n_bytes: float) -> str:
             return f"{n_bytes:.0f} {unit}" if n_bytes else "-"
         n_bytes /= 1000
     return f"{n_bytes:.0f} PB"
+
+
+def _as_dict(value: Any) -> Any:
+    """NamedTuples as objects of JSON."""
+    if hasattr(value, "_asdict"):
+        return {name: _as_dict(one) for name, one in value._asdict().items()}
+    return [_as_dict(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def print_json(value: Any) -> None:
+    """A line of JSON on standard output; on a terminal, control characters in texts are shown escaped."""
+    text = json.dumps(_as_dict(value), ensure_ascii=False)
+    out.print(escaped_json(text) if out.is_terminal else text, soft_wrap=True, markup=False, highlight=False)

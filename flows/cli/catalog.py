@@ -8,8 +8,31 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import CheckpointOption, StoreOption, app, err, load, out, report_errors, size_text, store_root
+from flows.cli.app import (
+    CheckpointOption,
+    JsonOption,
+    StoreOption,
+    app,
+    err,
+    load,
+    out,
+    print_json,
+    report_errors,
+    size_text,
+    store_root,
+)
 from flows.reports.query import Format, ask
+
+EmbeddingsOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="CIRCUIT_INSIGHTS_EMBEDDINGS",
+        help="Compare meanings too, by this model: a folder, or an OpenAI-compatible address (…/v1).",
+    ),
+]
+EmbeddingModelOption = Annotated[
+    str | None, typer.Option(envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Which model, of an address.")
+]
 
 
 @app.command()
@@ -80,16 +103,8 @@ def search(
     checkpoint: CheckpointOption = None,
     layer: Annotated[int | None, typer.Option(min=0, help="Only features of this layer.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Features of each list.")] = 10,
-    embeddings: Annotated[
-        str | None,
-        typer.Option(
-            envvar="CIRCUIT_INSIGHTS_EMBEDDINGS",
-            help="Find like meanings too, by this model: a folder, or an OpenAI-compatible address (…/v1).",
-        ),
-    ] = None,
-    embedding_model: Annotated[
-        str | None, typer.Option(envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Which model, of an address.")
-    ] = None,
+    embeddings: EmbeddingsOption = None,
+    embedding_model: EmbeddingModelOption = None,
 ) -> None:
     """Find features by words: in what is said of them, and in the texts on which they fire."""
     from flows.reports.found import Wanted, found
@@ -98,6 +113,31 @@ def search(
         wanted = Wanted(words, checkpoint, layer, limit, embeddings, embedding_model)
         for part in found(store_root(store) / "catalog.duckdb", wanted):
             out.print(part)
+
+
+@app.command()
+def agreement(
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    embeddings: EmbeddingsOption = None,
+    embedding_model: EmbeddingModelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how descriptions and scores agree with those that were imported, method by method."""
+    from flows.reports.agreement import agreement as compared
+    from flows.reports.agreement import agreement_table
+
+    with report_errors():
+        embedder = None
+        if embeddings is not None:
+            from storage.search.embedders import open_embedder  # transformers takes seconds to import
+
+            embedder = open_embedder(embeddings, embedding_model)
+        rows = compared(store_root(store) / "catalog.duckdb", checkpoint, embedder)
+        if not as_json:
+            out.print(agreement_table(rows))
+        for row in rows if as_json else []:
+            print_json(row)
 
 
 class Imported(StrEnum):

@@ -1,5 +1,6 @@
 """The catalog's views: each what a row is, and its query."""
 
+from storage.catalog.agreement_views import AGREEMENT_VIEWS
 from storage.catalog.contexts import CONTEXTS
 from storage.catalog.heads import head_features, head_offsets, head_reasons
 from storage.catalog.student import t_quantile
@@ -233,6 +234,7 @@ VIEWS = {
         """,
     ),
     **VERDICT_VIEWS,
+    **AGREEMENT_VIEWS,
     "llm_spend": (
         "What one run asked one language model for one purpose, and what it cost.",
         """

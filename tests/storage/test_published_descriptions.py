@@ -1,16 +1,18 @@
 """Tables of descriptions and scores that others published, in and beside one's own."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from flows.import_published import import_descriptions, local_folder
+from flows.reports.agreement import agreement
 from storage.catalog.database import insert_row, open_catalog
 from storage.store import Store, open_store
 
@@ -157,3 +159,24 @@ def test_validated_tokens_are_compared_where_both_have_some(store: Store, tmp_pa
         insert_row(connection, "token_candidates", inherited)
         assert connection.execute(query).fetchall() == found[-1:]
     assert found == [(None,), (0.0,), (0.5,), (0.25,)]
+
+
+class _Alike:
+    """Vectors that call two texts alike where they speak of cats."""
+
+    embedder_id = "alike"
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([[1, 0] if "cats" in text else [0, 1] for text in texts], np.float32)
+
+
+def test_the_likeness_of_texts_stands_beside_what_chance_gives(store: Store, tmp_path: Path) -> None:
+    written(tmp_path / "in", ".jsonl", THEIRS)
+    import_descriptions(store, tmp_path / "in", "known", "theirs")
+    [row] = agreement(store.catalog, None, _Alike())
+    assert (row["method"], row["imported_method"], row["n_features"]) == ("maxact", "CL-Full", 2)
+    assert row["embedding_likeness"] == 1  # "dogs; cats" beside "cats and dogs", "nouns" beside "a verb"
+    assert row["likeness_by_chance"] == 0
+    assert "embedding_likeness" not in agreement(store.catalog, "known", None)[0]
+    with pytest.raises(ValueError, match="nothing was imported that describes features of theirs"):
+        agreement(store.catalog, "theirs", None)
