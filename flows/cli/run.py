@@ -60,6 +60,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             loaded = pinned(loaded)
             downloads = to_download(loaded)
         steps: list[Step] = []
+        print_remarks(loaded, err)
         if downloads:
             check_before_start(loaded, None, unfinished(loaded, None))
             with working("plan"):
@@ -233,6 +234,7 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
         left = unfinished(loaded, found.subject)
         check_order(loaded, found.subject, left)
         print_plan(found.steps, out)
+        print_remarks(loaded, out)
         if found.from_records:
             out.print(
                 "The Hugging Face Hub cannot be reached: sizes are those recorded for this preset", soft_wrap=True
@@ -258,6 +260,13 @@ def print_plan(steps: "list[Step]", console: Console) -> None:
     money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
     table.add_row("total", "", "", duration_text(seconds), size_text(size), memory, *money, style="bold")
     console.print(table)
+
+
+def print_remarks(config: "RunConfig", console: Console) -> None:
+    from configs.remarks import remarks
+
+    for remark in remarks(config):
+        console.print(f"[bold yellow]note:[/] {escape(remark)}", soft_wrap=True, highlight=False)
 
 
 def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 HUB = "hf://datasets/"
 _SOURCE = re.compile(HUB + r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?/(.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_OFFLINE = "for a try without a network, set corpus.source=python-docs"
 
 BYTES_PER_REQUEST = 2**23
 
@@ -72,11 +73,11 @@ def _told(source: str) -> Iterator[None]:
     except RepositoryNotFoundError:
         problem = "is not on the Hub, or is private: then set HF_TOKEN"
     except OfflineModeIsEnabled:
-        problem = "cannot be reached: HF_HUB_OFFLINE is set"
+        problem = f"cannot be reached: HF_HUB_OFFLINE is set; {_OFFLINE}"
     except FileNotFoundError as error:
         problem = f"has no such file ({error})"
     except Exception as error:  # the Hub's client raises whatever its transports do
-        problem = f"cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        problem = f"cannot be reached ({type(error).__name__}: {' '.join(str(error).split())[:200]}); {_OFFLINE}"
     else:
         return
     raise ValueError(f"corpus: {source} {problem}")

@@ -1,16 +1,82 @@
-"""Every preset is a configuration, and what configurations refuse."""
+"""Every preset is a configuration that finds its files in recorded listings, and what configurations refuse."""
 
+import re
+from itertools import product
 from pathlib import Path
 
 import pytest
+import yaml
 
+from configs.remarks import remarks
 from configs.run import load_config
+from flows.costs.recorded import recorded_sizes
 from flows.subject.origin import transcoder_files
+from storage import hub
+from storage.formats import FORMATS
+from storage.hub import COMMIT, RemoteFile
 from tests.conftest import ROOT
 
+LISTINGS = yaml.safe_load(Path(__file__).with_name("listings.yaml").read_text(encoding="utf-8"))
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
 NAMED = ["model.path=model", "corpus.source=text.txt"]
 NEEDED = {"stories260k": NAMED, "smollm2-135m": NAMED}
+
+
+ON_THE_HUB = [path.stem for path in PRESETS if load_config(path, NEEDED.get(path.stem, [])).transcoder.repo]
+
+
+def listing(repo: str) -> list[RemoteFile]:
+    """The recorded files of a repository, with `{a,b}` and `{0..3}` written out."""
+    names = [name for pattern in LISTINGS[repo] for name in expanded(pattern)]
+    return [RemoteFile(name, 1, "") for name in names]
+
+
+def expanded(pattern: str) -> list[str]:
+    fixed, braces = re.split(r"\{[^}]*\}", pattern), re.findall(r"\{([^}]*)\}", pattern)
+    choices = []
+    for inside in braces:
+        first, dots, last = inside.partition("..")
+        choices.append([str(n) for n in range(int(first), int(last) + 1)] if dots else inside.split(","))
+    return [
+        "".join(part + one for part, one in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*choices)
+    ]
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_preset_names_one_transcoder_a_layer_of_its_repository(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.yaml", [])
+    assert config.transcoder.repo is not None
+    monkeypatch.setattr(hub, "_files", lambda repo, _: listing(repo))
+    chosen = [file.name for file in hub.select(config.transcoder.repo, "", transcoder_files(config.transcoder))]
+    weights = [file for file in chosen if file.endswith((".safetensors", ".npz", ".pt"))]
+    layers = [re.search(r"(?:layers?[._]|blocks\.)(\d+)", file) for file in weights]
+    sizes = recorded_sizes(config)
+    assert sizes is not None
+    assert sorted(int(layer[1]) for layer in layers if layer) == list(range(sizes.n_layers))
+    for file in chosen:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert sum(any(any(tmp_path.glob(p)) for p in known.patterns) for known in FORMATS) == 1
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_a_preset_reads_web_text_at_a_commit_and_no_more_than_a_cap(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.yaml", [])
+    (source,) = config.corpus.sources
+    match = re.fullmatch(r"hf://(datasets/[^/]+/[^@]+)@([^/]+)/(.+)", source)
+    assert match is not None
+    assert COMMIT.fullmatch(match[2])
+    assert match[3] in [file.name for file in listing(match[1])]
+    assert config.corpus.max_tokens == 24_000_000
+    assert remarks(config) == []
+
+
+def test_python_docs_for_a_model_that_has_read_more_is_remarked_on() -> None:
+    (said,) = remarks(load_config(ROOT / "configs" / "gpt2.yaml", ["corpus.source=python-docs"]))
+    assert "It cannot show what features do on other text" in said
+    assert remarks(load_config(ROOT / "configs" / "demo.yaml", [])) == []
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

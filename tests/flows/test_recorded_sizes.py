@@ -10,7 +10,7 @@ from flows.describe_checkpoint import stages
 from storage.hub import UnreachableError
 from tests.conftest import ROOT
 
-HUB_PRESETS = ("gpt2", "gemma-2-2b", "llama-3.2-1b")
+HUB_PRESETS = ("gpt2", "gemma-2-2b", "llama-3.2-1b", "pythia-160m", "gemma-3-270m", "gemma-3-1b", "qwen3-0.6b")
 
 
 @pytest.mark.parametrize("name", HUB_PRESETS)
