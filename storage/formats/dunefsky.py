@@ -7,7 +7,15 @@ import torch
 
 from interp.transcoder import Transcoder
 from storage.foreign import shown
-from storage.formats.folder import Shape, TranscoderFolder, check_weights, expect_tensors, matrix_shape, one_per_layer
+from storage.formats.folder import (
+    SUBTRACTED,
+    Shape,
+    TranscoderFolder,
+    check_weights,
+    expect_tensors,
+    matrix_shape,
+    one_per_layer,
+)
 from storage.formats.hooks import HookNames, layer_and_name
 from storage.formats.torch_zip import Inert, StoredTensor, TorchZip
 
@@ -38,7 +46,7 @@ def open_dunefsky(path: Path, names: HookNames) -> TranscoderFolder:
         files=tuple(files),
         shape=lambda layer: _shape(files[layer]),
         read=lambda layer: _read(files[layer]),
-        folded=("b_dec, which the release subtracts from the input, into b_enc",),
+        folded=(SUBTRACTED,),
     )
 
 

@@ -22,6 +22,9 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_ENTRIES = 100_000
 """Files and folders below one that is searched for transcoders."""
 
+SUBTRACTED = "b_dec, which the release subtracts from the input, into b_enc"
+"""Of a release that does so: what `TranscoderFolder.folded` says."""
+
 Shape = tuple[int, ...]
 
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import torch
+
 from interp.transcoder import Transcoder
 from storage.formats.folder import (
+    SUBTRACTED,
     Shape,
     TranscoderFolder,
     expect_number,
@@ -24,13 +27,18 @@ def open_sparsify(path: Path, names: HookNames) -> TranscoderFolder:
     A hookpoint is a module; a transcoder reads its input and stands for its output. b_dec is added to the output and,
     unlike in sparsify's autoencoders, not subtracted from the input; the skip connection is `W_skip x`.
 
+    Releases from before February 2025 (Pythia's, for one) lack the setting `transcode`, and there b_dec was subtracted
+    from a transcoder's input too. What has a skip connection is a transcoder; of others that has to be said by
+    giving both hooks.
+
     Raises:
         ValueError: a setting is missing or refused, a hookpoint is no MLP, or layers are missing.
     """
     files = one_per_layer(path, _numbered(path), "layers.{}.mlp/sae.safetensors")
     configs = [read_settings(file.with_name("cfg.json")) for file in files]
+    told = names.input_hook is not None and names.output_hook is not None
     for file, config in zip(files, configs, strict=True):
-        _check(file.with_name("cfg.json"), config)
+        _check(file.with_name("cfg.json"), config, told)
     return TranscoderFolder(
         path=path,
         format="sparsify",
@@ -39,6 +47,7 @@ def open_sparsify(path: Path, names: HookNames) -> TranscoderFolder:
         files=(*(file.with_name("cfg.json") for file in files), *files),
         shape=lambda layer: _shape(files[layer], configs[layer]),
         read=lambda layer: _read(files[layer], configs[layer]),
+        folded=(SUBTRACTED,) if any(map(_subtracts, configs)) else (),
     )
 
 
@@ -52,12 +61,22 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
     return numbered
 
 
-def _check(path: Path, config: dict[str, object]) -> None:
-    expect_setting(path, config, "transcode", True)
+def _check(path: Path, config: dict[str, object], told: bool) -> None:
+    if "transcode" not in config and config.get("skip_connection") is not True and not told:
+        raise ValueError(
+            f"{path}: transcode is left out, as in releases from before February 2025; this may be an autoencoder, "
+            "which is not read. If it is a transcoder, set transcoder.input_hook=mlp_in and "
+            "transcoder.output_hook=mlp_out"
+        )
+    expect_setting(path, config, "transcode", True, None)
     expect_setting(path, config, "activation", "topk", None)
     expect_setting(path, config, "signed", False, None)
     expect_setting(path, config, "skip_connection", True, False, None)
     expect_number(path, config, "k")
+
+
+def _subtracts(config: dict[str, object]) -> bool:
+    return "transcode" not in config
 
 
 def _shape(file: Path, config: dict[str, object]) -> tuple[int, int]:
@@ -78,12 +97,18 @@ def _shape(file: Path, config: dict[str, object]) -> tuple[int, int]:
 def _read(file: Path, config: dict[str, object]) -> Transcoder:
     _shape(file, config)
     tensors = read_tensors(file, sorted(tensor_shapes(file)))
+    W_enc, b_enc, subtracted = tensors["encoder.weight"], tensors["encoder.bias"], None
+    if _subtracts(config):
+        subtracted = tensors["b_dec"]
+        folded = b_enc.double() - W_enc.double() @ subtracted.double()
+        b_enc = folded.to(torch.promote_types(W_enc.dtype, torch.float32))  # in half precision it would lose digits
     return Transcoder(
-        W_enc=tensors["encoder.weight"],
-        b_enc=tensors["encoder.bias"],
+        W_enc=W_enc,
+        b_enc=b_enc,
         W_dec=tensors["W_dec"],
         b_dec=tensors["b_dec"],
         activation="topk",
         k=expect_number(file.with_name("cfg.json"), config, "k"),
         W_skip=tensors.get("W_skip"),
+        subtracted=subtracted,
     )

@@ -37,9 +37,7 @@ def expanded(pattern: str) -> list[str]:
     for inside in braces:
         first, dots, last = inside.partition("..")
         choices.append([str(n) for n in range(int(first), int(last) + 1)] if dots else inside.split(","))
-    return [
-        "".join(part + one for part, one in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*choices)
-    ]
+    return ["".join(part + one for part, one in zip(fixed, (*chosen, ""), strict=True)) for chosen in product(*choices)]
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)

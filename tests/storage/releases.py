@@ -240,6 +240,23 @@ def sparsify_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, 
     return a, y + x @ w["W_skip"].T if "W_skip" in w else y
 
 
+def write_old_sparsify(folder: Path, weights: Weights) -> None:
+    """As sparsify saved it until February 2025: without saying that it is a transcoder."""
+    write_sparsify(folder, weights)
+    for path in folder.glob("*/cfg.json"):
+        settings = json.loads(path.read_text())
+        del settings["transcode"], settings["activation"]
+        path.write_text(json.dumps(settings))
+
+
+def old_sparsify_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    w, x = weights[layer], xs[layer]
+    pre = ((x - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu()
+    top = pre.topk(K, dim=1)
+    a = torch.zeros_like(pre).scatter(1, top.indices, top.values)
+    return a, a @ w["W_dec"] + w["b_dec"] + x @ w["W_skip"].T
+
+
 def clt_weights(*, threshold: bool) -> Callable[[], Weights]:
     names = {**HOUSE, **({"threshold": (F,)} if threshold else {}), "later": (F, N_LAYERS, D)}
 
@@ -332,6 +349,10 @@ RELEASES = {
     "sparsify": _release("sparsify", MLP, SPARSIFY, write_sparsify, sparsify_forward, oracle="sparsify"),
     "sparsify, skip": _release(
         "sparsify", MLP, {**SPARSIFY, **SKIP}, write_sparsify, sparsify_forward, oracle="sparsify"
+    ),
+    "sparsify, before 2025-02": _release(
+        "sparsify", MLP, {**SPARSIFY, **SKIP}, write_old_sparsify, old_sparsify_forward, oracle="sparsify",
+        subtracts=True,
     ),
     "CLT": Release(
         "circuit-tracer CLT", "llama", CLT, clt_weights(threshold=False), write_clt, clt_forward, oracle="clt"
