@@ -30,11 +30,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.capture import Hooks
-from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets
+from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, logit_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
-from interp.circuitlens.graph import GraphSettings, attribution_graph, prune
+from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, likeliest, next_probability, prune
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
 from interp.transcoder import Transcoder
@@ -136,8 +136,11 @@ def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
     linear, coder = model_of(folder), partial(coder_of, folder)
     began = time.perf_counter()
     frozen = freeze(linear, coder, torch.randint(1, 1000, (n_pos,)))
-    settings = GraphSettings(max_logits=10, logit_share=0.95, max_features=max_features)
-    found = attribution_graph(linear, frozen, coder, settings, max_bytes=3 * 10**8)
+    top, W_U = likeliest(next_probability(linear, frozen, -1), 10, 0.95), linear.family.W_U(linear.model).float()
+    last = torch.full_like(top.token, n_pos - 1)
+    ends = Ends(logit_targets(linear, frozen, W_U[top.token] - W_U.mean(0), last), top.probability.numpy())
+    settings = GraphSettings(max_features=max_features)
+    found = attribution_graph(linear, frozen, coder, ends, settings, max_bytes=3 * 10**8)
     graph_s = time.perf_counter() - began
     prune(found, 0.8, 0.98)
     return {"graph_s": graph_s, "peak_rss_gb": getrusage(RUSAGE_SELF).ru_maxrss / 1e6}

@@ -1,11 +1,12 @@
 """The attribution graph of a prompt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuit_insights.store import Store
 from explorer.card import graph_html
-from flows.attribute import GraphFile, GraphLink, GraphNode, attribution, save_graph, whole_scores
+from flows.attribute import Asked, GraphFile, GraphLink, GraphNode, attribution, save_graph, whole_scores
 from interp.circuitlens.graph import GraphSettings
 
 if TYPE_CHECKING:
@@ -66,11 +67,23 @@ class Graph:
         save_graph(Path(path), self.data)
 
 
-def attribute(store: Store, prompt: str, *, settings: GraphSettings | None = None, chat: bool = False) -> Graph:
-    """The attribution graph of a prompt's likeliest next tokens, as the command `attribute` writes it.
+def attribute(
+    store: Store,
+    prompt: str,
+    *,
+    targets: str | Sequence[str] = (),
+    settings: GraphSettings | None = None,
+    chat: bool = False,
+) -> Graph:
+    """The attribution graph of a prompt, as the command `attribute` writes it.
+
+    `targets` are what is explained, written as for `intervene`: a token (" Paris", or "#ID"), two as "A|B" for the
+    difference of their logits, "feature:12/345", "direction:FILE.npy", each with "@POSITIONS" ("@3", "@2:5", "@1,4")
+    for others than the last; "@3" alone is the likeliest tokens there. None: the likeliest next tokens. Of several,
+    those that are named count alike, the likeliest tokens by their probability.
 
     Raises:
-        ValueError: the prompt is empty or too long, or a setting is out of range.
+        ValueError: the prompt is empty or too long, a target that there is not, or a setting is out of range.
     """
-    opened = store.opened()
-    return Graph(attribution(opened, opened.read(prompt, chat=chat), prompt, settings or GraphSettings()))
+    asked = Asked(prompt, (targets,) if isinstance(targets, str) else tuple(targets), chat)
+    return Graph(attribution(store.opened(), asked, settings or GraphSettings()))

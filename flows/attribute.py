@@ -4,15 +4,21 @@ import importlib.metadata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from flows.prompts.opened import Opened, Prompt
+import numpy as np
+
+from flows.prompts.opened import Opened
+from flows.prompts.targets import Likeliest, targets_asked
 from interp.circuitlens.frozen import freeze
-from interp.circuitlens.graph import GraphSettings, attribution_graph, prune
+from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, prune
 from interp.descriptions.preference import PREFERRED
 from interp.display import visible
+from interp.interventions.readings import targets_of
 from interp.products import fast_products
 from storage.catalog.published import open_published
 from storage.exchange.attribution_graph import (
+    Explained,
     GraphFile,
     GraphLink,
     GraphNode,
@@ -26,58 +32,73 @@ from storage.store import Store
 
 BATCH_BYTES = 256_000_000
 
-__all__ = ["GraphFile", "GraphLink", "GraphNode", "attribute", "attribution", "save_graph", "whole_scores"]
+__all__ = ["Asked", "GraphFile", "GraphLink", "GraphNode", "attribute", "attribution", "save_graph", "whole_scores"]
 
 SLUG_LENGTH = 40
 """Characters of a prompt that name its graph."""
 
 
+class Asked(NamedTuple):
+    """A prompt, and what of it is explained."""
+
+    prompt: str
+    targets: tuple[str, ...] = ()
+    """As `flows.prompts.targets` reads them; none: the likeliest next tokens."""
+    chat: bool = False
+    """The prompt is a user's message, in the tokenizer's chat template."""
+
+
 def attribute(
     opened: Opened,
-    prompt: str,
+    asked: Asked,
     output: Path,
     settings: GraphSettings,
     tell: Callable[[str], None] = lambda _: None,
-    *,
-    chat: bool = False,
 ) -> GraphFile:
     """Write the attribution graph of a prompt to a file named as its slug; returns what the file holds.
 
-    `tell` hears what is being done; `chat` puts the prompt as a user's message into the tokenizer's chat template.
+    `tell` hears what is being done.
 
     Raises:
-        ValueError: the prompt has no tokens or more than the model reads, or a setting is out of range.
+        ValueError: the prompt has no tokens or more than the model reads, a target that there is not, or a setting is
+            out of range.
     """
     check_output(output)
-    written = attribution(opened, opened.read(prompt, chat=chat), prompt, settings, tell)
+    written = attribution(opened, asked, settings, tell)
     save_graph(output, written)
     return written
 
 
 def attribution(
-    opened: Opened, read: Prompt, prompt: str, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
+    opened: Opened, asked: Asked, settings: GraphSettings, tell: Callable[[str], None] = lambda _: None
 ) -> GraphFile:
     """The attribution graph of a prompt in circuit-tracer's format; its slug is made of the prompt's beginning.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: as `attribute` does.
     """
     _check(settings)
     checkpoint, device = opened.checkpoint, opened.device
+    read = opened.read(asked.prompt, chat=asked.chat)
     for sentence in read.said:
         tell(sentence)
     tell(f"reading {len(read.tokens)} tokens")
     linear = opened.linear
     with fast_products(checkpoint.attributes.d_model):
         frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
+        targets = targets_asked(opened, frozen, asked.targets, Likeliest(settings.max_logits, settings.logit_share))
         tell("attributing")
-        graph = attribution_graph(linear, frozen, partial(checkpoint.encoder, device=device), settings, BATCH_BYTES)
+        encoder = partial(checkpoint.encoder, device=device)
+        readings = targets_of(linear, frozen, opened.transcoder, [one.reading for one in targets])
+        ends = Ends(readings, np.array([one.weight for one in targets], np.float32))
+        graph = attribution_graph(linear, frozen, encoder, ends, settings, BATCH_BYTES)
     tell("pruning")
     pruned = prune(graph, settings.node_threshold, settings.edge_threshold)
     made = Provenance(
-        slug=slug_of(prompt)[:SLUG_LENGTH] or "prompt",
+        slug=slug_of(asked.prompt)[:SLUG_LENGTH] or "prompt",
         scan=slug_of(checkpoint.attributes.name),
-        prompt=prompt,
+        prompt=asked.prompt,
+        targets=tuple(Explained(one.name, one.token, one.probability, one.reading.position) for one in targets),
         node_threshold=settings.node_threshold,
         edge_threshold=settings.edge_threshold,
         version=importlib.metadata.version("circuit-insights"),

@@ -9,7 +9,9 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.capture import Hooks
+from interp.circuitlens.attribution import logit_targets
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.graph import Ends, Probable, likeliest, next_probability
 from interp.families import family_of
 from interp.transcoder import Transcoder
 from tests.tiny_models import CONFIGS, D_MODEL, D_VOCAB, N_LAYERS, tiny_model
@@ -54,6 +56,15 @@ def frozen_model(
 ) -> tuple[LinearModel, Frozen]:
     linear = linear_model(open_model(name), family_of(CONFIGS[name].model_type), hooks)
     return linear, freeze(linear, coders.__getitem__, tokens)
+
+
+def likeliest_ends(linear: LinearModel, frozen: Frozen, n: int, share: float = 1.0) -> tuple[Probable, Ends]:
+    """The likeliest next tokens as the targets of a graph."""
+    found = likeliest(next_probability(linear, frozen, -1), n, share)
+    W_U = linear.family.W_U(linear.model).float()
+    last = torch.full_like(found.token, frozen.n_pos - 1)
+    readings = logit_targets(linear, frozen, W_U[found.token] - W_U.mean(0), last)
+    return found, Ends(readings, found.probability.numpy())
 
 
 def frozen_by_hooks(name: str, hooks: Hooks, coders: list[Transcoder], tokens: Tensor = TOKENS) -> "ByHooks":

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import networkx
+import numpy as np
 import pytest
 import torch
 
 import circuit_insights as ci
 from configs.run import load_config
 from interp.capture import HookedModel, capture
+from interp.circuitlens.graph import GraphSettings
 from interp.training.settings import TrainingSettings
 from storage.checkpoints import open_checkpoint
 from tests.conftest import planted_overrides
@@ -172,6 +174,54 @@ def test_a_graph_is_what_the_command_writes(planted_ci: ci.Store, tmp_path: Path
     assert written == {**graph.data, "metadata": {**graph.data["metadata"], "slug": "mine"}}
     with pytest.raises(ValueError, match=r"expected NAME\.json"):
         graph.save(tmp_path / "mine.txt")
+
+
+def ends_of(graph: ci.Graph) -> dict[str, tuple[int, float]]:
+    ends = [node for node in graph.nodes if node["feature_type"] == "logit"]
+    return {node["clerp"]: (node["ctx_idx"], node["token_prob"] or 0.0) for node in ends}
+
+
+def into(graph: ci.Graph, clerp: str) -> dict[str, float]:
+    [end] = [node["node_id"] for node in graph.nodes if node["clerp"].startswith(clerp)]
+    return {link["source"]: link["weight"] for link in graph.links if link["target"] == end}
+
+
+def test_a_graph_explains_what_it_is_asked_to(planted_ci: ci.Store, tmp_path: Path) -> None:
+    prompt = "word3 word5 word4"
+    assert [*ends_of(ci.attribute(planted_ci, prompt))] == ['Output " word4" (p=0.971)']
+    token = ci.attribute(planted_ci, prompt, targets="word9")
+    assert token.data["metadata"]["targets"] == [{"node_id": "3_9_3", "name": "' word9'", "weight": 1.0}]
+    assert [*ends_of(token)] == ['Output " word9" (p=0.001)']
+    at_five = ci.attribute(planted_ci, prompt, targets=["word9@2", "word11@2", "word9|word11@2"])
+    nine, eleven = (into(at_five, f'Output " {word}"')["1_2_2"] for word in ("word9", "word11"))
+    assert nine > 0 > eleven
+    assert into(at_five, "' word9' − ' word11' @2")["1_2_2"] == pytest.approx(nine - eleven, rel=1e-4)
+    feature = ci.attribute(planted_ci, prompt, targets="feature:1/2@2")
+    assert ends_of(feature) == {"feature 1/2 @2": (2, 1.0)}
+    assert "1_2_2" not in {node["node_id"] for node in feature.nodes}
+    links = {(link["source"], link["target"]): link["weight"] for link in at_five.links}
+    assert into(feature, "feature 1/2")["0_3_2"] == pytest.approx(links["0_3_2", "1_2_2"], rel=1e-4)
+    np.save(tmp_path / "nine.npy", np.eye(48)[9])
+    direction = ci.attribute(planted_ci, prompt, targets=f"direction:{tmp_path / 'nine.npy'}@2")
+    assert into(direction, "direction:")["1_2_2"] == pytest.approx(nine, rel=0.1)
+    several = ci.attribute(planted_ci, prompt, targets=["feature:1/2@1:3", "feature:1/2@2,-1"])
+    assert [at for at, _ in ends_of(several).values()] == [1, 2, 3]
+    likeliest = ci.attribute(planted_ci, prompt, targets="@2", settings=GraphSettings(max_logits=1))
+    [(_, (position, probability))] = ends_of(likeliest).items()
+    assert position == 2
+    assert 0 < probability < 1
+
+
+def test_ids_of_nodes_are_unique_and_circuit_tracers(planted_ci: ci.Store) -> None:
+    settings = GraphSettings(node_threshold=1.0, edge_threshold=1.0)
+    graph = ci.attribute(planted_ci, "word5 word7 word5", settings=settings)
+    for name in ("node_id", "jsNodeId"):
+        assert len({node[name] for node in graph.nodes}) == len(graph.nodes)
+    for node in graph.nodes:
+        if node["feature_type"] == "mlp reconstruction error":
+            assert node["node_id"] == f"{node['layer']}_-1_{node['ctx_idx']}"
+            assert node["jsNodeId"] == f"{node['layer']}_-1-{node['reverse_ctx_idx']}"
+    assert {"0_3_1", "0_3_2", "0_3_3"} <= {node["node_id"] for node in graph.nodes}
 
 
 def test_steering_and_interventions_are_those_of_the_commands(planted_ci: ci.Store) -> None:

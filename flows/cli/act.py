@@ -10,6 +10,7 @@ from flows.cli.app import (
     CheckpointOption,
     JsonOption,
     StoreOption,
+    TargetOption,
     app,
     err,
     load,
@@ -97,13 +98,7 @@ def intervene(
         list[str] | None,
         typer.Option(help="LAYER.HEAD=VALUE, or LAYER.HEAD@POSITIONS=VALUE. VALUE: off, 0.5x (scaled), mean, swap."),
     ] = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What is looked at: a token (with its blank, or #ID), A|B for the difference of two, "
-            "feature:LAYER/FEATURE, direction:FILE.npy; @POSITION behind it. Else the likeliest next token."
-        ),
-    ] = None,
+    target: TargetOption = None,
     swap_from: Annotated[
         str | None, typer.Option(help="Another prompt, whose activations features and heads with =swap take.")
     ] = None,

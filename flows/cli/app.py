@@ -79,6 +79,15 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        help="What is looked at: a token (with its blank, or #ID), A|B for the difference of two, "
+        "feature:LAYER/FEATURE, direction:FILE.npy; @POSITIONS behind it for others than the last (3, -1, 2:5, or "
+        "several with commas), or alone for the likeliest tokens there. Else the likeliest next.",
+    ),
+]
 CheckpointOption = Annotated[
     str | None, typer.Option(help="Checkpoint id or name; needed when the store holds several.")
 ]

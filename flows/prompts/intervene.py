@@ -80,9 +80,9 @@ def intervene(
     prompt = opened.read(question.prompt, chat=chat)
     given = _given(opened, prompt, question, every, chat)
     changes = [changes_of(row, given) for row in asked]
-    targets = targets_asked(opened, prompt, question.targets)
     linear = opened.linear
     rest = at_rest(linear, freeze(linear, opened.transcoder, prompt.tokens), opened.transcoder)
+    targets = targets_asked(opened, rest.frozen, question.targets)
     at_once = max(1, BYTES // (4 * ARRAYS * len(prompt.tokens) * opened.folder.d_model))
     unchanged = measured(subject_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
     for start in range(0, len(asked), at_once):

@@ -1,7 +1,7 @@
 """What a prompt is asked about: a token's logit, the difference of two, a feature, a direction, at a position."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from flows.prompts.asked import positions_of
-from flows.prompts.opened import Opened, Prompt
+from flows.prompts.opened import Opened
+from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.graph import likeliest, next_probability
 from interp.interventions.readings import FeatureReading, LogitReading, Reading
 
 TARGET_GRAMMAR = (
     'a token ("␣Paris" with a blank for ␣, or #ID), two tokens A|B for the difference of their logits, '
-    "feature:LAYER/FEATURE, or direction:FILE.npy; then @POSITION for another than the last"
+    "feature:LAYER/FEATURE, or direction:FILE.npy, then @POSITIONS for others than the last; @POSITIONS alone for the "
+    "likeliest tokens there. POSITIONS: 3, -1, 2:5, or several with commas"
+)
+
+_PLACED = re.compile(
+    r"(.*)@((?:-?\d{1,6}|-?\d{0,6}:-?\d{0,6})(?:,(?:-?\d{1,6}|-?\d{0,6}:-?\d{0,6}))*)", re.ASCII | re.DOTALL
 )
 
 
@@ -24,34 +31,64 @@ class Target(NamedTuple):
 
     name: str
     reading: Reading
+    token: int | None = None
+    """Whose logit it is; None: something else."""
+    probability: float = 1.0
+    """Of that token; 1 of anything else."""
+    weight: float = 1.0
+    """Of its part where several are explained together: what was named counts alike, the likeliest tokens by their
+    probability."""
 
 
-def targets_asked(opened: Opened, prompt: Prompt, asked: Sequence[str]) -> list[Target]:
-    """Targets as they were written; none: the likeliest next token.
+class Likeliest(NamedTuple):
+    """How many of the likeliest tokens are meant where no token is named: until they have `share` of the probability
+    together, at most `n`."""
+
+    n: int = 1
+    share: float = 1.0
+
+
+class _On(NamedTuple):
+    """What targets are read on."""
+
+    opened: Opened
+    frozen: Frozen
+    top: Likeliest
+
+
+def targets_asked(opened: Opened, frozen: Frozen, asked: Sequence[str], top: Likeliest | None = None) -> list[Target]:
+    """Targets as they were written, on a prompt on which the model is frozen; none: the likeliest next token.
+
+    At several positions one is a target at each. What is asked for twice is there once.
 
     Raises:
         ValueError: one is not written as `TARGET_GRAMMAR` says, or names what there is not.
     """
-    if not asked:
-        last = len(prompt.tokens) - 1
-        with torch.no_grad():
-            logits = opened.model(input_ids=prompt.tokens[None], use_cache=False, logits_to_keep=1).logits[0, -1]
-        token = int(logits.argmax())
-        return [Target(repr(opened.texts[token]), LogitReading(_logit(opened, token), last))]
-    return [_target(opened, len(prompt.tokens), text) for text in asked]
+    on = _On(opened, frozen, top or Likeliest())
+    found = [target for text in asked or ["@-1"] for target in _targets(on, text, bool(asked))]
+    return list({target.name: target for target in found}.values())
 
 
-def _target(opened: Opened, n_prompt: int, text: str) -> Target:
-    body, where = text, "-1"
-    placed = re.fullmatch(r"(.+)@(-?\d{1,6})", text, re.ASCII | re.DOTALL)
-    if placed:
-        body, where = placed[1], placed[2]
-    position, _ = positions_of(where, n_prompt, text)
-    suffix = f" @{position}" if placed else ""
+def _targets(on: _On, text: str, say_position: bool) -> Iterator[Target]:
+    placed = _PLACED.fullmatch(text)
+    body, where = (placed[1], placed[2]) if placed else (text, "-1")
+    for part in where.split(","):
+        for position in range(*positions_of(part, on.frozen.n_pos, text)):
+            suffix = f" @{position}" if placed and say_position else ""
+            if body:
+                yield _target(on.opened, on.frozen, body, position, suffix)
+                continue
+            probability = next_probability(on.opened.linear, on.frozen, position)
+            for token in likeliest(probability, *on.top).token.tolist():
+                target = _logit(on.opened, probability, token, position, suffix)
+                yield target._replace(weight=target.probability)
+
+
+def _target(opened: Opened, frozen: Frozen, body: str, position: int, suffix: str) -> Target:
     if body.startswith("feature:"):
         found = re.fullmatch(r"feature:(\d{1,4})/(\d{1,9})", body, re.ASCII)
         if not found:
-            raise ValueError(f"target {text!r}: expected {TARGET_GRAMMAR}")
+            raise ValueError(f"target {body!r}: expected {TARGET_GRAMMAR}")
         layer, feature = int(found[1]), int(found[2])
         opened.check_feature(layer, feature)
         return Target(f"feature {layer}/{feature} @{position}", FeatureReading(layer, feature, position))
@@ -64,8 +101,7 @@ def _target(opened: Opened, n_prompt: int, text: str) -> Target:
         W_U = _W_U(opened)
         name = f"{opened.texts[first]!r} − {opened.texts[second]!r}{suffix}"
         return Target(name, LogitReading(W_U[first].float() - W_U[second].float(), position))
-    token = _token(opened, body)
-    return Target(f"{opened.texts[token]!r}{suffix}", LogitReading(_logit(opened, token), position))
+    return _logit(opened, next_probability(opened.linear, frozen, position), _token(opened, body), position, suffix)
 
 
 def _token(opened: Opened, text: str) -> int:
@@ -81,10 +117,13 @@ def _W_U(opened: Opened) -> Tensor:
     return opened.folder.family.W_U(opened.model)
 
 
-def _logit(opened: Opened, token: int) -> Tensor:
+def _logit(opened: Opened, probability: Tensor, token: int, position: int, suffix: str) -> Target:
     """A logit less the mean of all: what its probability depends on."""
     W_U = _W_U(opened)
-    return W_U[token].float() - W_U.float().mean(0)
+    direction = W_U[token].float() - W_U.float().mean(0)
+    return Target(
+        f"{opened.texts[token]!r}{suffix}", LogitReading(direction, position), token, float(probability[token])
+    )
 
 
 def _direction(opened: Opened, file: Path) -> Tensor:

@@ -1,7 +1,8 @@
-"""The attribution graph of one prompt (Ameisen et al. 2025), pruned by influence on the logits.
+"""The attribution graph of one prompt (Ameisen et al. 2025), pruned by influence on its targets.
 
-Nodes are the active features, the errors of every layer and token, the token embeddings, and the likeliest next tokens;
-an edge is what one contributes to another, directly: MLPs on the way count as nodes, not as paths.
+Nodes are the active features, the errors of every layer and token, the token embeddings, and the targets: logits of
+next tokens or other readings. An edge is what one contributes to another, directly: MLPs on the way count as nodes, not
+as paths.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from interp.activations.encoding import Encoder
-from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
+from interp.circuitlens.attribution import Targets, contributions, feature_targets
 from interp.circuitlens.frozen import Frozen, LinearModel
 from interp.transcoder import Transcoder
 
@@ -27,9 +28,9 @@ NUMBERS_AT_ONCE = 1 << 20
 
 
 class Graph(NamedTuple):
-    """Nodes in the order features, errors (by layer, then token), tokens, logits; edges as rows of targets.
+    """Nodes in the order features, errors (by layer, then token), tokens, targets; edges as rows of what is caused.
 
-    Memory: four bytes for each pair of an attributed feature or logit and a node.
+    Memory: four bytes for each pair of an attributed feature or target and a node.
     """
 
     layer: Int64[np.ndarray, " n_features"]
@@ -37,51 +38,72 @@ class Graph(NamedTuple):
     position: Int64[np.ndarray, " n_features"]
     activation: Float32[np.ndarray, " n_features"]
     tokens: Int64[np.ndarray, " n_pos"]
-    logits: Int64[np.ndarray, " n_logits"]
-    """Token ids, the likeliest first."""
-    probability: Float32[np.ndarray, " n_logits"]
+    ends: "Ends"
+    """The targets."""
     n_layers: int
-    edges: Float32[np.ndarray, "n_targets n_nodes"]
-    """Features first, then logits: nothing else is caused within the graph."""
+    edges: Float32[np.ndarray, "n_rows n_nodes"]
+    """Features first, then targets: nothing else is caused within the graph."""
 
     @property
     def n_features(self) -> int:
         return len(self.layer)
 
     @property
+    def n_ends(self) -> int:
+        return len(self.ends.weight)
+
+    @property
     def n_nodes(self) -> int:
         return self.edges.shape[1]
 
+    @property
+    def node_of_row(self) -> Int64[np.ndarray, " n_rows"]:
+        """Which node each row of edges leads to."""
+        return np.concatenate([np.arange(self.n_features), np.arange(self.n_nodes - self.n_ends, self.n_nodes)])
+
+
+class Ends(NamedTuple):
+    """The targets of a graph: what it explains."""
+
+    readings: Targets
+    weight: Float32[np.ndarray, " n_ends"]
+    """Influence is counted on all of them together, on each by its weight."""
+
 
 class Probable(NamedTuple):
-    """The likeliest tokens after the last one of a prompt."""
+    """The likeliest tokens after one of a prompt, the likeliest first."""
 
     token: Int64[Tensor, " n"]
     probability: Float[Tensor, " n"]
 
 
-def likeliest(linear: LinearModel, frozen: Frozen, n: int, share: float) -> Probable:
-    """The likeliest next tokens until they have `share` of the probability, at most `n`."""
+def next_probability(linear: LinearModel, frozen: Frozen, position: int) -> Float[Tensor, " d_vocab"]:
+    """The probability of every token after the one at a position."""
     norm, W_U = linear.final, linear.family.W_U(linear.model)
-    logits = (norm.normalize(frozen.final[-1]) * norm.weight + (0 if norm.bias is None else norm.bias)) @ W_U.float().T
+    read = norm.normalize(frozen.final[position]) * norm.weight + (0 if norm.bias is None else norm.bias)
+    logits = read @ W_U.float().T
     cap = getattr(linear.model.config, "final_logit_softcapping", None)  # pyright: ignore[reportAttributeAccessIssue]
-    logits = logits if cap is None else cap * (logits / cap).tanh()
-    probability, token = logits.softmax(0).topk(min(n, len(logits)))
-    n_wanted = int((probability.cumsum(0) < share).sum()) + 1
-    return Probable(token[:n_wanted], probability[:n_wanted])
+    return (logits if cap is None else cap * (logits / cap).tanh()).softmax(0)
+
+
+def likeliest(probability: Float[Tensor, " d_vocab"], n: int, share: float) -> Probable:
+    """The likeliest tokens until they have `share` of the probability, at most `n`."""
+    highest, token = probability.topk(min(n, len(probability)))
+    n_wanted = int((highest.cumsum(0) < share).sum()) + 1
+    return Probable(token[:n_wanted], highest[:n_wanted])
 
 
 class GraphSettings(NamedTuple):
     """What of a graph is computed and kept."""
 
     max_logits: int = 10
-    """Next tokens, at most."""
+    """Next tokens, at most, where the targets are the likeliest ones."""
     logit_share: float = 0.95
     """Of the probability that they have together."""
     max_features: int | None = 7500
     """Active features that are attributed, those of greatest influence first; None: all."""
     node_threshold: float = 0.8
-    """Share of all influence on the logits that the nodes kept have."""
+    """Share of all influence on the targets that the nodes kept have."""
     edge_threshold: float = 0.98
     """And of the edges between them."""
 
@@ -91,31 +113,29 @@ def attribution_graph(
     linear: LinearModel,
     frozen: Frozen,
     encoder: Callable[[int], Encoder | Transcoder],
+    ends: Ends,
     settings: GraphSettings,
     max_bytes: int,
 ) -> Graph:
-    """Attribute the likeliest next tokens, then features, those of greatest influence first where not all are taken.
+    """Attribute the targets, then features, those of greatest influence first where not all are taken.
 
-    Logits are read less their mean over the vocabulary, which no probability depends on. `encoder` gives a layer's,
-    asked for once. Memory: beside the graph, its edges from features that are not taken, and `max_bytes`.
+    `encoder` gives a layer's, asked for once. Memory: beside the graph, its edges from features that are not taken, and
+    `max_bytes`.
     """
-    found = likeliest(linear, frozen, settings.max_logits, settings.logit_share)
-    W_U = linear.family.W_U(linear.model).float()
-    last = torch.full_like(found.token, frozen.n_pos - 1)
-    top = logit_targets(linear, frozen, W_U[found.token] - W_U.mean(0), last)
+    n_ends = len(ends.weight)
     n_active, targets = frozen.n_active, _all_features(linear, frozen, encoder)
     n_wanted = n_active if settings.max_features is None else min(settings.max_features, n_active)
-    edges = _Edges(linear, frozen, n_wanted, len(found.token), max_bytes)
-    edges.attribute(top, edges.n_sources + np.arange(len(found.token)))
+    edges = _Edges(linear, frozen, n_wanted, n_ends, max_bytes)
+    edges.attribute(ends.readings, edges.n_sources + np.arange(n_ends))
     while edges.n_features < n_wanted:
         left = n_wanted - edges.n_features
         if n_wanted == n_active:
             next_ = np.arange(n_active)
         else:
-            influence = edges.influence(found.probability.cpu().numpy())[:n_active].copy()
+            influence = edges.influence(ends.weight)[:n_active].copy()
             influence[edges.is_attributed[:n_active]] = -1
             next_ = np.argsort(-influence, kind="stable")[: min(left, max(64, n_wanted // 8))]
-        edges.attribute(targets.at(torch.from_numpy(next_).to(last.device)), next_)
+        edges.attribute(targets.at(torch.from_numpy(next_).to(targets.layer.device)), next_)
     features, rows = edges.taken()
     columns = [torch.cat([getattr(layer.active, name) for layer in frozen.layers]) for name in ACTIVE_FIELDS]
     of_layer = np.repeat(np.arange(linear.n_layers), [len(layer.active.feature) for layer in frozen.layers])
@@ -126,8 +146,7 @@ def attribution_graph(
         position=position,
         activation=activation,
         tokens=frozen.tokens.cpu().numpy(),
-        logits=found.token.cpu().numpy(),
-        probability=found.probability.cpu().numpy(),
+        ends=ends,
         n_layers=linear.n_layers,
         edges=rows,
     )
@@ -143,13 +162,13 @@ def _all_features(linear: LinearModel, frozen: Frozen, encoder: Callable[[int], 
 
 
 class _Edges:
-    """Rows of edges as they are found: to features (by their number among all active ones) and to logits."""
+    """Rows of edges as they are found: to features (by their number among all active ones) and to targets."""
 
-    def __init__(self, linear: LinearModel, frozen: Frozen, n_wanted: int, n_logits: int, max_bytes: int) -> None:
+    def __init__(self, linear: LinearModel, frozen: Frozen, n_wanted: int, n_ends: int, max_bytes: int) -> None:
         self.linear, self.frozen, self.max_bytes = linear, frozen, max_bytes
         self.n_sources = frozen.n_active + (linear.n_layers + 1) * frozen.n_pos
-        self.is_attributed = np.zeros(self.n_sources + n_logits, bool)
-        self.rows = np.zeros((n_wanted + n_logits, self.n_sources + n_logits), np.float32)
+        self.is_attributed = np.zeros(self.n_sources + n_ends, bool)
+        self.rows = np.zeros((n_wanted + n_ends, self.n_sources + n_ends), np.float32)
         self.nodes = np.zeros(0, np.int64)
         """Whose rows have been found, in order."""
 
@@ -170,23 +189,23 @@ class _Edges:
             self.nodes = np.concatenate([self.nodes, nodes[found.target.cpu().numpy()]])
         self.is_attributed[self.nodes] = True
 
-    def influence(self, probability: Float32[np.ndarray, " n_logits"]) -> np.ndarray:
+    def influence(self, weight: Float32[np.ndarray, " n_ends"]) -> np.ndarray:
         """Of every node, by what is known so far."""
-        return _influence(self.rows[: len(self.nodes)], self.nodes, probability)
+        return _influence(self.rows[: len(self.nodes)], self.nodes, weight)
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
-        """(the features attributed, in order; their rows and those of logits, with no other features as sources)"""
+        """(the features attributed, in order; their rows and those of targets, with no other features as sources)"""
         features = np.nonzero(self.is_attributed[: self.frozen.n_active])[0]
         columns = np.concatenate([features, np.arange(self.frozen.n_active, len(self.is_attributed))])
         return features, self.rows[np.ix_(np.argsort(self.nodes, kind="stable"), columns)]
 
 
 def _influence(
-    edges: Float32[np.ndarray, "n_targets n_nodes"],
-    node_of_row: Int64[np.ndarray, " n_targets"],
-    probability: Float32[np.ndarray, " n_logits"],
+    edges: Float32[np.ndarray, "n_rows n_nodes"],
+    node_of_row: Int64[np.ndarray, " n_rows"],
+    weight: Float32[np.ndarray, " n_ends"],
 ) -> Float32[np.ndarray, " n_nodes"]:
-    """Of every node on the logits, along paths of any length, where each node's inputs share out its influence."""
+    """Of every node on the targets, along paths of any length, where each node's inputs share out its influence."""
     n_nodes = edges.shape[1]
     n_rows = max(1, NUMBERS_AT_ONCE // n_nodes)
     parts = [slice(at, at + n_rows) for at in range(0, len(edges), n_rows)]
@@ -194,7 +213,7 @@ def _influence(
     inputs = torch.cat([rows[part].abs().sum(1) for part in parts]).clamp(min=1e-10)
     total = torch.zeros(n_nodes)
     passing = total.clone()
-    passing[-len(probability) :] = torch.from_numpy(probability)
+    passing[-len(weight) :] = torch.from_numpy(weight)
     for _ in range(MOST_STEPS):
         shared, passing = passing[of_row] / inputs, torch.zeros_like(total)
         for part in parts:
@@ -210,33 +229,34 @@ class Pruned(NamedTuple):
     """What is kept of a graph."""
 
     nodes: Bool[np.ndarray, " n_nodes"]
-    edges: Bool[np.ndarray, "n_targets n_nodes"]
+    edges: Bool[np.ndarray, "n_rows n_nodes"]
     influence: Float32[np.ndarray, " n_nodes"]
     """The share of all influence that a node and all stronger ones have; 1 for the weakest."""
+    share: Float32[np.ndarray, " n_nodes"]
+    """The share of all influence that a node has itself."""
 
 
 def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     """Keep the nodes that have `node_threshold` of all influence, and of the edges between them likewise.
 
-    Tokens and logits are always kept; features and errors need a way to the logits, features also a cause. The same
+    Tokens and targets are always kept; features and errors need a way to the targets, features also a cause. The same
     rules as circuit-tracer's.
     """
-    n_features, n_ends = graph.n_features, len(graph.tokens) + len(graph.logits)
-    n_nodes, n_logits = graph.n_nodes, len(graph.logits)
-    node_of_row = np.concatenate([np.arange(n_features), np.arange(n_nodes - n_logits, n_nodes)])
-    influence = _influence(graph.edges, node_of_row, graph.probability)
+    n_features, n_always = graph.n_features, len(graph.tokens) + graph.n_ends
+    n_nodes, node_of_row = graph.n_nodes, graph.node_of_row
+    influence = _influence(graph.edges, node_of_row, graph.ends.weight)
     nodes = influence >= _threshold(influence, node_threshold)
-    nodes[n_nodes - n_ends :] = True
+    nodes[n_nodes - n_always :] = True
     inside = np.ix_(np.nonzero(nodes[node_of_row])[0], np.nonzero(nodes)[0])
     among = graph.edges[inside]
     place = np.cumsum(nodes)[node_of_row[inside[0][:, 0]]] - 1  # of each row's node among those kept
     absolute = np.abs(among)
     shares = absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10)
-    reached = _influence(among, place, graph.probability)
-    reached[-n_logits:] += graph.probability
+    reached = _influence(among, place, graph.ends.weight)
+    reached[-graph.n_ends :] += graph.ends.weight
     scores = shares * reached[place, None]
     kept = scores >= _threshold(scores.ravel(), edge_threshold)
-    still, n_causes, n_caused = np.ones(len(reached), bool), int(nodes[:-n_ends].sum()), int(nodes[:n_features].sum())
+    still, n_causes, n_caused = np.ones(len(reached), bool), int(nodes[:-n_always].sum()), int(nodes[:n_features].sum())
     while True:
         before = still.copy()
         still[:n_causes] &= kept[:, :n_causes].any(0)
@@ -250,42 +270,41 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
     cumulative[order] = np.cumsum(influence[order]) / influence.sum()
-    return Pruned(nodes, edges, cumulative)
+    return Pruned(nodes, edges, cumulative, influence / influence.sum())
 
 
 class Scores(NamedTuple):
     """How much of a graph is explained, as circuit-tracer defines it."""
 
     replacement: float
-    """Of the influence on the logits that comes from tokens and errors, the share of tokens."""
+    """Of the influence on the targets that comes from tokens and errors, the share of tokens."""
     completeness: float
-    """Of what goes into nodes, weighted by their influence on the logits, the share that is no error's."""
+    """Of what goes into nodes, weighted by their influence on the targets, the share that is no error's."""
 
 
 def graph_scores(graph: Graph) -> Scores:
     """Replacement and completeness score of a whole graph."""
-    n_nodes, n_features, n_logits = graph.n_nodes, graph.n_features, len(graph.logits)
-    node_of_row = np.concatenate([np.arange(n_features), np.arange(n_nodes - n_logits, n_nodes)])
+    n_nodes, n_features = graph.n_nodes, graph.n_features
     first_token = n_features + graph.n_layers * len(graph.tokens)
     errors, tokens = np.zeros(n_nodes, bool), np.zeros(n_nodes, bool)
-    errors[n_features:first_token], tokens[first_token : n_nodes - n_logits] = True, True
-    return scores_of(graph.edges, node_of_row, graph.probability, errors, tokens)
+    errors[n_features:first_token], tokens[first_token : n_nodes - graph.n_ends] = True, True
+    return scores_of(graph.edges, graph.node_of_row, graph.ends.weight, errors, tokens)
 
 
 def scores_of(
-    edges: Float32[np.ndarray, "n_targets n_nodes"],
-    node_of_row: Int64[np.ndarray, " n_targets"],
-    probability: Float32[np.ndarray, " n_logits"],
+    edges: Float32[np.ndarray, "n_rows n_nodes"],
+    node_of_row: Int64[np.ndarray, " n_rows"],
+    weight: Float32[np.ndarray, " n_ends"],
     errors: Bool[np.ndarray, " n_nodes"],
     tokens: Bool[np.ndarray, " n_nodes"],
 ) -> Scores:
-    """The same of edges between nodes in any order, the logits last. Without influence from either both are 0."""
-    influence = _influence(edges, node_of_row, probability).astype(np.float64)
+    """The same of edges between nodes in any order, the targets last. Without influence from either both are 0."""
+    influence = _influence(edges, node_of_row, weight).astype(np.float64)
     inputs = np.abs(edges).sum(1, dtype=np.float64).clip(1e-10)
     from_errors = np.zeros(len(influence))
     from_errors[node_of_row] = np.abs(edges[:, errors]).sum(1, dtype=np.float64) / inputs
     out = influence.copy()
-    out[-len(probability) :] += probability
+    out[-len(weight) :] += weight
     ends = influence[tokens].sum() + influence[errors].sum()
     replacement = float(influence[tokens].sum() / ends) if ends else 0.0
     return Scores(replacement, float(((1 - from_errors) * out).sum() / out.sum()) if out.sum() else 0.0)

@@ -56,6 +56,17 @@ class GraphFile(TypedDict):
     links: list[GraphLink]
 
 
+class Explained(NamedTuple):
+    """A target of a graph, as its file shows it."""
+
+    name: str
+    token: int | None
+    """Of a logit; None: the target is something else."""
+    probability: float
+    """Of that token; 1 of anything else."""
+    position: int
+
+
 class Provenance(NamedTuple):
     """What a graph's file says of how it was made."""
 
@@ -64,6 +75,8 @@ class Provenance(NamedTuple):
     scan: str
     """The model's name, as a slug."""
     prompt: str
+    targets: tuple[Explained, ...]
+    """What is explained, in the graph's order."""
     node_threshold: float
     edge_threshold: float
     version: str
@@ -81,11 +94,12 @@ def graph_json(
 
     `texts` are those of all tokens of the vocabulary, `labels` descriptions by (layer, feature).
     """
-    node_ids = _node_ids(graph)
-    nodes = _nodes(graph, pruned, node_ids, texts, labels)
-    n_features, n_logits = graph.n_features, len(graph.logits)
+    explained = [one._replace(token=len(texts) + at if one.token is None else one.token)
+                 for at, one in enumerate(made.targets)]  # fmt: skip
+    node_ids = _node_ids(graph, explained)
+    nodes = _nodes(graph, pruned, node_ids, explained, texts, labels)
     targets, sources = np.nonzero(pruned.edges)
-    of_row = [*range(n_features), *range(graph.n_nodes - n_logits, graph.n_nodes)]
+    of_row = graph.node_of_row.tolist()
     weights = graph.edges[targets, sources].tolist()
     links: list[GraphLink] = [
         {"source": node_ids[source], "target": node_ids[of_row[target]], "weight": weight}
@@ -99,6 +113,12 @@ def graph_json(
             "transcoder_list": [],
             "prompt_tokens": [texts[token] for token in graph.tokens.tolist()],
             "prompt": made.prompt,
+            "targets": [
+                {"node_id": node_id, "name": one.name, "weight": weight}
+                for node_id, one, weight in zip(
+                    node_ids[-graph.n_ends :], made.targets, graph.ends.weight.tolist(), strict=True
+                )
+            ],
             "node_threshold": made.node_threshold,
             "schema_version": 1,
             "info": {"generator": {"name": "circuit-insights", "version": made.version}},
@@ -133,7 +153,10 @@ def read_scores(graph: GraphFile) -> Scores:
     try:
         for link in graph["links"]:
             edges[place[link["target"]], place[link["source"]]] = link["weight"]
-        chances = np.array([node["token_prob"] for node in nodes if node["feature_type"] == "logit"], np.float32)
+        targets = graph["metadata"].get("targets")
+        weights = {one["node_id"]: one["weight"] for one in targets} if isinstance(targets, list) else {}
+        ends = [node for node in nodes if node["feature_type"] == "logit"]
+        chances = np.array([weights.get(node["node_id"], node["token_prob"]) for node in ends], np.float32)
         if np.isnan(chances).any():
             raise ValueError("a logit has no probability")
     except (KeyError, TypeError, ValueError) as error:
@@ -172,25 +195,14 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def _node_ids(graph: Graph) -> list[str]:
-    n_pos, last = len(graph.tokens), len(graph.tokens) - 1
+def _node_ids(graph: Graph, explained: Sequence[Explained]) -> list[str]:
+    """Ids as circuit-tracer writes them since July 2026, unique in a graph; errors were 0_layer_position before."""
+    n_pos = len(graph.tokens)
     places = zip(graph.layer.tolist(), graph.feature.tolist(), graph.position.tolist(), strict=True)
     ids = [f"{layer}_{feature}_{position}" for layer, feature, position in places]
-    ids += [f"0_{layer}_{position}" for layer in range(graph.n_layers) for position in range(n_pos)]
-    ids = _distinct(ids, graph.n_features)
+    ids += [f"{layer}_-1_{position}" for layer in range(graph.n_layers) for position in range(n_pos)]
     ids += [f"E_{token}_{position}" for position, token in enumerate(graph.tokens.tolist())]
-    return ids + [f"{graph.n_layers + 1}_{token}_{last}" for token in graph.logits.tolist()]
-
-
-def _distinct(ids: list[str], n_features: int) -> list[str]:
-    """Errors are named 0_layer_position, which feature `layer` of layer 0 may be too: then layer_-1_position."""
-    taken = set(ids[:n_features])
-
-    def other(name: str) -> str:
-        _, layer, position = name.split("_")
-        return f"{layer}_-1_{position}"
-
-    return ids[:n_features] + [other(name) if name in taken else name for name in ids[n_features:]]
+    return ids + [f"{graph.n_layers + 1}_{one.token}_{one.position}" for one in explained]
 
 
 class _Place(TypedDict):
@@ -201,30 +213,34 @@ class _Place(TypedDict):
     ctx_idx: int
     feature_type: str
     jsNodeId: str
+    reverse_ctx_idx: int
     clerp: str
 
 
 def _nodes(
-    graph: Graph, pruned: Pruned, node_ids: list[str], texts: Sequence[str], labels: Mapping[tuple[int, int], str]
+    graph: Graph,
+    pruned: Pruned,
+    node_ids: list[str],
+    explained: Sequence[Explained],
+    texts: Sequence[str],
+    labels: Mapping[tuple[int, int], str],
 ) -> list[GraphNode]:
-    first_logit = graph.n_nodes - len(graph.logits)
+    first_end = graph.n_nodes - graph.n_ends
     nodes: list[GraphNode] = []
     for at in np.nonzero(pruned.nodes)[0].tolist():
+        is_end = at >= first_end
+        place = _end(graph, explained, at - first_end, texts) if is_end else _place(graph, at, texts, labels)
         node: GraphNode = {
             "token_prob": 0.0,
-            "is_target_logit": False,
+            "is_target_logit": at == first_end,
             "run_idx": 0,
-            "reverse_ctx_idx": 0,
             "node_id": node_ids[at],
-            "influence": float(pruned.influence[at]),
-            "activation": None,
-            **_place(graph, at, texts, labels),
+            "influence": None if is_end else float(pruned.influence[at]),
+            "activation": float(graph.activation[at]) if at < graph.n_features else None,
+            **place,
         }
-        if at < graph.n_features:
-            node["activation"] = float(graph.activation[at])
-        elif at >= first_logit:
-            node["token_prob"], node["influence"] = float(graph.probability[at - first_logit]), None
-            node["is_target_logit"] = at == first_logit
+        if is_end:
+            node["token_prob"] = explained[at - first_end].probability
         nodes.append(node)
     return nodes
 
@@ -232,30 +248,39 @@ def _nodes(
 def _place(graph: Graph, at: int, texts: Sequence[str], labels: Mapping[tuple[int, int], str]) -> _Place:
     n_features, n_pos = graph.n_features, len(graph.tokens)
     first_token = n_features + graph.n_layers * n_pos
-    first_logit = first_token + n_pos
     if at < n_features:
         layer, feature, position = int(graph.layer[at]), int(graph.feature[at]), int(graph.position[at])
+        back = n_pos - 1 - position
         return {
-            "feature": cantor(layer, feature), "layer": str(layer), "ctx_idx": position,
-            "feature_type": "cross layer transcoder", "jsNodeId": f"{layer}_{feature}-0",
+            "feature": cantor(layer, feature), "layer": str(layer), "ctx_idx": position, "reverse_ctx_idx": back,
+            "feature_type": "cross layer transcoder", "jsNodeId": f"{layer}_{feature}-{back}",
             "clerp": labels.get((layer, feature), "")[:LABEL_LENGTH],
         }  # fmt: skip
     if at < first_token:
         layer, position = divmod(at - n_features, n_pos)
+        back = n_pos - 1 - position
         return {
             "feature": -1, "layer": str(layer), "ctx_idx": position, "feature_type": "mlp reconstruction error",
-            "jsNodeId": f"{layer}_{position}-0", "clerp": f'Err: mlp "{texts[graph.tokens[position]]}"',
+            "jsNodeId": f"{layer}_-1-{back}", "reverse_ctx_idx": back,
+            "clerp": f'Err: mlp "{texts[graph.tokens[position]]}"',
         }  # fmt: skip
-    if at < first_logit:
-        position = at - first_token
-        token = int(graph.tokens[position])
-        return {
-            "feature": position, "layer": "E", "ctx_idx": position, "feature_type": "embedding",
-            "jsNodeId": f"E_{token}-{position}", "clerp": f'Emb: "{texts[token]}"',
-        }  # fmt: skip
-    rank = at - first_logit
-    token, probability = int(graph.logits[rank]), float(graph.probability[rank])
+    position = at - first_token
+    token = int(graph.tokens[position])
     return {
-        "feature": token, "layer": str(graph.n_layers + 1), "ctx_idx": n_pos - 1, "feature_type": "logit",
-        "jsNodeId": f"L_{token}-{n_pos - 1}", "clerp": f'Output "{texts[token]}" (p={probability:.3f})',
+        "feature": position, "layer": "E", "ctx_idx": position, "feature_type": "embedding",
+        "jsNodeId": f"E_{token}-{position}", "reverse_ctx_idx": n_pos - 1 - position,
+        "clerp": f'Emb: "{texts[token]}"',
+    }  # fmt: skip
+
+
+def _end(graph: Graph, explained: Sequence[Explained], rank: int, texts: Sequence[str]) -> _Place:
+    """A target: a token's logit, or as viewers have no other kind of node for it, one beyond the vocabulary."""
+    one = explained[rank]
+    assert one.token is not None
+    is_token = one.token < len(texts)
+    label = f'Output "{texts[one.token]}" (p={one.probability:.3f})' if is_token else one.name
+    return {
+        "feature": one.token, "layer": str(graph.n_layers + 1), "ctx_idx": one.position, "feature_type": "logit",
+        "jsNodeId": f"L_{one.token}-{one.position}", "reverse_ctx_idx": len(graph.tokens) - 1 - one.position,
+        "clerp": label[:LABEL_LENGTH],
     }  # fmt: skip

@@ -15,7 +15,7 @@ from interp.interventions.measured import head_outputs, measured
 from interp.interventions.readings import FeatureReading, LogitReading, Reading, targets_of
 from interp.interventions.running import Subject
 from interp.transcoder import Transcoder
-from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
+from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, likeliest_ends, open_model, random_transcoders
 from tests.planted_circuits import BIGRAM, EITHER, UPSTREAM, planted_coders, planted_gpt2, sequence
 from tests.tiny_models import CONFIGS
 
@@ -75,13 +75,14 @@ def test_with_frozen_mlps_a_silenced_feature_takes_its_contributions_away(name: 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
 def test_through_features_it_takes_away_what_all_paths_of_the_graph_carry(name: str) -> None:
     rest = resting(name, coders := random_transcoders("skip"))
-    settings = GraphSettings(max_logits=3, logit_share=1.0, max_features=None)
-    graph = attribution_graph(rest.linear, rest.frozen, coders.__getitem__, settings, max_bytes=10**8)
+    found, ends = likeliest_ends(rest.linear, rest.frozen, 3)
+    settings = GraphSettings(max_features=None)
+    graph = attribution_graph(rest.linear, rest.frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
     n = graph.n_features
     among = graph.edges[:n, :n].astype(np.float64) / graph.activation[:, None]  # relative changes of features
     total = graph.edges[n:, :n] @ np.linalg.inv(np.eye(n) - among)
     W_U = rest.linear.family.W_U(rest.linear.model).float()
-    readings = [LogitReading(W_U[token] - W_U.mean(0), len(TOKENS) - 1) for token in graph.logits.tolist()]
+    readings = [LogitReading(W_U[token] - W_U.mean(0), len(TOKENS) - 1) for token in found.token.tolist()]
     targets = targets_of(rest.linear, rest.frozen, coders.__getitem__, readings)
     chosen = list(range(0, n, 29))
     changes = [

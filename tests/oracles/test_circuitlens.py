@@ -13,12 +13,13 @@ from interp.circuitlens.attribution import direct_heads, feature_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
-from interp.circuitlens.graph import Graph, GraphSettings, attribution_graph, graph_scores, prune
+from interp.circuitlens.graph import Graph, GraphSettings, Probable, attribution_graph, graph_scores, prune
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.formats import open_transcoders
 from storage.models import open_model
 from tests.conftest import ROOT
+from tests.frozen_models import likeliest_ends
 from tests.oracles.foreign import run
 
 TOKENS = [0, 45, 300, 67, 512, 13, 99, 4]
@@ -45,20 +46,27 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def ours() -> Graph:
+def explained() -> tuple[Probable, Graph]:
     linear, frozen, coders = frozen_demo()
-    settings = GraphSettings(max_logits=5, logit_share=0.9, max_features=None)
-    return attribution_graph(linear, frozen, coders.__getitem__, settings, max_bytes=10**8)
+    found, ends = likeliest_ends(linear, frozen, 5, 0.9)
+    settings = GraphSettings(max_features=None)
+    return found, attribution_graph(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
 
 
-def test_edges_are_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph) -> None:
+@pytest.fixture(scope="module")
+def ours(explained: tuple[Probable, Graph]) -> Graph:
+    return explained[1]
+
+
+def test_edges_are_circuit_tracers(theirs: dict[str, torch.Tensor], explained: tuple[Probable, Graph]) -> None:
     """All but those from the first token's features and errors, which circuit-tracer leaves out."""
-    assert ours.logits.tolist() == theirs["logits"].tolist()
-    np.testing.assert_allclose(ours.probability, theirs["probability"].numpy(), rtol=1e-4)
+    found, ours = explained
+    assert found.token.tolist() == theirs["logits"].tolist()
+    np.testing.assert_allclose(ours.ends.weight, theirs["probability"].numpy(), rtol=1e-4)
     place = {at: i for i, at in enumerate(zip(ours.layer, ours.position, ours.feature, strict=True))}
     features = np.array([place[tuple(at)] for at in theirs["active"].tolist()])
     assert len(features) == (ours.position > 0).sum()
-    n, n_pos, n_layers, n_logits = len(features), len(TOKENS), ours.n_layers, len(ours.logits)
+    n, n_pos, n_layers, n_logits = len(features), len(TOKENS), ours.n_layers, ours.n_ends
     rows = np.concatenate([features, ours.n_features + np.arange(n_logits)])
     columns = np.concatenate([features, ours.n_features + np.arange((n_layers + 1) * n_pos)])
     found = ours.edges[rows][:, columns]
@@ -72,7 +80,7 @@ def test_edges_are_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph)
 
 def test_pruning_is_circuit_tracers(theirs: dict[str, torch.Tensor], ours: Graph) -> None:
     layer, position, feature = theirs["active"].numpy().T
-    n, n_logits = len(layer), len(ours.logits)
+    n, n_logits = len(layer), ours.n_ends
     edges = theirs["edges"].numpy()
     graph = ours._replace(
         layer=layer, feature=feature, position=position, activation=np.zeros(n, np.float32),

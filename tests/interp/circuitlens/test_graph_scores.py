@@ -9,7 +9,7 @@ import pytest
 from interp.capture import Hooks
 from interp.circuitlens.graph import Graph, GraphSettings, attribution_graph, graph_scores
 from storage.exchange.attribution_graph import read_scores
-from tests.frozen_models import frozen_model, random_transcoders
+from tests.frozen_models import frozen_model, likeliest_ends, random_transcoders
 
 THEIRS = Path(__file__).parents[4] / "shared" / "data" / "circuit_tracer_graph" / "bee-insect-plt.json"
 
@@ -24,22 +24,18 @@ def by_inversion(A: np.ndarray, weights: np.ndarray, errors: np.ndarray, tokens:
 
 
 def whole(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    n, n_logits, n_nodes = graph.n_features, len(graph.logits), graph.n_nodes
+    n, n_logits, n_nodes = graph.n_features, graph.n_ends, graph.n_nodes
     A, weights = np.zeros((n_nodes, n_nodes)), np.zeros(n_nodes)
-    A[:n], A[-n_logits:], weights[-n_logits:] = graph.edges[:n], graph.edges[n:], graph.probability
+    A[:n], A[-n_logits:], weights[-n_logits:] = graph.edges[:n], graph.edges[n:], graph.ends.weight
     first_token = n + graph.n_layers * len(graph.tokens)
     return A, weights, np.arange(n, first_token), np.arange(first_token, n_nodes - n_logits)
 
 
 def test_scores_are_what_their_definition_says() -> None:
     linear, frozen = frozen_model("llama", Hooks("mlp_in", "mlp_out"), coders := random_transcoders("relu"))
-    graph = attribution_graph(
-        linear,
-        frozen,
-        coders.__getitem__,
-        GraphSettings(max_logits=3, logit_share=1.0, max_features=60),
-        max_bytes=10**8,
-    )
+    _, ends = likeliest_ends(linear, frozen, 3)
+    settings = GraphSettings(max_features=60)
+    graph = attribution_graph(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
     found = graph_scores(graph)
     assert 0 < found.replacement < found.completeness < 1
     np.testing.assert_allclose(found, by_inversion(*whole(graph)), rtol=1e-4)

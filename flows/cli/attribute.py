@@ -1,0 +1,83 @@
+"""The attribution graph of a prompt: `attribute`."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import (
+    CheckpointOption,
+    StoreOption,
+    TargetOption,
+    app,
+    err,
+    load,
+    out,
+    report_errors,
+    store_root,
+)
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    """The text that a command is about, from its argument, a file or standard input.
+
+    Raises:
+        ValueError: none is given or two are, or the file is not UTF-8 text.
+    """
+    if (prompt is None) == (file is None):
+        raise ValueError("give one prompt: as the argument (- for standard input), or with --prompt-file")
+    if file is None:
+        return sys.stdin.read() if prompt == "-" else str(prompt)
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompt-file: {file} is not UTF-8 text: byte {error.start} is none of it") from None
+
+
+@app.command()
+def attribute(
+    output: Annotated[Path, typer.Option(help="NAME.json; NAME becomes the graph's slug.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text whose next token is to be explained; - reads it from standard input.")
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A file with the text, instead.")] = None,
+    target: TargetOption = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option(help="Configuration; else that of the checkpoint's last run.")] = None,
+    store: StoreOption = None,
+    checkpoint: CheckpointOption = None,
+    max_logits: Annotated[int, typer.Option(help="Next tokens explained, at most, where they are the likeliest.")] = 10,
+    logit_share: Annotated[float, typer.Option(help="Probability that they have together.")] = 0.95,
+    max_features: Annotated[int, typer.Option(help="Features attributed, the most influential first.")] = 7500,
+    node_threshold: Annotated[float, typer.Option(help="Share of all influence that the nodes kept have.")] = 0.8,
+    edge_threshold: Annotated[float, typer.Option(help="And the edges between them.")] = 0.98,
+) -> None:
+    """Write the attribution graph of a prompt, in circuit-tracer's format.
+
+    Of several targets, those that are named count alike, the likeliest tokens by their probability.
+    """
+    with report_errors():
+        from flows import attribute as flow
+        from flows.prompts.opened import check_prompt, open_configured, open_named
+        from interp.circuitlens.graph import GraphSettings
+
+        if config is not None and checkpoint is not None:
+            raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
+        settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        flow.check_output(output)
+        text = _prompt(prompt, prompt_file)
+        check_prompt(text)
+        tell = partial(err.print, style="dim", markup=False)
+        tell("opening the model")
+        opened = (
+            open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
+        )
+        graph = flow.attribute(opened, flow.Asked(text, tuple(target or ()), chat), output, settings, tell)
+        scores = flow.whole_scores(graph)
+        said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
+        said += f"; replacement score {scores.replacement:.3f}, completeness score {scores.completeness:.3f}"
+        out.print(f"{output}: {said}", soft_wrap=True, markup=False)
