@@ -38,7 +38,7 @@ from numba import njit
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.random_checkpoint import random_attributes
-from configs.run import EngineConfig
+from configs.engine import EngineConfig
 from flows.subject.machine import arithmetic
 from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.settings import ActivationSettings
@@ -287,7 +287,7 @@ def _memory_of_pass(root: Path, times: int, shard_size: int, answer: Any) -> Non
 
 def measure_memory(shard_size: int = 256, n_rows: int = 256) -> list[dict[str, Any]]:
     """Peak memory of the pass over the demo's checkpoint and 1, 4 and 16 times so many rows, a process each."""
-    from configs.run import load_config
+    from configs.load import load_config
     from flows.ingest import quality_job
     from flows.subject.subject import identify, open_source
     from tasks.ingest import ingest_layer
@@ -343,7 +343,7 @@ def main() -> None:
             figures = measure_pass(store, measured, arguments.tokens, arguments.workers, 2048)
             tell({"shape": arguments.shape, **figures})
         if arguments.config:
-            from configs.run import load_config
+            from configs.load import load_config
             from flows.subject.subject import identify, open_source
 
             subject = identify(open_source(load_config(arguments.config, arguments.overrides)))

@@ -9,7 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.subject.subject import open_source
 from tasks.activations.corpora import tokenise_corpus
 from tasks.evaluation.texts import TextsJob, of_corpus

@@ -24,7 +24,7 @@ from typing import Any
 from prefect import flow
 
 from benchmarks.full_run import D_MODEL, D_TRANSCODER, D_VOCAB, stage_seconds, write_model, write_transcoders
-from configs.run import EngineConfig
+from configs.engine import EngineConfig
 from flows.costs.rates import gemm_flops
 from flows.running.engine import engine_running, prefect_at_hand
 from flows.subject.machine import n_workers

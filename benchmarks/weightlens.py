@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.random_checkpoint import random_attributes
-from configs.run import EngineConfig, load_config
+from configs.engine import EngineConfig
+from configs.load import load_config
 from flows.costs.rates import projection_flops
 from flows.subject.machine import arithmetic
 from interp.families import Norm

@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from circuit_insights.store import Store, open_store
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
 from flows.running.whole import run_flow
 from flows.subject.origin import pinned

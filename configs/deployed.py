@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.run import PATHS, load_config
+from configs.load import PATHS, load_config
 
 
 def deployed(path: str) -> dict[str, object]:

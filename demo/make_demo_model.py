@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from configs.run import CorpusConfig, ModelConfig, RunConfig, TranscoderConfig
+from configs.inputs import CorpusConfig, ModelConfig, TranscoderConfig
+from configs.run import RunConfig
 from flows.train_transcoders import train_transcoders
 from interp.quality import measure_quality, of_each
 from interp.training.settings import TrainingSettings

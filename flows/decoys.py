@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from configs.run import RunConfig, StageName, TranscoderConfig
+from configs.inputs import TranscoderConfig
+from configs.run import RunConfig
+from configs.stages import StageName
 from flows.recipes.activations import ActivationsRecipe
 from flows.running.engine import wait_for_all
 from flows.running.stage import Stage, perform

@@ -4,7 +4,8 @@ from contextlib import suppress
 
 from prefect import flow
 
-from configs.run import RunConfig, StageName
+from configs.run import RunConfig
+from configs.stages import StageName
 from flows.activations import ACTIVATIONS
 from flows.circuitlens import CIRCUITLENS
 from flows.coactivation import COACTIVATION

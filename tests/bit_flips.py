@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.describe_checkpoint import stages
 from flows.reports.card import feature_card
 from flows.running.whole import with_catalog_mended

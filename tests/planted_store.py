@@ -3,7 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.ingest import quality_job
 from flows.subject.subject import Subject, identify, open_source
 from storage.catalog.database import insert_row, open_catalog

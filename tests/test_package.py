@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from configs.run import load_config
+from configs.load import load_config
 from tests.conftest import ROOT
 from tests.planted_store import planted_store
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import circuit_insights as ci
-from configs.run import load_config
+from configs.load import load_config
 from interp.capture import HookedModel, capture
 from interp.circuitlens.graph import GraphSettings
 from interp.training.settings import TrainingSettings

@@ -125,7 +125,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
     with working("load libraries"):
-        from configs.run import load_config
+        from configs.load import load_config
 
         return load_config(config, list(overrides or []), store)
 

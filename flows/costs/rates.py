@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.run import EngineConfig, RunConfig
+from configs.engine import EngineConfig
+from configs.run import RunConfig
 from flows.subject.machine import arithmetic, n_workers
 from interp.products import fast_products
 from interp.projection import ROW_BLOCK, OutlierRule, project

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
-from configs.run import StageName
+from configs.stages import StageName
 from flows.recipes.activations import ActivationsRecipe
 from flows.subject.language_model import EXPLAINING, model_name, prompts
 from flows.subject.subject import Subject

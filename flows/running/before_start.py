@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-from configs.run import RunConfig, StageName
+from configs.run import RunConfig
+from configs.stages import StageName
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.describe import NEEDS, DescribeRecipe
 from flows.recipes.evaluate import EvaluateRecipe

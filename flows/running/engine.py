@@ -14,7 +14,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from configs.run import EngineConfig
+from configs.engine import EngineConfig
 from flows.running.prefect_api import check_prefect_answers
 from flows.running.prefect_server import end_early, started
 from flows.running.progress import working

@@ -5,7 +5,7 @@ import os
 import torch
 from llvmlite.binding import get_host_cpu_features
 
-from configs.run import EngineConfig
+from configs.engine import EngineConfig
 from interp.projection import Arithmetic
 
 

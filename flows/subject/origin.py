@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.run import ModelConfig, RunConfig, TranscoderConfig
+from configs.inputs import ModelConfig, TranscoderConfig
+from configs.run import RunConfig
 from storage.hub import RemoteFile, fetch, missing, resolve, select
 from storage.models import SETTINGS_FILES
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.run import CorpusConfig
+from configs.inputs import CorpusConfig
 
 
 @pytest.mark.parametrize(("n_pos", "positions", "row"), [(None, 2048, 128), (None, 64, 64), (32, 64, 32), (64, 64, 64)])

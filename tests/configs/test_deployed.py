@@ -8,7 +8,8 @@ from prefect.utilities.importtools import import_object
 from prefect.utilities.templating import apply_values
 
 from configs.deployed import deployed
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from tests.conftest import ROOT
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.load import load_config
 from configs.remarks import remarks
-from configs.run import load_config
 from flows.costs.recorded import recorded_sizes
 from flows.subject.origin import transcoder_files
 from storage import hub

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from configs.unused import CONDITIONS
 from tests.conftest import ROOT
 

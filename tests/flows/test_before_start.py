@@ -8,7 +8,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.cli import app
 from flows.describe_checkpoint import STAGES
 from flows.running import prefect_server

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from storage.store import Store
 from tests.bit_flips import SMALL, flips, run, summary, without_prefect
 from tests.conftest import planted_overrides

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from configs.run import load_config
+from configs.load import load_config
 from storage.catalog.published import open_published
 from tests.conftest import ROOT, cli_environment, planted_overrides, unused_port
 

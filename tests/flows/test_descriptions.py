@@ -17,7 +17,7 @@ from prefect.artifacts import Artifact
 from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
 from flows.subject.named import chosen_checkpoint
@@ -266,7 +266,7 @@ KILLED_WHILE_JUDGING = """
 import os, signal, sys
 from pathlib import Path
 from tasks.evaluation import judge
-from configs.run import load_config
+from configs.load import load_config
 from flows.describe_checkpoint import describe_checkpoint
 
 write, n = judge._write_kept, []

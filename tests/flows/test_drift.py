@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint
 from interp.drift import DriftSettings

@@ -14,7 +14,8 @@ from prefect.client.orchestration import get_client
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
-from configs.run import EngineConfig, RunConfig
+from configs.engine import EngineConfig
+from configs.run import RunConfig
 from flows.running.engine import engine_running
 from flows.running.stage import store_held
 from storage.store import Store

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from configs.run import EngineConfig, RunConfig
+from configs.engine import EngineConfig
+from configs.run import RunConfig
 from flows.costs.plan import Step
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.costs.sizes import Sizes

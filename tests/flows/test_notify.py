@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.running import notify
 from tests.conftest import ROOT
 

@@ -13,7 +13,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint
 from storage.bucket import lease, mirror, objects, working_copy

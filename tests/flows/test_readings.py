@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.readings import Reading, Readings, readings
 from flows.subject.subject import identify, open_source
 from interp.capture import Hooks

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.recipes import describe as describe_recipes
 from flows.recipes import evaluate as evaluate_recipes
 from flows.recipes.activations import ActivationsRecipe

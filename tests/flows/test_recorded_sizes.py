@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.costs.plan import planned
 from flows.costs.rates import Rates
 from flows.costs.recorded import recorded_sizes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.describe_checkpoint import describe_checkpoint
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe

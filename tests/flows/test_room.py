@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.costs.plan import DOWNLOAD, SMALLEST_CATALOG_BYTES, Step, check_room
 from flows.costs.sizes import sizes_of
 from flows.describe_checkpoint import STAGES, describe_checkpoint

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.describe_arrived import describe_arrived
 from flows.subject.series import arrived, found_checkpoints, is_complete
 from flows.watch_checkpoints import announce_checkpoints, watch_checkpoints

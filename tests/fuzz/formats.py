@@ -116,7 +116,7 @@ def _configuration(folder: Path) -> Path:
 
 
 def _read_configuration(file: Path) -> None:
-    from configs.run import load_config
+    from configs.load import load_config
 
     load_config(file, ["shard_size=1024"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.ingest import quality_text
 from flows.subject.subject import Subject, identify, open_source
 from interp.activations.settings import ActivationSettings

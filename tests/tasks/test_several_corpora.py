@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from configs.run import load_config
+from configs.load import load_config
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe
 from flows.subject.subject import Subject, identify, open_source

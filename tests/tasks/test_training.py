@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.costs.rates import Rates
 from flows.costs.sizes import sizes_to_train
 from flows.costs.training import training_costs, training_groups

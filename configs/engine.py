@@ -1,0 +1,43 @@
+"""How a run is run: on how many workers, on which device, and who is told."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.section import Section
+
+
+class EngineConfig(Section):
+    """How tasks are spread."""
+
+    runner: Literal["threads", "dask"] = "threads"
+    """threads: in this process; dask: worker processes of a Dask cluster."""
+    workers: Annotated[int, Field(gt=0)] | None = None
+    """Tasks at once; left out: one a core, of a running Dask cluster one a thread of its workers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where WeightLens computes and `local_model` answers: on a GPU if PyTorch sees one (auto). Training and measuring
+    use the CPU."""
+    bfloat16: Literal["auto"] | bool = "auto"
+    """Find outliers and active features by bfloat16 products and score them again in float32: the same results, sooner
+    where the processor has bfloat16 arithmetic (auto: if this machine's has)."""
+    dask_address: str | None = None
+    """A running Dask scheduler; left out: a local cluster is started for the run."""
+
+
+class LocalModelConfig(Section):
+    """A chat model of this machine, for `explainer: local` and `judge: local`."""
+
+    path: Path | None = None
+    """Folder in transformers format, with safetensors weights and a tokenizer that has a chat template."""
+    at_once: Annotated[int, Field(gt=0)] = 8
+    """Questions that are answered together; on a GPU without room for so many, fewer."""
+
+
+class NotifyConfig(Section):
+    """Who is told what a run does."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """A program and its arguments, run after every stage and when one fails; no shell reads it. What happened comes as
+    one JSON object on its standard input: event (stage.finished or stage.failed), run_id, name, checkpoint_id,
+    corpus_id, stage, recipe, error. It may take 30 seconds, and whether it fails changes nothing of the run."""
