@@ -6,14 +6,18 @@ from configs.run import RunConfig
 from flows.costs.describe import describe_costs
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.recipes.describe import NEEDS, DescribeRecipe
+from flows.recipes.describe import DescribeRecipe
+from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
 from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
+from storage.store import missing_shards
 from tasks.describe.describe import (
+    LOOKS_AT_SAMPLES,
     REWORDS,
+    SEES,
     DescribeJob,
     describe_shard,
     forget_unanswered,
@@ -23,6 +27,8 @@ from tasks.describe.describe import (
 )
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
+from tasks.describe.wiring import TABLE as INHERITED
+from tasks.describe.wiring import wire_shard
 from tasks.llm.instructions import instructions
 
 
@@ -41,7 +47,10 @@ class DescribeStage:
         return is_loaded(self, subject, loaded_name(subject.config.describe.explainer))
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
-        return {"describe": sum(not is_described(subject.store, key) for key in DescribeRecipe(subject).shards())}
+        recipe, store = DescribeRecipe(subject), subject.store
+        wiring = [] if recipe.wiring is None else subject.all_shards(recipe.wiring.recipe)
+        left = sum(not is_described(store, key) for key in recipe.shards())
+        return {"wire": len(missing_shards(store, wiring, (INHERITED,))) if left else 0, "describe": left}
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return describe_costs(sizes, config, rates)
@@ -57,6 +66,11 @@ class DescribeStage:
         recipe = DescribeRecipe(subject)
         _refuse_without_evidence(recipe)
         job, keys = _job(recipe), recipe.shards()
+        if job.wiring is not None:
+            for layer in subject.layers:  # a layer inherits from those below it
+                missing = missing_shards(store, subject.shards(job.wiring.recipe, layer), (INHERITED,))
+                wired = [wire_shard.submit(store, job.wiring, key) for key in missing]
+                wait_for_all(wired, f"describe: wire L{layer:02d}")
         for key in keys:
             forget_unanswered(store, key)
         answer_all(
@@ -76,8 +90,8 @@ DESCRIBE = DescribeStage()
 
 def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
     for method in recipe.methods:
-        if recipe.evidence[NEEDS[method]] is None:
-            raise ValueError(f"describe.methods: {method} looks at what the stage {NEEDS[method]} finds; run it first")
+        for stage in recipe.lacks(method):
+            raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds; run it first")
         if method in REWORDS and recipe.model is None:
             raise ValueError(
                 f"describe.methods: {method} rewords what WeightLens found, and describe.explainer=tokens says that in "
@@ -92,7 +106,7 @@ def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
 
 def _job(recipe: DescribeRecipe) -> DescribeJob:
     config = recipe.subject.config
-    looks_at_samples = any(NEEDS[method] != "weightlens" for method in recipe.methods)
+    looks_at_samples = any(SEES[method] in LOOKS_AT_SAMPLES for method in recipe.methods)
     corpora = tuple(one.corpus_id for one in recipe.activations.passes)
     return DescribeJob(
         checkpoint_id=recipe.subject.checkpoint_id,
@@ -107,6 +121,8 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         max_tokens=config.llm.max_tokens,
         draw=Draw(config.describe.features_per_layer, config.describe.sample, recipe.subject.attributes.n_layers),
         seed=config.describe.seed,
+        wiring=recipe.wiring,
+        left_out=recipe.left_out,
         model=recipe.model,
     )
 

@@ -7,12 +7,16 @@ from configs.run import RunConfig
 from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.recipes.describe import NEEDS
+from flows.costs.weightlens import PROPAGATE_S
+from flows.recipes.describe import NEEDS, WIRED
 from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
 
 DESCRIBE_S = 0.001
 """Seconds a feature and method to read its evidence and to word it by rule."""
+
+BYTES_INHERITED = 400
+"""A feature, of tokens that it inherits along its wiring, in a part and in the catalog."""
 
 BYTES_PER_DESCRIPTION = 250
 """In a part and in the catalog."""
@@ -36,9 +40,15 @@ def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     usd = _questions_usd(config, sizes, methods, n_features)
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     attributed = min(n_features, sizes.n_layers * (config.circuitlens.features_per_layer or sizes.d_transcoder))
-    n_worded = sum(attributed if NEEDS[method] == "circuitlens" else n_features for method in methods)
+    n_worded = sum(attributed if "circuitlens" in NEEDS[method] else n_features for method in methods)
     seconds = n_worded * DESCRIBE_S * rates.slowness / n_workers(config.engine)
-    return {"describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd)}
+    wiring = sizes.n_layers * sizes.d_transcoder if WIRED in methods else 0
+    return {
+        "wire": Cost(
+            n_shards if wiring else 0, wiring * PROPAGATE_S * rates.slowness, wiring * BYTES_INHERITED, 0, 200e6
+        ),
+        "describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd),
+    }
 
 
 def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n_features: int) -> float:
@@ -46,7 +56,7 @@ def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n
     which the methods of circuits share, and one a method to join them."""
     attributed = config.circuitlens.features_per_layer or sizes.d_transcoder
     n_attributed = min(n_features, sizes.n_layers * attributed)
-    n_methods = sum(NEEDS[method] == "circuitlens" for method in methods)
+    n_methods = sum("circuitlens" in NEEDS[method] for method in methods)
     n_joins = n_attributed * n_methods
     n = n_features * (len(methods) - n_methods) + (n_attributed * CLUSTERS_PER_FEATURE if n_methods else 0)
     characters = n * CHARACTERS_PER_QUESTION + n_joins * CHARACTERS_PER_JOIN

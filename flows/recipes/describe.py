@@ -13,11 +13,20 @@ from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.recipes import short_hash
 from storage.store import ShardKey
 from tasks.describe.describe import REWORDS, SEES, VERSION
+from tasks.describe.wiring import VERSION as WIRING_VERSION
+from tasks.describe.wiring import WiringJob
 
-_LEAVES: dict[str, StageName] = {"tokens": "weightlens", "samples": "activations", "circuits": "circuitlens"}
+_LEAVE: dict[str, tuple[StageName, ...]] = {
+    "tokens": ("weightlens",),
+    "wiring": ("weightlens", "coactivation"),
+    "samples": ("activations",),
+    "circuits": ("circuitlens",),
+}
 
-NEEDS: dict[Method, StageName] = {method: _LEAVES[kind] for method, kind in SEES.items()}
-"""The stage that leaves in the catalog what a method looks at."""
+NEEDS: dict[Method, tuple[StageName, ...]] = {method: _LEAVE[kind] for method, kind in SEES.items()}
+"""The stages that leave in the catalog what a method looks at."""
+
+WIRED: Method = "weightlens+twera"
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,9 @@ class DescribeRecipe:
     def evidence(self) -> dict[str, str | None]:
         """The recipes of what the catalog holds, by stage."""
         checkpoint_id = self.subject.checkpoint_id
+        read = loaded_subject(checkpoint_id, self.corpus_id)
         subjects = {"weightlens": loaded_subject(checkpoint_id)}
-        subjects |= dict.fromkeys(("activations", "circuitlens"), loaded_subject(checkpoint_id, self.corpus_id))
+        subjects |= dict.fromkeys(("activations", "coactivation", "circuitlens"), read)
         catalog = self.subject.store.catalog
         found = {stage: loaded_recipe(catalog, subject, stage) for stage, subject in subjects.items()}
         return {stage: None if recipe == "none" else recipe for stage, recipe in found.items()}
@@ -48,8 +58,37 @@ class DescribeRecipe:
     def methods(self) -> tuple[Method, ...]:
         """Those asked for, or all whose evidence is there; without a language model, none that only rewords."""
         asked, by_rule = self.subject.config.describe.methods, self.subject.config.describe.explainer == "tokens"
-        known = (method for method in get_args(Method) if self.evidence[NEEDS[method]] is not None)
+        known = (method for method in get_args(Method) if not self.lacks(method))
         return asked or tuple(method for method in known if not (by_rule and method in REWORDS))
+
+    def lacks(self, method: Method) -> list[StageName]:
+        """The stages without whose findings a method has nothing to look at, and that left none."""
+        return [stage for stage in NEEDS[method] if self.evidence[stage] is None]
+
+    @property
+    def wiring(self) -> WiringJob | None:
+        """What tokens are inherited from by use; None where no method looks at it."""
+        if WIRED not in self.methods:
+            return None
+        config = self.subject.config
+        recipe = short_hash(
+            checkpoint=self.subject.checkpoint_id,
+            corpus=self.corpus_id,
+            evidence=[self.evidence[stage] for stage in NEEDS[WIRED]],
+            compat=config.weightlens.compat,
+            version=WIRING_VERSION,
+        )
+        compat = config.weightlens.compat
+        return WiringJob(self.subject.checkpoint_id, self.corpus_id, recipe, config.shard_size, compat)
+
+    @property
+    def left_out(self) -> str | None:
+        """Why tokens are not inherited by use although there are weights to go by; None where they are, or where other
+        methods were asked for."""
+        if self.subject.config.describe.methods is not None or self.evidence["weightlens"] is None:
+            return None
+        lacking = " and ".join(self.lacks(WIRED))
+        return f"{WIRED}: the stage {lacking} has not run on this corpus" if lacking else None
 
     @cached_property
     def model(self) -> str | None:
@@ -61,7 +100,7 @@ class DescribeRecipe:
         """Names the descriptions: by the recipes of the evidence that the methods look at, and of WeightLens, whose
         tokens decide which features come first; by who words it, how, and which features are drawn."""
         config = self.subject.config
-        used = sorted({NEEDS[method] for method in self.methods} | {"weightlens"})
+        used = sorted({stage for method in self.methods for stage in NEEDS[method]} | {"weightlens"})
         return short_hash(
             checkpoint=self.subject.checkpoint_id,
             corpus=self.corpus_id,

@@ -109,7 +109,8 @@ def _needed(name: str, config: RunConfig) -> Iterator[tuple[list[StageName], Cal
         yield ["weightlens"], _has_edges
     if name == "describe":
         for method in config.describe.methods or ():
-            yield [NEEDS[method]], partial(_has_evidence, NEEDS[method])
+            for stage in NEEDS[method]:
+                yield [stage], partial(_has_evidence, stage)
         yield ["weightlens", "activations"], lambda subject: bool(DescribeRecipe(subject).methods)
     if name == "evaluate":
         yield ["describe", "weightlens"], lambda subject: bool(EvaluateRecipe(subject).methods)

@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.descriptions.base_rates import BaseRates
+from interp.descriptions.wiring import Wire
 
-Method = Literal["weightlens+out+llm", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"]
+Method = Literal[
+    "weightlens+out+llm", "weightlens+twera", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"
+]  # fmt: skip
 """The methods of this stage; `weightlens` and `weightlens+out` are worded by the weightlens stage."""
 
 WHOLE = -1
@@ -48,6 +51,8 @@ class Evidence:
     """The feature's strong activations, on average: what words are called weak or strong by."""
     base: BaseRates | None = None
     """How often tokens stand elsewhere in the corpus; None: nothing is compared with."""
+    wires: tuple[Wire, ...] = ()
+    """Earlier features that drive it on the corpus, the strongest first: along their wiring `reads` were inherited."""
 
     @property
     def tells_something(self) -> bool:
@@ -94,6 +99,10 @@ class FeatureEvidence:
     """Tokens whose logits its sampled activations raise (CircuitLens)."""
     base: BaseRates | None = None
     """How often tokens stand elsewhere in the corpus."""
+    reads_in_use: tuple[str, ...] = ()
+    """Validated tokens, those inherited along the wiring that the corpus uses."""
+    wires: tuple[Wire, ...] = ()
+    """That wiring."""
 
 
 JOINED = -2
@@ -137,6 +146,8 @@ def evidence_for(method: Method, known: FeatureEvidence) -> tuple[Evidence, list
     """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
     if method == "weightlens+out+llm":
         return Evidence(reads=known.reads, promotes=known.promotes), []
+    if method == "weightlens+twera":
+        return Evidence(reads=known.reads_in_use, wires=known.wires), []
     if method in ("maxact", "maxact*"):
         moments = known.top if method == "maxact" else known.spread
         return Evidence(moments=moments, strong=strong(moments), base=known.base), []

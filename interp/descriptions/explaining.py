@@ -9,7 +9,9 @@ from interp.descriptions.base_rates import Lift
 from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Method, evidence_for
 from interp.descriptions.llm_questions import Answers, Instructions
 from interp.descriptions.settings import RuleSettings
+from interp.descriptions.wiring import wired
 from interp.descriptions.wording import Clause, by_rule, clauses, coverage, joined, quoted
+from interp.weightlens.description import Token, word_list
 from interp.weightlens.settings import WordingSettings
 
 N_TOKENS = 12
@@ -47,6 +49,8 @@ class TokensExplainer(NamedTuple):
     wording: WordingSettings
 
     def explain(self, evidence: Evidence) -> str | None:
+        if evidence.wires:  # in the words of the weightlens stage, beside whose descriptions it is judged
+            return word_list([Token(text) for text in evidence.reads], self.wording)
         return by_rule(evidence, self.rule, self.wording)
 
     def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
@@ -123,6 +127,8 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
         text = explainer.join(parts, whole)
     elif whole.tells_something:
         text = explainer.explain(whole)
+        if text and whole.wires:
+            text = f"{text}; {wired(whole.wires)}"
     if text is not None:
         moments = tuple(moment for _, evidence in parted for moment in evidence.moments) or whole.moments
         spread, strongest = (replace(whole, moments=some) for some in (moments, whole.strongest))

@@ -20,7 +20,8 @@ TABLES = (
                 "method",
                 "VARCHAR",
                 "weightlens: validated input tokens; weightlens+out: with promoted output tokens; "
-                "weightlens+out+llm: these as the explainer words them; maxact, maxact*: greatest activations, "
+                "weightlens+out+llm: these as the explainer words them; weightlens+twera: validated tokens, those "
+                "inherited along the edges of greatest TWERA, and these edges; maxact, maxact*: greatest activations, "
                 "quantile sample; circuitlens-input: causes of sampled activations, circuitlens-full: with the "
                 "tokens they promote, wl+cl: with WeightLens's tokens too; weightlens-soft: with all tokens of "
                 "upstream features, validated or not (`compat: authors` and imports only).",

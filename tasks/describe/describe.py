@@ -1,7 +1,7 @@
 """Describe a shard's features by every method, and load the descriptions into the catalog."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ from storage.catalog.runs import now
 from storage.store import ShardKey, Store
 from tasks.describe.draw import Draw
 from tasks.describe.evidence import EvidenceJob, SampledCorpus, known_features
+from tasks.describe.wiring import TABLE as INHERITED
+from tasks.describe.wiring import InUse, WiringJob, in_use
 from tasks.shard_task import shard_task
 
 VERSION = 5
@@ -27,6 +29,7 @@ VERSION = 5
 
 SEES: dict[Method, str] = {
     "weightlens+out+llm": "tokens",
+    "weightlens+twera": "wiring",
     "maxact": "samples",
     "maxact*": "samples",
     "circuitlens-input": "circuits",
@@ -34,6 +37,9 @@ SEES: dict[Method, str] = {
     "wl+cl": "circuits",
 }
 """What a method needs to know of a feature."""
+
+LOOKS_AT_SAMPLES = frozenset({"samples", "circuits"})
+"""What a method sees whose descriptions are made from sampled activations."""
 
 REWORDS: frozenset[Method] = frozenset({"weightlens+out+llm"})
 """Methods that say again what the weightlens stage says: by rule, in the same words."""
@@ -63,6 +69,10 @@ class DescribeJob:
     draw: Draw
     """None: all."""
     seed: int
+    wiring: WiringJob | None
+    """From what tokens were inherited; None where no method looks at it."""
+    left_out: str | None
+    """Why no method does although features have weights; said once."""
     model: str | None
     """Who is asked, as the answers are kept under; None for the tokens explainer."""
 
@@ -100,7 +110,10 @@ def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: d
         features = _drawn(connection, task, key)
         evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, key.layer, task.evidence)
         everything = known_features(store, connection, evidence, features)
+        used = _in_use(store, connection, task, key, features)
         for feature, known in everything:
+            tokens, wires = used.get(feature, InUse())
+            known = replace(known, reads_in_use=tokens, wires=wires)
             before = len(answers.problems) if answers else 0
             rows = [
                 _Row(feature, method, *one) for method in task.methods for one in describe(method, known, explainer)
@@ -113,6 +126,15 @@ def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: d
         return Questions(answers.missing, answers.later)
     _write(store, task, key, described, failed)
     return Questions()
+
+
+def _in_use(
+    store: Store, connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardKey, features: Sequence[int]
+) -> dict[int, InUse]:
+    if task.wiring is None:
+        return {}
+    wired = key._replace(recipe=task.wiring.recipe)
+    return in_use(store, connection, task.wiring, wired, features, task.evidence.n_tokens)
 
 
 def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardKey) -> list[int]:
@@ -128,7 +150,7 @@ def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardK
             SELECT feature, $samples + $circuits * bool_or(cluster IS NOT NULL)::INTEGER FROM samples
             WHERE checkpoint_id = $checkpoint AND layer = $layer AND corpus_id = $corpus GROUP BY feature
         ) GROUP BY feature ORDER BY feature"""
-    looks_at = [SEES[method] for method in task.methods]
+    looks_at = ["tokens" if SEES[method] == "wiring" else SEES[method] for method in task.methods]
     about = {"checkpoint": task.checkpoint_id, "layer": key.layer, "corpus": task.corpus_id}
     n = {kind: looks_at.count(kind) for kind in ("tokens", "samples", "circuits")}
     rows = connection.execute(query, {**about, **n}).fetchall()
@@ -186,6 +208,8 @@ def _write(
     names = (*_Row._fields[:3], *Measured._fields[:-1], *Lift._fields)
     path = store.part("description_clauses", key)
     write_part(path, "description_clauses", {**shared, **who, **columns_of(names, clauses)}, len(clauses))
+    if task.left_out is not None and (key.layer, key.start) == (0, 0):
+        failed = [Failure(-1, "no_coactivation", task.left_out), *failed]
     write_failures(store.part("failures", key), "describe", key.layer, failed)
 
 
@@ -206,6 +230,10 @@ def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequen
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "descriptions", where, descriptions)
         replace_rows(connection, "description_clauses", where, clauses)
+        if task.wiring is not None:
+            here = {"checkpoint_id": task.checkpoint_id, "corpus_id": task.corpus_id}
+            inherited = [store.part(INHERITED, key._replace(recipe=task.wiring.recipe)) for key in keys]
+            replace_rows(connection, INHERITED, here, inherited)
         replace_failures(connection, "describe", RunOf(run_id, task.checkpoint_id), failures)
         subject = loaded_subject(task.checkpoint_id, task.corpus_id)
         mark_loaded(connection, subject, loaded_name(task.explainer), keys[0].recipe if is_whole else "")

@@ -26,7 +26,7 @@ from storage.catalog.database import (
 from storage.catalog.parts import columns_of, read_parts, write_part
 from storage.parquet import reading
 from storage.store import ShardKey, Store
-from tasks.describe.describe import PASSING
+from tasks.describe.describe import LOOKS_AT_SAMPLES, PASSING, SEES
 from tasks.describe.evidence import EvidenceJob, known_features
 from tasks.evaluation.held_out import load_layer_material
 from tasks.evaluation.job import JudgeJob
@@ -116,7 +116,7 @@ def _stability(
 
     Defined for methods that look at samples. The control compares with another feature's other half.
     """
-    methods = [method for method in get_args(Method) if method in described and method != "weightlens+out+llm"]
+    methods = [method for method in get_args(Method) if method in described and SEES[method] in LOOKS_AT_SAMPLES]
     if task.explainer != "tokens" or not methods or not len(features):
         return
     words = _words_of_halves(store, task, layer, features.tolist(), methods)

@@ -91,6 +91,9 @@ def test_every_method_says_what_was_planted(done: tuple[Path, list[str]]) -> Non
     tokens = f"‘{SEEN[5]}’, ‘{SEEN[7]}’"
     assert found["weightlens", 2] == tokens
     assert ("weightlens+out+llm", 2) not in found, "by rule it would repeat weightlens+out"
+    assert ("weightlens+twera", 2) not in found
+    reasons = rows(store, "SELECT reason, detail FROM failures WHERE stage = 'describe' AND feature = -1")
+    assert reasons == [("no_coactivation", "weightlens+twera: the stage coactivation has not run on this corpus")]
     for method in ("maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"):
         assert f"‘{SEEN[5]}’" in found[method, 2]
         assert f"‘{SEEN[7]}’" in found[method, 2]

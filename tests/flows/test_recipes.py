@@ -38,7 +38,7 @@ SECTIONS: dict[str, set[str]] = {
     "wording": {*WORDS, *DESCRIBED},
     "activations": SAMPLED,
     "circuitlens": ATTRIBUTED,
-    "coactivation": {"edges"},
+    "coactivation": {"edges", *DESCRIBED},
     "describe": DESCRIBED,
     "evaluate.how": MATERIAL,
     "corpus": READ,
@@ -125,6 +125,7 @@ def names(subject: Subject) -> dict[str, object]:
     passes, words = ActivationsRecipe(subject), WeightLensRecipe(subject)
     attributed, corpora = CircuitLensRecipe(subject), subject.source.corpora
     recipes = {"weightlens": words.recipe, "activations": passes.recipe, "circuitlens": attributed.recipe}
+    recipes["coactivation"] = CoactivationRecipe(subject).recipe
 
     def loaded(_catalog: Path, _subject: str, stage: str) -> str:
         return recipes[stage]

@@ -7,6 +7,9 @@ from interp.descriptions.evidence import WHOLE, ActivationExample, Cluster, Feat
 from interp.descriptions.explaining import ModelExplainer, TokensExplainer, describe
 from interp.descriptions.llm_questions import Answer, Answers, Prompt
 from interp.descriptions.settings import RuleSettings
+from interp.descriptions.wiring import Wire
+from interp.fade.judge import Text
+from interp.fade.rule import RuleJudge
 from interp.weightlens.settings import WordingSettings
 from tasks.llm.instructions import instructions
 
@@ -92,3 +95,14 @@ def test_a_half_of_what_is_known_is_of_every_other_document() -> None:
     assert [moment.document for moment in odd.top] == [1]
     assert [len(cluster.moments) for cluster in odd.clusters] == [1, 1]
     assert odd.reads == KNOWN.reads
+
+
+def test_wiring_in_use_is_told_in_the_words_of_weights_and_rare_edges_with_their_tokens() -> None:
+    wires = (Wire(0, 12, 1900), Wire(1, 55, 14))
+    known = replace(KNOWN, reads_in_use=(" judge", " court", " judges"), wires=wires)
+    (one,) = describe("weightlens+twera", known, BY_RULE)
+    assert one.text == "‘judge’, ‘court’; upstream L0/12, L1/55 (seen on 14 tokens)"
+    assert one.tokens == [" judge", " court", " judges"]
+    assert RuleJudge().rate(one.text, [Text((" court",)), Text((" L0",))]).tolist() == [2, 0]
+    assert describe("weightlens+twera", replace(known, wires=(), reads_in_use=()), BY_RULE) == []
+    assert describe("weightlens+twera", replace(known, reads_in_use=()), BY_RULE) == []
