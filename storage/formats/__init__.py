@@ -6,13 +6,16 @@ from typing import NamedTuple
 
 from interp.capture import InputHook, OutputHook
 from storage.foreign import check_path
+from storage.formats.autoencoders import refuse_autoencoder_folder
 from storage.formats.circuit_tracer import lists_layers, open_circuit_tracer
 from storage.formats.circuit_tracer_clt import open_circuit_tracer_clt
 from storage.formats.dunefsky import open_dunefsky
 from storage.formats.folder import TranscoderFolder, refuse_links_out
 from storage.formats.gemma_scope import open_gemma_scope
 from storage.formats.gemma_scope_2 import open_gemma_scope_2
+from storage.formats.gemma_scope_2_clt import open_gemma_scope_2_clt
 from storage.formats.hooks import HookNames
+from storage.formats.llamascopium import open_llamascopium
 from storage.formats.sae_lens import open_sae_lens
 from storage.formats.sparsify import open_sparsify
 
@@ -26,6 +29,13 @@ class Format(NamedTuple):
     patterns: tuple[str, ...]
     """A folder with a file that matches one of these is of this format."""
     open: Callable[[Path, HookNames], TranscoderFolder]
+    beside: str | None = None
+    """A file that has to be in the same folder, where two formats have weights of one name."""
+
+    def is_in(self, path: Path) -> bool:
+        """Whether a folder has files of this format."""
+        files = (file for pattern in self.patterns for file in path.glob(pattern))
+        return any(self.beside is None or file.with_name(self.beside).is_file() for file in files)
 
 
 CIRCUIT_TRACER = Format(
@@ -45,8 +55,24 @@ FORMATS = (
         ("layer_*/params.safetensors", "transcoder*/layer_*/params.safetensors"),
         open_gemma_scope_2,
     ),
+    Format(
+        "params_layer_N.safetensors (Gemma Scope 2's cross-layer transcoders)",
+        ("**/params_layer_*.safetensors",),
+        open_gemma_scope_2_clt,
+    ),
     Format("…_blocks.N.ln2.hook_normalized_….pt (Dunefsky et al.)", ("*_blocks.*.pt",), open_dunefsky),
-    Format("…/sae_weights.safetensors with cfg.json (SAELens)", ("**/sae_weights.safetensors",), open_sae_lens),
+    Format(
+        "…/sae_weights.safetensors with cfg.json (SAELens)",
+        ("**/sae_weights.safetensors",),
+        open_sae_lens,
+        beside="cfg.json",
+    ),
+    Format(
+        "…/sae_weights.safetensors with config.json (Llamascopium)",
+        ("**/sae_weights.safetensors",),
+        open_llamascopium,
+        beside="config.json",
+    ),
     Format("layers.N.mlp/sae.safetensors with cfg.json (sparsify)", ("*/sae.safetensors",), open_sparsify),
 )
 
@@ -66,12 +92,14 @@ def open_transcoders(
     if not check_path(path).is_dir():
         raise ValueError(f"transcoder.path: no folder {path}")
     refuse_links_out(path)
-    found = [known for known in FORMATS if any(any(path.glob(pattern)) for pattern in known.patterns)]
+    found = [known for known in FORMATS if known.is_in(path)]
     if lists_layers(path):
         found = [CIRCUIT_TRACER]  # it says itself which of the files are meant
     if len(found) == 1:
         return found[0].open(path, HookNames(model_type, input_hook, output_hook))
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+    if not found:
+        refuse_autoencoder_folder(path)
     if found:
         raise ValueError(
             f"transcoder.path: {path} holds files of several formats: " + "; ".join(one.expected for one in found)

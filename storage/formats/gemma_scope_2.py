@@ -5,6 +5,7 @@ from pathlib import Path
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
+from storage.formats.autoencoders import refuse_autoencoder
 from storage.formats.folder import (
     Shape,
     TranscoderFolder,
@@ -61,6 +62,8 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
 def _hooks(file: Path, layer: int, names: HookNames) -> Hooks:
     path = file.with_name("config.json")
     settings = read_settings(path) if path.is_file() else {}
+    if settings.get("type") == "sae":
+        refuse_autoencoder(path, "type is sae")
     expect_setting(path, settings, "architecture", "jump_relu", None)
     expect_setting(path, settings, "type", "transcoder", None)
     has_skip = SKIP in tensor_shapes(file)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
+from storage.formats.autoencoders import refuse_autoencoder
 from storage.formats.folder import (
     Shape,
     TranscoderFolder,
@@ -19,6 +20,9 @@ from storage.formats.folder import (
 from storage.formats.hooks import HookNames, layer_and_name
 
 ARCHITECTURES = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+
+AUTOENCODERS = ("standard", "gated", "topk", "abstopk", "jumprelu", "temporal", "matching_pursuit")
+"""The other architectures of SAELens 6; BatchTopK and Matryoshka ones are saved as jumprelu."""
 
 HOOKS = ("hook_name", "hook_name_out")
 
@@ -69,6 +73,8 @@ def _layer(path: Path, config: dict[str, object]) -> int:
 
 
 def _check(path: Path, config: dict[str, object]) -> None:
+    if config.get("architecture", "standard") in AUTOENCODERS:
+        refuse_autoencoder(path, f"architecture is {config.get('architecture', 'left out')}")
     expect_setting(path, config, "architecture", *ARCHITECTURES)
     expect_setting(path, config, "apply_b_dec_to_input", False)
     expect_setting(path, config, "normalize_activations", "none", None)

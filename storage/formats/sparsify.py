@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from interp.transcoder import Transcoder
+from storage.formats.autoencoders import refuse_autoencoder
 from storage.formats.folder import (
     SUBTRACTED,
     Shape,
@@ -68,6 +69,8 @@ def _check(path: Path, config: dict[str, object], told: bool) -> None:
             "which is not read. If it is a transcoder, set transcoder.input_hook=mlp_in and "
             "transcoder.output_hook=mlp_out"
         )
+    if config.get("transcode") is False:
+        refuse_autoencoder(path, "transcode is false")
     expect_setting(path, config, "transcode", True, None)
     expect_setting(path, config, "activation", "topk", None)
     expect_setting(path, config, "signed", False, None)

@@ -177,6 +177,11 @@ FORMATS: dict[str, Callable[[], Format]] = {
     "JSON, SAELens": lambda: _release("SAELens", f"blocks.{LAYER}/cfg.json", mutated_json),
     "JSON, sparsify": lambda: _release("sparsify", f"layers.{LAYER}.mlp/cfg.json", mutated_json),
     "JSON, Gemma Scope 2": lambda: _release("Gemma Scope 2", f"*/layer_{LAYER}_*/config.json", mutated_json),
+    "JSON, Llamascopium": lambda: _release("Llamascopium", f"*/layer{LAYER}_*/config.json", mutated_json),
+    "safetensors, Llamascopium": lambda: _release(
+        "Llamascopium, JumpReLU", f"*/layer{LAYER}_*/sae_weights.safetensors", mutated_safetensors
+    ),
+    "JSON, Gemma Scope 2 CLT": lambda: _release("Gemma Scope 2 CLT", "*/*/config.json", mutated_json),
     "YAML, circuit-tracer": lambda: _release("circuit-tracer, TopK", "config.yaml", mutated_yaml),
     "YAML, listed files": lambda: _release("circuit-tracer, listed", "config.yaml", mutated_yaml),
     "YAML, cross-layer": lambda: _release("CLT, JumpReLU", "config.yaml", mutated_yaml),

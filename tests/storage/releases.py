@@ -41,6 +41,8 @@ class Release:
     """How tests/oracles/format_forward.py reads it, where a library does."""
     has_skip: bool = False
     subtracts: bool = False
+    folds: bool = False
+    """Whether anything else than what is subtracted is folded into the weights."""
 
 
 def draw(*, names: dict[str, tuple[int, ...]]) -> Callable[[], Weights]:
@@ -290,12 +292,84 @@ def clt_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tenso
     return a, y
 
 
+def gemma_scope_2_clt_weights(*, affine: bool) -> Callable[[], Weights]:
+    names = {"w_enc": (D, F), "w_dec": (F, N_LAYERS, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
+    return draw(names={**names, **({"affine_skip_connection": (D, D)} if affine else {})})
+
+
+def write_gemma_scope_2_clt(folder: Path, weights: Weights) -> None:
+    place = folder / "clt" / "width_262k_l0_medium"
+    place.mkdir(parents=True)
+    for layer, tensors in enumerate(weights):
+        save_file(tensors, place / f"params_layer_{layer}.safetensors")
+    hooks = {
+        f"hf_hook_point_{side}": [f"model.layers.{layer}.{name}.output" for layer in range(N_LAYERS)]
+        for side, name in (("in", "pre_feedforward_layernorm"), ("out", "post_feedforward_layernorm"))
+    }
+    (place / "config.json").write_text(json.dumps({"architecture": "jump_relu", "type": "clt", **hooks}))
+
+
+def gemma_scope_2_clt_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    y = weights[layer]["b_dec"].expand_as(xs[layer])
+    if "affine_skip_connection" in weights[layer]:
+        y = y + xs[layer] @ weights[layer]["affine_skip_connection"]
+    a = torch.zeros(0)
+    for source in range(layer + 1):
+        w = weights[source]
+        pre = xs[source] @ w["w_enc"] + w["b_enc"]
+        a = pre * (pre > w["threshold"])
+        y = y + a @ w["w_dec"][:, layer]
+    return a, y
+
+
+def write_llamascopium(folder: Path, weights: Weights, **changes: Any) -> None:
+    for layer, tensors in enumerate(weights):
+        place = folder / "transcoder" / f"layer{layer}_transcoder_8x_k4"
+        place.mkdir(parents=True)
+        hooks = {"hook_point_in": f"blocks.{layer}.mlp.hook_in", "hook_point_out": f"blocks.{layer}.hook_mlp_out"}
+        stored = {LOG_THRESHOLD if name == "threshold" else name: value for name, value in tensors.items()}
+        if LOG_THRESHOLD in stored:
+            stored[LOG_THRESHOLD] = stored[LOG_THRESHOLD].log()
+        for side, norm in NORMS.items():
+            hook = hooks[f"hook_point_{side}"]
+            stored[f"dataset_average_activation_norm.{hook}"] = torch.tensor(norm)
+        save_file(stored, place / "sae_weights.safetensors")
+        config = {
+            "sae_type": "sae", "d_model": D, "expansion_factor": F / D, "act_fn": "topk", "top_k": K,
+            "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True, "use_decoder_bias": True,
+            "use_glu_encoder": False, **hooks, **changes,
+        }  # fmt: skip
+        (place / "config.json").write_text(json.dumps(config))
+
+
+NORMS = {"in": 3.0, "out": 0.7}
+LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
+
+
+def write_llamascopium_jumprelu(folder: Path, weights: Weights) -> None:
+    write_llamascopium(folder, weights, act_fn="jumprelu")
+
+
+def llamascopium_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Activations are the published ones times the norm of their decoder row."""
+    w = weights[layer]
+    norm = w["W_D"].norm(dim=1)
+    pre = (xs[layer] * (D**0.5 / NORMS["in"]) @ w["W_E"] + w["b_E"]) * norm
+    if "threshold" in w:
+        gated = pre * (pre > w["threshold"])
+    else:
+        pre = pre.relu()
+        gated = pre * (pre >= pre.sort(1, descending=True).values[:, K - 1 : K])
+    return gated, (gated / norm @ w["W_D"] + w["b_D"]) / (D**0.5 / NORMS["out"])
+
+
 MLP = Hooks("mlp_in", "mlp_out")
 THRESHOLD = {"threshold": (F,)}
 SKIP = {"W_skip": (D, D)}
 CT_FULL = {**HOUSE, **SKIP, "activation_function.threshold": (F,)}
 GS_2 = {"w_enc": (D, F), "w_dec": (F, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
 SPARSIFY = {"encoder.weight": (F, D), "encoder.bias": (F,), "W_dec": (F, D), "b_dec": (D,)}
+LLAMASCOPIUM = {"W_E": (D, F), "W_D": (F, D), "b_E": (F,), "b_D": (D,)}
 SCOPE = Hooks("mlp_in_normalized", "mlp_out_normed")
 SCOPE_2 = Hooks("mlp_in", "mlp_out_normed")
 GPT2 = Hooks("mlp_in_normalized", "mlp_out")
@@ -331,6 +405,21 @@ RELEASES = {
     "Gemma Scope 2, affine": _release(
         "Gemma Scope 2", SCOPE_2, {**GS_2, "affine_skip_connection": (D, D)}, write_gemma_scope_2,
         gemma_scope_2_forward, model_type="gemma3_text", oracle="gemma_scope_2",
+    ),
+    "Gemma Scope 2 CLT": Release(
+        "Gemma Scope 2 CLT", "gemma3_text", SCOPE_2, gemma_scope_2_clt_weights(affine=False), write_gemma_scope_2_clt,
+        gemma_scope_2_clt_forward,
+    ),
+    "Gemma Scope 2 CLT, affine": Release(
+        "Gemma Scope 2 CLT", "gemma3_text", SCOPE_2, gemma_scope_2_clt_weights(affine=True), write_gemma_scope_2_clt,
+        gemma_scope_2_clt_forward, has_skip=True,
+    ),
+    "Llamascopium": _release(
+        "Llamascopium", MLP, LLAMASCOPIUM, write_llamascopium, llamascopium_forward, model_type="qwen3", folds=True
+    ),
+    "Llamascopium, JumpReLU": _release(
+        "Llamascopium", MLP, {**LLAMASCOPIUM, **THRESHOLD}, write_llamascopium_jumprelu, llamascopium_forward,
+        model_type="qwen3", folds=True,
     ),
     "Dunefsky": _release(
         "Dunefsky et al.", GPT2, {**TURNED, "b_dec_out": (D,)}, write_dunefsky, dunefsky_forward, model_type="gpt2",

@@ -24,6 +24,7 @@ from interp.families import FAMILIES
 from interp.transcoder import Transcoder
 from storage.checkpoints import finish, open_checkpoint, write_layer
 from storage.formats import open_transcoders
+from storage.formats.autoencoders import refuse_autoencoder_repo
 from storage.formats.circuit_tracer import folder_config, layer_tensors
 from storage.formats.folder import TranscoderFolder
 from storage.formats.hooks import HookNames, layer_and_name
@@ -73,7 +74,7 @@ class TestEveryFormat:
         assert {folder.shape(layer) for layer in range(N_LAYERS)} == {(D_TRANSCODER, D_MODEL)}
         assert all(file.is_file() for file in folder.files)
         assert len(folder.files) == len(set(folder.files)) >= N_LAYERS
-        assert bool(folder.folded) == release.subtracts
+        assert bool(folder.folded) == (release.subtracts or release.folds)
 
     def test_it_computes_what_its_authors_compute(self, release: Release, folder: TranscoderFolder) -> None:
         weights = release.weights()
@@ -208,6 +209,8 @@ LAYER_FILES = {
     "SAELens": ("blocks.4/sae_weights.safetensors", "W_enc"),
     "sparsify": ("layers.4.mlp/sae.safetensors", "encoder.weight"),
     "CLT": ("W_enc_4.safetensors", "W_enc_4"),
+    "Gemma Scope 2 CLT": ("clt/width_262k_l0_medium/params_layer_4.safetensors", "w_enc"),
+    "Llamascopium": ("transcoder/layer4_transcoder_8x_k4/sae_weights.safetensors", "W_E"),
 }
 
 
@@ -463,6 +466,83 @@ def test_gemma_scope_2_without_config_needs_the_hooks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the input hook is not said; set transcoder\.input_hook"):
         open_transcoders(path, model_type)
     assert open_transcoders(path, model_type, "mlp_in", "mlp_out_normed").n_layers == N_LAYERS
+
+
+def test_settings_of_llamascopium_that_change_the_computation_are_refused(tmp_path: Path) -> None:
+    for name, value in (
+        ("sae_type", "molt"),
+        ("sae_type", "clt"),
+        ("act_fn", "batchtopk"),
+        ("norm_activation", "token-wise"),
+        ("use_glu_encoder", True),
+        ("d_model", 7),
+        ("top_k", 21),
+    ):
+        shutil.rmtree(tmp_path / "release", ignore_errors=True)
+        path, model_type = write("Llamascopium", tmp_path)
+        change_json(path / "transcoder" / "layer4_transcoder_8x_k4" / "config.json", **{name: value})
+        with pytest.raises(ValueError, match=rf"layer4_transcoder_8x_k4/config\.json: {name} is "):
+            read_all(path, model_type)
+
+
+@pytest.mark.parametrize(
+    ("release", "settings", "changes"),
+    [
+        ("SAELens", "blocks.4/cfg.json", {"architecture": "jumprelu"}),
+        ("SAELens", "blocks.4/cfg.json", {"architecture": ...}),
+        ("sparsify", "layers.4.mlp/cfg.json", {"transcode": False}),
+        ("sparsify", "layers.4.mlp/cfg.json", {"transcode": ...}),
+        (
+            "Gemma Scope 2",
+            "transcoder_all/layer_4_width_16k_l0_small/config.json",
+            {"type": "sae", "hf_hook_point_out": None},
+        ),
+        (
+            "Llamascopium",
+            "transcoder/layer4_transcoder_8x_k4/config.json",
+            {"hook_point_in": "blocks.4.hook_mlp_out"},
+        ),
+    ],
+)
+def test_autoencoders_are_called_so(tmp_path: Path, release: str, settings: str, changes: dict[str, Any]) -> None:
+    path, model_type = write(release, tmp_path)
+    change_json(path / settings, **changes)
+    with pytest.raises(ValueError, match=r"autoencoder.*not read|autoencoder.*Only transcoders are read") as refusal:
+        open_transcoders(path, model_type)
+    assert settings in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "file", ["resid_post_layer_3/trainer_0/ae.pt", "resid_post_all/layer_0_width_16k_l0_big/params.safetensors"]
+)
+def test_folders_of_autoencoders_are_called_so(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    with pytest.raises(ValueError, match="autoencoder"):
+        open_transcoders(tmp_path, "gemma3_text")
+
+
+def test_repositories_of_gemma_scopes_autoencoders_are_called_so() -> None:
+    for repo in (
+        "google/gemma-scope-2b-pt-res",
+        "google/gemma-scope-9b-it-res-canonical",
+        "google/gemma-scope-2b-pt-att",
+    ):
+        with pytest.raises(ValueError, match=rf"{repo}.*autoencoder"):
+            refuse_autoencoder_repo(repo)
+    for repo in (
+        "google/gemma-scope-2b-pt-transcoders",
+        "google/gemma-scope-2-1b-pt",
+        "mwhanna/gemma-scope-transcoders",
+    ):
+        refuse_autoencoder_repo(repo)
+
+
+def test_a_crosscoder_is_refused(tmp_path: Path) -> None:
+    path, model_type = write("Gemma Scope 2 CLT", tmp_path)
+    shutil.move(path / "clt", path / "crosscoder")
+    with pytest.raises(ValueError, match="a crosscoder, which reads several layers at once"):
+        open_transcoders(path, model_type)
 
 
 def test_a_cross_layer_decoder_of_another_model(tmp_path: Path) -> None:
