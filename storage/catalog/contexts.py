@@ -10,6 +10,7 @@ MOST_CAUSES = 8
 
 _SAMPLE = "checkpoint_id, corpus_id, layer, feature, sample"
 
+# The same rule as `interp.circuitlens.patterns.strongest_sources`; a test compares the two.
 _CAUSES = f"""
     SELECT {_SAMPLE}, list({{'position': source_position, 'relative_position': relative_position, 'share': share}}
                            ORDER BY share DESC, source_position DESC) AS causes
@@ -24,6 +25,7 @@ _CAUSES = f"""
         ) WHERE share >= {LEAST_SHARE}
     ) WHERE rank <= {MOST_CAUSES} GROUP BY ALL"""
 
+# The same windows as `interp.descriptions.window.text_around`, which shows no BOS; a test compares the two.
 # A list is counted from 1, positions from 0. A character that several tokens make up is on the first of them, the
 # others are empty: so a firing token's text begins at the last one up to it that is not.
 _PLACED = f"""

@@ -10,6 +10,7 @@ import numpy as np
 from interp.circuitlens.patterns import strongest_sources
 from interp.descriptions.evidence import JOINED, ActivationExample, Cluster, FeatureEvidence, described
 from interp.descriptions.settings import EvidenceSettings
+from interp.descriptions.window import text_around
 from storage.checkpoints import open_checkpoint
 from storage.corpora.rows import numbered, read_numbered_documents, read_numbered_rows
 from storage.samples import sample_ids
@@ -144,18 +145,13 @@ class _Examples:
             yield Cluster(number, len(members[number]) / n_attributed, examples)
 
     def _example(self, one: _Sample, causes: list[int] | None) -> ActivationExample:
-        """A sample with the text around it, of its own document as far as BOS tells."""
-        row = self._rows[one.sequence]
-        first = max(0, one.position - self._settings.before)
-        last = min(len(row), one.position + self._settings.after + 1)
-        outside = np.flatnonzero((row[first:last] < 0) | (row[first:last] == (-1 if self._bos is None else self._bos)))
-        before, after = outside[outside < one.position - first], outside[outside > one.position - first]
-        last = first + int(after[0]) if len(after) else last
-        first = first + int(before[-1]) + 1 if len(before) else first
+        """A sample with the text of its document around it."""
+        row, documents = self._rows[one.sequence], self._documents[one.sequence]
+        sides = self._settings.before, self._settings.after
+        first, last = text_around(row, documents, one.position, sides, self._bos)
         tokens = tuple(self._vocabulary[token].text for token in row[first:last].tolist())
         shown = None if causes is None else tuple(at - first for at in causes if first <= at < one.position)
-        document = int(self._documents[one.sequence][one.position])
-        return ActivationExample(tokens, one.position - first, one.activation, shown, document)
+        return ActivationExample(tokens, one.position - first, one.activation, shown, int(documents[one.position]))
 
 
 class _Causes:

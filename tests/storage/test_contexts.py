@@ -7,7 +7,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
+from interp.circuitlens.patterns import strongest_sources
+from interp.descriptions.window import text_around
+from storage.catalog.contexts import LEAST_SHARE, MOST_CAUSES, TOKENS_AFTER, TOKENS_BEFORE
 from storage.catalog.database import CorpusRow, open_catalog, put_corpus
 from storage.catalog.sequences import CorpusRows, load_sequences
 from storage.corpora.packing import Rows
@@ -137,3 +139,32 @@ def test_activations_are_aligned_with_the_tokens_where_they_were_kept(store: Sto
     found = contexts(store, "tokens, activations")
     assert found[0][1] is None
     assert found[1] == (["<s>", " the", "€", "", "", "."], [0, 2, 0, 4, 1, 9])
+
+
+def test_causes_and_windows_are_those_that_explainers_see(store: Store) -> None:
+    """The view's SQL against the functions of `interp`, on random rows: documents of 1 to 90 tokens, equal scores."""
+    random = np.random.default_rng(0)
+    kinds = np.array(["head", "token", "feature", "head"], object)
+    expected = []
+    with open_catalog(store.catalog, write=True) as connection:
+        connection.execute("DELETE FROM samples")
+        for sample in range(40):
+            n_pos, padding = int(random.integers(2, 150)), int(random.integers(0, 5))
+            documents = np.repeat(np.arange(n_pos), random.integers(1, 90, n_pos))[:n_pos].astype(np.int32)
+            position = int(random.integers(n_pos))
+            row = np.r_[np.ones(n_pos), np.full(padding, -1)].astype(np.int32)
+            padded = np.r_[documents, np.full(padding, -1)].astype(np.int32)
+            connection.execute("INSERT INTO sequences VALUES ('ab', ?, ?, ?)", [sample, ["x"] * n_pos, documents])
+            place = [sample, sample, position, 1.0]
+            connection.execute("INSERT INTO samples VALUES ('c', 'ab', 1, 7, ?, ?, ?, ?, 0, NULL)", place)
+            n = int(random.integers(1, 30))
+            kind, source = random.choice(kinds, n), random.integers(0, position + 1, n)
+            score = random.integers(-2, 6, n).astype(np.float64)  # whole numbers: many are equal
+            cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, ?, ?, 0, 0, ?, ?, ?, NULL)"
+            rows = zip(kind.tolist(), source.tolist(), (source - position).tolist(), score.tolist(), strict=True)
+            connection.executemany(cause, [[sample, *one] for one in rows])
+            causes = strongest_sources(kind.tolist(), source, score, min_share=LEAST_SHARE, most=MOST_CAUSES)
+            first, last = text_around(row, padded, position, (TOKENS_BEFORE, TOKENS_AFTER), None)
+            expected.append((first, last - first, causes or None))
+    found = contexts(store, "first_position, len(tokens), list_transform(causes, lambda c: c.position)")
+    assert found == expected
