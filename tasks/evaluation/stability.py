@@ -12,7 +12,7 @@ from interp.coactivation.stability import Stability, beginnings, chosen, ranking
 from interp.coactivation.sums import N_SUMS, Strongest, add_coactive, by_token, strength
 from interp.kernels.sampling import uniform
 from interp.sparse import FeatureTokens
-from storage.activations import open_block
+from storage.activations import Block, open_block
 from storage.catalog.parts import read_parts
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
@@ -42,8 +42,8 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
     """Rank the sources of some features of a layer by both halves and by beginnings of the text, each as if it were
     all there is. `features` are the layer's shards, under the recipe of the activations.
 
-    Memory: 48 bytes for each of the chosen targets and each feature of one layer, and one block's activations of two
-    layers.
+    Memory: 48 bytes for each of the chosen targets and each feature of one layer, one block's activations of a layer,
+    and those of the chosen targets in the whole text.
     """
     if path.exists():
         return layer
@@ -57,17 +57,18 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
     halves = [Strongest(n, settings.top_k) for _ in range(2)]
     single = [ShardKey("", layer, int(feature), int(feature) + 1) for feature in targets]
     encoder = torch.cat([encoder_directions(checkpoint, key, job.fold_norms) for key in single] or [torch.zeros(0, 1)])
+    segments = list(_segments(store, passes, _Wanted(layer, checkpoint.d_transcoder, targets), bounds))
     for source in job.layer_pairs(layer, checkpoint.n_layers) if n else []:
         rows = reading_source(checkpoint, encoder, source, job.fold_norms)
         parts = shards("", source, checkpoint.d_transcoder, features[0].stop - features[0].start)
         weight = torch.cat([virtual_weights(checkpoint, rows, part, layer) for part in parts], 1).numpy()
         sums, totals = np.zeros((checkpoint.d_transcoder, 2 * n, N_SUMS)), np.zeros(2 * n)
         at = 0
-        wanted = _Wanted(source, layer, checkpoint.d_transcoder, targets)
-        for sources, active, n_positions, n_rows in _segments(store, passes, wanted, bounds):
-            add_coactive(sources, by_token(active, n_positions), sums)
-            totals += np.add.reduceat(np.r_[active.value, 0.0], active.indptr[:-1]) * (np.diff(active.indptr) > 0)
-            if n_rows == bounds[at]:
+        for segment in segments:
+            sources = open_block(store, segment.recipe, segment.block).features(source, 0, checkpoint.d_transcoder)
+            add_coactive(sources, by_token(segment.active, segment.n_positions), sums)
+            totals += segment.totals()
+            if segment.n_rows == bounds[at]:
                 both = sums[:, :n] + sums[:, n:]
                 value = strength(both[..., 0], both[..., 2], totals[:n] + totals[n:], weight, settings.min_support)
                 found[at].offer(value, weight, source, 0)
@@ -86,36 +87,48 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
 
 
 class _Wanted(NamedTuple):
-    """Which features of which layers are looked at together."""
+    """Whose activations are looked at."""
 
-    source: int
-    target: int
+    layer: int
     width: int
     """Features a layer."""
     targets: np.ndarray
-    """Of the target layer."""
 
 
-def _segments(
-    store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: list[int]
-) -> Iterator[tuple[FeatureTokens, FeatureTokens, int, int]]:
-    """Blocks in order, cut where a beginning ends: (a layer's activations, those of the targets in documents of even
-    number and then in the others, positions of the block, rows until here)."""
+class _Segment(NamedTuple):
+    """Some rows of a block, and where the targets are active in them."""
+
+    recipe: str
+    block: Block
+    active: FeatureTokens
+    """Of the targets in documents of even number, and then in the others."""
+    n_positions: int
+    """Of the block."""
+    n_rows: int
+    """Rows of the text until the segment's end."""
+
+    def totals(self) -> np.ndarray:
+        """Σ a of each row of `active`."""
+        starts = self.active.indptr[:-1]
+        return np.add.reduceat(np.r_[self.active.value, 0.0], starts) * (np.diff(self.active.indptr) > 0)
+
+
+def _segments(store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: list[int]) -> Iterator[_Segment]:
+    """Blocks in order, cut where a beginning ends."""
     n_before, first_document = 0, 0
     for corpus_pass in passes:
         n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
         for block in corpus_pass.blocks(store):
-            opened = open_block(store, corpus_pass.recipe, block)
             n_rows = block.stop - block.start
-            sources, wanted = (opened.features(at, 0, of.width) for at in (of.source, of.target))
+            wanted = open_block(store, corpus_pass.recipe, block).features(of.layer, 0, of.width)
             document = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).documents.ravel()
             row = np.arange(len(document)) // n_pos
             cuts = [bound - n_before for bound in bounds if n_before < bound < n_before + n_rows]
             for start, stop in zip([0, *cuts], [*cuts, n_rows], strict=True):
                 inside = (document >= 0) & (row >= start) & (row < stop)
                 halves = [inside & ((document + first_document) % 2 == half) for half in (0, 1)]
-                parts = [_at(wanted, of.targets, half) for half in halves]
-                yield sources, _one_after_the_other(parts), n_rows * n_pos, n_before + stop
+                active = _one_after_the_other([_at(wanted, of.targets, half) for half in halves])
+                yield _Segment(corpus_pass.recipe, block, active, n_rows * n_pos, n_before + stop)
             n_before += n_rows
         first_document += corpus_attributes(store, corpus_pass.corpus_id).n_documents
 

@@ -210,8 +210,8 @@ def test_halves_of_the_text_have_whole_documents(subject: Subject, blocks: list[
     documents = read_rows(store, passes[0].corpus_id, 0, n_rows).documents.ravel()
     seen: list[set[int]] = [set(), set()]
     at, n_active = 0, 0
-    bounds, wanted = [n_rows // 2, n_rows], stability._Wanted(0, 2, n, targets)
-    for _, active, n_positions, rows_until in stability._segments(store, passes, wanted, bounds):
+    bounds, wanted = [n_rows // 2, n_rows], stability._Wanted(2, n, targets)
+    for _, _, active, n_positions, rows_until in stability._segments(store, passes, wanted, bounds):
         for half in (0, 1):
             tokens = active.features(half * len(targets), (half + 1) * len(targets)).token
             seen[half] |= set(documents[at + tokens].tolist())
