@@ -40,8 +40,14 @@ class CoactivationStage:
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
         recipe = CoactivationRecipe(subject)
-        n_edges = len(missing_shards(subject.store, recipe.shards(), TABLES))
-        return {"coactivation": len(_missing_columns(recipe)) if n_edges else 0, "twera": n_edges}
+        missing = missing_shards(subject.store, recipe.shards(), TABLES)
+        folder = subject.store.reports(recipe.recipe)
+        left = [at for at in _target_layers(recipe) if not stability_path(folder, at).exists()]
+        return {
+            "coactivation": len(_missing_columns(recipe)) if missing else 0,
+            "twera": len(missing),
+            "stability": len(left) if missing else 0,
+        }
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return coactivation_costs(sizes, config, rates)
@@ -112,10 +118,15 @@ def _sum_up(recipe: CoactivationRecipe, targets: set[int]) -> None:
     wait_for_all(futures, "coactivation: sum up")
 
 
+def _target_layers(recipe: CoactivationRecipe) -> list[int]:
+    """Layers that have earlier ones to compare with."""
+    return sorted({target for _, target in recipe.layer_pairs})
+
+
 def _report(recipe: CoactivationRecipe, job: EdgesJob) -> None:
     """Tell how far the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
     subject, folder = recipe.subject, recipe.subject.store.reports(recipe.recipe)
-    layers, samples = sorted({target for _, target in recipe.layer_pairs}), recipe.activations.recipe
+    layers, samples = _target_layers(recipe), recipe.activations.recipe
     futures = [
         measure_stability.submit(
             subject.store, job, stability_path(folder, layer), layer, subject.shards(samples, layer)

@@ -11,6 +11,13 @@ from flows.subject.subject import store_path
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
 
+READ_S, RANK_S = 15e-9, 20e-9
+"""Seconds for an active feature of a layer that is read beside some targets of another, and for a source and a target
+that are ranked."""
+
+BEGINNINGS = 9
+"""Beginnings and halves of the text for which edges are ranked."""
+
 PAIR_BYTES, EMPTY_BYTES = 8.0, 0.1
 """Of a pair of features that were ever active together, and of one that never were, in the three matrices."""
 
@@ -30,6 +37,10 @@ def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[st
     disk = matrix_bytes(sizes, config) if has_matrices else 0
     tile = 40 * min(config.shard_size, sizes.d_transcoder) ** 2
     per_edge = 2 * tokens * active / sizes.d_transcoder
+    targets = min(settings.report_targets, sizes.d_transcoder)
+    ranked = BEGINNINGS * targets * sizes.d_transcoder * RANK_S
+    n_targets = len({target for _, target in pairs})
+    compared = (len(pairs) + n_targets) * (tokens * active * READ_S + ranked)
     return {
         "coactivation": Cost(
             len(pairs) * n_shards if has_matrices else 0,
@@ -46,6 +57,7 @@ def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[st
             0,
             tile,
         ),
+        "stability": Cost(n_targets, compared * rates.slowness / workers, 0, 0, 48 * targets * sizes.d_transcoder),
     }
 
 

@@ -80,7 +80,7 @@ def _say_what_was_spent(model: PaidModel, usd: float, estimated: float, title: s
     if usd and estimated:
         about += f"; ${estimated:.4f} were estimated, {estimated / usd:.2f} times as much"
     set_aside = model.ledger.of_run.set_aside
-    if set_aside:
+    if set_aside >= 5e-5:  # sums that cancel leave a rest
         about += f"; ${set_aside:.4f} set aside for questions whose outcome is unknown"
     console.print(f"{title}: {about}; {len(model.unanswered)} questions left without an answer", soft_wrap=True)
 
