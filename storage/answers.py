@@ -35,6 +35,8 @@ class Call:
     status: str = "ok"
     """`ok`, or why there is no useful answer."""
     error: str | None = None
+    characters: int = 0
+    """Of the question, instructions included; 0 where they are not known any more."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0

@@ -40,6 +40,11 @@ class Prompt(NamedTuple):
     max_tokens: int
     """Of the answer."""
 
+    @property
+    def n_characters(self) -> int:
+        """Of all that is sent, the schema aside."""
+        return len(self.system) + len(self.user)
+
     def sha256(self, model: str) -> str:
         """Names the question and who is asked: the same question is never paid for twice."""
         text = json.dumps([model, *self], sort_keys=True)

@@ -148,6 +148,7 @@ TABLES = (
             Column("purpose", "VARCHAR", "What for: explain, synthesise, rate, …"),
             Column("model", "VARCHAR", "The model asked."),
             Column("prompt_sha256", "VARCHAR", "Hash of all that was sent."),
+            Column("characters", "BIGINT", "Of the question, instructions included; 0 where they are not known."),
             Column("input_tokens", "BIGINT", "Tokens read, cached ones included."),
             Column("output_tokens", "BIGINT", "Tokens written."),
             Column("cost_usd", "DOUBLE", "What it cost by the configuration's prices."),

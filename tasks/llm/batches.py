@@ -196,11 +196,13 @@ def _keep_results(
             continue  # the answer to a question that we did not ask
         question = questions.get(one.custom_id)
         worst = share if question is None else worst_case_usd(question, model.endpoint.prices, batch=True)
-        purpose = "" if question is None else question.prompt.purpose
+        purpose, n_characters = ("", 0) if question is None else (question.prompt.purpose, question.prompt.n_characters)
         if one.reply is None:
             lost[one.custom_id] = Unanswered(one.problem or "unreachable", one.detail)
         else:
-            usd += model.keep(one.custom_id, one.reply, Sent(purpose, path.stem, worst, batch=True), latency)
+            usd += model.keep(
+                one.custom_id, one.reply, Sent(purpose, path.stem, worst, n_characters, batch=True), latency
+            )
             ours.discard(one.custom_id)
     for sha256 in ours - lost.keys():
         lost[sha256] = Unanswered("unreachable", "the batch's results do not have it")

@@ -29,8 +29,9 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[Call]) -> int
 
 
 def observed_usage(store: Store, model: str) -> dict[str, Observed]:
-    """By the kind of question, what those that a model was asked took on average; nothing of one that it never was."""
-    query = """SELECT purpose, avg(input_tokens), avg(output_tokens) FROM llm_calls
+    """By the kind of question, what those that a model was asked took; nothing of one that it never was."""
+    query = """SELECT purpose, sum(input_tokens) FILTER (characters > 0) / nullif(sum(characters), 0),
+                      avg(output_tokens) FROM llm_calls
                WHERE model = ? AND NOT cached AND status = 'ok' AND input_tokens > 0 GROUP BY purpose"""
     with open_catalog(store.catalog) as connection:
         return {purpose: Observed(*means) for purpose, *means in connection.execute(query, [model]).fetchall()}

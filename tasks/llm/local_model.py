@@ -122,7 +122,7 @@ class LocalModel:
         Raises:
             ValueError: the folder holds no chat model.
         """
-        left = sorted(self.outstanding(prompts), key=lambda prompt: len(prompt.system) + len(prompt.user))
+        left = sorted(self.outstanding(prompts), key=lambda prompt: prompt.n_characters)
         for start in range(0, len(left), self.at_once):
             self._ask_together(left[start : start + self.at_once])
 
@@ -159,6 +159,7 @@ class LocalModel:
             prompt_sha256=prompt.sha256(self.model),
             latency_s=latency,
             status="ok" if fits else "malformed",
+            characters=prompt.n_characters,
             input_tokens=turn.n_read,
             output_tokens=turn.n_written,
         )

@@ -40,6 +40,8 @@ class Sent(NamedTuple):
     reservation: str
     """In the ledger; of a batch that of all its questions."""
     worst_usd: float
+    characters: int = 0
+    """Of the question; 0 where it is not known any more."""
     batch: bool = False
 
 
@@ -107,17 +109,18 @@ class PaidModel:
         sample = left[:: max(1, len(left) // 3)][:3]
         counted = self.patiently(lambda: self.endpoint.count(sample)) if sample else None
         if counted is not None:
-            written = sum(len(prompt.system) + len(prompt.user) for prompt in left)
-            characters = written * counted * CHARACTERS_PER_TOKEN / sum(len(p.system) + len(p.user) for p in sample)
+            written = sum(prompt.n_characters for prompt in left)
+            characters = written * counted * CHARACTERS_PER_TOKEN / sum(prompt.n_characters for prompt in sample)
         answers = sum(self._answer_tokens(prompt) for prompt in left)
         return estimate(len(left), characters, answers, self.endpoint.prices, batch=self.goes_as_batch(len(left)))
 
     def _characters(self, prompt: Prompt) -> float:
-        """Of a question, or as many as the tokens that questions of its kind had before are counted as."""
+        """Of a question; where questions of its kind were asked before, as many as are counted as the tokens that it
+        will have by those."""
         before = self.observed.get(prompt.purpose)
-        if before is None:
-            return float(len(prompt.system) + len(prompt.user))
-        return before.input_tokens * CHARACTERS_PER_TOKEN
+        if before is None or before.tokens_per_character is None:
+            return float(prompt.n_characters)
+        return prompt.n_characters * before.tokens_per_character * CHARACTERS_PER_TOKEN
 
     def _answer_tokens(self, prompt: Prompt) -> float:
         """That an answer may have, or as many as are counted as those that answers of its kind had before."""
@@ -188,7 +191,7 @@ class PaidModel:
         worst, problem = worst_case_usd(question, self.endpoint.prices, batch=False), ""
         for attempt in range(self.settings.retries + 1):
             with self._pace.turn():
-                sent = self._set_aside(question.prompt.purpose, worst)
+                sent = self._set_aside(question.prompt, worst)
                 try:
                     reply = self.endpoint.send(question)
                     self._pace.answered()
@@ -211,13 +214,13 @@ class PaidModel:
                 self._wait(attempt, wait, problem)
         raise Unanswered("unreachable", problem)
 
-    def _set_aside(self, purpose: str, usd: float) -> Sent:
+    def _set_aside(self, prompt: Prompt, usd: float) -> Sent:
         if self._stopped is not None:
             raise Unanswered("unreachable", self._stopped)
         name = self.ledger.reserve(usd, self.limits)
         if name is None:
             raise Unanswered("budget", self.ledger.limit_reached(usd, self.limits) or "the budget is spent")
-        return Sent(purpose, name, usd)
+        return Sent(prompt.purpose, name, usd, prompt.n_characters)
 
     def _wait(self, attempt: int, asked_for: float | None, problem: str) -> None:
         """Wait before the next attempt, as long as the server asks for.
@@ -276,7 +279,8 @@ class PaidModel:
         else:
             used, usd = reply.usage, cost_usd(reply.usage, self.endpoint.prices, batch=sent.batch)
             read = used.input + used.cache_write + used.cache_read
-            call = replace(call, cost_usd=usd, input_tokens=read, output_tokens=used.output)
+            tokens = {"input_tokens": read, "output_tokens": used.output}
+            call = replace(call, cost_usd=usd, characters=sent.characters, **tokens)
         detail, text = (reply.text[:500], None) if reply.problem else ("", reply.text)
         attempts = 1 + (0 if before is None else before.attempts)
         self.answers.write(sha256, Kept(text, reply.problem, detail, attempts, [*calls, call]))

@@ -61,10 +61,12 @@ class Estimate(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What questions of a kind took, on average."""
+    """What questions of a kind took."""
 
-    input_tokens: float
+    tokens_per_character: float | None
+    """Of a question; None where nobody counted its characters."""
     output_tokens: float
+    """Of an answer, on average."""
 
 
 def estimate(
