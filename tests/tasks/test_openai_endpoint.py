@@ -187,7 +187,7 @@ def test_what_questions_took_before_is_what_the_next_are_estimated_at(
 ) -> None:
     monkeypatch.setenv("MY_KEY", "secret")
     server.answer = lambda body: completion(
-        '{"description": "fine"}', prompt_tokens=2 * sum(len(one["content"]) for one in body["messages"])
+        '{"description": "fine"}', prompt_tokens=9 * sum(len(one["content"]) for one in body["messages"])
     )
     first = asking(tmp_path, server, prices=PRICES, key_variable="MY_KEY")
     guess = first.estimate(prompts(10)).usd
@@ -196,7 +196,7 @@ def test_what_questions_took_before_is_what_the_next_are_estimated_at(
     load_calls.fn(store, "run", 0, first.calls)
     later = asking(tmp_path, server, prices=PRICES, key_variable="MY_KEY")
     later.observed = observed_usage(store, "tiny")
-    assert later.observed == {"explain": Observed(2.0, 20.0)}
+    assert later.observed == {"explain": Observed(9.0, 20.0)}
     estimated = later.estimate(prompts(10)).usd
     later.ask(prompts(10))
     actual = sum(call.cost_usd or 0 for call in later.calls if not call.cached and call.run_id == "run")
