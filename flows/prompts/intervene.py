@@ -11,14 +11,9 @@ from flows.prompts.targets import Target, targets_asked
 from interp.circuitlens.frozen import freeze
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes
+from interp.interventions.effects import in_rows, interventions_at_once
 from interp.interventions.measured import Measured, head_outputs, measured
 from interp.interventions.readings import targets_of
-
-BYTES = 256_000_000
-"""Memory of the arrays of interventions that are computed together."""
-
-ARRAYS = 12
-"""Of n_pos · d_model numbers for each of them."""
 
 
 class Effect(NamedTuple):
@@ -83,11 +78,11 @@ def intervene(
     linear = opened.linear
     rest = at_rest(linear, freeze(linear, opened.transcoder, prompt.tokens), opened.transcoder)
     targets = targets_asked(opened, rest.frozen, question.targets)
-    at_once = max(1, BYTES // (4 * ARRAYS * len(prompt.tokens) * opened.folder.d_model))
+    at_once = interventions_at_once(len(prompt.tokens), opened.folder.d_model)
     unchanged = measured(subject_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
     for start in range(0, len(asked), at_once):
         some = changes[start : start + at_once]
-        effects, after = _effects(opened, rest, _in_rows(some), (len(some), targets), unchanged)
+        effects, after = _effects(opened, rest, in_rows(some), (len(some), targets), unchanged)
         kl = after.divergence_from(unchanged).tolist()
         for row in range(len(some)):
             yield Intervened(
@@ -111,13 +106,6 @@ def _given(opened: Opened, prompt: Prompt, question: Question, asked: Sequence[A
     layers = sorted({one.layer for one in asked if one.kind == "mean"})
     own = head_outputs(subject_of(opened), prompt.tokens, layers) if layers else {}
     return Given(len(prompt.tokens), maxima_of(opened, asked), source, own)
-
-
-def _in_rows(changes: Sequence[Changes]) -> Changes:
-    return Changes(
-        [one._replace(row=row) for row, each in enumerate(changes) for one in each.features],
-        [one._replace(row=row) for row, each in enumerate(changes) for one in each.heads],
-    )
 
 
 def _effects(

@@ -233,7 +233,7 @@ class Pruned(NamedTuple):
     influence: Float32[np.ndarray, " n_nodes"]
     """The share of all influence that a node and all stronger ones have; 1 for the weakest."""
     share: Float32[np.ndarray, " n_nodes"]
-    """The share of all influence that a node has itself."""
+    """The share of all influence that a node has itself; of a target, its weight over all influence."""
 
 
 def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
@@ -270,7 +270,9 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
     cumulative[order] = np.cumsum(influence[order]) / influence.sum()
-    return Pruned(nodes, edges, cumulative, influence / influence.sum())
+    share = influence.copy()
+    share[-graph.n_ends :] += graph.ends.weight
+    return Pruned(nodes, edges, cumulative, share / influence.sum())
 
 
 class Scores(NamedTuple):

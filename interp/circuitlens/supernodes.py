@@ -1,0 +1,135 @@
+"""Supernodes: features of a graph that do the same, by whom they feed and are fed and by what is said of them."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from interp.circuitlens.graph import Graph, Pruned
+
+NAME_TERMS = 3
+"""Terms of a supernode's name, at most."""
+
+NAME_LENGTH = 60
+"""Characters of a description that names a supernode whose members share no term."""
+
+
+class SupernodeSettings(NamedTuple):
+    """How nodes are grouped, and how groups are tested."""
+
+    similarity: float = 0.4
+    """Mean similarity of two groups' members from which they are one."""
+    of_descriptions: float = 0.5
+    """Weight of the similarity of descriptions, where both nodes have one; the rest is that of attribution profiles."""
+    tested: int = 8
+    """Groups whose necessity and sufficiency are measured, those of most influence first."""
+    draws: int = 5
+    """Random groups of equal size for each."""
+    seed: int = 0
+    """Of these draws."""
+
+
+class Supernode(NamedTuple):
+    """Nodes that belong together."""
+
+    name: str
+    nodes: tuple[int, ...]
+    """Features of the graph by number, those of most influence first."""
+
+
+def supernodes(
+    graph: Graph, pruned: Pruned, labels: Mapping[tuple[int, int], str], settings: SupernodeSettings
+) -> list[Supernode]:
+    """Group a graph's kept features, two and more a group, those of most influence first; what is like no other is in
+    none.
+
+    Groups are joined while their members' mean similarity is great enough (average linkage). Memory: the square of the
+    number of kept features, several times.
+    """
+    kept = np.nonzero(pruned.nodes[: graph.n_features])[0]
+    if len(kept) < 2:
+        return []
+    said = [labels.get((int(graph.layer[node]), int(graph.feature[node])), "") for node in kept]
+    terms = [terms_of(text) for text in said]
+    alike = similarity(profiles(graph, pruned, kept), term_vectors(terms), settings.of_descriptions)
+    distance = 1 - alike
+    np.fill_diagonal(distance, 0)
+    tree = linkage(squareform(distance, checks=False), "average")
+    label = fcluster(tree, 1 - settings.similarity, "distance")
+    groups = [np.nonzero(label == one)[0] for one in np.unique(label)]
+    groups = [group[np.argsort(-pruned.share[kept[group]], kind="stable")] for group in groups if len(group) > 1]
+    groups.sort(key=lambda group: -float(pruned.share[kept[group]].sum()))
+    rarity = rarities(terms)
+    found = [(_name([terms[at] for at in group], [said[at] for at in group], rarity), group) for group in groups]
+    names = distinct([name or f"{graph.layer[kept[g[0]]]}/{graph.feature[kept[g[0]]]}" for name, g in found])
+    return [Supernode(name, tuple(kept[group].tolist())) for name, (_, group) in zip(names, found, strict=True)]
+
+
+def profiles(graph: Graph, pruned: Pruned, nodes: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+    """Attribution profiles: kept edges from nodes below and to nodes above, each side of length 1, or 0 without any."""
+    below = np.where(pruned.edges[nodes], graph.edges[nodes], 0)
+    above = np.where(pruned.edges[:, nodes], graph.edges[:, nodes], 0).T
+    return np.concatenate([_unit(below), _unit(above)], 1) / math.sqrt(2)
+
+
+def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-20)
+
+
+def similarity(
+    profile: Float[np.ndarray, "n d"], described: Float[np.ndarray, "n m"], weight: float
+) -> Float[np.ndarray, "n n"]:
+    """Of each pair: cosine of profiles, and where both are described, with `weight`, that of descriptions."""
+    by_profile = profile @ profile.T
+    has = described.any(1)
+    share = weight * (has[:, None] & has)
+    return (1 - share) * by_profile + share * (described @ described.T)
+
+
+def terms_of(description: str) -> list[str]:
+    """What a description is about: what it quotes, or where it quotes nothing, its words."""
+    quoted = re.findall(r"‘([^‘]*?)’(?=[\s,;.:)]|$)", description)
+    return sorted({term.lower() for term in (quoted or re.findall(r"\w{3,}", description))})
+
+
+def rarities(terms: Sequence[Sequence[str]]) -> dict[str, float]:
+    """How much each term tells: the logarithm of how many described nodes there are for each that has it."""
+    counts = Counter(term for some in terms for term in some)
+    n = sum(bool(some) for some in terms)
+    return {term: math.log((1 + n) / count) for term, count in counts.items()}
+
+
+def term_vectors(terms: Sequence[Sequence[str]]) -> Float[np.ndarray, "n m"]:
+    """Each node's terms by rarity, of length 1; 0 without any."""
+    rarity = rarities(terms)
+    place = {term: at for at, term in enumerate(rarity)}
+    vectors = np.zeros((len(terms), max(1, len(place))))
+    for row, some in enumerate(terms):
+        for term in some:
+            vectors[row, place[term]] = rarity[term]
+    return _unit(vectors)
+
+
+def _name(terms: Sequence[Sequence[str]], said: Sequence[str], rarity: Mapping[str, float]) -> str:
+    """The terms that at least half of the described members share, the most telling first; else what is said of the
+    strongest that is described."""
+    counts = Counter(term for some in terms for term in some)
+    least = max(2, math.ceil(sum(bool(some) for some in terms) / 2))
+    shared = sorted((term for term, n in counts.items() if n >= least), key=lambda t: (-counts[t] * rarity[t], t))
+    return ", ".join(shared[:NAME_TERMS]) or next((text for text in said if text), "")[:NAME_LENGTH]
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The same names, numbered where one comes again."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found

@@ -1,0 +1,104 @@
+"""What many interventions on one prompt do to readings: predicted by the graph, and done by the model."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from interp.interventions.at_rest import AtRest, changed_readings
+from interp.interventions.changes import Changes, FeatureChange
+from interp.interventions.measured import measured
+from interp.interventions.readings import Reading, targets_of
+from interp.interventions.running import Subject
+
+BYTES = 256_000_000
+"""Memory of the arrays of interventions that are computed together."""
+
+ARRAYS = 12
+"""Of n_pos · d_model numbers for each of them."""
+
+
+class Effects(NamedTuple):
+    """What each intervention changes in each reading."""
+
+    before: Float[Tensor, " n_readings"]
+    """The readings of the model as it is."""
+    predicted: Float[Tensor, "n n_readings"]
+    """Their changes by all paths of the attribution graph: features that were active go on reading, linearly."""
+    measured_frozen: Float[Tensor, "n n_readings"]
+    """Their changes where MLPs compute anew, while attention patterns and norms' scales are as they were."""
+    measured: Float[Tensor, "n n_readings"]
+    """Their changes in the model, nothing frozen."""
+
+
+def interventions_at_once(n_pos: int, d_model: int) -> int:
+    """How many interventions on a prompt are computed together."""
+    return max(1, BYTES // (4 * ARRAYS * n_pos * d_model))
+
+
+def in_rows(changes: Sequence[Changes]) -> Changes:
+    """Each of some changes in a row of its own, in their order."""
+    return Changes(
+        [one._replace(row=row) for row, each in enumerate(changes) for one in each.features],
+        [one._replace(row=row) for row, each in enumerate(changes) for one in each.heads],
+    )
+
+
+def switched_off(nodes: Sequence[tuple[int, int, int]]) -> Changes:
+    """Some features held at 0, each (layer, feature, position) at its position."""
+    return Changes(
+        [
+            FeatureChange(0, layer, feature, start=position, stop=position + 1).held_at(0.0)
+            for layer, feature, position in nodes
+        ]
+    )
+
+
+def effects_of(rest: AtRest, subject: Subject, changes: Sequence[Changes], readings: Sequence[Reading]) -> Effects:
+    """Make each of `changes` on a copy of the prompt. Memory: `BYTES`, or what one takes, and the model's."""
+    targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
+    tokens, n_readings = rest.frozen.tokens, len(readings)
+    before = measured(subject, tokens, Changes(), 1, readings).readings[0]
+    found = [before.new_zeros(0, n_readings, 3)]
+    at_once = interventions_at_once(*rest.frozen.embedding.shape)
+    for start in range(0, len(changes), at_once):
+        some = changes[start : start + at_once]
+        rows = in_rows(some)
+        predicted, frozen = (changed_readings(rest, rows, len(some), targets, mlps) for mlps in ("features", "model"))
+        after = measured(subject, tokens, rows, len(some), readings).readings
+        found.append(torch.stack([predicted, frozen, after - before], 2))
+    return Effects(before, *torch.cat(found).unbind(2))
+
+
+def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
+    """Pearson's; None of fewer than three pairs, or where one side is all the same."""
+    if len(a) < 3:
+        return None
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    scale = float(a.norm() * b.norm())
+    return float(a @ b) / scale if scale > 0 else None
+
+
+def matched(
+    activation: Float[Tensor, " n"], chosen: Int64[Tensor, " k"], seed: int, among: int = 10
+) -> Int64[Tensor, " m"]:
+    """For each chosen one another at random, of those `among` whose activations are nearest by ratio; none twice.
+
+    Fewer than are chosen where there are no more others.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = activation.cpu().clamp(min=1e-20).log()
+    free = torch.ones(len(size), dtype=torch.bool)
+    free[chosen.cpu()] = False
+    found: list[int] = []
+    for at in chosen.tolist():
+        others = free.nonzero().squeeze(1)
+        if not len(others):
+            break
+        near = others[(size[others] - size[at]).abs().argsort(stable=True)[:among]]
+        one = int(near[int(torch.randint(len(near), (1,), generator=generator))])
+        free[one] = False
+        found.append(one)
+    return torch.tensor(found, dtype=torch.long)
