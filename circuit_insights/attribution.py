@@ -2,12 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from circuit_insights.store import Store
 from explorer.card import graph_html
-from flows.attribute import Asked, GraphFile, GraphLink, GraphNode, attribution, save_graph, whole_scores
+from flows.attribute import (
+    Asked,
+    GraphFile,
+    GraphLink,
+    GraphNode,
+    SupernodesJson,
+    ValidationJson,
+    Wanted,
+    attribution,
+    save_graph,
+    whole_scores,
+)
 from interp.circuitlens.graph import GraphSettings
+from interp.circuitlens.supernodes import SupernodeSettings
+from interp.interventions.validation import ValidationSettings
 
 if TYPE_CHECKING:
     import networkx
@@ -38,6 +51,30 @@ class Graph:
     def scores(self) -> dict[str, float]:
         """Replacement and completeness score of the whole graph, before it was pruned."""
         return whole_scores(self.data)._asdict()
+
+    @property
+    def validation(self) -> ValidationJson:
+        """What testing the strongest nodes and edges in the model found.
+
+        Raises:
+            ValueError: the graph was made without `validate`.
+        """
+        found = self.data["metadata"].get("validation")
+        if found is None:
+            raise ValueError("the graph was not tested; attribute with validate=True")
+        return cast(ValidationJson, found)
+
+    @property
+    def supernodes(self) -> SupernodesJson:
+        """Groups of nodes that do the same, and how necessary and sufficient they are for the targets.
+
+        Raises:
+            ValueError: the graph was made without `supernodes`.
+        """
+        found = self.data["metadata"].get("supernodes")
+        if found is None:
+            raise ValueError("nodes were not grouped; attribute with supernodes=True")
+        return cast(SupernodesJson, found)
 
     @property
     def nodes(self) -> list[GraphNode]:
@@ -73,6 +110,8 @@ def attribute(
     *,
     targets: str | Sequence[str] = (),
     settings: GraphSettings | None = None,
+    validate: bool | ValidationSettings = False,
+    supernodes: bool | SupernodeSettings = False,
     chat: bool = False,
 ) -> Graph:
     """The attribution graph of a prompt, as the command `attribute` writes it.
@@ -82,8 +121,16 @@ def attribute(
     for others than the last; "@3" alone is the likeliest tokens there. None: the likeliest next tokens. Of several,
     those that are named count alike, the likeliest tokens by their probability.
 
+    `validate` tests the strongest nodes and edges in the model (see `Graph.validation`), `supernodes` groups nodes and
+    tests the groups (see `Graph.supernodes`).
+
     Raises:
         ValueError: the prompt is empty or too long, a target that there is not, or a setting is out of range.
     """
     asked = Asked(prompt, (targets,) if isinstance(targets, str) else tuple(targets), chat)
-    return Graph(attribution(store.opened(), asked, settings or GraphSettings()))
+    wanted = Wanted(
+        settings or GraphSettings(),
+        ValidationSettings() if validate is True else validate or None,
+        SupernodeSettings() if supernodes is True else supernodes or None,
+    )
+    return Graph(attribution(store.opened(), asked, wanted).file)

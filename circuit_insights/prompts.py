@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from circuit_insights.store import Store
 from explorer.card import activations_html
-from flows.attribute import labels
 from flows.prompts.activations import Firing, active_at
+from flows.prompts.graphs import labels
 
 
 class PromptActivations(NamedTuple):

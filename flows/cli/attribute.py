@@ -38,12 +38,27 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
 
 @app.command()
 def attribute(
-    output: Annotated[Path, typer.Option(help="NAME.json; NAME becomes the graph's slug.")],
     prompt: Annotated[
         str | None, typer.Argument(help="Text whose next token is to be explained; - reads it from standard input.")
     ] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the text, instead.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='Many prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"]} a line of a .jsonl '
+            "file, a prompt a line of any other."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="NAME.json; NAME becomes the graph's slug. Of one prompt.")
+    ] = None,
     target: TargetOption = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Test the strongest nodes and edges by intervention on the model.")
+    ] = False,
+    supernodes: Annotated[
+        bool, typer.Option("--supernodes", help="Group nodes that do the same, and test the groups on the model.")
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")
     ] = False,
@@ -58,16 +73,36 @@ def attribute(
 ) -> None:
     """Write the attribution graph of a prompt, in circuit-tracer's format.
 
-    Of several targets, those that are named count alike, the likeliest tokens by their probability.
+    Of several targets, those that are named count alike, the likeliest tokens by their probability. With --prompts it
+    is a run that leaves the graphs in the catalog: it can be killed at any moment, and done again does nothing.
     """
     with report_errors():
         from flows import attribute as flow
         from flows.prompts.opened import check_prompt, open_configured, open_named
+        from flows.reports.graph_tests import tests_of
         from interp.circuitlens.graph import GraphSettings
+        from interp.circuitlens.supernodes import SupernodeSettings
+        from interp.interventions.validation import ValidationSettings
 
         if config is not None and checkpoint is not None:
             raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
         settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        wanted = flow.Wanted(
+            settings, ValidationSettings() if validate else None, SupernodeSettings() if supernodes else None
+        )
+        if prompts is not None:
+            for name, given in (("PROMPT", prompt), ("--prompt-file", prompt_file), ("--output", output),
+                                ("--config", config)):  # fmt: skip
+                if given is not None:
+                    raise ValueError(f"{name} is about one prompt, and has no effect with --prompts")
+            from flows.attribute_prompts import read_prompts, run_prompts
+
+            lines = read_prompts(prompts, target or (), chat=chat)
+            batch = run_prompts(store_root(store), checkpoint, prompts, lines, wanted)
+            out.print(f"batch {batch} in the tables graphs, graph_nodes, graph_edges and graph_supernodes")
+            return
+        if output is None:
+            raise ValueError("--output: name a file, NAME.json, for the graph")
         flow.check_output(output)
         text = _prompt(prompt, prompt_file)
         check_prompt(text)
@@ -76,8 +111,10 @@ def attribute(
         opened = (
             open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
         )
-        graph = flow.attribute(opened, flow.Asked(text, tuple(target or ()), chat), output, settings, tell)
+        graph = flow.attribute(opened, flow.Asked(text, tuple(target or ()), chat), output, wanted, tell)
         scores = flow.whole_scores(graph)
         said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
         said += f"; replacement score {scores.replacement:.3f}, completeness score {scores.completeness:.3f}"
         out.print(f"{output}: {said}", soft_wrap=True, markup=False)
+        for part in tests_of(graph):
+            out.print(part, soft_wrap=True)

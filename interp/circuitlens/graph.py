@@ -269,10 +269,11 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     nodes[nodes] = still
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
-    cumulative[order] = np.cumsum(influence[order]) / influence.sum()
+    total = max(float(influence.sum()), 1e-30)  # nothing may have any
+    cumulative[order] = np.cumsum(influence[order]) / total
     share = influence.copy()
     share[-graph.n_ends :] += graph.ends.weight
-    return Pruned(nodes, edges, cumulative, share / influence.sum())
+    return Pruned(nodes, edges, cumulative, share / np.float32(total))
 
 
 class Scores(NamedTuple):
@@ -313,7 +314,9 @@ def scores_of(
 
 
 def _threshold(scores: Float32[np.ndarray, " n"], share: float) -> float:
-    """The score of the last one needed for `share` of their sum, the greatest first."""
+    """The score of the last one needed for `share` of their sum, the greatest first; above all where that is 0."""
     ordered = np.sort(scores)[::-1]
+    if not len(ordered) or not ordered[0]:
+        return np.inf
     cumulative = np.cumsum(ordered) / ordered.sum()
     return float(ordered[min(int(np.searchsorted(cumulative, np.float32(share))), len(ordered) - 1)])

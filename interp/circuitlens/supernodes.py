@@ -87,7 +87,7 @@ def similarity(
 ) -> Float[np.ndarray, "n n"]:
     """Of each pair: cosine of profiles, and where both are described, with `weight`, that of descriptions."""
     by_profile = profile @ profile.T
-    has = described.any(1)
+    has = np.abs(described).sum(1) > 0
     share = weight * (has[:, None] & has)
     return (1 - share) * by_profile + share * (described @ described.T)
 

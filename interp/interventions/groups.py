@@ -149,7 +149,7 @@ def _held(
         change[rows, positions, features] = 0
         moved[:] = [change]
 
-    def adding(W_dec: Float[Tensor, "d_transcoder d_model"]) -> Callable[..., Tensor]:
+    def adding(W_dec: Float[Tensor, "d_transcoder d_model"]) -> Callable[..., Tensor | None]:
         def hook(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
             return output + (moved[0] @ W_dec).to(output.dtype)
 

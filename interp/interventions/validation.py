@@ -16,7 +16,6 @@ from torch import Tensor
 
 from interp.circuitlens.graph import Graph, Pruned
 from interp.interventions.at_rest import AtRest
-from interp.interventions.changes import Changes
 from interp.interventions.effects import Effects, correlation, effects_of, matched, switched_off
 from interp.interventions.readings import FeatureReading, Reading
 from interp.interventions.running import Subject
@@ -133,7 +132,8 @@ def validated(of: Ablated, settings: ValidationSettings) -> Validation:
     activation = torch.from_numpy(of.graph.activation)
     draws = [matched(activation, strong, settings.seed + draw) for draw in range(settings.draws)]
     edges = strongest_edges(of.graph, of.pruned, settings.edges)
-    alone = sorted({*strong.tolist(), *(draws[0].tolist() if draws else []), *(source for source, _ in edges)})
+    others: list[int] = draws[0].tolist() if draws else []
+    alone: list[int] = sorted({*strong.tolist(), *others, *(source for source, _ in edges)})
     together = [strong, *(draw for draw in draws if len(draw))]
     first_end = of.graph.n_nodes - of.graph.n_ends
     read = sorted({target for _, target in edges if target < first_end})
@@ -149,9 +149,7 @@ def validated(of: Ablated, settings: ValidationSettings) -> Validation:
     sums = on_targets[len(alone) :] / -value if value else None
     return Validation(
         nodes=tuple(Tested(node, None, None, *on_targets[row[node]].tolist()) for node in strong.tolist()),
-        random=tuple(
-            Tested(node, None, None, *on_targets[row[node]].tolist()) for node in (draws[0].tolist() if draws else [])
-        ),
+        random=tuple(Tested(node, None, None, *on_targets[row[node]].tolist()) for node in others),
         edges=tuple(_edge(found, of.graph, edge, (row[edge[0]], column[edge[1]])) for edge in edges),
         target=value,
         explained=None if sums is None else float(sums[0, 2]),
@@ -182,8 +180,3 @@ def strongest_edges(graph: Graph, pruned: Pruned, n: int) -> list[tuple[int, int
     score = np.abs(graph.edges[rows, sources]) / inputs[at] * pruned.share[targets]
     order = np.argsort(-score, kind="stable")[:n]
     return list(zip(sources[order].tolist(), targets[order].tolist(), strict=True))
-
-
-def changes_of_groups(of: Ablated, groups: Sequence[Sequence[int]]) -> list[Changes]:
-    """Each group of nodes switched off together."""
-    return [switched_off([of.place(node) for node in group]) for group in groups]

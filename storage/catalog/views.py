@@ -2,6 +2,7 @@
 
 from storage.catalog.agreement_views import AGREEMENT_VIEWS
 from storage.catalog.contexts import CONTEXTS
+from storage.catalog.graph_views import GRAPH_VIEWS
 from storage.catalog.heads import head_features, head_offsets, head_reasons
 from storage.catalog.student import t_quantile
 from storage.catalog.verdict_views import VERDICT_VIEWS
@@ -234,6 +235,7 @@ VIEWS = {
         """,
     ),
     **VERDICT_VIEWS,
+    **GRAPH_VIEWS,
     **AGREEMENT_VIEWS,
     "llm_spend": (
         "What one run asked one language model for one purpose, and what it cost.",

@@ -17,6 +17,9 @@ INDEX = "graph-metadata.json"
 MAX_INDEX_BYTES = 20_000_000
 """An index has what stands above a graph, its prompt above all: thousands of graphs."""
 
+TESTS = ("validation", "supernodes")
+"""What a graph's metadata say of its tests, left out of the index."""
+
 LABEL_LENGTH = 512
 """Characters of a description that Neuronpedia takes."""
 
@@ -60,8 +63,8 @@ class Explained(NamedTuple):
     """A target of a graph, as its file shows it."""
 
     name: str
-    token: int | None
-    """Of a logit; None: the target is something else."""
+    token: int
+    """Whose logit it is; beyond the vocabulary, as circuit-tracer has it, of anything else."""
     probability: float
     """Of that token; 1 of anything else."""
     position: int
@@ -94,15 +97,13 @@ def graph_json(
 
     `texts` are those of all tokens of the vocabulary, `labels` descriptions by (layer, feature).
     """
-    explained = [one._replace(token=len(texts) + at if one.token is None else one.token)
-                 for at, one in enumerate(made.targets)]  # fmt: skip
-    node_ids = _node_ids(graph, explained)
-    nodes = _nodes(graph, pruned, node_ids, explained, texts, labels)
+    ids = node_ids(graph, made.targets)
+    nodes = _nodes(graph, pruned, (ids, made.targets), texts, labels)
     targets, sources = np.nonzero(pruned.edges)
     of_row = graph.node_of_row.tolist()
     weights = graph.edges[targets, sources].tolist()
     links: list[GraphLink] = [
-        {"source": node_ids[source], "target": node_ids[of_row[target]], "weight": weight}
+        {"source": ids[source], "target": ids[of_row[target]], "weight": weight}
         for source, target, weight in zip(sources.tolist(), targets.tolist(), weights, strict=True)
     ]
     linked = {end for link in links for end in (link["source"], link["target"])}
@@ -116,7 +117,7 @@ def graph_json(
             "targets": [
                 {"node_id": node_id, "name": one.name, "weight": weight}
                 for node_id, one, weight in zip(
-                    node_ids[-graph.n_ends :], made.targets, graph.ends.weight.tolist(), strict=True
+                    ids[-graph.n_ends :], made.targets, graph.ends.weight.tolist(), strict=True
                 )
             ],
             "node_threshold": made.node_threshold,
@@ -186,7 +187,8 @@ def write_graph(path: Path, graph: GraphFile) -> None:
     with whole_file(path) as partial:
         partial.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with whole_file(index) as partial:
-        known = {**known, "graphs": [*others, graph["metadata"]]}
+        entry = {name: value for name, value in graph["metadata"].items() if name not in TESTS}
+        known = {**known, "graphs": [*others, entry]}
         partial.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -195,7 +197,7 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def _node_ids(graph: Graph, explained: Sequence[Explained]) -> list[str]:
+def node_ids(graph: Graph, explained: Sequence[Explained]) -> list[str]:
     """Ids as circuit-tracer writes them since July 2026, unique in a graph; errors were 0_layer_position before."""
     n_pos = len(graph.tokens)
     places = zip(graph.layer.tolist(), graph.feature.tolist(), graph.position.tolist(), strict=True)
@@ -220,11 +222,11 @@ class _Place(TypedDict):
 def _nodes(
     graph: Graph,
     pruned: Pruned,
-    node_ids: list[str],
-    explained: Sequence[Explained],
+    named: tuple[list[str], Sequence[Explained]],
     texts: Sequence[str],
     labels: Mapping[tuple[int, int], str],
 ) -> list[GraphNode]:
+    ids, explained = named
     first_end = graph.n_nodes - graph.n_ends
     nodes: list[GraphNode] = []
     for at in np.nonzero(pruned.nodes)[0].tolist():
@@ -234,7 +236,7 @@ def _nodes(
             "token_prob": 0.0,
             "is_target_logit": at == first_end,
             "run_idx": 0,
-            "node_id": node_ids[at],
+            "node_id": ids[at],
             "influence": None if is_end else float(pruned.influence[at]),
             "activation": float(graph.activation[at]) if at < graph.n_features else None,
             **place,
@@ -276,7 +278,6 @@ def _place(graph: Graph, at: int, texts: Sequence[str], labels: Mapping[tuple[in
 def _end(graph: Graph, explained: Sequence[Explained], rank: int, texts: Sequence[str]) -> _Place:
     """A target: a token's logit, or as viewers have no other kind of node for it, one beyond the vocabulary."""
     one = explained[rank]
-    assert one.token is not None
     is_token = one.token < len(texts)
     label = f'Output "{texts[one.token]}" (p={one.probability:.3f})' if is_token else one.name
     return {

@@ -77,7 +77,8 @@ def test_the_planted_group_is_necessary_and_others_of_its_size_are_not(twins: Ab
     whole = group_tests(twins, [chain], lambda _: torch.zeros(8), SupernodeSettings(draws=1))
     assert whole is not None
     assert whole.each[0].group.sufficiency == pytest.approx(1, abs=0.15)
-    assert whole.together == whole.each[0]
+    assert whole.together is not None
+    assert whole.together.group == whole.each[0].group
 
 
 def test_holding_all_features_at_what_they_are_changes_nothing(twins: Ablated) -> None:

@@ -1,0 +1,171 @@
+"""The attribution graphs of a file of prompts, spread over tasks, into the catalog's tables about graphs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from prefect import flow
+
+from configs.run import RunConfig
+from flows.prompts.graphs import Asked, Wanted, attribution, check_wanted, labels
+from flows.prompts.opened import check_prompt, last_config, open_named
+from flows.running.engine import prefect_at_hand, wait_for_all
+from flows.running.progress import working
+from flows.running.stage import StageRun, stage_recorded, store_held
+from flows.subject.named import chosen_checkpoint
+from storage.bucket.working_copy import push_rest
+from storage.catalog.database import loaded_recipe, mark_loaded, open_catalog, replace_rows
+from storage.catalog.parts import write_part
+from storage.catalog.published import open_published
+from storage.catalog.runs import new_run_id
+from storage.exchange.graph_rows import GraphRows, Row, graph_rows
+from storage.recipes import file_sha256, short_hash
+from storage.store import ShardKey, Store
+from tasks.shard_task import shard_task
+
+STAGE = "attribute_prompts"
+
+VERSION = 1
+"""Bump when the same prompt would get another graph."""
+
+PROMPTS_A_TASK = 8
+
+TABLES = ("graph_nodes", "graph_edges", "graph_supernodes", "graphs")
+"""A task's parts in the order in which they are written: the last one says that all are there."""
+
+KEYS = {"prompt", "targets", "set"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt of the file."""
+
+    asked: Asked
+    prompt_set: str
+
+
+def read_prompts(file: Path, targets: Sequence[str] = (), *, chat: bool = False) -> list[Line]:
+    """The prompts of a file: `{"prompt": "…", "set": "plural", "targets": [" are| is"]}` a line of a .jsonl file, `set`
+    (else the file's name) and `targets` (else those given) if wanted; of any other file a prompt a line.
+
+    Raises:
+        ValueError: the file or a line is not so; the line is named.
+    """
+    try:
+        texts = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8 text") from None
+    lines = []
+    for number, text in enumerate(texts, 1):
+        if text.strip():
+            try:
+                value: object = json.loads(text) if file.suffix == ".jsonl" else {"prompt": text}
+                lines.append(_line(value, file.stem, targets, chat))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{file}, line {number}: {error}") from None
+    if not lines:
+        raise ValueError(f"{file} holds no prompts")
+    return lines
+
+
+def _line(value: object, name: str, targets: Sequence[str], chat: bool) -> Line:
+    if not isinstance(value, dict) or not {"prompt"} <= set(value) <= KEYS:
+        raise ValueError('expected {"prompt": "…", "set": "…", "targets": ["…"]}')
+    prompt, prompt_set, own = value["prompt"], value.get("set", name), value.get("targets", list(targets))
+    for what, one in (("the prompt", prompt), ("set", prompt_set)):
+        if not isinstance(one, str):
+            raise ValueError(f"{what} is {one!r}; expected a text")
+    check_prompt(prompt)
+    if not isinstance(own, list) or not all(isinstance(one, str) for one in own):
+        raise ValueError(f"targets are {own!r}; expected a list of texts")
+    return Line(Asked(prompt, tuple(own), chat), prompt_set)
+
+
+@shard_task("attribute", "attribute {key.name}")
+def attribute_lines(store: Store, checkpoint_id: str, lines: Sequence[Line], wanted: Wanted, key: ShardKey) -> ShardKey:
+    """Attribute some prompts, and test their graphs if wanted.
+
+    Memory: the model, its transcoders as far as they are kept, and one graph with what testing it takes.
+    """
+    if _part(store, TABLES[-1], key).exists():
+        return key
+    opened = open_named(store.root, checkpoint_id)
+    found = [
+        _named(graph_rows(*attribution(opened, line.asked, wanted), len(opened.texts)), number, line.prompt_set)
+        for number, line in enumerate(lines, key.start)
+    ]
+    for table in TABLES:
+        rows = list(chain.from_iterable(of_graph[table] for of_graph in found))
+        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+        filled = {"checkpoint_id": checkpoint_id, "batch": key.recipe, **columns}
+        write_part(_part(store, table, key), table, filled, len(rows))
+    return key
+
+
+def _named(rows: GraphRows, number: int, prompt_set: str) -> dict[str, list[Row]]:
+    """One graph's rows by table, with what names them."""
+    return {
+        "graphs": [{"number": number, "prompt_set": prompt_set, **rows.graphs}],
+        **{name: [{"number": number, **row} for row in getattr(rows, name)] for name in TABLES[:-1]},
+    }
+
+
+def _part(store: Store, table: str, key: ShardKey) -> Path:
+    return store.parts(table, key.recipe) / f"prompts-{key.start:08d}-{key.stop:08d}.parquet"
+
+
+def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) -> str:
+    """Names what the stage leaves behind: prompts, settings, files of directions, and what is said of features."""
+    targets = {target.split("@")[0] for line in lines for target in line.asked.targets}
+    files = [Path(one.removeprefix("direction:")) for one in sorted(targets) if one.startswith("direction:")]
+    said = [[*place, text] for place, text in sorted(labels(store, checkpoint_id).items())]
+    return short_hash(
+        version=VERSION,
+        checkpoint=checkpoint_id,
+        lines=lines,
+        wanted=wanted,
+        directions=[file_sha256(file) for file in files if file.is_file()],
+        labels=said,
+    )
+
+
+@flow(name="attribute", flow_run_name="attribute {file}")
+def attribute_prompts(config: RunConfig, checkpoint_id: str, file: Path, lines: list[Line], wanted: Wanted) -> str:
+    """Attribute every prompt of a file; returns the batch's name in the tables. What is done is not done again."""
+    store = Store(Path(str(config.store)))
+    batch = _batch(store, checkpoint_id, lines, wanted)
+    subject = f"{checkpoint_id} {batch}"
+    if loaded_recipe(store.catalog, subject, STAGE) == batch:
+        return batch
+    starts = range(0, len(lines), PROMPTS_A_TASK)
+    keys = [ShardKey(batch, 0, start, min(start + PROMPTS_A_TASK, len(lines))) for start in starts]
+    run = StageRun(new_run_id(), STAGE, batch, checkpoint_id)
+    with store_held(config, store, f"attribute {file}"), stage_recorded(config, store, run):
+        futures = [
+            attribute_lines.submit(store, checkpoint_id, lines[key.start : key.stop], wanted, key) for key in keys
+        ]
+        wait_for_all(futures, "attribute")
+        with open_catalog(store.catalog, write=True) as connection:
+            where = {"checkpoint_id": checkpoint_id, "batch": batch}
+            for table in TABLES:
+                replace_rows(connection, table, where, [_part(store, table, key) for key in keys])
+            mark_loaded(connection, subject, STAGE, batch)
+    return batch
+
+
+def run_prompts(root: Path, checkpoint: str | None, file: Path, lines: list[Line], wanted: Wanted) -> str:
+    """Attribute the prompts of a file on a checkpoint of a store, by id or name, with the engine of its last run.
+
+    Raises:
+        ValueError: the store is held by another run, a prompt is too long, or a target makes no sense.
+    """
+    check_wanted(wanted)
+    store = Store(root)
+    with open_published(store.catalog) as connection:
+        checkpoint_id = chosen_checkpoint(connection, checkpoint)[0]
+    with prefect_at_hand(), working(f"attribute {file.name}"):
+        batch = attribute_prompts(last_config(root, checkpoint_id), checkpoint_id, file, lines, wanted)
+    push_rest(store)
+    return batch

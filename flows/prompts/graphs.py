@@ -1,0 +1,186 @@
+"""The attribution graph of a prompt, labelled with the catalog's descriptions, and put to the test if wanted."""
+
+import importlib.metadata
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flows.prompts.asked import subject_of
+from flows.prompts.opened import Opened
+from flows.prompts.targets import Likeliest, Target, targets_asked
+from interp.circuitlens.frozen import Frozen, freeze
+from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, attribution_graph, prune
+from interp.circuitlens.supernodes import SupernodeSettings, supernodes
+from interp.descriptions.preference import PREFERRED
+from interp.display import visible
+from interp.interventions.at_rest import at_rest
+from interp.interventions.groups import group_tests
+from interp.interventions.readings import targets_of
+from interp.interventions.validation import Ablated, ValidationSettings, validated
+from interp.products import fast_products
+from storage.catalog.published import open_published
+from storage.exchange.attribution_graph import Explained, GraphFile, Provenance, graph_json, node_ids
+from storage.exchange.graph_tests import graph_shares, supernodes_json, validation_json, with_tests
+from storage.exchange.slugs import slug_of
+from storage.store import Store
+
+BATCH_BYTES = 256_000_000
+
+SLUG_LENGTH = 40
+"""Characters of a prompt that name its graph."""
+
+
+class Asked(NamedTuple):
+    """A prompt, and what of it is explained."""
+
+    prompt: str
+    targets: tuple[str, ...] = ()
+    """As `flows.prompts.targets` reads them; none: the likeliest next tokens."""
+    chat: bool = False
+    """The prompt is a user's message, in the tokenizer's chat template."""
+
+
+class Wanted(NamedTuple):
+    """What of a graph is computed and kept, and which tests it is put to."""
+
+    graph: GraphSettings = GraphSettings()
+    validation: ValidationSettings | None = None
+    """None: its nodes and edges are not tested."""
+    supernodes: SupernodeSettings | None = None
+    """None: nodes are not grouped."""
+
+
+class Attributed(NamedTuple):
+    """A graph as its file has it."""
+
+    file: GraphFile
+    shares: dict[str, float]
+    """Each node's own share of all influence on the targets, by its id."""
+
+
+class _Computed(NamedTuple):
+    frozen: Frozen
+    targets: list[Target]
+    graph: Graph
+    pruned: Pruned
+
+
+def attribution(
+    opened: Opened, asked: Asked, wanted: Wanted | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Attributed:
+    """The attribution graph of a prompt in circuit-tracer's format; its slug is made of the prompt's beginning.
+
+    `tell` hears what is being done.
+
+    Raises:
+        ValueError: the prompt has no tokens or more than the model reads, a target that there is not, or a setting is
+            out of range.
+    """
+    wanted = wanted or Wanted()
+    check_wanted(wanted)
+    settings = wanted.graph
+    found = _computed(opened, asked, settings, tell)
+    explained = tuple(
+        Explained(one.name, token, one.probability, one.reading.position)
+        for at, one in enumerate(found.targets)
+        for token in [len(opened.texts) + at if one.token is None else one.token]
+    )
+    made = Provenance(
+        slug=slug_of(asked.prompt)[:SLUG_LENGTH] or "prompt",
+        scan=slug_of(opened.checkpoint.attributes.name),
+        prompt=asked.prompt,
+        targets=explained,
+        node_threshold=settings.node_threshold,
+        edge_threshold=settings.edge_threshold,
+        version=importlib.metadata.version("circuit-insights"),
+    )
+    said = labels(opened.store, opened.checkpoint.checkpoint_id)
+    file = graph_json(found.graph, found.pruned, made, opened.texts, said)
+    ids = node_ids(found.graph, explained)
+    shares = graph_shares(found.graph, found.pruned, ids)
+    if wanted.validation is None and wanted.supernodes is None:
+        return Attributed(file, shares)
+    with fast_products(opened.checkpoint.attributes.d_model):
+        rest = at_rest(opened.linear, found.frozen, opened.transcoder)
+        readings = [one.reading for one in found.targets]
+        of = Ablated(rest, subject_of(opened), found.graph, found.pruned, readings)
+        validation = groups = None
+        if wanted.validation is not None:
+            tell("testing nodes and edges in the model")
+            validation = validation_json(ids, validated(of, wanted.validation))
+        if wanted.supernodes is not None:
+            tell("testing supernodes in the model")
+            some = supernodes(found.graph, found.pruned, said, wanted.supernodes)
+            tests = group_tests(of, some, partial(mean_activations, opened), wanted.supernodes)
+            groups = supernodes_json(ids, some, found.pruned, tests)
+    return Attributed(with_tests(file, validation, groups), shares)
+
+
+def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Callable[[str], None]) -> _Computed:
+    checkpoint, device, linear = opened.checkpoint, opened.device, opened.linear
+    read = opened.read(asked.prompt, chat=asked.chat)
+    for sentence in read.said:
+        tell(sentence)
+    tell(f"reading {len(read.tokens)} tokens")
+    with fast_products(checkpoint.attributes.d_model):
+        frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
+        targets = targets_asked(opened, frozen, asked.targets, Likeliest(settings.max_logits, settings.logit_share))
+        tell("attributing")
+        readings = targets_of(linear, frozen, opened.transcoder, [one.reading for one in targets])
+        ends = Ends(readings, np.array([one.weight for one in targets], np.float32))
+        encoder = partial(checkpoint.encoder, device=device)
+        graph = attribution_graph(linear, frozen, encoder, ends, settings, BATCH_BYTES)
+    tell("pruning")
+    return _Computed(frozen, targets, graph, prune(graph, settings.node_threshold, settings.edge_threshold))
+
+
+def mean_activations(opened: Opened, layer: int) -> Tensor:
+    """The mean of each of a layer's features over all tokens of the corpus that was read last; 0 where none was read,
+    and of features that never fired."""
+    query = """
+        SELECT feature, mean_activation * density FROM features
+        WHERE checkpoint_id = ? AND layer = ? AND mean_activation IS NOT NULL AND corpus_id = (
+            SELECT any_value(corpus_id) FROM features WHERE checkpoint_id = ?
+        )
+    """
+    identity = opened.checkpoint.checkpoint_id
+    with open_published(opened.store.catalog) as connection:
+        rows = connection.execute(query, [identity, layer, identity]).fetchall()
+    means = torch.zeros(opened.checkpoint.attributes.d_transcoder, device=opened.device)
+    if rows:
+        features, values = zip(*rows, strict=True)
+        means[list(features)] = torch.tensor(values, dtype=means.dtype, device=means.device)
+    return means
+
+
+def check_wanted(wanted: Wanted) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    settings = wanted.graph
+    for name in ("logit_share", "node_threshold", "edge_threshold"):
+        value = getattr(settings, name)
+        if not 0 < value <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected more than 0 and at most 1")
+    for name in ("max_logits", "max_features"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+
+
+def labels(store: Store, checkpoint_id: str) -> dict[tuple[int, int], str]:
+    """The preferred description of every feature that has one."""
+    query = """
+        SELECT layer, feature, first(
+            text ORDER BY coalesce(list_position(?::VARCHAR[], method), 99), explainer, corpus_id
+        ) FROM descriptions WHERE checkpoint_id = ? AND cluster = -1 GROUP BY layer, feature
+    """
+    with open_published(store.catalog) as connection:
+        rows = connection.execute(query, [list(PREFERRED), checkpoint_id]).fetchall()
+    return {(layer, feature): visible(text) for layer, feature, text in rows}

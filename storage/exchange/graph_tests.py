@@ -1,0 +1,155 @@
+"""What tests of an attribution graph found, as its file and the catalog have it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from interp.circuitlens.graph import Graph, Pruned
+from interp.circuitlens.supernodes import Supernode
+from interp.interventions.groups import GroupTests, Shares
+from interp.interventions.groups import Tested as TestedGroup
+from interp.interventions.validation import Tested, Validation
+from storage.exchange.attribution_graph import GraphFile
+
+
+class TestedNode(TypedDict):
+    """What switching a feature off does to the graph's targets."""
+
+    node_id: str
+    predicted: float
+    measured_frozen: float
+    measured: float
+
+
+class TestedEdge(TypedDict):
+    """What switching an edge's source off does to its target."""
+
+    source: str
+    target: str
+    weight: float
+    predicted: float
+    measured_frozen: float
+    measured: float
+
+
+class ValidationJson(TypedDict):
+    """A graph's validation; see `interp.interventions.validation.Validation`."""
+
+    target: float
+    explained: float | None
+    explained_predicted: float | None
+    explained_random: float | None
+    node_correlation: float | None
+    edge_correlation: float | None
+    edges_held: float | None
+    random_effect: float | None
+    nodes: list[TestedNode]
+    random: list[TestedNode]
+    edges: list[TestedEdge]
+
+
+class SharesJson(TypedDict):
+    """Necessity and sufficiency."""
+
+    necessity: float
+    sufficiency: float
+
+
+class SupernodeJson(TypedDict):
+    """A group of nodes; figures of those that were tested."""
+
+    name: str
+    node_ids: list[str]
+    share: float
+    """Of all influence on the targets, its nodes' together."""
+    tested: dict[str, SharesJson] | None
+    """`group`, and `random`, `layer` and `top` of equal size."""
+
+
+class SupernodesJson(TypedDict):
+    """A graph's supernodes, and their tests together."""
+
+    groups: list[SupernodeJson]
+    together: dict[str, SharesJson] | None
+    """Of all tested groups as one."""
+    nothing: float | None
+    """The share of the target that stays when every feature is held at its mean."""
+
+
+def validation_json(ids: Sequence[str], found: Validation) -> ValidationJson:
+    """A validation with nodes by their ids."""
+    return {
+        "target": found.target,
+        "explained": found.explained,
+        "explained_predicted": found.explained_predicted,
+        "explained_random": found.explained_random,
+        "node_correlation": found.node_correlation,
+        "edge_correlation": found.edge_correlation,
+        "edges_held": found.edges_held,
+        "random_effect": found.random_effect,
+        "nodes": [_node(ids, one) for one in found.nodes],
+        "random": [_node(ids, one) for one in found.random],
+        "edges": [_edge(ids, one) for one in found.edges],
+    }
+
+
+def _node(ids: Sequence[str], one: Tested) -> TestedNode:
+    return {
+        "node_id": ids[one.source], "predicted": one.predicted, "measured_frozen": one.measured_frozen,
+        "measured": one.measured,
+    }  # fmt: skip
+
+
+def _edge(ids: Sequence[str], one: Tested) -> TestedEdge:
+    assert one.target is not None
+    assert one.weight is not None
+    return {
+        "source": ids[one.source], "target": ids[one.target], "weight": one.weight, "predicted": one.predicted,
+        "measured_frozen": one.measured_frozen, "measured": one.measured,
+    }  # fmt: skip
+
+
+def supernodes_json(
+    ids: Sequence[str], groups: Sequence[Supernode], pruned: Pruned, tests: GroupTests | None
+) -> SupernodesJson:
+    """Supernodes with nodes by their ids, those of most influence first."""
+    tested = [*(tests.each if tests else ()), *(None for _ in groups)]
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "node_ids": [ids[node] for node in group.nodes],
+                "share": float(pruned.share[list(group.nodes)].sum()),
+                "tested": None if its is None else _tested(its),
+            }
+            for group, its in zip(groups, tested, strict=False)
+        ],
+        "together": _tested(tests.together) if tests and tests.together else None,
+        "nothing": tests.nothing if tests else None,
+    }
+
+
+def _tested(of: TestedGroup) -> dict[str, SharesJson]:
+    return {name: _shares(shares) for name, shares in of._asdict().items()}
+
+
+def _shares(shares: Shares) -> SharesJson:
+    return {"necessity": shares.necessity, "sufficiency": shares.sufficiency}
+
+
+def with_tests(file: GraphFile, validation: ValidationJson | None, supernodes: SupernodesJson | None) -> GraphFile:
+    """A graph's file with what was found; supernodes also as viewers draw them."""
+    metadata: dict[str, object] = {**file["metadata"]}
+    parameters: Mapping[str, object] = file["qParams"]
+    if validation is not None:
+        metadata["validation"] = validation
+    if supernodes is not None:
+        metadata["supernodes"] = supernodes
+        known = {node["node_id"] for node in file["nodes"]}
+        drawn = [[one["name"], *(node for node in one["node_ids"] if node in known)] for one in supernodes["groups"]]
+        parameters = {**parameters, "supernodes": [group for group in drawn if len(group) > 1]}
+    return {**file, "metadata": metadata, "qParams": parameters}
+
+
+def graph_shares(graph: Graph, pruned: Pruned, ids: Sequence[str]) -> dict[str, float]:
+    """Each kept node's own share of all influence, by its id."""
+    return {ids[at]: float(pruned.share[at]) for at in range(graph.n_nodes) if pruned.nodes[at]}
