@@ -87,7 +87,7 @@ class Graph:
         return self.data["links"]
 
     def to_networkx(self) -> "networkx.DiGraph":
-        """The same as a directed graph of networkx, with what the file says of nodes and links as attributes."""
+        """The graph as a directed graph of networkx, with what the file says of nodes and links as attributes."""
         import networkx
 
         graph = networkx.DiGraph(None, **self.data["metadata"])

@@ -48,7 +48,7 @@ class TokenScore(NamedTuple):
     score: float | None
     z_score: float | None
     activation: float | None
-    """Of the feature on the token alone."""
+    """The feature's activation on that token alone."""
     validated: bool | None
     """Whether the token alone fires it."""
     source_layer: int | None
@@ -129,7 +129,8 @@ class Feature:
         return _rows(Description, self._page.panels["descriptions"].rows)
 
     def contexts(self) -> list[Context]:
-        """Its greatest activations in their texts, those of each cluster, one of each quantile; the greatest first."""
+        """The feature's greatest activations in their texts, those of each cluster, and one of each quantile; the
+        greatest first."""
         return _rows(Context, self._page.panels["contexts"].rows)
 
     @cached_property

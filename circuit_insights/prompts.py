@@ -17,7 +17,7 @@ class PromptActivations(NamedTuple):
     firings: list[Firing]
     """By layer, then position, then feature."""
     descriptions: dict[tuple[int, int], str]
-    """Of (layer, feature), where there is one."""
+    """Descriptions by (layer, feature), where there is one."""
     said: list[str]
     """What was done to the prompt that whoever gave it may not expect."""
 

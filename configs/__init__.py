@@ -1,1 +1,1 @@
-"""What a run can be told: pydantic models, and the YAML presets beside this file."""
+"""The configuration of a run as pydantic models, and the YAML presets beside them."""

@@ -1,4 +1,4 @@
-"""How a run is run: on how many workers, on which device, and who is told."""
+"""How a run is carried out: its workers and device, the chat model of this machine, and whom it notifies."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +35,7 @@ class LocalModelConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Who is told what a run does."""
+    """A program of yours that is run whenever a stage ends or fails."""
 
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """A program and its arguments, run after every stage and when one fails; no shell reads it. What happened comes as

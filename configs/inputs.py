@@ -34,12 +34,12 @@ class ModelConfig(Section):
 
 
 class TranscoderConfig(Section):
-    """Its transcoders: read from a folder or the Hugging Face Hub, or trained."""
+    """The model's transcoders: read from a folder or the Hugging Face Hub, or trained."""
 
     path: Path | None = None
     """Folder of a release; docs/guides/models.md has the formats."""
     repo: Repo | None = None
-    """Or a repository of the Hub."""
+    """Or a repository of the Hugging Face Hub."""
     revision: str = "main"
     """Branch, tag or commit of `repo`. The commit is recorded."""
     files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -111,7 +111,7 @@ class CorpusConfig(Section):
     """Share of the documents, drawn by a hash of their content, that no statistic or sample is taken from: descriptions
     are judged on them. Of a text of fewer than ten documents, passages are drawn."""
     held_out_seed: Annotated[int, Field(ge=0)] = 0
-    """Of that draw."""
+    """Seed of the draw of held-out documents."""
     keep_text: bool = True
     """Put the text around samples into the catalog, from where `show`, searches, pages and exports have it. false for
     private text: the catalog then has single tokens only, and the rows stay in the store, as numbers."""

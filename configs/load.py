@@ -22,7 +22,7 @@ NO_PATHS = ("python-docs", "subject")
 """Values of these settings that name no file."""
 
 MAX_PROBLEMS = 15
-"""So many of a configuration's mistakes are told at once."""
+"""Most mistakes of a configuration that one message lists."""
 
 
 def preset_or_file(path: Path) -> Path:

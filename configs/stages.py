@@ -34,7 +34,7 @@ class DescribeConfig(Section):
     """Describe so many features of the whole model, drawn at random from all that can be described: a look at what a
     language model says, and what it costs, before all are described. In place of `features_per_layer`."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the draw."""
+    """Seed of the draw of `sample`."""
     evidence: EvidenceSettings = EvidenceSettings()
     rule: RuleSettings = RuleSettings()
 

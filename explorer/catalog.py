@@ -40,17 +40,17 @@ class Limits(NamedTuple):
     """What one request may take."""
 
     seconds: float = 10.0
-    """Of all its queries together."""
+    """Seconds that all queries of one request may take together."""
     rows: int = 1000
-    """A panel, where the page asks for no fewer."""
+    """Most rows of a panel, unless the page asks for another number."""
     memory: str = "192MB"
-    """That DuckDB holds, of all requests together."""
+    """Memory that DuckDB may use for all requests together."""
     threads: int = 2
-    """That one query uses."""
+    """Threads that one query may use."""
     pages: int = 4
-    """Whose queries go on at once, so that they share the memory; others wait their turn."""
+    """Requests whose queries run at the same time and share the memory; others wait their turn."""
     downloads: int = 2
-    """The same of downloads, which may last for minutes and must not keep pages waiting."""
+    """Downloads that run at the same time. They may last for minutes and must not keep pages waiting."""
     waiting: float = 30.0
     """Seconds that a request waits for its turn."""
 
@@ -129,7 +129,7 @@ class Reader:
         return Panel(title, shown_sql(sql, values), found[:wanted], len(found) > wanted)
 
     def kept_panel(self, title: str, sql: str, values: Mapping[str, object], rows: int | None = None) -> Panel:
-        """The same of a query over a whole checkpoint, asked once for each copy of the catalog."""
+        """A panel whose query reads a whole checkpoint; it is run once for each published copy of the catalog."""
         key = f"{title}\n{shown_sql(sql, values)}\n{rows}"
         kept = self._opened.panels
         if key not in kept:

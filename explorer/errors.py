@@ -1,4 +1,4 @@
-"""Why a request gets no page; each is told in a sentence."""
+"""Errors of requests that get no page; each has one sentence for the reader."""
 
 
 class ExplorerError(Exception):

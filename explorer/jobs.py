@@ -36,7 +36,7 @@ class Job:
     checkpoint_id: str
     prompt: str
     name: str
-    """Of the graph."""
+    """Name of the graph."""
     status: str = "waiting"
     """waiting, running, done or failed."""
     said: str = ""

@@ -112,7 +112,7 @@ class Site(NamedTuple):
     feature_bytes: int
     """A feature's page, on average."""
     feature_bytes_compressed: int
-    """The same with gzip, as a web host sends it."""
+    """Bytes of a feature's page after gzip, as a web host sends it."""
 
 
 class _Writer:

@@ -42,7 +42,7 @@ class CoactivationStage:
         recipe = CoactivationRecipe(subject)
         missing = missing_shards(subject.store, recipe.shards(), TABLES)
         folder = subject.store.reports(recipe.recipe)
-        left = [at for at in _target_layers(recipe) if not stability_path(folder, at).exists()]
+        left = [at for at in recipe.target_layers if not stability_path(folder, at).exists()]
         return {
             "coactivation": len(_missing_columns(recipe)) if missing else 0,
             "twera": len(missing),
@@ -80,7 +80,7 @@ COACTIVATION = CoactivationStage()
 
 
 def _has_leftover_blocks(subject: Subject) -> bool:
-    """Whether the activations stage left blocks for this one that are still to be put away."""
+    """Whether the activations stage left blocks for this one that are still to be removed or packed."""
     store, passes = subject.store, CoactivationRecipe(subject).activations.passes
     return is_tokenised(subject) and any(
         block_path(store, corpus_pass.recipe, block).exists()
@@ -118,15 +118,10 @@ def _sum_up(recipe: CoactivationRecipe, targets: set[int]) -> None:
     wait_for_all(futures, "coactivation: sum up")
 
 
-def _target_layers(recipe: CoactivationRecipe) -> list[int]:
-    """Layers that have earlier ones to compare with."""
-    return sorted({target for _, target in recipe.layer_pairs})
-
-
 def _report(recipe: CoactivationRecipe, job: EdgesJob) -> None:
     """Tell how far the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
     subject, folder = recipe.subject, recipe.subject.store.reports(recipe.recipe)
-    layers, samples = _target_layers(recipe), recipe.activations.recipe
+    layers, samples = recipe.target_layers, recipe.activations.recipe
     futures = [
         measure_stability.submit(
             subject.store, job, stability_path(folder, layer), layer, subject.shards(samples, layer)

@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
     hooks: Hooks
     layers: tuple[Quality, ...]
-    """Of the first, the middle and the last layer."""
+    """Figures of the first, the middle and the last layer."""
 
     @property
     def explained_variance(self) -> float:

@@ -1,4 +1,5 @@
-"""Look for new checkpoints of a series: describe them here, or tell Prefect, which has them described."""
+"""Look for new checkpoints of a series: describe them here, or announce them to Prefect, which starts their
+description."""
 
 from typing import Annotated
 

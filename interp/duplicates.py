@@ -14,7 +14,7 @@ RUN = 13
 """Tokens of a run: texts that have so many in common, one after the other, did not come by them independently."""
 
 SKETCH = 32
-"""Hashes of a sketch, at most."""
+"""Most hashes that a sketch has."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 

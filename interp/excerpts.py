@@ -18,7 +18,7 @@ class Excerpt(NamedTuple):
 
 
 def sentence(excerpt: Excerpt) -> Excerpt:
-    """The same from where the token's sentence begins to where it ends, as far as they are there."""
+    """The excerpt cut to the token's sentence, as far as its beginning and end are in the text."""
     before, token, after = excerpt
     ends = [found.end() for found in _END.finditer(before)]
     start = ends[-1] if ends else 0

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit, ndtr, stdtrit
 
 Z95 = 1.959964
-"""Standard errors on each side of a 95% interval."""
+"""Half-width of a 95% interval in standard errors, for a normal distribution."""
 
 Interval = tuple[float, float]
 
@@ -20,13 +20,13 @@ EXTREMES = 0.2
 
 
 def t_quantile(degrees: Float[np.ndarray, "*n"] | float) -> Float[np.ndarray, "*n"]:
-    """Standard errors on each side of a 95% interval where the error is estimated with so many degrees of freedom."""
+    """Half-width of a 95% interval in standard errors where the error is estimated with so many degrees of freedom."""
     return np.asarray(stdtrit(degrees, 0.975))
 
 
 def drop_interval(drops: Float[np.ndarray, " n"]) -> Interval | None:
-    """Of the mean of a few drops, each the share of something that went: at most 1, and seldom far below 0. None where
-    there is one alone.
+    """Interval of the mean of a few drops, each the share of something that went away: at most 1, and seldom far below
+    0. None for a single drop.
 
     By Student's t of the drops and of a fifth of one that went whole and a fifth of one that stayed. Without these,
     drops that are alike (all of 3 went whole) would be certain of the rest; with more, the interval is wider than it
@@ -44,14 +44,14 @@ def drop_interval(drops: Float[np.ndarray, " n"]) -> Interval | None:
 
 
 def wilson(share: float, n: int) -> Interval:
-    """Of a share of `n`."""
+    """Wilson's score interval of a share observed among `n`."""
     spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n * n))
     middle, whole = share + Z95**2 / (2 * n), 1 + Z95**2 / n
     return max(0.0, float((middle - spread) / whole)), min(1.0, float((middle + spread) / whole))
 
 
 def auroc_interval(area: float, m: int, n: int) -> Interval:
-    """Of an AUROC of `m` positives and `n` negatives.
+    """Interval of an AUROC of `m` positives and `n` negatives.
 
     By inverting the score test with Hanley and McNeil's variance (Newcombe 2006, method 5), which stays honest where
     the area is 0 or 1.
@@ -76,7 +76,7 @@ def _auroc_error(area: float, m: int, n: int) -> float:
 def clustered_auroc_interval(
     area: float, scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], cluster: Int[np.ndarray, " n"]
 ) -> Interval:
-    """Of an AUROC of values that come in clusters, at least two, on the logit scale.
+    """Interval of an AUROC whose values come in clusters (at least two), on the logit scale.
 
     Every value has a placement, the share of the other side that it is on the right side of; what those of a cluster
     add up to varies from cluster to cluster (DeLong's variance, clustered). `LEAST_VARIANCE` of Hanley and McNeil's is
@@ -98,7 +98,7 @@ def clustered_auroc_interval(
 
 
 def precision_interval(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> Interval:
-    """Of an average precision, on the logit scale, with the variance of its influence function.
+    """Interval of an average precision, on the logit scale, with the variance of its influence function.
 
     What a positive or a negative more would change is the influence of each; their squares add up to the variance,
     which knows how the scores are ordered where Boyd's (2013), `1 / (m θ (1 − θ))` on this scale, knows their number
@@ -119,7 +119,8 @@ def precision_interval(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray,
 
 
 def ratio_interval(both: int, treated: int, untreated: int, neither: int, inflation: float = 1.0) -> Interval:
-    """Of the ratio of two shares that were observed in pairs: of the outcome with a treatment and without.
+    """Interval of the ratio of two shares observed in pairs: the share with an outcome under treatment, over that
+    without.
 
     The counts are pairs with the outcome in both, with the treatment alone, without it alone, in neither. By inverting
     the score test with the variance under the hypothesis (Nam and Blackwelder 2002), which stays honest where a count
@@ -168,7 +169,7 @@ def choice_inflation(n_choices: int) -> float:
 
 
 def counted_pairs(treated: Bool[np.ndarray, " n"], untreated: Bool[np.ndarray, " n"]) -> tuple[int, int, int, int]:
-    """Pairs by their outcomes, as `ratio_interval` takes them."""
+    """How many pairs had each outcome, as `ratio_interval` takes them."""
     both, alone = treated & untreated, treated & ~untreated
     without, neither = ~treated & untreated, ~treated & ~untreated
     return int(both.sum()), int(alone.sum()), int(without.sum()), int(neither.sum())

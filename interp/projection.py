@@ -142,7 +142,7 @@ def _scored_again(
     kept: list[Int64[np.ndarray, "rows screened"]],
     pool: int,
 ) -> tuple[list[Int64[np.ndarray, "rows pool"]], Bool[np.ndarray, " rows"]]:
-    """Bring screened pools to float32 and to `pool` entries; tells the rows whose pool may miss a column.
+    """Bring screened pools to float32 and to `pool` entries, and say for which rows the pool may lack a column.
 
     A column outside the screened pool scored at most the pool's least in bfloat16. The pool is complete if its
     float32 edge lies above that by more than twice the greatest change that any of its own scores saw.
@@ -216,7 +216,7 @@ class _CompiledPools:
 
 
 class _TensorPools:
-    """The same by tensor operations, for a GPU."""
+    """Running sums and strongest scores kept by tensor operations, for a GPU."""
 
     def __init__(self, n_rows: int, n_tails: int, pool: int) -> None:
         self.pool, self.n_tails = pool, n_tails

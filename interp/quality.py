@@ -29,7 +29,7 @@ from interp.families import Family
 from interp.transcoder import Transcoder
 
 ROWS_PER_SPLICE = 4
-"""Of so many rows of the text, one is run with MLPs replaced; the first always is."""
+"""One row of so many is also run with MLPs replaced; the first row always is."""
 
 MIN_EXPLAINED_VARIANCE = 0.02
 """At or below this a transcoder predicts its MLP no better than a constant does."""
@@ -49,9 +49,9 @@ class Quality:
     loss: float
     """The model's own next-token loss on the rows that are run with MLPs replaced, nats a token."""
     loss_replaced: float
-    """The same with this layer's MLP replaced by its transcoder."""
+    """That loss with this layer's MLP replaced by its transcoder."""
     loss_all_replaced: float | None
-    """The same with the MLPs of all layers replaced; None if not all of them were measured together."""
+    """That loss with the MLPs of all layers replaced; None if not all layers were measured together."""
     n_tokens: int
     """Tokens that variance and active features are of."""
 

@@ -60,11 +60,11 @@ class Transcoder:
         return replace(self, b_enc=self.b_enc + self.W_enc @ self.subtracted, subtracted=None)
 
     def to(self, dtype: torch.dtype) -> "Transcoder":
-        """The same transcoder with every tensor in `dtype`."""
+        """This transcoder with every tensor in `dtype`."""
         return self._each(lambda tensor: tensor.to(dtype))
 
     def on(self, device: str) -> "Transcoder":
-        """The same transcoder with every tensor on `device`."""
+        """This transcoder with every tensor on `device`."""
         return self._each(lambda tensor: tensor.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Transcoder":

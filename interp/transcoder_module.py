@@ -32,7 +32,7 @@ class TranscoderModule(nn.Module):
 
     @property
     def transcoder(self) -> Transcoder:
-        """The same as data."""
+        """This module's weights as a `Transcoder`."""
         return Transcoder(**{name: getattr(self, name) for name in ARRAYS}, activation=self.activation, k=self.k)
 
     def encode(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_transcoder"]:

@@ -29,7 +29,8 @@ from storage.checksums import READ_ERRORS, DamagedError, one_line
 from storage.store import Store, remove_folder, whole_folder
 
 ENTRIES_PER_CHUNK = 1 << 20
-"""Of a packed block: 4 MB of activations, so that a shard reads little more than its own, and files are few."""
+"""Entries in a chunk of a packed block: 4 MB of activations, so that a shard reads little beyond its own, and files are
+few."""
 
 COMPRESSION = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
 

@@ -69,7 +69,7 @@ class Attributed(NamedTuple):
     it was not followed so far; n_after is 0 if effects are not wanted."""
 
     def at(self, index: Int64[np.ndarray, " m"]) -> "Attributed":
-        """Some of the samples, in that order."""
+        """The samples at some indices, in that order."""
         place = np.full(len(self.layer), -1)
         place[index] = np.arange(len(index))
         keep = place[self.contributors.target] >= 0

@@ -43,7 +43,7 @@ class BlockCache:
 
     @property
     def n_bytes(self) -> int:
-        """Of the blocks that are held."""
+        """Bytes of the blocks in the cache."""
         return self._held.n_bytes
 
     def clear(self) -> None:

@@ -84,7 +84,7 @@ class CheckpointAttributes:
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointAttributes":
-        """Those of a checkpoint's folder.
+        """The attributes of a checkpoint's folder.
 
         Raises:
             ValueError: some are missing.
@@ -101,7 +101,7 @@ class LayerReceipt(NamedTuple):
     """What `layers/<LL>/receipt.json` holds once a layer is written."""
 
     sha256: dict[str, str]
-    """Of each array's values, in hex."""
+    """SHA-256 of each array's values, in hexadecimal."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ NAME = "checksum"
 """The key under which a file holds its checksum."""
 
 UNSTAMPED = "crc32c:00000000"
-"""Its value before `stamp`."""
+"""Value of the checksum before `stamp` fills it in."""
 
 _MARK = re.compile(rb"crc32c:([0-9a-f]{8})")
 

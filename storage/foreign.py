@@ -21,7 +21,7 @@ MAX_YAML_VALUES = 50_000
 """Values of a YAML file, those behind an alias counted wherever the alias stands: merging takes as many steps."""
 
 MAX_DIGITS = 100
-"""Of a whole number in JSON; transformers writes 10^30 for no limit."""
+"""Most digits of a whole number in JSON; transformers writes 10^30 for no limit."""
 
 MAX_INT = 2**63
 """Whole numbers in YAML are smaller."""

@@ -44,7 +44,7 @@ class RemoteFile(NamedTuple):
     name: str
     n_bytes: int
     blob: str
-    """Its name in the cache, by content; empty if unknown."""
+    """Name of its content in the Hub's cache; empty if unknown."""
 
 
 class UnreachableError(ValueError):
@@ -89,7 +89,7 @@ def select(repo: str, commit: str, patterns: Sequence[str]) -> list[RemoteFile]:
 
 
 def missing(repo: str, commit: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """Those that are not in the cache yet."""
+    """The files that are not in the cache yet."""
     snapshot, blobs = _snapshot(repo, commit), _folder(repo) / "blobs"
     return [
         file

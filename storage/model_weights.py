@@ -99,7 +99,7 @@ def names_to_change(files: tuple[Path, ...], *, text_part: bool = False) -> dict
 
 
 def unknown_weights(unexpected: list[str], files: tuple[Path, ...]) -> list[str]:
-    """Of the names that the model has no place for, those that are not constants of an older version's saving."""
+    """Weights that the model has no place for, apart from constants that older versions of transformers saved."""
     shapes: Mapping[str, Shape] = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
     by_end = {re.sub(WRAPPERS, "", name): shape for name, shape in shapes.items()}
     return [name for name in unexpected if not _is_constant(name, by_end.get(name, ()))]

@@ -24,9 +24,9 @@ class SamplePattern(NamedTuple):
     pattern: list[int]
     """Positions in the row, in order, the firing token's among them."""
     texts: list[str]
-    """Their tokens."""
+    """Texts of the tokens."""
     text: str
-    """The same as one text, `…` where tokens are left out."""
+    """The pattern as one text, with `…` where tokens are left out."""
 
 
 def sample_patterns(

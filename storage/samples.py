@@ -36,7 +36,7 @@ class ShardSamples(NamedTuple):
     """−1 for those that are not of the quantile sample."""
 
     def where(self, chosen: Bool[np.ndarray, " n"] | Int64[np.ndarray, " m"]) -> "ShardSamples":
-        """Those that are chosen, by a mask or by their places."""
+        """The samples chosen by a mask or by indices."""
         return ShardSamples(*(column[chosen] for column in self))
 
     @classmethod

@@ -20,7 +20,7 @@ from storage.store import ShardKey, Store, checked_as, whole_file, whole_folder,
 
 @dataclass
 class ReuseCount:
-    """Of a stage's shards: all that there are, and those that were taken over from another checkpoint."""
+    """How many shards a stage has, and how many of them were copied from another checkpoint."""
 
     n_shards: int = 0
     n_reused: int = 0

@@ -62,7 +62,7 @@ class Store:
         return self.root / "coactivation" / recipe
 
     def equals(self, ingredients: str) -> Path:
-        """Under which recipes something was computed from these ingredients."""
+        """Index file: which recipes produced identical output from this hash of inputs."""
         return self.root / "equals" / f"{ingredients}.json"
 
     def reports(self, recipe: str) -> Path:

@@ -35,7 +35,7 @@ CALIBRATION_TOKENS = 1 << 16
 
 @dataclass(frozen=True)
 class DecoysJob:
-    """Of what decoys are made, and how many."""
+    """What decoys are made from, and how many of them."""
 
     recipe: str
     checkpoint_id: str

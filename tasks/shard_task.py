@@ -78,7 +78,7 @@ class ShardTask(Generic[P, R]):
         from prefect.cache_policies import NO_CACHE
 
         @wraps(self.work)
-        def performed(*args: P.args, **kwargs: P.kwargs) -> R:
+        def run_work(*args: P.args, **kwargs: P.kwargs) -> R:
             return self.fn(*args, **kwargs)
 
         decorate = task(
@@ -90,7 +90,7 @@ class ShardTask(Generic[P, R]):
             cache_policy=NO_CACHE,
             persist_result=False,
         )
-        return decorate(performed)
+        return decorate(run_work)
 
 
 def shard_task(name: str, run_name: str) -> Callable[[Callable[P, R]], ShardTask[P, R]]:

@@ -199,7 +199,7 @@ def _query(reader: Reader, row: Row, filters: Filters) -> tuple[str, str, dict[s
 
 
 def add_downloads(app: FastAPI, catalog: Catalog) -> None:
-    """The same table, whole, as CSV or Parquet."""
+    """Offer the whole table as CSV and Parquet."""
 
     def download(
         checkpoint: Checkpoint,

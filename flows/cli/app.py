@@ -1,4 +1,4 @@
-"""What all commands share: the options they have in common, how errors are told, how a flow is run."""
+"""What all commands share: common options, how errors are printed, how a flow is run."""
 
 import errno
 import json
@@ -131,7 +131,7 @@ def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunCo
 
 
 def load_to_run(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
-    """The same for a command that will run flows: their server starts while libraries load."""
+    """Load what a command needs that will run flows: their server starts while libraries load."""
     start_early()
     return load(config, overrides, store)
 

@@ -96,7 +96,7 @@ def attribute_apart(root: Path, checkpoint_id: str, prompt: str, output: Path, t
 
 
 def _heard(process: "subprocess.Popen[str]", tell: Callable[[str], None]) -> str:
-    """The next line that a process says, told on."""
+    """The next line that a process writes, after passing on lines of progress."""
     assert process.stderr is not None
     line = process.stderr.readline()
     tell(line.strip())

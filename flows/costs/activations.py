@@ -9,7 +9,7 @@ from tasks.activations.corpus_pass import ENTRIES_AT_ONCE, POSITIONS_PER_STREAM,
 from tasks.models import ENCODERS
 
 BYTES_PER_ENTRY = 5.2
-"""Of an active feature at a token, packed."""
+"""Bytes of an active feature at a token, packed."""
 
 SAMPLE_BYTES = 25
 """A sample in a part and in the catalog."""

@@ -19,10 +19,10 @@ BEGINNINGS = 9
 """Beginnings and halves of the text for which edges are ranked."""
 
 PAIR_BYTES, EMPTY_BYTES = 8.0, 0.1
-"""Of a pair of features that were ever active together, and of one that never were, in the three matrices."""
+"""Bytes in the three matrices of a pair of features that were ever active together, and of a pair that never were."""
 
 EDGE_BYTES = 60
-"""Of an edge in a part and in the catalog."""
+"""Bytes of an edge, in a part and in the catalog."""
 
 
 def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:

@@ -22,13 +22,13 @@ BYTES_PER_DESCRIPTION = 250
 """In a part and in the catalog."""
 
 CHARACTERS_PER_QUESTION = 7_500
-"""Of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
+"""Characters of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
 
 CLUSTERS_PER_FEATURE = 4
 """About as many as the paper finds: 4.5 at Gemma-2-2B's layer 7, 2.8 at layer 12."""
 
 CHARACTERS_PER_JOIN = 2_500
-"""Of a question that joins clusters."""
+"""Characters of a question that joins clusters."""
 
 
 def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:

@@ -18,13 +18,14 @@ HASH_S = 4e-7
 """Seconds a token of the corpus to look for near-duplicates in it."""
 
 DIFFERENT = 0.35
-"""Of the texts written from a layer's descriptions, those that are not written from another too: these are read."""
+"""Share of the texts written from a layer's descriptions that are not written from another as well: only these are
+read."""
 
 CHARACTERS_PER_TEXT = 160
-"""Of a natural text."""
+"""Characters of a natural text."""
 
 CHARACTERS_OF_TASK = 900
-"""Of a question's instructions."""
+"""Characters of a question's instructions."""
 
 MIN_METHODS = 8
 """Methods that are judged where the configuration does not say which."""

@@ -6,7 +6,7 @@ from flows.costs.sizes import Sizes
 from interp.quality import ROWS_PER_SPLICE
 
 WRITTEN_BYTES_PER_S = 100e6
-"""Of files read, hashed and written into the store."""
+"""Bytes a second of files that are read, hashed and written into the store."""
 
 
 def ingest_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:

@@ -83,7 +83,8 @@ def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
 
 
 def planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
-    """The same, with the checkpoint. Where the Hub cannot be reached, presets are planned from their recorded sizes."""
+    """The plan and the checkpoint that it is for. Where the Hub cannot be reached, presets are planned from their
+    recorded sizes."""
     try:
         found = _planned(pinned(config), stages)
     except UnreachableError:

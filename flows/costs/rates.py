@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     """For questions to a language model, about."""
 
     def memory_bytes(self, engine: EngineConfig) -> float:
-        """Of all processes together: threads are in one, workers of Dask are one each beside the flow's."""
+        """Memory of all processes together: threads share one, Dask has one for each worker beside the flow's."""
         at_once = min(n_workers(engine), self.n_tasks)
         n_processes = at_once if engine.runner == "dask" else 1
         libraries = (n_processes + (engine.runner == "dask")) * LIBRARIES_BYTES

@@ -20,7 +20,7 @@ ACTIVE_PER_TOKEN = 50
 """Active features a layer at a token, where nothing is known of them."""
 
 BYTES_PER_TOKEN = 3.5
-"""Of text, for a guess."""
+"""Bytes of text a token, as a guess."""
 
 PYTHON_DOCS_BYTES = 2e6
 """Text in Python's own documentation, for a guess: 1.94 MB in Python 3.11."""
@@ -29,18 +29,19 @@ WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt")
 
 
 class Sizes(NamedTuple):
-    """Of a model and its transcoders."""
+    """Sizes of a model and its transcoders."""
 
     n_layers: int
     d_model: int
     n_tokens: int
     n_weights: float
-    """Of the model."""
+    """Weights of the model."""
     d_transcoder: int
     n_bytes: float
     """Files of both on disk."""
     corpus_tokens: float
-    """Of the corpus, those held out included; a guess by its files' bytes where it is not tokenised yet."""
+    """Tokens of the corpus, held-out ones included; guessed from the size of its files where it is not tokenised yet.
+    """
 
     @property
     def model_bytes(self) -> float:
@@ -59,7 +60,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(subject: Subject) -> Sizes:
-    """Of a checkpoint whose files are here."""
+    """Sizes of a checkpoint whose files are on this machine."""
     n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
     width = subject.attributes.d_transcoder
     sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
@@ -71,7 +72,7 @@ def sizes_of(subject: Subject) -> Sizes:
 
 
 def sizes_to_train(source: Source) -> Sizes:
-    """Of a model that is here and transcoders that will be trained."""
+    """Sizes of a model on this machine and of transcoders that will be trained."""
     return _to_train(source.config, source.model, _weight_bytes(source.model))
 
 
@@ -136,7 +137,7 @@ def _to_train(config: RunConfig, model: ModelFolder, weight_bytes: int) -> Sizes
 
 
 def bytes_per_weight(model_config: PreTrainedConfig) -> int:
-    """Of the model's files, by its configuration."""
+    """Bytes a weight of the model's files, by its configuration."""
     return getattr(model_config.dtype, "itemsize", 4)
 
 

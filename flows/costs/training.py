@@ -14,7 +14,8 @@ SHARE_OF_FREE_MEMORY = 0.75
 """What training takes of it, where `transcoder.train.max_memory` does not say."""
 
 SPARSE_SHARE = 0.6
-"""Of the time of a dense product that the sums over TopK's few active features take, in place of four products."""
+"""Time that sums over TopK's few active features take, as a share of the time of a dense product; they replace four
+products."""
 
 DENSE_PRODUCTS, SPARSE_PRODUCTS = 5, 1 + 4 * SPARSE_SHARE
 """Encode, decode, and backward to activations and both matrices."""
@@ -71,13 +72,13 @@ def _settings(config: RunConfig) -> TrainingSettings:
 
 
 def _layer_bytes(sizes: Sizes, training: TrainingSettings) -> float:
-    """Of a layer: weights and Adam's two moments; inputs and outputs of a step."""
+    """Memory of a layer: weights and Adam's two moments; inputs and outputs of a step."""
     weights = 2 * training.d_transcoder * sizes.d_model + (sizes.d_model**2 if training.skip else 0)
     return 4 * (3 * weights + 2 * training.batch_tokens * sizes.d_model)
 
 
 def _shared_bytes(sizes: Sizes, config: RunConfig) -> float:
-    """Of each thread: gradients, and what a step makes of a layer's streams."""
+    """Memory of each thread: gradients, and what a step computes of a layer's streams."""
     training = _settings(config)
     gradients = 2 * training.d_transcoder * sizes.d_model
     step = STREAMS_OF_A_STEP * training.batch_tokens * sizes.d_model

@@ -39,7 +39,7 @@ class Prompt(NamedTuple):
 
     tokens: Int64[Tensor, " n_pos"]
     texts: tuple[str, ...]
-    """Of each token."""
+    """Text of each token."""
     said: tuple[str, ...] = ()
     """What was done to it that whoever gave it may not expect, in sentences."""
 

@@ -24,7 +24,7 @@ class Generation(NamedTuple):
     top_p: float = 1.0
     """Only of the likeliest tokens that have this probability together."""
     seed: int = 0
-    """Of the draw; what is written does not depend on which prompts are given together."""
+    """Seed of the draw; what is written does not depend on which prompts are given together."""
 
 
 class WrittenToken(NamedTuple):

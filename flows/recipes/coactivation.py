@@ -35,6 +35,11 @@ class CoactivationRecipe:
         return self.subject.config.coactivation.layer_pairs(self.subject.attributes.n_layers)
 
     @property
+    def target_layers(self) -> list[int]:
+        """Layers that have earlier ones to compare with."""
+        return sorted({target for _, target in self.layer_pairs})
+
+    @property
     def summed(self) -> list[Summed]:
         """The matrices of every corpus, named by its pass alone: a corpus whose matrices are there is not read again
         for them. Their tiles are a shard wide, so its size is part of their names."""

@@ -56,7 +56,8 @@ class DescribeRecipe:
 
     @cached_property
     def methods(self) -> tuple[Method, ...]:
-        """Those asked for, or all whose evidence is there; without a language model, none that only rewords."""
+        """The methods asked for, or all whose evidence the catalog has; without a language model, none that only
+        rewords."""
         asked, by_rule = self.subject.config.describe.methods, self.subject.config.describe.explainer == "tokens"
         known = (method for method in get_args(Method) if not self.lacks(method))
         return asked or tuple(method for method in known if not (by_rule and method in REWORDS))

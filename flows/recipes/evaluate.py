@@ -36,7 +36,7 @@ class EvaluateRecipe:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Those asked for, or all that have descriptions."""
+        """The methods asked for, or all that have descriptions."""
         asked, catalog = self.subject.config.evaluate.methods, self.subject.store.catalog
         if asked is not None or not catalog.is_file():
             return tuple(asked or ())

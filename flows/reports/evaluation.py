@@ -16,19 +16,19 @@ N_EXAMPLES = 2
 
 MEANINGS = {
     "clarity": "texts written from the description drive the feature, natural ones do not (0 to 1)",
-    "responsiveness": "the activation tells texts that show the description from those that do not (0 to 1)",
+    "responsiveness": "the activation separates texts that show the description from those that do not (0 to 1)",
     "purity": "what drives the feature is what the description says (average precision)",
     "faithfulness": "with the feature held high, the model writes what the description says (0: as without, 1: always)",
-    "faithfulness_paper": "the same at the best factor on the very prompts: above 0 by chance, and as published",
+    "faithfulness_paper": "as published: the factor is chosen on the prompts it is measured on, so chance is above 0",
     "simulation": "activity predicted token by token (AUROC; 0.5 is chance)",
-    "detection": "texts in which it is active told by the description (balanced accuracy; 0.5 is chance)",
-    "detection_hard": "its texts told from those of look-alike features (balanced accuracy; 0.5 is chance)",
-    "fuzzing_hard": "its marks told from those of look-alike features (balanced accuracy; 0.5 is chance)",
-    "intruder": "the one of five texts found that is not like the description (0.2 is chance)",
-    "embedding": "its texts told by the likeness of embeddings (AUROC; 0.5 is chance)",
-    "surprisal": "its texts told by how much likelier the description makes a text (AUROC; 0.5 is chance)",
-    "stability": "of the firing tokens named from every other document and from the rest, the share in both",
-    "fuzzing": "right marks told from wrong ones (balanced accuracy; 0.5 is chance)",
+    "detection": "the judge picks out the texts in which it is active (balanced accuracy; 0.5 is chance)",
+    "detection_hard": "the judge picks out its texts among look-alike features' (balanced accuracy; 0.5 is chance)",
+    "fuzzing_hard": "the judge picks out its marks among look-alike features' (balanced accuracy; 0.5 is chance)",
+    "intruder": "the judge finds the one of five texts that does not fit the description (0.2 is chance)",
+    "embedding": "texts in which it is active have embeddings nearer to the description's (AUROC; 0.5 is chance)",
+    "surprisal": "the description makes texts where it is active likelier to a language model (AUROC; 0.5 is chance)",
+    "stability": "share of the firing tokens named from either half of the documents that both halves name",
+    "fuzzing": "the judge tells right marks from wrong ones (balanced accuracy; 0.5 is chance)",
 }
 
 Key = list[str]
@@ -77,7 +77,7 @@ def _usefulness(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str
     if not useless:
         yield "The judge tells real descriptions from shuffled ones in every layer, by every metric."
         return
-    yield "**The judge is useless**, as it cannot tell any method's descriptions from the same shuffled, by:"
+    yield "**The judge is useless** by these metrics: it cannot tell any method's descriptions from shuffled ones:"
     for metric in (metric for metric in METRICS if metric in useless):
         yield f"- {metric} in layer {', '.join(map(str, useless[metric]))}"
 

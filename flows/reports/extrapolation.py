@@ -19,7 +19,7 @@ class Extrapolation(NamedTuple):
 
     @property
     def usd_for_all(self) -> float:
-        """The same for every feature that fires on the corpus."""
+        """Estimated cost in USD for every feature that fires on the corpus."""
         return self.usd / max(1, self.n_sampled) * self.n_all
 
     def sentence(self, verb: str) -> str:

@@ -23,7 +23,7 @@ class Wanted(NamedTuple):
 
     words: str
     checkpoint: str | None = None
-    """Its id or name; None: in all."""
+    """Id or name of the checkpoint; None: all are searched."""
     layer: int | None = None
     limit: int = 10
     """Features of each list."""

@@ -59,7 +59,7 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s:
 def ask_of(
     connection: "duckdb.DuckDBPyConnection", sql: str, format: Format, output: Path | None, timeout_s: float
 ) -> None:
-    """The same of a connection that is there.
+    """Answer a query on a connection that is already open.
 
     Raises:
         ValueError: as for `ask`.

@@ -21,9 +21,9 @@ class Summary(NamedTuple):
     features: list[tuple[int, int, str]]
     """(layer, feature, description)"""
     n_shards: int
-    """Of the last run, those that another checkpoint may have in common."""
+    """Shards of the last run that another checkpoint may have in common."""
     n_reused: int
-    """Those that were taken over."""
+    """Shards of these that were copied from another checkpoint."""
     example: tuple[int, int, str] | None
     """(layer, feature, description) of the one that is most worth a look: whole words, and judged best where judged."""
     report: Path | None

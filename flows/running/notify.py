@@ -1,4 +1,4 @@
-"""Tell a command of the user's what a run does: a stage that ended, or failed."""
+"""Run a command of the user's when a stage ended or failed."""
 
 import json
 import subprocess
@@ -8,24 +8,24 @@ from contextlib import contextmanager
 from configs.run import RunConfig
 from flows.running.progress import console
 
-PATIENCE_S = 30.0
-"""How long the command may take."""
+TIMEOUT_S = 30.0
+"""Seconds that the command may take."""
 
 FACTS = ("run_id", "checkpoint_id", "corpus_id", "stage", "recipe")
 
 
 @contextmanager
-def told(config: RunConfig, run: Mapping[str, object]) -> Iterator[None]:
-    """Run `notify.command` when what is done within ends, or fails."""
+def notifying(config: RunConfig, run: Mapping[str, object]) -> Iterator[None]:
+    """Run `notify.command` when the work within ends, or fails."""
     try:
         yield
     except BaseException as error:
-        tell(config, run, "stage.failed", f"{type(error).__name__}: {error}"[:2000])
+        notify(config, run, "stage.failed", f"{type(error).__name__}: {error}"[:2000])
         raise
-    tell(config, run, "stage.finished", None)
+    notify(config, run, "stage.finished", None)
 
 
-def tell(config: RunConfig, run: Mapping[str, object], event: str, error: str | None) -> None:
+def notify(config: RunConfig, run: Mapping[str, object], event: str, error: str | None) -> None:
     """Run the command with what happened on its standard input; say on the terminal where it fails."""
     command = config.notify.command
     if command is None:
@@ -34,14 +34,14 @@ def tell(config: RunConfig, run: Mapping[str, object], event: str, error: str | 
     message = json.dumps({"event": event, "name": config.name, **facts, "error": error}, ensure_ascii=False)
     try:
         done = subprocess.run(
-            command, input=message.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE_S
+            command, input=message.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=TIMEOUT_S
         )
     except (OSError, subprocess.SubprocessError) as problem:
-        _say(command[0], str(problem))
+        _report(command[0], str(problem))
         return
     if done.returncode != 0:
-        _say(command[0], f"exit code {done.returncode}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        _report(command[0], f"exit code {done.returncode}: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
 
-def _say(program: str, problem: str) -> None:
+def _report(program: str, problem: str) -> None:
     console.print(f"notify.command: {program}: {problem}", markup=False, soft_wrap=True, highlight=False)

@@ -31,7 +31,7 @@ def check_prefect_answers() -> None:
 
 
 def _where_set() -> str:
-    """Of the places where Prefect looks for settings, in its order, the first that names the server."""
+    """The first of the places where Prefect looks for settings, in its order, that names the server."""
     if os.environ.get(NAME):
         return "the environment"
     dotenv = Path(".env")

@@ -16,7 +16,7 @@ from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.running.before_start import check_before_start
 from flows.running.engine import engine_running
-from flows.running.notify import told
+from flows.running.notify import notifying
 from flows.running.progress import console, working
 from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import hold, push_stage
@@ -182,7 +182,7 @@ def stage_recorded(config: RunConfig, store: Store, run: StageRun) -> Iterator[R
         "config": config.model_dump_json(),
         **(expected._asdict() if expected else {}),
     }
-    with working(run.stage), told(config, run._asdict()):
+    with working(run.stage), notifying(config, run._asdict()):
         with recorded(store.catalog, row) as reuse:
             yield reuse
         push_stage()

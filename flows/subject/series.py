@@ -29,7 +29,7 @@ class Found(NamedTuple):
 
     step: int
     name: str
-    """Of the folder; on the Hub the reference and its commit, since a branch may move on."""
+    """Name of the folder; on the Hub the reference and its commit, since a branch may move on."""
     path: Path | None
     commit: str | None
 

@@ -107,7 +107,7 @@ class Subject:
         return shards(recipe, layer, self.attributes.d_transcoder, self.config.shard_size)
 
     def all_shards(self, recipe: str) -> list[ShardKey]:
-        """Those of all layers."""
+        """The shards of all layers."""
         return [key for layer in self.layers for key in self.shards(recipe, layer)]
 
 

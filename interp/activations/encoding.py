@@ -23,7 +23,7 @@ ROUNDING = 0.012
 
 
 class Screen(NamedTuple):
-    """What finds features that may be active, by products in bfloat16."""
+    """A bfloat16 copy of an encoder that finds the features which may be active."""
 
     W_enc: BFloat16[Tensor, "d_transcoder d_model"]
     reach: Float32[np.ndarray, " d_transcoder"]
@@ -31,13 +31,13 @@ class Screen(NamedTuple):
 
 
 def encoder_bytes(d_transcoder: int, d_model: int, *, screened: bool) -> int:
-    """Memory of an encoder: float32, and the copy in bfloat16 that one with a screen has beside it."""
+    """Memory of an encoder in bytes: its float32 arrays, and the bfloat16 copy if it has a screen."""
     return d_transcoder * d_model * (6 if screened else 4)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The half of a transcoder that tells how active its features are."""
+    """The encoder of a transcoder: it gives the activations of the features."""
 
     W_enc: Float32[Tensor, "d_transcoder d_model"]
     b_enc: Float32[Tensor, " d_transcoder"]
@@ -45,10 +45,11 @@ class Encoder:
     threshold: Float32[Tensor, " d_transcoder"] | None = None
     k: int | None = None
     screen: Screen | None = None
-    """Where it is there, candidates are found by it and scored again in float32."""
+    """If set, candidates are found with it in bfloat16 and scored again in float32."""
 
     def screened(self) -> "Encoder":
-        """The same with a screen, on the CPU; not of TopK, where what is active depends on all the others."""
+        """This encoder with a bfloat16 screen, on the CPU. TopK has none: what is active there depends on all other
+        features."""
         if self.activation == "topk" or self.W_enc.device.type != "cpu":
             return self
         reach = ROUNDING * self.W_enc.norm(dim=1).numpy()
@@ -56,7 +57,7 @@ class Encoder:
 
     @property
     def n_bytes(self) -> int:
-        """Memory."""
+        """Memory that the encoder takes, in bytes."""
         return encoder_bytes(*self.W_enc.shape, screened=self.screen is not None)
 
     @property
@@ -97,7 +98,7 @@ def find_active(encoder: Encoder, x: Float32[Tensor, "n d_model"], position: Int
 
 
 def gather_active(entries: list[Entries], d_transcoder: int) -> Active:
-    """Entries of consecutive tokens, turned round by feature."""
+    """Put the entries of consecutive tokens in order of features."""
     token, feature, value = (np.concatenate([part[i] for part in entries]) for i in range(3))
     token_out, value_out = np.empty_like(token), np.empty_like(value)
     indptr = by_feature(token, feature, value, d_transcoder, token_out, value_out)

@@ -41,7 +41,7 @@ def transcoder_inputs(
 
 
 def _picking(xs: list[Tensor], n: int, at: Tensor, first: int) -> Callable[[int, Tensor], None]:
-    """Puts the positions `at` of a layer's input where its others are, from row `first` on of `n`."""
+    """A callback that copies positions `at` of each layer's input to rows `first` onwards of an array of `n` rows."""
 
     def receive(layer: int, x: Tensor) -> None:
         if layer == len(xs):
@@ -52,5 +52,5 @@ def _picking(xs: list[Tensor], n: int, at: Tensor, first: int) -> Callable[[int,
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a class of its own for this on GPUs; on the CPU only the message tells."""
+    """Whether an error means that memory ran out: PyTorch has a class for this on GPUs, on the CPU only a message."""
     return "out of memory" in str(error) or "can't allocate memory" in str(error)

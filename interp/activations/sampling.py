@@ -21,22 +21,23 @@ class Statistics(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Activations drawn of some features, feature by feature, each one's first the quantile sample."""
+    """Sampled activations, feature by feature; each feature's quantile sample comes first."""
 
     feature: Int64[np.ndarray, " n"]
-    """Counted from the first."""
+    """Index within the block of features, from 0."""
     sample: Int64[np.ndarray, " n"]
     position: Int64[np.ndarray, " n"]
-    """Through the corpus, row after row."""
+    """Position within the whole corpus, counted row after row."""
     activation: Float32[np.ndarray, " n"]
     quantile_bin: Int64[np.ndarray, " n"]
-    """−1 for what is among the greatest and was not drawn."""
+    """Bin that the sample was drawn from; −1 for one of the greatest activations that was not drawn."""
     edges: Float64[np.ndarray, "features bins_plus_1"]
     """Quantiles of each feature's activations; NaN where it was never active."""
 
 
 def statistics(active: FeatureTokens) -> Statistics:
-    """Sums are added up position after position, so that they do not depend on how a corpus is divided."""
+    """Statistics of every feature. Sums are added in order of position, so they do not depend on how the corpus is
+    divided."""
     return Statistics(np.diff(active.indptr), *kernels.moments(active.indptr, active.value))
 
 

@@ -1,4 +1,4 @@
-"""What the corpus pass can be told."""
+"""Settings of the corpus pass."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -31,7 +31,7 @@ class ActivationSettings:
     n_top: Annotated[int, Ge(0)] = 20
     """Greatest activations a feature that are kept beside them."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the draw. Equal seeds draw equal samples."""
+    """Seed of the draw. Equal seeds draw equal samples."""
     keep: Keep = "none"
     """Sparse activations that stay in the store, about 5 bytes each: none, or all. With all, the catalog also has what
     a feature does at the tokens around its samples, and is some 40% larger."""

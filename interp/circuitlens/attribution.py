@@ -32,18 +32,18 @@ class Targets(NamedTuple):
     """Readings of the residual stream of one sequence."""
 
     layer: Int64[Tensor, " n"]
-    """The layer whose MLP would read it; n_layers for logits."""
+    """The layer whose MLP reads it; n_layers for logits."""
     position: Int64[Tensor, " n"]
     direction: Float[Tensor, "n d_model"]
-    """What it reads, the norm's scale at its token included."""
+    """The direction that is read, multiplied by the norm's scale at its token."""
     constant: Float[Tensor, " n"]
-    """What it adds, whatever it reads: the encoder's bias."""
+    """What is added to the reading in any case: the encoder's bias."""
 
     def __len__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         return len(self.layer)
 
     def at(self, index: Int64[Tensor, " m"]) -> "Targets":
-        """Some of them."""
+        """These targets at some indices."""
         return Targets(*(column[index] for column in self))
 
 
@@ -51,18 +51,20 @@ class Contributions(NamedTuple):
     """What each source contributes to each target of a batch."""
 
     target: Int64[Tensor, " batch"]
-    """Which targets these are."""
+    """Indices of the targets in this batch."""
     features: Float[Tensor, "n_active batch"]
     """Active features of all layers, in the order of `Frozen`'s layers; those at later tokens than the batch sees and
     those of layers above a target are 0."""
     errors: Float[Tensor, "n_layers n_pos batch"]
-    """What MLPs wrote and transcoders do not, by layer and token."""
+    """Contributions of what MLPs wrote and transcoders do not reproduce, by layer and token."""
     tokens: Float[Tensor, "n_pos batch"]
-    """Token embeddings."""
+    """Contributions of token embeddings."""
     bias: Float[Tensor, " batch"]
-    """All that is the same whatever was read: biases, position embeddings, the target's own constant."""
+    """Contribution of everything that does not depend on the text: biases, position embeddings, the target's own
+    constant."""
     heads: Float[Tensor, "n_layers n_heads n_pos batch"] | None
-    """By source token, summed over queries; a part of the sources' sum told apart, not sources of their own."""
+    """Contributions by head and source token, summed over queries: they split the sum of the sources in another way and
+    are no further sources."""
 
     def total(self) -> Float[Tensor, " batch"]:
         """The sum of all sources."""
@@ -148,7 +150,8 @@ def direct_heads(
 
 
 def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Contributions:
-    """Carry the gradients of a batch, highest targets first, from the top to the embedding."""
+    """Carry the gradients of a batch from the top layer down to the embedding; targets of the highest layers come
+    first."""
     n_pos, n = int(targets.position.max()) + 1, len(targets)
     device = targets.direction.device
     features = torch.zeros(frozen.n_active, n, device=device)
@@ -176,7 +179,7 @@ def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor,
 
 
 def _counts(layer: Tensor, n_layers: int) -> list[int]:
-    """For each layer, how many targets read there or above."""
+    """For each layer, how many targets read at that layer or above."""
     below = torch.arange(n_layers + 1, device=layer.device)
     return (layer[None] >= below[:, None]).sum(1).tolist()
 

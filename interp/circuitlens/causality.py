@@ -1,4 +1,4 @@
-"""Ask by ablation whether what an activation is attributed to makes it: does it drop without its sources?"""
+"""Ask by ablation whether an activation's attributed sources cause it: does it drop without them?"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,7 @@ from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
 from interp.transcoder import Transcoder
 
 N_DRAWS = 4
-"""Times that random sources are silenced beside those that were found."""
+"""How many times random sources are ablated for comparison."""
 
 
 class Firing(NamedTuple):
@@ -31,7 +31,7 @@ class Firing(NamedTuple):
 
 
 class Ablations(NamedTuple):
-    """Variants of one sequence, in each of which something is silent."""
+    """Variants of one sequence, each with some tokens or heads silenced."""
 
     tokens: Bool[Tensor, "variants n_pos"]
     """Source tokens of which attention, in all layers, reads the mean value of the sequence instead of their own."""
@@ -87,7 +87,8 @@ def ablated_activations(
 
 
 def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
-    """Of what a projection gives, the part that is values (variants, n_pos, …), and the whole that it is a view of."""
+    """The part of a projection's output that holds the values (variants, n_pos, …), and the whole output that it is a
+    view of."""
     layout = linear.family.layout
     if layout == "qkv":
         n_kv_heads, d_head, _ = linear.attention[0].W_V.shape
@@ -98,14 +99,14 @@ def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attributed_tokens(found: Contributors, others: Bool[np.ndarray, " n_pos"], n: int) -> list[int]:
-    """Of the source tokens that may be silenced, those that matter most to one activation, at most `n`."""
+    """The `n` source tokens that matter most to one activation, among those that may be silenced."""
     of_token = np.isin(found.kind, [KINDS.index(HEAD), KINDS.index(TOKEN)]) & (found.score > 0)
     totals = np.bincount(found.position[of_token], found.score[of_token], minlength=len(others)) * others
     return [int(at) for at in np.argsort(-totals, kind="stable")[:n] if totals[at] > 0]
 
 
 def attributed_heads(found: Contributors, n: int) -> list[tuple[int, int]]:
-    """The heads, as (layer, head), that matter most to one activation, at most `n`."""
+    """The `n` heads, as (layer, head), that matter most to one activation."""
     of_head = (found.kind == KINDS.index(HEAD)) & (found.score > 0)
     which, place = np.unique(np.stack([found.layer[of_head], found.unit[of_head]], 1), axis=0, return_inverse=True)
     totals = np.bincount(place.ravel(), found.score[of_head], minlength=len(which))
@@ -113,7 +114,7 @@ def attributed_heads(found: Contributors, n: int) -> list[tuple[int, int]]:
 
 
 class Drops(NamedTuple):
-    """Of one activation, the share that goes when its sources are silent, and when as many others are."""
+    """The share by which one activation drops when its sources are silenced, and when as many random ones are."""
 
     tokens: float
     random_tokens: float

@@ -16,19 +16,20 @@ from interp.circuitlens.settings import CircuitLensSettings
 NOISE = -1
 
 SHARED_BY = 0.5
-"""A contributor belongs to a cluster's signature if at least this share of its samples have it."""
+"""A contributor belongs to a cluster's signature if at least this share of the cluster's samples have it."""
 
 Identity = tuple[str, int, int, int]
-"""(feature, layer, feature, 0) or (head, layer, head, Δ): what is the same contributor in different samples."""
+"""(feature, layer, feature, 0) or (head, layer, head, Δ): contributors with equal identities count as the same one in
+different samples."""
 
 
 class Signatures(NamedTuple):
-    """Of each sample, the set of its significant contributors."""
+    """The set of significant contributors of each sample."""
 
     contains: csr_array
     """(n_samples, n_contributors), 1 where a sample has a contributor."""
     contributors: list[Identity]
-    """What the columns are, in order."""
+    """Identities of the columns, in order."""
 
 
 def signatures(
@@ -75,7 +76,7 @@ def clustering_of(
 
 
 def _min_size(settings: CircuitLensSettings, n: int, n_all: int) -> int:
-    """Samples that a cluster has at least, of a part of a feature's samples in proportion."""
+    """Least number of samples in a cluster, smaller in proportion where only part of the samples is clustered."""
     return max(2, round(settings.min_samples * n / n_all))
 
 
@@ -93,7 +94,8 @@ def _dense(
 
 
 def by_size(labels: Int64[np.ndarray, " n_samples"]) -> Int64[np.ndarray, " n_samples"]:
-    """Clusters numbered anew, the largest 0 and of equal ones that of the earlier sample first; −1 stays noise."""
+    """Renumber clusters by size, the largest 0; of equally large ones that of the earlier sample comes first. −1 stays
+    noise."""
     known, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     place = np.empty(len(known), np.int64)
     place[np.lexsort((first, -counts))] = np.arange(len(known))
@@ -101,7 +103,7 @@ def by_size(labels: Int64[np.ndarray, " n_samples"]) -> Int64[np.ndarray, " n_sa
 
 
 class Cluster(NamedTuple):
-    """One mechanism, or what belongs to none."""
+    """One mechanism that fires the feature, or the samples that belong to none."""
 
     cluster: int
     n_samples: int

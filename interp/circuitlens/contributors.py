@@ -31,11 +31,11 @@ class Contributors(NamedTuple):
     position: Int64[np.ndarray, " n"]
     score: Float64[np.ndarray, " n"]
     share: Float64[np.ndarray, " n"]
-    """Of the positive contributions of its kind to the target; NaN where it has none."""
+    """Share of all positive contributions of its kind to the target; NaN where there are none."""
 
     @classmethod
     def joined(cls, parts: "list[Contributors]") -> "Contributors":
-        """Those of several batches of targets, by target."""
+        """Contributors of several batches of targets in one list, in order of targets."""
         empty = [np.zeros(0, np.int64)] * 5 + [np.zeros(0)] * 2
         columns = [np.concatenate([first, *rest]) for first, *rest in zip(empty, *parts, strict=True)]
         order = np.lexsort((-columns[5], columns[1], columns[0]))
@@ -88,7 +88,7 @@ class _StandingOut(NamedTuple):
 
 
 def _standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLensSettings) -> _StandingOut:
-    """Of each target, the sources with `min_share` of its positive scores, at most `max_contributors` of them.
+    """For each target, the sources with `min_share` of its positive scores, at most `max_contributors` of them.
 
     Of equal ones the first in order is the stronger.
     """

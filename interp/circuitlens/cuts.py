@@ -93,7 +93,7 @@ class Cut(NamedTuple):
 
     side: Bool[np.ndarray, " n"]
     value: float
-    """Of the normalised cut, from 0 to 2."""
+    """Value of the normalised cut, from 0 to 2."""
 
 
 def best_cut(similarity: Similarity, min_size: int) -> Cut:

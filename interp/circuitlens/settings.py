@@ -15,11 +15,11 @@ class CircuitLensSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     features_per_layer: Annotated[int, Gt(0)] | None = None
-    """Attribute the samples of so many features of each layer, drawn by lot among those that fired; null: of all."""
+    """Attribute the samples of so many features of each layer, drawn at random among those that fired; null: of all."""
     samples_per_feature: Annotated[int, Gt(0)] | None = None
     """Attribute so many of a feature's quantile sample, those drawn first, or all that it has; null: all of it."""
     seed: Annotated[int, Ge(0)] = 0
-    """Of the features' lot, and of what is ablated at random."""
+    """Seed of the draw of features, and of what is ablated at random."""
     heads: Literal["direct", "jacobian"] = "direct"
     """Scores of heads. direct: what a head writes at the firing token, read by the feature directly (the paper).
     jacobian: what it writes at any token, by whatever frozen path."""

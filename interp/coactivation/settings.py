@@ -1,4 +1,4 @@
-"""What co-activation can be told."""
+"""Settings of co-activation."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

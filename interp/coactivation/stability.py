@@ -23,7 +23,7 @@ class Stability:
     n_edges: int
     """Reported of them on the whole text."""
     n_changed_rank: int
-    """Of these, how many have not the same rank in both halves of the text: every other document each."""
+    """How many of these have another rank in the other half of the text, when documents are dealt out alternately."""
     overlap_halves: float | None
     """Share of the edges of either half that both halves report; None where neither reports any."""
     overlap: list[float | None]

@@ -138,14 +138,14 @@ class Edges(NamedTuple):
     """Edges from earlier features to some targets."""
 
     target: Int64[np.ndarray, " n"]
-    """Counted from the first target."""
+    """Index within the block of targets, from 0."""
     source_layer: Int64[np.ndarray, " n"]
     source_feature: Int64[np.ndarray, " n"]
     weight: Float64[np.ndarray, " n"]
     """Virtual weight."""
 
     def where(self, chosen: np.ndarray) -> "Edges":
-        """Some of them, by mask or by index."""
+        """The edges chosen by a mask or by indices."""
         return Edges(*(column[chosen] for column in self))
 
 

@@ -24,7 +24,8 @@ IN_GROUP = 5
 
 
 class LookAlikes(NamedTuple):
-    """Of one feature, the nearest others, nearest first, as places among the features whose activations are known."""
+    """The nearest other features of one feature, nearest first, as indices into the features whose activations are
+    known."""
 
     by_decoder: Sequence[int] = ()
     by_tokens: Sequence[int] = ()

@@ -179,7 +179,7 @@ def balanced_accuracy(said: Bool[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
 
 
 def share_in_common(first: AbstractSet[str], second: AbstractSet[str]) -> Score:
-    """Of the words of two descriptions, the share that both name (Jaccard), with Wilson's interval."""
+    """Share of the words of two descriptions that both name (Jaccard), with Wilson's interval."""
     n, n_shared = len(first | second), len(first & second)
     if not first or not second:
         return Score.none("nothing_in_a_half", n)

@@ -1,4 +1,4 @@
-"""What judging descriptions can be told."""
+"""Settings of judging descriptions."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -37,7 +37,7 @@ class EvaluateSettings:
     features_per_layer: Annotated[int, Gt(0)] = 250
     """Features a layer that are judged, drawn from those that have a description. The paper: about 250."""
     seed: int = 0
-    """Of every draw."""
+    """Seed of every draw of this stage."""
     n_texts: Annotated[int, Gt(1)] = 2000
     """Natural texts, at most."""
     text_tokens: Annotated[int, Gt(1)] = 32

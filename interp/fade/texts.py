@@ -16,7 +16,7 @@ PERCENTILES = (0, 50, 75, 95, 100)
 """Natural texts are rated in equal numbers from between these percentiles of a feature's activation."""
 
 TOP_SHARE = 0.1
-"""Of the rated texts, those that come from the very top."""
+"""Share of the rated texts that come from the very top of the activations."""
 
 MIN_TOKENS = 4
 """A piece of a document that is shorter is no text."""

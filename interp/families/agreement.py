@@ -16,7 +16,7 @@ from interp.families.family import Family, Norm
 
 N_TOKENS = 8
 TOLERANCE = 1e-3
-"""Of the norm of what is compared; float32 stays below 1e-5 of it."""
+"""Largest difference that is accepted, as a share of the norm of what is compared; float32 stays below 1e-5."""
 
 
 class _Seen(NamedTuple):

@@ -227,7 +227,7 @@ class Family:
     def _part(
         self, model: nn.Module, layer: int, part: Part, rows: Float[Tensor, "outputs *rest"]
     ) -> Float[Tensor, "n d_head *rest"]:
-        """Of what belongs to the outputs of a projection, that of the queries, keys or values, by head."""
+        """The queries, keys or values within the outputs of a joint projection, by head."""
         if self.layout == "qkv":
             n_queries = self.n_heads(model) * self.W_O(model, layer).shape[2]
             n_keys = (len(rows) - n_queries) // 2

@@ -11,13 +11,13 @@ GROUP = 16
 """Features compared at once by the greatest of them, in vector code."""
 
 FEW = 64
-"""Values among which the k greatest are sought by counting."""
+"""How many values the k greatest are sought among by counting."""
 
 FEW_GROUP = 8
-"""Likewise, where the k greatest of all are sought, so that there are more groups than k."""
+"""Size of groups where the k greatest of all features are sought: small enough that there are more groups than k."""
 
 HALVINGS = 6
-"""Of an interval in which a limit is sought."""
+"""How often the interval in which a limit is sought is halved."""
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
@@ -77,7 +77,7 @@ def rescore(x, W_enc, bias, threshold, position, n_found, token, feature, value)
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def compress_top(pre, bias, k, position, token, feature, value):
-    """Likewise with the `k` greatest of every token that are above zero; of equals, those of the smaller features.
+    """List the `k` greatest values above zero of every token; of equal ones, those of the lower feature indices.
 
     The output has room for `k` entries a token and one more.
     """

@@ -22,7 +22,7 @@ def moments(indptr, value):
 
 @njit(nogil=True, cache=True, inline="always")
 def _mix(x):
-    """SplitMix64's finaliser: 64 bits in which every bit of x tells."""
+    """SplitMix64's finaliser: every bit of the output depends on every bit of x."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -30,7 +30,8 @@ def _mix(x):
 
 @njit(nogil=True, cache=True)
 def uniform(seed, layer, feature, position):
-    """A number in (0, 1) that depends on its arguments alone: chance that is the same wherever it is asked."""
+    """A pseudo-random number in (0, 1) that is a hash of the arguments, so that it does not depend on the order of
+    draws."""
     x = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
     x = _mix(x ^ (np.uint64(layer) << np.uint64(32)) ^ np.uint64(feature))
     x = _mix(x ^ np.uint64(position))
@@ -83,7 +84,7 @@ def _limit(in_bin, slowness, wanted):
 
 @njit(nogil=True, cache=True)
 def _first_drawn(position, bins, in_bin, alpha, n_samples, seed, layer, feature, hits, keys):
-    """Draw entries with weights 1 / n^alpha, n being the size of their bin, without replacement; in order of drawing.
+    """Draw entries with weights 1 / n^alpha, n being the size of their bin, without replacement, in order of drawing.
 
     The least of exponential times with rates w is a draw with weights w. Times are computed only of entries that the
     chance behind them makes early; where these turn out too few, of more. hits, keys: room for all entries.

@@ -21,7 +21,7 @@ INFINITE = 0x7F800000
 
 @njit(nogil=True, cache=True)
 def _greatest(patterns):
-    """The greatest pattern without the sign: asked of the bits, as arithmetic here may take NaN for granted absent."""
+    """The greatest bit pattern, sign aside. It compares bits because fast arithmetic may assume there is no NaN."""
     greatest = np.int32(0)
     for c in range(len(patterns)):
         greatest = max(greatest, patterns[c] & np.int32(0x7FFFFFFF))

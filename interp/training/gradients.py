@@ -28,7 +28,7 @@ BANDWIDTH = 0.05
 """JumpReLU: width of the rectangle that stands for the step function's derivative."""
 
 AUXILIARY_WEIGHT = 1 / 32
-"""Of the auxiliary loss (Gao et al. 2024)."""
+"""Weight of the auxiliary loss (Gao et al. 2024)."""
 
 
 @dataclass(frozen=True)

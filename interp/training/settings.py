@@ -1,4 +1,4 @@
-"""What training can be told."""
+"""Settings of training transcoders."""
 
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal

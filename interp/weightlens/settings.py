@@ -1,4 +1,4 @@
-"""What WeightLens can be told."""
+"""Settings of WeightLens."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

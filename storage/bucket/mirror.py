@@ -39,7 +39,7 @@ CACHE = "CIRCUIT_INSIGHTS_CACHE"
 MANIFEST = "manifest.json"
 
 VERSION = 1
-"""Of the manifest; bump when an earlier Circuit Insights would read it wrongly."""
+"""Version of the manifest; bump it when an earlier Circuit Insights would misread it."""
 
 CATALOG = "catalog.duckdb"
 
@@ -50,7 +50,7 @@ PATIENCE_S = (5.0, 20.0, 60.0)
 """Waits between tries of a push or pull that failed, each of which retried its requests."""
 
 KEY_DIGITS = 16
-"""Of a file's SHA-256 in its object's key."""
+"""How many digits of a file's SHA-256 its object's key ends with."""
 
 
 class Entry(NamedTuple):

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 SCHEMES = ("s3", "gs", "az")
-"""Those that are known. Only s3 is tested."""
+"""URL schemes that are supported. Only s3 is tested."""
 
 EXPECTED = "expected s3://BUCKET/PREFIX, or a folder"
 
 RETRIES: "RetryConfig" = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
-"""Of one request, with waits that grow: connections that break, and answers such as 503."""
+"""How often one request is tried again, with growing waits: after broken connections, and answers such as 503."""
 
 CONNECT_TIMEOUT, READ_TIMEOUT = "10s", "60s"
-"""Of one try: until there is a connection, and between two pieces of an answer."""
+"""Seconds that one try waits for a connection, and between two pieces of an answer."""
 
 PART_BYTES = 5 << 20
 """A large object is uploaded in parts, of which there may be 10,000."""
@@ -71,7 +71,7 @@ class Found(NamedTuple):
     etag: str | None
 
     def json(self) -> dict[str, object]:
-        """Its content; an empty dict if it is none of ours."""
+        """The object's content as JSON; an empty dict if it is not an object of ours."""
         try:
             return dict(json.loads(self.data))
         except (ValueError, TypeError):

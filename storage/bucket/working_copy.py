@@ -147,7 +147,7 @@ def push_stage() -> None:
     """Push what is finished, if a mirror is held; nothing may be writing."""
     session = _SESSION.get()
     if session is not None:
-        session.push_patiently()
+        session.push_with_retries()
 
 
 def check_held() -> None:
@@ -219,7 +219,7 @@ class _Session:
         if failure is not None and since is not None and time.monotonic() - since > sum(PATIENCE_S):
             raise failure
 
-    def push_patiently(self) -> None:
+    def push_with_retries(self) -> None:
         """Push everything, now that nothing is being written."""
         try:
             with_retries(lambda: self.push(quiet=True))
@@ -230,7 +230,7 @@ class _Session:
     def finish(self) -> None:
         """Push the rest, and remove what earlier runs left over."""
         self._stop.set()
-        self.push_patiently()
+        self.push_with_retries()
         named = {entry.key(path) for path, entry in self.mirror.manifest.items()}
         self.mirror.objects.remove(sorted(self.left_over - named))
         self.mirror.unpushed.unlink(missing_ok=True)

@@ -338,7 +338,7 @@ class CorpusRow(NamedTuple):
     n_held_out_tokens: int
     sha256: str
     corpora: tuple[str, ...] | None = None
-    """Of several that were read one after the other, their ids in order."""
+    """Ids of the corpora that were read one after the other, in order, if this is a union of several."""
 
 
 def put_corpus(connection: duckdb.DuckDBPyConnection, row: CorpusRow) -> None:

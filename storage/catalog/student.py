@@ -5,7 +5,7 @@ from statistics import NormalDist
 MOST_COMPARISONS = 64
 
 LEVEL = 0.05
-"""Of two-sided intervals that hold in 95% of cases."""
+"""Confidence level of two-sided intervals."""
 
 _NORMAL = [NormalDist().inv_cdf(1 - LEVEL / 2 / k) for k in range(1, MOST_COMPARISONS + 1)]
 

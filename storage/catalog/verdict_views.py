@@ -1,7 +1,7 @@
 """Which descriptions pass, and how often wrong ones do: the views `verdicts` and `pass_rates`."""
 
 CHANCE = 0.5
-"""Of the three scores that decide."""
+"""What chance gives for the three scores that decide."""
 
 FAILED = 0.6
 """A description fails that is, whatever the sampling error, no better than this by one of the scores that decide."""

@@ -214,9 +214,9 @@ VIEWS = {
         """,
     ),
     "judge_usefulness": (
-        "One judge in one layer by one metric: whether it tells any method's descriptions from the same shuffled, at "
-        "5% for all methods together. `lift_low` is the lower end of such an interval of the method of greatest lift. "
-        "Where the judge is not useful, its figures say nothing there.",
+        "One judge in one layer by one metric: whether it can tell any method's descriptions from shuffled ones, at "
+        "the 5% level for all methods together. `lift_low` is the lower end of the interval of the method with the "
+        "greatest lift. If the judge is not useful, ignore its scores in that layer.",
         f"""
         WITH compared AS (
             SELECT *, count(*) OVER (PARTITION BY checkpoint_id, corpus_id, layer, explainer, judge, metric)

@@ -38,7 +38,7 @@ class CorpusRecipe:
     source: str
     """Where the texts are: a pinned source."""
     source_sha256: str
-    """Its fingerprint."""
+    """Fingerprint of the source."""
     tokenizer_sha256: str
     bos: int | None
     n_pos: int
@@ -114,7 +114,7 @@ class CorpusAttributes:
     """Rows of the documents that are held out."""
     n_held_out_tokens: int
     n_documents: int
-    """Of both."""
+    """Documents in all, held-out ones included."""
     ready_tokens: bool = False
     """The source held token ids."""
     special_tokens: SpecialTokens = "as_tokens"
@@ -133,7 +133,7 @@ class Receipt(NamedTuple):
     packers: tuple[PackerState, ...] = ()
     """The state of each side."""
     n_tokens: tuple[int, int] = (0, 0)
-    """Of each side."""
+    """Tokens so far, of what is read and of what is held out."""
     n_documents: int = 0
     """Documents begun."""
     is_held_out: bool = False

@@ -27,7 +27,7 @@ class Table(NamedTuple):
     """How to read a table."""
 
     name: str
-    """Of the file, for messages."""
+    """Name of the file, for messages."""
     delimiter: str
     column: str
     max_bytes: int

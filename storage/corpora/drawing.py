@@ -7,7 +7,8 @@ from typing import NamedTuple
 from storage.corpora.texts import Field, Piece, read_texts
 
 HASHED_CHARACTERS = 16_384
-"""Of a document, at its beginning: documents are never held whole. Blanks around it do not tell."""
+"""How many characters of a document's beginning are hashed: documents are never held whole. Blanks around them do not
+count."""
 
 FEW_DOCUMENTS = 10
 """With fewer different ones, documents are cut into passages: a share of so few would be anything."""

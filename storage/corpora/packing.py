@@ -66,7 +66,7 @@ class Packer:
     n_rows: int = 0
     """Rows filled."""
     last_document: int = -1
-    """Of which something is in them."""
+    """Number of the last document with tokens in these rows."""
     n_left: int = 0
     """Tokens that were not taken, because all rows were filled."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import IO, NamedTuple
 
 MAX_HEADER_BYTES = 2**24
-"""Of a page: it may hold the least and the greatest value of it."""
+"""Longest header of a page: it may hold the least and the greatest value of the page."""
 
 MAX_DEPTH, MAX_FIELDS = 8, 64
 """Of structs in each other, and in a struct. A page's header has three deep and eight."""

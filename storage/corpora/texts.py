@@ -54,7 +54,7 @@ _LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
 
 
 class Field(NamedTuple):
-    """Of a line or row, what holds the document."""
+    """The field of a line or row that holds the document."""
 
     name: str = "text"
     is_tokens: bool = False

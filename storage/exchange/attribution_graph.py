@@ -64,9 +64,9 @@ class Explained(NamedTuple):
 
     name: str
     token: int
-    """Whose logit it is; beyond the vocabulary, as circuit-tracer has it, of anything else."""
+    """The token of a logit; beyond the vocabulary, as in circuit-tracer, if the target is something else."""
     probability: float
-    """Of that token; 1 of anything else."""
+    """Probability of that token; 1 for anything else."""
     position: int
 
 
@@ -83,7 +83,7 @@ class Provenance(NamedTuple):
     node_threshold: float
     edge_threshold: float
     version: str
-    """Of Circuit Insights."""
+    """Version of Circuit Insights."""
 
 
 def graph_json(

@@ -50,9 +50,9 @@ class Published(NamedTuple):
     method: str | None
     text: str
     tokens: list[str]
-    """Of a description that is a list of tokens."""
+    """The tokens, if the description is a list of tokens."""
     scores: dict[str, float | None]
-    """Of the metrics that the table has a column of."""
+    """Scores by metric, for the metrics that the table has a column of."""
 
 
 def table_files(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ BATCH = 1024
 """Features a file."""
 
 ACTIVATIONS, TOKENS = 20, 10
-"""Of a feature, its greatest samples, and tokens that it promotes or suppresses."""
+"""How many of a feature's greatest samples, and of the tokens it promotes or suppresses, are written."""
 
 MAX_DESCRIPTION = 512
 """Characters that an explanation may have there."""

@@ -23,7 +23,7 @@ MAX_ENTRIES = 100_000
 """Files and folders below one that is searched for transcoders."""
 
 SUBTRACTED = "b_dec, which the release subtracts from the input, into b_enc"
-"""Of a release that does so: what `TranscoderFolder.folded` says."""
+"""What `TranscoderFolder.folded` says of a release whose encoder subtracts b_dec from its input."""
 
 Shape = tuple[int, ...]
 

@@ -20,7 +20,7 @@ KEY_VARIABLE = "CIRCUIT_INSIGHTS_EMBEDDINGS_KEY"
 TEXTS_AT_ONCE = 64
 
 MAX_TOKENS = 64
-"""Of a text that a model in a folder reads; most descriptions are shorter."""
+"""Most tokens of a text that a model in a folder reads; most descriptions are shorter."""
 
 TIMEOUT_S = 60.0
 

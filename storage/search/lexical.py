@@ -14,7 +14,7 @@ ROWS_LOOKED_AT = 300
 """Rows of the corpus, those that fit best, whose samples are looked at."""
 
 MAX_PLACES = 500
-"""Places at which terms stand in them; more of a frequent word tell nothing new."""
+"""Most places of the terms in these rows that are looked at; more places of a frequent word add nothing."""
 
 REACH = 8
 """A sample belongs to a word on which it fires, or so many tokens after it."""

@@ -63,7 +63,8 @@ class Term(NamedTuple):
 
     @property
     def fts(self) -> str:
-        """The same for SQLite's FTS5. Words are letters and digits alone, so that nothing in them is an operator."""
+        """The query for SQLite's FTS5. Words consist of letters and digits alone, so that nothing in them is an
+        operator."""
         star = "*" if self.prefix else ""
         either = f'words : "{" ".join(self.forms)}"{star}'
         return f"({either})" if self.prefix else f'({either} OR lemmas : "{" ".join(self.lemmas)}")'

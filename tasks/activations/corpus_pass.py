@@ -47,10 +47,11 @@ TABLES = ("features", "samples")
 """What gathering a shard leaves behind, in this order."""
 
 POSITIONS_PER_BLOCK = 1 << 16
-"""Positions a task runs through the model, at most: so many can be told apart by 16 bits."""
+"""Most positions that one task runs through the model: 65,536, so that a position within a block fits into uint16."""
 
 LAYERS_TIMES_POSITIONS = 1 << 18
-"""Of a block, at most: fewer positions of deep models, whose entries then take 0.2 GB at 50 active features."""
+"""Most layers times positions of a block: deep models get fewer positions, whose entries then take 0.2 GB at 50 active
+features."""
 
 POSITIONS_PER_STREAM = 4096
 """Positions whose streams are held at every layer at once, on the CPU."""

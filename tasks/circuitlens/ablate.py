@@ -53,7 +53,7 @@ def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
 def _drops(
     store: Store, job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, own: Attributed
 ) -> list[Drops]:
-    """Of one feature, samples spread evenly over its activations."""
+    """Drops of one feature, on samples spread evenly over its activations."""
     settings, special = (
         job.settings,
         loaded_model(job.model_path, job.device, open_attention=True)[0].tokenizer.all_special_ids,

@@ -122,7 +122,7 @@ class Natural(NamedTuple):
     """A layer's held-out texts and what features do on them."""
 
     features: np.ndarray
-    """Those that were drawn."""
+    """The features that were drawn."""
     alike: list[LookAlikes]
     """Of each of them."""
     active: Active

@@ -47,7 +47,7 @@ class JudgeJob:
     rule: RuleSettings
     wording: WordingSettings
     n_threads: int = 1
-    """Of a task that has this process to itself."""
+    """Threads that a task may use that has this process to itself."""
 
     def folder(self, store: Store) -> Path:
         return store.root / "evaluation" / self.material_recipe

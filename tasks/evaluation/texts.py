@@ -24,9 +24,9 @@ class LeftOut(NamedTuple):
 
     n_texts: int
     n_near_duplicates: int
-    """Those that stand in the text that statistics and samples are taken from too."""
+    """Texts that also stand in the part of the corpus that statistics and samples are taken from."""
     n_repeated: int
-    """Those that stand in the held-out text already."""
+    """Texts that stand in the held-out part a second time."""
 
 
 class DrawnTexts(NamedTuple):
@@ -37,7 +37,7 @@ class DrawnTexts(NamedTuple):
 
 
 class TextsJob(NamedTuple):
-    """Of which corpora texts are drawn, and how many."""
+    """From which corpora texts are drawn, and how many."""
 
     corpora: tuple[str, ...]
     bos: int | None

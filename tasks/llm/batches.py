@@ -148,9 +148,9 @@ def _find(model: PaidModel, path: Path, batch: OpenBatch) -> str | None:
     batches, ours = _batches(model), set(batch.sha256)
     known = frozenset(other.batch_id for _, other in model.answers.batches() if other.batch_id is not None)
     since = datetime.fromisoformat(batch.sent_at)
-    for candidate in model.patiently(lambda: batches.candidates(path.stem, len(ours), since, known)):
+    for candidate in model.with_retries(lambda: batches.candidates(path.stem, len(ours), since, known)):
         _wait_for_end(model, candidate)
-        first = model.patiently(lambda one=candidate: next(batches.results(one, {}), None))
+        first = model.with_retries(lambda one=candidate: next(batches.results(one, {}), None))
         if first is not None and first.custom_id in ours:
             return candidate
     return None
@@ -164,7 +164,7 @@ def _named(path: Path, batch: OpenBatch, batch_id: str) -> OpenBatch:
 
 def _wait_for_end(model: PaidModel, batch_id: str) -> float:
     """Wait for the end of a batch; it ends within 24 hours by itself. Returns the seconds that it took."""
-    while (seconds := model.patiently(lambda: _batches(model).seconds_taken(batch_id))) is None:
+    while (seconds := model.with_retries(lambda: _batches(model).seconds_taken(batch_id))) is None:
         model.sleep(model.settings.poll_s)
     return seconds
 
@@ -174,7 +174,7 @@ def _collect(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str
     assert batch.batch_id is not None
     try:
         latency = _wait_for_end(model, batch.batch_id)
-        usd, lost = model.patiently(lambda: _keep_results(model, path, batch, questions, latency))
+        usd, lost = model.with_retries(lambda: _keep_results(model, path, batch, questions, latency))
     except Unanswered as error:
         without = {sha256: error for sha256 in batch.sha256 if model.answers.read(sha256) is None}
         if error.problem == "rejected":

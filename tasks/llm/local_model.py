@@ -94,7 +94,7 @@ class LocalModel:
 
     path: Path
     fingerprint: str
-    """Of the folder's files."""
+    """Hash of the folder's files."""
     answers: AnswerStore
     run_id: str
     calls: list[Call] = field(default_factory=list)
@@ -110,7 +110,7 @@ class LocalModel:
         return f"local:{self.path.name}:{self.fingerprint}"
 
     def outstanding(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Of some questions, each once, those that have to be asked."""
+        """The questions that still have to be asked, each once."""
         different = {prompt.sha256(self.model): prompt for prompt in prompts}
         return [prompt for sha256, prompt in different.items() if self.answers.read(sha256) is None]
 

@@ -49,8 +49,8 @@ class Pace:
                 self._allowed, self._successes = self._allowed + 1, 0
                 self._changed.notify_all()
 
-    def told(self, n_questions: int, reset_s: float) -> None:
-        """Note how many more questions the server says that it takes, and in how many seconds it takes more again."""
+    def limited(self, n_questions: int, reset_s: float) -> None:
+        """Take in the server's limits: it takes `n_questions` now, and more after `reset_s` seconds."""
         with self._changed:
             self._room = min(self._most, max(1, n_questions))
             if n_questions == 0:

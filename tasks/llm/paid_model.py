@@ -90,7 +90,7 @@ class PaidModel:
         return look_up(self.answers, self.model, prompt, self.unanswered)
 
     def outstanding(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Of some questions, each once, those that have to be asked."""
+        """The questions that still have to be asked, each once."""
         different = {self.sha(prompt): prompt for prompt in prompts}
         return [prompt for sha256, prompt in different.items() if self._is_outstanding(sha256, prompt)]
 
@@ -107,7 +107,7 @@ class PaidModel:
         left = self.outstanding(prompts)
         characters = float(sum(self._characters(prompt) for prompt in left))
         sample = left[:: max(1, len(left) // 3)][:3]
-        counted = self.patiently(lambda: self.endpoint.count(sample)) if sample else None
+        counted = self.with_retries(lambda: self.endpoint.count(sample)) if sample else None
         if counted is not None:
             written = sum(prompt.n_characters for prompt in left)
             characters = written * counted * CHARACTERS_PER_TOKEN / sum(prompt.n_characters for prompt in sample)
@@ -196,7 +196,7 @@ class PaidModel:
                     reply = self.endpoint.send(question)
                     self._pace.answered()
                     if reply.room is not None:
-                        self._pace.told(reply.room.n_questions, min(reply.room.reset_s, self.settings.max_wait_s))
+                        self._pace.limited(reply.room.n_questions, min(reply.room.reset_s, self.settings.max_wait_s))
                     return sent, reply
                 except OutcomeUnknownError as error:
                     self.note_unknown(sha256, sent, str(error))
@@ -238,7 +238,7 @@ class PaidModel:
             self._pace.declined(wait)
         self.sleep(wait)
 
-    def patiently(self, send: Callable[[], Result]) -> Result:
+    def with_retries(self, send: Callable[[], Result]) -> Result:
         """The result of a request that costs nothing, sent again while the server is busy or out of reach.
 
         Raises:

@@ -16,7 +16,7 @@ CHARACTERS_PER_TOKEN = 3.0
 """Fewer than in English text, since much of a prompt is JSON and token lists; so the estimate is rather too high."""
 
 EXPECTED_OUTPUT = 0.5
-"""Of the tokens that an answer may have, those that it is expected to have."""
+"""Share of the tokens allowed to an answer that it is expected to use."""
 
 _SNAPSHOT = re.compile(r"-\d{8}$")
 

@@ -39,12 +39,12 @@ class PropagationJob:
     projections: str
     """The recipe of the candidates and edges from which this starts."""
     recipe: str
-    """Of this step."""
+    """Recipe of this step."""
     shard_size: int
     wording: WordingSettings
 
     def projected(self, key: ShardKey) -> ShardKey:
-        """The same shard among the projections."""
+        """The key of the same shard among the projections."""
         return key._replace(recipe=self.projections)
 
 

@@ -23,7 +23,7 @@ TOKENS_PER_BLOCK = 2048
 """Vocabulary entries a task runs through the model."""
 
 ENTRY_FIELDS = ("token", "feature", "value")
-"""Of the active features of a layer, as a block keeps them."""
+"""Arrays of a layer's active features in a block."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def writing(path: Path) -> RunConfig:
 
 def test_a_stage_that_ends_and_one_that_fails(tmp_path: Path) -> None:
     told = writing(tmp_path / "events")
-    with notify.told(told, RUN):
+    with notify.notifying(told, RUN):
         assert not (tmp_path / "events").exists()
-    with pytest.raises(RuntimeError, match="broken"), notify.told(told, RUN):
+    with pytest.raises(RuntimeError, match="broken"), notify.notifying(told, RUN):
         raise RuntimeError("broken")
     done, failed = map(json.loads, (tmp_path / "events").read_text().splitlines())
     assert done == {"event": "stage.finished", "name": "demo", **RUN, "error": None}
@@ -44,7 +44,7 @@ def test_a_stage_that_ends_and_one_that_fails(tmp_path: Path) -> None:
 def test_a_command_that_fails_is_said_and_changes_nothing(
     command: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with notify.told(config(*command), RUN):
+    with notify.notifying(config(*command), RUN):
         pass
     assert message in capsys.readouterr().err.replace("\n", "")
 
@@ -52,12 +52,12 @@ def test_a_command_that_fails_is_said_and_changes_nothing(
 def test_a_command_that_does_not_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(notify, "PATIENCE_S", 0.05)
-    with notify.told(config(sys.executable, "-c", "import time; time.sleep(60)"), RUN):
+    monkeypatch.setattr(notify, "TIMEOUT_S", 0.05)
+    with notify.notifying(config(sys.executable, "-c", "import time; time.sleep(60)"), RUN):
         pass
     assert "timed out" in capsys.readouterr().err
 
 
 def test_without_a_command_nothing_is_run() -> None:
-    with notify.told(load_config(ROOT / "configs" / "demo.yaml", []), RUN):
+    with notify.notifying(load_config(ROOT / "configs" / "demo.yaml", []), RUN):
         pass

@@ -34,14 +34,14 @@ def test_the_nearest_limit_counts_and_nonsense_does_not(headers: dict[str, str],
 def test_no_more_questions_are_on_their_way_than_the_server_takes() -> None:
     slept: list[float] = []
     pace = Pace(8, slept.append)
-    pace.told(3, 60)
+    pace.limited(3, 60)
     assert pace.allowed == 3
-    pace.told(0, 60)
+    pace.limited(0, 60)
     assert pace.allowed == 1
     with pace.turn():
         pass
     assert slept == pytest.approx([60], abs=1)
-    pace.told(100, 1)
+    pace.limited(100, 1)
     assert pace.allowed == 8
     pace.declined(0)
     assert pace.allowed == 4
@@ -49,7 +49,7 @@ def test_no_more_questions_are_on_their_way_than_the_server_takes() -> None:
 
 def test_whoever_waits_goes_on_when_the_server_takes_more() -> None:
     pace, done = Pace(2), threading.Event()
-    pace.told(1, 0)
+    pace.limited(1, 0)
 
     def second() -> None:
         with pace.turn():
@@ -59,6 +59,6 @@ def test_whoever_waits_goes_on_when_the_server_takes_more() -> None:
         other = threading.Thread(target=second)
         other.start()
         assert not done.wait(0.05)
-        pace.told(5, 0)
+        pace.limited(5, 0)
         assert done.wait(10)
     other.join()
