@@ -6,7 +6,7 @@ import sys
 import traceback
 
 # isort: off
-from flows.cli import run, series, catalog, attribute, act, serve, agents, maintenance, language_models  # noqa: F401  (in the order of --help)
+from flows.cli import run, series, catalog, attribute, act, known_answers, serve, agents, maintenance, language_models  # noqa: F401  (in the order of --help)
 from flows.cli.app import app
 from flows.start import end_at_once_on_signals
 

@@ -18,11 +18,16 @@ from pytest_httpserver import HTTPServer
 from typer.testing import CliRunner
 
 from configs.load import load_config
+from flows import known_answers
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+from flows.prompts.opened import open_named
 from flows.subject.named import chosen_checkpoint
 from flows.subject.subject import open_source
+from interp.activations.settings import ActivationSettings
 from interp.fade.rule import RuleJudge
+from interp.known_answers import following
+from interp.known_answers.stream import token
 from storage.catalog.database import open_catalog
 from tasks.evaluation import score
 from tests.conftest import ROOT, cli_environment, files_with, planted_overrides
@@ -358,3 +363,22 @@ def test_decoys_go_through_the_pipeline_apart_from_real_features(copied: tuple[P
     with open_catalog(store / "catalog.duckdb") as connection:
         assert chosen_checkpoint(connection, None)[1] == "planted"
         assert chosen_checkpoint(connection, "planted decoys")[1] == "planted decoys"
+
+
+def test_descriptions_are_tried_against_known_answers(
+    done: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _ = done
+    planted = token("planted", lambda text: VOCABULARY[5] in text or VOCABULARY[7] in text)
+    monkeypatch.setattr(known_answers, "CONCEPTS", (planted, token("twelve", lambda text: VOCABULARY[12] in text)))
+    monkeypatch.setattr(following, "LEAST_TOKENS", 2)
+    found = known_answers.known_answers(open_named(store, None), ActivationSettings(), known_answers.Sizes(1024, 9))
+    assert found.is_held_out
+    truth = [(0, 1, "twelve"), (0, 3, "planted"), (1, 2, "planted")]
+    assert sorted((one.layer, one.feature, one.concept) for one in found.known) == truth
+    methods = {one.method: one for one in found.methods}
+    assert {methods[name].right for name in ("weightlens", "maxact", "maxact*", "wl+cl")} == {1}
+    assert (methods["weightlens"].n, methods["weightlens"].n_claims, methods["weightlens"].true_claims) == (3, 3, 1)
+    shown = CliRunner().invoke(app, ["benchmark-descriptions", "--store", str(store), "--json"])
+    kinds = [json.loads(line)["kind"] for line in shown.stdout.splitlines()]
+    assert (kinds[0], kinds.count("method")) == ("text", len(found.methods))
