@@ -1,12 +1,17 @@
 """The documentation that every Python carries, as texts."""
 
 import ast
+import os
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 MIN_DOCSTRING_CHARACTERS = 80
 _NOT_DOCUMENTATION = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data"}
+
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+"""Where statements hold others, in the order of the text."""
 
 
 def python_docs() -> Iterator[str]:
@@ -20,15 +25,30 @@ def python_docs() -> Iterator[str]:
 
 def docstrings(root: Path) -> Iterator[str]:
     """The docstrings below a folder, file by file in order, one document a file."""
-    for path in sorted(root.rglob("*.py")):
-        if _NOT_DOCUMENTATION.intersection(path.relative_to(root).parts):
-            continue
+    for path in sorted(_sources(root)):
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
             continue  # templates and deliberately broken sources
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        found = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented)]
+        found = [ast.get_docstring(node) for node in _statements(tree) if isinstance(node, documented)]
         long_enough = [text for text in found if text and len(text) >= MIN_DOCSTRING_CHARACTERS]
         if long_enough:
             yield "\n\n".join(long_enough)
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """Source files that are documentation: installed packages, most of the files below, are not entered."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = set(folders) - _NOT_DOCUMENTATION
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The module and all its statements, breadth first. Expressions hold no docstrings and are most of a tree."""
+    left: deque[ast.AST] = deque([tree])
+    while left:
+        node = left.popleft()
+        yield node
+        for block in _BLOCKS:
+            left.extend(getattr(node, block, ()))
