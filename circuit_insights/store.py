@@ -11,7 +11,7 @@ from circuit_insights.feature import Feature
 from explorer.catalog import Catalog
 from flows.reports.found import Found, Wanted, look_up
 from flows.reports.query import read_only, relation
-from flows.subject.named import chosen_checkpoint
+from flows.subject.named import chosen_checkpoint, not_ingested
 from flows.subject.place import checkpoint_at, store_at
 
 if TYPE_CHECKING:
@@ -122,6 +122,8 @@ class Store:
         checkpoint = checkpoint_at(self._folder, self._chosen)
         if not 0 <= layer < checkpoint.n_layers:
             raise ValueError(f"no layer {layer}: {checkpoint.attributes.name} has layers 0-{checkpoint.n_layers - 1}")
+        if layer not in checkpoint.layers:
+            raise ValueError(not_ingested(checkpoint.attributes.name, layer, checkpoint.layers))
         return TranscoderModule(checkpoint.transcoder(layer, later=True))
 
     def model(self) -> "nn.Module":

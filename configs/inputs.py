@@ -47,6 +47,9 @@ class TranscoderConfig(Section):
     weights or settings."""
     subfolder: str | None = None
     """The folder of `repo` that is the release; left out: all of it."""
+    only_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """Ingest these layers of a release alone, or those that it has. The MLPs of other layers stay whole: circuits name
+    them as errors, and nothing is said of their features. A later run with more layers takes over what is equal."""
     input_hook: InputHook | None = None
     """Where the transcoders read, for a folder that says it wrongly or not at all."""
     output_hook: OutputHook | None = None

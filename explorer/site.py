@@ -17,7 +17,7 @@ from explorer.graphs import described, listed, read_graph
 from explorer.page import STATIC, Page, environment, render, shell
 from explorer.site_words import write_words
 from explorer.views import compare, drift, feature, graph, overview
-from explorer.views.common import LABELS, corpora_of
+from explorer.views.common import LABELS, corpora_of, ingested_layers
 from interp.descriptions.preference import PREFERRED
 
 ROWS_A_PAGE = 250
@@ -45,7 +45,8 @@ CHOSEN = """
         WHERE checkpoint_id = $checkpoint AND metric = 'clarity' AND judge <> 'none' AND method NOT LIKE 'control:%'
         GROUP BY ALL
     ), every AS (
-        SELECT l.range::SMALLINT AS layer, f.range::INTEGER AS feature FROM range($n_layers) l, range($n_features) f
+        SELECT l.range::SMALLINT AS layer, f.range::INTEGER AS feature 
+        FROM (SELECT unnest($layers) AS range) l, range($n_features) f
     ), known AS (
         SELECT every.*, density, max_activation, score FROM every
         LEFT JOIN (SELECT * FROM features WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus)
@@ -240,7 +241,7 @@ def _chosen(reader: Reader, row: Row, features: str, more: Iterable[tuple[int, i
     corpus_id, _ = corpora_of(reader, row["checkpoint_id"], None)
     values = {
         "checkpoint": row["checkpoint_id"], "corpus": corpus_id, "preferred": list(PREFERRED),
-        "n_layers": row["n_layers"], "n_features": row["d_transcoder"], "n_top": row["d_transcoder"],
+        "layers": ingested_layers(row), "n_features": row["d_transcoder"], "n_top": row["d_transcoder"],
     }  # fmt: skip
     rows = reader.panel("", CHOSEN, values, row["n_layers"] * row["d_transcoder"]).rows
     if features == "all":
@@ -259,7 +260,7 @@ def _named(features: str, row: Row) -> Iterable[tuple[int, int]]:
     for text in features.split(","):
         found = re.fullmatch(r"\s*(\d{1,5})/(\d{1,9})\s*", text)
         place = (int(found[1]), int(found[2])) if found else None
-        if place is None or place[0] >= row["n_layers"] or place[1] >= row["d_transcoder"]:
+        if place is None or place[0] not in ingested_layers(row) or place[1] >= row["d_transcoder"]:
             raise ValueError(
                 f"--features: {text[:40]!r} is no feature of {row['name']}; expected all, top, or LAYER/FEATURE,… with "
                 f"layers 0 to {row['n_layers'] - 1} and features 0 to {row['d_transcoder'] - 1}"
@@ -275,7 +276,7 @@ def _features_of(place: Place, row: Row, graphs: Sequence[str]) -> set[tuple[int
         if graph.is_own(read, row):
             nodes = [node for node in map(described, read["nodes"]) if node["kind"] == "feature"]
             found |= {(node["layer"], node["index"]) for node in nodes if node["index"] is not None}
-    return {(a, b) for a, b in found if 0 <= a < row["n_layers"] and 0 <= b < row["d_transcoder"]}
+    return {(a, b) for a, b in found if a in ingested_layers(row) and 0 <= b < row["d_transcoder"]}
 
 
 def _compared(reader: Reader) -> list[Row]:
@@ -286,7 +287,7 @@ def _compared(reader: Reader) -> list[Row]:
 def _indexes(writer: _Writer, row: Row, rows: Sequence[Row]) -> None:
     """Pages of the index, some hundred features each, and one that leads to them."""
     layers: dict[int, list[list[Row]]] = {}
-    for layer in range(row["n_layers"]):
+    for layer in ingested_layers(row):
         own = [one for one in rows if one["layer"] == layer]
         layers[layer] = [own[at : at + ROWS_A_PAGE] for at in range(0, len(own), ROWS_A_PAGE)] or [[]]
     facts = {"layers": layers, "index_path": index_path}

@@ -122,7 +122,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         judge=config.evaluate.judge,
         model=recipe.model,
         instructions=instructions(config.prompts.own),
-        draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.attributes.n_layers),
+        draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.layers),
         embeddings=config.evaluate.embedder,
         surprisal=recipe.surprisal_model,
         how=config.evaluate.how,

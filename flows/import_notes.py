@@ -46,17 +46,15 @@ def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
     """
     check_catalog(store.catalog)
     with open_published(store.catalog) as connection:
-        checkpoint_id, name, n_layers, d_transcoder = chosen_checkpoint(connection, checkpoint)[:4]
+        chosen = chosen_checkpoint(connection, checkpoint)
+        checkpoint_id, name = chosen.checkpoint_id, chosen.name
         query = """SELECT f.corpus_id FROM (SELECT DISTINCT corpus_id FROM features WHERE checkpoint_id = ?) f
                    ORDER BY (SELECT max(started_at) FROM runs r WHERE r.corpus_id = f.corpus_id) DESC NULLS LAST"""
         corpus = connection.execute(query, [checkpoint_id]).fetchone()
     found: dict[tuple[int, int], Description] = {}
     for note in _descriptions(file, checkpoint_id):
-        if note.layer >= n_layers or note.feature >= d_transcoder:
-            raise ValueError(
-                f"{file}: feature {note.feature} of layer {note.layer}; {name} has layers 0-{n_layers - 1}, features "
-                f"0-{d_transcoder - 1}"
-            )
+        if (problem := chosen.no_feature(note.layer, note.feature)) is not None:
+            raise ValueError(f"{file}: {problem}")
         found[note.layer, note.feature] = note
     if not found:
         raise ValueError(f"{file} has no description of a feature of {name} ({checkpoint_id})")

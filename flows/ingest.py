@@ -41,7 +41,7 @@ class IngestStage:
         return is_loaded(self, subject) and is_ingested(subject.store, subject.checkpoint_id)
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
-        return {"ingest": 0 if self.is_done(subject) else subject.attributes.n_layers}
+        return {"ingest": 0 if self.is_done(subject) else len(subject.layers)}
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return ingest_costs(sizes, config, rates)
@@ -80,6 +80,7 @@ def quality_job(subject: Subject) -> IngestJob:
         text=quality_text(subject),
         counted=subject.config.activations,
         n_threads=threads_of_a_lone_task(subject.config.engine),
+        only=None if subject.config.transcoder.only_layers is None else subject.layers,
     )
 
 
@@ -120,7 +121,7 @@ def quality_text(subject: Subject) -> Text:
 
 
 def _refuse_suspicious(subject: Subject, text: Text) -> None:
-    layers = read_quality(subject.store, subject.checkpoint_id, text.recipe, subject.attributes.n_layers)
+    layers = read_quality(subject.store, subject.checkpoint_id, text.recipe, subject.layers)
     found = [(layer["layer"], layer["suspicion"]) for layer in layers]
     suspicious = [f"  layer {layer}: {suspicion}" for layer, suspicion in found if suspicion]
     if suspicious and not subject.config.transcoder.accept_poor_quality:

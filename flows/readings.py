@@ -65,7 +65,7 @@ def readings(subject: Subject) -> Readings:
 
     Memory: the model, and one transcoder (of a cross-layer one, an encoder and a decoder of each layer below).
     """
-    job, layers = quality_job(subject), range(subject.attributes.n_layers)
+    job, layers = quality_job(subject), subject.layers
     job = replace(job, text=replace(job.text, n_tokens=min(N_TOKENS, job.text.n_tokens)))
     sampled = tuple(sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
     found = [Reading(hooks, _measured(job, hooks, sampled)) for hooks in plausible(subject)]

@@ -1,6 +1,7 @@
 """A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, in one orientation."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -81,6 +82,13 @@ class CheckpointAttributes:
     weights_sha256: str
     ingested_at: str | None = None
     """ISO 8601, UTC; None until ingestion ends."""
+    layers: tuple[int, ...] | None = None
+    """Those that were ingested; None in stores of versions that ingested all or nothing."""
+
+    @property
+    def ingested_layers(self) -> tuple[int, ...]:
+        """The layers whose transcoders are there."""
+        return tuple(range(self.n_layers)) if self.layers is None else self.layers
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointAttributes":
@@ -91,7 +99,7 @@ class CheckpointAttributes:
         """
         stored = read_attributes(path)
         names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in stored and name != "ingested_at"]
+        missing = [name for name in names if name not in stored and name not in ("ingested_at", "layers")]
         if missing:
             raise DamagedError(path / "zarr.json", f"no attribute {missing[0]}")
         return checked_as(cls, {name: stored.get(name) for name in names}, path / "zarr.json")
@@ -126,6 +134,11 @@ class Checkpoint:
     @property
     def n_layers(self) -> int:
         return self.attributes.n_layers
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that were ingested: all but of a part of a release."""
+        return self.attributes.ingested_layers
 
     @property
     def d_transcoder(self) -> int:
@@ -164,7 +177,7 @@ class Checkpoint:
     @cached_property
     def cross_layer(self) -> bool:
         """Whether features also write to the MLP outputs of later layers."""
-        return (self.layer_path(0) / "W_dec_later").exists()
+        return (self.layer_path(self.layers[0]) / "W_dec_later").exists()
 
     def written(self, layer: int, start: int, stop: int, below: int | None = None) -> Float[Tensor, "rows d_model"]:
         """What some features write to the MLP outputs beneath layer `below` (None: of all layers), summed."""
@@ -180,8 +193,14 @@ class Checkpoint:
         return _read(path, name) if (path / name).exists() else None
 
     def transcoder(self, layer: int, *, later: bool = False) -> Transcoder:
-        """A layer in float32; of a cross-layer transcoder, `W_dec_later` only if `later` is asked for: it is large."""
+        """A layer in float32; of a cross-layer transcoder, `W_dec_later` only if `later` is asked for: it is large.
+
+        Of a layer that was not ingested, one without features: all that the MLP writes is its error.
+        """
         path, attributes = self.layer_path(layer), self.attributes
+        if layer not in self.layers:
+            rows, columns = torch.zeros(0, attributes.d_model), torch.zeros(attributes.d_model)
+            return Transcoder(rows, torch.zeros(0), rows, columns, "relu")
         names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes.activation, k=attributes.k)
@@ -351,7 +370,7 @@ def check_layers(path: Path) -> None:
     """
     checkpoint = Checkpoint(path)
     folders = [path / name for name in EMBEDDINGS]
-    for layer in range(checkpoint.n_layers):
+    for layer in checkpoint.layers:
         folders += [checkpoint.layer_path(layer) / name for name in checkpoint.sha256(layer)]
     for folder in folders:
         if not (folder / "zarr.json").is_file():
@@ -375,6 +394,6 @@ def quality_path(store: Store, checkpoint_id: str, text: str, layer: int) -> Pat
     return store.checkpoint(checkpoint_id) / "quality" / text / f"{layer:02d}.json"
 
 
-def read_quality(store: Store, checkpoint_id: str, text: str, n_layers: int) -> list[dict[str, object]]:
-    """The quality figures of all layers, as measured on one text."""
-    return [read_json(quality_path(store, checkpoint_id, text, layer)) for layer in range(n_layers)]
+def read_quality(store: Store, checkpoint_id: str, text: str, layers: Sequence[int]) -> list[dict[str, object]]:
+    """The quality figures of some layers, as measured on one text."""
+    return [read_json(quality_path(store, checkpoint_id, text, layer)) for layer in layers]

@@ -81,10 +81,12 @@ class IngestJob:
     counted: ActivationSettings
     """Which positions variance and active features are of."""
     n_threads: int = 1
+    only: tuple[int, ...] | None = None
+    """Only these layers of the release are read; None: all."""
 
     def transcoders(self, folder: ModelFolder) -> TranscoderFolder:
         """The release, for this model."""
-        return open_transcoders(self.transcoder_path, folder.family.model_type, *self.hooks)
+        return open_transcoders(self.transcoder_path, folder.family.model_type, *self.hooks, self.only)
 
 
 @shard_task("measure-quality", "measure L{layers}")
@@ -159,7 +161,7 @@ def load_checkpoint(
     attributes = replace(attributes, ingested_at=now().isoformat())
     finish(store, checkpoint_id, attributes)
     part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
-    layers = read_quality(store, checkpoint_id, text, attributes.n_layers)
+    layers = read_quality(store, checkpoint_id, text, attributes.ingested_layers)
     names = [name for name in TABLES["transcoder_quality"].arrow.names if name != "checkpoint_id"]
     figures = [{name: layer[name] for name in names} for layer in layers]
     columns = {name: [layer[name] for layer in figures] for name in figures[0]}
@@ -169,7 +171,8 @@ def load_checkpoint(
         put("tokens", parts=[tokens_part(store, checkpoint_id)])
         put("transcoder_quality", parts=[part])
         names = TABLES["checkpoints"].arrow.names
-        insert_row(connection, "checkpoints", {name: getattr(attributes, name) for name in names})
+        row = {name: getattr(attributes, name) for name in names}
+        insert_row(connection, "checkpoints", {**row, "layers": list(attributes.ingested_layers)})
         if corpus_id is not None:
             put_corpus(connection, corpus_row(corpus_attributes(store, corpus_id)))
         mark_loaded(connection, checkpoint_id, "ingest", checkpoint_id)

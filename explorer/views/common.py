@@ -36,6 +36,11 @@ def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[
     return wanted, rows
 
 
+def ingested_layers(checkpoint: Row) -> list[int]:
+    """The layers whose transcoders are there; all of those in catalogs of versions that did not say."""
+    return list(range(checkpoint["n_layers"])) if checkpoint.get("layers") is None else list(checkpoint["layers"])
+
+
 def check_feature(checkpoint: Row, layer: int, feature: int) -> None:
     """Refuse a feature that the checkpoint does not have.
 
@@ -47,3 +52,6 @@ def check_feature(checkpoint: Row, layer: int, feature: int) -> None:
             f"there is no feature {feature} in layer {layer}: {checkpoint['name']} has layers 0 to "
             f"{checkpoint['n_layers'] - 1}, each with features 0 to {checkpoint['d_transcoder'] - 1}"
         )
+    if layer not in ingested_layers(checkpoint):
+        there = ", ".join(map(str, ingested_layers(checkpoint)))
+        raise NotFoundError(f"layer {layer} is not ingested: of {checkpoint['name']} there are layers {there}")

@@ -4,7 +4,7 @@ import re
 
 from explorer.catalog import Panel, Reader, Row
 from explorer.page import Page
-from explorer.views.common import LABELS, check_feature, corpora_of
+from explorer.views.common import LABELS, check_feature, corpora_of, ingested_layers
 from explorer.views.parameters import Checkpoint, Corpus, Feature, Layer
 from interp.descriptions.preference import PREFERRED
 
@@ -158,6 +158,9 @@ def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: 
         "n_greatest": N_GREATEST, "n_of_cluster": N_OF_CLUSTER,
     }  # fmt: skip
     panels = {name: reader.panel(title, sql, values) for name, (title, sql) in QUERIES.items()}
+    layers, last = ingested_layers(row), row["d_transcoder"] - 1
+    below = max((at for at in layers if at < layer), default=None)
+    above = min((at for at in layers if at > layer), default=None)
     facts = {
         "layer": layer,
         "feature": feature,
@@ -169,9 +172,8 @@ def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: 
         "attribution": [s for s in panels["scores"].rows if s["judge"] == "none"],
         "signatures": {str(c["cluster"]): [signature_part(p) for p in c["signature"]] for c in panels["clusters"].rows},
         "has_text": next((one["has_text"] for one in corpora if one["corpus_id"] == corpus_id), None),
-        "previous": (layer, feature - 1) if feature else (layer - 1, row["d_transcoder"] - 1) if layer else None,
-        "next": (layer, feature + 1) if feature + 1 < row["d_transcoder"]
-        else (layer + 1, 0) if layer + 1 < row["n_layers"] else None,
+        "previous": (layer, feature - 1) if feature else None if below is None else (below, last),
+        "next": (layer, feature + 1) if feature < last else None if above is None else (above, 0),
     }  # fmt: skip
     return Page(f"Layer {layer}, feature {feature}", row, facts, panels)
 

@@ -18,7 +18,7 @@ from explorer.catalog import Catalog, Reader, Row
 from explorer.errors import BadRequestError
 from explorer.links import PAGES
 from explorer.page import Page
-from explorer.views.common import LABELS, corpora_of
+from explorer.views.common import LABELS, corpora_of, ingested_layers
 from explorer.views.feature import METRICS
 from explorer.views.parameters import Checkpoint
 from interp.descriptions.preference import PREFERRED
@@ -87,7 +87,7 @@ ALL_FEATURES = """
         SELECT l.range::SMALLINT AS layer, f.range::INTEGER AS feature, NULL::DOUBLE AS density,
                NULL::BIGINT AS n_active, NULL::DOUBLE AS mean_activation, NULL::FLOAT AS max_activation,
                NULL::BOOLEAN AS is_dead
-        FROM range($n_layers) l, range($n_features) f
+        FROM (SELECT unnest($layers) AS range) l, range($n_features) f
 """
 """Before a corpus was read, the features are known by their numbers alone."""
 
@@ -190,7 +190,7 @@ def _query(reader: Reader, row: Row, filters: Filters) -> tuple[str, str, dict[s
     preferred = [filters.method, *PREFERRED] if filters.method else list(PREFERRED)
     values = given | {
         "checkpoint": row["checkpoint_id"], "corpus": corpus_id, "preferred": preferred,
-        "n_layers": row["n_layers"], "n_features": row["d_transcoder"],
+        "layers": ingested_layers(row), "n_features": row["d_transcoder"],
     }  # fmt: skip
     fitting = FITTING.replace("{base}", base).replace("{conditions}", "\n          AND ".join(conditions) or "true")
     fitting = fitting.replace("{by_method}", " AND method = $method" if filters.method else "")

@@ -1,8 +1,10 @@
 """A checkpoint at a glance: what has run, every layer, the best and the worst of it."""
 
+from collections.abc import Sequence
+
 from explorer.catalog import Panel, Reader, Row
 from explorer.page import Page
-from explorer.views.common import corpora_of
+from explorer.views.common import corpora_of, ingested_layers
 from explorer.views.parameters import Checkpoint, Corpus
 
 STAGES = {
@@ -87,14 +89,15 @@ def overview(reader: Reader, checkpoint: Checkpoint, corpus: Corpus = None) -> P
         "corpus": corpus_id,
         "corpora": corpora,
         "stages": [{"stage": name, "gives": gives, "run": done.get(name)} for name, gives in STAGES.items()],
-        "layers": _layers(row["n_layers"], panels),
+        "layers": _layers(row["n_layers"], ingested_layers(row), panels),
+        "n_ingested": len(ingested_layers(row)),
         "methods": _methods(panels["clarity"]),
         "decades": list(range(LEAST_DECADE, 1)),
     }
     return Page(row["name"], row, facts, panels)
 
 
-def _layers(n_layers: int, panels: dict[str, Panel]) -> list[dict[str, object]]:
+def _layers(n_layers: int, ingested: Sequence[int], panels: dict[str, Panel]) -> list[dict[str, object]]:
     """What is known of each layer, in one place: quality, descriptions, activity, and its densities as counts a bin."""
     by_layer = {name: {row["layer"]: row for row in panels[name].rows} for name in ("layers", "activity")}
     counts: dict[int, dict[int, int]] = {}
@@ -104,6 +107,7 @@ def _layers(n_layers: int, panels: dict[str, Panel]) -> list[dict[str, object]]:
     return [
         {
             "layer": layer,
+            "ingested": layer in ingested,
             "summary": by_layer["layers"].get(layer),
             "activity": by_layer["activity"].get(layer),
             "densities": [counts[layer].get(at, 0) for at in bins] if layer in counts else [],

@@ -8,6 +8,7 @@ from explorer.catalog import Panel, Reader, Row
 from explorer.errors import BadRequestError
 from explorer.links import url
 from explorer.page import Facts, Page
+from explorer.views.common import ingested_layers
 from explorer.views.compare import place_of
 from explorer.views.parameters import Checkpoint
 from explorer.views.tokens import NAMED
@@ -59,5 +60,5 @@ def _feature(checkpoint: Row, q: str) -> tuple[int, int] | None:
         layer, feature = place_of(q)
     except BadRequestError:
         return None
-    there = layer < checkpoint["n_layers"] and feature < checkpoint["d_transcoder"]
+    there = layer in ingested_layers(checkpoint) and feature < checkpoint["d_transcoder"]
     return (layer, feature) if there else None

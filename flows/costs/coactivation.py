@@ -28,7 +28,7 @@ EDGE_BYTES = 60
 def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name."""
     settings, workers = config.coactivation, n_workers(config.engine)
-    pairs = settings.layer_pairs(sizes.n_layers)
+    pairs = settings.layer_pairs(range(sizes.n_layers))
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
     n_shards = -(-sizes.d_transcoder // config.shard_size)
     n_edges = sizes.n_layers * sizes.d_transcoder * settings.top_k
@@ -65,7 +65,7 @@ def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
     """About what the matrices of all pairs of layers take, as if no two tokens made the same features fire together."""
     pairs = sizes.d_transcoder**2
     together = min(pairs, sizes.corpus_tokens * ACTIVE_PER_TOKEN**2)
-    n_layer_pairs = len(config.coactivation.layer_pairs(sizes.n_layers))
+    n_layer_pairs = len(config.coactivation.layer_pairs(range(sizes.n_layers)))
     return n_layer_pairs * (together * PAIR_BYTES + pairs * EMPTY_BYTES)
 
 

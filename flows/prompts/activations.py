@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from flows.prompts.opened import Opened, Prompt
+from flows.subject.named import not_ingested
 from interp.capture import HookedModel, read_inputs
 from interp.circuitlens.written import active_features
 
@@ -26,10 +27,13 @@ def active_at(opened: Opened, prompt: Prompt, layers: Sequence[int] | None = Non
     Raises:
         ValueError: the model has no such layer.
     """
-    n_layers = opened.checkpoint.n_layers
-    wanted = range(n_layers) if layers is None else sorted(set(layers))
+    n_layers, there = opened.checkpoint.n_layers, opened.checkpoint.layers
+    wanted = there if layers is None else sorted(set(layers))
     if not wanted or not 0 <= wanted[0] <= wanted[-1] < n_layers:
         raise ValueError(f"layers {list(wanted)}: the model has layers 0-{n_layers - 1}")
+    for layer in wanted:
+        if layer not in there:
+            raise ValueError(not_ingested(opened.checkpoint.attributes.name, layer, there))
     found: list[Firing] = []
 
     def receive(layer: int, x: torch.Tensor) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from configs.run import RunConfig
 from flows.subject.machine import arithmetic
-from flows.subject.named import chosen_checkpoint
+from flows.subject.named import chosen_checkpoint, not_ingested
 from flows.subject.origin import model_origin, pinned
 from flows.subject.place import checkpoint_at
 from flows.subject.subject import identify, open_source
@@ -119,6 +119,8 @@ class Opened:
                 f"no feature {feature} in layer {layer}: {attributes.name} has layers 0-{attributes.n_layers - 1}, "
                 f"features 0-{attributes.d_transcoder - 1}"
             )
+        if layer not in self.checkpoint.layers:
+            raise ValueError(not_ingested(attributes.name, layer, self.checkpoint.layers))
 
     def _as_message(self, prompt: str) -> str:
         tokenizer = self.folder.tokenizer

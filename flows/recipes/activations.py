@@ -79,7 +79,7 @@ class ActivationsRecipe:
             "drawn": config.activations.drawn,
             "version": VERSION,
         }
-        return [short_hash(**encoder_ingredients(self.subject, layer), **shared) for layer in self.subject.layers]
+        return self.subject.by_layer(lambda layer: short_hash(**encoder_ingredients(self.subject, layer), **shared))
 
     def shards(self) -> list[ShardKey]:
         """Every shard of statistics and samples."""

@@ -49,7 +49,7 @@ class CircuitLensRecipe:
         n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id).n_sequences
         config, d_transcoder = self.subject.config, self.subject.attributes.d_transcoder
         n_features = min(config.circuitlens.features_per_layer or d_transcoder, d_transcoder)
-        n_samples = self.subject.attributes.n_layers * n_features * samples_per_feature(config)
+        n_samples = len(self.subject.layers) * n_features * samples_per_feature(config)
         step = max(1, min(MOST_ROWS_PER_BLOCK, SAMPLES_PER_BLOCK * n_rows // max(1, n_samples)))
         return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
@@ -62,7 +62,7 @@ class CircuitLensRecipe:
             model_path=subject.source.model.path,
             recipe=self.recipe,
             samples=self.activations.recipe,
-            n_layers=subject.attributes.n_layers,
+            layers=subject.layers,
             d_transcoder=subject.attributes.d_transcoder,
             shard_size=subject.config.shard_size,
             corpora=tuple(CorpusRows(one.corpus_id, one.first_row) for one in passes),

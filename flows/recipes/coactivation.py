@@ -32,7 +32,7 @@ class CoactivationRecipe:
 
     @property
     def layer_pairs(self) -> list[tuple[int, int]]:
-        return self.subject.config.coactivation.layer_pairs(self.subject.attributes.n_layers)
+        return self.subject.config.coactivation.layer_pairs(self.subject.layers)
 
     @property
     def target_layers(self) -> list[int]:
@@ -72,27 +72,26 @@ class CoactivationRecipe:
         and WeightLens's edges where they are looked at."""
         config, checkpoint, attributes = self.subject.config, opened(self.subject), self.subject.attributes
         active, pairs = self.activations.ingredients, self.layer_pairs
-        found = []
-        for layer in self.subject.layers:
-            sources = sorted({source for source, target in pairs if target == layer} | set(range(layer)))
-            found.append(
-                short_hash(
-                    active=active[layer],
-                    arrays=checkpoint.sha256(layer),
-                    sources=[(at, active[at], checkpoint.sha256(at, *DECODER_ARRAYS)) for at in sources],
-                    paired=[pair for pair in pairs if layer in pair],
-                    settings=config.coactivation,
-                    chunks=config.shard_size,
-                    fold_norms=config.weightlens.fold_norms,
-                    projected=None if self.weightlens is None else self.weightlens.projection_ingredients[layer],
-                    version=VERSION,
-                    norms_centred=attributes.norms_centred,
-                    d_transcoder=attributes.d_transcoder,
-                    feature_input_hook=attributes.feature_input_hook,
-                    feature_output_hook=attributes.feature_output_hook,
-                )
+
+        def of_layer(layer: int) -> str:
+            sources = [at for at in self.subject.layers if at < layer]
+            return short_hash(
+                active=active[layer],
+                arrays=checkpoint.sha256(layer),
+                sources=[(at, active[at], checkpoint.sha256(at, *DECODER_ARRAYS)) for at in sources],
+                paired=[pair for pair in pairs if layer in pair],
+                settings=config.coactivation,
+                chunks=config.shard_size,
+                fold_norms=config.weightlens.fold_norms,
+                projected=None if self.weightlens is None else self.weightlens.projection_ingredients[layer],
+                version=VERSION,
+                norms_centred=attributes.norms_centred,
+                d_transcoder=attributes.d_transcoder,
+                feature_input_hook=attributes.feature_input_hook,
+                feature_output_hook=attributes.feature_output_hook,
             )
-        return found
+
+        return self.subject.by_layer(of_layer)
 
     def job(self) -> EdgesJob:
         """What the stage's tasks have to know. The corpus has been tokenised."""

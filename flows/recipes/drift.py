@@ -35,5 +35,5 @@ class DriftRecipe:
     @property
     def keys(self) -> list[ShardKey]:
         """A shard a layer: a feature's like may be anywhere in it."""
-        width, layers = self.pair.b.d_transcoder, range(self.pair.b.n_layers)
+        width, layers = self.pair.b.d_transcoder, self.pair.b.layers
         return [ShardKey(self.recipe, layer, 0, width) for layer in layers]

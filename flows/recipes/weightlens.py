@@ -57,31 +57,28 @@ class WeightLensRecipe:
             "feature_input_hook": attributes.feature_input_hook,
             "feature_output_hook": attributes.feature_output_hook,
         }
-        return [
-            short_hash(
+        return self.subject.by_layer(
+            lambda layer: short_hash(
                 layer=layer,
                 arrays=checkpoint.sha256(layer),
-                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in settings.upstream_layers(layer)],
+                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in self.subject.upstream(layer)],
                 single_token=checkpoint.single_token_sha256(layer, settings.compat),
                 **shared,
             )
-            for layer in self.subject.layers
-        ]
+        )
 
     @cached_property
     def ingredients(self) -> list[str]:
         """By layer, what inherited tokens and descriptions follow from: projections here and upstream, and the tokens'
         texts; the authors' way, also the model and the encoder."""
-        settings, found = self.subject.config.weightlens, []
-        for layer, projected in enumerate(self.projection_ingredients):
-            found.append(
-                short_hash(
-                    projected=projected,
-                    upstream=[found[at] for at in settings.upstream_layers(layer)],
-                    tokenizer=self.subject.source.tokenizer_sha256,
-                    wording=self.subject.config.wording,
-                    sequences=None if settings.compat is None else encoder_ingredients(self.subject, layer),
-                    version=WORDING_VERSION,
-                )
+        settings, found = self.subject.config.weightlens, dict[int, str]()
+        for layer in self.subject.layers:
+            found[layer] = short_hash(
+                projected=self.projection_ingredients[layer],
+                upstream=[found[at] for at in self.subject.upstream(layer)],
+                tokenizer=self.subject.source.tokenizer_sha256,
+                wording=self.subject.config.wording,
+                sequences=None if settings.compat is None else encoder_ingredients(self.subject, layer),
+                version=WORDING_VERSION,
             )
-        return found
+        return self.subject.by_layer(found.__getitem__)

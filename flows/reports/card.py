@@ -49,12 +49,10 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
 
 
 def _checkpoint(connection: duckdb.DuckDBPyConnection, layer: int, feature: int, wanted: str | None) -> tuple[str, str]:
-    checkpoint_id, name, n_layers, d_transcoder = chosen_checkpoint(connection, wanted)
-    if not (0 <= layer < n_layers and 0 <= feature < d_transcoder):
-        raise ValueError(
-            f"no feature {feature} in layer {layer}: {name} has layers 0-{n_layers - 1}, features 0-{d_transcoder - 1}"
-        )
-    return checkpoint_id, name
+    chosen = chosen_checkpoint(connection, wanted)
+    if (problem := chosen.no_feature(layer, feature)) is not None:
+        raise ValueError(problem)
+    return chosen.checkpoint_id, chosen.name
 
 
 def _descriptions(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Iterator[RenderableType]:

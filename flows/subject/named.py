@@ -1,20 +1,49 @@
 """A checkpoint of the catalog by its id or name."""
 
+from typing import NamedTuple
+
 import duckdb
 
 
-def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> tuple[str, str, int, int]:
-    """(checkpoint_id, name, n_layers, d_transcoder) of the checkpoint of that id or name, or of the only one that holds
-    real features.
+class Chosen(NamedTuple):
+    """A checkpoint of the catalog."""
+
+    checkpoint_id: str
+    name: str
+    n_layers: int
+    d_transcoder: int
+    layers: tuple[int, ...]
+    """Those that were ingested."""
+
+    def no_feature(self, layer: int, feature: int) -> str | None:
+        """Why there is no such feature; None if there is."""
+        if not (0 <= layer < self.n_layers and 0 <= feature < self.d_transcoder):
+            return (
+                f"no feature {feature} in layer {layer}: {self.name} has layers 0-{self.n_layers - 1}, "
+                f"features 0-{self.d_transcoder - 1}"
+            )
+        return None if layer in self.layers else not_ingested(self.name, layer, self.layers)
+
+
+def not_ingested(name: str, layer: int, layers: tuple[int, ...]) -> str:
+    """What is said of a layer of the model whose transcoder is not there."""
+    there = ", ".join(map(str, layers))
+    return f"layer {layer} is not ingested: of {name} there are layers {there}, as transcoder.only_layers said"
+
+
+def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> Chosen:
+    """The checkpoint of that id or name, or the only one that holds real features.
 
     Raises:
         ValueError: none or several fit.
     """
-    query = "SELECT checkpoint_id, name, n_layers, d_transcoder FROM checkpoints"
+    query = "SELECT checkpoint_id, name, n_layers, d_transcoder, layers FROM checkpoints"
     known = connection.execute(query).fetchall()
     fake = {row[0] for row in connection.execute("SELECT DISTINCT decoy_checkpoint_id FROM decoys").fetchall()}
     rows = [row for row in known if (row[0] not in fake if wanted is None else wanted in row[:2])]
     if len(rows) != 1:
         names = ", ".join(f"{row[0]} ({row[1]})" for row in known) or "none"
         raise ValueError(f"--checkpoint: name one of {names}; found {len(rows)} that fit '{wanted or ''}'")
-    return rows[0]
+    checkpoint_id, name, n_layers, d_transcoder, layers = rows[0]
+    every = range(n_layers or 0) if layers is None else layers
+    return Chosen(checkpoint_id, name, n_layers, d_transcoder, tuple(every))

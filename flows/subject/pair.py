@@ -50,6 +50,7 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
     first, second = (open_checkpoint(store, checkpoint_id) for checkpoint_id in ids)
     for what, value, other in (
         ("layers", first.n_layers, second.n_layers),
+        ("ingested layers", first.layers, second.layers),
         ("width", first.attributes.d_model, second.attributes.d_model),
         ("hooks", first.hooks, second.hooks),
     ):

@@ -1,6 +1,7 @@
 """What a configuration is about: its model, corpus and transcoders, opened, checked and fingerprinted."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,8 +100,17 @@ class Subject:
         return (*self.source.files, *self.transcoders.files)
 
     @property
-    def layers(self) -> range:
-        return range(self.attributes.n_layers)
+    def layers(self) -> tuple[int, ...]:
+        """Those that are ingested: all but of a part of a release."""
+        return self.attributes.ingested_layers
+
+    def upstream(self, layer: int) -> list[int]:
+        """The layers whose features may be upstream of a feature of `layer`."""
+        return [at for at in self.config.weightlens.upstream_layers(layer) if at in self.layers]
+
+    def by_layer(self, what: Callable[[int], str]) -> list[str]:
+        """Something of every layer of the model; empty for those that are not ingested."""
+        return [what(layer) if layer in self.layers else "" for layer in range(self.attributes.n_layers)]
 
     def shards(self, recipe: str, layer: int) -> list[ShardKey]:
         """A layer's features, tiled as the configuration says."""
@@ -178,25 +188,25 @@ def identify(source: Source) -> Subject:
         ValueError: transcoders of another width or layer count, or unreadable or non-finite weights.
     """
     model, settings = source.model, source.config.transcoder
+    only = None if settings.only_layers is None else tuple(sorted(set(settings.only_layers)))
     folder = open_transcoders(
-        source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook
+        source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook, only
     )
     if source.transcoders_from is None:
         for file in folder.files:  # of the store: trained here
             check_file(file)
-    if folder.n_layers != model.n_layers:
-        raise ValueError(
-            f"{folder.path} has transcoders for {folder.n_layers} layers; the model {model.path} has {model.n_layers}"
-        )
-    sizes = [folder.shape(layer) for layer in range(folder.n_layers)]
-    for layer, (d_transcoder, d_model) in enumerate(sizes):
+    _check_layers(source, folder, only)
+    sizes = [folder.shape(layer) for layer in folder.layers]
+    for layer, (d_transcoder, d_model) in zip(folder.layers, sizes, strict=True):
         if d_model != model.d_model:
             raise ValueError(
                 f"{folder.path}: the transcoder of layer {layer} is for width {d_model}; "
                 f"the model {model.path} has {model.d_model}"
             )
         if d_transcoder != sizes[0][0]:
-            raise ValueError(f"{folder.path}: layer {layer} has {d_transcoder} features, layer 0 has {sizes[0][0]}")
+            raise ValueError(
+                f"{folder.path}: layer {layer} has {d_transcoder} features, layer {folder.layers[0]} has {sizes[0][0]}"
+            )
     fingerprint = fingerprints(source.store, folder.files)
     weights_sha256 = weights(source.model_sha256, fingerprint)
     checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos)
@@ -225,6 +235,7 @@ def identify(source: Source) -> Subject:
         activation=activation,
         k=k,
         n_layers=model.n_layers,
+        layers=folder.layers,
         d_model=model.d_model,
         d_transcoder=sizes[0][0],
         d_vocab=model.d_vocab,
@@ -238,15 +249,33 @@ def identify(source: Source) -> Subject:
     return Subject(source, folder, checkpoint_id, attributes)
 
 
+def _check_layers(source: Source, folder: TranscoderFolder, only: tuple[int, ...] | None) -> None:
+    """Refuse layers that the model does not have, or a release of a part of them that was not asked for."""
+    model, upstream = source.model, source.config.weightlens.upstream
+    if only is None and len(folder.layers) != model.n_layers:
+        raise ValueError(
+            f"{folder.path} has transcoders for {len(folder.layers)} layers; the model {model.path} has "
+            f"{model.n_layers}. If they are of its first layers, set transcoder.only_layers={list(folder.layers)}"
+        )
+    if folder.layers[-1] >= model.n_layers:
+        raise ValueError(
+            f"transcoder.only_layers: layer {folder.layers[-1]}; the model {model.path} has layers "
+            f"0-{model.n_layers - 1}"
+        )
+    left_out = [] if upstream == "all" else sorted(set(upstream) - set(folder.layers))
+    if left_out:
+        raise ValueError(f"weightlens.upstream names layer {left_out[0]}, which transcoder.only_layers leaves out")
+
+
 def _activation(folder: TranscoderFolder) -> tuple[ActivationName, int | None]:
     """The activation function and k of all layers. Reads every weight once: what is not finite is refused here."""
     kinds = []
-    for layer in range(folder.n_layers):
+    for layer in folder.layers:
         transcoder = folder.read(layer)
         kinds.append((transcoder.activation, transcoder.k))
         if kinds[-1] != kinds[0]:
             raise ValueError(
-                f"{folder.path}: layer {layer} is {kinds[-1][0]} (k {kinds[-1][1]}), layer 0 {kinds[0][0]} "
+                f"{folder.path}: layer {layer} is {kinds[-1][0]} (k {kinds[-1][1]}), the first {kinds[0][0]} "
                 f"(k {kinds[0][1]}); expected the same in all layers"
             )
     return kinds[0]

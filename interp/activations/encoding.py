@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import BFloat16, Float32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
@@ -87,14 +88,19 @@ def find_active(encoder: Encoder, x: Float32[Tensor, "n d_model"], position: Int
     Raises:
         ValueError: an activation is not a finite number.
     """
-    if len(x) == 0:
-        return np.zeros(0, position.dtype), np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if len(x) == 0 or not encoder.d_transcoder:
+        return no_entries(position.dtype)
     find = _dense if x.device.type != "cpu" else _greatest if encoder.activation == "topk" else _sparse
     found = list(find(encoder, x, position))
     token, feature, value = (np.concatenate([block[i] for block in found]) for i in range(3))
     if not np.isfinite(value).all():
         raise ValueError("an activation is not a finite number: the model's or transcoder's arithmetic overflows")
     return token, feature, value
+
+
+def no_entries(dtype: npt.DTypeLike) -> Entries:
+    """Entries of a layer without features, with positions of a type."""
+    return np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
 def gather_active(entries: list[Entries], d_transcoder: int) -> Active:

@@ -1,5 +1,6 @@
 """Settings of co-activation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -24,18 +25,19 @@ class CoactivationSettings:
     report_targets: Annotated[int, Gt(0)] = 64
     """Features a layer by which the report tells how far the edges depend on the text."""
 
-    def layer_pairs(self, n_layers: int) -> list[tuple[int, int]]:
-        """(source layer, target layer) of all pairs of layers that are compared.
+    def layer_pairs(self, layers: Sequence[int]) -> list[tuple[int, int]]:
+        """(source layer, target layer) of all pairs of the layers that are compared.
 
         Raises:
-            ValueError: a pair of layers that the model does not have, or whose source is not the earlier one.
+            ValueError: a pair with another layer, or whose source is not the earlier one.
         """
         if isinstance(self.pairs, str):
-            return [(source, target) for target in range(n_layers) for source in range(target)]
+            return [(source, target) for target in layers for source in layers if source < target]
         for source, target in self.pairs:
-            if not source < target < n_layers:
+            if not (source < target and source in layers and target in layers):
+                whole = list(layers) == list(range(len(layers)))
+                named = f"0 to {len(layers) - 1}" if whole else ", ".join(map(str, layers))
                 raise ValueError(
-                    f"coactivation.pairs: [{source}, {target}] is not an earlier and a later one of the layers "
-                    f"0 to {n_layers - 1}"
+                    f"coactivation.pairs: [{source}, {target}] is not an earlier and a later one of the layers {named}"
                 )
         return sorted({(source, target) for source, target in self.pairs}, key=lambda pair: pair[::-1])

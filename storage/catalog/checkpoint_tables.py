@@ -17,7 +17,12 @@ TABLES = (
             Column("step", "BIGINT", "Training step, where the model is one of a series."),
             Column("family", "VARCHAR", "Model family, transformers' model_type."),
             Column("activation", "VARCHAR", "relu, jumprelu or topk."),
-            Column("n_layers", "SMALLINT", "Layers, each with a transcoder."),
+            Column("n_layers", "SMALLINT", "Layers of the model."),
+            Column(
+                "layers",
+                "SMALLINT[]",
+                "Layers whose transcoders were ingested; of others nothing is known. Null: all (earlier versions).",
+            ),
             Column("d_model", "INTEGER", "Width of the residual stream."),
             Column("d_transcoder", "INTEGER", "Features a layer."),
             Column("d_vocab", "INTEGER", "Rows of the embedding."),

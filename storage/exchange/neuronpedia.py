@@ -51,17 +51,17 @@ class Named(NamedTuple):
 
 
 def export_neuronpedia(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, folder: Path) -> list[Path]:
-    """Write a checkpoint's layers; returns the folders, one a layer.
+    """Write a checkpoint's layers; returns the folders, one for each layer that was ingested.
 
     Memory: a batch of features with their samples' texts.
     """
-    query = "SELECT name, model_name, n_layers, d_transcoder, feature_output_hook, ingested_at FROM checkpoints"
+    query = "SELECT name, model_name, n_layers, d_transcoder, feature_output_hook, ingested_at, layers FROM checkpoints"
     row = connection.execute(f"{query} WHERE checkpoint_id = ?", [checkpoint_id]).fetchall()[0]
-    name, model_name, n_layers, width, hook, at = row
+    name, model_name, n_layers, width, hook, at, layers = row
     model = slug_of(Path(model_name).name)
     named, created = Named(checkpoint_id, model, slug_of(name), hook), at.isoformat()
     folders = []
-    for layer in range(n_layers):
+    for layer in range(n_layers) if layers is None else layers:
         place = folder / model / named.source(layer)
         _describe(named, layer, n_layers, created, place)
         for number, start in enumerate(range(0, width, BATCH)):

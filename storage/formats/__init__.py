@@ -78,12 +78,16 @@ FORMATS = (
 
 
 def open_transcoders(
-    path: Path, model_type: str, input_hook: InputHook | None = None, output_hook: OutputHook | None = None
+    path: Path,
+    model_type: str,
+    input_hook: InputHook | None = None,
+    output_hook: OutputHook | None = None,
+    only: tuple[int, ...] | None = None,
 ) -> TranscoderFolder:
     """Recognise a folder's format by its files and open it. No weights are read yet.
 
     `model_type` is the model's `config.model_type`, on which depends what names of hooks mean; `input_hook` and
-    `output_hook` hold instead of what the folder says.
+    `output_hook` hold instead of what the folder says, and `only` these layers are read.
 
     Raises:
         ValueError: no such folder, an unknown or ambiguous format, a link that leads out of the folder, or a setting
@@ -96,7 +100,7 @@ def open_transcoders(
     if lists_layers(path):
         found = [CIRCUIT_TRACER]  # it says itself which of the files are meant
     if len(found) == 1:
-        return found[0].open(path, HookNames(model_type, input_hook, output_hook))
+        return found[0].open(path, HookNames(model_type, input_hook, output_hook, only))
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     if not found:
         refuse_autoencoder_folder(path)

@@ -51,13 +51,17 @@ def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
     expect_setting(config_path, config, "model_kind", "transcoder_set", None)
     expect_setting(config_path, config, "activation", "relu", "jumprelu", "topk", None)
     expect_setting(config_path, config, ROWS, "d_transcoder", "d_model", None)
-    files = _listed_files(path, config_path, config) if "transcoders" in config else _layer_files(path)
+    if "transcoders" in config:
+        listed = enumerate(_listed_files(path, config_path, config))
+        files = one_per_layer(path, listed, "number {} of `transcoders:`", names.only)
+    else:
+        files = _layer_files(path, names.only)
     return TranscoderFolder(
         path=path,
         format="circuit-tracer",
         hooks=config_hooks(names, config_path, config),
-        n_layers=len(files),
-        files=(config_path, *files) if config_path.exists() else tuple(files),
+        layers=tuple(files),
+        files=(config_path, *files.values()) if config_path.exists() else tuple(files.values()),
         shape=lambda layer: _layer_shape(files[layer], config_path, config),
         read=lambda layer: _read_layer(files[layer], config_path, config),
     )
@@ -90,14 +94,14 @@ def lists_layers(path: Path) -> bool:
     return (path / "config.yaml").is_file() and "transcoders" in read_config(path)[1]
 
 
-def _layer_files(path: Path) -> list[Path]:
+def _layer_files(path: Path, only: tuple[int, ...] | None) -> dict[int, Path]:
     numbered = []
     for file in path.glob("layer_*.safetensors"):
         match = re.fullmatch(r"layer_([0-9]{1,6})\.safetensors", file.name)
         if match is None:
             raise ValueError(f"{file}: expected a name like layer_0.safetensors")
         numbered.append((int(match[1]), file))
-    return one_per_layer(path, numbered, "layer_{}.safetensors")
+    return one_per_layer(path, numbered, "layer_{}.safetensors", only)
 
 
 def _listed_files(path: Path, config_path: Path, config: dict[str, object]) -> list[Path]:

@@ -17,6 +17,7 @@ from storage.formats.folder import (
     read_column,
     read_tensors,
     tensor_shapes,
+    whole_only,
 )
 from storage.formats.hooks import HookNames
 
@@ -29,6 +30,7 @@ def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
     """
     config_path, config = read_config(path)
     expect_setting(config_path, config, "model_kind", "cross_layer_transcoder")
+    whole_only(path, names.only)
     encoders, decoders = (_files(path, name) for name in ("W_enc", "W_dec"))
     n_layers = len(encoders)
     if len(decoders) != n_layers:
@@ -43,8 +45,8 @@ def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
         path=path,
         format="circuit-tracer CLT",
         hooks=hooks,
-        n_layers=n_layers,
-        files=(config_path, *encoders, *decoders),
+        layers=tuple(encoders),
+        files=(config_path, *encoders.values(), *decoders.values()),
         shape=lambda layer: _shape(encoders[layer], decoders[layer], layer, n_layers),
         read=lambda layer: _read(encoders[layer], decoders[layer], layer, n_layers),
         below=lambda layer: {
@@ -54,7 +56,7 @@ def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
     )
 
 
-def _files(path: Path, name: str) -> list[Path]:
+def _files(path: Path, name: str) -> dict[int, Path]:
     numbered = []
     for file in path.glob(f"{name}_*.safetensors"):
         match = re.fullmatch(rf"{name}_([0-9]{{1,6}})\.safetensors", file.name)

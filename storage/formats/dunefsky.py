@@ -33,17 +33,17 @@ def open_dunefsky(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: a layer is missing, or a file is none of these or would run code when loaded.
     """
-    files = one_per_layer(path, _numbered(path), "…_blocks.{}.ln2.hook_normalized_….pt")
-    places = [_places(file, layer) for layer, file in enumerate(files)]
-    for file, found in zip(files, places, strict=True):
+    files = one_per_layer(path, _numbered(path), "…_blocks.{}.ln2.hook_normalized_….pt", names.only)
+    places = [_places(file, layer) for layer, file in files.items()]
+    for file, found in zip(files.values(), places, strict=True):
         if found != places[0]:
             raise ValueError(f"{file}: reads {found[0]} for {found[1]}, layer 0 {places[0][0]} for {places[0][1]}")
     return TranscoderFolder(
         path=path,
         format="Dunefsky et al.",
         hooks=names.hooks(path, *places[0], norm_folded=True),
-        n_layers=len(files),
-        files=tuple(files),
+        layers=tuple(files),
+        files=tuple(files.values()),
         shape=lambda layer: _shape(files[layer]),
         read=lambda layer: _read(files[layer]),
         folded=(SUBTRACTED,),

@@ -1,6 +1,6 @@
 """What every transcoder format provides, and the checks they share."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,8 @@ class TranscoderFolder:
     path: Path
     format: str
     hooks: Hooks
-    n_layers: int
+    layers: tuple[int, ...]
+    """The layers that are read, in order."""
     files: tuple[Path, ...]
     """Every file that determines the transcoders."""
     shape: Callable[[int], tuple[int, int]]
@@ -88,15 +89,19 @@ def _refuse_link_out(link: Path, root: Path, allowed: list[Path]) -> None:
         raise ValueError(f"{link}: a symbolic link that leads out of {root}; put the file itself there")
 
 
-def one_per_layer(folder: Path, numbered: Iterable[tuple[int, Path]], pattern: str) -> list[Path]:
-    """Files in the order of their layers, which start at 0 and leave none out. `pattern` names a layer's file.
+def one_per_layer(
+    folder: Path, numbered: Iterable[tuple[int, Path]], pattern: str, only: Sequence[int] | None = None
+) -> dict[int, Path]:
+    """The file of each layer, in order: of the layers `only`, or of all, which start at 0 and leave none out. `pattern`
+    names a layer's file.
 
     Raises:
         ValueError: a layer has none or several; the choices are listed.
     """
     choices: dict[int, list[Path]] = {}
     for layer, file in numbered:
-        choices.setdefault(layer, []).append(file)
+        if only is None or layer in only:
+            choices.setdefault(layer, []).append(file)
     for layer, files in sorted(choices.items()):
         if len(files) > 1:
             names = ", ".join(sorted(file.relative_to(folder).as_posix() for file in files)[:12])
@@ -104,11 +109,26 @@ def one_per_layer(folder: Path, numbered: Iterable[tuple[int, Path]], pattern: s
                 f"{folder}: layer {layer} is there {len(files)} times: {names}; expected one. To choose, leave one a "
                 "layer in the folder, or name them in order as `transcoders:` in a config.yaml"
             )
-    missing = next((layer for layer in range(max(1, len(choices))) if layer not in choices), None)
+    wanted = range(max(1, len(choices))) if only is None else only
+    missing = next((layer for layer in wanted if layer not in choices), None)
     if missing is not None:
-        found = sorted(choices)[:40] or "none"
-        raise ValueError(f"{folder}: no file {pattern.format(missing)}; found layers {found}")
-    return [choices[layer][0] for layer in sorted(choices)]
+        found = sorted(choices)[:40]
+        alone = f". To read those alone: transcoder.only_layers={found}" if found else ""
+        raise ValueError(f"{folder}: no file {pattern.format(missing)}; found layers {found or 'none'}{alone}")
+    return {layer: choices[layer][0] for layer in sorted(choices)}
+
+
+def whole_only(folder: Path, only: Sequence[int] | None) -> None:
+    """Refuse to read some layers of a cross-layer transcoder: what an MLP writes is there the sum of all below.
+
+    Raises:
+        ValueError: some were asked for.
+    """
+    if only is not None:
+        raise ValueError(
+            f"transcoder.only_layers: {folder} is a cross-layer transcoder, whose features write to later layers; "
+            "it is read whole or not at all"
+        )
 
 
 def read_settings(path: Path) -> dict[str, object]:

@@ -47,13 +47,13 @@ def open_gemma_scope(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: a layer has none or several.
     """
-    files = one_per_layer(path, _numbered(path), "layer_{}/width_…/average_l0_…/params.npz")
+    files = one_per_layer(path, _numbered(path), "layer_{}/width_…/average_l0_…/params.npz", names.only)
     return TranscoderFolder(
         path=path,
         format="Gemma Scope",
         hooks=names.hooks(path, "ln2.hook_normalized", "hook_mlp_out"),
-        n_layers=len(files),
-        files=tuple(files),
+        layers=tuple(files),
+        files=tuple(files.values()),
         shape=lambda layer: layer_shape(files[layer]),
         read=lambda layer: read_layer(files[layer]),
     )

@@ -31,18 +31,19 @@ def open_gemma_scope_2(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: a layer has none or several, or a setting does not fit.
     """
-    files = one_per_layer(path, _numbered(path), "layer_{}_width_…/params.safetensors")
-    hooks = [_hooks(file, layer, names) for layer, file in enumerate(files)]
-    for file, found in zip(files, hooks, strict=True):
+    files = one_per_layer(path, _numbered(path), "layer_{}_width_…/params.safetensors", names.only)
+    hooks = [_hooks(file, layer, names) for layer, file in files.items()]
+    for file, found in zip(files.values(), hooks, strict=True):
         if found != hooks[0]:
-            raise ValueError(f"{file.parent}: reads {found[0]} for {found[1]}, layer 0 {hooks[0][0]} for {hooks[0][1]}")
-    settings = [file.with_name("config.json") for file in files]
+            first = f"the first layer {hooks[0][0]} for {hooks[0][1]}"
+            raise ValueError(f"{file.parent}: reads {found[0]} for {found[1]}, {first}")
+    settings = [file.with_name("config.json") for file in files.values()]
     return TranscoderFolder(
         path=path,
         format="Gemma Scope 2",
         hooks=hooks[0],
-        n_layers=len(files),
-        files=(*(file for file in settings if file.is_file()), *files),
+        layers=tuple(files),
+        files=(*(file for file in settings if file.is_file()), *files.values()),
         shape=lambda layer: layer_shape(files[layer]),
         read=lambda layer: read_layer(files[layer]),
     )

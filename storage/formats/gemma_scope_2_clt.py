@@ -16,6 +16,7 @@ from storage.formats.folder import (
     read_settings,
     read_tensors,
     tensor_shapes,
+    whole_only,
 )
 from storage.formats.gemma_scope_2 import SKIP
 from storage.formats.hooks import HookNames, layer_and_name
@@ -31,6 +32,7 @@ def open_gemma_scope_2_clt(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: layers are missing or there several times, a setting does not fit, or it is a crosscoder.
     """
+    whole_only(path, names.only)
     numbered = [(_layer(file), file) for file in path.glob("**/params_layer_*.safetensors")]
     files = one_per_layer(path, numbered, "params_layer_{}.safetensors")
     config_path = files[0].with_name("config.json")
@@ -43,8 +45,8 @@ def open_gemma_scope_2_clt(path: Path, names: HookNames) -> TranscoderFolder:
         path=path,
         format="Gemma Scope 2 CLT",
         hooks=names.hooks(config_path, *(_place(config, name) for name in ("hf_hook_point_in", "hf_hook_point_out"))),
-        n_layers=n_layers,
-        files=(*([config_path] if config else []), *files),
+        layers=tuple(files),
+        files=(*([config_path] if config else []), *files.values()),
         shape=lambda layer: _shape(files[layer], n_layers),
         read=lambda layer: _read(files[layer], layer, n_layers),
         below=lambda layer: {source: _contribution(files[source], layer, n_layers) for source in range(layer)},

@@ -31,12 +31,15 @@ NORMALIZED, MLP_OUT, MLP_IN = "ln2.hook_normalized", "hook_mlp_out", "hook_mlp_i
 
 @dataclass(frozen=True)
 class HookNames:
-    """How to read the names in a release: which model they are about, and what is to hold instead of them."""
+    """How a release is to be read: which model its names of hooks are about, what is to hold instead of them, and of
+    which layers."""
 
     model_type: str
     """`config.model_type` of the model."""
     input_hook: InputHook | None = None
     output_hook: OutputHook | None = None
+    only: tuple[int, ...] | None = None
+    """Only these layers are read; None: all."""
 
     def hooks(self, source: Path, input_name: object, output_name: object, *, norm_folded: bool | None = None) -> Hooks:
         """The hooks that a release, described by the file or folder `source`, names; None where it does not.

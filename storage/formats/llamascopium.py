@@ -52,19 +52,19 @@ def open_llamascopium(path: Path, names: HookNames) -> TranscoderFolder:
     """
     layers = [_open(file) for file in path.glob(f"**/{WEIGHTS}") if file.with_name("config.json").is_file()]
     by_file = {found.file: found for found in layers}
-    files = one_per_layer(path, [(found.layer, found.file) for found in layers], f"…/{WEIGHTS} of layer {{}}")
-    chosen = [by_file[file] for file in files]
-    for found in chosen:
-        if found.places != chosen[0].places:
-            raise ValueError(
-                f"{found.settings}: reads {found.places}; layer {chosen[0].layer} reads {chosen[0].places}"
-            )
+    numbered = [(found.layer, found.file) for found in layers]
+    files = one_per_layer(path, numbered, f"…/{WEIGHTS} of layer {{}}", names.only)
+    chosen = {layer: by_file[file] for layer, file in files.items()}
+    first = next(iter(chosen.values()))
+    for found in chosen.values():
+        if found.places != first.places:
+            raise ValueError(f"{found.settings}: reads {found.places}; layer {first.layer} reads {first.places}")
     return TranscoderFolder(
         path=path,
         format="Llamascopium",
-        hooks=names.hooks(chosen[0].settings, *chosen[0].places, norm_folded=False),
-        n_layers=len(chosen),
-        files=(*(found.settings for found in chosen), *files),
+        hooks=names.hooks(first.settings, *first.places, norm_folded=False),
+        layers=tuple(chosen),
+        files=(*(found.settings for found in chosen.values()), *files.values()),
         shape=lambda layer: _shape(chosen[layer]),
         read=lambda layer: _read(chosen[layer]),
         folded=("norms of inputs, outputs and decoder rows, by which the release scales, into the weights",),

@@ -42,17 +42,18 @@ def open_sae_lens(path: Path, names: HookNames) -> TranscoderFolder:
     for file, config in layers:
         _check(file.with_name("cfg.json"), config)
     numbered = [(_layer(file.with_name("cfg.json"), config), file) for file, config in layers]
-    files = one_per_layer(path, numbered, "…/sae_weights.safetensors of layer {}")
-    hooks = [_hooks(file.with_name("cfg.json"), configs[file], names) for file in files]
-    for file, found in zip(files, hooks, strict=True):
+    files = one_per_layer(path, numbered, "…/sae_weights.safetensors of layer {}", names.only)
+    hooks = [_hooks(file.with_name("cfg.json"), configs[file], names) for file in files.values()]
+    for file, found in zip(files.values(), hooks, strict=True):
         if found != hooks[0]:
-            raise ValueError(f"{file.parent}: reads {found[0]} for {found[1]}, layer 0 {hooks[0][0]} for {hooks[0][1]}")
+            first = f"the first layer {hooks[0][0]} for {hooks[0][1]}"
+            raise ValueError(f"{file.parent}: reads {found[0]} for {found[1]}, {first}")
     return TranscoderFolder(
         path=path,
         format="SAELens",
         hooks=hooks[0],
-        n_layers=len(files),
-        files=(*(file.with_name("cfg.json") for file in files), *files),
+        layers=tuple(files),
+        files=(*(file.with_name("cfg.json") for file in files.values()), *files.values()),
         shape=lambda layer: _shape(files[layer], configs[files[layer]]),
         read=lambda layer: _read(files[layer], configs[files[layer]]),
     )

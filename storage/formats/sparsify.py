@@ -35,20 +35,20 @@ def open_sparsify(path: Path, names: HookNames) -> TranscoderFolder:
     Raises:
         ValueError: a setting is missing or refused, a hookpoint is no MLP, or layers are missing.
     """
-    files = one_per_layer(path, _numbered(path), "layers.{}.mlp/sae.safetensors")
-    configs = [read_settings(file.with_name("cfg.json")) for file in files]
+    files = one_per_layer(path, _numbered(path), "layers.{}.mlp/sae.safetensors", names.only)
+    configs = {layer: read_settings(file.with_name("cfg.json")) for layer, file in files.items()}
     told = names.input_hook is not None and names.output_hook is not None
-    for file, config in zip(files, configs, strict=True):
-        _check(file.with_name("cfg.json"), config, told)
+    for layer, config in configs.items():
+        _check(files[layer].with_name("cfg.json"), config, told)
     return TranscoderFolder(
         path=path,
         format="sparsify",
         hooks=names.hooks(path, "mlp.input", "mlp.output"),
-        n_layers=len(files),
-        files=(*(file.with_name("cfg.json") for file in files), *files),
+        layers=tuple(files),
+        files=(*(file.with_name("cfg.json") for file in files.values()), *files.values()),
         shape=lambda layer: _shape(files[layer], configs[layer]),
         read=lambda layer: _read(files[layer], configs[layer]),
-        folded=(SUBTRACTED,) if any(map(_subtracts, configs)) else (),
+        folded=(SUBTRACTED,) if any(map(_subtracts, configs.values())) else (),
     )
 
 

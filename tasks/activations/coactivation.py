@@ -115,9 +115,9 @@ class EdgesJob:
     def passes(self) -> list[CorpusPass]:
         return [each.corpus_pass for each in self.summed]
 
-    def layer_pairs(self, target: int, n_layers: int) -> list[int]:
-        """The source layers whose edges to a target layer are looked for."""
-        return [source for source, other in self.settings.layer_pairs(n_layers) if other == target]
+    def layer_pairs(self, target: int, layers: Sequence[int]) -> list[int]:
+        """The source layers, of those that are ingested, whose edges to a target layer are looked for."""
+        return [source for source, other in self.settings.layer_pairs(layers) if other == target]
 
 
 @shard_task("twera", "twera {key.name}")
@@ -191,7 +191,7 @@ def _strongest(store: Store, job: EdgesJob, key: ShardKey, targets: TargetSums) 
     checkpoint, settings, size = open_checkpoint(store, job.checkpoint_id), job.settings, job.shard_size
     found, columns = Strongest(key.stop - key.start, settings.top_k), slice(key.start, key.stop)
     encoder = encoder_directions(checkpoint, key, job.fold_norms)
-    for source in job.layer_pairs(key.layer, checkpoint.n_layers):
+    for source in job.layer_pairs(key.layer, checkpoint.layers):
         rows = reading_source(checkpoint, encoder, source, job.fold_norms)
         for part in shards(key.recipe, source, checkpoint.d_transcoder, size):
             sources = slice(part.start, part.stop)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool
 
-from interp.activations.encoding import Entries, find_active, gather_active
+from interp.activations.encoding import Entries, find_active, gather_active, no_entries
 from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.positions import counted_in_rows
 from interp.activations.sampling import Samples, Statistics, draw_samples, statistics
@@ -135,7 +135,11 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
         with fast_products(d_model):
             xs = transcoder_inputs(hooked, len(layers), tokens, mask, batch)
             for layer in layers:
-                found[layer].append(find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position))
+                if layer in checkpoint.layers:
+                    active_here = find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position)
+                else:
+                    active_here = no_entries(dtype)
+                found[layer].append(active_here)
     active = []
     for layer in layers:
         active.append(gather_active(found[layer], checkpoint.d_transcoder))

@@ -51,7 +51,7 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     checkpoint = open_checkpoint(store, job.checkpoint_id)
     folder, model = loaded_model(job.model_path, job.device, open_attention=True)
     linear = linear_model(model, folder.family, checkpoint.hooks)
-    wanted = [_samples(store, job, layer, block) for layer in range(job.n_layers)]
+    wanted = [_samples(store, job, layer, block) for layer in job.layers]
     sequences = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
     rows = job.rows(store, sequences)
     with fast_products(checkpoint.attributes.d_model):
@@ -82,17 +82,17 @@ def _attribute_sequence(
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
     n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
     tokens = torch.from_numpy(row[:n_pos].astype(np.int64)).to(device)
-    layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in enumerate(samples)])
+    layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in zip(job.layers, samples, strict=True)])
     feature, sample, sequence, position = (
         np.concatenate([getattr(s, name) for s, _ in samples]) for name in ("feature", "sample", "sequence", "position")
     )
     activation = np.concatenate([s.activation for s, _ in samples])
-    all_held = linear.n_layers * transcoder(0).n_bytes <= TRANSCODERS.max_bytes
+    all_held = linear.n_layers * transcoder(job.layers[0]).n_bytes <= TRANSCODERS.max_bytes
     until = read_until(layer, position, linear.n_layers)
     frozen = freeze(linear, transcoder, tokens, until, keep_decoders=all_held)
     per_layer = [
         feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
-        for at, (s, _) in enumerate(samples)
+        for at, (s, _) in zip(job.layers, samples, strict=True)
         if len(s.feature)
     ]
     targets = Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))

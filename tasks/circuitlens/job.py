@@ -44,7 +44,8 @@ class CircuitLensJob:
     """Names the attributions."""
     samples: str
     """The recipe of the samples."""
-    n_layers: int
+    layers: tuple[int, ...]
+    """Those that are ingested."""
     d_transcoder: int
     shard_size: int
     """Features a shard of the samples."""

@@ -13,7 +13,8 @@ class Draw(NamedTuple):
     """So many of each layer, those first that most methods can describe, ties broken at random (seeded); None: all."""
     sample: int | None
     """So many of the whole model, each with the same chance within its layer; goes before `per_layer`."""
-    n_layers: int
+    layers: tuple[int, ...]
+    """Those that are ingested."""
 
     @property
     def is_all(self) -> bool:
@@ -29,8 +30,8 @@ class Draw(NamedTuple):
         chance = np.random.default_rng([seed, layer]).permutation(len(features))
         if self.sample is not None:
             order = np.argsort(chance)
-            whole, rest = divmod(self.sample, self.n_layers)
-            at = int(np.random.default_rng(seed).permutation(self.n_layers)[layer])
+            whole, rest = divmod(self.sample, len(self.layers))
+            at = int(np.random.default_rng(seed).permutation(len(self.layers))[self.layers.index(layer)])
             most = whole + (at < rest)
         else:
             order = np.lexsort((chance, -np.asarray(n_methods, np.int64)))

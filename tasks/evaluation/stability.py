@@ -58,7 +58,7 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
     single = [ShardKey("", layer, int(feature), int(feature) + 1) for feature in targets]
     encoder = torch.cat([encoder_directions(checkpoint, key, job.fold_norms) for key in single] or [torch.zeros(0, 1)])
     segments = list(_segments(store, passes, _Wanted(layer, checkpoint.d_transcoder, targets), bounds))
-    for source in job.layer_pairs(layer, checkpoint.n_layers) if n else []:
+    for source in job.layer_pairs(layer, checkpoint.layers) if n else []:
         rows = reading_source(checkpoint, encoder, source, job.fold_norms)
         parts = shards("", source, checkpoint.d_transcoder, features[0].stop - features[0].start)
         weight = torch.cat([virtual_weights(checkpoint, rows, part, layer) for part in parts], 1).numpy()

@@ -159,6 +159,8 @@ def _upstream(
     settings, arithmetic = job.settings, job.arithmetic
     found = []
     for source in settings.upstream_layers(key.layer):
+        if source not in checkpoint.layers:
+            continue
         rows = reading_source(checkpoint, encoder, source, settings.fold_norms)
         projection = project(
             rows.to(arithmetic.device),

@@ -45,8 +45,8 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
     checkpoint_id, compat = job.checkpoint_id, job.compat
     path = _block_path(store, checkpoint_id, start, compat)
     checkpoint = open_checkpoint(store, checkpoint_id)
-    gathered = [single_token_path(store, checkpoint_id, layer, compat).exists() for layer in range(checkpoint.n_layers)]
-    layers = [layer for layer, is_there in enumerate(gathered) if not is_there]
+    gathered = {layer: single_token_path(store, checkpoint_id, layer, compat).exists() for layer in checkpoint.layers}
+    layers = [layer for layer, is_there in gathered.items() if not is_there]
     if path.exists() or not layers:
         return start
     folder, model = loaded_model(job.model_path, job.device)

@@ -49,10 +49,10 @@ def _release(name: str, pattern: str, mutate: Mutation) -> Format:
 
         path = next(parent for parent in file.parents if parent.name == "release")
         opened = open_transcoders(path, release.model_type)
-        for layer in range(opened.n_layers):
+        for layer in opened.layers:
             opened.shape(layer)
         opened.read(LAYER)
-        opened.read(opened.n_layers - 1)
+        opened.read(opened.layers[-1])
         opened.below(LAYER)
 
     return Format(write, mutate, read)

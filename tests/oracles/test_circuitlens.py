@@ -33,7 +33,7 @@ def frozen_demo() -> tuple[LinearModel, Frozen, list[Transcoder]]:
     model = folder.load()
     model.set_attn_implementation("eager")  # pyright: ignore
     release = open_transcoders(DEMO / "transcoders", "gpt2", None, None)
-    coders = [release.read(layer).to(torch.float32) for layer in range(release.n_layers)]
+    coders = [release.read(layer).to(torch.float32) for layer in release.layers]
     linear = linear_model(model, folder.family, release.hooks)
     return linear, freeze(linear, coders.__getitem__, torch.tensor(TOKENS)), coders
 

@@ -70,7 +70,7 @@ class TestEveryFormat:
     def test_it_is_recognised_and_says_where_it_reads(self, release: Release, folder: TranscoderFolder) -> None:
         assert folder.format == release.format
         assert folder.hooks == release.hooks
-        assert folder.n_layers == N_LAYERS
+        assert folder.layers == tuple(range(N_LAYERS))
         assert {folder.shape(layer) for layer in range(N_LAYERS)} == {(D_TRANSCODER, D_MODEL)}
         assert all(file.is_file() for file in folder.files)
         assert len(folder.files) == len(set(folder.files)) >= N_LAYERS
@@ -94,7 +94,7 @@ class TestEveryFormat:
     def test_it_comes_back_from_the_store(self, release: Release, folder: TranscoderFolder, tmp_path: Path) -> None:
         store, coder = Store(tmp_path / "store"), folder.read(3)
         write_layer(store, "c", 3, coder, None, None)
-        finish(store, "c", replace(ATTRIBUTES, activation=coder.activation, k=coder.k))
+        finish(store, "c", replace(ATTRIBUTES, n_layers=N_LAYERS, activation=coder.activation, k=coder.k))
         found = open_checkpoint(store, "c").transcoder(3, later=True)
         for name, value in vars(coder).items():
             same = (
@@ -117,6 +117,20 @@ class TestEveryFormat:
             ValueError, match=r"layer 10|_10\.|_10/|_10_|\.10\.|layers \[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11\]"
         ):
             open_transcoders(folder.path, release.model_type)
+
+    def test_some_layers_alone_are_read(self, release: Release, folder: TranscoderFolder) -> None:
+        if "CLT" in release.format:
+            with pytest.raises(ValueError, match=r"cross-layer transcoder.*read whole or not at all"):
+                open_transcoders(folder.path, release.model_type, only=(3, 10))
+            return
+        some = open_transcoders(folder.path, release.model_type, only=(3, 10))
+        assert some.layers == (3, 10)
+        assert set(some.files) < set(folder.files)
+        for layer in some.layers:
+            assert some.shape(layer) == (D_TRANSCODER, D_MODEL)
+            assert torch.equal(some.read(layer).W_enc, folder.read(layer).W_enc)
+        with pytest.raises(ValueError, match=r"12.*found layers \[3\]"):
+            open_transcoders(folder.path, release.model_type, only=(3, 12))
 
     def test_links_stay_in_the_folder_or_in_the_hub_cache(
         self, release: Release, folder: TranscoderFolder, tmp_path: Path
@@ -164,9 +178,9 @@ class TestEveryFormat:
 
 def read_all(path: Path, model_type: str) -> list[Transcoder]:
     folder = open_transcoders(path, model_type)
-    for layer in range(folder.n_layers):
+    for layer in folder.layers:
         folder.shape(layer)
-    return [folder.read(layer) for layer in range(folder.n_layers)]
+    return [folder.read(layer) for layer in folder.layers]
 
 
 def write(release: str, path: Path) -> tuple[Path, str]:
@@ -465,7 +479,7 @@ def test_gemma_scope_2_without_config_needs_the_hooks(tmp_path: Path) -> None:
         config.unlink()
     with pytest.raises(ValueError, match=r"the input hook is not said; set transcoder\.input_hook"):
         open_transcoders(path, model_type)
-    assert open_transcoders(path, model_type, "mlp_in", "mlp_out_normed").n_layers == N_LAYERS
+    assert open_transcoders(path, model_type, "mlp_in", "mlp_out_normed").layers == tuple(range(N_LAYERS))
 
 
 def test_settings_of_llamascopium_that_change_the_computation_are_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, CircuitL
 
 def ordered(store: Store, job: CircuitLensJob) -> None:
     """The samples in order of rows."""
-    for layer in range(job.n_layers):
+    for layer in job.layers:
         for key in job.sampled_shards(layer):
             order_samples.fn(store, job, key)
 

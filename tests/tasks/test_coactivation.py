@@ -66,7 +66,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[Matrices]:
     """All matrices, tiles in an order of chance."""
     n, found = subject.attributes.d_transcoder, []
-    for source, target in SETTINGS.layer_pairs(subject.attributes.n_layers):
+    for source, target in SETTINGS.layer_pairs(subject.layers):
         pair = matrices(subject.store, summed.recipe, source, target, shard_size)
         make_matrices(pair, n)
         for key in reversed(shards("any", target, n, shard_size)):
@@ -251,7 +251,7 @@ def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: lis
 @pytest.mark.parametrize("pairs", [[(1, 1)], [(2, 1)], [(0, 9)]])
 def test_a_pair_of_layers_that_is_none_is_refused(pairs: Any) -> None:
     with pytest.raises(ValueError, match=r"coactivation.pairs.*not an earlier and a later one"):
-        CoactivationSettings(pairs=pairs).layer_pairs(4)
+        CoactivationSettings(pairs=pairs).layer_pairs(range(4))
 
 
 @pytest.mark.parametrize("n_layers", [3, 30])

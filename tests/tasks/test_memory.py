@@ -246,7 +246,7 @@ def judge_job(subject: Subject) -> JudgeJob:
         controls=(),
         judge="rule",
         model=None,
-        draw=Draw(FEATURES, None, N_LAYERS),
+        draw=Draw(FEATURES, None, tuple(range(N_LAYERS))),
         embeddings=None,
         surprisal=None,
         instructions=instructions(config.prompts.own),
