@@ -114,7 +114,7 @@ def known_answers(opened: Opened, settings: ActivationSettings, sizes: Sizes) ->
     by_distance: list[tuple[float, list[float]]] = []
     n_active = 0
     wanted = {(one.layer, one.feature) for many in drawn.values() for one in many}
-    for layer, active in read_features(checkpoint, path, read, range(checkpoint.n_layers), opened.device):
+    for layer, active in read_features(checkpoint, path, read, checkpoint.layers, opened.device):
         n_active += int((np.diff(active.indptr) > 0).sum())
         known += followers(layer, active, labels, halves)
         here = [feature for at, feature in wanted if at == layer]
