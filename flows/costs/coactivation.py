@@ -11,7 +11,7 @@ from flows.subject.subject import store_path
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
 
-READ_S, RANK_S = 15e-9, 20e-9
+READ_S, RANK_S = 15e-9, 60e-9
 """Seconds for an active feature of a layer that is read beside some targets of another, and for a source and a target
 that are ranked."""
 
