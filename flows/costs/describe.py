@@ -11,6 +11,7 @@ from flows.costs.weightlens import PROPAGATE_S
 from flows.recipes.describe import NEEDS, WIRED
 from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
+from tasks.llm.prices import expected_tokens
 
 DESCRIBE_S = 0.001
 """Seconds a feature and method to read its evidence and to word it by rule."""
@@ -60,5 +61,5 @@ def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n
     n_joins = n_attributed * n_methods
     n = n_features * (len(methods) - n_methods) + (n_attributed * CLUSTERS_PER_FEATURE if n_methods else 0)
     characters = n * CHARACTERS_PER_QUESTION + n_joins * CHARACTERS_PER_JOIN
-    answers = (n + n_joins) * config.llm.max_tokens
+    answers = (n + n_joins) * expected_tokens("explain", config.llm.max_tokens)
     return questions_usd(config, config.describe.explainer, n + n_joins, characters, answers)

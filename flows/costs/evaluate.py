@@ -7,6 +7,7 @@ from flows.costs.sizes import Sizes
 from flows.subject.machine import n_workers
 from interp.fade.harder import IN_GROUP
 from interp.fade.model_judge import TEXTS_PER_WRITING
+from tasks.llm.prices import expected_tokens
 
 JUDGE_S = 0.004
 """Seconds to judge one description by rule."""
@@ -101,5 +102,5 @@ def judging_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_
     texts += steered_share * len(how.faithfulness.factors) * how.faithfulness.n_prompts
     n_writing, n_rating = n_own * -(-how.n_synthetic // TEXTS_PER_WRITING), n_descriptions * texts / step
     characters = (n_writing + n_rating) * CHARACTERS_OF_TASK + n_descriptions * texts * CHARACTERS_PER_TEXT
-    tokens = n_writing * 600 + n_rating * (40 + 20 * step)
+    tokens = expected_tokens("rate", n_writing * 600 + n_rating * (40 + 20 * step))
     return questions_usd(config, config.evaluate.judge, n_writing + n_rating, characters, tokens)

@@ -24,7 +24,7 @@ from tasks.llm.endpoint import (
     worst_case_usd,
 )
 from tasks.llm.pace import Pace
-from tasks.llm.prices import CHARACTERS_PER_TOKEN, EXPECTED_OUTPUT, Estimate, Observed, estimate
+from tasks.llm.prices import CHARACTERS_PER_TOKEN, Estimate, Observed, estimate, expected_tokens
 
 Problem = Literal["budget", "expired", "rejected", "unreachable"]
 
@@ -123,9 +123,9 @@ class PaidModel:
         return prompt.n_characters * before.tokens_per_character * CHARACTERS_PER_TOKEN
 
     def _answer_tokens(self, prompt: Prompt) -> float:
-        """That an answer may have, or as many as are counted as those that answers of its kind had before."""
+        """How many an answer is expected to have: as many as those of its kind had before."""
         before = self.observed.get(prompt.purpose)
-        return float(prompt.max_tokens) if before is None else before.output_tokens / EXPECTED_OUTPUT
+        return expected_tokens(prompt.purpose, prompt.max_tokens) if before is None else before.output_tokens
 
     def goes_as_batch(self, n_questions: int) -> bool:
         """Whether so many questions are sent to the batch endpoint."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
+from interp.descriptions.llm_questions import Purpose
 from interp.descriptions.settings import Prices
 
 KNOWN_PRICES = Path(__file__).with_name("known_prices.yaml")
@@ -15,8 +16,8 @@ KNOWN_PRICES = Path(__file__).with_name("known_prices.yaml")
 CHARACTERS_PER_TOKEN = 3.0
 """Fewer than in English text, since much of a prompt is JSON and token lists; so the estimate is rather too high."""
 
-EXPECTED_OUTPUT = 0.5
-"""Share of the tokens allowed to an answer that it is expected to use."""
+DESCRIPTION_SHARE, OTHER_SHARE = 0.2, 0.5
+"""Share of the tokens allowed to an answer that it is expected to use: a description, and whatever else is asked."""
 
 _SNAPSHOT = re.compile(r"-\d{8}$")
 
@@ -72,10 +73,16 @@ class Observed(NamedTuple):
 def estimate(
     n_questions: int, characters: float, answer_tokens: float, prices: Prices, *, batch: bool = False
 ) -> Estimate:
-    """What questions of so many characters, whose answers may have so many tokens, are expected to cost.
+    """What questions of so many characters cost, whose answers are expected to have so many tokens.
 
     Caching of prompts is left out of account.
     """
     share = prices.batch if batch else 1.0
-    read, written = characters / CHARACTERS_PER_TOKEN, answer_tokens * EXPECTED_OUTPUT
-    return Estimate(n_questions, read, written, share * (read * prices.input + written * prices.output) / 1e6)
+    read = characters / CHARACTERS_PER_TOKEN
+    usd = share * (read * prices.input + answer_tokens * prices.output) / 1e6
+    return Estimate(n_questions, read, answer_tokens, usd)
+
+
+def expected_tokens(purpose: Purpose, max_tokens: float) -> float:
+    """How many tokens answers are expected to have where none of the kind was seen yet; `max_tokens` are allowed."""
+    return max_tokens * (DESCRIPTION_SHARE if purpose in ("explain", "join") else OTHER_SHARE)

@@ -96,7 +96,7 @@ def test_the_estimate_is_by_the_apis_count_and_is_for_what_is_left(api: Api, tmp
     guess = model.estimate(prompts(4))
     assert guess.n_questions == 3
     assert guess.input_tokens == pytest.approx(300, rel=0.05)
-    assert guess.usd == pytest.approx((300 * 3.0 + 75 * 15.0) / 1e6, rel=0.05)
+    assert guess.usd == pytest.approx((300 * 3.0 + 30 * 15.0) / 1e6, rel=0.05)
     assert asking(tmp_path).estimate(prompts(1)).usd == 0
 
 
