@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 def row_blocks(n_rows: int, n_pos: int, positions: int) -> list[Block]:
-    """Rows in blocks of about so many positions."""
+    """Rows cut into blocks of about `positions` positions."""
     step = max(1, positions // n_pos)
     return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
@@ -83,7 +83,7 @@ def _only_chunk(path: Path, n_dims: int) -> Path:
 
 
 def pack_block(store: Store, recipe: str, block: Block) -> None:
-    """Put a compressed block in the place of one as it was written."""
+    """Replace a plain block by a compressed one."""
     plain, packed = (block_path(store, recipe, block, packed=is_packed) for is_packed in (False, True))
     if not packed.exists():
         opened = open_block(store, recipe, block)
@@ -147,7 +147,7 @@ class PackedBlock(NamedTuple):
     path: Path
 
     def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
-        """Likewise."""
+        """The activations of a range of a layer's features, positions counted through the block."""
         indptr = self._read("indptr", layer, layer + 1)[0][start : stop + 1]
         low, high = int(indptr[0]), int(indptr[-1])
         step, value = (self._read(name, low, high) for name in ("gap", "value"))

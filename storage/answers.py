@@ -41,32 +41,32 @@ class Call:
     output_tokens: int = 0
     cost_usd: float = 0.0
     set_aside_usd: float = 0.0
-    """Kept back for a question that may have been answered and charged."""
+    """USD reserved for a question that may have been answered and charged without our seeing it."""
 
 
 class Kept(NamedTuple):
-    """What came back for one question."""
+    """A stored answer to one question."""
 
     text: str | None
     """The answer, unparsed; None where `problem` says why there is none."""
     problem: str | None
     detail: str
     attempts: int
-    """How often it was answered; a malformed answer is asked for again."""
+    """How many times the model answered; a malformed answer is asked for again."""
     calls: list[Call]
-    """One an answer that was paid for."""
+    """The paid calls, one for each answer."""
 
 
 class OpenBatch(NamedTuple):
     """A message batch that was, or was about to be, sent."""
 
     batch_id: str | None
-    """None: the process ended between sending it and hearing its name."""
+    """The server's id; None: the process ended after sending the batch and before the id arrived."""
     sha256: list[str]
     sent_at: str
-    """UTC, ISO."""
+    """Time of sending, UTC, in ISO format."""
     model: str | None = None
-    """Who was asked; None in files of earlier versions."""
+    """The model that was asked; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class AnswerStore:
 
 
 def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[str, Answer]) -> Answer | None:
-    """The answer to a question as far as it is known."""
+    """The stored answer to a question, if there is one."""
     sha256 = prompt.sha256(model)
     kept = answers.read(sha256)
     if kept is None or (asked_again(kept, prompt) and sha256 not in unanswered):
@@ -121,6 +121,6 @@ def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[s
 
 
 def asked_again(kept: Kept, prompt: Prompt) -> bool:
-    """Whether a useless answer is worth another question."""
+    """Whether a question whose answer was useless is worth asking again."""
     useless = kept.problem == "truncated" or (kept.text is not None and parsed(kept.text, prompt.schema) is None)
     return useless and kept.attempts < MAX_ANSWERS

@@ -51,13 +51,13 @@ QK_SCHEMA = pa.schema(
 
 
 class Attributed(NamedTuple):
-    """Samples, each with where it fired, what was found of it and what it does."""
+    """Attributed samples: where each fired, its contributors, and its effect."""
 
     layer: Int64[np.ndarray, " n"]
     feature: Int64[np.ndarray, " n"]
     sample: Int64[np.ndarray, " n"]
     sequence: Int64[np.ndarray, " n"]
-    """Row of the corpus."""
+    """Number of the corpus's row."""
     position: Int64[np.ndarray, " n"]
     activation: Float32[np.ndarray, " n"]
     total: Float32[np.ndarray, " n"]

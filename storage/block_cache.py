@@ -32,7 +32,7 @@ class BlockCache:
     def written(
         self, checkpoint: Checkpoint, layer: int, below: int
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
-        """What a layer's features write beneath layer `below`, in blocks likewise."""
+        """Blocks of the decoders with which a layer's features write into layers beneath `below`."""
         if not checkpoint.cross_layer:
             yield from self.tiles(checkpoint, layer, "W_dec", checkpoint.d_transcoder)
             return
@@ -47,5 +47,5 @@ class BlockCache:
         return self._held.n_bytes
 
     def clear(self) -> None:
-        """Let go of all blocks."""
+        """Forget all blocks."""
         self._held.clear()

@@ -33,7 +33,7 @@ class ShardSamples(NamedTuple):
     position: Int64[np.ndarray, " n"]
     activation: Float32[np.ndarray, " n"]
     quantile_bin: Int64[np.ndarray, " n"]
-    """−1 for those that are not of the quantile sample."""
+    """Bin of the quantile sample; −1 for samples that are not of it."""
 
     def where(self, chosen: Bool[np.ndarray, " n"] | Int64[np.ndarray, " m"]) -> "ShardSamples":
         """The samples chosen by a mask or by indices."""

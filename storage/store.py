@@ -66,7 +66,7 @@ class Store:
         return self.root / "equals" / f"{ingredients}.json"
 
     def reports(self, recipe: str) -> Path:
-        """Tables and plots for people."""
+        """Tables and plots to be read by people."""
         return self.root / "reports" / recipe
 
     def trained_transcoders(self, recipe: str) -> Path:
@@ -163,7 +163,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, whole or not at all to whoever looks; one that a kill leaves half removed is swept."""
+    """Remove a folder atomically for readers; what a kill leaves half removed is swept later."""
     going = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     with suppress(FileNotFoundError):
         path.replace(going)

@@ -52,7 +52,7 @@ class Text:
         return self.corpus.source
 
     def batches(self, folder: ModelFolder, counted: ActivationSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(tokens, which are real, which count) in batches."""
+        """Batches of rows as (tokens, which are real, which count)."""
         corpus, n_pos = self.corpus, self.corpus.n_pos
         step = max(1, TOKENS_PER_BATCH // n_pos)
         sides = one_side(corpus.bos, n_pos, corpus.layout, max_rows(self.n_tokens, n_pos))
@@ -79,13 +79,13 @@ class IngestJob:
     hooks: Hooks
     text: Text
     counted: ActivationSettings
-    """Which positions variance and active features are of."""
+    """Positions that explained variance and active features are measured at."""
     n_threads: int = 1
     only: tuple[int, ...] | None = None
     """Only these layers of the release are read; None: all."""
 
     def transcoders(self, folder: ModelFolder) -> TranscoderFolder:
-        """The release, for this model."""
+        """The release of transcoders, opened for this model."""
         return open_transcoders(self.transcoder_path, folder.family.model_type, *self.hooks, self.only)
 
 

@@ -69,7 +69,7 @@ class Lease:
         return False
 
     def _check_server(self) -> None:
-        """Refuse a server that does what it is asked to whatever the conditions."""
+        """Refuse a server that ignores the conditions of requests."""
         with suppress(ConflictError):
             self.objects.swap(KEY, _text(holder=None), None)
             raise RefusedError(
@@ -89,7 +89,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Show that we live.
+        """Renew the lease, so that others see that this run lives.
 
         Raises:
             LeaseLostError: another run took it over.

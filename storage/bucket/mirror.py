@@ -44,7 +44,7 @@ VERSION = 1
 CATALOG = "catalog.duckdb"
 
 TRANSFERS = 16
-"""Files that travel at once."""
+"""Files that are transferred at the same time."""
 
 PATIENCE_S = (5.0, 20.0, 60.0)
 """Waits between tries of a push or pull that failed, each of which retried its requests."""
@@ -157,7 +157,7 @@ class Mirror:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else pulls meanwhile."""
+        """Hold the mirror's lock, so that no other process pulls meanwhile."""
         with (self.store.root / MIRROR / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -216,7 +216,7 @@ class Mirror:
             self._fetch(CATALOG)  # last: what it rests on is here
 
     def _is_here(self, path: str) -> bool:
-        """Whether a file is here as it is there, or newer."""
+        """Whether the local file is as the bucket has it, or newer."""
         here, entry, known = self.path(path), self.manifest[path], self.synced.get(path)
         if not here.is_file():
             return False
@@ -260,7 +260,7 @@ class Mirror:
             del self.synced[path]
 
     def is_unchanged(self, path: str) -> bool:
-        """Whether a file is here as it was when it was last as there."""
+        """Whether the local file is as it was when it last equalled the bucket's."""
         with suppress(FileNotFoundError):
             stat, known = self.path(path).stat(), self.synced.get(path)
             return known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns)

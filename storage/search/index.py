@@ -46,7 +46,7 @@ _SEQUENCES = "SELECT corpus_id, 0, sequence, array_to_string(tokens, '') FROM se
 
 
 class Document(NamedTuple):
-    """What a number in the index stands for."""
+    """What a document's number in the index refers to."""
 
     subject: str
     """The checkpoint of a feature, the corpus of a row."""

@@ -47,7 +47,7 @@ def vectors_path(catalog: Path, embedder: Embedder) -> Path:
 
 
 def vectors_are_current(catalog: Path, embedder: Embedder) -> bool:
-    """Whether the vectors are of what was last published; they carry its time."""
+    """Whether the vectors were made from the newest published catalog, whose time they carry."""
     path = vectors_path(catalog, embedder)
     return path.is_file() and path.stat().st_mtime_ns == newest(catalog).stat().st_mtime_ns
 

@@ -1,4 +1,4 @@
-"""What a search takes for a word, and in which forms it finds it."""
+"""What a search treats as a word, and which forms of it are found."""
 
 import re
 import unicodedata

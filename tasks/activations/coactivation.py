@@ -98,7 +98,7 @@ def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
 
 @dataclass(frozen=True)
 class EdgesJob:
-    """From what edges are found, and how."""
+    """What edges are found from, and how."""
 
     checkpoint_id: str
     corpus_id: str
@@ -208,7 +208,8 @@ def _strongest(store: Store, job: EdgesJob, key: ShardKey, targets: TargetSums) 
 def virtual_weights(
     checkpoint: Checkpoint, rows: Float32[Tensor, "targets d_model"], source: ShardKey, below: int
 ) -> Float32[Tensor, "targets sources"]:
-    """From a shard of an earlier layer to features of layer `below`; `rows` is what these read of that layer."""
+    """Virtual weights from a shard of an earlier layer to features of layer `below`; `rows` is what these read of that
+    layer."""
     return torch.mm(rows, checkpoint.written(source.layer, source.start, source.stop, below).float().T)
 
 
@@ -254,7 +255,7 @@ def _nulls(values: np.ndarray) -> pa.Array:
 
 @shard_task("load-coactivation", "load coactivation")
 def load_coactivation(store: Store, job: EdgesJob, keys: Sequence[ShardKey]) -> str:
-    """Load the edges into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    """Load the edges into the catalog in one transaction, replacing those of an earlier recipe."""
     where = {"checkpoint_id": job.checkpoint_id, "corpus_id": job.corpus_id}
     with open_catalog(store.catalog, write=True) as connection:
         replace_rows(connection, "feature_edges", where, [store.part("feature_edges", key) for key in keys])

@@ -24,7 +24,7 @@ def tokenise_corpus(store: Store, recipe: CorpusRecipe, model_path: Path) -> str
 
 
 def batches(store: Store, corpus_id: str, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows `start` to `stop` as (tokens with padding as 0, which of them are real)."""
+    """Batches of rows `start` to `stop` as (tokens, with padding as 0; which of them are real)."""
     n_pos = corpus_attributes(store, corpus_id).n_pos
     step = max(1, TOKENS_PER_BATCH // n_pos)
     for at in range(start, stop, step):

@@ -44,7 +44,7 @@ VERSION = 2
 """Bump when the same model and text would give other sparse activations, statistics or samples, or other blocks."""
 
 TABLES = ("features", "samples")
-"""What gathering a shard leaves behind, in this order."""
+"""Tables whose parts gathering a shard writes, in this order."""
 
 POSITIONS_PER_BLOCK = 1 << 16
 """Most positions that one task runs through the model: 65,536, so that a position within a block fits into uint16."""
@@ -60,7 +60,7 @@ POSITIONS_PER_BATCH = 2048
 """Positions a forward pass, on the CPU: more of them make it no faster."""
 
 STREAMS_A_PASS = 24
-"""Arrays of the size of the residual stream that a forward pass takes: an MLP's and attention's insides."""
+"""How many arrays of the residual stream's size a forward pass takes: those inside an MLP and attention."""
 
 ENTRIES_AT_ONCE = 8_000_000
 """Activations that a gathering task holds, of as many of its features as that takes."""
@@ -82,7 +82,7 @@ class CorpusPass(NamedTuple):
         return CorpusRows(self.corpus_id, self.first_row)
 
     def blocks(self, store: Store) -> list[Block]:
-        """The blocks of its rows, those that are held out not among them."""
+        """The blocks of the corpus's rows; held-out rows are not among them."""
         attributes = corpus_attributes(store, self.corpus_id)
         return row_blocks(attributes.n_sequences, attributes.n_pos, positions_per_block(self.n_layers))
 
@@ -173,7 +173,7 @@ def counted_positions(
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """From what statistics and samples are drawn, and how many."""
+    """What statistics and samples are drawn from, and how many."""
 
     checkpoint_id: str
     corpus_id: str
@@ -291,7 +291,7 @@ def remove_or_pack_blocks(store: Store, passes: Sequence[CorpusPass], keep: Keep
 
 @shard_task("load-activations", "load activations")
 def load_activations(store: Store, job: SamplingJob, keys: Sequence[ShardKey]) -> str:
-    """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    """Load all parts into the catalog in one transaction, replacing those of an earlier recipe."""
     recipe, loaded = keys[0].recipe, loaded_subject(job.checkpoint_id, job.corpus_id)
     with open_catalog(store.catalog, write=True) as connection:
         rows = [corpus_row(corpus_attributes(store, corpus_pass.corpus_id)) for corpus_pass in job.passes]

@@ -1,4 +1,4 @@
-"""Put attributions to the causal check: the real model with sources silenced."""
+"""Put attributions to the causal check: run the real model with sources silenced."""
 
 import numpy as np
 from jaxtyping import Float64

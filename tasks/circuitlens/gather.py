@@ -24,7 +24,7 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
 NOT_CLUSTERED = NOISE - 1
-"""In place of a cluster, of samples that were not attributed or whose feature has too few; null in the catalog."""
+"""Stands for a cluster where a sample was not attributed or its feature has too few samples; null in the catalog."""
 
 Row = dict[str, str | int]
 """Columns that all rows of a part have in common."""

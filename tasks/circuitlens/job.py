@@ -23,10 +23,10 @@ VERSION = 6
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
 TABLES = ("contributions", "logit_effects", "qk_contributions", "clusters", "samples", "scores", "failures")
-"""What gathering a shard leaves behind, in this order."""
+"""Tables whose parts gathering a shard writes, in this order."""
 
 SIGNED = {"method": "circuitlens", "explainer": "none", "judge": "none"}
-"""How the catalog's scores of attributions are signed: they have no explainer and no judge."""
+"""Values of `explainer` and `judge` in scores of attributions, which have neither."""
 
 BATCH_BYTES = 256_000_000
 """Gradients and contributions of the targets that are carried back together."""
@@ -34,7 +34,7 @@ BATCH_BYTES = 256_000_000
 
 @dataclass(frozen=True)
 class CircuitLensJob:
-    """What is attributed, how, and where it lies."""
+    """What is attributed, how, and where results are stored."""
 
     checkpoint_id: str
     corpus_id: str
@@ -50,12 +50,12 @@ class CircuitLensJob:
     shard_size: int
     """Features a shard of the samples."""
     corpora: tuple[CorpusRows, ...]
-    """In which the samples' rows are."""
+    """The corpora that the samples' rows are in."""
     blocks: tuple[Block, ...]
     """Rows, counted through all corpora, as tasks take them."""
     settings: CircuitLensSettings
     counting: ActivationSettings
-    """With which the corpora were read: they say which positions count."""
+    """Settings with which the corpora were read: they say which positions count."""
     device: str = "cpu"
 
     @property
@@ -72,7 +72,7 @@ class CircuitLensJob:
         return [attributions_path(store, self.recipe, *block) for block in self.blocks]
 
     def qk_paths(self, store: Store) -> list[Path]:
-        """Where the pairs are that made the blocks' heads look where they looked."""
+        """Files with the pairs that explain where the heads of each block attended."""
         return [qk_path(store, self.recipe, *block) for block in self.blocks]
 
     def rows(self, store: Store, sequences: Int64[np.ndarray, " n"]) -> dict[int, Int32[np.ndarray, " n_pos"]]:

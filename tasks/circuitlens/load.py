@@ -12,7 +12,7 @@ from tasks.shard_task import shard_task
 def load_circuitlens(
     store: Store, job: CircuitLensJob, run_id: str, keys: Sequence[ShardKey], ablated: Sequence[ShardKey]
 ) -> str:
-    """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
+    """Load all parts into the catalog in one transaction, replacing those of an earlier recipe."""
     with open_catalog(store.catalog, write=True) as connection:
         for table in ("contributions", "logit_effects", "qk_contributions", "clusters", "samples"):
             replace_rows(connection, table, job.shared, [store.part(table, key) for key in keys])

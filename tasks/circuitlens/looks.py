@@ -1,4 +1,4 @@
-"""Why the heads that brought most to a sample looked where they looked."""
+"""Why the heads that contributed most to a sample attended where they did."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -47,12 +47,12 @@ REWORDS: frozenset[Method] = frozenset({"weightlens+out+llm"})
 TABLES = ("descriptions", "failures", "description_clauses")
 
 PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
-"""Why a question has no answer that another run may get."""
+"""Reasons for a missing answer that may be gone in another run."""
 
 
 @dataclass(frozen=True)
 class DescribeJob:
-    """How a stage describes: all that its tasks have to know."""
+    """How a stage describes: everything that its tasks need."""
 
     checkpoint_id: str
     corpus_id: str
@@ -64,7 +64,7 @@ class DescribeJob:
     rule: RuleSettings
     wording: WordingSettings
     instructions: Instructions
-    """What a language model is told."""
+    """Instructions for the language model, by kind of question."""
     max_tokens: int
     draw: Draw
     """None: all."""
@@ -168,7 +168,7 @@ def is_described(store: Store, key: ShardKey) -> bool:
 
 
 def forget_unanswered(store: Store, key: ShardKey) -> None:
-    """Have a shard described anew that an earlier run left with unanswered questions."""
+    """Remove a shard's parts if an earlier run left questions unanswered, so that it is described again."""
     if not is_described(store, key):
         for table in TABLES:
             store.part(table, key).unlink(missing_ok=True)
@@ -214,7 +214,7 @@ def _write(
 
 
 class Loaded(NamedTuple):
-    """What loading left."""
+    """Outcome of loading."""
 
     is_whole: bool
     """No question is left for another run."""
@@ -241,5 +241,5 @@ def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequen
 
 
 def loaded_name(explainer: str) -> str:
-    """The catalog holds what each explainer said, side by side."""
+    """Name under which the catalog notes what is loaded: each explainer's descriptions stand side by side."""
     return f"describe {explainer}"

@@ -36,7 +36,7 @@ class JudgeJob:
     model: str | None
     """Who is asked, as the answers are kept under; None for the judge by rule."""
     instructions: Instructions
-    """What a language model is told."""
+    """Instructions for the language model, by kind of question."""
     draw: Draw
     embeddings: tuple[str, str | None] | None
     """A model folder or an address with the model's name; None: likenesses are not worked out."""

@@ -1,4 +1,4 @@
-"""From what a judge said to figures: worked out from what is kept, so nobody is asked again."""
+"""Scores computed from what a judge said. The answers are stored, so nobody is asked again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -35,7 +35,7 @@ from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
 VERSION = 6
-"""Bump when other figures would follow from the same answers."""
+"""Bump when the same answers would give other scores."""
 
 ROWS_AT_ONCE = 256
 """Judged descriptions that are held in memory together."""
@@ -191,5 +191,5 @@ def _note_texts(store: Store, task: JudgeJob, connection: duckdb.DuckDBPyConnect
 
 
 def loaded_name(explainer: str, judge: str) -> str:
-    """The catalog holds what each judge said of each explainer's descriptions, side by side."""
+    """Name under which the catalog notes what is loaded: each judge's verdicts on each explainer stand side by side."""
     return f"evaluate {explainer} {judge}"

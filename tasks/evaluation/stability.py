@@ -31,10 +31,10 @@ LAYERS_IN_LEGEND = 8
 
 @dataclass(frozen=True)
 class LayerFigures(Stability):
-    """The same, as it is kept and reported."""
+    """Figures of a layer as they are stored and reported."""
 
     tokens: list[int]
-    """In each beginning of the text."""
+    """Tokens in each beginning of the text."""
 
 
 @shard_task("stability", "stability L{layer:02d}")

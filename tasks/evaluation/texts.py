@@ -59,7 +59,7 @@ def draw_texts(store: Store, task: JudgeJob) -> int:
 
 
 def drawn_texts(store: Store, task: JudgeJob) -> DrawnTexts:
-    """What `draw_texts` left."""
+    """The texts that `draw_texts` wrote."""
     arrays = read_arrays(task.texts_path(store))
     return DrawnTexts([row[row >= 0].tolist() for row in arrays["texts"]], LeftOut(*arrays["left_out"].tolist()))
 

@@ -33,7 +33,7 @@ from tasks.llm.sdk_errors import translated
 KEY = "ANTHROPIC_API_KEY"
 
 CLOCKS_APART = timedelta(minutes=10)
-"""How far this machine's clock and the server's may differ."""
+"""Largest difference allowed for between this machine's clock and the server's."""
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,7 @@ class AnthropicEndpoint:
         return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
 
     def note_misfit(self) -> None:
-        """The API keeps to schemas; an answer that does not fit was cut off or refused."""
+        """Do nothing: the API keeps to schemas, so an answer that does not fit was cut off or refused."""
 
     def _request(self, question: Question) -> MessageCreateParamsNonStreaming:
         system, messages = _conversation(question)

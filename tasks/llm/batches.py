@@ -62,7 +62,7 @@ def send_as_batches(model: PaidModel, prompts: Sequence[Prompt]) -> None:
 
 
 def _affordable(model: PaidModel, prompts: Sequence[Prompt]) -> dict[str, Question]:
-    """As many of some questions, from the first on, as a batch may have and the limits allow at worst."""
+    """The first questions that fit into one batch and, at their worst-case cost, into the limits."""
     room, chosen = model.ledger.room(model.limits), {}
     for prompt in prompts[: model.settings.max_batch]:
         question = model.question(prompt)

@@ -29,7 +29,7 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[Call]) -> int
 
 
 def observed_usage(store: Store, model: str) -> dict[str, Observed]:
-    """By the kind of question, what those that a model was asked took; nothing of one that it never was."""
+    """Average usage by kind of question, over the questions that a model answered; kinds without any are left out."""
     query = """SELECT purpose, sum(input_tokens) FILTER (characters > 0) / nullif(sum(characters), 0),
                       avg(output_tokens) FROM llm_calls
                WHERE model = ? AND NOT cached AND status = 'ok' AND input_tokens > 0 GROUP BY purpose"""

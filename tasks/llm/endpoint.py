@@ -1,4 +1,4 @@
-"""What a server of language models is to us: it answers one question, may take batches, and fails in five ways."""
+"""Interface to a server of language models: it answers one question, may take batches, and fails in five ways."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -46,7 +46,7 @@ class Question(NamedTuple):
     room: int
     """Tokens that the answer may have."""
     misfit: str | None = None
-    """The answer before, if it did not fit the schema: the model is shown it and asked to mend it."""
+    """An earlier answer that did not fit the schema: it is shown to the model, which is asked to mend it."""
 
     @property
     def most_input_tokens(self) -> int:
@@ -101,7 +101,7 @@ class Endpoint(Protocol):
 
     @property
     def model(self) -> str:
-        """Under which name answers are kept."""
+        """Name under which answers are stored."""
         ...
 
     @property

@@ -36,7 +36,7 @@ class PromptFile(NamedTuple):
     version: str
     """The number at its head, or `own` for a user's."""
     text: str
-    """With placeholders."""
+    """Its text, with placeholders."""
 
     @property
     def filled(self) -> str:

@@ -101,7 +101,7 @@ class LocalModel:
     unanswered: dict[str, Answer] = field(default_factory=dict)
     spent_usd: float = 0.0
     device: str = "cpu"
-    """As PyTorch names it."""
+    """Name of the device, as PyTorch has it."""
     at_once: int = 8
     """Questions that are answered together."""
 
