@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from circuit_insights.store import Store
 from explorer.card import graph_html
@@ -24,6 +24,8 @@ from interp.interventions.validation import ValidationSettings
 
 if TYPE_CHECKING:
     import networkx
+
+Test = Literal["validate", "supernodes"] | ValidationSettings | SupernodeSettings
 
 SHOWN = 12
 """Nodes and links of a graph's table."""
@@ -57,11 +59,11 @@ class Graph:
         """What testing the strongest nodes and edges in the model found.
 
         Raises:
-            ValueError: the graph was made without `validate`.
+            ValueError: the graph was made without the test "validate".
         """
         found = self.data["metadata"].get("validation")
         if found is None:
-            raise ValueError("the graph was not tested; attribute with validate=True")
+            raise ValueError("the graph was not tested; attribute with tests=['validate']")
         return cast(ValidationJson, found)
 
     @property
@@ -69,11 +71,11 @@ class Graph:
         """Groups of nodes that do the same, and how necessary and sufficient they are for the targets.
 
         Raises:
-            ValueError: the graph was made without `supernodes`.
+            ValueError: the graph was made without the test "supernodes".
         """
         found = self.data["metadata"].get("supernodes")
         if found is None:
-            raise ValueError("nodes were not grouped; attribute with supernodes=True")
+            raise ValueError("nodes were not grouped; attribute with tests=['supernodes']")
         return cast(SupernodesJson, found)
 
     @property
@@ -110,8 +112,7 @@ def attribute(
     *,
     targets: str | Sequence[str] = (),
     settings: GraphSettings | None = None,
-    validate: bool | ValidationSettings = False,
-    supernodes: bool | SupernodeSettings = False,
+    tests: Sequence[Test] = (),
     chat: bool = False,
 ) -> Graph:
     """The attribution graph of a prompt, as the command `attribute` writes it.
@@ -121,16 +122,25 @@ def attribute(
     for others than the last; "@3" alone is the likeliest tokens there. None: the likeliest next tokens. Of several,
     those that are named count alike, the likeliest tokens by their probability.
 
-    `validate` tests the strongest nodes and edges in the model (see `Graph.validation`), `supernodes` groups nodes and
-    tests the groups (see `Graph.supernodes`).
+    `tests` are made in the model, each named or given by its settings: "validate" tests the strongest nodes and edges
+    (see `Graph.validation`), "supernodes" groups nodes and tests the groups (see `Graph.supernodes`).
 
     Raises:
-        ValueError: the prompt is empty or too long, a target that there is not, or a setting is out of range.
+        ValueError: the prompt is empty or too long, a target or test that there is not, or a setting is out of range.
     """
     asked = Asked(prompt, (targets,) if isinstance(targets, str) else tuple(targets), chat)
+    chosen = [_test(one) for one in tests]
     wanted = Wanted(
         settings or GraphSettings(),
-        ValidationSettings() if validate is True else validate or None,
-        SupernodeSettings() if supernodes is True else supernodes or None,
+        next((one for one in chosen if isinstance(one, ValidationSettings)), None),
+        next((one for one in chosen if isinstance(one, SupernodeSettings)), None),
     )
     return Graph(attribution(store.opened(), asked, wanted).file)
+
+
+def _test(test: Test) -> ValidationSettings | SupernodeSettings:
+    if not isinstance(test, str):
+        return test
+    if test not in ("validate", "supernodes"):
+        raise ValueError(f"tests: {test!r}; expected 'validate' or 'supernodes'")
+    return ValidationSettings() if test == "validate" else SupernodeSettings()

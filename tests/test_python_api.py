@@ -159,6 +159,15 @@ def test_another_model_in_its_place_is_refused(tmp_path: Path) -> None:
         planted.model()
 
 
+def test_a_graph_is_tested_as_asked(planted_ci: ci.Store) -> None:
+    tested = ci.attribute(planted_ci, "word3 word5", tests=["validate"])
+    assert set(tested.validation) >= {"nodes"}
+    with pytest.raises(ValueError, match="nodes were not grouped"):
+        tested.supernodes  # noqa: B018
+    with pytest.raises(ValueError, match="tests: 'ablate'; expected 'validate' or 'supernodes'"):
+        ci.attribute(planted_ci, "word3 word5", tests=["ablate"])  # pyright: ignore[reportArgumentType]
+
+
 def test_a_graph_is_what_the_command_writes(planted_ci: ci.Store, tmp_path: Path) -> None:
     graph = ci.attribute(planted_ci, "word3 word5")
     network = graph.to_networkx()
