@@ -100,7 +100,8 @@ def known_answers(opened: Opened, settings: ActivationSettings, sizes: Sizes) ->
     """Find the features of known meaning on one half of held-out text, and try their descriptions on the other.
 
     Raises:
-        ValueError: the catalog holds no corpus or no descriptions of the checkpoint.
+        ValueError: the catalog holds no corpus or no descriptions of the checkpoint. Of several corpora, that of the
+            last run is read.
     """
     checkpoint, path = opened.checkpoint, opened.folder.path
     with open_published(opened.store.catalog) as connection:
@@ -129,9 +130,8 @@ def known_answers(opened: Opened, settings: ActivationSettings, sizes: Sizes) ->
 
 
 def _catalog(connection: duckdb.DuckDBPyConnection, checkpoint_id: str) -> _Catalog:
-    query = """SELECT corpus_id, corpora FROM corpora WHERE corpus_id IN (
-                   SELECT corpus_id FROM descriptions WHERE checkpoint_id = $1 AND corpus_id IS NOT NULL
-                   UNION ALL SELECT corpus_id FROM features WHERE checkpoint_id = $1) ORDER BY corpus_id LIMIT 1"""
+    query = """SELECT corpus_id, any_value(corpora) FROM runs JOIN corpora USING (corpus_id)
+               WHERE checkpoint_id = ? GROUP BY corpus_id ORDER BY max(started_at) DESC LIMIT 1"""
     row = connection.execute(query, [checkpoint_id]).fetchone()
     if row is None:
         raise ValueError(f"checkpoint {checkpoint_id} was read on no corpus; run activations and describe first")
