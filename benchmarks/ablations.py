@@ -7,7 +7,8 @@ STORE is a described store with its model (`circuit-insights run configs/demo.ya
 
 - WeightLens without validation (candidates by their scores, and those of upstream features), without propagation
   (direct tokens alone), without grouping (each token named by itself), and with the wiring in use (`weightlens+twera`);
-- CircuitLens's input side, with what is promoted, and with its clusters put together; with WeightLens's tokens.
+- CircuitLens's input side, with what is promoted, and with its clusters put together; with WeightLens's tokens; and
+  `maxact` on the same features. These are drawn among the features that were attributed.
 
 OTHER are stores of the same checkpoint described from other text: a part of the tokens (`corpus.max_tokens`), or text
 of another kind (`corpus.source`). Their descriptions are measured on STORE's held-out text too, and compared with its
@@ -254,18 +255,21 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     checkpoint, active = opened.checkpoint, dict[Feature, FeatureTokens]()
     layers = range(checkpoint.n_layers)
     drawn: list[Feature] = []
+    attributed_drawn: list[Feature] = []
     for layer, found in read_features(checkpoint, opened.folder.path, read, layers, opened.device):
         often = np.flatnonzero(np.diff(found.indptr) >= LEAST_ACTIVE)
-        order = np.random.default_rng(layer).permutation(often)[: arguments.features].tolist()
-        drawn += [(layer, feature) for feature in order]
-        wanted = {*order, *(feature for at, feature in attributed if at == layer and feature in set(often.tolist()))}
-        active |= {(layer, feature): found.features(feature, feature + 1) for feature in sorted(wanted)}
+        order = np.random.default_rng(layer).permutation(often).tolist()
+        drawn += [(layer, feature) for feature in order[: arguments.features]]
+        chosen = [feature for feature in order if (layer, feature) in attributed][: arguments.features]
+        attributed_drawn += [(layer, feature) for feature in chosen]
+        for feature in {*order[: arguments.features], *chosen}:
+            active[layer, feature] = found.features(feature, feature + 1)
     measure = Measure(read, active)
     with open_published(stores[0].catalog) as connection:
         variants = weightlens_variants(connection, config, drawn)
         own = said(connection, corpus)
         variants["weightlens+twera"] = _of(own.get("weightlens+twera", {}), drawn)
-        circuits = circuit_variants(stores[0], connection, corpus, config, [at for at in active if at in attributed])
+        circuits = circuit_variants(stores[0], connection, corpus, config, attributed_drawn)
         clusters = n_clusters(connection, corpus)
     for name, described in {**variants, **circuits}.items():
         base = BASES.get(name)
@@ -276,7 +280,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
             read_there = Corpus.of(connection)
             there, clusters_there = said(connection, read_there), n_clusters(connection, read_there)
         for method, described in sorted(there.items()):
-            chosen = _of(described, list(active) if method in circuits else drawn)
+            chosen = _of(described, attributed_drawn if method in circuits else drawn)
             base = method, _of(own.get(method, {}), list(active))
             yield {"store": other.root.name, **row(method, chosen, base, measure)}
         both = [at for at in clusters if at in clusters_there]
