@@ -1,4 +1,4 @@
-"""Project many vectors on many others and keep what stands out, without ever holding all the scores.
+"""Project many vectors on many others and keep outliers by z-score, without ever holding all the scores.
 
 The scores of a block of rows against a tile of columns are one matrix product. While they are still in
 the cache they are folded into running statistics and into a pool of the largest scores of each tail, so

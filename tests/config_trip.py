@@ -53,7 +53,7 @@ def counting(stops: Counter[str], climbs: Counter[str]) -> Iterator[None]:
             return
         code = frame.f_code
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if code.co_name.startswith("<") or not any(carries(frame.f_locals.get(name)) for name in given):
+        if "<" in code.co_qualname or not any(carries(frame.f_locals.get(name)) for name in given):
             return
         name = f"{module}.{code.co_qualname}"
         stops[name] += 1

@@ -84,3 +84,10 @@ def test_types_are_said() -> None:
 )
 def test_parameters_are_counted_as_a_caller_counts_them(code: str, found: bool) -> None:
     assert bool(too_many_parameters("x.py", code)) is found
+
+
+def test_what_a_newcomer_is_pointed_to_is_there() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+/[\w./-]*)`", guide)
+    assert len(named) > 25
+    assert [name for name in named if not (ROOT / name).exists()] == []
