@@ -79,6 +79,7 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AnswerOption = Annotated[bool, typer.Option("--json", help="One JSON object, described in docs/json.md.")]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import (
+    AnswerOption,
     CheckpointOption,
     JsonOption,
     StoreOption,
@@ -74,11 +75,17 @@ def show(
     feature: int,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
+    as_json: AnswerOption = False,
 ) -> None:
     """Print everything that is known of one feature. Control characters in texts are shown escaped."""
     from flows.reports.card import feature_card
 
     with report_errors():
+        if as_json:
+            from flows.cli.answers import feature_answer
+
+            print_json(feature_answer(store_root(store) / "catalog.duckdb", layer, feature, checkpoint))
+            return
         for part in feature_card(store_root(store) / "catalog.duckdb", layer, feature, checkpoint):
             out.print(part)
 

@@ -4,18 +4,32 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
-from flows.cli.app import Overrides, StoreOption, app, load, out, print_quality, report_errors, size_text, store_root
+from flows.cli.app import (
+    AnswerOption,
+    Overrides,
+    StoreOption,
+    app,
+    load,
+    out,
+    print_quality,
+    report_errors,
+    size_text,
+    store_root,
+)
+from flows.cli.told import Told
 from flows.reports.tables import Table
 from flows.running.progress import working
 from interp.display import visible
 
 if TYPE_CHECKING:
+    from configs.run import RunConfig
     from flows.subject.origin import Origin
     from flows.subject.subject import Subject
 
@@ -59,43 +73,56 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove what is damaged and can be computed again; never ingested weights.")
     ] = False,
+    as_json: AnswerOption = False,
 ) -> None:
     """Check the installation, the store and, with a configuration, its model, corpus and transcoders.
 
     With --store or --repair, everything in the store is read and compared with its checksums.
     """
     with report_errors():
-        _check_installation()
-        if config is None:
-            root = store_root(store)
-        else:
-            loaded = load(config, overrides, store)
-            from flows.ingest import measured_layers
-            from flows.subject.subject import identify, open_source
-
-            source = open_source(loaded)
-            root = source.store.root
-            model = source.model
-            size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
-            _good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
-            names = ", ".join(corpus.source for corpus in source.corpora)
-            _good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
-            if source.must_train:
-                _good("transcoders", "none yet; `run` trains them")
-            else:
-                subject = identify(source)
-                a = subject.attributes
-                what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
-                _good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
-                _tell_readings(subject)
-                print_quality(list(measured_layers(subject)))
-        is_read = store is not None or repair
-        _check_store(root, is_read)
-        if is_read and root.exists():
-            _examine(root, repair)
+        told = Told(as_json)
+        try:
+            _check_installation(told)
+            root = store_root(store) if config is None else _check_named(told, load(config, overrides, store))
+            is_read = store is not None or repair
+            _check_store(told, root, is_read)
+            if is_read and root.exists():
+                _examine(told, root, repair)
+        except ValueError as error:
+            if as_json:
+                told.bad("error", str(error))
+            raise
+        finally:
+            told.finish()
 
 
-def _tell_readings(subject: "Subject") -> None:
+def _check_named(told: Told, loaded: "RunConfig") -> Path:
+    """Check what a configuration names; returns where its store is."""
+    from flows.ingest import measured_layers
+    from flows.subject.subject import identify, open_source
+
+    source = open_source(loaded)
+    model = source.model
+    size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
+    told.good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
+    names = ", ".join(corpus.source for corpus in source.corpora)
+    told.good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
+    if source.must_train:
+        told.good("transcoders", "none yet; `run` trains them")
+        return source.store.root
+    subject = identify(source)
+    a = subject.attributes
+    what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
+    told.good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
+    _tell_readings(told, subject)
+    layers = list(measured_layers(subject))
+    told.figures["quality"] = [asdict(layer) for layer in layers]
+    if not told.as_json:
+        print_quality(layers)
+    return source.store.root
+
+
+def _tell_readings(told: Told, subject: "Subject") -> None:
     """Measure the release under every plausible reading, and say which is right."""
     from flows.readings import readings
 
@@ -107,23 +134,23 @@ def _tell_readings(subject: "Subject") -> None:
     for reading in found.every:
         figures = [f"{layer.explained_variance:.3f}, {layer.l0:.1f}" for layer in reading.layers]
         table.add_row(*reading.hooks, *figures, "as read" if reading.hooks == found.used else "")
-    out.print(table)
+    told.say(table)
+    told.figures["readings"] = [
+        {**reading.hooks._asdict(), "used": reading.hooks == found.used, "layers": list(map(asdict, reading.layers))}
+        for reading in found.every
+    ]
     if found.advice is None:
         used = f"input {found.used.feature_input}, output {found.used.feature_output}"
-        _good("hooks", f"{used}: no other reading explains more")
+        told.good("hooks", f"{used}: no other reading explains more")
     else:
-        out.print(f"[red]✗[/] [bold]hooks[/] {escape(found.advice)}", soft_wrap=True, highlight=False)
+        told.bad("hooks", found.advice)
 
 
 def _place(origin: "Origin") -> str:
     return f"{origin.name} at {origin.commit[:12]}" if origin.commit else origin.name
 
 
-def _good(name: str, text: str) -> None:
-    out.print(f"[green]✓[/] [bold]{name}[/] {escape(text)}", soft_wrap=True, highlight=False)
-
-
-def _check_installation() -> None:
+def _check_installation(told: Told) -> None:
     import duckdb
     import prefect
     import torch
@@ -139,17 +166,17 @@ def _check_installation() -> None:
         ("zarr", zarr),
         ("duckdb", duckdb),
     )
-    _good(
+    told.good(
         "python", f"{sys.version.split()[0]}; " + ", ".join(f"{name} {module.__version__}" for name, module in versions)
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     rate = gemm_flops(768, os.cpu_count() or 1) / 1e9
-    _good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
+    told.good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
     server = os.environ.get("PREFECT_API_URL")
-    _good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
+    told.good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
 
 
-def _examine(root: Path, repairing: bool) -> None:
+def _examine(told: Told, root: Path, repairing: bool) -> None:
     """Read the whole store, say what is damaged, and repair it if that is wanted.
 
     Raises:
@@ -165,18 +192,19 @@ def _examine(root: Path, repairing: bool) -> None:
     damaged = [one for one in found if one.problem]
     n_unchecked = sum(not one.has_checksum for one in found)
     if n_unchecked:
-        out.print(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
+        told.say(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
+    told.figures["n_without_checksum"] = n_unchecked
     if not damaged:
-        _good("store", f"{len(found)} files read, nothing is damaged")
+        told.good("store", f"{len(found)} files read, nothing is damaged")
         return
     for one in damaged:
         what = f"{one.path.relative_to(root)}: {one.problem}; {advice(one)}"
-        out.print(f"[red]✗[/] [bold]{one.kind.name}[/] {escape(what)}", soft_wrap=True, highlight=False)
+        told.bad(one.kind.name, what)
     left = damaged
     if repairing:
         with hold(Store(root), "doctor --repair", everything=False):
             for sentence in repair(Store(root), damaged):
-                out.print(sentence, soft_wrap=True, markup=False, highlight=False)
+                told.say(Text(sentence))
         left = [one for one in damaged if not one.kind.is_repaired]
     if left:
         n_repaired = sum(one.kind.is_repaired for one in left)
@@ -184,7 +212,7 @@ def _examine(root: Path, repairing: bool) -> None:
         raise ValueError(f"store: {root} is damaged in {len(left)} places{how}")
 
 
-def _check_store(root: Path, is_examined: bool) -> None:
+def _check_store(told: Told, root: Path, is_examined: bool) -> None:
     from storage.bucket.mirror import name_of
     from storage.catalog.database import check_catalog
     from storage.checksums import DamagedError
@@ -199,6 +227,6 @@ def _check_store(root: Path, is_examined: bool) -> None:
     free = shutil.disk_usage(existing).free
     where = name_of(Store(root))
     if where != str(root):
-        _good("store", f"{where}, reached; worked with in {root}")
+        told.good("store", f"{where}, reached; worked with in {root}")
     state = "new" if not root.exists() else "a run holds it" if is_held(Store(root)) else "no run holds it"
-    _good("store", f"{root}: {state}, {size_text(free)} free")
+    told.good("store", f"{root}: {state}, {size_text(free)} free")

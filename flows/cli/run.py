@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli.app import (
+    AnswerOption,
     Config,
     Overrides,
     StoreOption,
@@ -22,6 +23,7 @@ from flows.cli.app import (
     load,
     load_to_run,
     out,
+    print_json,
     print_quality,
     report_errors,
     run_flow,
@@ -189,6 +191,7 @@ def evaluate(
     store: StoreOption = None,
     sample: Sample = None,
     force: Force = False,
+    as_json: AnswerOption = False,
 ) -> None:
     """Judge descriptions on held-out text."""
     with report_errors():
@@ -202,6 +205,12 @@ def evaluate(
 
             run_flow(whole.decoys, loaded, force)
         _print_extrapolation(loaded, checkpoint_id, "evaluate", "judged")
+        if as_json:
+            from flows.cli.answers import evaluation_answer
+            from flows.subject.subject import store_path
+
+            print_json(evaluation_answer(store_path(loaded) / "catalog.duckdb", checkpoint_id))
+            return
         out.print(f"checkpoint {checkpoint_id}")
 
 
@@ -219,7 +228,9 @@ def _print_extrapolation(config: "RunConfig", checkpoint_id: str, stage: str, ve
 
 
 @app.command("plan")
-def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None) -> None:
+def plan_(
+    config: Config, overrides: Overrides = None, store: StoreOption = None, as_json: AnswerOption = False
+) -> None:
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
     with report_errors():
         loaded = load(config, overrides, store)
@@ -233,6 +244,13 @@ def plan_(config: Config, overrides: Overrides = None, store: StoreOption = None
         found = planned(loaded, stages(loaded))
         left = unfinished(loaded, found.subject)
         check_order(loaded, found.subject, left)
+        if as_json:
+            from configs.remarks import remarks
+            from flows.cli.answers import plan_answer
+
+            where, not_ready = name_of(Store(store_path(loaded))), problems(loaded, found.subject, left)
+            print_json(plan_answer(found, where, not_ready, remarks(loaded)))
+            return
         print_plan(found.steps, out)
         print_remarks(loaded, out)
         if found.from_records:

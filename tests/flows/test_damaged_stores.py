@@ -35,7 +35,7 @@ def small_store(root: Path) -> tuple[Store, Path]:
 
 @pytest.fixture
 def no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.cli.maintenance._check_installation", lambda: None)
+    monkeypatch.setattr("flows.cli.maintenance._check_installation", lambda _: None)
 
 
 @pytest.mark.usefixtures("no_measurement")

@@ -1,0 +1,93 @@
+"""What commands answer with `--json`: one object each, whose fields docs/json.md describes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+
+from flows.costs.plan import STARTUP_S, Plan
+from flows.subject.named import chosen_checkpoint
+from storage.catalog.published import open_published
+
+SCHEMA = 1
+"""Of all answers. A field that is added leaves it; one that goes or means something else raises it."""
+
+Rows = list[dict[str, object]]
+
+FEATURE_TABLES = {
+    "activity": "SELECT * EXCLUDE (checkpoint_id, layer, feature) FROM features WHERE {key} ORDER BY corpus_id",
+    "descriptions": """SELECT method, explainer, corpus_id, cluster, text, tokens, coverage FROM descriptions
+        WHERE {key} ORDER BY method, explainer, cluster""",
+    "scores": """SELECT method, explainer, judge, metric, value, low, high, n, reason FROM scores
+        WHERE {key} ORDER BY method, explainer, judge, metric""",
+    "tokens": """SELECT c.side, c.sign, c.rank, c.token_id, t.text, c.score, c.z_score, c.activation, c.validated,
+        c.source_layer, c.source_feature FROM token_candidates c LEFT JOIN tokens t USING (checkpoint_id, token_id)
+        WHERE {key} ORDER BY c.side, c.sign DESC, c.rank""",
+    "upstream": """SELECT corpus_id, source_layer, source_feature, virtual_weight, z_score, twera, twera_low,
+        twera_high, n_coactive FROM feature_edges
+        WHERE checkpoint_id = $checkpoint AND target_layer = $layer AND target_feature = $feature
+        ORDER BY abs(twera) DESC NULLS LAST, abs(virtual_weight) DESC""",
+    "clusters": "SELECT * EXCLUDE (checkpoint_id, layer, feature) FROM clusters WHERE {key} ORDER BY cluster",
+    "samples": """SELECT corpus_id, sample, cluster, quantile_bin, activation, before, token, after FROM contexts
+        WHERE {key} ORDER BY activation DESC, sample""",
+}
+"""What is known of a feature, by the field of the answer."""
+
+KEY = "checkpoint_id = $checkpoint AND layer = $layer AND feature = $feature"
+
+
+def feature_answer(catalog: Path, layer: int, feature: int, checkpoint: str | None) -> dict[str, object]:
+    """Everything that is known of one feature.
+
+    Raises:
+        ValueError: no such feature, or several checkpoints and none named.
+    """
+    with open_published(catalog) as connection:
+        chosen = chosen_checkpoint(connection, checkpoint)
+        if (problem := chosen.no_feature(layer, feature)) is not None:
+            raise ValueError(problem)
+        values: dict[str, str | int] = {"checkpoint": chosen.checkpoint_id, "layer": layer, "feature": feature}
+        found = {name: _rows(connection, sql.format(key=KEY), values) for name, sql in FEATURE_TABLES.items()}
+    return {
+        "schema": SCHEMA,
+        "checkpoint_id": chosen.checkpoint_id,
+        "name": chosen.name,
+        "layer": layer,
+        "feature": feature,
+        **found,
+    }
+
+
+def evaluation_answer(catalog: Path, checkpoint_id: str) -> dict[str, object]:
+    """How good the descriptions of a checkpoint are, method by method and layer by layer."""
+    query = """SELECT * EXCLUDE (checkpoint_id) FROM method_comparison WHERE checkpoint_id = $checkpoint
+               ORDER BY corpus_id, layer, explainer, judge, metric, method"""
+    with open_published(catalog) as connection:
+        rows = _rows(connection, query, {"checkpoint": checkpoint_id})
+    return {"schema": SCHEMA, "checkpoint_id": checkpoint_id, "methods": rows}
+
+
+def plan_answer(found: Plan, store: str, not_ready: Sequence[str], notes: Sequence[str]) -> dict[str, object]:
+    """What a run would do and take."""
+    steps = [step._asdict() for step in found.steps]
+    is_work = any(step.todo for step in found.steps)
+    return {
+        "schema": SCHEMA,
+        "store": store,
+        "checkpoint_id": None if found.subject is None else found.subject.checkpoint_id,
+        "from_records": found.from_records,
+        "steps": steps,
+        "seconds": sum(step.seconds for step in found.steps) + STARTUP_S * is_work,
+        "disk_bytes": sum(step.disk_bytes for step in found.steps),
+        "memory_bytes": max((step.memory_bytes for step in found.steps if step.todo), default=0),
+        "usd": sum(step.usd for step in found.steps),
+        "not_ready": list(not_ready),
+        "notes": list(notes),
+    }
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: dict[str, str | int]) -> Rows:
+    used = {name: value for name, value in values.items() if f"${name}" in query}
+    cursor = connection.execute(query, used)
+    names = [column[0] for column in cursor.description or []]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
