@@ -253,7 +253,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
         attributed = set(n_clusters(connection, corpus))
     read = read_text(stores[0], corpus.corpora, opened.folder.path, opened.texts, arguments.tokens, config.activations)
     checkpoint, active = opened.checkpoint, dict[Feature, FeatureTokens]()
-    layers = range(checkpoint.n_layers)
+    layers = checkpoint.layers
     drawn: list[Feature] = []
     attributed_drawn: list[Feature] = []
     for layer, found in read_features(checkpoint, opened.folder.path, read, layers, opened.device):

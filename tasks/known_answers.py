@@ -24,7 +24,7 @@ from tasks.models import loaded_encoder, loaded_model
 TOKENS_AT_ONCE = 2048
 """That the model reads together."""
 
-LAYERS_AT_ONCE = 8
+LAYERS_AT_ONCE = 16
 """Whose active entries are held together: the text is read once for so many."""
 
 
