@@ -9,12 +9,13 @@ from configs.section import Section
 
 
 class EngineConfig(Section):
-    """How tasks are spread."""
+    """How tasks are spread over this machine or a cluster."""
 
     runner: Literal["threads", "dask"] = "threads"
     """threads: in this process; dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
-    """Tasks at once; left out: one a core, of a running Dask cluster one a thread of its workers."""
+    """Tasks that run at the same time; left out: one for each core, or one for each thread of a running Dask cluster's
+    workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where WeightLens computes and `local_model` answers: on a GPU if PyTorch sees one (auto). Training and measuring
     use the CPU."""
@@ -31,7 +32,7 @@ class LocalModelConfig(Section):
     path: Path | None = None
     """Folder in transformers format, with safetensors weights and a tokenizer that has a chat template."""
     at_once: Annotated[int, Field(gt=0)] = 8
-    """Questions that are answered together; on a GPU without room for so many, fewer."""
+    """Questions that are answered together; fewer on a GPU without room for them."""
 
 
 class NotifyConfig(Section):

@@ -53,7 +53,7 @@ class TranscoderConfig(Section):
     input_hook: InputHook | None = None
     """Where the transcoders read, for a folder that says it wrongly or not at all."""
     output_hook: OutputHook | None = None
-    """What they stand for, likewise."""
+    """Which output the transcoders replace, likewise."""
     train: TrainingSettings | None = None
     """How to train them when there are none."""
     accept_poor_quality: bool = False

@@ -37,7 +37,7 @@ class RunConfig(Section):
     quality_tokens: Annotated[int, Field(gt=0)] = 8192
     """Tokens of the corpus on which each transcoder is measured at ingestion."""
     shard_size: Annotated[int, Field(gt=0)] = 2048
-    """Features a task."""
+    """Features that one task works on."""
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()

@@ -19,7 +19,7 @@ StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", 
 
 
 class DescribeConfig(Section):
-    """Who words what the other stages found."""
+    """Who writes the descriptions, and of which features."""
 
     explainer: Literal["tokens", "anthropic", "openai", "local"] = "tokens"
     """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; openai: any server that speaks
@@ -28,11 +28,11 @@ class DescribeConfig(Section):
     """Methods of description; left out: all for which the catalog holds what they look at. weightlens+out+llm needs a
     language model to word it."""
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
-    """Describe so many features of each layer, those first that most methods can describe from what is there, which
-    are those that `evaluate` judges first; null: all. What weights alone say (the weightlens stage) is said of all."""
+    """How many features of each layer are described, those first that most methods can describe; `evaluate` judges the
+    same ones first. null: all. The weightlens stage describes all features in any case."""
     sample: Annotated[int, Field(gt=0)] | None = None
-    """Describe so many features of the whole model, drawn at random from all that can be described: a look at what a
-    language model says, and what it costs, before all are described. In place of `features_per_layer`."""
+    """How many features of the whole model are described, drawn at random from all that can be: to see what a language
+    model writes, and what it costs, before all are described. In place of `features_per_layer`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the draw of `sample`."""
     evidence: EvidenceSettings = EvidenceSettings()
@@ -60,11 +60,11 @@ class EvaluateConfig(Section):
     """A model that turns texts into vectors, for the score `embedding`: a folder, or an OpenAI-compatible address
     (…/v1), whose key is read from CIRCUIT_INSIGHTS_EMBEDDINGS_KEY."""
     embedding_model: str | None = None
-    """Which model, of an address."""
+    """Name of the model, where `embeddings` is an address."""
     surprisal: Literal["subject"] | Path | None = None
     """A language model, for the score `surprisal`: `subject`, the one that is explained, or a folder."""
     sample: Annotated[int, Field(gt=0)] | None = None
-    """Judge so many features of the whole model, drawn at random from those described; left out:
+    """How many features of the whole model are judged, drawn at random from those described; left out:
     `how.features_per_layer`, those first that most methods describe."""
     how: EvaluateSettings = EvaluateSettings()
 

@@ -57,9 +57,11 @@ def steer(
     feature: FeatureOption = None,
     prompts: Annotated[Path | None, typer.Option(help="A file with a prompt a line, instead.")] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens that are written.")] = 40,
-    temperature: Annotated[float, typer.Option(help="Of the draw of the next token; 0: the likeliest.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw of the likeliest that have this probability together.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Temperature of sampling; 0: always the likeliest token.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample among the likeliest tokens that have this probability together.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     chat: Chat = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -110,9 +112,9 @@ def intervene(
 ) -> None:
     """Change features and heads on a prompt: what the graph predicts for a target, and what the model does.
 
-    All changes are made together. POSITIONS: a position (-1 is the last), or START:STOP; else all of the prompt. The
-    prediction is told twice: by direct contributions alone, and by all paths through features that were active. So is
-    the measurement: with attention patterns and norms frozen, and with nothing frozen.
+    All changes are made together. POSITIONS: a position (-1 is the last), or START:STOP; else all of the prompt.
+    There are two predictions: by direct contributions alone, and by all paths through features that were active. There
+    are two measurements: with attention patterns and norms frozen, and with nothing frozen.
     """
     with report_errors():
         from flows.prompts.asked import asked_feature, asked_head

@@ -19,7 +19,7 @@ def mcp_(
         typer.Option("--allow-compute", help="Also let agents attribute prompts, which takes minutes each."),
     ] = False,
     graphs: Annotated[
-        Path | None, typer.Option(help="Folder for the graphs of prompts; else they last as long as this.")
+        Path | None, typer.Option(help="Folder for the graphs of prompts; else they are gone when this ends.")
     ] = None,
 ) -> None:
     """Answer agents by the Model Context Protocol over standard input and output, read-only: checkpoints, search,

@@ -84,7 +84,7 @@ TargetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        help="What is looked at: a token (with its blank, or #ID), A|B for the difference of two, "
+        help="What is explained or measured: a token (with its leading space, or #ID), A|B for the difference of two, "
         "feature:LAYER/FEATURE, direction:FILE.npy; @POSITIONS behind it for others than the last (3, -1, 2:5, or "
         "several with commas), or alone for the likeliest tokens there. Else the likeliest next.",
     ),

@@ -50,7 +50,7 @@ def attribute(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="NAME.json; NAME becomes the graph's slug. Of one prompt.")
+        Path | None, typer.Option(help="NAME.json, for one prompt; NAME becomes the graph's slug.")
     ] = None,
     target: TargetOption = None,
     validate: Annotated[
@@ -66,10 +66,10 @@ def attribute(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     max_logits: Annotated[int, typer.Option(help="Next tokens explained, at most, where they are the likeliest.")] = 10,
-    logit_share: Annotated[float, typer.Option(help="Probability that they have together.")] = 0.95,
+    logit_share: Annotated[float, typer.Option(help="Probability that these next tokens have together.")] = 0.95,
     max_features: Annotated[int, typer.Option(help="Features attributed, the most influential first.")] = 7500,
     node_threshold: Annotated[float, typer.Option(help="Share of all influence that the nodes kept have.")] = 0.8,
-    edge_threshold: Annotated[float, typer.Option(help="And the edges between them.")] = 0.98,
+    edge_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept edges have.")] = 0.98,
 ) -> None:
     """Write the attribution graph of a prompt, in circuit-tracer's format.
 

@@ -29,7 +29,10 @@ EmbeddingsOption = Annotated[
     ),
 ]
 EmbeddingModelOption = Annotated[
-    str | None, typer.Option(envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Which model, of an address.")
+    str | None,
+    typer.Option(
+        envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Name of the model, where --embeddings is an address."
+    ),
 ]
 
 
@@ -92,7 +95,7 @@ def show(
 
 @app.command()
 def show_head(layer: int, head: int, store: StoreOption = None, checkpoint: CheckpointOption = None) -> None:
-    """Print what one attention head does: which features it brings most to, from where, and why it looks there."""
+    """Print what an attention head does: which features it contributes to, from which tokens, why it attends there."""
     from flows.reports.head_card import head_card
 
     with report_errors():
@@ -175,10 +178,10 @@ def export(
         bool, typer.Option("--overwrite", help="Write into a folder that holds files; those of the same name go.")
     ] = False,
     features: Annotated[
-        str | None, typer.Option(help="Of a site: all, top (100 a layer, those described best), or 2/899,2/902,…")
+        str | None, typer.Option(help="For a site: all, top (100 a layer, those described best), or 2/899,2/902,…")
     ] = None,
     graphs: Annotated[
-        Path | None, typer.Option(help="Of a site: a folder of attribution graphs to have in it.")
+        Path | None, typer.Option(help="For a site: a folder of attribution graphs to have in it.")
     ] = None,
 ) -> None:
     """Write results in the format of another tool, or as pages to share."""

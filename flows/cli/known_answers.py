@@ -33,8 +33,10 @@ N_CONFUSIONS = 20
 
 @app.command("benchmark-descriptions")
 def benchmark_descriptions(
-    tokens: Annotated[int, typer.Option(min=1024, help="Of held-out text that are read, at most.")] = 65_536,
-    claims: Annotated[int, typer.Option(min=0, help="Descriptions of any features that are tried, a method.")] = 500,
+    tokens: Annotated[int, typer.Option(min=1024, help="Most tokens of held-out text that are read.")] = 65_536,
+    claims: Annotated[
+        int, typer.Option(min=0, help="Descriptions of any features that are tried for each method.")
+    ] = 500,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     store: StoreOption = None,

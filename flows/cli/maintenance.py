@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 @app.command()
 def vacuum(
     store: StoreOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, remove.")] = False,
-    answers: Annotated[bool, typer.Option("--answers", help="Also what language models were paid for.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Also remove answers of language models, which were paid for.")
+    ] = False,
 ) -> None:
-    """Show what nothing in the catalog rests on, and remove it."""
+    """List files that nothing in the catalog is made from, and remove them."""
     from storage.bucket.working_copy import files_there, hold
     from storage.catalog.vacuum import remove, unneeded
     from storage.store import Store, open_store

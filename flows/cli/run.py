@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from flows.reports.summary import Summary
 
 
-Force = Annotated[bool, typer.Option("--force", help="Start even where the disk seems too small.")]
+Force = Annotated[bool, typer.Option("--force", help="Start even if the disk seems too small.")]
 
 
 @app.command()
@@ -161,7 +161,11 @@ def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption 
 
 Sample = Annotated[
     int | None,
-    typer.Option("--sample", min=1, help="So many features, drawn at random; what all would cost is said at the end."),
+    typer.Option(
+        "--sample",
+        min=1,
+        help="Only this many features, drawn at random; the estimated cost of all is printed at the end.",
+    ),
 ]
 
 

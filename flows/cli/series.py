@@ -46,7 +46,9 @@ def watch_checkpoints(
     place: Annotated[str, typer.Argument(help="A folder of checkpoint folders, or hf://OWNER/NAME for its branches.")],
     overrides: Overrides = None,
     store: StoreOption = None,
-    pattern: Annotated[str, typer.Option(help="Of the folders or branches; the last number is the step.")] = "step*",
+    pattern: Annotated[
+        str, typer.Option(help="Names of the folders or branches; the last number in a name is the step.")
+    ] = "step*",
     transcoders: Annotated[bool, typer.Option("--transcoders", help="The series is of transcoders.")] = False,
     settle_s: Annotated[
         float | None, typer.Option(help="Seconds without a change after which a folder is complete; 10 if left out.")

@@ -32,9 +32,12 @@ def serve(
     store: StoreOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 is seen by others.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8765,
-    name: Annotated[list[str] | None, typer.Option(help="Host name that it is reached by, beside --host.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Host name under which browsers reach it, besides --host.")
+    ] = None,
     graphs: Annotated[
-        Path | None, typer.Option(help="Folder of attribution graphs; else those made on pages last as long as this.")
+        Path | None,
+        typer.Option(help="Folder of attribution graphs; else those made on pages are gone when this ends."),
     ] = None,
     notes: Annotated[
         Path | None, typer.Option(help="Let people say what features are, and keep it in this DuckDB file.")
@@ -42,9 +45,11 @@ def serve(
     embeddings: Annotated[
         str | None, typer.Option(help="Search like meanings too, by this model: a folder, or an address (…/v1).")
     ] = None,
-    embedding_model: Annotated[str | None, typer.Option(help="Which model, of an address.")] = None,
+    embedding_model: Annotated[
+        str | None, typer.Option(help="Name of the model, where --embeddings is an address.")
+    ] = None,
     token: Annotated[
-        bool, typer.Option("--token", help=f"Serve only who has a token: ${TOKEN_VARIABLE}, else a new one.")
+        bool, typer.Option("--token", help=f"Serve only those who have a token: ${TOKEN_VARIABLE}, else a new one.")
     ] = False,
 ) -> None:
     """Show the store in a browser: features with their texts, wiring, scores, graphs. Reads, never writes it."""

@@ -23,13 +23,13 @@ class ActivationSettings:
     skip_document_start: Annotated[int, Ge(0)] = 0
     """Tokens at the head of every document that do not count, BOS included. A text that is read on its own is one."""
     n_samples: Annotated[int, Ge(0)] = 100
-    """Activations a feature of the quantile sample. The paper: 100."""
+    """Size of a feature's quantile sample. The paper: 100."""
     n_bins: Annotated[int, Gt(0)] = 20
     """Quantile bins of a feature's activations. The paper: 20."""
     alpha: Annotated[float, Ge(0)] = 0.9
     """An activation in a bin of n is drawn with weight 1 / n^alpha. The paper: 0.9."""
     n_top: Annotated[int, Ge(0)] = 20
-    """Greatest activations a feature that are kept beside them."""
+    """Greatest activations of a feature that are kept in addition."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the draw. Equal seeds draw equal samples."""
     keep: Keep = "none"

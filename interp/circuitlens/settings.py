@@ -15,9 +15,10 @@ class CircuitLensSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     features_per_layer: Annotated[int, Gt(0)] | None = None
-    """Attribute the samples of so many features of each layer, drawn at random among those that fired; null: of all."""
+    """How many features of each layer have their samples attributed, drawn at random among those that fired; null: all.
+    """
     samples_per_feature: Annotated[int, Gt(0)] | None = None
-    """Attribute so many of a feature's quantile sample, those drawn first, or all that it has; null: all of it."""
+    """How many samples of a feature's quantile sample are attributed, those drawn first; null: all."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the draw of features, and of what is ablated at random."""
     heads: Literal["direct", "jacobian"] = "direct"
@@ -27,7 +28,7 @@ class CircuitLensSettings:
     """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
     source token, tokens) to the activation."""
     max_contributors: Annotated[int, Gt(0)] = 16
-    """The strongest so many of each kind, at most."""
+    """Most contributors of each kind that are kept, the strongest ones."""
     signature_share: Share = 0.05
     """Features and heads by source token with at least this share are a sample's signature."""
     min_frequency: Annotated[float, Ge(0), Le(1)] = 0.1
@@ -36,28 +37,30 @@ class CircuitLensSettings:
     """How samples are grouped. ncut: cut apart where their sources, or else the heads that bring them, have least in
     common, every sample in a cluster. dbscan (the paper) and hdbscan: by the Jaccard distance of their signatures."""
     max_cut: Annotated[float, Gt(0), Le(2)] = 0.25
-    """ncut: a normalised cut of at most this value parts two clusters; 0: they have nothing in common."""
+    """ncut: two clusters are separated only if their normalised cut is at most this; 0: only if they have nothing in
+    common."""
     eps: Share = 0.5
-    """DBSCAN: samples at most so far apart are neighbours."""
+    """DBSCAN: samples at most this far apart are neighbours."""
     min_samples: Annotated[int, Gt(1)] = 5
-    """A cluster has so many samples (DBSCAN: within reach of its core); a feature with fewer is not clustered."""
+    """Least number of samples in a cluster (DBSCAN: within reach of its core); a feature with fewer is not clustered.
+    """
     resamples: Annotated[int, Ge(0)] = 10
-    """Times that part of a feature's samples are clustered again to see whether its clusters hold; 0: not at all."""
+    """How many times part of a feature's samples is clustered again, to see whether its clusters hold; 0: never."""
     qk_samples: Annotated[int, Ge(0)] = 2
-    """Of so many of a feature's samples, those drawn first, also say why the heads that brought most looked where they
-    looked: the pairs of sources that their scores are sums of (table qk_contributions); 0: of none."""
+    """For how many of a feature's samples, those drawn first, it is also stored why the heads that contributed most
+    attended where they did: the pairs of sources that their scores are sums of (table qk_contributions); 0: none."""
     qk_heads: Annotated[int, Gt(0)] = 1
     """Significant heads of such a sample, each with its source token, the strongest first."""
     qk_keys: Annotated[int, Gt(0)] = 4
-    """Features and tokens at a head's key that are told apart, those that add most to its score; each costs a sweep
-    beneath the head."""
+    """Features and tokens at a head's key that are listed one by one, those that add most to its score; each costs a
+    sweep beneath the head."""
     qk_pairs: Annotated[int, Gt(0)] = 8
     """Pairs that are kept of each score, the strongest first."""
     effect_tokens: Annotated[int, Ge(0)] = 10
     """Next tokens kept that a feature promotes most, and as many that it suppresses most; 0: no output effects."""
     continuation_tokens: Annotated[int, Ge(0)] = 0
-    """Follow output effects along so many tokens that the model goes on with (greedily) after the firing one. Costs a
-    forward pass a token for each sample that is continued."""
+    """How many further tokens, written greedily by the model after the firing one, output effects are followed along.
+    Costs a forward pass a token for each sample that is continued."""
     continued_samples: Annotated[int, Gt(0)] = 4
     """Samples of a feature that are continued, the strongest first."""
     ablated_features: Annotated[int, Ge(0)] = 16

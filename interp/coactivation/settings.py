@@ -19,11 +19,11 @@ class CoactivationSettings:
     """all: every feature with every feature of a later layer, kept as matrices. [[source, target], …]: those layers
     alone. edges: only the pairs of features that WeightLens found, without matrices: about a thousandth of the disk."""
     top_k: Annotated[int, Gt(0)] = 20
-    """Sources that are reported of a feature, by |TWERA|."""
+    """Strongest sources that are reported for a feature, by |TWERA|."""
     min_support: Annotated[int, Gt(0)] = 10
-    """An edge is reported if both its features are active at so many tokens at least."""
+    """Least number of tokens at which both features of a reported edge are active."""
     report_targets: Annotated[int, Gt(0)] = 64
-    """Features a layer by which the report tells how far the edges depend on the text."""
+    """Features of each layer from which the report estimates how far the edges depend on the text."""
 
     def layer_pairs(self, layers: Sequence[int]) -> list[tuple[int, int]]:
         """(source layer, target layer) of all pairs of the layers that are compared.

@@ -77,7 +77,7 @@ class LLMSettings:
     max_tokens: Annotated[int, Gt(0)] = 300
     """Tokens of a description."""
     concurrency: Annotated[int, Gt(0)] = 4
-    """Questions at once that are not part of a batch; fewer while the server says that it is busy."""
+    """Questions that are asked at the same time outside batches; fewer while the server says that it is busy."""
     retries: Annotated[int, Ge(0)] = 4
     """How often a question is sent again when the server is busy, fails or is not reached."""
     max_wait_s: Annotated[float, Gt(0)] = 60.0

@@ -43,7 +43,7 @@ class EvaluateSettings:
     text_tokens: Annotated[int, Gt(1)] = 32
     """Tokens a natural text."""
     n_rated: Annotated[int, Gt(1)] = 500
-    """Of them, those that are rated: an even share each of the weaker half, the next two quarters up to 95% and the
+    """How many of them are rated: an even share each of the weaker half, the next two quarters up to 95% and the
     strongest 5%, and a tenth from the very top. The paper: 500."""
     n_synthetic: Annotated[int, Gt(0)] = 50
     """Texts written from a description, at most."""
@@ -61,6 +61,6 @@ class EvaluateSettings:
     texts_per_question: Annotated[int, Gt(0)] = 15
     """Texts that a language model rates at once. FADE: 15."""
     max_copied: Annotated[float, Ge(0), Le(1)] = 0.25
-    """A natural text of whose runs of 13 tokens a greater share stands in the text that statistics are taken from is a
-    near-duplicate, and left out; 1: none is."""
+    """A natural text is a near-duplicate, and left out, if more than this share of its runs of 13 tokens stands in the
+    text that statistics are taken from; 1: none is."""
     faithfulness: FaithfulnessSettings = FaithfulnessSettings()

@@ -42,9 +42,9 @@ class TrainingSettings:
     """A feature that has not fired for so many tokens is dead. TopK: it joins an auxiliary loss that lets dead features
     explain what the others leave; ReLU and JumpReLU: it starts anew, from a token that is explained badly."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model's pass and of TopK's encoder products. bfloat16 is several times as fast where the processor has
-    such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums and figures are in
-    float32."""
+    """Number format of the model's pass and of TopK's encoder products. bfloat16 is several times as fast where the
+    processor has such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums and
+    figures are in float32."""
     max_memory: Annotated[float, Gt(0)] | None = None
     """GB that training may take. All layers train from one pass of the model if their weights and optimiser states fit,
     else in groups, with a pass for each. Left out: three quarters of what is free on this machine."""

@@ -34,7 +34,8 @@ class WeightLensSettings:
     upstream: Literal["all"] | list[Annotated[int, Ge(0)]] = "all"
     """Layers whose features may be upstream: all earlier ones, or those named (the paper for GPT-2: [0])."""
     fold_norms: bool = True
-    """See weights through the norms' weights (and centring) between them and the residual stream."""
+    """Fold the weights (and centring) of the norms that stand between weights and the residual stream into the weights.
+    """
     compat: Compat | None = None
     """authors: reproduce the known faults of the authors' code, to compare with their results: token 2 for BOS in
     every model, upstream tokens validated as one sequence, nothing subtracted from the input."""
