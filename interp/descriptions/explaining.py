@@ -6,12 +6,14 @@ from typing import NamedTuple, Protocol
 
 from interp.descriptions import prompts
 from interp.descriptions.base_rates import Lift
+from interp.descriptions.clauses import Clause
+from interp.descriptions.english import listed, with_rest
 from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Method, evidence_for
 from interp.descriptions.llm_questions import Answers, Instructions
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wiring import wired
-from interp.descriptions.wording import Clause, by_rule, clauses, coverage, joined, quoted
 from interp.weightlens.description import Token, word_list
+from interp.descriptions.wording import by_rule, clauses, coverage, joined
 from interp.weightlens.settings import WordingSettings
 
 N_TOKENS = 12
@@ -150,20 +152,24 @@ def _described(cluster: int, text: str, evidence: Evidence, said: Sequence[tuple
     for samples, clauses_ in said:
         of = "strongest" if samples.moments and samples.moments == evidence.strongest else "range"
         for clause in clauses_:
-            named |= clause.tokens if clause.kind == "token" else set()
-            key = of, f"{clause.kind} {quoted(clause.names)}"
+            named |= clause.tokens if clause.kind in ("token", "kind") else set()
+            key = of, f"{clause.kind} {_names(clause)}"
             tokens = clause.tokens | merged[key][0].tokens if key in merged else clause.tokens
             merged[key] = replace(clause, tokens=tokens), samples
     measured = [
-        Measured(clause.kind, of, quoted(clause.names), clause.compared(samples.moments, base))
+        Measured(clause.kind, of, _names(clause), clause.compared(samples.moments, base))
         for (of, _), (clause, samples) in merged.items()
         if base is not None
     ]
     can_tell = any(found for _, found in said) and evidence.moments
     covered = coverage(named, evidence.moments) if can_tell else None
-    if covered is not None and covered < MIXED and "many tokens" not in text:
-        text = f"{text}; other tokens have {1 - covered:.0%} of its activation"
+    if covered is not None and covered < MIXED and "any tokens, such as" not in text:
+        text = with_rest(text, 1 - covered)
     return Described(cluster, text, _tokens(evidence), covered, tuple(measured))
+
+
+def _names(clause: Clause) -> str:
+    return listed(clause.names, "or") if clause.names else ""
 
 
 def _tokens(evidence: Evidence) -> list[str]:

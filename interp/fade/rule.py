@@ -3,10 +3,8 @@
 Offline and deterministic. It knows no synonyms: of free text, it takes the quoted or else the longer words.
 """
 
-import hashlib
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,30 +12,14 @@ import numpy as np
 import simplemma
 from jaxtyping import Bool, Float, Int8, Int64
 
-from interp.descriptions.wording import LOOSE, Meaning, Mechanism, meaning_of
+from interp.descriptions.base_rates import split_words, starts_of_lines
+from interp.descriptions.english import LOOSE, Context, Mechanism, Word, meaning_of
+from interp.descriptions.kinds import Kind
+from interp.display import visible
 from interp.fade.judge import Marked, Text
+from interp.fade.writing import ways_to_fire, written
 from interp.weightlens.description import MIN_LEMMA_LETTERS, Token
 from interp.weightlens.settings import WordingSettings
-
-OPENINGS = (
-    "", "It was", "They said that", "He looked at", "There is a", "One day", "She likes", "We found", "In the end",
-    "This is about", "You can see", "Then came", "I know", "Look,", "He asked for", "All of", "At last,", "Once",
-)  # fmt: skip
-"""What sentences begin with, so that they differ in what does not matter."""
-
-ENDINGS = (" again.", " and so on.", " was there.", " here.", " as well.")
-
-STEMS = ("7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9", "de", "1")
-"""What pieces of words are attached to. Letters do not merge with digits and signs, so that the piece is a token."""
-
-SENTENCES = 4
-"""Of a text, all about one word: so it is about as long as a natural one, and drives a feature by chance as often."""
-
-BY_RANK = 1.5
-"""A word that is named at place r, from 1, has a share of the texts of 1 / r to this power."""
-
-WEAKER = 0.1
-"""Part of that which a word has that fires the feature weakly."""
 
 VAGUE = 0.5
 """Expected activity where a word stands without the context that the description says."""
@@ -54,10 +36,16 @@ _meaning = lru_cache(maxsize=4096)(meaning_of)
 class _Flat(NamedTuple):
     """Texts as one row of tokens."""
 
+    texts: Sequence[Text]
+
     ids: Int64[np.ndarray, " n"]
     owner: Int64[np.ndarray, " n"]
     """The text of each token."""
     start: Int64[np.ndarray, " n_texts"]
+
+    def joined(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """What is known of each text's tokens, as of one row."""
+        return np.concatenate([np.zeros(0, np.int64), *rows])
 
 
 class RuleJudge:
@@ -67,30 +55,16 @@ class RuleJudge:
         self._number: dict[str, int] = {}
         self._by_form: dict[str, list[int]] = defaultdict(list)
         self._ids: dict[Text, np.ndarray] = {}
-        self._masks: dict[tuple[str, ...], np.ndarray] = {}
+        self._masks: dict[tuple[Word, ...], np.ndarray] = {}
+        self._word_number: dict[str, int] = {}
+        self._within: dict[Text, np.ndarray] = {}
+        self._starts: dict[Text, np.ndarray] = {}
 
     def synthesise(self, description: str, n: int) -> list[str]:
-        """Texts about the words that are named, behind their contexts where they have one: the more, the earlier a word
-        is named, and few of words that fire the feature weakly (shares as in Sainte-Laguë's method for seats)."""
-        mechanisms = _mechanisms(_meaning(description))
-        named = [(mechanism, word) for mechanism in mechanisms for word in mechanism.words]
-        weaker = [(mechanism, word) for mechanism in mechanisms for word in mechanism.weaker]
-        weights = [1 / (1 + at) ** BY_RANK for at in range(len(named) + len(weaker))]
-        weights[len(named) :] = [WEAKER * weight for weight in weights[len(named) :]]
-        writers = [_Writer(*one, weight) for one, weight in zip([*named, *weaker], weights, strict=True)]
-        waiting = [writer for writer in writers if not writer.word.startswith("<0x")] or writers
-        texts: dict[str, None] = {}
-        while waiting and len(texts) < n:
-            writer = max(waiting, key=_Writer.claim)
-            text = writer.next_text()
-            if text is None:
-                waiting.remove(writer)
-            elif text:
-                texts[text] = None
-        return list(texts)
+        return written(_meaning(description), n)
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        return self._ratings(_mechanisms(_meaning(description)), texts)
+        return self._ratings(ways_to_fire(_meaning(description)), texts)
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
         meaning = _meaning(description)
@@ -109,7 +83,7 @@ class RuleJudge:
     def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
         """What a description says of firing, and faintly where the text goes on with a token that is promoted."""
         meaning, flat = _meaning(description), self._flat(texts)
-        expected = self._activity(_mechanisms(meaning), flat)
+        expected = self._activity(ways_to_fire(meaning), flat)
         if meaning.mechanisms and meaning.promotes:
             follows = self._is_one_of(meaning.promotes)[flat.ids]
             before = np.zeros(len(follows), bool)
@@ -138,26 +112,41 @@ class RuleJudge:
         return np.where(peaks == 1, 2, np.where(peaks > 0, 1, 0)).astype(np.int8)
 
     def _activity(self, mechanisms: Sequence[Mechanism], flat: _Flat) -> Float[np.ndarray, " n"]:
-        """1 where a mechanism's word stands in its context, `VAGUE` where the word stands alone or fires it weakly."""
+        """1 where a mechanism's word stands in its contexts, `VAGUE` where the word stands alone or fires it weakly.
+
+        What comes right after a word cannot have fired the feature, and is not looked for.
+        """
         expected = np.zeros(len(flat.ids), np.float32)
         for mechanism in mechanisms:
             is_word, is_weaker = (self._is_one_of(words)[flat.ids] for words in (mechanism.words, mechanism.weaker))
-            if not mechanism.after or mechanism.frequency in LOOSE:
-                expected[is_word] = 1
-                expected[is_weaker] = np.maximum(expected[is_weaker], VAGUE)
-                continue
-            is_context = self._is_one_of(mechanism.after)[flat.ids]
-            behind = _right_behind(is_context, flat) if mechanism.right_after else _behind(is_context, flat)
-            alone = (is_word & ~behind) | (is_weaker & behind)
-            expected[alone] = np.maximum(expected[alone], VAGUE)
-            expected[behind & (is_word | mechanism.many)] = 1
+            contexts = [one for one in mechanism.contexts if _is_needed(one)]
+            there = np.ones(len(flat.ids), bool)
+            for context in contexts:
+                there &= self._stands(context, flat)
+            vague = (is_word & ~there) | (is_weaker & there)
+            expected[vague] = np.maximum(expected[vague], VAGUE)
+            expected[there & (is_word | (mechanism.many and bool(contexts)))] = 1
         return expected
+
+    def _stands(self, context: Context, flat: _Flat) -> Bool[np.ndarray, " n"]:
+        """At which tokens a context is there."""
+        if context.kind == "in":
+            wanted = [self._word_number.get(word.casefold(), -2) for word in context.words if isinstance(word, str)]
+            return np.isin(flat.joined([self._within[text] for text in flat.texts]), wanted)
+        if context.kind == "at the start of a line":
+            return flat.joined([self._starts[text] for text in flat.texts]).astype(bool)
+        is_context = self._is_one_of(context.words)[flat.ids]
+        if context.kind == "right after":
+            return _right_behind(is_context, flat)
+        if context.kind == "after":
+            return _behind(is_context, flat)
+        return np.bincount(flat.owner, is_context, len(flat.start))[flat.owner] > is_context
 
     def _flat(self, texts: Sequence[Text]) -> _Flat:
         rows = [self._ids_of(text) for text in texts]
         lengths = np.array([len(row) for row in rows], np.int64)
         ids = np.concatenate([np.zeros(0, np.int64), *rows])
-        return _Flat(ids, np.repeat(np.arange(len(rows)), lengths), np.cumsum(lengths) - lengths)
+        return _Flat(texts, ids, np.repeat(np.arange(len(rows)), lengths), np.cumsum(lengths) - lengths)
 
     def _ids_of(self, text: Text) -> np.ndarray:
         if text not in self._ids:
@@ -167,21 +156,28 @@ class RuleJudge:
                     for form in set(_forms(token)):
                         self._by_form[form].append(number)
             self._ids[text] = np.array([self._number[token] for token in text.tokens], np.int64)
+            self._starts[text] = starts_of_lines(text.tokens)
+            within = self._within[text] = np.full(len(text.tokens), -1)
+            for first, last in split_words(text.tokens):
+                word = visible("".join(text.tokens[first:last]).strip()).casefold()
+                within[first:last] = self._word_number.setdefault(word, len(self._word_number))
         return self._ids[text]
 
-    def _is_one_of(self, words: tuple[str, ...]) -> Bool[np.ndarray, " n_different"]:
+    def _is_one_of(self, words: tuple[Word, ...]) -> Bool[np.ndarray, " n_different"]:
         """Of the tokens seen, which are one of some words: looked up once, until other tokens are seen."""
         found = self._masks.get(words)
         if found is None or len(found) < len(self._number):
             found = self._masks[words] = np.zeros(len(self._number), bool)
-            for form in _wanted(words):
+            for form in _wanted(tuple(word for word in words if isinstance(word, str))):
                 found[self._by_form.get(form, [])] = True
+            for kind in words:
+                if isinstance(kind, Kind):
+                    found |= np.fromiter(map(kind.holds, self._number), bool, len(self._number))
         return found
 
 
-def _mechanisms(meaning: Meaning) -> tuple[Mechanism, ...]:
-    """The ways to fire; what is promoted is taken for one where nothing else is said."""
-    return meaning.mechanisms or (Mechanism(meaning.promotes),)
+def _is_needed(context: Context) -> bool:
+    return context.frequency not in LOOSE and context.kind != "right before"
 
 
 def _right_behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray, " n"]:
@@ -220,74 +216,3 @@ def _lemmas(word: str) -> tuple[str, ...]:
     if len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
         return ()
     return tuple(simplemma.lemmatize(word, lang=language).casefold() for language in _FORMS)
-
-
-class _Writer:
-    """Texts about one word, and how many it has had."""
-
-    def __init__(self, mechanism: Mechanism, word: str, weight: float) -> None:
-        self.word = word
-        self._weight, self._n_written, self._texts = weight, 0, _texts(mechanism, word)
-
-    def claim(self) -> float:
-        """Who has the greatest writes next."""
-        return self._weight / (self._n_written + 0.5)
-
-    def next_text(self) -> str | None:
-        self._n_written += 1
-        return next(self._texts, None)
-
-
-def _texts(mechanism: Mechanism, word: str) -> Iterator[str]:
-    """Texts in which a word occurs, in its contexts, in an order of their own for every word."""
-    start = int(hashlib.sha256(word.encode()).hexdigest(), 16) % 9973
-    for at in range(len(OPENINGS) * len(ENDINGS)):
-        yield " ".join(_sentence(mechanism, word, start + at * SENTENCES + turn) for turn in range(SENTENCES))
-
-
-def _sentence(mechanism: Mechanism, word: str, turn: int) -> str:
-    opening, ending = OPENINGS[turn % len(OPENINGS)], ENDINGS[turn % len(ENDINGS)]
-    if not mechanism.after or (mechanism.frequency in LOOSE and turn % 2):
-        return _append(opening, word, turn) + ending
-    context = mechanism.after[turn % len(mechanism.after)]
-    behind = _append(opening, context, turn + 5)
-    if mechanism.right_after:
-        return _attach(behind, word, turn) + ending
-    return _append(behind + (" then" if turn % 2 else ""), word, turn) + ending
-
-
-def _append(text: str, word: str, turn: int) -> str:
-    """A text with a word behind it; a piece of a word is attached to a stem."""
-    plain = _plain(word)
-    if _is_piece(word):
-        plain = STEMS[turn % len(STEMS)] + plain
-    return f"{text} {plain}" if text and _holds_word(plain) else text + plain
-
-
-def _attach(text: str, word: str, turn: int) -> str:
-    """A text with a word right behind it: a piece goes on with the last word, and behind a sign that is no end of a
-    sentence a word stands with and without a blank, as it may in text."""
-    plain = _plain(word)
-    if _is_piece(word) or not _holds_word(plain):
-        return text + plain
-    last = text[-1:]
-    touches = last.isspace() or (turn % 2 == 0 and not last.isalnum() and last not in ".,;:!?")
-    return text + plain if touches else f"{text} {plain}"
-
-
-def _is_piece(word: str) -> bool:
-    return len(word) > 1 and word[0] == "-" and word[1].isalnum()
-
-
-def _holds_word(text: str) -> bool:
-    return any(character.isalnum() for character in text)
-
-
-_NAMED = re.compile(r"\\n|\\t|\\r|␣|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
-_BLANKS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "␣": " "}
-
-
-def _plain(word: str) -> str:
-    """A word as it stands in a text: what `visible` names is written out again, the hyphen of a piece left off."""
-    word = word[1:] if _is_piece(word) else word
-    return _NAMED.sub(lambda found: _BLANKS.get(found[0]) or chr(int(found[1] or found[2], 16)), word)

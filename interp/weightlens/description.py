@@ -50,6 +50,12 @@ class Token:
         return visible(self.text)
 
 
+@lru_cache(maxsize=1 << 16)
+def token_of(text: str) -> Token:
+    """The token with a text: what is worked out of it is worked out once."""
+    return Token(text)
+
+
 @dataclass(frozen=True)
 class Group:
     """Tokens that are one word, the strongest first."""

@@ -75,16 +75,18 @@ TABLES = (
             Column(
                 "kind",
                 "VARCHAR",
-                "token: the firing token is one of these; right after: one of them comes immediately before; after: "
-                "among the causes before it, or, where the method knows none, among the three tokens before it.",
+                "token, kind: the firing token is this one, or of this kind; in: it is part of one of these words; at the "
+                "start of a line: nothing but blanks is before it on its line; right after, right before: one of these "
+                "comes immediately before or after; after: among the causes before it, or, where the method knows none, "
+                "among the three tokens before it; in texts with: anywhere in the text that is shown.",
             ),
-            Column("clause", "VARCHAR", "The tokens, as the description shows them."),
+            Column("clause", "VARCHAR", "The tokens, as the description shows them; empty of the start of a line."),
             Column("share", "DOUBLE", "Share of the samples of which it is true."),
             Column(
                 "base_rate",
                 "DOUBLE",
                 "Share of the tokens of the corpus of which it is true, by 512 rows at most; of after, of which one of "
-                "the tokens stands anywhere in the text that is shown before.",
+                "the tokens stands anywhere in the text that is shown before (in texts with: before or after).",
             ),
             Column("lift", "DOUBLE", "Share over base rate, half a case added to every count."),
             Column("low", "DOUBLE", "Lower end of its 95% interval."),

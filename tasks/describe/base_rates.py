@@ -17,8 +17,8 @@ N_ROWS = 512
 
 
 @lru_cache(maxsize=2)
-def corpus_base_rates(store: Store, checkpoint_id: str, corpora: tuple[str, ...], window: int) -> BaseRates:
-    """Base rates of the corpora; `window` is how many tokens before the firing one are shown.
+def corpus_base_rates(store: Store, checkpoint_id: str, corpora: tuple[str, ...], shown: tuple[int, int]) -> BaseRates:
+    """Base rates of the corpora; `shown` is how many tokens before and after the firing one are.
 
     Memory: `N_ROWS` rows, and the vocabulary.
     """
@@ -27,4 +27,4 @@ def corpus_base_rates(store: Store, checkpoint_id: str, corpora: tuple[str, ...]
     rows = read_numbered_rows(store, numbered(store, corpora), drawn)
     vocabulary = read_vocabulary(tokens_part(store, checkpoint_id))
     texts = {at: token.text for at, token in enumerate(vocabulary)}
-    return base_rates(rows.values(), texts, open_checkpoint(store, checkpoint_id).bos, window)
+    return base_rates(rows.values(), texts, open_checkpoint(store, checkpoint_id).bos, shown)

@@ -115,7 +115,8 @@ class _Examples:
         corpora = numbered(store, sampled_corpus.corpora)
         self._rows = read_numbered_rows(store, corpora, sequences)
         self._documents = read_numbered_documents(store, corpora, sequences)
-        self._base = corpus_base_rates(store, job.checkpoint_id, sampled_corpus.corpora, settings.before)
+        shown = settings.before, settings.after
+        self._base = corpus_base_rates(store, job.checkpoint_id, sampled_corpus.corpora, shown)
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
         """What is known of a feature, with its samples."""

@@ -29,7 +29,7 @@ from tasks.evaluation.reading import Wanted, read_peaks
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
-VERSION = 5
+VERSION = 6
 """Bump when a judge would say otherwise of the same descriptions."""
 
 CONSTANT = "the token ‘the’"

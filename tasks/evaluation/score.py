@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from interp.descriptions.evidence import WHOLE, Method, half
 from interp.descriptions.explaining import TokensExplainer, describe
-from interp.descriptions.wording import meaning_of
+from interp.descriptions.english import meaning_of
 from interp.fade.judging import Compared, Judged, figures
 from interp.fade.metrics import Score, share_in_common
 from storage.catalog.database import (
@@ -34,7 +34,7 @@ from tasks.evaluation.judge import CONTROL, SWAPPED, partners
 from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
-VERSION = 6
+VERSION = 7
 """Bump when the same answers would give other scores."""
 
 ROWS_AT_ONCE = 256
@@ -142,7 +142,7 @@ def _words_of_halves(
         return {
             (method, feature): [
                 frozenset(
-                    word.casefold()
+                    (word if isinstance(word, str) else word.name).casefold()
                     for one in describe(method, half(known, parity), explainer)
                     for mechanism in meaning_of(one.text).mechanisms
                     for word in mechanism.words

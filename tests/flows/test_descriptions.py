@@ -103,7 +103,7 @@ def test_every_method_says_what_was_planted(done: tuple[Path, list[str]]) -> Non
         assert f"‘{SEEN[5]}’" in found[method, 2]
         assert f"‘{SEEN[7]}’" in found[method, 2]
     for method in ("circuitlens-full", "wl+cl"):
-        assert f"promotes ‘{SEEN[9]}’" in found[method, 2]
+        assert f"Promotes ‘{SEEN[9]}’" in found[method, 2]
 
 
 def test_true_descriptions_are_told_from_false_ones(done: tuple[Path, list[str]]) -> None:

@@ -36,16 +36,15 @@ def test_samples_of_no_cluster_are_told_where_they_are_most() -> None:
 def test_each_cluster_is_worded_then_the_whole() -> None:
     found = describe("wl+cl", KNOWN, BY_RULE)
     assert [one.cluster for one in found] == [0, WHOLE]
-    assert found[0].text == "the token ‘court’ and its forms"
-    judge, many, court = (f"or the token ‘{word}’ and its forms" for word in ("judge", "many", "court"))
-    assert found[1].text == f"the token ‘top’; {judge}; {many}; {court}; promotes ‘law’"
+    assert found[0].text == "‘court’ and its forms."
+    assert found[1].text == "‘top’; also ‘judge’, ‘many’ and ‘court’. Promotes ‘law’."
 
 
 def test_a_description_says_how_often_it_is_right() -> None:
     base = BaseRates(1000, {" top": 2, " many": 100, " so": 900}, {}, {})
     known = replace(KNOWN, top=moments("top"), clusters=(Cluster(0, 1.0, moments("many", range(8))),), base=base)
     (one,) = describe("circuitlens-input", known, BY_RULE)
-    assert one.text == "the token ‘top’; or the token ‘many’ and its forms"
+    assert one.text == "‘top’; also ‘many’ and its forms."
     assert [(m.kind, m.samples, m.clause, m.lift.share, m.lift.base_rate) for m in one.clauses] == [
         ("token", "strongest", "‘top’", 1, 0.002),
         ("token", "range", "‘many’", 1, 0.1),
@@ -59,7 +58,7 @@ def test_a_description_says_how_often_it_is_right() -> None:
     words = tuple(moments(f"w{at}x")[0] for at in range(20))
     (mixed,) = describe("maxact", replace(known, top=words), BY_RULE)
     assert mixed.coverage == 6 / 20
-    assert mixed.text.endswith("; other tokens have 70% of its activation")
+    assert mixed.text.endswith("; 70% of its activation is on other tokens.")
     (asked,) = describe(
         "maxact", known, ModelExplainer(Answers(lambda _: Answer({"description": "d"})), instructions(), 100)
     )

@@ -13,7 +13,7 @@ from interp.fade.rule import RuleJudge
 from tasks.llm.instructions import instructions
 
 JUDGE = RuleJudge()
-OFFICER = "the token ‘officer’ and its forms; right after ‘police’; promotes ‘headquarters’"
+OFFICER = "‘officer’ and its forms, right after ‘police’. Promotes ‘headquarters’."
 SEEN = [
     Text((" a", " police", " officers", " ran")),
     Text((" the", " officer", " of", " police")),
@@ -25,7 +25,7 @@ SEEN = [
 def test_texts_are_rated_by_word_and_context() -> None:
     assert JUDGE.rate(OFFICER, SEEN).tolist() == [2, 1, 0, 0]
     assert JUDGE.rate("‘-er’", [Text((" near", "er")), Text((" er",))]).tolist() == [2, 0]
-    assert JUDGE.rate("the token ‘\\n’", [Text(("a", "\n")), Text(("a",))]).tolist() == [2, 0]
+    assert JUDGE.rate("‘\\n’.", [Text(("a", "\n")), Text(("a",))]).tolist() == [2, 0]
 
 
 def test_continuations_may_show_what_is_promoted() -> None:
@@ -38,12 +38,12 @@ def test_continuations_may_show_what_is_promoted() -> None:
 def test_activity_is_expected_where_the_word_stands() -> None:
     (expected,) = JUDGE.simulate(OFFICER, [Text((" police", " officer", " officer"))])
     assert expected.tolist() == [0, 1, 0.5]
-    (expected,) = JUDGE.simulate("many tokens, such as ‘x’; right after ‘the’", [Text((" the", " sea", " x"))])
+    (expected,) = JUDGE.simulate("Many tokens, such as ‘x’, right after ‘the’.", [Text((" the", " sea", " x"))])
     assert expected.tolist() == [0, 1, 0.5]
 
 
 def test_weaker_words_are_expected_faintly_and_seldom_written_about() -> None:
-    said = "the token ‘are’; weaker on ‘;’; sometimes right after ‘we’"
+    said = "‘are’, sometimes right after ‘we’; more weakly ‘;’."
     (expected,) = JUDGE.simulate(said, [Text((" we", " are", ";", " are"))])
     assert expected.tolist() == [0, 1, 0.5, 1]
     assert JUDGE.rate(said, [Text((" they", " are")), Text((";",))]).tolist() == [2, 1]
@@ -54,15 +54,42 @@ def test_weaker_words_are_expected_faintly_and_seldom_written_about() -> None:
 
 
 def test_the_earlier_a_word_is_named_the_more_is_written_about_it() -> None:
-    texts = JUDGE.synthesise("the tokens ‘one1’, ‘two2’, ‘six6’", 20)
+    texts = JUDGE.synthesise("‘one1’, ‘two2’ and ‘six6’.", 20)
     counts = [sum(word in text for text in texts) for word in ("one1", "two2", "six6")]
     assert counts == sorted(counts, reverse=True)
     assert 0 < counts[2] < counts[0]
 
 
 def test_simulation_expects_a_little_before_what_is_promoted() -> None:
-    (expected,) = JUDGE.simulate("the token ‘so’; promotes ‘far’", [Text((" so", " a", " far"))])
+    (expected,) = JUDGE.simulate("‘so’. Promotes ‘far’.", [Text((" so", " a", " far"))])
     assert expected.tolist() == [1, 0.25, 0]
+
+
+def test_kinds_and_places_are_looked_for() -> None:
+    def expected(description: str, *tokens: str) -> list[float]:
+        (found,) = JUDGE.simulate(description, [Text(tokens)])
+        return found.tolist()
+
+    assert expected("‘7’ and other digits.", " a", " 7", "3", " x") == [0, 1, 1, 0]
+    assert expected("‘page’, right after ordinal numbers.", " first", " page", " page") == [0, 1, 0.5]
+    assert expected("‘-ter’ in ‘filter’.", " fil", "ter", " un", "ter") == [0, 1, 0, 0.5]
+    assert expected("‘def’, at the start of a line.", " def", "\n", "  ", "def") == [0.5, 0, 0, 1]
+    assert expected("‘x’, in texts with ‘news’.", " x", " news") == [1, 0]
+    assert expected("‘x’, in texts with ‘news’.", " x", " a") == [0.5, 0]
+    assert expected("‘x’, strongest right after ‘a’.", " x") == [1]
+    assert expected("‘x’, right before ‘y’.", " x", " z") == [1, 0]  # what follows has not fired it
+
+
+def test_texts_show_kinds_and_places() -> None:
+    def texts(description: str) -> list[str]:
+        return JUDGE.synthesise(description, 8)
+
+    assert all(any(digit in text for digit in "0123456789") for text in texts("Digits."))
+    assert all("filter" in text for text in texts("‘-ter’ in ‘filter’."))
+    assert all("\ndef" in text for text in texts("‘def’, at the start of a line."))
+    assert all(text.startswith("news: ") for text in texts("‘x’, in texts with ‘news’."))
+    assert all("x of" in text for text in texts("‘x’, right before ‘of’."))
+    assert all("\n " not in text for text in texts("‘\\n’, right after ‘.’."))
 
 
 def test_marks_are_checked_against_what_is_expected() -> None:
@@ -113,11 +140,11 @@ def test_texts_put_a_word_where_the_description_says() -> None:
         assert len(found) == 8
         return found
 
-    assert all(text.count("unter") == 4 for text in texts("the token ‘-ter’; right after ‘un’"))
-    assert all("\nExample" in text for text in texts("the token ‘Example’ and its forms; right after ‘\\n’"))
-    assert any("(self" in text for text in texts("the token ‘self’; right after ‘(’"))
-    assert all("object." in text for text in texts("the token ‘.’; right after ‘-object’"))
-    assert all(text.index("if") < text.index("then") for text in texts("the token ‘then’; after ‘if’"))
+    assert all(text.count("unter") == 4 for text in texts("‘-ter’, right after ‘un’."))
+    assert all("\nExample" in text for text in texts("‘Example’ and its forms, right after ‘\\n’."))
+    assert any("(self" in text for text in texts("‘self’, right after ‘(’."))
+    assert all("object." in text for text in texts("‘.’, right after ‘-object’."))
+    assert all(text.index("if") < text.index("then") for text in texts("‘then’, after ‘if’."))
     assert all("\x11" in text for text in texts("‘\\u0011’; byte fragments ‘<0xD7>’"))
 
 

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.descriptions.base_rates import BaseRates, base_rates, lift
+from interp.descriptions.english import Context, Meaning, Mechanism, meaning_of, text_of, with_rest
 from interp.descriptions.evidence import ActivationExample, Evidence, pattern
+from interp.descriptions.kinds import BY_NAME, words_that_end_in
 from interp.descriptions.llm_questions import fenced, parsed
 from interp.descriptions.prompts import DESCRIPTION, description_in, explain, join
 from interp.descriptions.settings import RuleSettings
-from interp.descriptions.wording import Meaning, Mechanism, by_rule, joined, meaning_of, text_of
+from interp.descriptions.wording import by_rule, joined
 from interp.weightlens.settings import WordingSettings
 from tasks.llm.instructions import instructions
 
@@ -31,12 +33,12 @@ def worded(evidence: Evidence) -> str | None:
 def test_a_token_its_context_and_what_it_promotes() -> None:
     moments = tuple(moment(f"the {word} police officer{s} said", 3) for word, s in (("old", ""), ("new", "s")))
     text = worded(Evidence(moments=moments, promotes=(" headquarters",)))
-    assert text == "the token ‘officer’ and its forms; right after ‘police’; promotes ‘headquarters’"
+    assert text == "‘officer’ and its forms, right after ‘police’. Promotes ‘headquarters’."
 
 
 def test_causes_are_the_context_wherever_they_stand() -> None:
     moments = tuple(moment(f"now if {a} {b} then", 4, causes=(1,)) for a, b in (("you", "go"), ("it", "rains")))
-    assert worded(Evidence(moments=moments)) == "the token ‘then’ and its forms; after ‘if’"
+    assert worded(Evidence(moments=moments)) == "‘then’ and its forms, after ‘if’."
 
 
 def test_after_a_context_any_token() -> None:
@@ -44,48 +46,148 @@ def test_after_a_context_any_token() -> None:
     moments = tuple(moment(f"and the {word}", 2) for word in words)
     text = worded(Evidence(moments=moments))
     assert text is not None
-    assert text.startswith("many tokens, such as ‘")
-    assert text.endswith("; right after ‘the’")
+    assert text.startswith("Many tokens, such as ‘")
+    assert text.endswith(", right after ‘the’.")
     assert meaning_of(text).mechanisms[0].many
 
 
 def test_tokens_of_both_sources_are_one_list_and_nothing_is_nothing() -> None:
     text = worded(Evidence((" judge",), (moment("a court", 1),)))
-    assert text == "the tokens ‘court’, ‘judge’"
+    assert text == "‘court’ and ‘judge’."
     assert worded(Evidence()) is None
 
 
 def test_clusters_are_joined_and_equal_ones_merged() -> None:
-    parts = ["the token ‘a1’", "the token ‘b2’; after ‘c3’", "the token ‘a1’"]
+    parts = ["‘a1’.", "‘b2’, after ‘c3’.", "‘a1’."]
     text = joined(parts, Evidence(promotes=(" x9",)), RULE, WORDING)
-    assert text == "the token ‘a1’; or the token ‘b2’; after ‘c3’; promotes ‘x9’"
+    assert text == "‘a1’; also ‘b2’, after ‘c3’. Promotes ‘x9’."
 
 
 def test_what_drives_it_strongly_comes_first_and_the_rest_as_weaker() -> None:
     strongest = tuple(moment(f" {word}", 0, 4.0) for word in ("are", "are", "is"))
     spread = (*(moment(",", 0, 0.5) for _ in range(8)), moment(" are", 0, 3.0))
     text = worded(Evidence(moments=spread, strongest=strongest, strong=4.0))
-    assert text == "the tokens ‘are’, ‘is’; or weaker on ‘,’"
+    assert text == "‘are’ and ‘is’; also more weakly ‘,’."
     assert meaning_of(text).mechanisms == (Mechanism(("are", "is")), Mechanism((), (",",)))
     text = worded(Evidence(moments=spread, strong=4.0))
-    assert text == "the token ‘are’; weaker on ‘,’"
+    assert text == "‘are’; more weakly ‘,’."
 
 
 def test_a_context_is_said_where_it_is_commoner_than_elsewhere_and_how_often() -> None:
     texts = [" the x"] * 3 + [" of x"] * 5
     moments = tuple(moment(text, 1) for text in texts)
-    rare = BaseRates(1000, {" x": 5, " the": 20, " of": 600}, {}, {})
-    assert worded(Evidence(moments=moments, base=rare)) == "the token ‘x’; often right after ‘the’"
+    rare = BaseRates(1000, {" x": 5, " the": 20, " of": 600}, {" the": 60, " of": 900}, {})
+    assert worded(Evidence(moments=moments, base=rare)) == "‘x’, often right after ‘the’."
     common = BaseRates(1000, {" x": 5, " the": 300, " of": 600}, {" the": 700, " of": 900}, {})
-    assert worded(Evidence(moments=moments, base=common)) == "the token ‘x’"
+    assert worded(Evidence(moments=moments, base=common)) == "‘x’."
+
+
+def rates(at: dict[str, int], within: dict[str, int] | None = None, line_starts: int = 0) -> BaseRates:
+    """Base rates of a corpus of 10,000 tokens, in which every token is near everything."""
+    everywhere = dict.fromkeys(at, 10_000)
+    return BaseRates(10_000, at, everywhere, everywhere, everywhere, within or {}, line_starts)
+
+
+def firing(tokens: list[str], base: BaseRates, activation: float = 1.0) -> str | None:
+    moments = tuple(ActivationExample((" so ", token), 1, activation) for token in tokens)
+    return worded(Evidence(moments=moments, base=base))
+
+
+DIGITS = [str(at) for at in range(10)]
+LETTERS = [chr(ord("A") + at) for at in range(26)]
+
+
+def test_a_kind_is_said_where_it_covers_what_a_list_would_and_is_rare_elsewhere() -> None:
+    base = rates({**dict.fromkeys(DIGITS, 20), " so ": 10_000})
+    assert firing([*"7733112948", *"05"], base) == "‘1’, ‘3’ and other digits."
+    common = rates({**dict.fromkeys(DIGITS, 800), " so ": 10_000})
+    text = firing([*"7733112948", *"05"], common)
+    assert text is not None
+    assert "digits" not in text  # that many tokens are digits anyway
+    words = [" nation", " station", " relation", " motion"]
+    base = rates({**dict.fromkeys(words, 5), " so ": 10_000})
+    assert firing(words, base) == "‘motion’, ‘nation’ and other words that end in ‘-tion’."
+
+
+def test_three_tokens_of_a_kind_that_has_many_are_listed() -> None:
+    base = rates({**dict.fromkeys(LETTERS, 10), " so ": 10_000})
+    assert firing([*"BBBBBBBCCCCCCCLLLLLL"], base) == "‘B’, ‘C’ and ‘L’."
+    assert firing(LETTERS[:20], base) == "‘A’, ‘B’ and other single capital letters."
+
+
+def test_a_weak_kind_is_said_as_weak() -> None:
+    base = rates({**dict.fromkeys(DIGITS, 20), " are": 20, " so ": 10_000})
+    tokens = [
+        *(ActivationExample((" so ", digit), 1, 1.0) for digit in DIGITS),
+        ActivationExample((" we", " are"), 1, 9.0),
+    ]
+    text = worded(Evidence(moments=tuple(tokens), base=base, strong=9.0))
+    assert text == "‘are’; more weakly ‘0’, ‘1’ and other digits."
+
+
+def test_pieces_are_said_with_the_words_that_they_are_part_of() -> None:
+    texts = [("fil", "ter"), ("coun", "ter"), ("fil", "ter")]
+    moments = tuple(ActivationExample((" a", f" {first}", last, " x"), 2, 1.0) for first, last in texts)
+    base = rates({"ter": 20, " fil": 10, " coun": 10, " x": 10_000, " a": 10_000}, {"filter": 10, "counter": 10})
+    assert worded(Evidence(moments=moments, base=base)) == "‘-ter’ in ‘filter’ or ‘counter’."
+    causes = tuple(ActivationExample(one.tokens, 2, 1.0, (1,)) for one in moments)
+    text = worded(Evidence(moments=causes, base=base))
+    assert text == "‘-ter’, right after ‘fil’ or ‘coun’."  # the rest of the text is not looked at
+
+
+def test_lines_what_follows_and_what_texts_are_about() -> None:
+    at = {" def": 20, " go": 10, "\n": 300, " asyncio": 5, " z": 9_999, " t": 9_999}
+    around = {" asyncio": 100, " go": 5_000}
+    base = BaseRates(
+        10_000, at, dict.fromkeys(("\n", "    ", *(f" {x}" for x in "xyzuvt")), 10_000), {}, around, {}, 200
+    )
+    texts = [("\n", " def", " go"), (" x", "\n", "    ", " def", " go"), (" y", "\n", " def", " go")]
+    moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
+    assert worded(Evidence(moments=moments, base=base)) == "‘def’, at the start of a line, right before ‘go’."
+    texts = [(" asyncio", " u", " v", " z", " def"), (" w", " asyncio", " v", " u", " t", " def")]
+    moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
+    found = worded(Evidence(moments=moments, base=base))
+    assert found == "‘def’, in texts with ‘asyncio’."
+
+
+def test_a_context_that_a_word_does_not_need_is_that_of_its_strongest_activations() -> None:
+    strongest = tuple(moment(text, 1, 9.0) for text in (" we are", " we are", " we are", " a are", " b are"))
+    spread = tuple(moment(f" {word} are", 1, 8.0) for word in "cdefgh")
+    text = worded(Evidence(moments=spread, strongest=strongest, strong=9.0))
+    assert text == "‘are’, strongest right after ‘we’."
+    strongest = tuple(moment(text, 1, 9.0) for text in (" we are", " we are"))
+    text = worded(Evidence((" are",), strongest=strongest, strong=9.0))
+    assert text == "‘are’, strongest right after ‘we’."  # fires it alone
+
+
+def test_what_is_promoted_may_be_of_a_kind() -> None:
+    base = BaseRates(10_000, dict.fromkeys([*DIGITS, *LETTERS, *(f" w{at}" for at in range(200))], 5))
+    text = worded(Evidence(reads=(" page",), promotes=(*"34", " w1", *"78"), base=base))
+    assert text == "‘page’ and its forms. Promotes ‘3’, ‘4’, other digits and ‘w1’."
+
+
+def test_the_rest_is_said_before_what_is_promoted() -> None:
+    assert with_rest("‘a’. Promotes ‘b’.", 0.6) == "‘a’; 60% of its activation is on other tokens. Promotes ‘b’."
+    assert meaning_of(with_rest("‘a’. Promotes ‘b’.", 0.6)) == Meaning((Mechanism(("a",)),), ("b",))
+
+
+def test_kinds_are_read_from_texts_that_say_nothing_else() -> None:
+    digits = BY_NAME["digits"]
+    after = Context("right after", (BY_NAME["months"],))
+    assert meaning_of("Digits, right after months.") == Meaning((Mechanism((digits,), (), (after,)),))
+    assert meaning_of("Digits in dates").mechanisms == (Mechanism(("digits", "dates")),)
 
 
 def test_base_rates_count_what_stands_where() -> None:
     rows = [np.array([9, 1, 2, 1, 3, -1]), np.array([9, 2, 2, 2, 2, 3])]
-    found = base_rates(rows, dict(enumerate("abcdefghij")), 9, 4)
+    found = base_rates(rows, dict(enumerate("abcdefghij")), 9, (4, 1))
     assert found.n == 9
     assert found.at == {"b": 2, "c": 5, "d": 2}
     assert found.near == {"b": 3, "c": 2 + 4, "d": 0}
+    assert found.within == {"bcbd": 4, "ccccd": 5}
+    lines = base_rates([np.arange(6)], dict(enumerate(("a", ".\n", "  ", "b", "\n", "c"))), None, (4, 1))
+    assert (lines.line_starts, lines.within) == (2, {})
+    assert lines.around == {"a": 4, ".\n": 5, "  ": 4, "b": 3, "\n": 2, "c": 1}
 
 
 def test_lift_has_an_interval_where_the_corpus_shows_nothing() -> None:
@@ -99,10 +201,25 @@ def test_lift_has_an_interval_where_the_corpus_shows_nothing() -> None:
 WORDS = st.lists(st.text("ab‘’;, ortfe", min_size=1, max_size=8).map(lambda w: f"x{w}x"), min_size=1, max_size=3).map(
     tuple
 )
-MECHANISMS = st.builds(Mechanism, WORDS, st.just(()) | WORDS, st.just(()) | WORDS)
+NAMED = st.tuples(st.sampled_from([BY_NAME["digits"], BY_NAME["numbers in words"], words_that_end_in("ed")]))
+CONTEXTS = st.one_of(
+    st.builds(
+        Context,
+        st.sampled_from(("in", "right after", "after", "right before", "in texts with")),
+        WORDS.map(lambda words: tuple(word.replace(" ", "") for word in words)),
+        st.sampled_from(("", "mostly ", "often ", "sometimes ", "strongest ")),
+    ),
+    st.builds(Context, st.just("at the start of a line"), st.just(()), st.sampled_from(("", "mostly "))),
+)
+MECHANISMS = st.builds(
+    Mechanism,
+    WORDS | NAMED | st.builds(lambda words, kinds: words + kinds, WORDS, NAMED),
+    st.just(()) | WORDS | NAMED,
+    st.lists(CONTEXTS, max_size=2).map(tuple),
+)
 
 
-@given(st.lists(MECHANISMS, min_size=1, max_size=3).map(tuple), st.just(()) | WORDS)
+@given(st.lists(MECHANISMS, min_size=1, max_size=3).map(tuple), st.just(()) | WORDS | NAMED)
 def test_what_the_rule_writes_it_reads_back(mechanisms: tuple[Mechanism, ...], promotes: tuple[str, ...]) -> None:
     meaning = Meaning(mechanisms, promotes)
     assert meaning_of(text_of(meaning)) == meaning
@@ -170,4 +287,4 @@ def test_an_answer_is_kept_on_one_line_without_control_characters() -> None:
 
 def test_tokens_that_nobody_can_see_are_named_last() -> None:
     text = worded(Evidence(reads=("\x11", "<0xD7>", " valid", "\n", ",")))
-    assert text == "the tokens ‘valid’, ‘\\n’, ‘,’, ‘\\u0011’, ‘<0xD7>’"
+    assert text == "‘valid’, ‘\\n’, ‘,’, ‘\\u0011’ and ‘<0xD7>’."

@@ -1,0 +1,235 @@
+"""What a description may say of where a feature fires: in words, and checked on samples and the corpus."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import chain
+from math import log
+from typing import Literal, NamedTuple
+
+from interp.descriptions.base_rates import NEAR, BaseRates, Lift, goes_on, lift, starts_line, word_around
+from interp.descriptions.english import ContextKind, Word
+from interp.descriptions.evidence import ActivationExample
+from interp.descriptions.kinds import Kind, members
+from interp.descriptions.settings import RuleSettings
+from interp.display import visible
+from interp.weightlens.description import MIN_LEMMA_LETTERS, Group, group, token_of
+from interp.weightlens.settings import WordingSettings
+
+ClauseKind = Literal["token", "kind"] | ContextKind
+
+MIN_DIFFERENT = 3
+"""Different tokens of a kind among the samples, for the kind to be said."""
+
+MIN_KIND_LIFT = 2.0
+"""Lower end of a kind's lift, from which it is said."""
+
+VARIED = 0.5
+"""A kind is said if the samples have at least this part of the different tokens that as many tokens of the kind have
+in the corpus: of single capital letters, three that come again and again are better listed."""
+
+
+@dataclass(frozen=True)
+class Clause:
+    """Something that a description says of where the feature fires, as tokens."""
+
+    kind: ClauseKind
+    names: tuple[Word, ...]
+    """As the description shows them."""
+    tokens: frozenset[str]
+    """Texts of tokens, or of words that are written in several."""
+
+    def holds(self, moment: ActivationExample) -> bool:
+        """Whether it is true of a sample."""
+        return not self.tokens.isdisjoint(standing(self.kind, moment))
+
+    def compared(self, moments: Sequence[ActivationExample], base: BaseRates) -> Lift:
+        """How often it holds of samples, beside the tokens of the corpus."""
+        elsewhere = sum(counts_of(self.kind, moments, base).get(text, 0) for text in self.tokens)
+        return lift(sum(map(self.holds, moments)), len(moments), elsewhere, base.n)
+
+
+LINE = "line"
+"""What stands for the start of a line, where tokens stand for what comes before or after."""
+
+
+def standing(kind: ClauseKind, moment: ActivationExample) -> Collection[str]:
+    """What stands in a sample where a clause of a kind looks, each text once. Where CircuitLens names the causes,
+    nothing but these is looked at."""
+    tokens, at, causes = moment.tokens, moment.at, moment.causes
+    if kind in ("token", "kind"):
+        return (tokens[at],)
+    if kind == "right after":
+        return (tokens[at - 1],) if at and (causes is None or at - 1 in causes) else ()
+    if kind == "after":
+        if causes is None:
+            return set(tokens[max(0, at - NEAR) : at])
+        return {tokens[place] for place in causes if place < at}
+    if causes is not None:
+        return ()
+    if kind == "in":
+        word = word_around(tokens, at)
+        return () if word is None else (word,)
+    if kind == "at the start of a line":
+        return (LINE,) if starts_line(tokens, at) else ()
+    if kind == "right before":
+        return () if goes_on(tokens, at) else tokens[at + 1 : at + 2]
+    return set(tokens[:at] + tokens[at + 1 :])
+
+
+def counts_of(kind: ClauseKind, moments: Sequence[ActivationExample], base: BaseRates) -> Mapping[str, int]:
+    """How many tokens of the corpus have what a clause of a kind looks for."""
+    if kind == "after":
+        return base.near if moments[0].causes is None else base.before
+    if kind == "at the start of a line":
+        return {LINE: base.line_starts}
+    return {"in": base.within, "in texts with": base.around}.get(kind, base.at)
+
+
+class Counted:
+    """What stands where clauses of a kind look, in some samples: how many have each text, and their activation."""
+
+    def __init__(self, moments: Sequence[ActivationExample], kind: ClauseKind) -> None:
+        self.rows = [standing(kind, moment) for moment in moments]
+        self.n_samples, self.total = len(moments), sum(moment.activation for moment in moments) or 1.0
+        self.n = Counter(chain.from_iterable(self.rows))
+        self._activation = [moment.activation for moment in moments]
+
+    def held(self, texts: AbstractSet[str]) -> int:
+        """In how many samples one of some texts stands."""
+        return sum(not texts.isdisjoint(row) for row in self.rows)
+
+    def mass(self, texts: AbstractSet[str]) -> float:
+        """The activation of these."""
+        return sum(a for row, a in zip(self.rows, self._activation, strict=True) if not texts.isdisjoint(row))
+
+
+def kind_of(counted: Counted, base: BaseRates | None, least: float) -> tuple[Kind, frozenset[str]] | None:
+    """The kind that says best what stands there, and all its tokens: it has at least a share of the samples and of
+    their activation, is commoner among them than in the corpus, and as varied as there. None: a list says it better."""
+    if base is None or len(counted.n) < MIN_DIFFERENT:
+        return None
+    best, found = 0.0, None
+    for kind, texts in members(counted.n).items():
+        n = sum(counted.n[text] for text in texts)
+        if len(texts) < MIN_DIFFERENT or n < least * counted.n_samples:
+            continue
+        mass = counted.mass(frozenset(texts))
+        if len({text.strip().casefold() for text in texts}) < MIN_DIFFERENT or mass < least * counted.total:
+            continue
+        elsewhere = base.of_kind(kind)
+        low = lift(n, counted.n_samples, int(elsewhere.sum()), base.n).low
+        if low < MIN_KIND_LIFT:
+            continue
+        expected = float((1 - (1 - elsewhere / max(1, elsewhere.sum())) ** n).sum())
+        score = mass / counted.total * log(low)
+        if len(texts) >= VARIED * expected and score > best:
+            best, found = score, (kind, frozenset(texts) | frozenset(base.kinds.get(kind, ())))
+    return found
+
+
+PLACES: tuple[ContextKind, ...] = ("in", "at the start of a line", "right after", "after")
+"""Contexts of which the one that says most is said: where the firing token stands by what comes before it."""
+
+SURROUNDINGS: tuple[ContextKind, ...] = ("right before", "in texts with")
+"""Contexts of which one may be said as well."""
+
+MIN_SURROUNDINGS = 0.5
+"""Share of the samples from which they are said: what comes after a token, or somewhere near it, does not fire it."""
+
+MAX_WORDS = 3
+"""Words of a context that are named."""
+
+PART = 0.3
+"""Share of the samples that a word has to have to be named with others."""
+
+PART_IN = 0.1
+"""The same of words that the firing token is part of: there are many."""
+
+
+def contexts_of(
+    moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
+) -> list[Clause]:
+    """What is said of where the firing tokens stand: at most a place and the surroundings, each held by a good share of
+    the samples, and commoner among them than among the tokens of the corpus."""
+    if len(moments) < 2:
+        return []
+    found = []
+    for kinds, least in ((PLACES, rule.min_context), (SURROUNDINGS, max(MIN_SURROUNDINGS, rule.min_context))):
+        if kinds is SURROUNDINGS and base is None:
+            continue
+        contexts = [_context(_Place(kind, moments, base), least, wording) for kind in kinds]
+        best = max(contexts, key=lambda context: -1.0 if context is None else context[1])
+        found += [] if best is None else [best[0]]
+    return found
+
+
+class _Place:
+    """Where clauses of a kind look, in samples and in the corpus."""
+
+    def __init__(self, kind: ContextKind, moments: Sequence[ActivationExample], base: BaseRates | None) -> None:
+        self.kind, self.base = kind, base
+        self.counted = Counted(moments, kind)
+        self._counts = {} if base is None else counts_of(kind, moments, base)
+
+    def low(self, texts: AbstractSet[str]) -> float:
+        """The lower end of how much commoner one of some texts is among the samples; 2 with nothing to compare with."""
+        if self.base is None:
+            return 2.0
+        elsewhere = sum(self._counts.get(text, 0) for text in texts)
+        return lift(self.counted.held(texts), self.counted.n_samples, elsewhere, self.base.n).low
+
+
+def _context(place: _Place, least: float, wording: WordingSettings) -> tuple[Clause, float] | None:
+    """The words, or the kind of tokens, that a good share of the samples has in a place, and how much that says: the
+    more, the more of them have it, and the rarer it is elsewhere."""
+    kind, counted = place.kind, place.counted
+    if sum(map(bool, counted.rows)) < least * counted.n_samples:
+        return None
+    parts = _parts(place, least, wording)
+    tokens = frozenset(text for part in parts for text in part.texts)
+    share = counted.held(tokens) / counted.n_samples
+    names: tuple[Word, ...] = () if kind == "at the start of a line" else tuple(part.name for part in parts)
+    if kind in ("right after", "right before") and (found := kind_of(counted, place.base, max(least, share))):
+        names, tokens = (found[0],), found[1]
+        share = counted.held(tokens) / counted.n_samples
+    if not tokens or share < least:
+        return None
+    return Clause(kind, names, tokens), share * log(max(place.low(tokens), 1.0))
+
+
+class _Part(NamedTuple):
+    """Forms of one word."""
+
+    name: str
+    texts: frozenset[str]
+
+
+def _parts(place: _Place, least: float, wording: WordingSettings) -> list[_Part]:
+    """The words that are named: each has its share of the samples, and is commoner than in the corpus."""
+    kind, counted = place.kind, place.counted
+    if kind != "in":
+        least = min(least, PART) if kind != "in texts with" else least
+    n_least = (PART_IN if kind == "in" else least) * counted.n_samples
+    few = n_least if kind in ("in", "in texts with") else min(2, n_least)
+    texts = sorted((text for text, n in counted.n.items() if n >= few), key=lambda text: (-counted.n[text], text))
+    if not texts:
+        return []
+    if kind in ("in", "at the start of a line"):
+        parts = [_Part(visible(text), frozenset((text,))) for text in texts]
+    else:
+        groups = group([token_of(text) for text in texts], wording)
+        parts = [
+            _Part(one.name, frozenset(token.text for token in one.tokens))
+            for one in groups
+            if one.kind != "bytes" and (kind != "in texts with" or _tells(one))
+        ]
+    enough = [(part, counted.mass(part.texts)) for part in parts if counted.held(part.texts) >= n_least]
+    enough.sort(key=lambda row: -row[1])
+    return [part for part, _ in enough if place.low(part.texts) > 1][:MAX_WORDS]
+
+
+def _tells(part: Group) -> bool:
+    """Whether a word may say what a text is about: no sign, and no short word."""
+    return part.kind == "word" and len(part.tokens[0].folded) >= MIN_LEMMA_LETTERS and part.name.isalpha()

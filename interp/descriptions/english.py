@@ -1,0 +1,236 @@
+"""A description by rule as English, and the same English read back.
+
+`‘officer’ and its forms, often right after ‘police’; more weakly ‘cop’; also ‘judge’ and ‘court’. Promotes
+‘headquarters’.`: clauses are separated by semicolons, `also` begins another mechanism, and what the feature promotes is
+a sentence of its own. Words are named in the order in which they drive the feature.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from interp.descriptions.kinds import BY_NAME, Kind, words_that_begin_with, words_that_end_in
+from interp.weightlens.description import MIN_LEMMA_LETTERS
+
+Word = str | Kind
+"""A token as it is shown, or a kind of tokens."""
+
+ContextKind = Literal["in", "at the start of a line", "right after", "after", "right before", "in texts with"]
+
+FREQUENCIES = ((0.75, ""), (0.5, "mostly "), (0.35, "often "), (0.0, "sometimes "))
+"""What is said of a context that at least such a share of the samples has."""
+
+STRONGEST = "strongest "
+"""What is said of a context that only the strongest activations have."""
+
+LOOSE = frozenset({"sometimes ", "often ", STRONGEST})
+"""Of contexts, those that a word may well stand without."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a firing token stands."""
+
+    kind: ContextKind
+    words: tuple[Word, ...] = ()
+    """Any of them."""
+    frequency: str = ""
+    """How often it does, as `FREQUENCIES` has it."""
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """One way to fire a feature, as a description tells it."""
+
+    words: tuple[Word, ...] = ()
+    """The firing tokens, the strongest first."""
+    weaker: tuple[Word, ...] = ()
+    """Others, on which it fires weakly."""
+    contexts: tuple[Context, ...] = ()
+    many: bool = False
+    """The words are examples: in such a context, any word is meant."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A description by rule, taken apart."""
+
+    mechanisms: tuple[Mechanism, ...] = ()
+    promotes: tuple[Word, ...] = ()
+
+
+def quoted(words: Iterable[str]) -> list[str]:
+    """Words in quotation marks that no word can close."""
+    return [f"‘{word.replace('‘', chr(92) + 'u2018').replace('’', chr(92) + 'u2019')}’" for word in words]
+
+
+def listed(words: Sequence[Word], last: str = "and") -> str:
+    """Words as a list: `‘64’, ‘32’ and other numbers`."""
+    said = []
+    for at, word in enumerate(words):
+        before = words[at - 1] if at else None
+        if isinstance(word, str):
+            said += quoted([word])
+        else:
+            said.append(f"other {word.name}" if isinstance(before, str) and word.names(before) else word.name)
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} {last} {said[-1]}"
+
+
+def text_of(meaning: Meaning) -> str:
+    """A meaning as English: at most two sentences."""
+    said = []
+    for at, mechanism in enumerate(meaning.mechanisms):
+        also = "also " if at else ""
+        contexts = "".join(map(_context_text, mechanism.contexts))
+        if mechanism.words:
+            many = "many tokens, such as " if mechanism.many else ""
+            forms = _forms(mechanism.words[0]) if len(mechanism.words) == 1 and not many else ""
+            said.append(f"{also}{many}{listed(mechanism.words)}{forms}{contexts}")
+            also = contexts = ""
+        if mechanism.weaker:
+            said.append(f"{also}more weakly {listed(mechanism.weaker)}{contexts}")
+    sentences = ["; ".join(said)] if said else []
+    if meaning.promotes:
+        sentences.append(f"promotes {listed(meaning.promotes)}")
+    return "".join(f"{sentence[0].upper()}{sentence[1:]}. " for sentence in sentences).strip()
+
+
+def with_rest(text: str, share: float) -> str:
+    """A description that says how much of the activation is on tokens that it does not name."""
+    first, *promotes = _PROMOTES.split(text, maxsplit=1)
+    rest = f"{first.removesuffix('.')}; {share:.0%} of its activation is on other tokens."
+    return f"{rest} Promotes{promotes[0]}" if promotes else rest
+
+
+def _context_text(context: Context) -> str:
+    comma = "" if context.kind == "in" and not context.frequency else ","
+    return f"{comma} {context.frequency}{context.kind}{' ' + listed(context.words, 'or') if context.words else ''}"
+
+
+def _forms(word: Word) -> str:
+    """Whether forms of a word as shown are meant with it: not of pieces, signs and what is shorter than lemmas are."""
+    return " and its forms" if isinstance(word, str) and word.isalpha() and len(word) >= MIN_LEMMA_LETTERS else ""
+
+
+_QUOTED = re.compile(r"‘([^‘]*?)’(?=[,;.:)\s]|$)")
+_PROMOTES = re.compile(r"(?<=\.) Promotes(?= (?:‘|[a-z]))")
+_LISTED = re.compile(
+    "(?:words that (?:end in|begin with) )?\x00([0-9]+)\x00|"
+    + rf"(?<!\w)({'|'.join(sorted(map(re.escape, BY_NAME), key=lambda name: -len(name)))})(?!\w)",
+    re.IGNORECASE,
+)
+_BY_FOLDED = {name.casefold(): kind for name, kind in BY_NAME.items()}
+_HOW_OFTEN = "|".join(sorted({said.strip() for _, said in FREQUENCIES} - {""} | {STRONGEST.strip()}))
+_PLACES = "at the start of a line|right after|after|right before|in texts with"
+_CONTEXT = re.compile(rf"(?:^|,? )((?:{_HOW_OFTEN}) )?({_PLACES}|(?<!that end )in(?= \x00))")
+
+
+def meaning_of(text: str) -> Meaning:
+    """A description read back, and as far as its words stand in quotation marks, any other text. Free text without
+    quotation marks means its own longer words."""
+    words: list[str] = []
+
+    def keep(found: re.Match[str]) -> str:
+        words.append(found[1].replace("\\u2018", "‘").replace("\\u2019", "’"))
+        return f"\x00{len(words) - 1}\x00"
+
+    mechanisms: list[Mechanism] = []
+    promotes: list[Word] = []
+    promoting = False
+    for clause in re.split(r"; |\. |\.$", _QUOTED.sub(keep, text.replace("\x00", ""))):
+        said = clause.strip()
+        if re.match(r"(promotes|suppresses)\b", said, re.IGNORECASE):
+            promoting = True
+        if promoting:
+            promotes += _words_in(said, words) if "suppresses" not in said.casefold() else ()
+        else:
+            _read_clause(said, words, mechanisms)
+    if not words and not _is_by_rule(text):
+        mechanisms = [Mechanism(plain)] if (plain := _plain_words(text)) else []
+    return Meaning(tuple(mechanisms), tuple(promotes))
+
+
+def _read_clause(said: str, words: Sequence[str], mechanisms: list[Mechanism]) -> None:
+    """Add what a clause says to the mechanisms before it."""
+    starts = list(_CONTEXT.finditer(said))
+    head = said[: starts[0].start()] if starts else said
+    ends = [*(found.start() for found in starts[1:]), len(said)]  # of what is not said: none
+    contexts = tuple(
+        Context(_CONTEXT_KINDS[found[2]], tuple(_words_in(said[found.end() : end], words)), found[1] or "")
+        for found, end in zip(starts, ends, strict=False)
+    )
+    contexts = tuple(one for one in contexts if _is_context(one))
+    named = tuple(_words_in(head, words))
+    if not named and not (contexts and mechanisms):
+        return
+    is_new = not mechanisms or re.match(r"(or|also)\b", head, re.IGNORECASE) is not None
+    if is_new:
+        mechanisms.append(Mechanism())
+    last = mechanisms[-1]
+    if re.match(r"(also )?more weakly\b", head, re.IGNORECASE):
+        last = replace(last, weaker=last.weaker + named)
+    else:
+        last = replace(last, words=last.words + named, many=last.many or "many tokens" in head.casefold())
+    mechanisms[-1] = replace(last, contexts=last.contexts + contexts)
+
+
+def _is_context(one: Context) -> bool:
+    """Whether what looks like a context says where a word stands; `in` is of a single word."""
+    is_phrase = any(isinstance(word, str) and " " in word for word in one.words)
+    return one.kind == "at the start of a line" or (bool(one.words) and not (one.kind == "in" and is_phrase))
+
+
+_CONTEXT_KINDS: dict[str, ContextKind] = {
+    "in": "in",
+    "at the start of a line": "at the start of a line",
+    "right after": "right after",
+    "after": "after",
+    "right before": "right before",
+    "in texts with": "in texts with",
+}
+
+
+def _words_in(said: str, words: Sequence[str]) -> Iterable[Word]:
+    """The words and kinds that a part of a description lists, in order."""
+    for found in _LISTED.finditer(said):
+        if found[2]:
+            yield _BY_FOLDED[found[2].casefold()]
+            continue
+        word = words[int(found[1])]
+        if found[0].casefold().startswith("words that end in"):
+            yield words_that_end_in(word.strip("-"))
+        elif found[0].casefold().startswith("words that begin"):
+            yield words_that_begin_with(word.strip("-"))
+        else:
+            yield word
+
+
+_BETWEEN = re.compile(
+    rf"(also|more weakly|many tokens, such as|other|and|or|promotes|{_HOW_OFTEN}|{_PLACES}|"
+    r"\d+% of its activation is on other tokens|[,;.\s])+",
+    re.IGNORECASE,
+)
+
+
+def _is_by_rule(text: str) -> bool:
+    """Whether a text without quotation marks lists kinds of tokens and says nothing else."""
+    return bool(re.fullmatch(_BETWEEN, _LISTED.sub("", text) or ".")) and bool(_LISTED.search(text))
+
+
+_COMMON = frozenset(
+    re.findall(
+        "[a-z]+",
+        """
+        about after all and any are as at be before by can feature fires for from had has have in into is it its
+        like more no not of on one or other such than that the their them then there these they this to token
+        tokens was were when where which while who will with word words text texts often
+        """,
+    )
+)
+"""Words that say nothing in a description of free text."""
+
+
+def _plain_words(text: str) -> tuple[str, ...]:
+    words = re.findall(r"[^\W\d_]{3,}", text)
+    return tuple(dict.fromkeys(word.casefold() for word in words if word.casefold() not in _COMMON))[:12]
