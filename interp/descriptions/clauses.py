@@ -169,7 +169,8 @@ class _Place:
     """Where clauses of a kind look, in samples and in the corpus."""
 
     def __init__(self, kind: ContextKind, moments: Sequence[ActivationExample], base: BaseRates | None) -> None:
-        self.kind, self.base = kind, base
+        self.kind: ContextKind = kind
+        self.base = base
         self.counted = Counted(moments, kind)
         self._counts = {} if base is None else counts_of(kind, moments, base)
 
