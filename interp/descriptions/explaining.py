@@ -12,8 +12,8 @@ from interp.descriptions.evidence import WHOLE, Evidence, FeatureEvidence, Metho
 from interp.descriptions.llm_questions import Answers, Instructions
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wiring import wired
-from interp.weightlens.description import Token, word_list
 from interp.descriptions.wording import by_rule, clauses, coverage, joined
+from interp.weightlens.description import Token, word_list
 from interp.weightlens.settings import WordingSettings
 
 N_TOKENS = 12

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from interp.descriptions.wording import meaning_of
+from interp.descriptions.english import meaning_of
 from interp.fade.judge import Text
 from interp.fade.rule import VAGUE, RuleJudge
 from interp.intervals import Interval, wilson

@@ -8,9 +8,9 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
+from interp.descriptions.english import meaning_of
 from interp.descriptions.evidence import WHOLE, Method, half
 from interp.descriptions.explaining import TokensExplainer, describe
-from interp.descriptions.english import meaning_of
 from interp.fade.judging import Compared, Judged, figures
 from interp.fade.metrics import Score, share_in_common
 from storage.catalog.database import (
