@@ -76,8 +76,8 @@ TABLES = (
                 "kind",
                 "VARCHAR",
                 "token, kind: the firing token is this one, or of this kind; in: it is part of one of these words; "
-                "at the start of a line: nothing but blanks is before it on its line; right after, right before: one of "
-                "these comes immediately before or after; after: among the causes before it, or, where the method knows "
+                "at the start of a line: only blanks before it on its line; right after, right before: one of these "
+                "comes immediately before or after; after: among the causes before it, or, where the method knows "
                 "none, among the three tokens before it; in texts with: anywhere in the text that is shown.",
             ),
             Column("clause", "VARCHAR", "The tokens, as the description shows them; empty of the start of a line."),
