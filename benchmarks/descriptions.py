@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.run import RunConfig, load_config
+from configs.load import load_config
+from configs.run import RunConfig
 from flows.evaluate import _job
 from flows.recipes.evaluate import EvaluateRecipe
 from flows.subject.subject import identify, open_source
