@@ -22,9 +22,11 @@ from interp.capture import Hooks
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
 from interp.circuitlens.contributors import significant
 from interp.circuitlens.effects import Activations, output_effects
-from interp.circuitlens.frozen import LinearModel, freeze, linear_model, read_streams
+from interp.circuitlens.frozen import freeze
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.qk import Looks, score_parts
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.streams import read_streams
 from interp.products import fast_products
 from interp.transcoder import Transcoder
 from storage.models import open_model

@@ -33,8 +33,9 @@ from interp.capture import Hooks
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, logit_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, likeliest, next_probability, prune
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
 from interp.transcoder import Transcoder

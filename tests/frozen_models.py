@@ -10,8 +10,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.capture import Hooks
 from interp.circuitlens.attribution import logit_targets
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, Probable, likeliest, next_probability
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.families import family_of
 from interp.transcoder import Transcoder
 from tests.tiny_models import CONFIGS, D_MODEL, D_VOCAB, N_LAYERS, tiny_model

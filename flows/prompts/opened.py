@@ -19,7 +19,7 @@ from flows.subject.named import chosen_checkpoint, not_ingested
 from flows.subject.origin import model_origin, pinned
 from flows.subject.place import checkpoint_at
 from flows.subject.subject import identify, open_source
-from interp.circuitlens.frozen import LinearModel, linear_model
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.transcoder import Transcoder
 from storage.catalog.database import first_line
 from storage.catalog.published import open_published

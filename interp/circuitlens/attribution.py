@@ -15,7 +15,8 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from interp.activations.encoding import Encoder
-from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, reading
+from interp.circuitlens.frozen import Frozen, FrozenLayer
+from interp.circuitlens.linear import LinearModel, reading
 from interp.circuitlens.written import read_written
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from interp.capture import EndOfPass, in_this_thread, on_feature_input, removing
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.frozen import LinearModel
 from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
+from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 N_DRAWS = 4

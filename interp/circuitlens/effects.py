@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from interp.circuitlens.frozen import Frozen, LinearModel
+from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 SPARE = 8

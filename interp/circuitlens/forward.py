@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel
+from interp.circuitlens.frozen import Frozen, FrozenLayer
+from interp.circuitlens.linear import LinearModel
 
 N_SUMS = 2
 """Columns of the result that come before the chosen sources."""

@@ -6,101 +6,17 @@ network is the residual stream, attention's values and outputs, and the linear b
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, Integer
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
-from interp.capture import EndOfPass, Hooks, in_this_thread, on_feature_input, output_module, removing
+from interp.circuitlens.linear import LinearModel, reading
+from interp.circuitlens.streams import Seen, read_streams
 from interp.circuitlens.written import Active, Written, active_features, add_written, decoders
-from interp.families import Family, Norm
+from interp.families import Norm
 from interp.transcoder import Transcoder
-from interp.weightlens.coordinates import fold_norm
-
-
-class AttentionWeights(NamedTuple):
-    """One layer's attention as a linear map, norms' weights and centring folded in."""
-
-    W_V: Float[Tensor, "n_kv_heads d_head d_model"]
-    """From the residual stream, divided by the norm's scale, to values."""
-    value_bias: Float[Tensor, "n_kv_heads d_head"]
-    """The constant part of the values: biases of the projection and of the norm before it."""
-    W_O: Float[Tensor, "n_heads d_head d_model"]
-    """From mixed values to the residual stream (times the scale of the norm there, where there is one)."""
-    output_bias: Float[Tensor, " d_model"]
-    read: Norm
-    write: Norm | None
-
-
-class MlpWeights(NamedTuple):
-    """The norms around one layer's MLP, between the residual stream and the transcoder."""
-
-    read: Norm
-    write: Norm | None
-    """Lies between what the transcoder writes and the residual stream, or None."""
-
-
-@dataclass(frozen=True)
-class LinearModel:
-    """The weights of a model that act when it is frozen; the same for every sequence.
-
-    Memory: the attention's values and outputs once more, in float32.
-    """
-
-    model: nn.Module
-    family: Family
-    hooks: Hooks
-    attention: tuple[AttentionWeights, ...]
-    mlp: tuple[MlpWeights, ...]
-    final: Norm
-    parallel: bool
-    """Attention and MLP both read the block's input."""
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.attention)
-
-    @property
-    def n_heads(self) -> int:
-        return self.attention[0].W_O.shape[0]
-
-
-def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
-    """Fold norms into the attention's weights, layer by layer."""
-    layers = range(len(family.block_modules(model)))
-    return LinearModel(
-        model=model,
-        family=family,
-        hooks=hooks,
-        attention=tuple(_attention_weights(model, family, layer) for layer in layers),
-        mlp=tuple(
-            MlpWeights(
-                family.read_norm(model, layer),
-                family.write_norm(model, layer) if hooks.feature_output == "mlp_out" else None,
-            )
-            for layer in layers
-        ),
-        final=family.unembedding_norm(model),
-        parallel=family.parallel(model),
-    )
-
-
-def _attention_weights(model: nn.Module, family: Family, layer: int) -> AttentionWeights:
-    read, write = family.attention_read_norm(model, layer), family.attention_write_norm(model, layer)
-    W_V, W_O = family.W_V(model, layer).float(), family.W_O(model, layer).transpose(1, 2).float()
-    b_V, b_O = family.b_V(model, layer), family.b_O(model, layer)
-    b_V = W_V.new_zeros(W_V.shape[:2]) if b_V is None else b_V.float()
-    b_O = W_O.new_zeros(W_O.shape[2]) if b_O is None else b_O.float()
-    if read.bias is not None:
-        b_V = b_V + W_V @ read.bias
-    if write is not None:
-        W_O, b_O = W_O * write.weight, b_O * write.weight
-    folded = fold_norm(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
-    return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
 
 
 class FrozenLayer(NamedTuple):
@@ -176,8 +92,10 @@ def freeze(
     parted: Sequence[int] | None = None,
     *,
     keep_decoders: bool = False,
+    seen: Seen | None = None,
 ) -> Frozen:
     """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order.
+    `seen` is what `read_streams_of` gave for the sequence, if it was run before.
 
     Of each layer's MLP the first `parted` tokens are told apart into features and an error, all if it is None: who
     attributes some readings needs those tokens alone that one of them reads (see `read_until`). The model must attend
@@ -187,7 +105,7 @@ def freeze(
     Raises:
         ValueError: the model does not say its attention patterns, or what it computes is not finite.
     """
-    seen = read_streams(linear, tokens)
+    seen = read_streams(linear, tokens) if seen is None else seen
     parted = [len(tokens)] * linear.n_layers if parted is None else parted
     below: list[tuple[FrozenLayer, Transcoder]] = []
     for layer in range(linear.n_layers):
@@ -204,69 +122,6 @@ def freeze(
         final_scale=inverse_scale(linear.final, final),
         final=final,
     )
-
-
-Seen = dict[str | tuple[str, int], Tensor]
-"""What hooks saw of one forward pass, by name or by (name, layer)."""
-
-
-def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> Seen:
-    """Everything that freezing has to know of one forward pass, by name or by (name, layer).
-
-    These are `embedding` and `final`, and of each layer `resid_pre` and `resid_mid` (what its norms read), `pattern`,
-    `x` and `y` (what the transcoder reads and what it stands for), and what norms behind attention and MLP read.
-    """
-    family, model = linear.family, linear.model
-    seen: Seen = {}
-
-    def inputs_of(module: nn.Module, name: str | tuple[str, int]) -> RemovableHandle:
-        keep = in_this_thread(lambda _, args: seen.update({name: args[0][0].float()}))
-        return module.register_forward_pre_hook(keep)
-
-    def output_of(module: nn.Module, name: str | tuple[str, int]) -> RemovableHandle:
-        keep = in_this_thread(lambda _m, _a, output: seen.update({name: output[0].float()}))
-        return module.register_forward_hook(keep)
-
-    def pattern_of(module: nn.Module, layer: int) -> RemovableHandle:
-        def keep(_m: object, _a: object, output: tuple[Tensor, Tensor | None]) -> None:
-            if output[1] is None:
-                raise ValueError('the model keeps its attention patterns to itself: set_attn_implementation("eager")')
-            seen["pattern", layer] = output[1][0].float()
-
-        return module.register_forward_hook(in_this_thread(keep))
-
-    def rotation_of(module: nn.Module, layer: int) -> RemovableHandle:
-        def keep(_m: object, _a: object, given: dict[str, object]) -> None:
-            tables = given.get("position_embeddings")
-            for name, table in zip(("cos", "sin"), tables if isinstance(tables, tuple) else (), strict=False):
-                seen[name, layer] = table[0].float()
-
-        return module.register_forward_pre_hook(in_this_thread(keep), with_kwargs=True)
-
-    @in_this_thread
-    def end(*_: object) -> None:
-        raise EndOfPass
-
-    embedding, final = family.module(model, family.embedding), family.module(model, family.final_norm)
-    handles = [output_of(embedding, "embedding"), inputs_of(final, "final"), final.register_forward_pre_hook(end)]
-    for layer, block in enumerate(family.block_modules(model)):
-        handles.append(inputs_of(family.attention_input(block), ("resid_pre", layer)))
-        handles.append(inputs_of(family.mlp_input(block), ("resid_mid", layer)))
-        handles.append(pattern_of(family.module(block, family.attention), layer))
-        handles.append(rotation_of(family.module(block, family.attention), layer))
-        handles.append(output_of(output_module(family, block, linear.hooks), ("y", layer)))
-        receive = lambda x, layer=layer: seen.update({("x", layer): x[0]})  # noqa: E731
-        handles.append(on_feature_input(family, block, linear.hooks, receive))
-        if family.attention_output_norm is not None:
-            handles.append(inputs_of(family.module(block, family.attention_output_norm), ("attention_out", layer)))
-        if linear.mlp[layer].write is not None:
-            assert family.mlp_output_norm is not None
-            handles.append(inputs_of(family.module(block, family.mlp_output_norm), ("mlp_out", layer)))
-    with removing(handles), suppress(EndOfPass):
-        model(input_ids=tokens.long()[None], use_cache=False)
-    if not torch.isfinite(seen["final"]).all():
-        raise ValueError("the residual stream overflows on this sequence: it holds numbers that are not finite")
-    return seen
 
 
 def _freeze_layer(
@@ -362,14 +217,6 @@ def _reading(
     if linear.hooks.feature_input != "resid_mid":
         scale = inverse_scale(read, resid)
     return None if coder.W_skip is None else reading(linear, layer, coder.W_skip), scale, constant
-
-
-def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Rows that read at the transcoders' input, as directions of the residual stream (times the norm's scale)."""
-    if linear.hooks.feature_input == "resid_mid":
-        return W
-    read = linear.mlp[layer].read
-    return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
 
 
 def _writing_later(coder: Transcoder) -> Transcoder:

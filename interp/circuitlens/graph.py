@@ -15,7 +15,8 @@ from torch import Tensor
 
 from interp.activations.encoding import Encoder
 from interp.circuitlens.attribution import Targets, contributions, feature_targets
-from interp.circuitlens.frozen import Frozen, LinearModel
+from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 ACTIVE_FIELDS = ("feature", "position", "activation")

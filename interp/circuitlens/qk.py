@@ -23,8 +23,9 @@ from torch import Tensor
 
 from interp.circuitlens.attribution import BUFFERS, Contributions, Targets, contributions
 from interp.circuitlens.forward import BIASES, N_SUMS, stream_parts
-from interp.circuitlens.frozen import Frozen, LinearModel, inverse_scale
+from interp.circuitlens.frozen import Frozen, inverse_scale
 from interp.circuitlens.kinds import BIAS, ERROR, FEATURE, KINDS, TOKEN
+from interp.circuitlens.linear import LinearModel
 from interp.families import Norm
 from interp.weightlens.coordinates import fold_norm
 

@@ -19,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuitlens.attribution import Targets
-from interp.circuitlens.frozen import Frozen, FrozenLayer, LinearModel, inverse_scale, read_streams, reading
+from interp.circuitlens.frozen import Frozen, FrozenLayer, inverse_scale
+from interp.circuitlens.linear import LinearModel, reading
+from interp.circuitlens.streams import read_streams
 from interp.families import Norm
 from interp.interventions.changes import Changes, LayerFeatures, activations_of, decoders_of
 from interp.transcoder import Transcoder

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuitlens.attribution import Targets, feature_targets, logit_targets
-from interp.circuitlens.frozen import Frozen, LinearModel
+from interp.circuitlens.frozen import Frozen
+from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from interp.circuitlens.causality import Drops, Firing, causal_drops
-from interp.circuitlens.frozen import LinearModel, linear_model
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.intervals import drop_interval
 from interp.products import fast_products
 from storage.attributions import Attributed, read_attributed

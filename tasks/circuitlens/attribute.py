@@ -1,21 +1,23 @@
 """Attribute the samples of a block of rows: all layers' together, so that a sequence is run through the model once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from interp.capture import last_hidden
 from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, freeze
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.streams import Seen, read_streams_of
 from interp.products import fast_products
 from interp.transcoder import Transcoder
 from storage.activations import Block
@@ -32,6 +34,12 @@ WORST_SUM = 0.02
 """Where contributions differ from the activation by more than this share of it at half of the samples, the model that
 is attributed is not the one that was sampled."""
 
+STREAMS = 6
+"""Vectors of d_model at a token and layer that freezing has to know."""
+
+STREAMS_BYTES = 1 << 26
+"""What is seen of sequences that are run through the model together, at least one."""
+
 _LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
 """A layer's samples, and which of them are continued."""
 
@@ -41,7 +49,7 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
 
     Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (decoder rows
-    of all features active in it, where not all transcoders fit), `BATCH_BYTES` of targets,
+    of all features active in it, where not all transcoders fit), `STREAMS_BYTES`, `BATCH_BYTES` of targets,
     the block's samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every
     sample of the block.
     """
@@ -52,13 +60,14 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     folder, model = loaded_model(job.model_path, job.device, open_attention=True)
     linear = linear_model(model, folder.family, checkpoint.hooks)
     wanted = [_samples(store, job, layer, block) for layer in job.layers]
-    sequences = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
-    rows = job.rows(store, sequences)
+    numbers = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
+    rows = job.rows(store, numbers)
+    sequences = [_Sequence.of(rows[number], number, wanted, job.device) for number in numbers.tolist()]
     with fast_products(checkpoint.attributes.d_model):
         found = [
-            _attribute_sequence(job, checkpoint, linear, rows[sequence], at)
-            for sequence in sequences.tolist()
-            if (at := [(samples.where(w := samples.sequence == sequence), first[w]) for samples, first in wanted])
+            _attribute_sequence(job, checkpoint, linear, one, seen)
+            for group in _together(linear, sequences)
+            for one, seen in zip(group, read_streams_of(linear, [one.tokens for one in group]), strict=True)
         ]
     whole = Attributed.joined([one for one, _ in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
     _check_sums(whole)
@@ -74,14 +83,36 @@ def _samples(store: Store, job: CircuitLensJob, layer: int, block: Block) -> _La
     return joined, np.concatenate(marks)
 
 
+class _Sequence(NamedTuple):
+    """A sequence, cut behind the last of its samples, and these."""
+
+    tokens: Int64[Tensor, " n_pos"]
+    samples: list[_LayerSamples]
+
+    @classmethod
+    def of(cls, row: np.ndarray, number: int, wanted: list[_LayerSamples], device: str) -> "_Sequence":
+        """The one of this number, of all samples of a block."""
+        samples = [(samples.where(w := samples.sequence == number), first[w]) for samples, first in wanted]
+        n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
+        return cls(torch.from_numpy(row[:n_pos].astype(np.int64)).to(device), samples)
+
+
+def _together(linear: LinearModel, sequences: list[_Sequence]) -> Iterator[list[_Sequence]]:
+    """Sequences in order, in groups that are run through the model together: a narrow model takes no longer for twenty
+    than for one, and of a wide one what is seen of a single sequence is large."""
+    if sequences:
+        longest = max(len(one.tokens) for one in sequences)
+        per_token = 4 * linear.n_layers * (STREAMS * linear.final.weight.shape[0] + linear.n_heads * longest)
+        size = max(1, STREAMS_BYTES // (per_token * longest))
+        yield from (sequences[at : at + size] for at in range(0, len(sequences), size))
+
+
 def _attribute_sequence(
-    job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, row: np.ndarray, samples: list[_LayerSamples]
+    job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, one: _Sequence, seen: Seen
 ) -> tuple[Attributed, list[pa.Table]]:
-    """All samples of one sequence, which is cut behind the last of them; and why their heads looked where they did."""
-    settings, device = job.settings, job.device
+    """All samples of one sequence; and why their heads looked where they did."""
+    settings, device, samples, tokens = job.settings, job.device, one.samples, one.tokens
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
-    n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
-    tokens = torch.from_numpy(row[:n_pos].astype(np.int64)).to(device)
     layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in zip(job.layers, samples, strict=True)])
     feature, sample, sequence, position = (
         np.concatenate([getattr(s, name) for s, _ in samples]) for name in ("feature", "sample", "sequence", "position")
@@ -89,7 +120,7 @@ def _attribute_sequence(
     activation = np.concatenate([s.activation for s, _ in samples])
     all_held = linear.n_layers * transcoder(job.layers[0]).n_bytes <= TRANSCODERS.max_bytes
     until = read_until(layer, position, linear.n_layers)
-    frozen = freeze(linear, transcoder, tokens, until, keep_decoders=all_held)
+    frozen = freeze(linear, transcoder, tokens, until, keep_decoders=all_held, seen=seen)
     per_layer = [
         feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
         for at, (s, _) in zip(job.layers, samples, strict=True)

@@ -19,7 +19,7 @@ from storage.corpora.rows import CorpusRows, read_numbered_rows
 from storage.store import ShardKey, Store, shards
 from tasks.activations.corpus_pass import counted_positions
 
-VERSION = 6
+VERSION = 7
 """Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
 
 TABLES = ("contributions", "logit_effects", "qk_contributions", "clusters", "samples", "scores", "failures")

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from interp.circuitlens.contributors import NONE, Contributors
-from interp.circuitlens.frozen import Frozen, LinearModel
+from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.kinds import HEAD, KINDS
+from interp.circuitlens.linear import LinearModel
 from interp.circuitlens.qk import Looks, QKPairs, Sources, score_parts, sources_beneath, strongest_pairs
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.sparse import ranks

@@ -6,8 +6,9 @@ import torch
 
 from interp.capture import Hooks
 from interp.circuitlens.attribution import contributions
-from interp.circuitlens.frozen import freeze, linear_model
+from interp.circuitlens.frozen import freeze
 from interp.circuitlens.graph import GraphSettings, attribution_graph
+from interp.circuitlens.linear import linear_model
 from interp.families import family_of
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange, HeadChange

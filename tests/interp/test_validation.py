@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from interp.capture import Hooks
-from interp.circuitlens.frozen import freeze, linear_model
+from interp.circuitlens.frozen import freeze
 from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, prune
+from interp.circuitlens.linear import linear_model
 from interp.families import family_of
 from interp.interventions.at_rest import at_rest
 from interp.interventions.effects import correlation, matched

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from interp.circuitlens.attribution import direct_heads, feature_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Graph, GraphSettings, Probable, attribution_graph, graph_scores, prune
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
 from storage.formats import open_transcoders

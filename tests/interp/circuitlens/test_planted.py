@@ -10,8 +10,9 @@ from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.effects import Activations, output_effects
-from interp.circuitlens.frozen import Frozen, LinearModel, _writing_later, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, _writing_later, freeze
 from interp.circuitlens.kinds import KINDS
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.patterns import input_pattern, pattern_text
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2

@@ -12,7 +12,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from interp.capture import Hooks
 from interp.circuitlens import qk
 from interp.circuitlens.attribution import Targets, contributions
-from interp.circuitlens.frozen import Frozen, LinearModel, freeze, linear_model
+from interp.circuitlens.frozen import Frozen, freeze
+from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.qk import Looks, score_parts, sources_beneath, strongest_pairs
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_model, open_model, random_transcoders

@@ -1,0 +1,100 @@
+"""The weights of a model that act once it is frozen on a sequence (`interp.circuitlens.frozen`)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.capture import Hooks
+from interp.families import Family, Norm
+from interp.weightlens.coordinates import fold_norm
+
+
+class AttentionWeights(NamedTuple):
+    """One layer's attention as a linear map, norms' weights and centring folded in."""
+
+    W_V: Float[Tensor, "n_kv_heads d_head d_model"]
+    """From the residual stream, divided by the norm's scale, to values."""
+    value_bias: Float[Tensor, "n_kv_heads d_head"]
+    """The constant part of the values: biases of the projection and of the norm before it."""
+    W_O: Float[Tensor, "n_heads d_head d_model"]
+    """From mixed values to the residual stream (times the scale of the norm there, where there is one)."""
+    output_bias: Float[Tensor, " d_model"]
+    read: Norm
+    write: Norm | None
+
+
+class MlpWeights(NamedTuple):
+    """The norms around one layer's MLP, between the residual stream and the transcoder."""
+
+    read: Norm
+    write: Norm | None
+    """Lies between what the transcoder writes and the residual stream, or None."""
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """The weights of a model that act when it is frozen; the same for every sequence.
+
+    Memory: the attention's values and outputs once more, in float32.
+    """
+
+    model: nn.Module
+    family: Family
+    hooks: Hooks
+    attention: tuple[AttentionWeights, ...]
+    mlp: tuple[MlpWeights, ...]
+    final: Norm
+    parallel: bool
+    """Attention and MLP both read the block's input."""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.attention)
+
+    @property
+    def n_heads(self) -> int:
+        return self.attention[0].W_O.shape[0]
+
+
+def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
+    """Fold norms into the attention's weights, layer by layer."""
+    layers = range(len(family.block_modules(model)))
+    return LinearModel(
+        model=model,
+        family=family,
+        hooks=hooks,
+        attention=tuple(_attention_weights(model, family, layer) for layer in layers),
+        mlp=tuple(
+            MlpWeights(
+                family.read_norm(model, layer),
+                family.write_norm(model, layer) if hooks.feature_output == "mlp_out" else None,
+            )
+            for layer in layers
+        ),
+        final=family.unembedding_norm(model),
+        parallel=family.parallel(model),
+    )
+
+
+def _attention_weights(model: nn.Module, family: Family, layer: int) -> AttentionWeights:
+    read, write = family.attention_read_norm(model, layer), family.attention_write_norm(model, layer)
+    W_V, W_O = family.W_V(model, layer).float(), family.W_O(model, layer).transpose(1, 2).float()
+    b_V, b_O = family.b_V(model, layer), family.b_O(model, layer)
+    b_V = W_V.new_zeros(W_V.shape[:2]) if b_V is None else b_V.float()
+    b_O = W_O.new_zeros(W_O.shape[2]) if b_O is None else b_O.float()
+    if read.bias is not None:
+        b_V = b_V + W_V @ read.bias
+    if write is not None:
+        W_O, b_O = W_O * write.weight, b_O * write.weight
+    folded = fold_norm(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
+    return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
+
+
+def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """Rows that read at the transcoders' input, as directions of the residual stream (times the norm's scale)."""
+    if linear.hooks.feature_input == "resid_mid":
+        return W
+    read = linear.mlp[layer].read
+    return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)
