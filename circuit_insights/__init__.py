@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from circuit_insights.acting import Generation, Intervened, Steered, generate, intervene, steer
     from circuit_insights.attribution import Graph, attribute
-    from circuit_insights.explaining import explain
+    from circuit_insights.explaining import compare, explain
     from circuit_insights.feature import Feature
     from circuit_insights.prompts import PromptActivations
     from circuit_insights.store import Store, open_store
@@ -36,6 +36,7 @@ _HOMES = {
     "Steered": "acting",
     "Store": "store",
     "attribute": "attribution",
+    "compare": "explaining",
     "explain": "explaining",
     "generate": "acting",
     "intervene": "acting",
@@ -46,7 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Feature", "Generation", "Graph", "Intervened", "PromptActivations", "Steered", "Store", "__version__", "attribute",
-    "explain", "generate", "intervene", "open_store", "steer",
+    "compare", "explain", "generate", "intervene", "open_store", "steer",
 ]  # fmt: skip
 
 

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 from circuit_insights.store import Store, open_store
 from configs.load import load_config
 from configs.run import RunConfig
+from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+from flows.running.engine import prefect_at_hand, tell_prefect_all
 from flows.running.whole import run_flow
 from flows.subject.origin import pinned
 from flows.subject.subject import open_source
+from interp.drift import DriftSettings
 from interp.training.settings import TrainingSettings
 
 
@@ -36,8 +39,28 @@ def explain(
     """
     whole = _configuration(config, {"model": model, "transcoder": transcoders, "corpus": corpus}, sections)
     source = open_source(pinned(whole))
-    checkpoint_id = nothing_to_do(source) or run_flow(describe_checkpoint, source.config)
+    checkpoint_id = nothing_to_do(source)
+    if checkpoint_id is None:
+        with prefect_at_hand():
+            checkpoint_id = run_flow(describe_checkpoint, source.config)
+            tell_prefect_all()
     return open_store(source.store.root, checkpoint_id)
+
+
+def compare(store: Store, earlier: str, later: str, settings: DriftSettings | None = None) -> Store:
+    """Match every feature of two checkpoints of a store one to one, as the command `compare-checkpoints` does, and open
+    the store anew, at the later one.
+
+    What became of each feature is then in the views `drift` and `feature_origins`, and a report with plots is below
+    `reports/` in the store. `settings` say from when on two features are one, and on how much text they are compared.
+
+    Raises:
+        ValueError: there is no such checkpoint, the two do not compare, or another run holds the store.
+    """
+    with prefect_at_hand():
+        compare_checkpoints(store.root, earlier, later, settings)
+        tell_prefect_all()
+    return open_store(store.root, later)
 
 
 def _configuration(config: RunConfig | str | Path | None, given: dict[str, Any], sections: dict[str, Any]) -> RunConfig:

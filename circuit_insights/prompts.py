@@ -1,6 +1,6 @@
 """What the features of a checkpoint do on a prompt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from circuit_insights.store import Store
@@ -16,7 +16,7 @@ class PromptActivations(NamedTuple):
     """The prompt as the model reads it, its BOS included."""
     firings: list[Firing]
     """By layer, then position, then feature."""
-    descriptions: dict[tuple[int, int], str]
+    descriptions: Mapping[tuple[int, int], str]
     """Descriptions by (layer, feature), where there is one."""
     said: list[str]
     """What was done to the prompt that whoever gave it may not expect."""

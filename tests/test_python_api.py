@@ -221,6 +221,19 @@ def test_a_graph_explains_what_it_is_asked_to(planted_ci: ci.Store, tmp_path: Pa
     assert 0 < probability < 1
 
 
+def test_a_graph_is_tested_on_the_model_if_wanted(planted_ci: ci.Store) -> None:
+    graph = ci.attribute(planted_ci, "word3 word5", targets="word9|word11", validate=True, supernodes=True)
+    tested = {(one["source"], one["target"]): one for one in graph.validation["edges"]}
+    assert tested["0_3_2", "1_2_2"]["measured"] < -1
+    assert graph.validation["edges_held"] == 1
+    assert graph.supernodes["groups"] == []
+    assert "1_2_2" in graph._repr_html_()
+    untested = ci.attribute(planted_ci, "word3 word5")
+    for name in ("validation", "supernodes"):
+        with pytest.raises(ValueError, match="attribute with"):
+            getattr(untested, name)
+
+
 def test_ids_of_nodes_are_unique_and_circuit_tracers(planted_ci: ci.Store) -> None:
     settings = GraphSettings(node_threshold=1.0, edge_threshold=1.0)
     graph = ci.attribute(planted_ci, "word5 word7 word5", settings=settings)

@@ -1,8 +1,9 @@
 """The attribution graph of a prompt, labelled with the catalog's descriptions, and put to the test if wanted."""
 
 import importlib.metadata
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -104,19 +105,18 @@ def attribution(
     shares = graph_shares(found.graph, found.pruned, ids)
     if wanted.validation is None and wanted.supernodes is None:
         return Attributed(file, shares)
-    with fast_products(opened.checkpoint.attributes.d_model):
-        rest = at_rest(opened.linear, found.frozen, opened.transcoder)
-        readings = [one.reading for one in found.targets]
-        of = Ablated(rest, subject_of(opened), found.graph, found.pruned, readings)
-        validation = groups = None
-        if wanted.validation is not None:
-            tell("testing nodes and edges in the model")
-            validation = validation_json(ids, validated(of, wanted.validation))
-        if wanted.supernodes is not None:
-            tell("testing supernodes in the model")
-            some = supernodes(found.graph, found.pruned, said, wanted.supernodes)
-            tests = group_tests(of, some, partial(mean_activations, opened), wanted.supernodes)
-            groups = supernodes_json(ids, some, found.pruned, tests)
+    rest = at_rest(opened.linear, found.frozen, opened.transcoder)
+    readings = [one.reading for one in found.targets]
+    of = Ablated(rest, subject_of(opened), found.graph, found.pruned, readings)
+    validation = groups = None
+    if wanted.validation is not None:
+        tell("testing nodes and edges in the model")
+        validation = validation_json(ids, validated(of, wanted.validation))
+    if wanted.supernodes is not None:
+        tell("testing supernodes in the model")
+        some = supernodes(found.graph, found.pruned, said, wanted.supernodes)
+        tests = group_tests(of, some, mean_activations(opened).__getitem__, wanted.supernodes)
+        groups = supernodes_json(ids, some, found.pruned, tests)
     return Attributed(with_tests(file, validation, groups), shares)
 
 
@@ -138,23 +138,22 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
     return _Computed(frozen, targets, graph, prune(graph, settings.node_threshold, settings.edge_threshold))
 
 
-def mean_activations(opened: Opened, layer: int) -> Tensor:
-    """The mean of each of a layer's features over all tokens of the corpus that was read last; 0 where none was read,
-    and of features that never fired."""
+def mean_activations(opened: Opened) -> Tensor:
+    """The mean of each feature, (layer, feature), over all tokens of a corpus that was read; 0 where none was, and of
+    features that never fired."""
     query = """
-        SELECT feature, mean_activation * density FROM features
-        WHERE checkpoint_id = ? AND layer = ? AND mean_activation IS NOT NULL AND corpus_id = (
-            SELECT any_value(corpus_id) FROM features WHERE checkpoint_id = ?
+        SELECT layer, feature, mean_activation * density FROM features
+        WHERE checkpoint_id = ? AND mean_activation IS NOT NULL AND corpus_id = (
+            SELECT max(corpus_id) FROM features WHERE checkpoint_id = ?
         )
     """
-    identity = opened.checkpoint.checkpoint_id
+    attributes = opened.checkpoint.attributes
     with open_published(opened.store.catalog) as connection:
-        rows = connection.execute(query, [identity, layer, identity]).fetchall()
-    means = torch.zeros(opened.checkpoint.attributes.d_transcoder, device=opened.device)
-    if rows:
-        features, values = zip(*rows, strict=True)
-        means[list(features)] = torch.tensor(values, dtype=means.dtype, device=means.device)
-    return means
+        rows = connection.execute(query, [attributes.checkpoint_id, attributes.checkpoint_id]).fetchnumpy()
+    means = torch.zeros(attributes.n_layers, attributes.d_transcoder)
+    layer, feature, mean = (torch.from_numpy(np.array(column)) for column in rows.values())
+    means[layer.long(), feature.long()] = mean.float()
+    return means.to(opened.device)
 
 
 def check_wanted(wanted: Wanted) -> None:
@@ -174,13 +173,19 @@ def check_wanted(wanted: Wanted) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
 
 
-def labels(store: Store, checkpoint_id: str) -> dict[tuple[int, int], str]:
-    """The preferred description of every feature that has one."""
+def labels(store: Store, checkpoint_id: str) -> Mapping[tuple[int, int], str]:
+    """The preferred description of every feature that has one. They are kept until the catalog is written again."""
+    stamp = store.catalog.stat().st_mtime_ns if store.catalog.is_file() else 0
+    return _labels(store.catalog, stamp, checkpoint_id)
+
+
+@lru_cache(maxsize=2)
+def _labels(catalog: Path, _stamp: int, checkpoint_id: str) -> Mapping[tuple[int, int], str]:
     query = """
         SELECT layer, feature, first(
             text ORDER BY coalesce(list_position(?::VARCHAR[], method), 99), explainer, corpus_id
         ) FROM descriptions WHERE checkpoint_id = ? AND cluster = -1 GROUP BY layer, feature
     """
-    with open_published(store.catalog) as connection:
+    with open_published(catalog) as connection:
         rows = connection.execute(query, [list(PREFERRED), checkpoint_id]).fetchall()
     return {(layer, feature): visible(text) for layer, feature, text in rows}

@@ -5,11 +5,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -35,6 +38,9 @@ SCHEDULER_PATIENCE_S = 10.0
 
 WORKER_PATIENCE_S = 60.0
 """How long its first worker may take to come."""
+
+TELLING_S = 30.0
+"""How long Prefect's server may take to hear what it was not told yet."""
 
 
 @contextmanager
@@ -105,6 +111,17 @@ def prefect_at_hand() -> Iterator[None]:
             yield
     finally:
         server.end()
+
+
+def tell_prefect_all() -> None:
+    """Wait until Prefect's server has been told of all that happened: for processes that go on after their run.
+
+    Prefect tells it from a thread of its own, and that would try for minutes once the server is gone.
+    """
+    # In a thread of ours, because where an event loop is running, as in a notebook, Prefect would return a coroutine.
+    telling = Thread(target=partial(EventsWorker.drain_all, timeout=TELLING_S))
+    telling.start()
+    telling.join()
 
 
 @contextmanager
