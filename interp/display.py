@@ -1,6 +1,7 @@
 """Text from a vocabulary or a corpus, safe to look at."""
 
 import json
+import re
 import unicodedata
 
 NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -38,3 +39,12 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) in UNSEEN:
         return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
     return character
+
+
+_NAMED = re.compile(r"\\n|\\t|\\r|␣|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
+_BLANKS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "␣": " "}
+
+
+def unescaped(shown: str) -> str:
+    """What `visible` names, written out again."""
+    return _NAMED.sub(lambda found: _BLANKS.get(found[0]) or chr(int(found[1] or found[2], 16)), shown)

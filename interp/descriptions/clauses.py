@@ -116,7 +116,7 @@ def kind_of(counted: Counted, base: BaseRates | None, least: float) -> tuple[Kin
         if len(texts) < MIN_DIFFERENT or n < least * counted.n_samples:
             continue
         mass = counted.mass(frozenset(texts))
-        if len({text.strip().casefold() for text in texts}) < MIN_DIFFERENT or mass < least * counted.total:
+        if len({text.casefold().removeprefix(" ") for text in texts}) < MIN_DIFFERENT or mass < least * counted.total:
             continue
         elsewhere = base.of_kind(kind)
         low = lift(n, counted.n_samples, int(elsewhere.sum()), base.n).low

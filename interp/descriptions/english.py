@@ -82,7 +82,7 @@ def text_of(meaning: Meaning) -> str:
     said = []
     for at, mechanism in enumerate(meaning.mechanisms):
         also = "also " if at else ""
-        contexts = "".join(map(_context_text, mechanism.contexts))
+        contexts = _contexts_text(mechanism.contexts)
         if mechanism.words:
             many = "many tokens, such as " if mechanism.many else ""
             forms = _forms(mechanism.words[0]) if len(mechanism.words) == 1 and not many else ""
@@ -103,9 +103,17 @@ def with_rest(text: str, share: float) -> str:
     return f"{rest} Promotes{promotes[0]}" if promotes else rest
 
 
-def _context_text(context: Context) -> str:
-    comma = "" if context.kind == "in" and not context.frequency else ","
-    return f"{comma} {context.frequency}{context.kind}{' ' + listed(context.words, 'or') if context.words else ''}"
+def _contexts_text(contexts: Sequence[Context]) -> str:
+    """Contexts, how often of two alike said once."""
+    said, before = "", None
+    for one in contexts:
+        words = f" {listed(one.words, 'or')}" if one.words else ""
+        if before is not None and before == one.frequency:
+            said += f" and {one.kind}{words}"
+        else:
+            said += f"{'' if one.kind == 'in' and not one.frequency else ','} {one.frequency}{one.kind}{words}"
+        before = one.frequency
+    return said
 
 
 def _forms(word: Word) -> str:
@@ -123,7 +131,7 @@ _LISTED = re.compile(
 _BY_FOLDED = {name.casefold(): kind for name, kind in BY_NAME.items()}
 _HOW_OFTEN = "|".join(sorted({said.strip() for _, said in FREQUENCIES} - {""} | {STRONGEST.strip()}))
 _PLACES = "at the start of a line|right after|after|right before|in texts with"
-_CONTEXT = re.compile(rf"(?:^|,? )((?:{_HOW_OFTEN}) )?({_PLACES}|(?<!that end )in(?= \x00))")
+_CONTEXT = re.compile(rf"(?:^|( and )|,? )((?:{_HOW_OFTEN}) )?({_PLACES}|(?<!that end )in(?= \x00))")
 
 
 def meaning_of(text: str) -> Meaning:
@@ -156,13 +164,13 @@ def _read_clause(said: str, words: Sequence[str], mechanisms: list[Mechanism]) -
     starts = list(_CONTEXT.finditer(said))
     head = said[: starts[0].start()] if starts else said
     ends = [*(found.start() for found in starts[1:]), len(said)]  # of what is not said: none
-    contexts = tuple(
-        Context(_CONTEXT_KINDS[found[2]], tuple(_words_in(said[found.end() : end], words)), found[1] or "")
-        for found, end in zip(starts, ends, strict=False)
-    )
-    contexts = tuple(one for one in contexts if _is_context(one))
+    contexts: list[Context] = []
+    for found, end in zip(starts, ends, strict=False):
+        frequency = contexts[-1].frequency if found[1] and contexts else found[2] or ""
+        contexts.append(Context(_CONTEXT_KINDS[found[3]], tuple(_words_in(said[found.end() : end], words)), frequency))
+    kept = tuple(one for one in contexts if _is_context(one))
     named = tuple(_words_in(head, words))
-    if not named and not (contexts and mechanisms):
+    if not named and not (kept and mechanisms):
         return
     is_new = not mechanisms or re.match(r"(or|also)\b", head, re.IGNORECASE) is not None
     if is_new:
@@ -172,7 +180,7 @@ def _read_clause(said: str, words: Sequence[str], mechanisms: list[Mechanism]) -
         last = replace(last, weaker=last.weaker + named)
     else:
         last = replace(last, words=last.words + named, many=last.many or "many tokens" in head.casefold())
-    mechanisms[-1] = replace(last, contexts=last.contexts + contexts)
+    mechanisms[-1] = replace(last, contexts=last.contexts + kept)
 
 
 def _is_context(one: Context) -> bool:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from interp.display import unescaped
+
 MIN_LETTERS = 2
 """Of a beginning or an ending of words."""
 
@@ -27,7 +29,13 @@ class Kind:
 
     def names(self, word: str) -> bool:
         """The same of a word as a description shows it, `-ing` for a piece."""
-        return _matches(self.pattern, word[1:] if len(word) > 1 and word[0] == "-" and word[1].isalnum() else word)
+        is_piece = len(word) > 1 and word[0] == "-" and word[1].isalnum()
+        return _matches(self.pattern, word[1:] if is_piece else unescaped(word))
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether its tokens show nothing to a reader: white space and bytes."""
+        return not any(example.strip() for example in self.examples)
 
 
 @lru_cache(maxsize=1 << 17)
@@ -83,9 +91,9 @@ KINDS = (
     _signs("dashes", r" ?[-–—]+", "- – —"),
     _signs("operators", r" ?(?:[-+*/%=<>&|^~]|[-+*/%=<>!&|^:]=|->|\*\*|//|<<|>>|&&|\|\|)", "= + - * / == < >"),
     _signs("punctuation marks", r" ?[^\w\s]+", ", . ; : ! ? ( ) - \""),
-    Kind("line breaks", r"[ \t\r]*\n\s*", ("\n", "\n\n")),
-    Kind("blanks", r"[ \t]+", ("  ", "   ", "    ")),
-    Kind("white space", r"\s+", ("\n", "    ", "\n    ", "  ")),
+    Kind("line breaks", r"[ \t\r]*\n\s*", ("\n", "\n   ", "\n\n", "\n       ", "\n\n   ")),
+    Kind("blanks", r"[ \t]+", ("   ", "  ", "       ", "    ")),
+    Kind("white space", r"\s+", ("\n", "   ", "\n   ", "       ", "\n\n   ")),
     Kind("bytes of characters beyond ASCII", r"(?:<0x[89A-F][0-9A-F]>)+", ()),
     _signs("Chinese characters", r" ?[\u3400-\u9fff]+", "中 的 是 不 了 人"),
     _signs("Japanese kana", r" ?[\u3040-\u30ff]+", "の は を が ア イ"),

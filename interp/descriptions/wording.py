@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 from interp.descriptions.base_rates import BaseRates, lift
 from interp.descriptions.clauses import MIN_KIND_LIFT, Clause, Counted, contexts_of, kind_of
-from interp.descriptions.english import FREQUENCIES, STRONGEST, Context, Meaning, Mechanism, Word, meaning_of, text_of
+from interp.descriptions.english import (
+    FREQUENCIES,
+    LOOSE,
+    STRONGEST,
+    Context,
+    Meaning,
+    Mechanism,
+    Word,
+    meaning_of,
+    text_of,
+)
 from interp.descriptions.evidence import ActivationExample, Evidence, strong
 from interp.descriptions.kinds import Kind, members
 from interp.descriptions.settings import RuleSettings
@@ -88,7 +98,7 @@ def _without_repeats(mechanisms: Iterable[Mechanism], rule: RuleSettings) -> tup
 def _relaxed(earlier: Mechanism, later: Mechanism, *, alone: bool = False) -> Mechanism:
     """A way to fire; where its words fire without a context that not nearly all of its samples have, or if `alone` are
     words that fire the feature with nothing else, that is said to be the context of the strongest activations."""
-    places = _places(later.contexts)
+    places = _needed(later.contexts)
     if 2 * len(set(earlier.words) & set(later.words)) < len(earlier.words) or not places <= _places(earlier.contexts):
         return earlier
     contexts = []
@@ -99,13 +109,19 @@ def _relaxed(earlier: Mechanism, later: Mechanism, *, alone: bool = False) -> Me
 
 
 def _places(contexts: Sequence[Context]) -> set[tuple[str, tuple[Word, ...]]]:
+    """Contexts, however often they are there."""
     return {(context.kind, context.words) for context in contexts}
+
+
+def _needed(contexts: Sequence[Context]) -> set[tuple[str, tuple[Word, ...]]]:
+    """Those without which most activations of a way to fire are not."""
+    return _places([context for context in contexts if context.frequency not in LOOSE])
 
 
 def _is_said(word: Word, contexts: Sequence[Context], kept: Sequence[Mechanism]) -> bool:
     """Whether a word, or a kind that it is of, was said with these contexts, and maybe others, before."""
     for one in kept:
-        if not _places(contexts) <= _places(one.contexts):
+        if not _needed(contexts) <= _places(one.contexts):
             continue
         said = (*one.words, *one.weaker)
         if word in said or (
@@ -236,7 +252,7 @@ def _with_kind(
     of_kind = [one for one in named if one.tokens & tokens]
     activations = [a for token, many in by_token.items() if token in tokens for a in many]
     whole = Named(kind, tokens, sum(activations) / len(activations))
-    examples = of_kind[:EXAMPLES]
+    examples = [] if kind.is_unseen else of_kind[:EXAMPLES]
     return [*examples, whole, *(one for one in named if one not in of_kind)]
 
 
@@ -253,7 +269,8 @@ def _promoted(evidence: Evidence, wording: WordingSettings) -> tuple[Word, ...]:
             and lift(len(of_kind), len(tokens), elsewhere, len(base.at)).low > MIN_KIND_LIFT
         ):
             others = [name for name in named if not kind.names(name)]
-            return (*[name for name in named if kind.names(name)][:EXAMPLES], kind, *others)[:MAX_PROMOTED]
+            examples = [] if kind.is_unseen else [name for name in named if kind.names(name)][:EXAMPLES]
+            return (*examples, kind, *others)[:MAX_PROMOTED]
     return named
 
 

@@ -1,10 +1,10 @@
 """Texts that show what a description by rule says, written from the description alone."""
 
 import hashlib
-import re
 from collections.abc import Iterator
 
 from interp.descriptions.english import LOOSE, STRONGEST, Meaning, Mechanism, Word
+from interp.display import unescaped
 
 OPENINGS = (
     "", "It was", "They said that", "He looked at", "There is a", "One day", "She likes", "We found", "In the end",
@@ -155,11 +155,6 @@ def _holds_word(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-_NAMED = re.compile(r"\\n|\\t|\\r|␣|\\u([0-9a-f]{4})|\\U([0-9a-f]{8})")
-_BLANKS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "␣": " "}
-
-
 def _plain(word: str) -> str:
     """A word as it stands in a text: what `visible` names is written out again, the hyphen of a piece left off."""
-    word = word[1:] if _is_piece(word) else word
-    return _NAMED.sub(lambda found: _BLANKS.get(found[0]) or chr(int(found[1] or found[2], 16)), word)
+    return unescaped(word[1:] if _is_piece(word) else word)

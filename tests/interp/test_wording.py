@@ -143,7 +143,7 @@ def test_lines_what_follows_and_what_texts_are_about() -> None:
     )
     texts = [("\n", " def", " go"), (" x", "\n", "    ", " def", " go"), (" y", "\n", " def", " go")]
     moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
-    assert worded(Evidence(moments=moments, base=base)) == "‘def’, at the start of a line, right before ‘go’."
+    assert worded(Evidence(moments=moments, base=base)) == "‘def’, at the start of a line and right before ‘go’."
     texts = [(" asyncio", " u", " v", " z", " def"), (" w", " asyncio", " v", " u", " t", " def")]
     moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
     found = worded(Evidence(moments=moments, base=base))
@@ -288,3 +288,14 @@ def test_an_answer_is_kept_on_one_line_without_control_characters() -> None:
 def test_tokens_that_nobody_can_see_are_named_last() -> None:
     text = worded(Evidence(reads=("\x11", "<0xD7>", " valid", "\n", ",")))
     assert text == "‘valid’, ‘\\n’, ‘,’, ‘\\u0011’ and ‘<0xD7>’."
+
+
+def test_white_space_is_said_as_a_kind_that_nobody_has_to_read() -> None:
+    breaks = ["\n", "\n\n", "\n  ", "\n    "]
+    base = rates({**dict.fromkeys(breaks, 20), " so ": 10_000})
+    assert firing(breaks, base) == "Line breaks."
+    text = worded(
+        Evidence(reads=(" page",), promotes=(*breaks, "\n "), base=rates(dict.fromkeys([*breaks, *LETTERS], 5)))
+    )
+    assert text == "‘page’ and its forms. Promotes line breaks."
+    assert meaning_of("Line breaks.").mechanisms == (Mechanism((BY_NAME["line breaks"],)),)
