@@ -6,7 +6,8 @@ STORE is a described store with its model (`circuit-insights run configs/demo.ya
 `--features` features a layer, drawn at random from those that are active on STORE's held-out text:
 
 - WeightLens without validation (candidates by their scores, and those of upstream features), without propagation
-  (direct tokens alone), without grouping (each token named by itself), and with the wiring in use (`weightlens+twera`);
+  (direct tokens alone), without grouping (each token named by itself), and with the wiring in use (`weightlens+twera`):
+  that with as many tokens as WeightLens has, and beside it as many tokens that fire a feature alone most;
 - CircuitLens's input side, with what is promoted, and with its clusters put together; with WeightLens's tokens; and
   `maxact` on the same features. These are drawn among the features that were attributed.
 
@@ -33,7 +34,7 @@ import duckdb
 import numpy as np
 
 from configs.run import RunConfig
-from flows.prompts.opened import last_config, open_named
+from flows.prompts.opened import Opened, last_config, open_named
 from interp.descriptions.evidence import WHOLE, Cluster, FeatureEvidence, Method
 from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.wording import meaning_of
@@ -134,6 +135,40 @@ def weightlens_variants(
             at: ", ".join(word_list([Token(text)], wording) for text in tokens[: wording.max_words])
             for at, tokens in strongest.items()
         },
+    }
+
+
+def use_variants(
+    connection: duckdb.DuckDBPyConnection,
+    opened: Opened,
+    config: RunConfig,
+    corpus: Corpus,
+    features: Sequence[Feature],
+) -> dict[str, Described]:
+    """Descriptions along the wiring in use; the same with as many tokens as WeightLens has; and as many of the tokens
+    that fire the feature alone most, whatever weights say."""
+    described = _of(said(connection, corpus).get("weightlens+twera", {}), features)
+    query = """SELECT layer, feature, list(text ORDER BY activation DESC, token_id) FROM (
+                   SELECT layer, feature, token_id, activation FROM token_candidates
+                   WHERE side = 'input' AND validated AND source_layer IS NULL
+                   UNION ALL SELECT layer, feature, token_id, activation FROM inherited_tokens WHERE corpus_id = ?)
+               JOIN tokens USING (token_id) GROUP BY ALL"""
+    tokens = {
+        (layer, feature): many for layer, feature, many in connection.execute(query, [corpus.corpus_id]).fetchall()
+    }
+    query = """SELECT layer, feature, count(*) FROM token_candidates WHERE side = 'input' AND validated GROUP BY ALL"""
+    n = {(layer, feature): many for layer, feature, many in connection.execute(query).fetchall()}
+    few = {at: _worded(tokens[at][: n[at]], config) for at in described if at in n}
+    alone: Described = {}
+    for layer, feature in described:
+        fired = opened.checkpoint.single_token(layer, feature, feature + 1)
+        most = min(config.describe.evidence.n_tokens, len(tokens[layer, feature]))
+        order = np.argsort(-fired.value, kind="stable")[:most]
+        alone[layer, feature] = _worded([opened.texts[token] for token in fired.token[order].tolist()], config)
+    return {
+        "weightlens+twera": described,
+        "weightlens+twera, as many tokens as weightlens": few,
+        "strongest alone, as many tokens as weightlens+twera": alone,
     }
 
 
@@ -238,8 +273,10 @@ def _mean(values: Sequence[float] | np.ndarray) -> float | None:
 
 BASES = {
     "without validation": "weightlens", "without propagation": "weightlens", "without grouping": "weightlens",
-    "weightlens+twera": "weightlens", "maxact*": "maxact", "clusters put together": "circuitlens-input",
-    "circuitlens-full": "circuitlens-input", "wl+cl": "circuitlens-input", "circuitlens-input": "maxact",
+    "weightlens+twera": "weightlens", "weightlens+twera, as many tokens as weightlens": "weightlens",
+    "strongest alone, as many tokens as weightlens+twera": "weightlens+twera",
+    "maxact*": "maxact", "circuitlens-input": "maxact", "clusters put together": "circuitlens-input",
+    "circuitlens-full": "circuitlens-input", "wl+cl": "circuitlens-input",
 }  # fmt: skip
 """What each variant is compared with."""
 
@@ -268,7 +305,7 @@ def measured(arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
     with open_published(stores[0].catalog) as connection:
         variants = weightlens_variants(connection, config, drawn)
         own = said(connection, corpus)
-        variants["weightlens+twera"] = _of(own.get("weightlens+twera", {}), drawn)
+        variants |= use_variants(connection, opened, config, corpus, drawn)
         circuits = circuit_variants(stores[0], connection, corpus, config, attributed_drawn)
         clusters = n_clusters(connection, corpus)
     for name, described in {**variants, **circuits}.items():
