@@ -37,6 +37,7 @@ from configs.run import RunConfig
 from flows.prompts.opened import Opened, last_config, open_named
 from interp.descriptions.evidence import WHOLE, Cluster, FeatureEvidence, Method
 from interp.descriptions.explaining import TokensExplainer, describe
+from interp.descriptions.kinds import Kind
 from interp.descriptions.wording import meaning_of
 from interp.fade.judge import Text
 from interp.fade.rule import RuleJudge
@@ -261,10 +262,13 @@ def row(name: str, described: Described, base: tuple[str, Described] | None, mea
 
 def _in_common(one: str, other: str) -> float:
     first, second = (
-        {word.casefold() for mechanism in meaning_of(text).mechanisms for word in mechanism.words}
-        for text in (one, other)
+        {_name(word) for part in meaning_of(text).mechanisms for word in part.words} for text in (one, other)
     )
     return len(first & second) / max(1, len(first | second))
+
+
+def _name(word: str | Kind) -> str:
+    return (word if isinstance(word, str) else word.name).casefold()
 
 
 def _mean(values: Sequence[float] | np.ndarray) -> float | None:
