@@ -96,7 +96,7 @@ def speeds(folder: Path) -> dict[str, float]:
     def timed(name: str, began: float) -> None:
         seconds[name] += time.perf_counter() - began
 
-    for layer in range(min(N_TIMED, release.n_layers)):
+    for layer in release.layers[:N_TIMED]:
         coder, file = release.read(layer), folder / "timed" / f"plain-{layer}"
         data = coder.W_enc.view(torch.int16).numpy().tobytes() + coder.W_dec.view(torch.int16).numpy().tobytes()
         n_bytes += len(data)

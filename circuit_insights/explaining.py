@@ -11,7 +11,7 @@ from configs.run import RunConfig
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
 from flows.running.engine import prefect_at_hand, tell_prefect_all
-from flows.running.whole import run_flow
+from flows.running.in_process import run_flow
 from flows.subject.origin import pinned
 from flows.subject.subject import open_source
 from interp.drift import DriftSettings

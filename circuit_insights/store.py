@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from circuit_insights.feature import Feature
 from explorer.catalog import Catalog
-from flows.reports.found import Found, Wanted, look_up
 from flows.reports.query import read_only, relation
+from flows.reports.search_results import Found, Wanted, look_up
 from flows.subject.named import chosen_checkpoint, not_ingested
-from flows.subject.place import checkpoint_at, store_at
+from flows.subject.store_location import checkpoint_at, store_at
 
 if TYPE_CHECKING:
     import duckdb

@@ -2,7 +2,7 @@
 
 import os
 
-from flows.surroundings import loopback_without_proxy, writable_caches
+from flows.environment import loopback_without_proxy, writable_caches
 
 # Before Prefect is imported anywhere: nothing is reported to anyone.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

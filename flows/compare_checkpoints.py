@@ -9,7 +9,7 @@ from flows.reports.drift import write_report
 from flows.running.corpus import run_blocks
 from flows.running.engine import wait_for_all
 from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.pair import Pair, open_pair
+from flows.subject.checkpoint_pair import Pair, open_pair
 from interp.drift import DriftSettings
 from storage.activations import Block, has_block
 from storage.bucket.mirror import local_root

@@ -27,7 +27,7 @@ from configs.load import load_config
 from configs.run import RunConfig
 from flows.describe_checkpoint import stages
 from flows.reports.card import feature_card
-from flows.running.whole import with_catalog_mended
+from flows.running.in_process import with_catalog_mended
 from flows.subject.subject import identify, open_source
 from storage.catalog.published import open_published, publish
 from storage.catalog.tables import TABLES

@@ -139,7 +139,7 @@ def load_to_run(config: Path, overrides: list[str] | None, store: str | None) ->
 
 def store_root(store: str | None) -> Path:
     """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
-    from flows.subject.place import store_at
+    from flows.subject.store_location import store_at
 
     return store_at(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store")).root
 
@@ -147,7 +147,7 @@ def store_root(store: str | None) -> Path:
 def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: "RunConfig", force: bool) -> Returned:
     """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
     with working("load libraries"):
-        from flows.running.whole import run_flow as run
+        from flows.running.in_process import run_flow as run
 
     return run(flow, config, force)
 

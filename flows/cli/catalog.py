@@ -66,7 +66,7 @@ def attach(
 ) -> None:
     """Ask several stores at once, read-only: every table with the column `store` before its own, and the views `models`
     and `by_depth`, which compare models."""
-    from flows.reports.several import ask_several
+    from flows.reports.several_stores import ask_several
 
     with report_errors():
         ask_several(stores, query or "SELECT * FROM models", format, output, timeout)
@@ -114,7 +114,7 @@ def search(
     embedding_model: EmbeddingModelOption = None,
 ) -> None:
     """Find features by words: in what is said of them, and in the texts on which they fire."""
-    from flows.reports.found import Wanted, found
+    from flows.reports.search_results import Wanted, found
 
     with report_errors():
         wanted = Wanted(words, checkpoint, layer, limit, embeddings, embedding_model)

@@ -23,7 +23,7 @@ from flows.cli.app import (
     size_text,
     store_root,
 )
-from flows.cli.told import Told
+from flows.cli.doctor_report import DoctorReport
 from flows.reports.tables import Table
 from flows.running.progress import working
 from interp.display import visible
@@ -82,23 +82,23 @@ def doctor(
     With --store or --repair, everything in the store is read and compared with its checksums.
     """
     with report_errors():
-        told = Told(as_json)
+        report = DoctorReport(as_json)
         try:
-            _check_installation(told)
-            root = store_root(store) if config is None else _check_named(told, load(config, overrides, store))
+            _check_installation(report)
+            root = store_root(store) if config is None else _check_named(report, load(config, overrides, store))
             is_read = store is not None or repair
-            _check_store(told, root, is_read)
+            _check_store(report, root, is_read)
             if is_read and root.exists():
-                _examine(told, root, repair)
+                _examine(report, root, repair)
         except ValueError as error:
             if as_json:
-                told.bad("error", str(error))
+                report.bad("error", str(error))
             raise
         finally:
-            told.finish()
+            report.finish()
 
 
-def _check_named(told: Told, loaded: "RunConfig") -> Path:
+def _check_named(report: DoctorReport, loaded: "RunConfig") -> Path:
     """Check what a configuration names; returns where its store is."""
     from flows.ingest import measured_layers
     from flows.subject.subject import identify, open_source
@@ -106,53 +106,53 @@ def _check_named(told: Told, loaded: "RunConfig") -> Path:
     source = open_source(loaded)
     model = source.model
     size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
-    told.good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
+    report.good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
     names = ", ".join(corpus.source for corpus in source.corpora)
-    told.good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
+    report.good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
     if source.must_train:
-        told.good("transcoders", "none yet; `run` trains them")
+        report.good("transcoders", "none yet; `run` trains them")
         return source.store.root
     subject = identify(source)
     a = subject.attributes
     what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
-    told.good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
-    _tell_readings(told, subject)
+    report.good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
+    _report_hooks(report, subject)
     layers = list(measured_layers(subject))
-    told.figures["quality"] = [asdict(layer) for layer in layers]
-    if not told.as_json:
+    report.figures["quality"] = [asdict(layer) for layer in layers]
+    if not report.as_json:
         print_quality(layers)
     return source.store.root
 
 
-def _tell_readings(told: Told, subject: "Subject") -> None:
+def _report_hooks(report: DoctorReport, subject: "Subject") -> None:
     """Measure the release under every plausible reading, and say which is right."""
-    from flows.readings import readings
+    from flows.hook_candidates import measure_candidates
 
     with working("measure the release as it may be read"):
-        found = readings(subject)
+        found = measure_candidates(subject)
     layers = [f"layer {layer.layer}" for layer in found.every[0].layers]
     title = "Explained variance and L0, by where the transcoders read and what they stand for"
     table = Table("input", "output", *layers, "", title=title)
     for reading in found.every:
         figures = [f"{layer.explained_variance:.3f}, {layer.l0:.1f}" for layer in reading.layers]
         table.add_row(*reading.hooks, *figures, "as read" if reading.hooks == found.used else "")
-    told.say(table)
-    told.figures["readings"] = [
+    report.say(table)
+    report.figures["readings"] = [
         {**reading.hooks._asdict(), "used": reading.hooks == found.used, "layers": list(map(asdict, reading.layers))}
         for reading in found.every
     ]
     if found.advice is None:
         used = f"input {found.used.feature_input}, output {found.used.feature_output}"
-        told.good("hooks", f"{used}: no other reading explains more")
+        report.good("hooks", f"{used}: no other reading explains more")
     else:
-        told.bad("hooks", found.advice)
+        report.bad("hooks", found.advice)
 
 
 def _place(origin: "Origin") -> str:
     return f"{origin.name} at {origin.commit[:12]}" if origin.commit else origin.name
 
 
-def _check_installation(told: Told) -> None:
+def _check_installation(report: DoctorReport) -> None:
     import duckdb
     import prefect
     import torch
@@ -168,17 +168,17 @@ def _check_installation(told: Told) -> None:
         ("zarr", zarr),
         ("duckdb", duckdb),
     )
-    told.good(
+    report.good(
         "python", f"{sys.version.split()[0]}; " + ", ".join(f"{name} {module.__version__}" for name, module in versions)
     )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     rate = gemm_flops(768, os.cpu_count() or 1) / 1e9
-    told.good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
+    report.good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
     server = os.environ.get("PREFECT_API_URL")
-    told.good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
+    report.good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
 
 
-def _examine(told: Told, root: Path, repairing: bool) -> None:
+def _examine(report: DoctorReport, root: Path, repairing: bool) -> None:
     """Read the whole store, say what is damaged, and repair it if that is wanted.
 
     Raises:
@@ -194,19 +194,19 @@ def _examine(told: Told, root: Path, repairing: bool) -> None:
     damaged = [one for one in found if one.problem]
     n_unchecked = sum(not one.has_checksum for one in found)
     if n_unchecked:
-        told.say(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
-    told.figures["n_without_checksum"] = n_unchecked
+        report.say(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
+    report.figures["n_without_checksum"] = n_unchecked
     if not damaged:
-        told.good("store", f"{len(found)} files read, nothing is damaged")
+        report.good("store", f"{len(found)} files read, nothing is damaged")
         return
     for one in damaged:
         what = f"{one.path.relative_to(root)}: {one.problem}; {advice(one)}"
-        told.bad(one.kind.name, what)
+        report.bad(one.kind.name, what)
     left = damaged
     if repairing:
         with hold(Store(root), "doctor --repair", everything=False):
             for sentence in repair(Store(root), damaged):
-                told.say(Text(sentence))
+                report.say(Text(sentence))
         left = [one for one in damaged if not one.kind.is_repaired]
     if left:
         n_repaired = sum(one.kind.is_repaired for one in left)
@@ -214,7 +214,7 @@ def _examine(told: Told, root: Path, repairing: bool) -> None:
         raise ValueError(f"store: {root} is damaged in {len(left)} places{how}")
 
 
-def _check_store(told: Told, root: Path, is_examined: bool) -> None:
+def _check_store(report: DoctorReport, root: Path, is_examined: bool) -> None:
     from storage.bucket.mirror import name_of
     from storage.catalog.database import check_catalog
     from storage.checksums import DamagedError
@@ -224,11 +224,11 @@ def _check_store(told: Told, root: Path, is_examined: bool) -> None:
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise ValueError(f"store: {root} cannot be written; choose another with --store")
-    with suppress(*[DamagedError] * is_examined):  # which is told with the rest
+    with suppress(*[DamagedError] * is_examined):  # which is reported with the rest
         check_catalog(root / "catalog.duckdb")
     free = shutil.disk_usage(existing).free
     where = name_of(Store(root))
     if where != str(root):
-        told.good("store", f"{where}, reached; worked with in {root}")
+        report.good("store", f"{where}, reached; worked with in {root}")
     state = "new" if not root.exists() else "a run holds it" if is_held(Store(root)) else "no run holds it"
-    told.good("store", f"{root}: {state}, {size_text(free)} free")
+    report.good("store", f"{root}: {state}, {size_text(free)} free")

@@ -52,8 +52,8 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             from flows.costs.plan import check_room, plan
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
+            from flows.running.in_process import settle, with_catalog_mended
             from flows.running.stage import PLANNED, planned_stages
-            from flows.running.whole import settle, with_catalog_mended
             from flows.subject.origin import pinned, to_download
             from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of

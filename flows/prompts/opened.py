@@ -17,7 +17,7 @@ from configs.run import RunConfig
 from flows.subject.machine import arithmetic
 from flows.subject.named import chosen_checkpoint, not_ingested
 from flows.subject.origin import model_origin, pinned
-from flows.subject.place import checkpoint_at
+from flows.subject.store_location import checkpoint_at
 from flows.subject.subject import identify, open_source
 from interp.circuitlens.linear import LinearModel, linear_model
 from interp.transcoder import Transcoder

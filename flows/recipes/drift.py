@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.pair import Pair
+from flows.subject.checkpoint_pair import Pair
 from storage.recipes import short_hash
 from storage.store import ShardKey
 from tasks.activations.corpus_pass import CorpusPass

@@ -15,7 +15,7 @@ from zarr.types import ArrayV3
 
 from storage.arrays import WHOLE, open_array, read_attributes, stamp_metadata, with_checksum
 from storage.arrays import read_rows as read_array_rows
-from storage.corpora.drawing import Draw, draw_documents
+from storage.corpora.held_out import Draw, draw_documents
 from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, Sides, pack, two_sides
 from storage.corpora.texts import Field, Position, read_texts
 from storage.corpora.tokens import PlainTexts, ReadyTokens, SpecialTokens, Tokens

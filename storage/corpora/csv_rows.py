@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-from storage.corpora.unpacked import skip_to
+from storage.corpora.decompress import skip_to
 
 MAX_EMPTY_ROWS = 2**20
 """One after the other."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from interp.activations.positions import PADDING
-from storage.corpora.drawing import Draw
+from storage.corpora.held_out import Draw
 from storage.corpora.texts import Piece, Position
 from storage.corpora.tokens import Tokens
 from storage.tokenising import token_ids

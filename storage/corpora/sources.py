@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from storage.corpora.decompress import PACKINGS
 from storage.corpora.hub_datasets import HUB, open_remote, pin, remote_files
-from storage.corpora.unpacked import PACKINGS
 from storage.recipes import fingerprints
 from storage.store import Store
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.corpora.csv_rows import Table, cells
+from storage.corpora.decompress import DAMAGES, is_damage, skip_to, unpacked
 from storage.corpora.parquet_pages import Page, PageError, WatchedPages
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
-from storage.corpora.unpacked import DAMAGES, is_damage, skip_to, unpacked
 from storage.foreign import shown
 
 PIECE_CHARACTERS = 2**17

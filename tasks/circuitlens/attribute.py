@@ -25,8 +25,8 @@ from storage.attributions import Attributed, attributions_path, qk_path, write_a
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_path
 from storage.store import Store
+from tasks.circuitlens.head_reasons import head_scores
 from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
-from tasks.circuitlens.looks import head_scores
 from tasks.models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 

@@ -18,8 +18,8 @@ from storage.catalog.parts import Failure, columns_of, write_failures, write_par
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.samples import read_samples, sample_ids
 from storage.store import ShardKey, Store
+from tasks.circuitlens.head_reasons import write_head_scores
 from tasks.circuitlens.job import SIGNED, TABLES, CircuitLensJob
-from tasks.circuitlens.looks import write_head_scores
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 

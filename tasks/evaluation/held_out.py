@@ -22,7 +22,7 @@ from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, Store
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.look_alikes import NearestFeatures, nearest_features
-from tasks.evaluation.reading import Wanted, counted_tokens, read_activations
+from tasks.evaluation.text_activations import Wanted, counted_tokens, read_activations
 from tasks.evaluation.texts import drawn_texts
 from tasks.ingest import tokens_part
 from tasks.models import loaded_model

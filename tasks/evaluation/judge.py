@@ -25,7 +25,7 @@ from tasks.describe.describe import PASSING
 from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.held_out import load_layer_material, worded_by
 from tasks.evaluation.job import JudgeJob
-from tasks.evaluation.reading import Wanted, read_peaks
+from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 

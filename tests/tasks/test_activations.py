@@ -22,7 +22,7 @@ from storage.samples import read_samples
 from storage.store import ShardKey, shards
 from tasks.activations import corpus_pass as tasks
 from tasks.activations import neighbours
-from tasks.evaluation import reading
+from tasks.evaluation import text_activations
 from tasks.models import loaded_model
 from tests.tasks.demo_store import dense, ingested
 
@@ -194,20 +194,20 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
     random = np.random.default_rng(0)
     features = {3: np.array([900, 3, 77, 5]), 1: np.array([11, 2, 900]), 0: np.zeros(0, np.int64)}
     texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
-    monkeypatch.setattr(reading, "TOKENS_AT_ONCE", 20)
+    monkeypatch.setattr(text_activations, "TOKENS_AT_ONCE", 20)
     passes: list[int] = []
-    read_inputs = reading.read_inputs
+    read_inputs = text_activations.read_inputs
 
     def counting(hooked: HookedModel, tokens: torch.Tensor, layers: list[int], *more: Any) -> None:
         assert layers == [0, 1, 3]
         passes.append(tokens.shape[0])
         read_inputs(hooked, tokens, layers, *more)
 
-    monkeypatch.setattr(reading, "read_inputs", counting)
-    wanted = reading.Wanted(checkpoint, path, features, CASES[0])
-    active = reading.read_activations(wanted, texts, n_threads=2)
+    monkeypatch.setattr(text_activations, "read_inputs", counting)
+    wanted = text_activations.Wanted(checkpoint, path, features, CASES[0])
+    active = text_activations.read_activations(wanted, texts, n_threads=2)
     assert sum(passes) == 5
-    peaks = reading.read_peaks(wanted, texts)
+    peaks = text_activations.read_peaks(wanted, texts)
     folder, model = loaded_model(path)
     hooked = HookedModel(model, folder.family, checkpoint.hooks)
     before = [] if checkpoint.bos is None else [checkpoint.bos]

@@ -11,7 +11,7 @@ from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
 from storage.models import open_model
 from tasks.activations.corpus_pass import PassJob, activations_block
-from tasks.evaluation.reading import Wanted, counted_tokens, read_activations
+from tasks.evaluation.text_activations import Wanted, counted_tokens, read_activations
 from tests.tasks.demo_store import ingested
 
 

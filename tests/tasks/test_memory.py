@@ -49,7 +49,7 @@ from tasks.describe.draw import Draw
 from tasks.describe.evidence import SampledCorpus
 from tasks.evaluation.held_out import JudgeJob, natural, read_layers
 from tasks.evaluation.judge import judge_layer
-from tasks.evaluation.reading import TOKENS_AT_ONCE
+from tasks.evaluation.text_activations import TOKENS_AT_ONCE
 from tasks.evaluation.texts import draw_texts
 from tasks.llm.instructions import instructions
 from tasks.weightlens.project import COLUMN_BLOCKS, ProjectionJob, project_shard

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.load import load_config
-from flows.readings import Reading, Readings, readings
+from flows.hook_candidates import HookCandidate, HookCandidates, measure_candidates
 from flows.subject.subject import identify, open_source
 from interp.capture import Hooks
 from interp.quality import Quality
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("said", ["mlp_in", "mlp_in_normalized"])
 def test_the_right_reading_explains_most(said: str) -> None:
     changes = ["corpus.source=python-docs", f"transcoder.input_hook={said}", "quality_tokens=256"]
-    found = readings(identify(open_source(load_config(ROOT / "configs" / "demo.yaml", changes))))
+    found = measure_candidates(identify(open_source(load_config(ROOT / "configs" / "demo.yaml", changes))))
     inputs = [reading.hooks.feature_input for reading in found.every]
     assert inputs == ["mlp_in", "mlp_in_normalized", "resid_mid"]
     assert [layer.layer for layer in found.every[0].layers] == [0, 2, 3]
@@ -25,8 +25,8 @@ def test_the_right_reading_explains_most(said: str) -> None:
         assert str(found.advice).endswith("set transcoder.input_hook=mlp_in")
 
 
-def reading(hooks: Hooks, *variances: float) -> Reading:
-    return Reading(
+def reading(hooks: Hooks, *variances: float) -> HookCandidate:
+    return HookCandidate(
         hooks,
         tuple(
             Quality(at, one, l0=9.0, dead_share=0.0, loss=3.0, loss_replaced=3.0, loss_all_replaced=None, n_tokens=100)
@@ -37,7 +37,7 @@ def reading(hooks: Hooks, *variances: float) -> Reading:
 
 def test_what_to_set_names_only_what_differs() -> None:
     best, used = Hooks("mlp_in", "mlp_out_normed"), Hooks("mlp_in", "mlp_out")
-    found = Readings((reading(best, 0.9, 0.8), reading(used, 0.9, 0.7)), used)
+    found = HookCandidates((reading(best, 0.9, 0.8), reading(used, 0.9, 0.7)), used)
     assert str(found.advice).endswith("otherwise: set transcoder.output_hook=mlp_out_normed")
-    near = Readings((reading(best, 0.9, 0.8), reading(used, 0.89, 0.79)), used)
+    near = HookCandidates((reading(best, 0.9, 0.8), reading(used, 0.89, 0.79)), used)
     assert near.advice is None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.running.whole import settle
+from flows.running.in_process import settle
 from storage.bucket.working_copy import hold
 from storage.catalog.database import insert_row, open_catalog
 from storage.catalog.published import open_published

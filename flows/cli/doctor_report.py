@@ -1,4 +1,4 @@
-"""What `doctor` finds, told as lines for people or as one JSON object."""
+"""What `doctor` finds, as lines for people or as one JSON object."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from flows.cli.app import out, print_json
 
 
 @dataclass
-class Told:
+class DoctorReport:
     """Checks in order, and figures by name."""
 
     as_json: bool

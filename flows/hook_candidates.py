@@ -22,8 +22,8 @@ MARGIN = 0.02
 """Explained variance by which another reading has to be better before it is called right."""
 
 
-class Reading(NamedTuple):
-    """A release read in one way."""
+class HookCandidate(NamedTuple):
+    """A pair of hooks that a release may have been trained at, and how well its transcoders reconstruct there."""
 
     hooks: Hooks
     layers: tuple[Quality, ...]
@@ -35,12 +35,12 @@ class Reading(NamedTuple):
         return fmean(layer.explained_variance for layer in self.layers)
 
 
-class Readings(NamedTuple):
-    """Every plausible reading, the best first."""
+class HookCandidates(NamedTuple):
+    """Every plausible pair of hooks, the best first."""
 
-    every: tuple[Reading, ...]
+    every: tuple[HookCandidate, ...]
     used: Hooks
-    """As the configuration reads it."""
+    """The hooks that the configuration uses."""
 
     @property
     def is_right(self) -> bool:
@@ -60,7 +60,7 @@ class Readings(NamedTuple):
         return f"the release reconstructs clearly more when it is read otherwise: set {words}"
 
 
-def readings(subject: Subject) -> Readings:
+def measure_candidates(subject: Subject) -> HookCandidates:
     """Measure a release under every reading that its model allows. Nothing is written.
 
     Memory: the model, and one transcoder (of a cross-layer one, an encoder and a decoder of each layer below).
@@ -68,8 +68,8 @@ def readings(subject: Subject) -> Readings:
     job, layers = quality_job(subject), subject.layers
     job = replace(job, text=replace(job.text, n_tokens=min(N_TOKENS, job.text.n_tokens)))
     sampled = tuple(sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
-    found = [Reading(hooks, _measured(job, hooks, sampled)) for hooks in plausible(subject)]
-    return Readings(tuple(sorted(found, key=lambda one: -one.explained_variance)), subject.transcoders.hooks)
+    found = [HookCandidate(hooks, _measured(job, hooks, sampled)) for hooks in plausible(subject)]
+    return HookCandidates(tuple(sorted(found, key=lambda one: -one.explained_variance)), subject.transcoders.hooks)
 
 
 def plausible(subject: Subject) -> list[Hooks]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pytest_httpserver import HTTPServer
 
-from flows.surroundings import LOOPBACK, loopback_without_proxy, writable_caches
+from flows.environment import LOOPBACK, loopback_without_proxy, writable_caches
 from tests.conftest import ROOT, cli_environment
 
 PROXIES = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy")}

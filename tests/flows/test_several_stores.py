@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.reports.several import attached
+from flows.reports.several_stores import attached
 from storage.catalog.tables import TABLES
 from tests.explorer.small_catalog import N_LAYERS, write_small_catalog
 
