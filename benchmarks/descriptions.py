@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tasks.evaluation.reading import Wanted, read_peaks
 
 from configs.load import load_config
 from configs.run import RunConfig
@@ -42,6 +41,7 @@ from tasks.describe.evidence import EvidenceJob, known_features
 from tasks.evaluation.held_out import LayerMaterial, load_layer_material
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import partners
+from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.models import loaded_model
 
 METHODS: tuple[Method, ...] = ("maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl")
