@@ -82,6 +82,7 @@ oracles: $(READY)  ## Compare with independent implementations, in an environmen
 	$(PYTHON) -m venv $(ORACLES)
 	$(ORACLES)/bin/python -m pip install --quiet --retries 0 $(TORCH)
 	$(ORACLES)/bin/python -m pip install --quiet -r tests/oracles/requirements.txt
+	$(ORACLES)/bin/python -m pip install --quiet --no-deps eai-delphi==0.1.3  # it asks for vllm; its reader needs what is in requirements.txt
 	$(ORACLES)/bin/python -m pip install --quiet --no-deps fade-language==0.1.2  # what it imports is in requirements.txt, newer than its pins
 	CIRCUIT_INSIGHTS_ORACLES=$(ORACLES)/bin/python $(BIN)/python -m pytest -q -m oracle
 

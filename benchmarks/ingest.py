@@ -1,9 +1,10 @@
 """Ingestion at Gemma-2-2B shapes: memory of the whole command, and the speed of arrays beside the disk's own.
 
-    python -m benchmarks.ingest [--json] [--folder FOLDER] [--layers 26]
+    python -m benchmarks.ingest [--json] [--folder FOLDER] [--layers 26] [--whole] [--tokens 1024]
 
 Transcoders of random bfloat16 weights, 26 layers of 16,384 features and d_model 2,304 (3.9 GB), and a Gemma-2 of that
-width and depth whose MLPs and vocabulary are tiny, so that what is measured is the transcoders. `write` and `read` are
+width and depth whose MLPs and vocabulary are tiny, so that what is measured is the transcoders; --whole: of the real
+sizes. `write` and `read` are
 layers into and shards out of Zarr; `disk_write` and `disk_read` the same bytes copied to a file and read from it. Reads
 come from the page cache, all of them. Needs 9 GB of disk.
 """
@@ -37,24 +38,32 @@ N_TIMED = 4
 SHARD = 2048
 
 
-def write_folders(folder: Path, n_layers: int) -> None:
-    """A thin model, its transcoders and a text."""
+THIN: dict[str, Any] = {
+    "vocab_size": D_VOCAB, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64,
+}  # fmt: skip
+WHOLE: dict[str, Any] = {
+    "vocab_size": 256_000, "intermediate_size": 9216, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "head_dim": 256,
+}  # fmt: skip
+"""Sizes of Gemma-2-2B."""
+
+
+def write_folders(folder: Path, n_layers: int, sizes: dict[str, Any]) -> None:
+    """A model, its transcoders and a text."""
     torch.manual_seed(0)
     config = Gemma2Config(
-        vocab_size=D_VOCAB,
+        **sizes,
         hidden_size=D_MODEL,
-        intermediate_size=64,
         num_hidden_layers=n_layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=64,
         bos_token_id=0,
         eos_token_id=0,
         pad_token_id=0,
     )
+    torch.set_default_dtype(torch.bfloat16)
     model: Any = Gemma2ForCausalLM(config)
-    model.to(torch.bfloat16).save_pretrained(folder / "model")
-    words = {"<bos>": 0, **{f"w{i}": i for i in range(1, D_VOCAB)}}
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder / "model")
+    words = {"<bos>": 0, **{f"w{i}": i for i in range(1, sizes["vocab_size"])}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<bos>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<bos>")
@@ -69,7 +78,7 @@ def write_folders(folder: Path, n_layers: int) -> None:
     (folder / "text.txt").write_text(" ".join(f"w{i * 37 % D_VOCAB}" for i in range(1, 2000)))
 
 
-def ingest(folder: Path) -> dict[str, float]:
+def ingest(folder: Path, n_tokens: int) -> dict[str, float]:
     """The whole command, as a user runs it."""
     settings = {
         "store": folder / "store",
@@ -77,7 +86,7 @@ def ingest(folder: Path) -> dict[str, float]:
         "transcoder.path": folder / "transcoders",
         "transcoder.accept_poor_quality": "true",
         "corpus.source": folder / "text.txt",
-        "quality_tokens": 1024,
+        "quality_tokens": n_tokens,
     }
     config = Path(__file__).parents[1] / "configs" / "demo.yaml"
     began = time.perf_counter()
@@ -124,11 +133,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--folder", type=Path, help="work here")
     parser.add_argument("--layers", type=int, default=26)
+    parser.add_argument("--whole", action="store_true", help="the model whole: 2.6 billion weights, 6 GB more of disk")
+    parser.add_argument("--tokens", type=int, default=1024, help="on which the transcoders are measured")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
-        write_folders(folder, arguments.layers)
-        figures = {"layers": arguments.layers, **ingest(folder), **speeds(folder)}
+        write_folders(folder, arguments.layers, WHOLE if arguments.whole else THIN)
+        timed = {} if arguments.whole else speeds(folder)
+        figures = {"layers": arguments.layers, **ingest(folder, arguments.tokens), **timed}
         print(json.dumps(figures) if arguments.json else figures)
     finally:
         shutil.rmtree(folder)

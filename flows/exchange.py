@@ -12,6 +12,8 @@ from storage.catalog.parts import write_part
 from storage.catalog.published import open_published
 from storage.catalog.runs import mark_killed, new_run_id, now, recorded
 from storage.catalog.tables import TABLES
+from storage.corpora.rows import CorpusRows, read_numbered_rows
+from storage.exchange.delphi import export_delphi
 from storage.exchange.hub_dataset import export_dataset
 from storage.exchange.neuronpedia import export_neuronpedia
 from storage.exchange.parquet import export_tables, write_manifest
@@ -91,6 +93,27 @@ def export_to_neuronpedia(store: Store, checkpoint: str | None, folder: Path) ->
     """
     with open_published(store.catalog) as connection:
         return export_neuronpedia(connection, chosen_checkpoint(connection, checkpoint)[0], folder)
+
+
+def export_to_delphi(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
+    """Write a checkpoint's samples and descriptions as delphi keeps them; returns the folders.
+
+    Raises:
+        ValueError: no such checkpoint, several and none named, no samples yet, or samples of several corpora together.
+    """
+    with open_published(store.catalog) as connection:
+        checkpoint_id = chosen_checkpoint(connection, checkpoint)[0]
+        query = """SELECT f.corpus_id FROM (SELECT DISTINCT corpus_id FROM samples WHERE checkpoint_id = ?) f
+                   ORDER BY (SELECT max(started_at) FROM runs r WHERE r.corpus_id = f.corpus_id) DESC NULLS LAST"""
+        found = connection.execute(query, [checkpoint_id]).fetchone()
+        if found is None:
+            raise ValueError(f"export: {checkpoint_id} has no samples yet; run `activations` first")
+        if not store.corpus(found[0]).exists():
+            raise ValueError(f"export: the samples are of {found[0]}, several corpora together; delphi knows one")
+        corpora = (CorpusRows(found[0], 0),)
+        return export_delphi(
+            connection, checkpoint_id, found[0], lambda numbers: read_numbered_rows(store, corpora, numbers), folder
+        )
 
 
 def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:

@@ -158,6 +158,7 @@ class Exported(StrEnum):
     parquet = "parquet"
     hf = "hf"
     neuronpedia = "neuronpedia"
+    delphi = "delphi"
     site = "site"
 
 
@@ -168,8 +169,8 @@ def export(
         Exported,
         typer.Option(
             help="weightlens-json: feature_analysis_layer_N.json; parquet: every table, with a manifest; hf: a dataset "
-            "of the Hugging Face Hub, with a card; neuronpedia: the layout of its bulk exports; site: the explorer's "
-            "pages, which open without a server."
+            "of the Hugging Face Hub, with a card; neuronpedia: the layout of its bulk exports; delphi: its folders of "
+            "latents and explanations; site: the explorer's pages, which open without a server."
         ),
     ],
     store: StoreOption = None,
@@ -189,6 +190,7 @@ def export(
         expect_empty,
         export_hub_dataset,
         export_parquet,
+        export_to_delphi,
         export_to_neuronpedia,
         export_weightlens,
     )
@@ -208,6 +210,7 @@ def export(
             Exported.parquet: export_parquet,
             Exported.hf: export_hub_dataset,
             Exported.neuronpedia: export_to_neuronpedia,
+            Exported.delphi: export_to_delphi,
         }
         for path in writers[format](Store(root), checkpoint, folder):
             out.print(str(path), soft_wrap=True, markup=False)

@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from storage.catalog.database import SCHEMA_VERSION
 from storage.catalog.published import open_published
 from storage.catalog.tables import TABLES
+from storage.exchange.delphi import export_delphi
 from storage.exchange.hub_dataset import export_dataset
 from storage.exchange.neuronpedia import ACTIVATIONS, BATCH, MAX_DESCRIPTION, export_neuronpedia, method_name
 from storage.exchange.parquet import export_tables, write_manifest
 from storage.recipes import file_sha256
-from tests.explorer.small_catalog import CHECKPOINT, N_FEATURES, N_LAYERS, write_small_catalog
+from tests.explorer.small_catalog import CHECKPOINT, CORPUS, N_FEATURES, N_LAYERS, write_small_catalog
 
 FEATURE = """modelId layer index maxActApprox creatorId frac_nonzero freq_hist_data_bar_heights
     freq_hist_data_bar_values logits_hist_data_bar_heights logits_hist_data_bar_values neuron_alignment_indices
@@ -122,3 +125,35 @@ def test_a_dataset_with_a_card(catalog: Path, tmp_path: Path) -> None:
     for file in files.values():
         assert connection.execute("SELECT count(*) FROM read_parquet(?)", [str(file)]).fetchall()[0][0] > 0
     assert CHECKPOINT in card
+
+
+def test_delphis_folders(catalog: Path, tmp_path: Path) -> None:
+    with open_published(catalog) as connection:
+        layer = connection.execute("SELECT max(layer) FROM samples WHERE checkpoint_id = ?", [CHECKPOINT]).fetchall()[
+            0
+        ][0]
+        query = "SELECT feature, sequence, position, activation FROM samples WHERE layer = ? AND checkpoint_id = ?"
+        samples = connection.execute(query, [layer, CHECKPOINT]).fetchall()
+        sequences = sorted({row[0] for row in connection.execute("SELECT DISTINCT sequence FROM samples").fetchall()})
+
+        def read(numbers: np.ndarray) -> dict[int, np.ndarray]:
+            return {number: np.array([number, 7, 8, -1], np.int32) for number in numbers.tolist()}
+
+        folders = export_delphi(connection, CHECKPOINT, CORPUS, read, tmp_path)
+    assert samples
+    assert {folder.relative_to(tmp_path).parts[0] for folder in folders} == {"latents", "explanations"}
+    (place,) = [folder for folder in folders if folder.parent.name == "latents" and f".{layer}." in folder.name]
+    config = json.loads((place / "config.json").read_text())
+    assert (config["cache_ctx_len"], config["n_tokens"]) == (4, 4 * len(sequences))
+    stored = load_file(place / f"0_{N_FEATURES - 1}.safetensors")
+    assert stored["tokens"].tolist() == [[number, 7, 8, 0] for number in sequences]
+    assert stored["activations"].dtype == np.float16
+    there = {
+        (feature, sequences[row], position): float(value)
+        for (row, position, feature), value in zip(stored["locations"].tolist(), stored["activations"], strict=True)
+    }
+    for feature, sequence, position, activation in samples:
+        assert there[feature, sequence, position] == pytest.approx(activation, rel=1e-3)
+    written = [path for path in tmp_path.glob("explanations/*/*.txt")]
+    assert written
+    assert all(isinstance(json.loads(path.read_text(encoding="utf-8")), str) for path in written)
