@@ -241,3 +241,15 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     rates = [schedule(step, settings) for step in (0, 4, 9, 50, 59, 80, 99)]
     assert rates == pytest.approx([0.1, 0.5, 1, 1, 1, 0.5, 0.025])
     assert [schedule(step, replace(settings, warm_up=0.0, decay=0.0)) for step in (0, 99)] == [1, 1]
+
+
+def test_a_step_of_topk_moves_features_that_are_dead() -> None:
+    """Those gain by the auxiliary loss alone: they are not among the greatest of any token."""
+    settings = TrainingSettings(d_transcoder=16, k=2, n_steps=10, learning_rate=1e-2, dead_after_tokens=100)
+    trainer = Trainer.started(*toy_batch(0), settings)
+    trainer.parameters.W_enc[8:] *= 1e-6
+    trainer.parameters.b_enc[:8], trainer.parameters.b_enc[8:] = 1.0, 1e-6
+    trainer.tokens_since_active[8:] = 1000
+    before = trainer.parameters.W_dec.clone()
+    trainer.step(*toy_batch(1))
+    assert ((trainer.parameters.W_dec - before).abs().amax(1)[8:] > 1e-4).all()

@@ -8,9 +8,9 @@ from sklearn.metrics import roc_auc_score
 
 from interp.fade.judge import Text
 from interp.known_answers import contexts, words
-from interp.known_answers.claims import NARROW, NONE, WIDE, Reader, Tried, confusions, figures
+from interp.known_answers.claims import NARROW, NONE, WIDE, Reader, Selection, Tried, confusions, figures
 from interp.known_answers.following import Halves, auroc, followers, label
-from interp.known_answers.sources import distance_figures, predicted
+from interp.known_answers.sources import distance_figures, halves_of, predicted
 from interp.known_answers.stream import Concept, Stream
 from interp.sparse import feature_tokens
 
@@ -185,3 +185,16 @@ def test_a_concept_that_is_rare_in_a_half_is_left_out() -> None:
     rare = Concept("rare", lambda text: np.arange(len(text.ids)) < 460)
     assert label(TEXT, HALVES, (rare,)).names == ()
     assert label(TEXT, HALVES, (rare, CONCEPTS["comma"])).names == ("comma",)
+
+
+def test_documents_of_even_number_find_and_the_others_test() -> None:
+    documents, counted = np.array([0, 0, 1, 2, 3, 3]), np.array([True, False, True, True, True, True])
+    find, test = halves_of(documents, counted)
+    assert find.tolist() == [True, False, False, True, False, False]
+    assert test.tolist() == [False, False, True, False, True, True]
+
+
+def test_the_best_concept_has_the_greatest_f1_of_those_that_are_selected() -> None:
+    assert Selection(np.array([1.0, 0.7, 0.2]), np.array([0.5, 0.8, 0.9])).best == 1
+    assert Selection(np.array([1.0, 0.7]), np.array([0.5, 0.7])).best == 1
+    assert Selection(np.array([0.4, 1.0]), np.array([1.0, 0.4])).best is None
