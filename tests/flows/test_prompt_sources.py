@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.catalog import _prompt
+from flows.cli.attribute import _prompt
 
 
 def test_argument_file_and_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
