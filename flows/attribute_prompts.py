@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from prefect import flow
@@ -33,7 +32,7 @@ VERSION = 1
 PROMPTS_A_TASK = 8
 
 TABLES = ("graph_nodes", "graph_edges", "graph_supernodes", "graphs")
-"""A task's parts in the order in which they are written: the last one says that all are there."""
+"""A graph's parts in the order in which they are written: the last one says that all are there."""
 
 KEYS = {"prompt", "targets", "set"}
 
@@ -85,35 +84,33 @@ def _line(value: object, name: str, targets: Sequence[str], chat: bool) -> Line:
 
 @shard_task("attribute", "attribute {key.name}")
 def attribute_lines(store: Store, checkpoint_id: str, lines: Sequence[Line], wanted: Wanted, key: ShardKey) -> ShardKey:
-    """Attribute some prompts, and test their graphs if wanted.
+    """Attribute some prompts, and test their graphs if wanted; each graph is written as it is found.
 
-    Memory: the model, its transcoders as far as they are kept, and one graph with what testing it takes.
+    Memory: the model, its transcoders as far as they are kept, and one graph with its rows, or what testing it takes.
     """
-    if _part(store, TABLES[-1], key).exists():
+    left = [
+        number for number in range(key.start, key.stop) if not _part(store, TABLES[-1], key.recipe, number).exists()
+    ]
+    if not left:
         return key
     opened = open_named(store.root, checkpoint_id)
-    found = [
-        _named(graph_rows(*attribution(opened, line.asked, wanted), len(opened.texts)), number, line.prompt_set)
-        for number, line in enumerate(lines, key.start)
-    ]
-    for table in TABLES:
-        rows = list(chain.from_iterable(of_graph[table] for of_graph in found))
-        columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-        filled = {"checkpoint_id": checkpoint_id, "batch": key.recipe, **columns}
-        write_part(_part(store, table, key), table, filled, len(rows))
+    for number in left:
+        line = lines[number - key.start]
+        found = graph_rows(*attribution(opened, line.asked, wanted), len(opened.texts))
+        named = {"checkpoint_id": checkpoint_id, "batch": key.recipe, "number": number}
+        for table in TABLES:
+            rows, more = _rows_of(found, table), {"prompt_set": line.prompt_set} if table == "graphs" else {}
+            columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+            write_part(_part(store, table, key.recipe, number), table, {**named, **more, **columns}, len(rows))
     return key
 
 
-def _named(rows: GraphRows, number: int, prompt_set: str) -> dict[str, list[Row]]:
-    """One graph's rows by table, with what names them."""
-    return {
-        "graphs": [{"number": number, "prompt_set": prompt_set, **rows.graphs}],
-        **{name: [{"number": number, **row} for row in getattr(rows, name)] for name in TABLES[:-1]},
-    }
+def _rows_of(found: GraphRows, table: str) -> list[Row]:
+    return [found.graphs] if table == "graphs" else getattr(found, table)
 
 
-def _part(store: Store, table: str, key: ShardKey) -> Path:
-    return store.parts(table, key.recipe) / f"prompts-{key.start:08d}-{key.stop:08d}.parquet"
+def _part(store: Store, table: str, batch: str, number: int) -> Path:
+    return store.parts(table, batch) / f"prompt-{number:08d}.parquet"
 
 
 def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) -> str:
@@ -150,7 +147,7 @@ def attribute_prompts(config: RunConfig, checkpoint_id: str, file: Path, lines: 
         with open_catalog(store.catalog, write=True) as connection:
             where = {"checkpoint_id": checkpoint_id, "batch": batch}
             for table in TABLES:
-                replace_rows(connection, table, where, [_part(store, table, key) for key in keys])
+                replace_rows(connection, table, where, [_part(store, table, batch, at) for at in range(len(lines))])
             mark_loaded(connection, subject, STAGE, batch)
     return batch
 
