@@ -10,6 +10,7 @@ import pytest
 
 from configs.stages import StageName
 from tests.conftest import ROOT
+from tests.test_typed_seams import MISTAKES
 
 PACKAGES = ("circuit_insights", "configs", "explorer", "flows", "interp", "storage", "tasks")
 SOURCES = {".py", ".js", ".css", ".html"}
@@ -91,3 +92,9 @@ def test_what_a_newcomer_is_pointed_to_is_there() -> None:
     named = re.findall(r"`([a-z_]+/[\w./-]*)`", guide)
     assert len(named) > 25
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_deliberate_mistakes_are_made_in_code_that_is_there() -> None:
+    """`test_typed_seams` takes a minute and runs seldom; what it changes must still stand in the files."""
+    gone = [name for name, one in MISTAKES.items() if one.right not in (ROOT / one.path).read_text(encoding="utf-8")]
+    assert gone == []

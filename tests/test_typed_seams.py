@@ -54,7 +54,7 @@ MISTAKES = {
         "perform_alone(DESCRIBE",
     ),
     "a misspelt attribute of a checkpoint": Mistake(
-        "flows/ingest.py", "attributes.n_layers", "attributes.number_of_layers", "number_of_layers"
+        "flows/weightlens.py", "subject.attributes.n_tokens", "subject.attributes.number_of_tokens", "number_of_tokens"
     ),
     "a misspelt attribute of a corpus": Mistake(
         "tasks/activations/corpus_pass.py", "passes[0].corpus_id).n_pos", "passes[0].corpus_id).length", ".length"
