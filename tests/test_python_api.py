@@ -222,7 +222,7 @@ def test_a_graph_explains_what_it_is_asked_to(planted_ci: ci.Store, tmp_path: Pa
 
 
 def test_a_graph_is_tested_on_the_model_if_wanted(planted_ci: ci.Store) -> None:
-    graph = ci.attribute(planted_ci, "word3 word5", targets="word9|word11", validate=True, supernodes=True)
+    graph = ci.attribute(planted_ci, "word3 word5", targets="word9|word11", tests=["validate", "supernodes"])
     tested = {(one["source"], one["target"]): one for one in graph.validation["edges"]}
     assert tested["0_3_2", "1_2_2"]["measured"] < -1
     assert graph.validation["edges_held"] == 1
