@@ -25,6 +25,10 @@ MIN_DIFFERENT = 3
 MIN_KIND_LIFT = 2.0
 """Lower end of a kind's lift, from which it is said."""
 
+MIN_SEEN = 0.5
+"""Of the kind's tokens in the corpus, by how often they come, the part that the samples have at least: where a feature
+fires on ‘by’ and two rare others, it does not fire on prepositions."""
+
 VARIED = 0.5
 """A kind is said if the samples have at least this part of the different tokens that as many tokens of the kind have
 in the corpus: of single capital letters, three that come again and again are better listed."""
@@ -120,7 +124,8 @@ def kind_of(counted: Counted, base: BaseRates | None, least: float) -> tuple[Kin
             continue
         elsewhere = base.of_kind(kind)
         low = lift(n, counted.n_samples, int(elsewhere.sum()), base.n).low
-        if low < MIN_KIND_LIFT:
+        seen = sum(base.at.get(text, 0) for text in texts)
+        if low < MIN_KIND_LIFT or seen < MIN_SEEN * elsewhere.sum():
             continue
         expected = float((1 - (1 - elsewhere / max(1, elsewhere.sum())) ** n).sum())
         score = mass / counted.total * log(low)
