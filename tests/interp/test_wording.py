@@ -115,6 +115,14 @@ def test_three_tokens_of_a_kind_that_has_many_are_listed() -> None:
     assert firing(LETTERS[:20], base) == "‘A’, ‘B’ and other single capital letters."
 
 
+def test_a_kind_whose_commonest_tokens_do_not_fire_it_is_listed() -> None:
+    for often, is_said in ((20, True), (600, False)):
+        base = rates({**dict.fromkeys(DIGITS[:7], 20), **dict.fromkeys(DIGITS[7:], often), " so ": 10_000})
+        text = firing(DIGITS[:7] * 2, base)
+        assert text is not None
+        assert ("digits" in text) is is_said
+
+
 def test_a_weak_kind_is_said_as_weak() -> None:
     base = rates({**dict.fromkeys(DIGITS, 20), " are": 20, " so ": 10_000})
     tokens = [
