@@ -8,6 +8,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import yaml
@@ -62,6 +63,9 @@ def _number(rng: random.Random, data: bytearray) -> None:
     data[at : at + width] = (rng.choice(NUMBERS) % 256**width).to_bytes(width, rng.choice(("little", "big")))
 
 
+MAX_ENTRIES = 1_000_000
+"""Of a tree in which an entry is repeated: the tree is gone through and written here, not by what is tested."""
+
 _BYTES = (_flip, _flip, _truncate, _insert, _repeat, _remove, _number)
 
 
@@ -75,7 +79,7 @@ def mutated_json(rng: random.Random, data: bytes) -> bytes:
         tree = _changed(rng, tree, raw)
     text = json.dumps(tree, ensure_ascii=rng.random() < 0.5)
     for mark, value in raw.items():
-        text = text.replace(f'"{mark}"', value)
+        text = text.replace(f'"{mark}"', value, max(1, 10 * LENGTH // len(value)))  # it may stand in 100,000 places
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -92,7 +96,8 @@ def _changed(rng: random.Random, tree: Any, raw: dict[str, str]) -> Any:
     elif what < 0.3 and isinstance(inside, dict):
         inside.update({f"k{i}": i for i in range(rng.choice((1, 1000, 100_000)))})
     elif what < 0.35 and isinstance(inside, list):
-        inside.extend(inside[key : key + 1] * rng.choice((1, 1000, 100_000)))
+        times = min(rng.choice((1, 1000, 100_000)), MAX_ENTRIES // (1 + sum(1 for _ in _places(inside[key]))))
+        inside.extend(deepcopy(inside[key]) for _ in range(times))  # one object many times would change many times
     else:
         inside[key] = _value(rng, raw)
     return tree
