@@ -48,7 +48,8 @@ lock:  ## Write the hashes of the versions in requirements.lock anew; wants the 
 demo: $(READY)  ## Describe every feature of the embedded model; leaves store/demo
 	$(BIN)/circuit-insights run configs/demo.yaml
 
-TESTS := $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+# A process a core, and in each one thread: threads of several processes on the same cores wait for one another, and spin.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## All but whole runs; under four minutes on two cores
 	$(TESTS) -m "not slow and not browser and not whole" --durations=15
