@@ -169,13 +169,11 @@ def read_inputs(
 
 def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """Change the residual stream before a block reads it; in this thread alone."""
-    me = get_ident()
 
+    @in_this_thread  # outermost: while one thread registers it, another may call it without the keywords
     def hook(
         _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]] | None:
-        if get_ident() != me:
-            return None
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         assert isinstance(hidden, Tensor)
         if args:

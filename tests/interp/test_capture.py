@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interp import quality as quality_module
-from interp.capture import HookedModel, Hooks, capture, output_module
+from interp.capture import HookedModel, Hooks, capture, on_block_input, output_module, removing
 from interp.families import Family, family_of
 from interp.quality import Quality, measure_quality, of_each
 from interp.transcoder import Transcoder
@@ -177,3 +177,12 @@ class TestQuality:
 def output_of(coder: Transcoder, x: Tensor) -> Tensor:
     flat = x.flatten(0, 1)
     return coder.decode(coder.encode(flat), flat).view_as(x)
+
+
+def test_a_hook_that_another_thread_meets_before_it_is_whole_does_nothing_there() -> None:
+    block, x = torch.nn.Identity(), torch.ones(1, 2)
+    with removing([on_block_input(block, lambda hidden: 2 * hidden)]):
+        [hook] = block._forward_pre_hooks.values()
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(hook, block, (x,)).result() is None  # as torch calls one that wants no keywords
+        assert torch.equal(block(x), 2 * x)
