@@ -41,7 +41,9 @@ class DecoyRun:
     def config(self) -> RunConfig:
         """As of the checkpoint itself, with the decoys in the place of its transcoders."""
         config = self.subject.config
-        transcoder = TranscoderConfig(path=self.job.folder(self.subject.store), accept_poor_quality=True)
+        only_layers = self.subject.config.transcoder.only_layers
+        folder = self.job.folder(self.subject.store)
+        transcoder = TranscoderConfig(path=folder, accept_poor_quality=True, only_layers=only_layers)
         model = config.model.model_copy(update={"step": None})
         describe = config.describe.model_copy(update={"features_per_layer": None, "sample": None})
         evaluate = config.evaluate.model_copy(update={"decoys": 0, "sample": None})
