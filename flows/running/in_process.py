@@ -31,7 +31,7 @@ def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: RunConfig, force
 
 def settle(store: Store) -> None:
     """Do what is left of a run that was killed when all its work was done: its end in `runs`, the catalog's copy, its
-    bucket's last files. Where another run holds the store, its next stage does the first two."""
+    bucket's last files. A run that holds the store at this moment did the first when it took it."""
     if any_unended(store.catalog):
         with suppress(StoreInUseError), hold(store, "record what was killed", everything=False):
             mark_killed(store.catalog)
