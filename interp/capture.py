@@ -1,4 +1,4 @@
-"""Run a model and read what its MLPs read and write, or replace what they write."""
+"""Run a model and record what its MLPs read and write, or replace what they write."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +17,11 @@ OutputHook = Literal["mlp_out", "mlp_out_normed"]
 
 
 class Hooks(NamedTuple):
-    """Where a transcoder reads and what it stands for; part of a checkpoint's identity, never guessed.
+    """The model's points that a transcoder reads from and writes to; part of a checkpoint's identity, never guessed.
 
-    `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized` the same after the
-    norm's division but before its weight and bias, `mlp_in` what the MLP module receives. `mlp_out` is
-    what the MLP module returns, `mlp_out_normed` the same after the post-MLP norm of Gemma-2 and -3.
+    `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized` the same after the norm's division but
+    before its weight and bias, `mlp_in` the input of the MLP module. `mlp_out` is the output of the MLP module,
+    `mlp_out_normed` the same after the post-MLP norm of Gemma-2 and -3.
     """
 
     feature_input: InputHook
@@ -29,7 +29,7 @@ class Hooks(NamedTuple):
 
 
 class HookedModel(NamedTuple):
-    """A model, where its parts are, and where its transcoders read and what they stand for."""
+    """A model, its family (where its parts are), and its hooks (where its transcoders read and write)."""
 
     model: nn.Module
     family: Family
@@ -37,14 +37,14 @@ class HookedModel(NamedTuple):
 
 
 class MlpStreams(NamedTuple):
-    """What a transcoder of one layer sees and what it should return, at every token."""
+    """The transcoder input of one layer and the output it should have, at every token."""
 
     x: Float[Tensor, "batch n_pos d_model"]
     y: Float[Tensor, "batch n_pos d_model"]
 
 
 class EndOfPass(Exception):  # noqa: N818
-    """Ends a forward pass once the last wanted layer has been read."""
+    """Raised to end a forward pass once the last wanted layer has been read."""
 
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class KeysAndValues(Protocol):
-    """What a model keeps of the tokens that it has read: transformers' `Cache`."""
+    """The keys and values of the tokens that a model has read: the interface of transformers' `Cache`."""
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each sequence of the batch."""
@@ -69,13 +69,13 @@ def removing(handles: list[RemovableHandle]) -> Iterator[None]:
 
 
 def in_this_thread(hook: Callable[..., T]) -> Callable[..., T | None]:
-    """A hook that acts only in the thread that made it: tasks in threads share one model."""
+    """Make a hook that acts only in the thread that made it, since tasks in threads share one model."""
     me = get_ident()
     return lambda *args: hook(*args) if get_ident() == me else None
 
 
 def output_module(family: Family, block: nn.Module, hooks: Hooks) -> nn.Module:
-    """The module whose output a transcoder with these hooks stands for."""
+    """The module whose output a transcoder with these hooks replaces."""
     if hooks.feature_output == "mlp_out":
         return family.module(block, family.mlp)
     if family.mlp_output_norm is None:
@@ -104,8 +104,8 @@ def read_streams(
     layers: Sequence[int],
     receive: Callable[[int, int, Float[Tensor, "batch n_pos d_model"]], None],
 ) -> None:
-    """Hand `receive` the transcoder input (0) and target (1) of each of `layers`, in order, in float32; the pass ends
-    after the last of them."""
+    """Call `receive` with the transcoder input (0) and target (1) of each of `layers`, in order, in float32. The pass
+    ends after the last of them."""
     model, family, hooks = hooked
     blocks = family.block_modules(model)
     last = max(layers)
@@ -130,7 +130,7 @@ def read_streams(
 def capture(
     hooked: HookedModel, tokens: Integer[Tensor, "batch n_pos"], layers: Sequence[int]
 ) -> dict[int, MlpStreams]:
-    """Read the transcoder input and target of `layers`; the pass ends after the last of them.
+    """Record the transcoder input and target of `layers`. The pass ends after the last of them.
 
     Memory: the streams of the layers asked for, in float32.
     """
@@ -147,9 +147,10 @@ def read_inputs(
     receive: Callable[[int, Float[Tensor, "batch n_pos d_model"]], None],
     past: KeysAndValues | None = None,
 ) -> None:
-    """Hand `receive` each of `layers` with its transcoder input, in order; the pass ends there, before the last MLP.
+    """Call `receive` with each of `layers` and its transcoder input, in order. The pass ends there, before the last
+    MLP.
 
-    `past` is what the model keeps of the tokens before these (its `past_key_values`), and grows by them.
+    `past` has the keys and values of earlier tokens (`past_key_values`); those of these tokens are appended to it.
     """
     model, family, hooks = hooked
     blocks = family.block_modules(model)
@@ -168,7 +169,7 @@ def read_inputs(
 
 
 def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Change the residual stream before a block reads it; in this thread alone."""
+    """Change the residual stream before a block reads it, in this thread only."""
 
     @in_this_thread  # outermost: while one thread registers it, another may call it without the keywords
     def hook(
@@ -187,7 +188,7 @@ def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Remo
 def last_hidden(
     model: nn.Module, family: Family, tokens: Integer[Tensor, "batch n_pos"]
 ) -> Float[Tensor, "rows n_pos d_model"]:
-    """What the unembedding reads, final norm included; the pass ends there."""
+    """The input of the unembedding, final norm included. The pass ends there."""
     found: list[Tensor] = []
 
     def stop(_module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 _BYTES = re.compile(r"(?:<0x[0-9A-F]{2}>)+")
 
 MOST_TOKENS = 8
-"""Tokens that are joined, at most: four for one character, more where a token ends one and begins the next."""
+"""Largest number of tokens that are joined: four for one character, more where a token ends one and begins the next."""
 
 
 def is_bytes(text: str) -> bool:
-    """Whether a token's text stands for bytes that are no character by themselves: `<0xE2>`."""
+    """Whether a token's text is bytes that are no character by themselves, such as `<0xE2>`."""
     return _BYTES.fullmatch(text) is not None
 
 
 def joined_characters(texts: Sequence[str]) -> list[str]:
-    """The texts of consecutive tokens, each split character whole on the first of its tokens and '' on the others.
+    """The texts of consecutive tokens, with each split character whole on the first of its tokens and '' on the others.
 
-    There are as many as before, and they follow one another as the text that was tokenised. Bytes that make no
-    character even together, such as those at the edge of a row that begins within one, stay `<0xE2>`.
+    Their number does not change, and concatenated they are the text that was tokenised. Bytes that are no character
+    even together, such as those at the edge of a row that begins within one, stay `<0xE2>`.
     """
     joined = list(texts)
     at = 0

@@ -1,7 +1,6 @@
-"""Fake features: directions that stand for nothing, as a judge of descriptions meets them among real ones.
+"""Fake features: directions without a meaning, judged among real features to measure false positives.
 
-A judge that passes descriptions of what means nothing passes what it should not: its false positives. After the fake
-neurons of ModelMapper.
+A judge that accepts descriptions of fake features accepts too much. After the fake neurons of ModelMapper.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -24,9 +23,9 @@ class Decoys(NamedTuple):
     W_dec: Float[Tensor, "n d_model"]
     kind: list[Kind]
     source: Int64[Tensor, " n"]
-    """The real feature whose encoder row, norms and density each has."""
+    """The real feature whose encoder row, norms and density each fake feature has."""
     decoder: Int64[Tensor, " n"]
-    """The real feature whose decoder row it has; its source but for `recombined`."""
+    """The real feature whose decoder row it has; the same as `source` except for `recombined`."""
 
 
 def make_decoys(
@@ -36,10 +35,10 @@ def make_decoys(
     n: int,
     seed: int,
 ) -> Decoys:
-    """Fake features in the likeness of some of `among`, the three kinds in turn.
+    """Fake features modelled on some of `among`, with the three kinds in turn.
 
     Raises:
-        ValueError: there is no feature to make them from, or no other in its layer.
+        ValueError: there is no feature to model them on, or no other in its layer.
     """
     if not len(among) or len(W_dec) < 2:
         raise ValueError(f"decoys: expected two features or more in a layer, found {len(W_dec)}")
@@ -64,8 +63,8 @@ def make_decoys(
 
 
 def biases_for(pre: Float[Tensor, "tokens n"], density: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Biases with which each fake feature is active at a given share of tokens, at one at least; `pre` is what its
-    encoder row makes of them."""
+    """Biases with which each fake feature is active at a given share of tokens, at least at one. `pre` are the products
+    of its encoder row with the inputs."""
     n_active = (density * len(pre)).round().long().clamp(1, len(pre) - 1)
     ordered = pre.sort(0, descending=True).values
     columns = torch.arange(pre.shape[1])

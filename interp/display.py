@@ -1,4 +1,4 @@
-"""Text from a vocabulary or a corpus, safe to look at."""
+"""Text from a vocabulary or a corpus, made safe to display."""
 
 import json
 import re
@@ -7,16 +7,16 @@ import unicodedata
 NAMES = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 UNSEEN = {"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"}
-"""Unicode's categories of characters that show nothing of their own but may steer a terminal or turn text around."""
+"""Unicode categories of characters that are invisible but may control a terminal or reverse the direction of text."""
 
 
 def escaped(text: str) -> str:
-    """A text with control and format characters as `\\n`, `\\u202e`: safe to send to a terminal."""
+    """A text with control and format characters escaped, such as `\\n` and `\\u202e`: safe to send to a terminal."""
     return "".join(_shown(character) for character in text)
 
 
 def escaped_json(text: str) -> str:
-    """A JSON text with such characters, line ends aside, as JSON escapes them: it means the same."""
+    """A JSON text with such characters, except line ends, escaped as in JSON strings: its meaning does not change."""
     return "".join(
         json.dumps(character)[1:-1] if unicodedata.category(character) in UNSEEN and character != "\n" else character
         for character in text
@@ -46,5 +46,5 @@ _BLANKS = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "␣": " "}
 
 
 def unescaped(shown: str) -> str:
-    """What `visible` names, written out again."""
+    """The text whose `visible` form is given."""
     return _NAMED.sub(lambda found: _BLANKS.get(found[0]) or chr(int(found[1] or found[2], 16)), shown)

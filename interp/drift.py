@@ -1,8 +1,8 @@
-"""What became of a layer's features between two checkpoints: which feature of one is which of the other.
+"""Match a layer's features between two checkpoints: which feature of one corresponds to which of the other.
 
-Two features are alike as the mean of their encoders' and their decoders' cosine says. They are matched one to one:
-those that are each other's best first, then what is left likewise, until no two are alike enough. That is the matching
-in which no two features would both rather have each other.
+The similarity of two features is the mean of their encoders' cosine and their decoders' cosine. They are matched one to
+one: first those that are each other's best, then the rest in the same way, until no two are similar enough. The result
+is a stable matching: no two features would both prefer each other to their matches.
 """
 
 from collections.abc import Iterator
@@ -21,22 +21,22 @@ from interp.sparse import FeatureTokens
 Fate = Literal["kept", "moved", "born", "died"]
 
 ROWS_PER_BLOCK = 256
-"""Features of one checkpoint compared at once with all of the other: 134 MB for 131 thousand."""
+"""Features of one checkpoint compared at a time with all of the other: 134 MB for 131 thousand."""
 
 
 @dataclass(frozen=True)
 class DriftSettings:
-    """From when on two features are the same."""
+    """When two features count as the same."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     match_cosine: Annotated[float, Gt(0), Le(1)] = 0.7
-    """Mean of the encoders' and the decoders' cosine from which two features are one feature."""
+    """Two features are matched if the mean of the encoders' and the decoders' cosine is at least this."""
     kept_cosine: Annotated[float, Gt(0), Le(1)] = 0.95
-    """Both cosines from which a feature was kept as it was; below, it moved."""
+    """A matched feature was kept as it was if both cosines are at least this; otherwise it moved."""
     n_positions: Annotated[int, Ge(0)] = 65_536
-    """Positions of the corpus, at least, on which the activations of matched features are compared; 0: none, weights
-    alone tell."""
+    """Fewest positions of the corpus on which the activations of matched features are compared; 0: they are matched by
+    weights only."""
 
     def __post_init__(self) -> None:
         if self.kept_cosine < self.match_cosine:
@@ -44,7 +44,7 @@ class DriftSettings:
 
 
 class Matches(NamedTuple):
-    """Pairs of features, by the first of each."""
+    """Pairs of features, ordered by the first of each."""
 
     a: Int64[np.ndarray, " n"]
     b: Int64[np.ndarray, " n"]
@@ -52,19 +52,19 @@ class Matches(NamedTuple):
     cosine_dec: Float64[np.ndarray, " n"]
 
     def fates(self, settings: DriftSettings) -> list[Fate]:
-        """Whether each was kept or moved."""
+        """For each pair, whether the feature was kept or moved."""
         kept = np.minimum(self.cosine_enc, self.cosine_dec) >= settings.kept_cosine
         return ["kept" if is_kept else "moved" for is_kept in kept]
 
 
 class Directions(NamedTuple):
-    """A layer's encoders and decoders, a row a feature."""
+    """A layer's encoders and decoders, a row for each feature."""
 
     W_enc: Float[Tensor, "d_transcoder d_model"]
     W_dec: Float[Tensor, "d_transcoder d_model"]
 
     def likeness_rows(self) -> Float[Tensor, "d_transcoder two_d_model"]:
-        """Rows whose products are the mean of two cosines. One of zeros is like nothing."""
+        """Rows whose products are the mean of two cosines. A row of zeros is similar to nothing."""
         unit = [torch.nn.functional.normalize(weights.float(), dim=1) for weights in self]
         return torch.cat(unit, 1) / 2**0.5
 
@@ -72,7 +72,7 @@ class Directions(NamedTuple):
 def match(a: Directions, b: Directions, settings: DriftSettings) -> Matches:
     """Match the features of a layer in two checkpoints.
 
-    Memory: the layer's weights of both in float32, and `ROWS_PER_BLOCK` rows of likenesses.
+    Memory: the layer's weights of both in float32, and `ROWS_PER_BLOCK` rows of similarities.
     """
     rows_a, rows_b = a.likeness_rows(), b.likeness_rows()
     left_a, left_b = torch.arange(len(rows_a)), torch.arange(len(rows_b))
@@ -99,7 +99,7 @@ def match(a: Directions, b: Directions, settings: DriftSettings) -> Matches:
 def _mutual_best(
     rows_a: Float[Tensor, "n_a width"], rows_b: Float[Tensor, "n_b width"], threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of rows that are each other's best and alike enough; of equals the earlier is better."""
+    """Pairs of rows that are each other's best and similar enough; among equals, the earlier is better."""
     best_of_a, likeness = [], []
     best, best_of_b = torch.full((len(rows_b),), -2.0), torch.zeros(len(rows_b), dtype=torch.long)
     for start, block in _blocks(rows_a):
@@ -134,9 +134,9 @@ def _cosines(a: Tensor, b: Tensor, index_a: Tensor, index_b: Tensor) -> Float64[
 
 
 def correlation(a: FeatureTokens, b: FeatureTokens, matches: Matches, n_positions: int) -> Float64[np.ndarray, " n"]:
-    """Pearson correlation of matched features' activations over `n_positions` positions; NaN where one never varies.
+    """Pearson correlation of matched features' activations over `n_positions` positions; NaN where one is constant.
 
-    Memory: the active entries of both layers, twice.
+    Memory: twice the active entries of both layers.
     """
     width = 1 + max(int(side.token.max(initial=0)) for side in (a, b))
     x, y = (

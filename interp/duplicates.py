@@ -1,8 +1,8 @@
-"""Near-duplicates: which texts stand, in whole or in great part, in other text too.
+"""Near-duplicates: texts that occur, in whole or in large part, in other text.
 
-A text's sketch is the least hashes of its runs of `RUN` tokens (MinHash in its bottom-k form, Broder 1997), and the
-share of them that the other text has estimates how much of the text stands there. Memory does not grow with the other
-text.
+The sketch of a text is the smallest hashes of its runs of `RUN` tokens (MinHash in its bottom-k form, Broder 1997). The
+share of them that occurs in the other text estimates how much of the text occurs there. Memory does not grow with the
+length of the other text.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,22 +11,22 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt64
 
 RUN = 13
-"""Tokens of a run: texts that have so many in common, one after the other, did not come by them independently."""
+"""Tokens in a run. Two texts with a run of this length in common are not independent of each other."""
 
 SKETCH = 32
-"""Most hashes that a sketch has."""
+"""Largest number of hashes in a sketch."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 def run_hashes(tokens: Integer[np.ndarray, "*rows n"]) -> UInt64[np.ndarray, "*rows runs"]:
-    """A hash of every run of `RUN` tokens, along the last axis; none where there are fewer tokens."""
+    """A hash of every run of `RUN` tokens along the last axis; none where there are fewer tokens."""
     n_runs = max(0, tokens.shape[-1] - RUN + 1)
     unsigned = tokens.astype(np.uint64)
     found = np.zeros((*tokens.shape[:-1], n_runs), np.uint64)
     for at in range(RUN):
         found = found * np.uint64(_MULTIPLIER) + unsigned[..., at : at + n_runs]
-    found ^= found >> np.uint64(31)  # splitmix64's last steps: the least hashes are then a draw at random
+    found ^= found >> np.uint64(31)  # splitmix64's last steps, so that the smallest hashes are a random sample
     found *= np.uint64(0xBF58476D1CE4E5B9)
     found ^= found >> np.uint64(27)
     return found
@@ -35,8 +35,8 @@ def run_hashes(tokens: Integer[np.ndarray, "*rows n"]) -> UInt64[np.ndarray, "*r
 def shares_found(
     texts: Sequence[Sequence[int]], rows: Iterable[Integer[np.ndarray, "rows n_pos"]]
 ) -> Float[np.ndarray, " texts"]:
-    """Of each text, the share of its sketch that stands in some rows of tokens, none across rows; 0 of a text that is
-    shorter than a run. Memory: the sketches, and the hashes of a block of rows."""
+    """For each text, the share of its sketch that occurs within the rows of `tokens`; 0 for a text shorter than a run.
+    Memory: the sketches, and the hashes of a block of rows."""
     sketches = [np.unique(run_hashes(np.array(text, np.int64)))[:SKETCH] for text in texts]
     wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *sketches]))
     is_found = np.zeros(len(wanted), bool)

@@ -1,16 +1,16 @@
-"""A token in as much of its text as fits: the sentence where it is short, else what is nearest."""
+"""A token with as much of its text as fits: its sentence if that is short, else the nearest text."""
 
 import re
 from typing import NamedTuple
 
-# A full stop and its like, closing marks, then a blank; or a paragraph's end.
+# A full stop or similar sign, closing marks, then a blank; or the end of a paragraph.
 _END = re.compile("[.!?\u2026][\"'\u201d\u2019)\\]]*\\s|[\u3002\uff01\uff1f][\u201d\u300d\u300f\uff09]*|\\s*\\n\\s*\\n")
 
 CUT = "…"
 
 
 class Excerpt(NamedTuple):
-    """Texts that follow one another."""
+    """A token's text with the text before and after it."""
 
     before: str
     token: str
@@ -18,20 +18,21 @@ class Excerpt(NamedTuple):
 
 
 def sentence(excerpt: Excerpt) -> Excerpt:
-    """The excerpt cut to the token's sentence, as far as its beginning and end are in the text."""
+    """The excerpt cut to the token's sentence, as far as the text contains its beginning and end."""
     before, token, after = excerpt
     ends = [found.end() for found in _END.finditer(before)]
     start = ends[-1] if ends else 0
-    # The token may be the end, or the first of its characters: " world." or ".".
+    # The token may be the end of a sentence, or the first of its characters may be: " world." or ".".
     rest = token + after
     end = next((found.end() for found in _END.finditer(rest) if found.end() >= len(token)), len(rest))
     return Excerpt(before[start:].lstrip(), token, rest[len(token) : end].rstrip())
 
 
 def fitted(excerpt: Excerpt, width: int) -> Excerpt:
-    """The token's sentence if it has at most so many characters, else as much around the token, cut ends as `…`.
+    """The token's sentence if it fits into this number of characters, else as much text around the token, with cut ends
+    marked by `…`.
 
-    A third of the room is for what comes after; what one side does not need the other has.
+    A third of the room is for the text after the token; room that one side does not need goes to the other.
     """
     before, token, after = sentence(excerpt)
     if len(before) + len(token) + len(after) <= width:

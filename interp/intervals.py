@@ -1,5 +1,5 @@
-"""95% intervals of the figures that are published. docs/methods.md says why these; `benchmarks/coverage.py` simulates
-how often they hold."""
+"""95% intervals of published figures. docs/methods.md gives the reasons for each choice; `benchmarks/coverage.py`
+measures their coverage by simulation."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,26 +11,26 @@ Z95 = 1.959964
 Interval = tuple[float, float]
 
 LEAST_VARIANCE = 0.1
-"""Of an order of values, as a share of what a formula says that knows their number alone: a perfect order of few is not
-certain."""
+"""Smallest variance of an order of values, as a share of the variance by a formula that uses only their number: a
+perfect order of few values is not certain."""
 
 
 EXTREMES = 0.2
-"""How much a drop to nothing and one of nothing at all count beside those that were measured."""
+"""Weight of two added drops, one to nothing and one of nothing at all, beside each measured drop."""
 
 
 def t_quantile(degrees: Float[np.ndarray, "*n"] | float) -> Float[np.ndarray, "*n"]:
-    """Half-width of a 95% interval in standard errors where the error is estimated with so many degrees of freedom."""
+    """Half-width of a 95% interval in standard errors, where the error is estimated with these degrees of freedom."""
     return np.asarray(stdtrit(degrees, 0.975))
 
 
 def drop_interval(drops: Float[np.ndarray, " n"]) -> Interval | None:
-    """Interval of the mean of a few drops, each the share of something that went away: at most 1, and seldom far below
-    0. None for a single drop.
+    """Interval of the mean of a few drops. A drop is the share of something that is lost: at most 1, and seldom far
+    below 0. None for a single drop.
 
-    By Student's t of the drops and of a fifth of one that went whole and a fifth of one that stayed. Without these,
-    drops that are alike (all of 3 went whole) would be certain of the rest; with more, the interval is wider than it
-    says where drops have one peak. None goes beyond 1.
+    Student's t interval of the drops, with a total loss and no loss added, each with weight a fifth. Without these,
+    equal drops (say three total losses) would give an interval of length 0. With larger weights, the coverage would
+    exceed 95% where drops have one peak. The interval ends at 1.
     """
     n = len(drops)
     if n < 2:
@@ -53,8 +53,8 @@ def wilson(share: float, n: int) -> Interval:
 def auroc_interval(area: float, m: int, n: int) -> Interval:
     """Interval of an AUROC of `m` positives and `n` negatives.
 
-    By inverting the score test with Hanley and McNeil's variance (Newcombe 2006, method 5), which stays honest where
-    the area is 0 or 1.
+    It inverts the score test with Hanley and McNeil's variance (Newcombe 2006, method 5), which has good coverage even
+    where the area is 0 or 1.
     """
     low, high = area, area
     for side, bound in ((-1.0, 0.0), (1.0, 1.0)):
@@ -78,9 +78,9 @@ def clustered_auroc_interval(
 ) -> Interval:
     """Interval of an AUROC whose values come in clusters (at least two), on the logit scale.
 
-    Every value has a placement, the share of the other side that it is on the right side of; what those of a cluster
-    add up to varies from cluster to cluster (DeLong's variance, clustered). `LEAST_VARIANCE` of Hanley and McNeil's is
-    added, so that a perfect order of few is not certain.
+    The placement of a value is the share of the other side that it is on the right side of. The variance is that of the
+    sums of placements in clusters (DeLong's variance, clustered). `LEAST_VARIANCE` of Hanley and McNeil's is added, so
+    that a perfect order of few values is not certain.
     """
     m, n = int(labels.sum()), int((~labels).sum())
     placement = np.empty(len(scores))
@@ -100,9 +100,9 @@ def clustered_auroc_interval(
 def precision_interval(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> Interval:
     """Interval of an average precision, on the logit scale, with the variance of its influence function.
 
-    What a positive or a negative more would change is the influence of each; their squares add up to the variance,
-    which knows how the scores are ordered where Boyd's (2013), `1 / (m θ (1 − θ))` on this scale, knows their number
-    alone. `LEAST_VARIANCE` of that is added.
+    The influence of a positive or a negative is the change from one more of it; the sum of squared influences gives the
+    variance. It uses the order of the scores, while Boyd's variance (2013), `1 / (m θ (1 − θ))` on this scale, uses
+    only their number. `LEAST_VARIANCE` of Boyd's is added.
     """
     _, group = np.unique(-scores, return_inverse=True)
     hits, misses = (np.bincount(group, side).astype(float) for side in (labels, ~labels))
@@ -112,7 +112,7 @@ def precision_interval(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray,
     value = float((hits * precision).sum() / m)
     of_positive, of_negative = (np.cumsum((hits / m * part / taken**2)[::-1])[::-1] for part in (false, true))
     influence = np.where(labels, (precision[group] - value) / m + of_positive[group], -of_negative[group])
-    inner = float(np.clip(value, 0.5 / (m + 1), 1 - 0.5 / (m + 1)))  # the interval of 0 or 1 would be a point
+    inner = float(np.clip(value, 0.5 / (m + 1), 1 - 0.5 / (m + 1)))  # the interval of 0 or 1 would have length 0
     variance = (influence**2).sum() * n / max(1, n - 1) / (inner * (1 - inner)) ** 2
     reach = Z95 * np.sqrt(variance + LEAST_VARIANCE / (m * inner * (1 - inner)))
     return float(expit(logit(inner) - reach)), float(expit(logit(inner) + reach))
@@ -122,9 +122,9 @@ def ratio_interval(both: int, treated: int, untreated: int, neither: int, inflat
     """Interval of the ratio of two shares observed in pairs: the share with an outcome under treatment, over that
     without.
 
-    The counts are pairs with the outcome in both, with the treatment alone, without it alone, in neither. By inverting
-    the score test with the variance under the hypothesis (Nam and Blackwelder 2002), which stays honest where a count
-    is 0. `inflation` multiplies the variance. The share without treatment must not be 0.
+    The counts are pairs with the outcome in both, with the treatment only, without it only, in neither. It inverts the
+    score test with the variance under the hypothesis (Nam and Blackwelder 2002), which has good coverage even where a
+    count is 0. `inflation` multiplies the variance. The share without treatment must not be 0.
     """
 
     def statistic(ratio: float) -> float:
@@ -133,7 +133,7 @@ def ratio_interval(both: int, treated: int, untreated: int, neither: int, inflat
         a = (1 + ratio) * some
         b = some * ((ratio**2 - 1) * (both + untreated) - treated - untreated) / n
         c = untreated * (1 - ratio) * some**2 / n
-        without = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)  # share of untreated alone under the hypothesis
+        without = (-b + np.sqrt(max(b * b - 4 * a * c, 0.0))) / (2 * a)  # share of pairs, under the hypothesis
         alone = ((ratio - 1) * some + without) / ratio
         variance = inflation * ratio * max(alone + without, 0.0) / n
         difference = ((both + treated) - ratio * (both + untreated)) / n
@@ -155,11 +155,11 @@ def ratio_interval(both: int, treated: int, untreated: int, neither: int, inflat
 
 
 def choice_inflation(n_choices: int) -> float:
-    """By how much more the mean of two halves varies where each half is measured at the best of `n_choices` in the
-    other: `1 + μ² / (2 (k − 1))`, μ being the expected greatest of k standard normal values.
+    """Factor by which the variance of the mean of two halves grows where each half is measured at the best of
+    `n_choices` in the other: `1 + μ² / (2 (k − 1))`, μ being the expected greatest of k standard normal values.
 
-    Both halves see the same winner more often than not by chance, so what one tells is no news beside the other. Exact
-    where the choices and what they are compared with vary alike and none is better; where one is, too much.
+    Both halves often choose the same winner by chance, so that their results are correlated. The factor is exact if all
+    choices and the comparison have equal variance and no choice is better; if one is better, it is too large.
     """
     if n_choices < 2:
         return 1.0
@@ -169,7 +169,7 @@ def choice_inflation(n_choices: int) -> float:
 
 
 def counted_pairs(treated: Bool[np.ndarray, " n"], untreated: Bool[np.ndarray, " n"]) -> tuple[int, int, int, int]:
-    """How many pairs had each outcome, as `ratio_interval` takes them."""
+    """How many pairs had each outcome, in the form that `ratio_interval` takes."""
     both, alone = treated & untreated, treated & ~untreated
     without, neither = ~treated & untreated, ~treated & ~untreated
     return int(both.sum()), int(alone.sum()), int(without.sum()), int(neither.sum())

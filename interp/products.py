@@ -9,29 +9,30 @@ import torch
 from llvmlite.binding import get_host_cpu_name
 
 EXACT = 2e-6
-"""Relative error beyond which products were not made of float32 factors: those of bfloat16 are off by 3e-3."""
+"""Relative error above which products were not made of float32 factors: those of bfloat16 have 3e-3."""
 
 LEAST_WIDTH = 256
-"""Of a model for which the other library is chosen: below, its preparations take longer than the products. Attributing
-the demo (64 dimensions) takes 1.8 times as long with it; SmolLM2-135M (576) three fifths (`benchmarks.attributing`)."""
+"""Width of a model from which the other library is used: below, its preparations take longer than the products.
+Attributing the demo (64 dimensions) takes 1.8 times as long with it; SmolLM2-135M (576) takes three fifths
+(`benchmarks.attributing`)."""
 
 _lock = Lock()
 _within: list[str] = []
-"""For each block that is running, what PyTorch was set to before the first of them."""
+"""For each open block, PyTorch's setting before the first of them."""
 
 
 @contextmanager
 def fast_products(d_model: int) -> Iterator[None]:
-    """Within, oneDNN does this process's float32 products where it is faster than MKL and as exact, for a model of this
-    width.
+    """A context in which oneDNN computes this process's float32 products, where it is faster than MKL and as exact, for
+    a model of this width.
 
-    On AMD's processors MKL uses half the width of the vectors: 110 in place of 240 GFLOP/s a core of an EPYC with
-    AVX-512. PyTorch hands float32 products to oneDNN only where that may round factors to bfloat16, which it does on
-    processors with matrix units for it (AMX) and on no others. So it is allowed to on AMD's, after products have been
-    compared with float64; elsewhere nothing changes.
+    On AMD's processors MKL uses half the width of the vectors: 110 instead of 240 GFLOP/s on a core of an EPYC with
+    AVX-512. PyTorch uses oneDNN for float32 products only if it may round factors to bfloat16, which oneDNN does on
+    processors with matrix units for it (AMX) and on no others. So this is allowed on AMD's processors, after a product
+    has been compared with float64; elsewhere nothing changes.
 
-    Not for products of a single row with a large matrix, as where a model writes one token after the other: oneDNN puts
-    the matrix in another order first, each time.
+    Not for products of a single row with a large matrix, as in generating text token by token: oneDNN rearranges the
+    matrix first, each time.
     """
     if d_model < LEAST_WIDTH or not _can_be_chosen():
         yield

@@ -1,9 +1,9 @@
-"""Project many vectors on many others and keep outliers by z-score, without ever holding all the scores.
+"""Project many vectors on many others and keep outliers by z-score, without keeping all the scores.
 
-The scores of a block of rows against a tile of columns are one matrix product. While they are still in
-the cache they are folded into running statistics and into a pool of the largest scores of each tail, so
-memory is that of the pools. A pool entry is one integer that orders by score and then by the smaller
-column index, which makes the result independent of how rows and columns were tiled.
+The scores of a block of rows against a tile of columns are one matrix product. While they are still in the cache they
+are added to running statistics and to a pool of the largest scores of each tail, so memory is that of the pools. A pool
+entry is one integer that orders by score and then by the smaller column index, which makes the result independent of
+how rows and columns were tiled.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,10 +23,10 @@ Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
 ROW_BLOCK = 512
 GPU_COLUMNS = 32_768
 SCREEN_MARGIN = 32
-"""Least number of entries by which a screened pool is larger than the pool wanted."""
+"""Smallest number of entries by which a screened pool is larger than the pool wanted."""
 
 POOL_ROOM = 3
-"""Room for so many pools of candidates before the best pool is picked out of them."""
+"""Room for this many pools of candidates before the best pool is selected from them."""
 
 
 class Arithmetic(NamedTuple):
@@ -35,15 +35,15 @@ class Arithmetic(NamedTuple):
     device: str
     """A torch device, `cpu` or `cuda`."""
     screen: bool
-    """Find candidates in bfloat16 first; see `project`, and `Screen` of encoders."""
+    """Whether candidates are found in bfloat16 first; see `project`, and `Screen` of encoders."""
 
 
 FLOAT32 = Arithmetic("cpu", screen=False)
-"""On the CPU, as it is."""
+"""Float32 on the CPU, without a screen."""
 
 
 class Outliers(NamedTuple):
-    """Scores of one tail that stand out, ordered by row, then strongest first, then column index."""
+    """Scores of one tail that are outliers, ordered by row, then strongest first, then column index."""
 
     row: Int64[np.ndarray, " n"]
     column: Int64[np.ndarray, " n"]
@@ -55,20 +55,20 @@ NO_OUTLIERS = Outliers(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0,
 
 
 class Projection(NamedTuple):
-    """What is kept of the scores of some rows against all columns."""
+    """The results for some rows: their scores against all columns, reduced."""
 
     positive: Outliers
     negative: Outliers
     absolute_sum: Float64[np.ndarray, " rows"]
-    """Σ|score| over all columns: what a relative contribution is relative to."""
+    """Σ|score| over all columns, the denominator of relative contributions."""
 
 
 class OutlierRule(NamedTuple):
     """Which scores of a row are outliers.
 
-    A z-score is taken against the mean and sample standard deviation of the tail's `pool` strongest scores
-    (`paper`) or of all scores (`full`); in either mode only the pool is searched, so at most `pool` outliers
-    a row and tail are found. Rows whose scores do not vary have none.
+    A z-score is computed with the mean and sample standard deviation of the tail's `pool` strongest scores (`paper`) or
+    of all scores (`full`). In either mode only the pool is searched, so there are at most `pool` outliers for each row
+    and tail. Rows of equal scores have none.
     """
 
     mode: ZScoreMode
@@ -76,7 +76,7 @@ class OutlierRule(NamedTuple):
     threshold: float
     """Least |z-score| of an outlier."""
     negative: bool = True
-    """Whether the lower tail is searched as well; otherwise it is left empty."""
+    """Whether the lower tail is searched as well; otherwise it is empty."""
 
 
 def project(
@@ -90,17 +90,17 @@ def project(
 ) -> Projection:
     """Score every row against every column and keep the outliers of both tails.
 
-    `screen` finds the pools by products in bfloat16 and scores them again in float32: the same outliers, several
-    times as fast on processors with bfloat16 arithmetic. It acts on the CPU and in `paper` mode; the means and
+    `screen` finds the pools by products in bfloat16 and scores them again in float32: the same outliers, several times
+    as fast on processors with bfloat16 arithmetic. It works on the CPU and in `paper` mode only; the means and
     deviations of `full` mode need every score in float32. `tensors` selects by tensor operations instead of compiled
-    loops, as is done wherever `rows` lies on another device.
+    loops, which is always so if `rows` is on another device.
 
-    Memory: two pools of `(POOL_ROOM + 1) · pool` entries of 8 bytes a row, 2 kB a row for the bins by which they are
-    kept, one tile of columns, one block of scores; on a GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28
+    Memory: two pools of `(POOL_ROOM + 1) · pool` entries of 8 bytes for each row, 2 kB for each row for the bins of the
+    pools, one tile of columns, one block of scores; on a GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28
     bytes for each of their scores.
 
     Raises:
-        OverflowError: holds the first row whose scores, or their squares, are beyond float32.
+        OverflowError: with the index of the first row whose scores, or their squares, exceed float32.
     """
     tensors = tensors or rows.device.type != "cpu"
     screen = screen and rule.mode == "paper" and not tensors
@@ -114,7 +114,7 @@ def project(
     for start, tile in _blocked(tiles, GPU_COLUMNS) if tensors else tiles():
         columns = tile.to(rows.device, left.dtype).T
         if room.numel() < block * columns.shape[1]:
-            room = left.new_empty(block * columns.shape[1])  # used again for every block: no holes between held tiles
+            room = left.new_empty(block * columns.shape[1])  # reused for every block, so that memory is not fragmented
         for at in range(0, len(rows), block):
             part = left[at : at + block]
             scores = torch.mm(part, columns, out=room[: len(part) * columns.shape[1]].view(len(part), -1))
@@ -142,10 +142,10 @@ def _scored_again(
     kept: list[Int64[np.ndarray, "rows screened"]],
     pool: int,
 ) -> tuple[list[Int64[np.ndarray, "rows pool"]], Bool[np.ndarray, " rows"]]:
-    """Bring screened pools to float32 and to `pool` entries, and say for which rows the pool may lack a column.
+    """Score screened pools again in float32 and reduce them to `pool` entries; also tell which rows may miss a column.
 
-    A column outside the screened pool scored at most the pool's least in bfloat16. The pool is complete if its
-    float32 edge lies above that by more than twice the greatest change that any of its own scores saw.
+    A column outside the screened pool has at most the pool's least score in bfloat16. The pool is complete if its
+    float32 limit is above that by more than twice the greatest change of any of its own scores.
     """
     columns = [columns_of(keys) for keys in kept]
     edges = [least_score(keys) for keys in kept]
@@ -179,7 +179,7 @@ def _outliers(
 
 
 def _replaced(found: Projection, rows: Int64[np.ndarray, " m"], exact: Projection) -> Projection:
-    """`found` with the outliers of some rows taken from `exact`, whose rows are those."""
+    """`found` with the outliers of some rows replaced by those in `exact`."""
     tails = []
     for old, new in zip(found[:2], exact[:2], strict=True):
         stays = ~np.isin(old.row, rows)
@@ -192,7 +192,7 @@ def _replaced(found: Projection, rows: Int64[np.ndarray, " m"], exact: Projectio
 
 
 class _CompiledPools:
-    """Running sums and the strongest scores of each tail of every row, kept by compiled loops on the CPU."""
+    """Running sums and the strongest scores of each tail of every row, updated by compiled loops on the CPU."""
 
     def __init__(self, n_rows: int, n_tails: int, pool: int) -> None:
         self.pool = pool
@@ -204,7 +204,7 @@ class _CompiledPools:
         self.grid = np.zeros((n_rows, 2))
 
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
-        """Take in the scores of the rows from `at` on against the columns from `start` on."""
+        """Add the scores of the rows from `at` on against the columns from `start` on."""
         rows = slice(at, at + len(scores))
         keys, counts, floors, bins = (array[:, rows] for array in (self.keys, self.counts, self.floors, self.bins))
         block, sums = scores.numpy(), self.sums[rows]
@@ -216,7 +216,7 @@ class _CompiledPools:
 
 
 class _TensorPools:
-    """Running sums and strongest scores kept by tensor operations, for a GPU."""
+    """Running sums and strongest scores, updated by tensor operations on a GPU."""
 
     def __init__(self, n_rows: int, n_tails: int, pool: int) -> None:
         self.pool, self.n_tails = pool, n_tails
@@ -224,7 +224,7 @@ class _TensorPools:
         self.blocks: dict[int, list[Tensor]] = {}
 
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
-        """Take in the scores of the rows from `at` on against the columns from `start` on."""
+        """Add the scores of the rows from `at` on against the columns from `start` on."""
         sums = [scores.sum(1, dtype=torch.float64), scores.double().square().sum(1), scores.abs().double().sum(1)]
         self.sums[at : at + len(scores)] += torch.stack(sums, 1).cpu().numpy()
         earlier = self.blocks.get(at)
@@ -243,17 +243,17 @@ class _TensorPools:
 def _spread(
     keys: Int64[np.ndarray, "rows pool"], sums: Float64[np.ndarray, "rows 3"], n: int, tail: int, mode: ZScoreMode
 ) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " rows"]]:
-    """Mean and sample standard deviation that z-scores of a tail refer to, for scores signed towards it."""
+    """Mean and sample standard deviation for the z-scores of a tail, for scores signed towards it."""
     if mode == "paper":
         return moments(keys)
     mean = (1 if tail == 0 else -1) * sums[:, 0] / n
     deviation = np.sqrt(np.maximum(sums[:, 1] - n * mean**2, 0) / max(n - 1, 1))
-    deviation[deviation < 1e-6 * np.abs(mean)] = 0  # what is left of rounding when all are equal
+    deviation[deviation < 1e-6 * np.abs(mean)] = 0  # the rounding error that is left when all are equal
     return mean, deviation
 
 
 def _blocked(tiles: Tiles, width: int) -> Iterator[tuple[int, Float[Tensor, "wide d_model"]]]:
-    """Neighbouring tiles joined to `width` columns or a little less: a GPU wants larger products."""
+    """Neighbouring tiles joined to at most `width` columns, since a GPU needs larger products."""
     start, held = 0, []
     for at, tile in tiles():
         if held and sum(map(len, held)) + len(tile) > width:

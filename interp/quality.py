@@ -1,8 +1,9 @@
-"""Does a transcoder do what its MLP does? The figures that show a checkpoint read wrongly, of all layers at once.
+"""Whether a transcoder does what its MLP does, for all layers at once. These figures reveal a checkpoint that was read
+wrongly.
 
-What concerns a layer alone (explained variance, active and dead features) is measured in one pass of the model for all
-layers. The loss with one MLP replaced needs the model above it again: there, every layer that is replaced is a row more
-of the batch, so that what lies below is computed once. That pass reads every `ROWS_PER_SPLICE`-th row of the text.
+What concerns one layer (explained variance, active and dead features) is measured in one pass of the model for all
+layers. The loss with one MLP replaced needs the layers above it again. For that, the batch has a row for every replaced
+layer, so that what is below is computed once. That pass reads every `ROWS_PER_SPLICE`-th row of the text.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,34 +30,34 @@ from interp.families import Family
 from interp.transcoder import Transcoder
 
 ROWS_PER_SPLICE = 4
-"""One row of so many is also run with MLPs replaced; the first row always is."""
+"""One row out of this many is also run with MLPs replaced; the first row always is."""
 
 MIN_EXPLAINED_VARIANCE = 0.02
-"""At or below this a transcoder predicts its MLP no better than a constant does."""
+"""At or below this, a transcoder predicts its MLP no better than a constant."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures of one layer's transcoder over a piece of text."""
+    """Quality of one layer's transcoder on a piece of text."""
 
     layer: int
     explained_variance: float
     """1 − Σ‖y − ŷ‖² / Σ‖y − mean(y)‖², over all tokens that count and all dimensions."""
     l0: float
-    """Mean number of active features a token."""
+    """Mean number of active features of a token."""
     dead_share: float
-    """Share of the features that fired nowhere in this text."""
+    """Share of the features that were never active in this text."""
     loss: float
-    """The model's own next-token loss on the rows that are run with MLPs replaced, nats a token."""
+    """The model's own next-token loss on the rows that are run with MLPs replaced, in nats a token."""
     loss_replaced: float
     """That loss with this layer's MLP replaced by its transcoder."""
     loss_all_replaced: float | None
     """That loss with the MLPs of all layers replaced; None if not all layers were measured together."""
     n_tokens: int
-    """Tokens that variance and active features are of."""
+    """Number of tokens for variance and active features."""
 
     def suspicion(self, d_transcoder: int) -> str | None:
-        """Why these figures say that the checkpoint was read wrongly, or None."""
+        """Why these figures suggest that the checkpoint was read wrongly; None if they do not."""
         if self.l0 == 0:
             return "no feature ever fires (L0 = 0): wrong input hook, wrong orientation of W_enc, or wrong model"
         if self.l0 > 0.9 * d_transcoder:
@@ -70,19 +71,18 @@ class Quality:
 
 
 Text = tuple[Integer[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"]]
-"""Tokens, which of them are real, and which count. The first position of a row and special tokens have norms a hundred
-times those of others in many models: they would be all that variance shows, and no transcoder that left them out in
-its training stands for the MLP there. So MLPs are replaced at the positions that count, and stay as they are at others.
-"""
+"""Tokens, which of them are real (not padding), and which count. In many models the first position of a row and special
+tokens have norms a hundred times those of others: they would dominate the variance, and a transcoder whose training
+left them out does not reproduce the MLP there. So MLPs are replaced at the positions that count, and are unchanged
+at others."""
 
 Coders = Mapping[int, Mapping[int, Transcoder]]
-"""By layer, whose features write to its MLP's output, and how: the layer's own transcoder, and of a cross-layer one
-also the features of layers below. These are run on what the model's own MLPs there read; only the MLP of the layer
-itself is replaced."""
+"""For each layer, the transcoders that write to its MLP's output: its own, and for a cross-layer one also those of
+lower layers. The lower ones read the inputs of the model's own MLPs; only the MLP of the layer itself is replaced."""
 
 
 def of_each(transcoders: Mapping[int, Transcoder]) -> dict[int, dict[int, Transcoder]]:
-    """Transcoders that write to their own layer alone, as `Coders`."""
+    """Transcoders that write to their own layer only, as `Coders`."""
     return {layer: {layer: transcoder} for layer, transcoder in transcoders.items()}
 
 
@@ -92,8 +92,8 @@ def measure_quality(
 ) -> list[Quality]:
     """Measure the transcoders of some layers on a text, in batches of rows, with the threads of a pool.
 
-    Memory: the transcoders, a batch's streams at these layers, and for each thread the insides of a pass of as many
-    copies of a row as there are layers and two more.
+    Memory: the transcoders, a batch's streams at these layers, and for each thread the intermediate values of a pass
+    with two more copies of a row than there are layers.
 
     Raises:
         ValueError: the text is too short or too uniform.
@@ -127,7 +127,7 @@ def measure_quality(
 
 @dataclass
 class _Sums:
-    """What a layer's figures are worked out from."""
+    """The sums from which a layer's figures are computed."""
 
     fired: Bool[Tensor, " d_transcoder"]
     sums: Float[Tensor, " d_model"]
@@ -144,7 +144,7 @@ class _Sums:
         )
 
     def add(self, xs: Mapping[int, Tensor], y: Tensor, coders: Mapping[int, Transcoder]) -> None:
-        own = max(coders)  # a layer's own transcoder is above those that write to it from below
+        own = max(coders)  # after the transcoders of lower layers that write to it
         a = coders[own].encode(xs[own])
         found = coders[own].decode(a, xs[own])
         for source, coder in coders.items():
@@ -184,8 +184,8 @@ def _spliced_losses(
     coders: Coders,
     text: tuple[Integer[Tensor, " n_pos"], Bool[Tensor, " n_pos"]],
 ) -> Float[Tensor, " losses"]:
-    """Summed next-token losses of one row, (tokens, which count), in nats: the model's own, with all layers replaced,
-    and with each of them."""
+    """Summed next-token losses of one row (tokens, which count), in nats: of the model itself, with all layers
+    replaced, and with each of them replaced."""
     tokens, counted = text
     blocks, handles = family.block_modules(model), []
     own: dict[int, Tensor] = {}
@@ -195,7 +195,8 @@ def _spliced_losses(
         own[layer], changed[layer] = x[0], x[1] if len(x) > 1 else x[0]
 
     def one_more(hidden: Tensor, n: int) -> Tensor:
-        """The first row again, once for the layer that is replaced, and at the lowest once for all together."""
+        """Append the first row again for the layer that is replaced, and at the lowest layer once more for all
+        together."""
         return torch.cat([hidden, hidden[:1].expand(n, -1, -1)])
 
     def replaced(layer: int, output: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sparse lists of tokens by feature."""
+"""Sparse lists of tokens for each feature."""
 
 from dataclasses import dataclass
 
@@ -19,14 +19,14 @@ class FeatureTokens:
         return len(self.indptr) - 1
 
     def features(self, start: int, stop: int) -> "FeatureTokens":
-        """A range of these features."""
+        """Some consecutive ones of these features."""
         low, high = self.indptr[start], self.indptr[stop]
         return FeatureTokens(self.indptr[start : stop + 1] - low, self.token[low:high], self.value[low:high])
 
     def look_up(
         self, feature: Integer[np.ndarray, " m"], token: Integer[np.ndarray, " m"]
     ) -> Float32[np.ndarray, " m"]:
-        """The values at (feature, token) pairs, 0 where there is none."""
+        """The values at (feature, token) pairs; 0 where there is none."""
         if len(self.token) == 0:
             return np.zeros(len(feature), np.float32)
         width = max(int(self.token.max(initial=0)), int(np.max(token, initial=0))) + 1
@@ -57,7 +57,7 @@ def feature_tokens(
 
 
 def ranks(row: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-    """The place of each entry within its run of equal, adjacent `row`s, counted from 0."""
+    """The index of each entry within its run of equal, adjacent `row`s, counted from 0."""
     places = np.arange(len(row))
     first = np.r_[True, row[1:] != row[:-1]] if len(row) else np.zeros(0, bool)
     return places - np.maximum.accumulate(np.where(first, places, 0))

@@ -15,9 +15,9 @@ ActivationName = Literal["relu", "jumprelu", "topk"]
 class Transcoder:
     """One layer's transcoder: `a = act(W_enc x + b_enc)`, `mlp_out ≈ W_decᵀ a + b_dec (+ W_skip x)`.
 
-    Both weight matrices hold one row a feature, whatever the file they came from. The features of a cross-layer
-    transcoder also write to the MLP outputs of later layers (Ameisen et al. 2025): `mlp_out` of a layer is then
-    `b_dec` plus what the features of this layer and of all layers below write to it.
+    Both weight matrices have one row for each feature, whatever the file format. The features of a cross-layer
+    transcoder also write to the MLP outputs of later layers (Ameisen et al. 2025): `mlp_out` of a layer is then `b_dec`
+    plus what the features of this layer and of all lower layers write to it.
     """
 
     W_enc: Float[Tensor, "d_transcoder d_model"]
@@ -28,13 +28,13 @@ class Transcoder:
     threshold: Float[Tensor, " d_transcoder"] | None = None
     """JumpReLU: a pre-activation at or below it counts as zero."""
     k: int | None = None
-    """TopK: how many features may be active at a token."""
+    """TopK: largest number of active features at a token."""
     W_skip: Float[Tensor, "d_model d_model"] | None = None
     """Linear bypass, `y += W_skip x`."""
     subtracted: Float[Tensor, " d_model"] | None = None
-    """What the release subtracts from the input; `b_enc` already holds it (`b_enc − W_enc · subtracted`)."""
+    """What the release subtracts from the input; already included in `b_enc` (`b_enc − W_enc · subtracted`)."""
     W_dec_later: Float[Tensor, "d_transcoder n_later d_model"] | None = None
-    """Cross-layer: what features write to the MLP outputs of the `n_later` layers above, the next one first."""
+    """Cross-layer: what features write to the MLP outputs of the `n_later` layers above, the next layer first."""
 
     @property
     def d_transcoder(self) -> int:
@@ -49,12 +49,12 @@ class Transcoder:
         return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
 
     def decode(self, a: Float[Tensor, "n d_transcoder"], x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-        """What the activations `a`, computed from `x`, stand for in the output of their own layer's MLP."""
+        """The contribution of the activations `a`, computed from `x`, to the output of their own layer's MLP."""
         y = torch.addmm(self.b_dec, a, self.W_dec)
         return y if self.W_skip is None else y + x @ self.W_skip.T
 
     def without_subtraction(self) -> "Transcoder":
-        """As the encoder would be if nothing were subtracted from its input."""
+        """The same transcoder with the encoder's bias as if nothing were subtracted from its input."""
         if self.subtracted is None:
             return self
         return replace(self, b_enc=self.b_enc + self.W_enc @ self.subtracted, subtracted=None)
@@ -83,7 +83,7 @@ def activate(
         return pre.relu()
     if activation == "jumprelu":
         assert threshold is not None
-        # A negative threshold would let negative activations through, which no release means.
+        # A negative threshold would let negative activations through, which no release intends.
         return torch.where(pre > threshold.clamp(min=0), pre, 0)
     assert k is not None
     values, indices = pre.relu().topk(min(k, pre.shape[1]), dim=1)

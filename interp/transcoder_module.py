@@ -1,4 +1,4 @@
-"""A transcoder as a module of PyTorch, for those who compute with it themselves."""
+"""A transcoder as a PyTorch module, for use in one's own code."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "W_dec_late
 
 
 class TranscoderModule(nn.Module):
-    """`y = W_decᵀ act(W_enc x + b_enc) + b_dec (+ W_skip x)`; both weights hold a row a feature.
+    """`y = W_decᵀ act(W_enc x + b_enc) + b_dec (+ W_skip x)`; both weights have a row for each feature.
 
-    The arrays are buffers: `.to(…)`, `.half()` and `state_dict()` act on them, and no gradient is kept for them. Of a
-    cross-layer transcoder `forward` gives what is written to its own layer; `W_dec_later` has the rest.
+    The arrays are buffers: `.to(…)`, `.half()` and `state_dict()` include them, and they have no gradients. For a
+    cross-layer transcoder, `forward` gives what is written to its own layer; `W_dec_later` has the rest.
     """
 
     W_enc: Tensor
@@ -42,12 +42,12 @@ class TranscoderModule(nn.Module):
     def decode(
         self, a: Float[Tensor, "*n d_transcoder"], x: Float[Tensor, "*n d_model"]
     ) -> Float[Tensor, "*n d_model"]:
-        """What activations stand for in the MLP's output; a bypass reads `x`, from which they were computed."""
+        """The reconstruction from activations; a skip connection needs `x`, from which they were computed."""
         y = self.transcoder.decode(a.reshape(-1, a.shape[-1]), x.reshape(-1, x.shape[-1]))
         return y.reshape(x.shape)
 
     def forward(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """What stands in place of the MLP's output."""
+        """The reconstruction of the MLP's output."""
         return self.decode(self.encode(x), x)
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""How many small mistakes in `interp/` its tests notice: python -m tests.mutants [--seed N] [--json]
+"""How many small mistakes in `interp/` its tests notice: python -m tests.mutants [--seed N] [--skip N] [--json]
 
 A mutant is a copy of the product with one expression within one function changed: a comparison, an arithmetic or
 boolean operator, a number, a `not`, True or False. Places are drawn at random. The test files that import the module
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=60)
     parser.add_argument("--cpu-minutes", type=float, default=10, help="begin no further mutant after so much work")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first of the drawn: a run in several pieces")
     parser.add_argument("--json", action="store_true", help="one JSON object with the figures at the end")
     arguments = parser.parse_args()
     preload()
@@ -249,6 +250,7 @@ def main() -> None:
         os.environ.update({"OMP_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(root / "numba")})
         everywhere = places(root)
         drawn = random.Random(arguments.seed).sample(everywhere, min(arguments.mutants, len(everywhere)))
+        drawn = drawn[arguments.skip :]
         tests = Tests(root)
         noticed, sound = 0, set[Path]()
         for n_done, place in enumerate(drawn):

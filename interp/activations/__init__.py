@@ -1,4 +1,4 @@
-"""What features do on a corpus: activations as sparse lists, their statistics, and samples for a closer look.
+"""Features on a corpus: activations as sparse lists, their statistics, and samples of them.
 
-`encoding.py` finds the active features, `sampling.py` draws from what one feature did.
+`encoding.py` finds the active features, `sampling.py` draws samples of each feature's activations.
 """

@@ -1,4 +1,4 @@
-"""Find the active features of many tokens: products a block at a time, sparse as soon as they exist."""
+"""Find the active features of many tokens: matrix products a block at a time, made sparse at once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,29 +16,30 @@ from interp.transcoder import ActivationName, activate
 
 TOKENS_PER_PRODUCT = 256
 FEATURES_PER_PRODUCT = 2048
-"""A block of products is 2 MB: it stays in the cache until its active entries are listed."""
+"""Memory of a block of products: 2 MB, so that it stays in the cache until its active entries are listed."""
 
 
 ROUNDING = 0.012
-"""By how much a product in bfloat16 may differ, for vectors of norm 1: both of them and it are rounded by 2^-8 each."""
+"""Largest difference of a product in bfloat16, for vectors of norm 1: both vectors and the product are rounded by 2^-8
+each."""
 
 
 class Screen(NamedTuple):
-    """A bfloat16 copy of an encoder that finds the features which may be active."""
+    """A bfloat16 copy of an encoder, used to find the features that may be active."""
 
     W_enc: BFloat16[Tensor, "d_transcoder d_model"]
     reach: Float32[np.ndarray, " d_transcoder"]
-    """By how much a feature's product may differ from the float32 one, for a token of norm 1."""
+    """Largest difference of a feature's product from the float32 one, for a token of norm 1."""
 
 
 def encoder_bytes(d_transcoder: int, d_model: int, *, screened: bool) -> int:
-    """Memory of an encoder in bytes: its float32 arrays, and the bfloat16 copy if it has a screen."""
+    """Memory of an encoder in bytes: its float32 arrays, and the bfloat16 copy if it has one."""
     return d_transcoder * d_model * (6 if screened else 4)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The encoder of a transcoder: it gives the activations of the features."""
+    """The encoder of a transcoder."""
 
     W_enc: Float32[Tensor, "d_transcoder d_model"]
     b_enc: Float32[Tensor, " d_transcoder"]
@@ -49,8 +50,8 @@ class Encoder:
     """If set, candidates are found with it in bfloat16 and scored again in float32."""
 
     def screened(self) -> "Encoder":
-        """This encoder with a bfloat16 screen, on the CPU. TopK has none: what is active there depends on all other
-        features."""
+        """This encoder with a bfloat16 screen, on the CPU. TopK encoders get none, since a TopK activation depends on
+        all other features."""
         if self.activation == "topk" or self.W_enc.device.type != "cpu":
             return self
         reach = ROUNDING * self.W_enc.norm(dim=1).numpy()
@@ -58,7 +59,7 @@ class Encoder:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that the encoder takes, in bytes."""
+        """Memory of the encoder in bytes."""
         return encoder_bytes(*self.W_enc.shape, screened=self.screen is not None)
 
     @property
@@ -66,12 +67,12 @@ class Encoder:
         return self.W_enc.shape[0]
 
     def encode(self, x: Float32[Tensor, "n d_model"]) -> Float32[Tensor, "n d_transcoder"]:
-        """The activations of every feature at every token, dense."""
+        """The activations of every feature at every token, as a dense array."""
         return activate(torch.addmm(self.b_enc, x, self.W_enc.T), self.activation, self.threshold, self.k)
 
 
 class Active(NamedTuple):
-    """Active features of some tokens, by feature; positions ascend within one."""
+    """Active features of some tokens, by feature, with positions ascending within a feature."""
 
     indptr: Int64[np.ndarray, " d_transcoder_plus_1"]
     token: UInt16[np.ndarray, " n"] | UInt32[np.ndarray, " n"]
@@ -83,7 +84,7 @@ Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def find_active(encoder: Encoder, x: Float32[Tensor, "n d_model"], position: Integer[np.ndarray, " n"]) -> Entries:
-    """The active features at some tokens. Memory: a block of products and what is found.
+    """The active features at some tokens. Memory: a block of products and the result.
 
     Raises:
         ValueError: an activation is not a finite number.
@@ -99,12 +100,12 @@ def find_active(encoder: Encoder, x: Float32[Tensor, "n d_model"], position: Int
 
 
 def no_entries(dtype: npt.DTypeLike) -> Entries:
-    """Entries of a layer without features, with positions of a type."""
+    """The entries of a layer in which no feature is active, with positions of the given type."""
     return np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
 def gather_active(entries: list[Entries], d_transcoder: int) -> Active:
-    """Put the entries of consecutive tokens in order of features."""
+    """The entries of consecutive tokens, sorted by feature."""
     token, feature, value = (np.concatenate([part[i] for part in entries]) for i in range(3))
     token_out, value_out = np.empty_like(token), np.empty_like(value)
     indptr = by_feature(token, feature, value, d_transcoder, token_out, value_out)

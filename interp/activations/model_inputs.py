@@ -1,4 +1,4 @@
-"""What the transcoders of all layers read at some tokens, in batches that the memory holds."""
+"""The transcoder inputs of all layers at some tokens, in batches that fit into memory."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def transcoder_inputs(
 ) -> list[Float32[Tensor, "n d_model"]]:
     """Every layer's transcoder input at the kept positions, row after row.
 
-    Where a forward pass does not fit into memory, it is done in halves. Memory: the kept inputs of all layers, and
+    A forward pass that does not fit into memory is repeated in two halves. Memory: the kept inputs of all layers, and
     the streams of one batch.
 
     Raises:
@@ -52,5 +52,6 @@ def _picking(xs: list[Tensor], n: int, at: Tensor, first: int) -> Callable[[int,
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory ran out: PyTorch has a class for this on GPUs, on the CPU only a message."""
+    """Whether an error means that memory ran out. PyTorch has an exception class for this on GPUs; on the CPU only the
+    message says so."""
     return "out of memory" in str(error) or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""Which positions of a text count: the one rule of everything that is taken from activations.
+"""Which positions of a text count: one rule for everything that is computed from activations.
 
-Statistics and samples, what features do on held-out and on written texts, and what may be silenced in the causal check
-are all of the positions that count here, so that figures of one stage can be set against those of another.
+Statistics and samples, activations on held-out and written texts, and ablations in the causal check use only positions
+that count here, so that figures of different stages can be compared.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int32, Integer
 from interp.activations.settings import ActivationSettings
 
 PADDING = -1
-"""Token id of what fills up a row."""
+"""Token id of padding."""
 
 
 def counted_in_rows(
@@ -24,7 +24,7 @@ def counted_in_rows(
 ) -> Bool[np.ndarray, "rows n_pos"]:
     """Which positions of some rows of a corpus count.
 
-    `documents` says from which document each token is, `before` the same of the rows before these: as many as
+    `documents` has the document of each token; `before` has the same for the last rows before these: as many as
     `skip_document_start`, or all that there are. `special` are the tokenizer's special tokens.
     """
     counted = tokens != PADDING
@@ -45,8 +45,8 @@ def counted_in_rows(
 def counted_in_texts(
     rows: Integer[np.ndarray, "n n_pos"], special: Sequence[int], settings: ActivationSettings
 ) -> Bool[np.ndarray, "n n_pos"]:
-    """Which positions count of texts that are each read on their own, in a row that is theirs, what stands before them
-    (BOS) included."""
+    """Which positions count in texts that are each read in a row of their own, including the tokens before the text
+    (BOS)."""
     tokens = rows.astype(np.int32)
     documents = np.where(tokens == PADDING, PADDING, np.arange(len(tokens), dtype=np.int32)[:, None])
     return counted_in_rows(tokens, documents, documents[:0], special, settings)

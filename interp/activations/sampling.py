@@ -1,4 +1,4 @@
-"""What is kept of a feature's activations: figures over all of them, and a few for a closer look."""
+"""Statistics of a feature's activations, and samples of them."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from interp.sparse import FeatureTokens
 
 
 class Statistics(NamedTuple):
-    """Figures over every active token of some features."""
+    """Statistics over every active token of some features."""
 
     n_active: Int64[np.ndarray, " n"]
     total: Float64[np.ndarray, " n"]
@@ -30,7 +30,7 @@ class Samples(NamedTuple):
     """Position within the whole corpus, counted row after row."""
     activation: Float32[np.ndarray, " n"]
     quantile_bin: Int64[np.ndarray, " n"]
-    """Bin that the sample was drawn from; −1 for one of the greatest activations that was not drawn."""
+    """The bin that the sample was drawn from; −1 for one of the greatest activations that was not drawn."""
     edges: Float64[np.ndarray, "features bins_plus_1"]
     """Quantiles of each feature's activations; NaN where it was never active."""
 
@@ -42,11 +42,11 @@ def statistics(active: FeatureTokens) -> Statistics:
 
 
 def draw_samples(active: FeatureTokens, layer: int, first: int, settings: ActivationSettings) -> Samples:
-    """Draw from the activations of the features from `first` on (Golimblevskaia et al. 2025, appendix).
+    """Draw samples of the activations of the features from `first` on (Golimblevskaia et al. 2025, appendix).
 
-    `n_bins` quantile bins of a feature's active tokens, an activation in a bin of n has weight 1 / n^alpha, and
-    `n_samples` are drawn without replacement; beside them the `n_top` greatest that were not drawn, downwards. What is
-    drawn depends on seed, layer, feature and positions alone.
+    Active tokens are put into `n_bins` quantile bins. An activation in a bin of n has weight 1 / n^alpha, and
+    `n_samples` are drawn without replacement. The `n_top` greatest activations that were not drawn are added, in
+    descending order. The draw depends on seed, layer, feature and positions only.
     """
     counts, entry, bins, edges = kernels.draw(
         active.indptr, active.token, active.value, _ordered(active), layer, first,
@@ -59,20 +59,20 @@ def draw_samples(active: FeatureTokens, layer: int, first: int, settings: Activa
 
 
 def _ordered(active: FeatureTokens) -> Float32[np.ndarray, " n"]:
-    """The activations of each feature, ascending. Memory: 4 bytes an entry."""
+    """The activations of each feature in ascending order. Memory: 4 bytes for each entry."""
     values = active.value.copy()
     for begin, end in pairwise(active.indptr.tolist()):
-        values[begin:end].sort()  # numpy's sort is vector code, numba's is not
+        values[begin:end].sort()  # numpy's sort is vectorised, numba's is not
     return values
 
 
 class Neighbours(NamedTuple):
-    """Where a feature is active around some of its activations, one after the other."""
+    """Other activations of a feature near some of its activations, as one list."""
 
     counts: Int64[np.ndarray, " n"]
-    """How many of each; the activation itself is among them."""
+    """The number of them for each activation, which itself is among them."""
     offset: Int64[np.ndarray, " m"]
-    """Tokens from the activation: 0 for itself, −1 for the token before it."""
+    """Distance in tokens: 0 for the activation itself, −1 for the token before it."""
     activation: Float32[np.ndarray, " m"]
 
 
@@ -85,7 +85,8 @@ def neighbours(
 ) -> Neighbours:
     """The activations of the same feature in the same row, at most `reach` tokens before and after some positions.
 
-    `feature` is counted from the first of `active`, `position` through the corpus, rows having `n_pos`.
+    `feature` is counted from the first of `active`; `position` is counted through the corpus, with `n_pos` for each
+    row.
     """
     row = position - position % n_pos
     low, high = np.maximum(row, position - reach[0]), np.minimum(row + n_pos - 1, position + reach[1])

@@ -15,13 +15,14 @@ class ActivationSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     special_tokens: Literal["leave_out", "count"] = "leave_out"
-    """Whether positions of BOS and the tokenizer's other special tokens count. Their activations are a hundred times
-    those of text in many releases. Padding never counts."""
+    """Whether positions of BOS and of the tokenizer's other special tokens count. In many releases their activations
+    are a hundred times those of text. Padding never counts."""
     skip_row_start: Annotated[int, Ge(0)] = 1
-    """Positions at the head of every row, and of every text that is read on its own, that do not count: a model without
-    BOS treats the first token as others do BOS. Where rows begin with BOS, 1 is BOS itself."""
+    """Positions at the start of every row, and of every text that is read on its own, that do not count: a model
+    without BOS treats the first token as others treat BOS. Where rows begin with BOS, 1 is BOS itself."""
     skip_document_start: Annotated[int, Ge(0)] = 0
-    """Tokens at the head of every document that do not count, BOS included. A text that is read on its own is one."""
+    """Tokens at the start of every document that do not count, BOS included. A text that is read on its own is a
+    document."""
     n_samples: Annotated[int, Ge(0)] = 100
     """Size of a feature's quantile sample. The paper: 100."""
     n_bins: Annotated[int, Gt(0)] = 20
@@ -31,10 +32,10 @@ class ActivationSettings:
     n_top: Annotated[int, Ge(0)] = 20
     """Greatest activations of a feature that are kept in addition."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the draw. Equal seeds draw equal samples."""
+    """Seed of the draw; equal seeds draw equal samples."""
     keep: Keep = "none"
-    """Sparse activations that stay in the store, about 5 bytes each: none, or all. With all, the catalog also has what
-    a feature does at the tokens around its samples, and is some 40% larger."""
+    """Which sparse activations stay in the store, at about 5 bytes each: none, or all. With all, the catalog also has
+    the feature's activations at the tokens around its samples, and is some 40% larger."""
 
     @property
     def counted(self) -> dict[str, object]:

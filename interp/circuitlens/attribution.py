@@ -1,9 +1,9 @@
-"""Carry reading directions back through a frozen model to everything that they can have read.
+"""Carry reading directions back through a frozen model to all sources that contribute to the reading.
 
 A target is a linear reading of the residual stream at one token: a feature's pre-activation, or a logit. Its gradient
 `g[s]` with respect to what is written at token s is carried down layer by layer, for many targets of one sequence at
-once, as matrix products; no automatic differentiation is needed, because what is left of the model is linear. What a
-source wrote times `g` is its contribution. They sum to the reading (docs/methods.md, section 5).
+once, as matrix products; automatic differentiation is not needed, because the frozen model is linear. The contribution
+of a source is what it wrote times `g`. Contributions sum to the reading (docs/methods.md, section 5).
 """
 
 from collections.abc import Iterator
@@ -22,58 +22,59 @@ from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 
 GRADIENT_NUMBERS = 3 << 18
-"""Of a batch's gradients (targets x tokens x d_model): 3 MB, enough for products at full speed and few enough to stay
-near the processor. A batch of more targets sees the sequence to the last of them all, zeros included."""
+"""Size of a batch's gradients (targets x tokens x d_model): 3 MB, enough for matrix products at full speed and small
+enough for the processor's cache. In a batch of several targets, each is computed up to the last token of them all."""
 
 BUFFERS = 6
-"""Arrays of the size of all gradients of a batch that a step of the sweep holds at once."""
+"""Arrays of the size of a batch's gradients that one step of the sweep needs at the same time."""
 
 
 class Targets(NamedTuple):
-    """Readings of the residual stream of one sequence."""
+    """Linear readings of the residual stream of one sequence."""
 
     layer: Int64[Tensor, " n"]
     """The layer whose MLP reads it; n_layers for logits."""
     position: Int64[Tensor, " n"]
     direction: Float[Tensor, "n d_model"]
-    """The direction that is read, multiplied by the norm's scale at its token."""
+    """The direction of the reading, multiplied by the norm's scale at its token."""
     constant: Float[Tensor, " n"]
-    """What is added to the reading in any case: the encoder's bias."""
+    """The constant part of the reading: the encoder's bias."""
 
     def __len__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         return len(self.layer)
 
     def at(self, index: Int64[Tensor, " m"]) -> "Targets":
-        """These targets at some indices."""
+        """The targets with these indices."""
         return Targets(*(column[index] for column in self))
 
 
 class Contributions(NamedTuple):
-    """What each source contributes to each target of a batch."""
+    """The contribution of each source to each target of a batch."""
 
     target: Int64[Tensor, " batch"]
     """Indices of the targets in this batch."""
     features: Float[Tensor, "n_active batch"]
-    """Active features of all layers, in the order of `Frozen`'s layers; those at later tokens than the batch sees and
-    those of layers above a target are 0."""
+    """Active features of all layers, in the order of `Frozen`'s layers. Those at tokens after the batch and in layers
+    above a target are 0."""
     errors: Float[Tensor, "n_layers n_pos batch"]
-    """Contributions of what MLPs wrote and transcoders do not reproduce, by layer and token."""
+    """Contributions of the transcoders' errors (MLP output that they do not reproduce), by layer and token."""
     tokens: Float[Tensor, "n_pos batch"]
     """Contributions of token embeddings."""
     bias: Float[Tensor, " batch"]
     """Contribution of everything that does not depend on the text: biases, position embeddings, the target's own
     constant."""
     heads: Float[Tensor, "n_layers n_heads n_pos batch"] | None
-    """Contributions by head and source token, summed over queries: they split the sum of the sources in another way and
-    are no further sources."""
+    """Contributions by head and source token, summed over queries. They split the same sum in another way, and are not
+    additional sources."""
 
     def total(self) -> Float[Tensor, " batch"]:
-        """The sum of all sources."""
+        """The sum over all sources."""
         return self.features.sum(0) + self.errors.sum((0, 1)) + self.tokens.sum(0) + self.bias
 
 
 def read_until(layer: Integer[np.ndarray, " n"], position: Integer[np.ndarray, " n"], n_layers: int) -> list[int]:
-    """Of each layer's MLP, how many tokens readings at these layers and positions can see: for `freeze`."""
+    """For each layer's MLP, the number of tokens that readings at these layers and positions can depend on, for
+    `freeze`."""
     return [int((position[layer > at] + 1).max(initial=0)) for at in range(n_layers)]
 
 
@@ -85,7 +86,7 @@ def feature_targets(
     feature: Integer[Tensor, " n"],
     position: Integer[Tensor, " n"],
 ) -> Targets:
-    """The pre-activations of some features of one layer, each at a token."""
+    """The pre-activations of some features of one layer, each at a token, as targets."""
     feature, position = feature.long(), position.long()
     W, constant = transcoder.W_enc[feature], transcoder.b_enc[feature]
     bias = linear.mlp[layer].read.bias
@@ -98,7 +99,7 @@ def feature_targets(
 def logit_targets(
     linear: LinearModel, frozen: Frozen, W_U: Float[Tensor, "n d_model"], position: Integer[Tensor, " n"]
 ) -> Targets:
-    """Rows of the unembedding (or differences of such) as readings at some tokens; a soft cap on logits is left off."""
+    """Rows of the unembedding (or differences of rows) as targets at some tokens; a soft cap on logits is left out."""
     position, norm = position.long(), linear.final
     constant = W_U.new_zeros(len(W_U)) if norm.bias is None else W_U @ norm.bias
     direction = fold_norm(W_U, norm.weight, norm.centred) * frozen.final_scale[position, None]
@@ -109,9 +110,10 @@ def logit_targets(
 def contributions(
     linear: LinearModel, frozen: Frozen, targets: Targets, *, max_bytes: int, heads: bool = False
 ) -> Iterator[Contributions]:
-    """Attribute targets of one sequence, in batches of neighbouring tokens; `heads` also tells by which heads.
+    """Attribute targets of one sequence, in batches of neighbouring tokens; with `heads`, also to heads.
 
-    A batch sees the sequence up to its last target. Memory: `max_bytes` a batch at most, but for a single target.
+    A batch covers the sequence up to its last target. Memory: at most `max_bytes` for a batch, except for a single
+    target.
     """
     order = torch.argsort(targets.position, stable=True)
     d_model = frozen.embedding.shape[1]
@@ -132,10 +134,10 @@ def contributions(
 def direct_heads(
     linear: LinearModel, frozen: Frozen, targets: Targets
 ) -> Float[Tensor, "n_layers n_heads n_pos batch"]:
-    """What each head of the layers beneath a target's reading brings to its own token from each source token.
+    """The direct contribution of each head below a target's layer, from each source token to the target's token.
 
-    The paper's formula: the query is the target's token, and what the head writes there is read by the target
-    directly. No sweep is needed. Memory: the result, and twice one layer of it.
+    The paper's formula: the query is the target's token, and what the head writes there is read by the target directly.
+    No sweep is needed. Memory: the result, and twice one layer of it.
     """
     n = len(targets)
     scores = torch.zeros(linear.n_layers, linear.n_heads, frozen.n_pos, n, device=targets.direction.device)
@@ -151,7 +153,7 @@ def direct_heads(
 
 
 def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Contributions:
-    """Carry the gradients of a batch from the top layer down to the embedding; targets of the highest layers come
+    """Carry the gradients of a batch from the top layer down to the embedding. The targets of the highest layers come
     first."""
     n_pos, n = int(targets.position.max()) + 1, len(targets)
     device = targets.direction.device
@@ -180,13 +182,13 @@ def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor,
 
 
 def _counts(layer: Tensor, n_layers: int) -> list[int]:
-    """For each layer, how many targets read at that layer or above."""
+    """For each layer, the number of targets that read at that layer or above."""
     below = torch.arange(n_layers + 1, device=layer.device)
     return (layer[None] >= below[:, None]).sum(1).tolist()
 
 
 def _join(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:
-    """The gradients with those of the targets from `start` on beside them."""
+    """Append the gradients of the targets from `start` on."""
     if start == stop:
         return g
     new = g.new_zeros(g.shape[0], stop - start, g.shape[2])
@@ -209,7 +211,7 @@ def _read_mlp(
 def _attention(
     linear: LinearModel, layer: int, at: FrozenLayer, g: Float[Tensor, "n_pos k d_model"], by_head: Tensor | None
 ) -> Float[Tensor, "n_pos k d_model"]:
-    """The gradient that reaches attention's input; scores of heads are left in `by_head`."""
+    """The gradient at the input of attention; contributions by head are written to `by_head`."""
     weights, n_pos, k = linear.attention[layer], *g.shape[:2]
     n_heads, d_head, _ = weights.W_O.shape
     n_kv_heads = weights.W_V.shape[0]

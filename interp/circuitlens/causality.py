@@ -1,4 +1,4 @@
-"""Ask by ablation whether an activation's attributed sources cause it: does it drop without them?"""
+"""Check by ablation whether the sources of an activation cause it: does it drop without them?"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,23 +20,23 @@ N_DRAWS = 4
 
 
 class Firing(NamedTuple):
-    """One activation: that of a feature at the last token of a sequence."""
+    """One activation: of a feature at the last token of a sequence."""
 
     layer: int
     feature: int
     tokens: Integer[Tensor, " n_pos"]
     counted: Bool[np.ndarray, " n_pos"]
-    """Which positions count (`interp.activations.positions`). No other is silenced, and means are of these: attention
-    rests on BOS and on a sequence's first token when it looks for nothing, and silencing that changes everything."""
+    """Which positions count (`interp.activations.positions`). Other positions are neither ablated nor part of means:
+    attention goes to BOS and to a sequence's first token by default, and ablating these changes everything."""
 
 
 class Ablations(NamedTuple):
-    """Variants of one sequence, each with some tokens or heads silenced."""
+    """Variants of one sequence, each with some tokens or heads ablated."""
 
     tokens: Bool[Tensor, "variants n_pos"]
-    """Source tokens of which attention, in all layers, reads the mean value of the sequence instead of their own."""
+    """Source tokens whose values are replaced by the mean value of the sequence, in the attention of all layers."""
     heads: Bool[Tensor, "variants n_layers n_heads"]
-    """Heads that write, at the firing token, their mean over the sequence."""
+    """Heads whose output at the firing token is replaced by their mean over the sequence."""
 
 
 @torch.no_grad()
@@ -46,7 +46,8 @@ def ablated_activations(
     firing: Firing,
     ablations: Ablations,
 ) -> Float[Tensor, " variants"]:
-    """A feature's activation at the last token in each variant, nothing frozen; of TopK as if it were ReLU."""
+    """A feature's activation at the last token in each variant, with nothing frozen; a TopK feature is read like
+    ReLU."""
     family, n_variants = linear.family, len(ablations.tokens)
     counted = torch.from_numpy(np.flatnonzero(firing.counted)).to(firing.tokens.device)
     seen: list[Tensor] = []
@@ -87,8 +88,8 @@ def ablated_activations(
 
 
 def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of a projection's output that holds the values (variants, n_pos, …), and the whole output that it is a
-    view of."""
+    """The part of a projection's output with the values (variants, n_pos, …), and the whole output, of which it is a
+    view."""
     layout = linear.family.layout
     if layout == "qkv":
         n_kv_heads, d_head, _ = linear.attention[0].W_V.shape
@@ -99,14 +100,14 @@ def _values(linear: LinearModel, output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attributed_tokens(found: Contributors, others: Bool[np.ndarray, " n_pos"], n: int) -> list[int]:
-    """The `n` source tokens that matter most to one activation, among those that may be silenced."""
+    """The `n` source tokens that contribute most to one activation, among those that may be ablated."""
     of_token = np.isin(found.kind, [KINDS.index(HEAD), KINDS.index(TOKEN)]) & (found.score > 0)
     totals = np.bincount(found.position[of_token], found.score[of_token], minlength=len(others)) * others
     return [int(at) for at in np.argsort(-totals, kind="stable")[:n] if totals[at] > 0]
 
 
 def attributed_heads(found: Contributors, n: int) -> list[tuple[int, int]]:
-    """The `n` heads, as (layer, head), that matter most to one activation."""
+    """The `n` heads, as (layer, head), that contribute most to one activation."""
     of_head = (found.kind == KINDS.index(HEAD)) & (found.score > 0)
     which, place = np.unique(np.stack([found.layer[of_head], found.unit[of_head]], 1), axis=0, return_inverse=True)
     totals = np.bincount(place.ravel(), found.score[of_head], minlength=len(which))
@@ -114,7 +115,7 @@ def attributed_heads(found: Contributors, n: int) -> list[tuple[int, int]]:
 
 
 class Drops(NamedTuple):
-    """The share by which one activation drops when its sources are silenced, and when as many random ones are."""
+    """The share by which one activation drops when its sources are ablated, and when as many random ones are."""
 
     tokens: float
     random_tokens: float
@@ -130,10 +131,10 @@ def causal_drops(
     n: int,
     draw: np.random.Generator,
 ) -> Drops:
-    """Silence the `n` strongest source tokens and heads of an activation; NaN where none are left.
+    """Ablate the `n` strongest source tokens and heads of an activation; NaN where there are none.
 
-    Source tokens are others than the firing one. As many random ones, of those that were not found, are drawn
-    `N_DRAWS` times.
+    The firing token itself is not a source token. As many random sources, other than those found, are drawn `N_DRAWS`
+    times.
     """
     layer, tokens = firing.layer, firing.tokens
     others = firing.counted & (np.arange(len(tokens)) < len(tokens) - 1)

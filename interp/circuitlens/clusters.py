@@ -1,4 +1,4 @@
-"""Group a feature's activations by what caused them (docs/methods.md, section 5)."""
+"""Group a feature's activations by their sources (docs/methods.md, section 5)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from interp.circuitlens.settings import CircuitLensSettings
 NOISE = -1
 
 SHARED_BY = 0.5
-"""A contributor belongs to a cluster's signature if at least this share of the cluster's samples have it."""
+"""A contributor is part of a cluster's signature if at least this share of the cluster's samples have it."""
 
 Identity = tuple[str, int, int, int]
-"""(feature, layer, feature, 0) or (head, layer, head, Δ): contributors with equal identities count as the same one in
+"""(feature, layer, feature, 0) or (head, layer, head, Δ). Contributors with the same identity count as the same one in
 different samples."""
 
 
@@ -35,9 +35,11 @@ class Signatures(NamedTuple):
 def signatures(
     found: Contributors, position: Int64[np.ndarray, " n_samples"], settings: CircuitLensSettings
 ) -> Signatures:
-    """The sets of contributors of a feature's samples; `found.target` counts samples, `position` is where they fired.
+    """The sets of contributors of a feature's samples. `found.target` is the sample's index, `position` its firing
+    token.
 
-    Features count as the same at whatever token, heads at the same distance Δ of their source from the firing token.
+    A feature counts as the same at any token; a head counts as the same at equal distance Δ between source and firing
+    token.
     """
     head = KINDS.index(HEAD)
     keep = (found.kind == KINDS.index(FEATURE)) | (found.kind == head)
@@ -57,7 +59,7 @@ def signatures(
 
 
 def jaccard_distances(contains: csr_array) -> Float64[np.ndarray, "n_samples n_samples"]:
-    """1 − shared over all contributors of two samples; two samples without any are the same."""
+    """1 − (shared contributors / all contributors) for each pair of samples; 0 for two samples without any."""
     shared = (contains @ contains.T).toarray().astype(np.float64)
     sizes = shared.diagonal()
     union = sizes[:, None] + sizes[None] - shared
@@ -67,7 +69,8 @@ def jaccard_distances(contains: csr_array) -> Float64[np.ndarray, "n_samples n_s
 def clustering_of(
     found: Contributors, position: Int64[np.ndarray, " n_samples"], signed: Signatures, settings: CircuitLensSettings
 ) -> Clustering:
-    """How a feature's samples, or some of them, are clustered; `found.target` counts them, `signed` are their sets."""
+    """The clusters of a feature's samples, or of some of them. `found.target` is the sample's index, `signed` their
+    sets."""
     if settings.clustering == "ncut":
         views = similarities(found, position)
         return lambda some: cut_apart(views, _min_size(settings, len(some), len(position)), settings.max_cut, some)
@@ -76,14 +79,14 @@ def clustering_of(
 
 
 def _min_size(settings: CircuitLensSettings, n: int, n_all: int) -> int:
-    """Least number of samples in a cluster, smaller in proportion where only part of the samples is clustered."""
+    """Smallest number of samples in a cluster, reduced in proportion where only a part of the samples is clustered."""
     return max(2, round(settings.min_samples * n / n_all))
 
 
 def _dense(
     distances: Float64[np.ndarray, "n_samples n_samples"], settings: CircuitLensSettings
 ) -> Int64[np.ndarray, " n_samples"]:
-    from sklearn.cluster import DBSCAN, HDBSCAN  # takes seconds to import, and only here wanted
+    from sklearn.cluster import DBSCAN, HDBSCAN  # imported here because it takes seconds
 
     if settings.clustering == "dbscan":
         method = DBSCAN(eps=settings.eps, min_samples=settings.min_samples, metric="precomputed")
@@ -94,8 +97,8 @@ def _dense(
 
 
 def by_size(labels: Int64[np.ndarray, " n_samples"]) -> Int64[np.ndarray, " n_samples"]:
-    """Renumber clusters by size, the largest 0; of equally large ones that of the earlier sample comes first. −1 stays
-    noise."""
+    """Renumber clusters by size, the largest as 0; among equally large ones, the one with the earlier sample comes
+    first. Noise stays −1."""
     known, first, counts = np.unique(labels[labels >= 0], return_index=True, return_counts=True)
     place = np.empty(len(known), np.int64)
     place[np.lexsort((first, -counts))] = np.arange(len(known))
@@ -103,29 +106,30 @@ def by_size(labels: Int64[np.ndarray, " n_samples"]) -> Int64[np.ndarray, " n_sa
 
 
 class Cluster(NamedTuple):
-    """One mechanism that fires the feature, or the samples that belong to none."""
+    """One mechanism that makes the feature fire, or the samples that are in no cluster (noise)."""
 
     cluster: int
     n_samples: int
     signature: list[str]
-    """What most of its samples share, the most frequent first: `L3 #17`, `L2 H1 −1`."""
+    """The contributors that most of its samples share, the most frequent first: `L3 #17`, `L2 H1 −1`."""
     stability: float | None
-    """See `cluster_stability`; None where no resampling tells."""
+    """See `cluster_stability`; None if no resamples were drawn, and for noise."""
 
 
 class Clustered(NamedTuple):
-    """A feature's samples by what caused them."""
+    """A feature's samples, grouped by their sources."""
 
     labels: Int64[np.ndarray, " n_samples"]
-    """Each sample's cluster, the largest 0; −1 for noise."""
+    """The cluster of each sample, the largest 0; −1 for noise."""
     clusters: list[Cluster]
-    """In order, noise last."""
+    """The clusters in order, noise last."""
 
 
 def clustered(
     found: Contributors, position: Int64[np.ndarray, " n_samples"], settings: CircuitLensSettings, seed: list[int]
 ) -> Clustered:
-    """Group a feature's samples; `found.target` counts them, `position` is where they fired, `seed` draws resamples."""
+    """Group a feature's samples. `found.target` is the sample's index, `position` its firing token; `seed` draws
+    resamples."""
     signed = signatures(found, position, settings)
     clustering = clustering_of(found, position, signed, settings)
     labels = by_size(clustering(np.arange(len(position))))
@@ -150,6 +154,6 @@ def describe_clusters(
 
 
 def contributor_text(identity: Identity) -> str:
-    """`L3 #17` for a feature, `L2 H1 −1` for a head that looks one token back."""
+    """`L3 #17` for a feature, `L2 H1 −1` for a head that reads one token back."""
     kind, layer, index, delta = identity
     return f"L{layer} #{index}" if kind == FEATURE else f"L{layer} H{index} {str(delta).replace('-', '−')}"

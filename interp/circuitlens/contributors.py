@@ -1,4 +1,4 @@
-"""What stands out among all that contributed to an activation."""
+"""Select the significant contributors to an activation."""
 
 from typing import NamedTuple
 
@@ -14,13 +14,14 @@ from interp.circuitlens.settings import CircuitLensSettings
 from interp.sparse import ranks
 
 NONE = -1
-"""In place of a layer, an index or a position that a kind of contributor does not have."""
+"""The value of a layer, index or position that a kind of contributor does not have."""
 
 
 class Contributors(NamedTuple):
-    """Significant contributors, one a row, by target, then kind, the strongest first; kinds by their place in `KINDS`.
+    """Significant contributors, one a row: by target, then by kind (its index in `KINDS`), the strongest first.
 
-    Errors and biases are given as one sum each for every target, significant or not, without share.
+    Errors and biases have one row each for every target, with their sum, whether significant or not, and without a
+    share.
     """
 
     target: Int64[np.ndarray, " n"]
@@ -31,11 +32,11 @@ class Contributors(NamedTuple):
     position: Int64[np.ndarray, " n"]
     score: Float64[np.ndarray, " n"]
     share: Float64[np.ndarray, " n"]
-    """Share of all positive contributions of its kind to the target; NaN where there are none."""
+    """Share of all positive contributions of this kind to the target; NaN where there are none."""
 
     @classmethod
     def joined(cls, parts: "list[Contributors]") -> "Contributors":
-        """Contributors of several batches of targets in one list, in order of targets."""
+        """The contributors of several batches of targets, in order of targets."""
         empty = [np.zeros(0, np.int64)] * 5 + [np.zeros(0)] * 2
         columns = [np.concatenate([first, *rest]) for first, *rest in zip(empty, *parts, strict=True)]
         order = np.lexsort((-columns[5], columns[1], columns[0]))
@@ -48,7 +49,8 @@ def significant(
     heads: Float[Tensor, "n_layers n_heads n_pos batch"],
     settings: CircuitLensSettings,
 ) -> Contributors:
-    """The contributors of a batch of targets that have `min_share` of their kind; `heads` as the settings want them."""
+    """The contributors of a batch of targets that have at least `min_share` of their kind. `heads` are the
+    contributions by head that the settings ask for."""
     active = [layer.active for layer in frozen.layers]
     of_layer = np.repeat(np.arange(len(active)), [len(a.feature) for a in active])
     of_feature = torch.cat([a.feature for a in active]).cpu().numpy()
@@ -88,9 +90,9 @@ class _StandingOut(NamedTuple):
 
 
 def _standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLensSettings) -> _StandingOut:
-    """For each target, the sources with `min_share` of its positive scores, at most `max_contributors` of them.
+    """For each target, the sources with at least `min_share` of its positive contributions, at most `max_contributors`.
 
-    Of equal ones the first in order is the stronger.
+    Among equal ones, the first in order is the stronger.
     """
     positive = scores.clamp(min=0).sum(0)
     least = (settings.min_share * positive).clamp(min=torch.finfo(scores.dtype).tiny)

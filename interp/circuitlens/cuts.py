@@ -1,7 +1,8 @@
-"""Clusters by normalised cuts: samples are parted where their causes have least in common.
+"""Clusters by normalised cuts: samples are split where their sources have least in common.
 
-A cut's value is the similarity that crosses it, over each side's similarity to all samples, both sides summed (Shi and
-Malik, "Normalized Cuts and Image Segmentation", 2000): near 0 between different causes, near 1 within one.
+The value of a cut is the similarity across it divided by each side's similarity to all samples, summed over both sides
+(Shi and Malik, "Normalized Cuts and Image Segmentation", 2000): near 0 between different sources, near 1 within one
+group.
 """
 
 from collections.abc import Sequence
@@ -15,20 +16,21 @@ from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
 
 DISTANCES = (0, 1, 4, 16)
-"""Heads count as the same if the distances of their sources fall between the same two of these."""
+"""Heads count as the same if the distances to their source tokens fall into the same of these classes."""
 
 LINK = 1e-3
-"""Similarity that any two samples have at least, so that a cut leaves no samples without any."""
+"""Smallest similarity of two samples, so that no side of a cut has a total of zero."""
 
 Similarity = Float64[np.ndarray, "n n"]
 
 
 def similarities(found: Contributors, position: Int64[np.ndarray, " n"]) -> tuple[Similarity, Similarity]:
-    """How alike samples are in what they came from, and in the heads that brought it; `found.target` counts samples.
+    """Similarities of samples: by their sources, and by the heads that moved them. `found.target` is the sample's
+    index.
 
-    What a sample came from are upstream features and source tokens, at whatever place, with the share that each has of
-    their positive contributions; heads have the share of the heads' and a class of distance. Each is the cosine of the
-    shares' roots, which weak sources tell something to.
+    Sources are upstream features and tokens, at any position, weighted by their share of the positive contributions;
+    heads are weighted likewise, with a class of distance. Each similarity is the cosine of the shares' square roots, in
+    which weak sources have some weight as well.
     """
     is_head, is_token = (found.kind == KINDS.index(kind) for kind in (HEAD, TOKEN))
     is_source = is_token | (found.kind == KINDS.index(FEATURE))
@@ -51,16 +53,17 @@ def _cosines(
     norms = np.sqrt(dots.diagonal())
     cosines = dots / np.maximum(norms[:, None] * norms[None], np.finfo(np.float64).tiny)
     nothing = norms == 0
-    cosines[np.ix_(nothing, nothing)] = 1  # samples without any sources are alike
+    cosines[np.ix_(nothing, nothing)] = 1  # samples without any sources have similarity 1
     return cosines
 
 
 def cut_apart(
     views: Sequence[Similarity], min_size: int, max_cut: float, among: Int64[np.ndarray, " m"] | None = None
 ) -> Int64[np.ndarray, " m"]:
-    """A cluster for each sample (or each of those in `among`), cut in two again and again while a cut is cheap.
+    """A cluster for each sample (or for those in `among`), found by repeated cuts in two, for as long as a cut is
+    cheap.
 
-    The first view with a cut of `max_cut` at most that leaves `min_size` samples on both sides decides.
+    The first of the `views` with a cut of at most `max_cut` and at least `min_size` samples on each side is used.
     """
     n = len(views[0]) if among is None else len(among)
     of = np.arange(n) if among is None else among
@@ -89,7 +92,7 @@ def _first_cut(
 
 
 class Cut(NamedTuple):
-    """Samples in two parts."""
+    """A split of samples in two."""
 
     side: Bool[np.ndarray, " n"]
     value: float
@@ -97,7 +100,7 @@ class Cut(NamedTuple):
 
 
 def best_cut(similarity: Similarity, min_size: int) -> Cut:
-    """The cheapest cut along the order of the second eigenvector, with `min_size` samples at least on both sides."""
+    """The cheapest cut along the order of the second eigenvector with at least `min_size` samples on each side."""
     weights = np.maximum(similarity, 0) + LINK
     degree = weights.sum(0)
     root = np.sqrt(degree)

@@ -13,7 +13,7 @@ from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 SPARE = 8
-"""Tokens beyond those wanted that are scored once more: more than rounding can put out of order."""
+"""Candidates beyond the wanted number that are scored again in float64; rounding of float32 cannot swap more."""
 
 
 class Activations(NamedTuple):
@@ -33,9 +33,9 @@ def output_effects(
     active: Activations,
     n_after: int = 0,
 ) -> Float[Tensor, "n n_after_plus_1 d_model"]:
-    """What activations add to the final norm's output at their own tokens and at the `n_after` that follow them.
+    """What activations add to the final norm's output at their own tokens and at the `n_after` tokens that follow.
 
-    Its product with the unembedding is what they add to the logits (before a soft cap). Paths are those of attribution:
+    The product with the unembedding is what they add to the logits (before a soft cap). Paths are those of attribution:
     residual connections, frozen attention, bypasses. Memory: four times the result, and a layer's decoder.
 
     Raises:
@@ -48,7 +48,7 @@ def output_effects(
     window = position[:, None] + torch.arange(n_after + 1, device=position.device)
     counts = torch.bincount(layer, minlength=linear.n_layers).tolist()
     written = torch.zeros(0, n_after + 1, frozen.embedding.shape[1], device=position.device)
-    later: list[Tensor] = []  # by layer below, what its activations write to the layers above it
+    later: list[Tensor] = []  # by source layer, what its activations write to the layers above it
     for at in range(linear.n_layers):
         below, frozen_layer = len(written), frozen.layers[at]
         scale = (frozen_layer.write_scale[window], frozen_layer.read_scale[window])
@@ -94,7 +94,7 @@ def _attention(
     x: Float[Tensor, "k window d_model"],
     at: Int64[Tensor, "k window"],
 ) -> Float[Tensor, "k window d_model"]:
-    """What attention makes of a change within each window, at the same window."""
+    """What attention makes of a change within each window, in the same window."""
     weights, pattern = linear.attention[layer], frozen.layers[layer].pattern
     n_heads, d_head, _ = weights.W_O.shape
     values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))
@@ -118,12 +118,12 @@ def strongest_effects(
     unembedding: Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]],
     k: int,
 ) -> Effects:
-    """Of each vector the `k` tokens whose logits it raises most, and the `k` that it lowers most.
+    """For each vector, the `k` tokens whose logits it raises most and the `k` tokens whose logits it lowers most.
 
-    A token whose logit it does not change is neither: after its own token a feature of the last layer has no effects.
-    Float32 products find them and some more, and float64 decides, so that the vectors beside a vector do not matter;
-    of equals the smaller token is the stronger. `unembedding` goes through the vocabulary in blocks, each with its
-    first token. Memory: a block's products.
+    Tokens whose logit does not change are left out: a feature of the last layer has no effect after its own token.
+    Candidates are found with float32 products and ranked in float64, so that the result does not depend on the other
+    vectors of the batch; among equals, the smaller token is the stronger. `unembedding` yields the vocabulary in
+    blocks, each with its first token. Memory: a block's products.
     """
     narrow, n = vectors.float(), len(vectors)
     best = [torch.zeros(n, 0) for _ in range(2)]

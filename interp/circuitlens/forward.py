@@ -1,4 +1,4 @@
-"""Carry what single sources wrote up through a frozen model: the parts of a residual stream."""
+"""Carry what single sources wrote forward through a frozen model: the residual stream as a sum of parts."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -8,20 +8,20 @@ from interp.circuitlens.frozen import Frozen, FrozenLayer
 from interp.circuitlens.linear import LinearModel
 
 N_SUMS = 2
-"""Columns of the result that come before the chosen sources."""
+"""Number of columns in the result before those of the chosen sources."""
 ERRORS, BIASES = range(N_SUMS)
-"""The columns of all errors together, and of all that is the same whatever was read."""
+"""The columns for all errors together, and for everything that does not depend on the text."""
 
 
 @torch.no_grad()
 def stream_parts(
     linear: LinearModel, frozen: Frozen, chosen: Int64[Tensor, " n_chosen"]
 ) -> Float[Tensor, "n_pos n_parts d_model"]:
-    """The residual stream above all layers, at every token, as far as some sources wrote it.
+    """The residual stream above all layers, at every token, split by the sources that wrote it.
 
-    Sources are numbered as in `Contributions`: active features of all layers first, then the sequence's tokens. The
-    first columns are `ERRORS` and `BIASES`, those of `chosen` follow. Paths are those of attribution: residual
-    connections, frozen attention, bypasses. Memory: the result, and five times as much while it is carried.
+    Sources are numbered as in `Contributions`: first the active features of all layers, then the sequence's tokens. The
+    first columns are `ERRORS` and `BIASES`, followed by those of `chosen`. Paths are those of attribution: residual
+    connections, frozen attention, bypasses. Memory: the result, and five times as much while it is computed.
     """
     firsts, d_model = frozen.first_active(), frozen.embedding.shape[1]
     x = frozen.embedding.new_zeros(frozen.n_pos, N_SUMS + len(chosen), d_model)
@@ -50,7 +50,7 @@ def stream_parts(
 def _attention(
     linear: LinearModel, layer: int, at: FrozenLayer, x: Float[Tensor, "n_pos k d_model"]
 ) -> Float[Tensor, "n_pos k d_model"]:
-    """What frozen attention makes of the parts; its biases are not among them."""
+    """What frozen attention makes of the parts, without its biases."""
     weights, (n_pos, k, _) = linear.attention[layer], x.shape
     n_heads, d_head, _ = weights.W_O.shape
     values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))

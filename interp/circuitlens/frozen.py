@@ -1,6 +1,6 @@
-"""A model read on one sequence and frozen there: what is left is linear, and every part of it is written down.
+"""A model that has read one sequence, frozen there: what is left is linear, and every part of it is stored.
 
-Frozen are the attention patterns and the scales that norms divide by; MLPs are replaced by what they wrote, as a sum of
+Attention patterns and the scales that norms divide by are frozen; MLPs are replaced by what they wrote, as a sum of
 transcoder features, a constant and an error (docs/methods.md, section 5; Ameisen et al. 2025). What is left of the
 network is the residual stream, attention's values and outputs, and the linear bypass of skip transcoders.
 """
@@ -20,41 +20,41 @@ from interp.transcoder import Transcoder
 
 
 class FrozenLayer(NamedTuple):
-    """One layer on one sequence, all vectors in the coordinates of the residual stream."""
+    """One layer on one sequence, with all vectors in the coordinates of the residual stream."""
 
     pattern: Float[Tensor, "n_heads n_pos n_pos"]
-    """How much query q takes from source s, (head, q, s), over the scales of the norms on the way."""
+    """Weight of source token s for query token q, (head, q, s), divided by the scales of the norms on the way."""
     values: Float[Tensor, "n_pos n_heads d_head"]
-    """What each source offers, times the scale that `pattern` is over."""
+    """The value vectors of each source token, times the scale that `pattern` is divided by."""
     attention_bias: Float[Tensor, "n_pos d_model"]
-    """What attention would write if all sources were zero: biases alone."""
+    """What attention writes if all sources are zero: biases alone."""
     resid_pre: Float[Tensor, "n_pos d_model"]
     """The residual stream that attention reads, before the norm."""
     rotation: tuple[Float[Tensor, "n_pos d_rotated"], Float[Tensor, "n_pos d_rotated"]] | None
-    """Cosine and sine by which queries and keys are rotated at each position, or None where nothing is rotated."""
+    """Cosine and sine by which queries and keys are rotated at each position; None without rotary embeddings."""
     active: Active
     written: tuple[Written, ...]
-    """What active features write to this layer's MLP output: those of this layer last, and of a cross-layer transcoder
-    those of all layers below before them, each in the order of its `Active`."""
+    """What active features write to this layer's MLP output. The features of this layer come last, after those of all
+    lower layers for a cross-layer transcoder, each in the order of its `Active`."""
     error: Float[Tensor, "n_pos d_model"]
-    """What the MLP wrote and its transcoder does not; 0 at tokens where the two were not told apart."""
+    """The MLP's output minus the transcoder's; 0 at tokens where the two were not compared."""
     mlp_bias: Float[Tensor, "n_pos d_model"]
     """What the transcoder writes when no feature is active and its input is zero."""
     skip: Float[Tensor, "d_model d_model"] | None
-    """The bypass, from what the MLP's norm reads (over its scale) to what is written (times its scale)."""
+    """The bypass, from the input of the MLP's norm (divided by its scale) to the output (times its scale)."""
     read_scale: Float[Tensor, " n_pos"]
-    """1 over the scale of the norm through which features read; 1 where they read before it."""
+    """1 over the scale of the norm through which features read; 1 where they read before the norm."""
     write_scale: Float[Tensor, " n_pos"]
-    """1 over the scale of the norm through which features write; 1 where they write behind it."""
+    """1 over the scale of the norm through which features write; 1 where they write after the norm."""
     attention_write_scale: Float[Tensor, " n_pos"]
-    """1 over the scale of the norm behind the attention, which `pattern` is over; 1 where there is none."""
+    """1 over the scale of the norm after the attention, by which `pattern` is divided; 1 where there is none."""
 
 
 class Frozen(NamedTuple):
     """A model frozen on one sequence.
 
-    Memory: the decoder rows of all features that are active somewhere (of a cross-layer transcoder, for each layer that
-    it writes to), and n_heads · n_pos² a layer.
+    Memory: the decoder rows of all features that are active somewhere (for a cross-layer transcoder, for each layer
+    that it writes to), and n_heads · n_pos² for each layer.
     """
 
     tokens: Int64[Tensor, " n_pos"]
@@ -65,7 +65,7 @@ class Frozen(NamedTuple):
     final_scale: Float[Tensor, " n_pos"]
     """1 over the final norm's scale."""
     final: Float[Tensor, "n_pos d_model"]
-    """What the final norm reads."""
+    """The input of the final norm."""
 
     @property
     def n_pos(self) -> int:
@@ -73,11 +73,12 @@ class Frozen(NamedTuple):
 
     @property
     def n_active(self) -> int:
-        """Active features at all tokens of all layers."""
+        """Number of active features at all tokens of all layers."""
         return sum(len(layer.active.feature) for layer in self.layers)
 
     def first_active(self) -> list[int]:
-        """Where each layer begins in a list of all active features, layer by layer; one entry more at its end."""
+        """Index at which each layer begins in the list of all active features, layer by layer, with one more entry at
+        the end."""
         firsts = [0]
         for layer in self.layers:
             firsts.append(firsts[-1] + len(layer.active.feature))
@@ -94,16 +95,16 @@ def freeze(
     keep_decoders: bool = False,
     seen: Seen | None = None,
 ) -> Frozen:
-    """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order.
-    `seen` is what `read_streams_of` gave for the sequence, if it was run before.
+    """Run the model on a sequence and freeze it there. `transcoder` gives a layer's transcoder and is called once for
+    each layer, in order. `seen` is the result of `read_streams_of` for the sequence, if it was run before.
 
-    Of each layer's MLP the first `parted` tokens are told apart into features and an error, all if it is None: who
-    attributes some readings needs those tokens alone that one of them reads (see `read_until`). The model must attend
-    in the open: `model.set_attn_implementation("eager")`. `keep_decoders` saves
-    copies of decoder rows where all transcoders are held anyway.
+    For the first `parted` tokens (all if None), each layer's MLP output is split into features and an error; readings
+    depend on no other tokens than `read_until` says. The model must return its attention patterns:
+    `model.set_attn_implementation("eager")`. With `keep_decoders`, the result refers to
+    whole decoders instead of copies of their active rows; this saves memory if all transcoders are in memory anyway.
 
     Raises:
-        ValueError: the model does not say its attention patterns, or what it computes is not finite.
+        ValueError: the model does not return its attention patterns, or its streams are not finite.
     """
     seen = read_streams(linear, tokens) if seen is None else seen
     parted = [len(tokens)] * linear.n_layers if parted is None else parted
@@ -182,7 +183,8 @@ def _attention_write_scale(linear: LinearModel, layer: int, seen: Seen) -> Float
 def _decoders_here(
     coder: Transcoder, below: list[tuple[FrozenLayer, Transcoder]]
 ) -> Iterator[tuple[int, Float[Tensor, "d_transcoder d_model"]]]:
-    """The decoders that write to a layer, by the layers of their features: its own last, cross-layer ones before."""
+    """The decoders that write to a layer, by the layer of their features; its own comes last, after those of lower
+    layers."""
     for source, (_, its) in enumerate(below):
         if its.W_dec_later is not None:
             yield source, its.W_dec_later[:, len(below) - source - 1]
@@ -220,10 +222,10 @@ def _reading(
 
 
 def _writing_later(coder: Transcoder) -> Transcoder:
-    """What is still wanted of a transcoder once its layer is done: nothing, unless it is cross-layer."""
+    """The part of a transcoder that is needed after its layer is done: nothing, unless it is cross-layer."""
     if coder.W_dec_later is not None:
         return coder
-    nothing = coder.W_dec.new_zeros(0, coder.W_dec.shape[1])  # an empty slice would hold on to all
+    nothing = coder.W_dec.new_zeros(0, coder.W_dec.shape[1])  # an empty slice would keep the whole array in memory
     return Transcoder(nothing, coder.b_enc.new_zeros(0), nothing, coder.b_dec.clone(), coder.activation, k=coder.k)
 
 

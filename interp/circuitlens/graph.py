@@ -1,8 +1,8 @@
 """The attribution graph of one prompt (Ameisen et al. 2025), pruned by influence on its targets.
 
 Nodes are the active features, the errors of every layer and token, the token embeddings, and the targets: logits of
-next tokens or other readings. An edge is what one contributes to another, directly: MLPs on the way count as nodes, not
-as paths.
+next tokens or other readings. An edge is the direct contribution of one node to another: MLPs on the way count as
+nodes, not as paths.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,15 @@ from interp.transcoder import Transcoder
 ACTIVE_FIELDS = ("feature", "position", "activation")
 
 MOST_STEPS = 1000
-"""Longer paths than any model has layers."""
+"""An upper bound for the length of paths; no model has so many layers."""
 
 NUMBERS_AT_ONCE = 1 << 20
-"""Of edges, 4 MB, that are copied to be summed up."""
+"""Number of edges copied at a time to be summed (4 MB)."""
 
 
 class Graph(NamedTuple):
-    """Nodes in the order features, errors (by layer, then token), tokens, targets; edges as rows of what is caused.
+    """Nodes in the order features, errors (by layer, then token), tokens, targets. A row of edges has all sources of
+    one node.
 
     Memory: four bytes for each pair of an attributed feature or target and a node.
     """
@@ -43,7 +44,7 @@ class Graph(NamedTuple):
     """The targets."""
     n_layers: int
     edges: Float32[np.ndarray, "n_rows n_nodes"]
-    """Features first, then targets: nothing else is caused within the graph."""
+    """One row for each attributed feature, then one for each target; other nodes have no sources within the graph."""
 
     @property
     def n_features(self) -> int:
@@ -59,7 +60,7 @@ class Graph(NamedTuple):
 
     @property
     def node_of_row(self) -> Int64[np.ndarray, " n_rows"]:
-        """Which node each row of edges leads to."""
+        """The node that each row of edges leads to."""
         return np.concatenate([np.arange(self.n_features), np.arange(self.n_nodes - self.n_ends, self.n_nodes)])
 
 
@@ -68,11 +69,11 @@ class Ends(NamedTuple):
 
     readings: Targets
     weight: Float32[np.ndarray, " n_ends"]
-    """Influence is counted on all of them together, on each by its weight."""
+    """Weight of each target; influence is counted on all targets together."""
 
 
 class Probable(NamedTuple):
-    """The likeliest tokens after one of a prompt, the likeliest first."""
+    """The most probable tokens after one of a prompt, in descending order."""
 
     token: Int64[Tensor, " n"]
     probability: Float[Tensor, " n"]
@@ -88,25 +89,25 @@ def next_probability(linear: LinearModel, frozen: Frozen, position: int) -> Floa
 
 
 def likeliest(probability: Float[Tensor, " d_vocab"], n: int, share: float) -> Probable:
-    """The likeliest tokens until they have `share` of the probability, at most `n`."""
+    """The most probable tokens until they have `share` of the probability, at most `n`."""
     highest, token = probability.topk(min(n, len(probability)))
     n_wanted = int((highest.cumsum(0) < share).sum()) + 1
     return Probable(token[:n_wanted], highest[:n_wanted])
 
 
 class GraphSettings(NamedTuple):
-    """What of a graph is computed and kept."""
+    """How much of a graph is computed and kept."""
 
     max_logits: int = 10
-    """Next tokens, at most, where the targets are the likeliest ones."""
+    """Largest number of next tokens as targets, where the targets are the most probable tokens."""
     logit_share: float = 0.95
-    """Of the probability that they have together."""
+    """Share of the probability that these tokens have together."""
     max_features: int | None = 7500
-    """Active features that are attributed, those of greatest influence first; None: all."""
+    """Number of active features that are attributed, those of greatest influence first; None: all."""
     node_threshold: float = 0.8
-    """Share of all influence on the targets that the nodes kept have."""
+    """Share of all influence on the targets that the kept nodes have."""
     edge_threshold: float = 0.98
-    """And of the edges between them."""
+    """Share of all influence that the kept edges between them have."""
 
 
 @torch.no_grad()
@@ -118,10 +119,10 @@ def attribution_graph(
     settings: GraphSettings,
     max_bytes: int,
 ) -> Graph:
-    """Attribute the targets, then features, those of greatest influence first where not all are taken.
+    """Attribute the targets, then features, in order of influence where not all are attributed.
 
-    `encoder` gives a layer's, asked for once. Memory: beside the graph, its edges from features that are not taken, and
-    `max_bytes`.
+    `encoder` gives a layer's encoder and is called once for each. Memory: the graph, its edges from features that are
+    not attributed, and `max_bytes`.
     """
     n_ends = len(ends.weight)
     n_active, targets = frozen.n_active, _all_features(linear, frozen, encoder)
@@ -163,7 +164,7 @@ def _all_features(linear: LinearModel, frozen: Frozen, encoder: Callable[[int], 
 
 
 class _Edges:
-    """Rows of edges as they are found: to features (by their number among all active ones) and to targets."""
+    """The rows of edges found so far: to features (by their number among all active ones) and to targets."""
 
     def __init__(self, linear: LinearModel, frozen: Frozen, n_wanted: int, n_ends: int, max_bytes: int) -> None:
         self.linear, self.frozen, self.max_bytes = linear, frozen, max_bytes
@@ -171,7 +172,7 @@ class _Edges:
         self.is_attributed = np.zeros(self.n_sources + n_ends, bool)
         self.rows = np.zeros((n_wanted + n_ends, self.n_sources + n_ends), np.float32)
         self.nodes = np.zeros(0, np.int64)
-        """Whose rows have been found, in order."""
+        """Features whose rows have been found, in order."""
 
     @property
     def n_features(self) -> int:
@@ -191,11 +192,11 @@ class _Edges:
         self.is_attributed[self.nodes] = True
 
     def influence(self, weight: Float32[np.ndarray, " n_ends"]) -> np.ndarray:
-        """Of every node, by what is known so far."""
+        """The influence of every node, from the rows found so far."""
         return _influence(self.rows[: len(self.nodes)], self.nodes, weight)
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
-        """(the features attributed, in order; their rows and those of targets, with no other features as sources)"""
+        """The attributed features in order, and their rows and those of targets without other features as sources."""
         features = np.nonzero(self.is_attributed[: self.frozen.n_active])[0]
         columns = np.concatenate([features, np.arange(self.frozen.n_active, len(self.is_attributed))])
         return features, self.rows[np.ix_(np.argsort(self.nodes, kind="stable"), columns)]
@@ -206,7 +207,8 @@ def _influence(
     node_of_row: Int64[np.ndarray, " n_rows"],
     weight: Float32[np.ndarray, " n_ends"],
 ) -> Float32[np.ndarray, " n_nodes"]:
-    """Of every node on the targets, along paths of any length, where each node's inputs share out its influence."""
+    """The influence of every node on the targets along paths of any length. Each node passes its influence on to its
+    inputs in proportion to their contributions."""
     n_nodes = edges.shape[1]
     n_rows = max(1, NUMBERS_AT_ONCE // n_nodes)
     parts = [slice(at, at + n_rows) for at in range(0, len(edges), n_rows)]
@@ -227,21 +229,21 @@ def _influence(
 
 
 class Pruned(NamedTuple):
-    """What is kept of a graph."""
+    """The part of a graph that is kept."""
 
     nodes: Bool[np.ndarray, " n_nodes"]
     edges: Bool[np.ndarray, "n_rows n_nodes"]
     influence: Float32[np.ndarray, " n_nodes"]
     """The share of all influence that a node and all stronger ones have; 1 for the weakest."""
     share: Float32[np.ndarray, " n_nodes"]
-    """The share of all influence that a node has itself; of a target, its weight over all influence."""
+    """The share of all influence that a node has; for a target, its weight over all influence."""
 
 
 def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
-    """Keep the nodes that have `node_threshold` of all influence, and of the edges between them likewise.
+    """Keep the nodes that have `node_threshold` of all influence, and the edges between them likewise.
 
-    Tokens and targets are always kept; features and errors need a way to the targets, features also a cause. The same
-    rules as circuit-tracer's.
+    Tokens and targets are always kept. Features and errors must have a path to the targets, and features also a source.
+    The rules are those of circuit-tracer.
     """
     n_features, n_always = graph.n_features, len(graph.tokens) + graph.n_ends
     n_nodes, node_of_row = graph.n_nodes, graph.node_of_row
@@ -250,7 +252,7 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     nodes[n_nodes - n_always :] = True
     inside = np.ix_(np.nonzero(nodes[node_of_row])[0], np.nonzero(nodes)[0])
     among = graph.edges[inside]
-    place = np.cumsum(nodes)[node_of_row[inside[0][:, 0]]] - 1  # of each row's node among those kept
+    place = np.cumsum(nodes)[node_of_row[inside[0][:, 0]]] - 1  # the row of each kept node
     absolute = np.abs(among)
     shares = absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10)
     reached = _influence(among, place, graph.ends.weight)
@@ -270,7 +272,7 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     nodes[nodes] = still
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
-    total = max(float(influence.sum()), 1e-30)  # nothing may have any
+    total = max(float(influence.sum()), 1e-30)  # there may be none
     cumulative[order] = np.cumsum(influence[order]) / total
     share = influence.copy()
     share[-graph.n_ends :] += graph.ends.weight
@@ -281,9 +283,10 @@ class Scores(NamedTuple):
     """How much of a graph is explained, as circuit-tracer defines it."""
 
     replacement: float
-    """Of the influence on the targets that comes from tokens and errors, the share of tokens."""
+    """Replacement score: of the influence on the targets that comes from tokens and errors, the share of tokens."""
     completeness: float
-    """Of what goes into nodes, weighted by their influence on the targets, the share that is no error's."""
+    """Completeness score: of the inputs of nodes, weighted by the nodes' influence, the share that is not from
+    errors."""
 
 
 def graph_scores(graph: Graph) -> Scores:
@@ -302,7 +305,7 @@ def scores_of(
     errors: Bool[np.ndarray, " n_nodes"],
     tokens: Bool[np.ndarray, " n_nodes"],
 ) -> Scores:
-    """The same of edges between nodes in any order, the targets last. Without influence from either both are 0."""
+    """The same scores for edges between nodes in any order, with the targets last. Both are 0 without any influence."""
     influence = _influence(edges, node_of_row, weight).astype(np.float64)
     inputs = np.abs(edges).sum(1, dtype=np.float64).clip(1e-10)
     from_errors = np.zeros(len(influence))
@@ -315,7 +318,7 @@ def scores_of(
 
 
 def _threshold(scores: Float32[np.ndarray, " n"], share: float) -> float:
-    """The score of the last one needed for `share` of their sum, the greatest first; above all where that is 0."""
+    """The score of the last item needed for `share` of their sum, the greatest first; infinity where the sum is 0."""
     ordered = np.sort(scores)[::-1]
     if not len(ordered) or not ordered[0]:
         return np.inf

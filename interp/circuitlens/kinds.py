@@ -1,3 +1,3 @@
-"""What can contribute to an activation."""
+"""The kinds of contributors to an activation."""
 
 FEATURE, HEAD, TOKEN, ERROR, BIAS = KINDS = ("feature", "head", "token", "error", "bias")

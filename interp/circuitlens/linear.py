@@ -1,4 +1,4 @@
-"""The weights of a model that act once it is frozen on a sequence (`interp.circuitlens.frozen`)."""
+"""The weights of a model that matter once it is frozen on a sequence (`interp.circuitlens.frozen`)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from interp.weightlens.coordinates import fold_norm
 
 
 class AttentionWeights(NamedTuple):
-    """One layer's attention as a linear map, norms' weights and centring folded in."""
+    """One layer's attention as a linear map, with norms' weights and centring folded in."""
 
     W_V: Float[Tensor, "n_kv_heads d_head d_model"]
     """From the residual stream, divided by the norm's scale, to values."""
@@ -30,14 +30,14 @@ class MlpWeights(NamedTuple):
 
     read: Norm
     write: Norm | None
-    """Lies between what the transcoder writes and the residual stream, or None."""
+    """The norm between the transcoder's output and the residual stream, or None."""
 
 
 @dataclass(frozen=True)
 class LinearModel:
-    """The weights of a model that act when it is frozen; the same for every sequence.
+    """The weights of a model that matter when it is frozen; the same for every sequence.
 
-    Memory: the attention's values and outputs once more, in float32.
+    Memory: a copy of the attention's values and outputs in float32.
     """
 
     model: nn.Module
@@ -47,7 +47,7 @@ class LinearModel:
     mlp: tuple[MlpWeights, ...]
     final: Norm
     parallel: bool
-    """Attention and MLP both read the block's input."""
+    """Attention and MLP both read the input of the block (parallel blocks)."""
 
     @property
     def n_layers(self) -> int:

@@ -1,4 +1,4 @@
-"""Input patterns: the tokens that an activation came from, instead of the whole text (docs/methods.md, section 5)."""
+"""Input patterns: the tokens that caused an activation, instead of the whole text (docs/methods.md, section 5)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from interp.circuitlens.kinds import HEAD, TOKEN
 
 GAP = "…"
-"""Stands for tokens left out."""
+"""The sign for tokens that are left out."""
 
 
 def strongest_sources(
@@ -20,11 +20,11 @@ def strongest_sources(
     min_share: float = 0.1,
     most: int = 8,
 ) -> list[int]:
-    """The positions that an activation came from, the strongest first; of the same, the later first.
+    """The positions that an activation came from, the strongest first; among equals, the later one first.
 
-    A token counts by what heads bring from it to the activation and by its embedding's own contribution, summed over
-    the activation's significant contributors (`kind`, `source` and `score`); it matters if it has `min_share` of all
-    that. At most `most` are kept.
+    The weight of a token is what heads move from it to the activation plus the contribution of its own embedding,
+    summed over the activation's significant contributors (`kind`, `source` and `score`). A token counts if it has
+    `min_share` of the total. At most `most` are kept.
     """
     counted = np.isin(np.asarray(kind, object), [HEAD, TOKEN]) & (source >= 0)
     totals = np.bincount(source[counted].astype(np.int64), score[counted])
@@ -42,9 +42,9 @@ def input_pattern(
     min_share: float = 0.1,
     max_tokens: int = 8,
 ) -> list[int]:
-    """The tokens that matter to an activation at `position`, in order, the firing token among them.
+    """The tokens that matter to an activation at `position`, in order, including the firing token.
 
-    Those are its strongest sources (see `strongest_sources`), `max_tokens` at most with the firing token.
+    These are its strongest sources (see `strongest_sources`), at most `max_tokens` with the firing token.
     """
     strong = strongest_sources(kind, source, score, min_share=min_share, most=max_tokens)
     others = [at for at in strong if at != position][: max_tokens - 1]
@@ -52,7 +52,7 @@ def input_pattern(
 
 
 def pattern_text(texts: Sequence[str], pattern: Sequence[int]) -> str:
-    """A pattern as text: its tokens as they stand in the row, `…` where some are left out between them."""
+    """A pattern as text: its tokens in the order of the row, with `…` where tokens between them are left out."""
     parts = [texts[pattern[0]].lstrip() if pattern else ""]
     for before, at in pairwise(pattern):
         parts.append(texts[at] if at == before + 1 else f" {GAP} {texts[at].lstrip()}")

@@ -1,15 +1,15 @@
-"""Why a head looked where it looked: its score between a query and a key, parted into pairs of sources.
+"""Why a head attended to a token: its score between a query and a key, split into pairs of sources.
 
-Before the softmax (and before a soft cap, which is left off) a head's score is the product of a query and a key, each
+Before the softmax (and before a soft cap, which is left out) a head's score is the product of a query and a key, each
 linear in the residual stream at its token once norms are frozen: rotated to its position, normalised by head where the
-family does so. Both streams are sums of what features, token embeddings, errors and biases wrote, by whatever frozen
-path, so the score is a sum over pairs of such sources (docs/methods.md, section 5; the idea: Kamath et al.
-2025, "Tracing attention computation through feature interactions").
+family does so. Both streams are sums of what features, token embeddings, errors and biases wrote, along any frozen
+path, so the score is a sum over pairs of such sources (docs/methods.md, section 5; the idea: Kamath et al. 2025,
+"Tracing attention computation through feature interactions").
 
-All pairs are too many to be worth their cost. One sweep finds what each source contributes to the score through the
-key, whatever the query; the strongest so many are carried up to the key, errors and biases too, and one sweep for each
-parts its product with the query by the query's sources. What is left of the key is one column more, so that all sums to
-the score.
+Computing all pairs would cost too much. One backward sweep gives what each source contributes to the score through the
+key, for the whole query. The strongest of these, and errors and biases, are carried forward to the key, and one sweep
+for each splits its product with the query by the query's sources. The rest of the key is one more column, so that all
+parts sum to the score.
 """
 
 from collections.abc import Iterator
@@ -30,27 +30,27 @@ from interp.families import Norm
 from interp.weightlens.coordinates import fold_norm
 
 NONE = -1
-"""In place of a layer, an index or a position that a kind of source does not have."""
+"""The value of a layer, index or position that a kind of source does not have."""
 
 
 class Looks(NamedTuple):
-    """Heads of one layer, each from the token that asks to one at which it looks."""
+    """Heads of one layer, each with a query token and the key token that it attends to."""
 
     head: Int64[Tensor, " n"]
     query: Int64[Tensor, " n"]
-    """The position that asks."""
+    """The position of the query."""
     key: Int64[Tensor, " n"]
-    """The position that is looked at."""
+    """The position of the key."""
 
     def at(self, start: int, stop: int) -> "Looks":
         return Looks(*(column[start:stop] for column in self))
 
 
 class Sources(NamedTuple):
-    """What residual streams beneath a layer are sums of: active features, tokens, then all errors, and all biases."""
+    """The sources of the residual stream below a layer: active features, tokens, then all errors, and all biases."""
 
     kind: Int64[np.ndarray, " n"]
-    """By its place in `KINDS`."""
+    """The index of its kind in `KINDS`."""
     layer: Int64[np.ndarray, " n"]
     unit: Int64[np.ndarray, " n"]
     """The feature, or the token id."""
@@ -58,22 +58,23 @@ class Sources(NamedTuple):
 
 
 class ScoreParts(NamedTuple):
-    """One head's score between a query and a key, and all that it is the sum of."""
+    """One head's score between a query and a key, as a sum of parts."""
 
     score: Float[Tensor, ""]
     keys: Int64[Tensor, " n_keys"]
-    """The sources of the key that are told apart, by their place in `Sources`: all errors and all biases first."""
+    """The sources of the key that have a column of their own, by their index in `Sources`; errors and biases come
+    first."""
     pairs: Float[Tensor, "n_sources n_keys"]
-    """What each source of the query and each of `keys` add to the score together."""
+    """The part of the score from each source of the query with each source in `keys`."""
     rest: Float[Tensor, " n_sources"]
-    """What each source of the query and all other sources of the key add."""
+    """The part of the score from each source of the query with all other sources of the key."""
 
 
 class QKPairs(NamedTuple):
-    """The strongest pairs of some scores, one a row, by score, then by strength; kinds by their place in `KINDS`."""
+    """The strongest pairs of some scores, one a row: by score, then by strength. Kinds are indices in `KINDS`."""
 
     look: Int64[np.ndarray, " n"]
-    """Which score it is a part of."""
+    """Index of the score that the pair is a part of."""
     head_score: Float64[np.ndarray, " n"]
     """The whole score."""
     query: Sources
@@ -82,7 +83,7 @@ class QKPairs(NamedTuple):
 
 
 def sources_beneath(frozen: Frozen, layer: int) -> Sources:
-    """What the residual stream that a layer's attention reads is a sum of."""
+    """The sources of the residual stream that a layer's attention reads."""
     active = [at.active for at in frozen.layers[:layer]]
     n_active = sum(len(one.feature) for one in active)
     n_pos, none = frozen.n_pos, np.full(2, NONE)
@@ -102,10 +103,11 @@ def sources_beneath(frozen: Frozen, layer: int) -> Sources:
 def score_parts(
     linear: LinearModel, frozen: Frozen, layer: int, looks: Looks, *, n_keys: int, max_bytes: int
 ) -> Iterator[ScoreParts]:
-    """Part the scores of heads of one layer into pairs of sources, one after the other.
+    """Split the scores of heads of one layer into pairs of sources, one score after the other.
 
-    `n_keys` features and tokens of the key are told apart, those that contribute most to the score by magnitude. Each
-    takes a sweep beneath the layer. Memory: `max_bytes`, and the pairs of as many scores as fit in it.
+    The `n_keys` features and tokens that contribute most to the score through the key, by magnitude, get columns of
+    their own. Each takes a sweep over the layers below. Memory: `max_bytes`, and the pairs of as many scores as fit in
+    it.
     """
     beneath = replace(linear, attention=linear.attention[:layer], mlp=linear.mlp[:layer])
     frozen_beneath = frozen._replace(layers=frozen.layers[:layer])
@@ -120,14 +122,14 @@ def score_parts(
 
 
 class _Side(NamedTuple):
-    """Queries or keys, each as it reads the residual stream at its token."""
+    """Queries or keys, each as a linear reading of the residual stream at its token."""
 
     position: Int64[Tensor, " n"]
     W: Float[Tensor, "n d_head d_model"]
-    """From the stream to the vector that is multiplied: norms' scales, rotation and the score's scaling included."""
+    """From the stream to the vector that is multiplied, including norms' scales, rotation and the scaling of scores."""
     constant: Float[Tensor, "n d_head"]
     value: Float[Tensor, "n d_head"]
-    """What it comes to."""
+    """The vector itself."""
 
 
 def _side(
@@ -169,14 +171,14 @@ def _side(
 
 
 def _head_norm(norm: Norm, vector: Float[Tensor, "n d_head"]) -> Float[Tensor, "n d_head"]:
-    """By what a norm over d_head multiplies each number, as it was on these vectors."""
+    """The factors by which a norm over d_head multiplies each number, as they were for these vectors."""
     return norm.weight * inverse_scale(norm, vector)[:, None]
 
 
 def _rotated(
     x: Float[Tensor, "n d_head k"], cos: Float[Tensor, "n d_rotated"], sin: Float[Tensor, "n d_rotated"]
 ) -> Float[Tensor, "n d_head k"]:
-    """The first d_rotated numbers rotated, half with half, as all supported families do."""
+    """The first d_rotated numbers rotated, first half with second half, as in all supported families."""
     n = cos.shape[1]
     turned = x[:, :n]
     half = torch.cat([-turned[:, n // 2 :], turned[:, : n // 2]], 1)
@@ -186,7 +188,7 @@ def _rotated(
 def _parted(
     linear: LinearModel, frozen: Frozen, sides: tuple[_Side, _Side], n_keys: int, max_bytes: int
 ) -> Iterator[ScoreParts]:
-    """`linear` and `frozen` end beneath the layer of the scores."""
+    """The parts of some scores. `linear` and `frozen` end below the layer of the scores."""
     query, key = sides
     n_listed, device = frozen.n_active + frozen.n_pos, query.position.device
     sums = torch.arange(n_listed, n_listed + N_SUMS, device=device)
@@ -208,7 +210,7 @@ def _parted(
 
 
 def _targets(linear: LinearModel, side: _Side, vectors: Float[Tensor, "m d_head"], of: Int64[Tensor, " m"]) -> Targets:
-    """Products of vectors with one side's, as readings of its stream; `of` says with which."""
+    """Products of vectors with one side's, as readings of its stream; `of` is the index of that side's vector."""
     direction = torch.einsum("me,med->md", vectors, side.W[of])
     layer = torch.full_like(of, linear.n_layers)
     return Targets(layer, side.position[of], direction, (vectors * side.constant[of]).sum(1))
@@ -217,7 +219,7 @@ def _targets(linear: LinearModel, side: _Side, vectors: Float[Tensor, "m d_head"
 def _strongest_keys(
     linear: LinearModel, frozen: Frozen, sides: tuple[_Side, _Side], n_keys: int, max_bytes: int
 ) -> list[Int64[Tensor, " n_chosen"]]:
-    """Of each score the features and tokens that contribute most to it through the key, in order of their number."""
+    """For each score, the features and tokens that contribute most to it through the key, in order of their number."""
     query, key = sides
     targets = _targets(linear, key, query.value, torch.arange(len(query.position), device=query.position.device))
     found = _by_source(linear, frozen, targets, max_bytes)[:-N_SUMS].abs()
@@ -228,7 +230,7 @@ def _strongest_keys(
 def _by_source(
     linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int
 ) -> Float[Tensor, "n_sources n_targets"]:
-    """What each source contributes to each target, sources in the order of `Sources`."""
+    """The contribution of each source to each target, with sources in the order of `Sources`."""
     n_sources = frozen.n_active + frozen.n_pos + N_SUMS
     whole = torch.zeros(n_sources, len(targets), device=targets.direction.device)
     for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
@@ -242,7 +244,7 @@ def _stacked(found: Contributions, n_pos: int) -> Float[Tensor, "n_sources batch
 
 
 def strongest_pairs(parts: Iterator[ScoreParts], sources: Sources, n_pairs: int) -> QKPairs:
-    """Of each score the pairs that add most to it or take most from it, at most so many; of equals the first."""
+    """For each score, the pairs with the greatest magnitude, at most `n_pairs`; the first among equals."""
     look, whole, query, key, score = [], [], [], [], []
     for at, one in enumerate(parts):
         values = one.pairs.double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Whether a feature's clusters would come out of other samples too."""
+"""Whether clustering other samples would give a feature the same clusters."""
 
 from collections.abc import Callable
 
@@ -6,19 +6,20 @@ import numpy as np
 from jaxtyping import Int64
 
 SHARE = 0.6
-"""Of a cluster's samples, those of a resample."""
+"""Share of each cluster's samples in a resample."""
 
 Clustering = Callable[[Int64[np.ndarray, " m"]], Int64[np.ndarray, " m"]]
-"""From the places of some of the samples to their clusters; below 0: none."""
+"""A clustering: from the indices of some samples to their clusters; below 0 for none."""
 
 
 def cluster_stability(
     labels: Int64[np.ndarray, " n"], clustering: Clustering, n_resamples: int, seed: list[int]
 ) -> dict[int, float]:
-    """How well each cluster holds when part of the samples is clustered again, from 0 to 1.
+    """How stable each cluster is when a part of the samples is clustered again, from 0 to 1.
 
-    Of the pairs of a cluster's sample and another one that are in one cluster, by all samples or by a resample
-    (`SHARE` of every cluster, without replacement), the share that are so by both, over all resamples. Noise has none.
+    Consider the pairs of a cluster's sample with another sample that share a cluster either among all samples or in a
+    resample (`SHARE` of every cluster, without replacement). The stability is the share of these pairs that are
+    together in both, over all resamples. Noise has none.
     """
     random = np.random.default_rng(seed)
     both: dict[int, int] = dict.fromkeys(np.unique(labels[labels >= 0]).tolist(), 0)
@@ -34,7 +35,7 @@ def cluster_stability(
 
 
 def _drawn(labels: Int64[np.ndarray, " n"], random: np.random.Generator) -> Int64[np.ndarray, " m"]:
-    """The places of a resample, in order: of every cluster its share, so that none is missing by chance."""
+    """The sample indices of a resample, in order: a share of every cluster, so that none is missing by chance."""
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     return np.sort(np.concatenate([random.permutation(group)[: round(SHARE * len(group))] for group in groups]))
 

@@ -1,4 +1,4 @@
-"""What CircuitLens's results depend on, besides model, transcoders and samples."""
+"""Settings that the results of CircuitLens depend on, besides model, transcoders and samples."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -15,57 +15,57 @@ class CircuitLensSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     features_per_layer: Annotated[int, Gt(0)] | None = None
-    """How many features of each layer have their samples attributed, drawn at random among those that fired; null: all.
-    """
+    """Features of each layer whose samples are attributed, drawn at random among those that fired; null: all."""
     samples_per_feature: Annotated[int, Gt(0)] | None = None
-    """How many samples of a feature's quantile sample are attributed, those drawn first; null: all."""
+    """Samples attributed of each feature, the first ones of its quantile sample; null: all."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of the draw of features, and of what is ablated at random."""
+    """Seed of the draw of features and of random ablations."""
     heads: Literal["direct", "jacobian"] = "direct"
-    """Scores of heads. direct: what a head writes at the firing token, read by the feature directly (the paper).
-    jacobian: what it writes at any token, by whatever frozen path."""
+    """How heads are scored. direct: what a head writes at the firing token, read by the feature directly (the paper).
+    jacobian: what it writes at any token, along any frozen path."""
     min_share: Share = 0.02
     """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
     source token, tokens) to the activation."""
     max_contributors: Annotated[int, Gt(0)] = 16
-    """Most contributors of each kind that are kept, the strongest ones."""
+    """Largest number of contributors of each kind that are kept, the strongest first."""
     signature_share: Share = 0.05
-    """Features and heads by source token with at least this share are a sample's signature."""
+    """Features and heads (by source token) with at least this share form a sample's signature."""
     min_frequency: Annotated[float, Ge(0), Le(1)] = 0.1
-    """A contributor that is in fewer of a feature's signatures than this share has no part in any."""
+    """A contributor is left out of all signatures of a feature if fewer than this share of them have it."""
     clustering: Literal["ncut", "dbscan", "hdbscan"] = "ncut"
-    """How samples are grouped. ncut: cut apart where their sources, or else the heads that bring them, have least in
-    common, every sample in a cluster. dbscan (the paper) and hdbscan: by the Jaccard distance of their signatures."""
+    """How samples are grouped. ncut: split by normalised cuts where their sources, or else the heads that move them,
+    have least in common; every sample is in a cluster. dbscan (the paper) and hdbscan: by the Jaccard distance of
+    signatures."""
     max_cut: Annotated[float, Gt(0), Le(2)] = 0.25
     """ncut: two clusters are separated only if their normalised cut is at most this; 0: only if they have nothing in
     common."""
     eps: Share = 0.5
-    """DBSCAN: samples at most this far apart are neighbours."""
+    """dbscan: samples at most this far apart are neighbours."""
     min_samples: Annotated[int, Gt(1)] = 5
-    """Least number of samples in a cluster (DBSCAN: within reach of its core); a feature with fewer is not clustered.
-    """
+    """Smallest number of samples in a cluster (dbscan: in reach of its core); a feature with fewer is not clustered."""
     resamples: Annotated[int, Ge(0)] = 10
-    """How many times part of a feature's samples is clustered again, to see whether its clusters hold; 0: never."""
+    """How many times a part of a feature's samples is clustered again to measure the stability of its clusters; 0:
+    never."""
     qk_samples: Annotated[int, Ge(0)] = 2
-    """For how many of a feature's samples, those drawn first, it is also stored why the heads that contributed most
-    attended where they did: the pairs of sources that their scores are sums of (table qk_contributions); 0: none."""
+    """Samples of a feature (the first ones) for which it is also stored why the heads that contributed most attended
+    where they did: the pairs of sources that their scores are sums of (table qk_contributions); 0: none."""
     qk_heads: Annotated[int, Gt(0)] = 1
-    """Significant heads of such a sample, each with its source token, the strongest first."""
+    """Significant heads of such a sample that are explained, each with its source token, the strongest first."""
     qk_keys: Annotated[int, Gt(0)] = 4
-    """Features and tokens at a head's key that are listed one by one, those that add most to its score; each costs a
-    sweep beneath the head."""
+    """Features and tokens at a head's key that are listed one by one, those that add most to its score. Each costs a
+    backward sweep over the layers below the head."""
     qk_pairs: Annotated[int, Gt(0)] = 8
-    """Pairs that are kept of each score, the strongest first."""
+    """Pairs of sources stored for each score, the strongest first."""
     effect_tokens: Annotated[int, Ge(0)] = 10
-    """Next tokens kept that a feature promotes most, and as many that it suppresses most; 0: no output effects."""
+    """Next tokens stored that a feature promotes most, and as many that it suppresses most; 0: no output effects."""
     continuation_tokens: Annotated[int, Ge(0)] = 0
-    """How many further tokens, written greedily by the model after the firing one, output effects are followed along.
-    Costs a forward pass a token for each sample that is continued."""
+    """Tokens that the model writes greedily after the firing one, along which output effects are followed. Costs a
+    forward pass for each token of each sample that is continued."""
     continued_samples: Annotated[int, Gt(0)] = 4
     """Samples of a feature that are continued, the strongest first."""
     ablated_features: Annotated[int, Ge(0)] = 16
-    """Features of each layer whose attributions are put to the causal check; 0: none."""
+    """Features of each layer whose attributions are checked by ablation; 0: none."""
     ablated_samples: Annotated[int, Gt(0)] = 8
     """Samples of such a feature that are checked, spread over its quantiles."""
     ablated_sources: Annotated[int, Gt(0)] = 3
-    """Source tokens, and heads, that are ablated at once."""
+    """Source tokens, and heads, that are ablated together."""

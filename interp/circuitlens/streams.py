@@ -1,4 +1,4 @@
-"""What a model computes on its way through sequences, as far as freezing it has to know."""
+"""The intermediate values of a model's forward pass that freezing it needs."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,20 +13,21 @@ from interp.capture import EndOfPass, in_this_thread, on_feature_input, output_m
 from interp.circuitlens.linear import LinearModel
 
 Seen = dict[str | tuple[str, int], Tensor]
-"""What hooks saw of one forward pass, by name or by (name, layer)."""
+"""Values that hooks recorded in one forward pass, by name or by (name, layer)."""
 
 
 def read_streams(linear: LinearModel, tokens: Integer[Tensor, " n_pos"]) -> Seen:
-    """Everything that freezing has to know of one forward pass, by name or by (name, layer).
+    """The values of one forward pass that freezing needs, by name or by (name, layer).
 
-    These are `embedding` and `final`, and of each layer `resid_pre` and `resid_mid` (what its norms read), `pattern`,
-    `x` and `y` (what the transcoder reads and what it stands for), and what norms behind attention and MLP read.
+    These are `embedding` and `final`, and for each layer `resid_pre` and `resid_mid` (the inputs of its norms),
+    `pattern`, `x` and `y` (the transcoder's input, and the output it stands in for), and the inputs of norms after
+    attention and MLP.
     """
     return read_streams_of(linear, [tokens])[0]
 
 
 def read_streams_of(linear: LinearModel, sequences: Sequence[Integer[Tensor, " _"]]) -> list[Seen]:
-    """The same of several sequences, which are run through the model together."""
+    """The same for several sequences, which the model reads in one batch."""
     family, model = linear.family, linear.model
     seen: Seen = {}
 
@@ -82,9 +83,9 @@ def read_streams_of(linear: LinearModel, sequences: Sequence[Integer[Tensor, " _
 
 
 def _of_sequence(seen: Seen, at: int, n_pos: int) -> Seen:
-    """Of what hooks saw of a batch, one sequence without what it was padded with, which no token before looks at."""
+    """One sequence of a batch that hooks recorded, without its padding, which no earlier token attends to."""
     own: Seen = {}
     for name, value in seen.items():
-        one = value[at if len(value) > 1 else 0]  # rotations are given once for all
+        one = value[at if len(value) > 1 else 0]  # rotations are recorded once for the whole batch
         own[name] = one[:, :n_pos, :n_pos] if name[0] == "pattern" else one[:n_pos]
     return {name: value.contiguous() for name, value in own.items()}

@@ -1,4 +1,5 @@
-"""Supernodes: features of a graph that do the same, by whom they feed and are fed and by what is said of them."""
+"""Supernodes: groups of features of a graph with the same role, by their neighbours in the graph and by their
+descriptions."""
 
 import math
 import re
@@ -14,43 +15,43 @@ from scipy.spatial.distance import squareform
 from interp.circuitlens.graph import Graph, Pruned
 
 NAME_TERMS = 3
-"""Terms of a supernode's name, at most."""
+"""Largest number of terms in a supernode's name."""
 
 NAME_LENGTH = 60
-"""Characters of a description that names a supernode whose members share no term."""
+"""Characters of a description used as the name of a supernode whose members share no term."""
 
 
 class SupernodeSettings(NamedTuple):
     """How nodes are grouped, and how groups are tested."""
 
     similarity: float = 0.4
-    """Mean similarity of two groups' members from which they are one."""
+    """Two groups are joined if the mean similarity of their members is at least this."""
     of_descriptions: float = 0.5
     """Weight of the similarity of descriptions, where both nodes have one; the rest is that of attribution profiles."""
     tested: int = 8
     """Groups whose necessity and sufficiency are measured, those of most influence first."""
     draws: int = 5
-    """Random groups of equal size for each."""
+    """Random groups of equal size for each of them."""
     seed: int = 0
-    """Of these draws."""
+    """Seed of the random groups."""
 
 
 class Supernode(NamedTuple):
-    """Nodes that belong together."""
+    """Nodes that are grouped together."""
 
     name: str
     nodes: tuple[int, ...]
-    """Features of the graph by number, those of most influence first."""
+    """Numbers of its features in the graph, those of most influence first."""
 
 
 def supernodes(
     graph: Graph, pruned: Pruned, labels: Mapping[tuple[int, int], str], settings: SupernodeSettings
 ) -> list[Supernode]:
-    """Group a graph's kept features, two and more a group, those of most influence first; what is like no other is in
-    none.
+    """Group a graph's kept features; groups have at least two members, and those of most influence come first. A
+    feature that is similar to no other is in no group.
 
-    Groups are joined while their members' mean similarity is great enough (average linkage). Memory: the square of the
-    number of kept features, several times.
+    Groups are joined while their members' mean similarity is great enough (average linkage). Memory: several times the
+    square of the number of kept features.
     """
     kept = np.nonzero(pruned.nodes[: graph.n_features])[0]
     if len(kept) < 2:
@@ -72,7 +73,8 @@ def supernodes(
 
 
 def profiles(graph: Graph, pruned: Pruned, nodes: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
-    """Attribution profiles: kept edges from nodes below and to nodes above, each side of length 1, or 0 without any."""
+    """Attribution profiles: the kept edges from nodes below and to nodes above, each side of length 1, or 0 without
+    edges."""
     below = np.where(pruned.edges[nodes], graph.edges[nodes], 0)
     above = np.where(pruned.edges[:, nodes], graph.edges[:, nodes], 0).T
     return np.concatenate([_unit(below), _unit(above)], 1) / math.sqrt(2)
@@ -85,7 +87,8 @@ def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 def similarity(
     profile: Float[np.ndarray, "n d"], described: Float[np.ndarray, "n m"], weight: float
 ) -> Float[np.ndarray, "n n"]:
-    """Of each pair: cosine of profiles, and where both are described, with `weight`, that of descriptions."""
+    """For each pair, the cosine similarity of profiles; where both are described, mixed with that of descriptions by
+    `weight`."""
     by_profile = profile @ profile.T
     has = np.abs(described).sum(1) > 0
     share = weight * (has[:, None] & has)
@@ -93,20 +96,20 @@ def similarity(
 
 
 def terms_of(description: str) -> list[str]:
-    """What a description is about: what it quotes, or where it quotes nothing, its words."""
+    """The terms of a description: its quoted words, or if there are none, its words of three letters or more."""
     quoted = re.findall(r"‘([^‘]*?)’(?=[\s,;.:)]|$)", description)
     return sorted({term.lower() for term in (quoted or re.findall(r"\w{3,}", description))})
 
 
 def rarities(terms: Sequence[Sequence[str]]) -> dict[str, float]:
-    """How much each term tells: the logarithm of how many described nodes there are for each that has it."""
+    """The weight of each term: the logarithm of the number of described nodes over the number of those that have it."""
     counts = Counter(term for some in terms for term in some)
     n = sum(bool(some) for some in terms)
     return {term: math.log((1 + n) / count) for term, count in counts.items()}
 
 
 def term_vectors(terms: Sequence[Sequence[str]]) -> Float[np.ndarray, "n m"]:
-    """Each node's terms by rarity, of length 1; 0 without any."""
+    """Each node's terms as a vector of length 1, weighted by rarity; 0 without terms."""
     rarity = rarities(terms)
     place = {term: at for at, term in enumerate(rarity)}
     vectors = np.zeros((len(terms), max(1, len(place))))
@@ -117,8 +120,8 @@ def term_vectors(terms: Sequence[Sequence[str]]) -> Float[np.ndarray, "n m"]:
 
 
 def _name(terms: Sequence[Sequence[str]], said: Sequence[str], rarity: Mapping[str, float]) -> str:
-    """The terms that at least half of the described members share, the most telling first; else what is said of the
-    strongest that is described."""
+    """The name of a group: the terms that at least half of its described members share, by weight; otherwise the
+    description of its strongest member that has one."""
     counts = Counter(term for some in terms for term in some)
     least = max(2, math.ceil(sum(bool(some) for some in terms) / 2))
     shared = sorted((term for term, n in counts.items() if n >= least), key=lambda t: (-counts[t] * rarity[t], t))
@@ -126,7 +129,7 @@ def _name(terms: Sequence[Sequence[str]], said: Sequence[str], rarity: Mapping[s
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The same names, numbered where one comes again."""
+    """The same names, with a number where one occurs again."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:

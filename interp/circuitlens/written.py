@@ -1,4 +1,5 @@
-"""Which features are active on a sequence, and what they write: decoder rows by number, none copied for a token."""
+"""The features active on a sequence and what they write, as indices into decoder rows, so that no row is copied for a
+token."""
 
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from interp.kernels import attribution as kernels
 from interp.transcoder import Transcoder
 
 TOKENS_ENCODED = 256
-"""Dense rows of activations held at once."""
+"""Dense rows of activations in memory at a time."""
 
 
 class Active(NamedTuple):
@@ -22,20 +23,20 @@ class Active(NamedTuple):
     position: Int64[Tensor, " n_active"]
     activation: Float[Tensor, " n_active"]
     first: list[int]
-    """Where each position's features begin; one entry more at the end."""
+    """Index at which each position's features begin, with one more entry at the end."""
 
 
 class Written(NamedTuple):
-    """What the features of an `Active` write to one layer's MLP output, each in its order."""
+    """What the features of an `Active` write to one layer's MLP output, in the same order."""
 
     rows: Float[Tensor, "n_rows d_model"]
     """Decoder rows, of some features or of all."""
     place: Int64[Tensor, " n_active"]
-    """Which of the rows is a feature's."""
+    """The index of each feature's row."""
     scale: Float[Tensor, " n_active"]
-    """By what it is multiplied: the activation, times 1 over the scale of the norm through which it is written."""
+    """The factor of each row: the activation, times 1 over the scale of the norm through which it is written."""
     weight: Float[Tensor, " d_model"] | None
-    """That norm's weight, by which each row is to be multiplied; None where there is no norm."""
+    """The weight of that norm, which each row is multiplied by; None where there is no norm."""
 
     def at(self, index: Int64[Tensor, " n"] | slice) -> Float[Tensor, "n d_model"]:
         """What some of the features write."""
@@ -44,7 +45,7 @@ class Written(NamedTuple):
 
 
 def active_features(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Active:
-    """What of a layer's features is active at each position of its input. Memory: some hundred dense rows."""
+    """The active features of a layer at each position of its input. Memory: some hundred dense rows."""
     if x.device.type == "cpu":
         encoder = Encoder(coder.W_enc, coder.b_enc, coder.activation, coder.threshold, coder.k)
         position, feature, value = find_active(encoder, x, np.arange(len(x), dtype=np.uint32))
@@ -67,7 +68,7 @@ def active_features(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Act
 def decoders(
     active: Active, W: Float[Tensor, "d_transcoder d_model"], *, whole: bool
 ) -> tuple[Float[Tensor, "n_rows d_model"], Int64[Tensor, " n_active"]]:
-    """Decoder rows in float32 and which of them each active feature has: `whole` holds on to all of W, as it is."""
+    """Decoder rows in float32, and the row of each active feature. `whole` refers to all of W without a copy."""
     if whole and W.dtype == torch.float32 and W.is_contiguous():
         return W, active.feature
     feature, place = torch.unique(active.feature, return_inverse=True)
@@ -75,7 +76,7 @@ def decoders(
 
 
 def add_written(written: Written, position: Int64[Tensor, " n_active"], out: Float[Tensor, "n_pos d_model"]) -> None:
-    """Add to `out` what all features write, but for the norm's weight."""
+    """Add to `out` what all features write, without the norm's weight."""
     if out.device.type == "cpu":
         columns = (written.rows, written.place, written.scale, position, out)
         kernels.write(*(column.numpy() for column in columns))
@@ -92,7 +93,7 @@ def read_written(
     if written.weight is not None:
         g = g * written.weight
     if g.device.type == "cpu":
-        found = torch.zeros(out.shape)  # contiguous, so that the loop is compiled once
+        found = torch.zeros(out.shape)  # contiguous, so that the loop is compiled for one layout only
         columns = (written.rows, written.place, written.scale, active.position, g.contiguous(), found)
         kernels.read(*(column.numpy() for column in columns))
         out += found

@@ -1,1 +1,1 @@
-"""Which features fire together, and what that makes of the weights between them: ERA and TWERA."""
+"""Which features fire together, and the virtual weights between them weighted by that: ERA and TWERA."""

@@ -16,14 +16,15 @@ class CoactivationSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     pairs: Literal["all", "edges"] | list[tuple[Layer, Layer]] = "all"
-    """all: every feature with every feature of a later layer, kept as matrices. [[source, target], …]: those layers
-    alone. edges: only the pairs of features that WeightLens found, without matrices: about a thousandth of the disk."""
+    """all: every feature with every feature of a later layer, stored as matrices. [[source, target], …]: these pairs of
+    layers only. edges: only the pairs of features that WeightLens found, without matrices: about a thousandth of the
+    disk space."""
     top_k: Annotated[int, Gt(0)] = 20
-    """Strongest sources that are reported for a feature, by |TWERA|."""
+    """Strongest sources reported for a feature, by |TWERA|."""
     min_support: Annotated[int, Gt(0)] = 10
-    """Least number of tokens at which both features of a reported edge are active."""
+    """Smallest number of tokens at which both features of a reported edge are active."""
     report_targets: Annotated[int, Gt(0)] = 64
-    """Features of each layer from which the report estimates how far the edges depend on the text."""
+    """Features of each layer from which the report estimates how much the edges depend on the choice of text."""
 
     def layer_pairs(self, layers: Sequence[int]) -> list[tuple[int, int]]:
         """(source layer, target layer) of all pairs of the layers that are compared.

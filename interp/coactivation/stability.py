@@ -1,4 +1,4 @@
-"""How far the strongest edges depend on the text: what its halves and its beginnings say of the same features."""
+"""How much the strongest edges depend on the choice of text: results from its halves and beginnings, compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,28 +8,29 @@ import numpy as np
 from interp.coactivation.sums import Strongest
 
 SETTLED = 0.9
-"""Edges have settled once so much of what the whole text gives is found."""
+"""Edges have settled once this share of the whole text's edges is found."""
 
 Ranking = list[list[tuple[int, int]]]
-"""By target, its sources (layer, feature), the strongest first."""
+"""For each target, its sources (layer, feature), the strongest first."""
 
 
 @dataclass(frozen=True)
 class Stability:
-    """Figures of one layer, over some of its features as targets."""
+    """Stability of one layer's edges, over some of its features as targets."""
 
     layer: int
     n_targets: int
     n_edges: int
-    """Reported of them on the whole text."""
+    """Number of their edges that are reported on the whole text."""
     n_changed_rank: int
-    """How many of these have another rank in the other half of the text, when documents are dealt out alternately."""
+    """How many of these have another rank in the other half of the text; documents are assigned to halves
+    alternately."""
     overlap_halves: float | None
     """Share of the edges of either half that both halves report; None where neither reports any."""
     overlap: list[float | None]
-    """Share of the whole text's edges that each beginning of it reports."""
+    """For each beginning of the text, the share of the whole text's edges that it reports."""
     settled: int | None
-    """The first beginning from which on that share is `SETTLED` at least; None: the whole text alone."""
+    """The shortest beginning from which on that share is at least `SETTLED`; None: only the whole text."""
 
 
 def ranking(found: Strongest) -> Ranking:
@@ -41,7 +42,7 @@ def ranking(found: Strongest) -> Ranking:
 
 
 def stability(layer: int, halves: tuple[Ranking, Ranking], beginnings: Sequence[Ranking]) -> Stability:
-    """Compare halves and beginnings, the last of which is the whole text."""
+    """Compare the two halves, and the beginnings, the last of which is the whole text."""
     whole = beginnings[-1]
     changed = sum(
         _rank(edge, one) != _rank(edge, other)
@@ -73,11 +74,11 @@ def _overlap(expected: Ranking, found: Ranking, *, either: bool = False) -> floa
 
 
 def beginnings(n_rows: int) -> list[int]:
-    """Numbers of rows, each twice the one before, the last all of them."""
+    """Numbers of rows, each twice the one before, up to all of them."""
     return sorted({max(1, n_rows >> shift) for shift in range(7)} if n_rows else {0})
 
 
 def chosen(chances: np.ndarray, alive: np.ndarray, n: int) -> np.ndarray:
-    """The `n` of the features that are alive whose chance is least, in order."""
+    """The `n` active features with the smallest random numbers, in order."""
     candidates = np.flatnonzero(alive)
     return np.sort(candidates[np.argsort(chances[candidates], kind="stable")[:n]])

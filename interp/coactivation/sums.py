@@ -1,4 +1,4 @@
-"""Sums over the tokens at which an earlier and a later feature are both active (Ameisen et al. 2025, TWERA)."""
+"""Sums over the tokens at which an earlier and a later feature are both active (TWERA, Ameisen et al. 2025)."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class TokenFeatures(NamedTuple):
 
 
 def by_token(active: FeatureTokens, n_positions: int) -> TokenFeatures:
-    """A block's list by feature turned round."""
+    """A block's list by feature, reordered by token."""
     feature, value = np.empty(len(active.token), np.int32), np.empty(len(active.token), np.float32)
     starts = kernels.by_token(active.indptr, active.token, active.value, n_positions, feature, value)
     return TokenFeatures(starts, feature, value)
@@ -56,14 +56,14 @@ class TargetSums(NamedTuple):
     squares: Float64[np.ndarray, " n"]
     """Σ Y² over documents"""
     n_documents: Float64[np.ndarray, " n"]
-    """Documents in which it is active."""
+    """Number of documents in which it is active."""
 
     def of(self, target: Integer[np.ndarray, " m"]) -> "TargetSums":
         return TargetSums(*(column[target] for column in self))
 
 
 class Twera(NamedTuple):
-    """Expected residual attribution of some edges, and its target-weighted form with an interval."""
+    """Expected residual attribution (ERA) of some edges, and its target-weighted form (TWERA) with an interval."""
 
     era: Float64[np.ndarray, " n"]
     twera: Float64[np.ndarray, " n"]
@@ -72,13 +72,13 @@ class Twera(NamedTuple):
 
 
 def twera(edges: EdgeSums, targets: TargetSums, virtual_weight: Float64[np.ndarray, " n"], n_tokens: int) -> Twera:
-    """ERA and TWERA of edges, whose targets are given one each, and TWERA's 95% interval.
+    """ERA and TWERA of edges, and TWERA's 95% interval. `targets` has the target of each edge.
 
-    TWERA is a ratio of two sums over documents, ΣX / ΣY, neither below 0. Its variance is that of X − ratio · Y,
-    documents being drawn independently (linearisation), since what a document speaks of goes through all of its rows.
-    A few documents of much weight decide about the ratio and about its variance, so documents count as a third of
-    `(ΣY)² / ΣY²`, Kish's number of documents that say equally much; the quantile is Student's for that, and the
-    interval is one of the logarithm, since the ratio is skewed. At least two documents are needed, otherwise it is NaN.
+    TWERA is a ratio of two sums over documents, ΣX / ΣY, neither below 0. Its variance is that of X − ratio · Y, with
+    documents drawn independently (linearisation): documents, not rows, because the topic of a document is in all its
+    rows. A few long documents can dominate the ratio and its variance, so the degrees of freedom are a third of `(ΣY)²
+    / ΣY²`, Kish's effective number of documents. The quantile is Student's for these degrees of freedom, and the
+    interval is computed for the logarithm, since the ratio is skewed. With fewer than two documents it is NaN.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = edges.product / targets.total
@@ -94,7 +94,7 @@ def twera(edges: EdgeSums, targets: TargetSums, virtual_weight: Float64[np.ndarr
 
 
 class Strongest:
-    """The `top_k` strongest sources of every target, of all that are offered; of equals, those offered first."""
+    """The `top_k` strongest sources of every target among all that were offered; among equals, those offered first."""
 
     def __init__(self, n_targets: int, top_k: int) -> None:
         self.top_k = top_k
@@ -110,11 +110,12 @@ class Strongest:
         layer: int,
         first: int,
     ) -> None:
-        """The features of a layer from `first` on, with their virtual weights; a strength below 0 is no edge."""
+        """Consider the features of a layer from `first` on, with their virtual weights. A strength below 0 is no
+        edge."""
         k = min(self.top_k, strength.shape[1])
         best = np.argpartition(-strength, k - 1, axis=1)[:, :k]
         least = np.take_along_axis(strength, best, 1).min(1, keepdims=True)
-        unsure = ((strength >= least).sum(1) > k) & (least[:, 0] >= 0)  # which of equals were taken is chance
+        unsure = ((strength >= least).sum(1) > k) & (least[:, 0] >= 0)  # the order among equals is arbitrary here
         best[unsure] = np.argsort(-strength[unsure], axis=1, kind="stable")[:, :k]
         best.sort(axis=1)
         offered = {
@@ -145,7 +146,7 @@ class Edges(NamedTuple):
     """Virtual weight."""
 
     def where(self, chosen: np.ndarray) -> "Edges":
-        """The edges chosen by a mask or by indices."""
+        """The edges selected by a mask or by indices."""
         return Edges(*(column[chosen] for column in self))
 
 
@@ -156,7 +157,7 @@ def strength(
     weight: Float32[np.ndarray, "targets sources"],
     min_support: int,
 ) -> Float64[np.ndarray, "targets sources"]:
-    """|TWERA| of every pair, −1 where the support is too small."""
+    """TWERA| of every pair, −1 where the support is too small."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.abs(product.T / total[:, None] * weight)
     return np.where((min_support <= n_coactive.T) & (total[:, None] > 0), value, -1.0)

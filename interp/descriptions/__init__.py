@@ -1,1 +1,2 @@
-"""From what is known of a feature to a description: evidence, prompts, and wording by rule."""
+"""Descriptions of features: the evidence for them, prompts to language models, and rules that put evidence into
+words."""

@@ -1,4 +1,5 @@
-"""How often something holds somewhere in the corpus, to compare with how often it does where a feature fires."""
+"""Base rates: how often a token or context occurs in the corpus, to compare with how often it occurs where a feature
+fires."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,45 +13,47 @@ from jaxtyping import Bool, Int64, Shaped
 from interp.descriptions.kinds import Kind, members
 
 NEAR = 3
-"""Tokens before the firing one among which a context is looked for where no attribution says which matter."""
+"""Without an attribution of the causes, a context is looked for among this many tokens before the firing one."""
 
 Z95 = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
 class BaseRates:
-    """Of the tokens of some rows of the corpus, how many are, follow or come soon after each token, by its text."""
+    """Counts over some rows of the corpus, by the token's text: how many tokens are it, follow it, or come soon after
+    it."""
 
     n: int
-    """Tokens looked at: all but padding and BOS."""
+    """Number of tokens counted: all but padding and BOS."""
     at: Mapping[str, int]
-    """Those that are the token themselves; as many follow it immediately, and come immediately before it."""
+    """Occurrences of each token. Just as many tokens come right after it, and right before it."""
     near: Mapping[str, int] = field(default_factory=dict)
-    """Those with the token among the `NEAR` before."""
+    """Tokens that have the given token among the `NEAR` tokens before them."""
     before: Mapping[str, int] = field(default_factory=dict)
-    """Those with the token anywhere in the text that is shown before the firing one."""
+    """Tokens that have the given token anywhere in the text shown before a firing token."""
     around: Mapping[str, int] = field(default_factory=dict)
-    """Those with the token anywhere in the text that is shown with the firing one, before or after it: at most, since
-    what is before two that stand close together is counted for both."""
+    """Tokens that have the given token anywhere in the text shown around a firing token. This is an upper bound: a
+    token between two close occurrences is counted for both."""
     within: Mapping[str, int] = field(default_factory=dict)
-    """By a word that is written in several tokens, those that are part of it."""
+    """For each word that is written in several tokens, the number of tokens that are part of it."""
     line_starts: int = 0
-    """Those with nothing but blanks before them on their line."""
+    """Tokens with nothing but blanks before them on their line."""
 
     @cached_property
     def kinds(self) -> Mapping[Kind, Sequence[str]]:
-        """The tokens of each kind."""
+        """The tokens of the corpus that belong to each kind."""
         return members(self.at)
 
     def of_kind(self, kind: Kind) -> Int64[np.ndarray, " n"]:
-        """How often each token of a kind occurs."""
+        """How often each token of a kind occurs, shape (number of its tokens,)."""
         return np.array([self.at[text] for text in self.kinds.get(kind, ())], np.int64)
 
 
 def base_rates(
     rows: Iterable[Shaped[np.ndarray, " n_pos"]], texts: Mapping[int, str], bos: int | None, shown: tuple[int, int]
 ) -> BaseRates:
-    """Count tokens of rows by their text; `shown` is how many tokens before and after the firing one are."""
+    """Count the tokens of some rows by their text. `shown` is the number of tokens shown before and after a firing
+    token."""
     counts: tuple[Counter[str], ...] = (Counter(), Counter(), Counter(), Counter())
     within: Counter[str] = Counter()
     n, n_starts = 0, 0
@@ -75,7 +78,7 @@ def base_rates(
 
 
 def _until_next(row: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """For each token, how many positions behind it come before its next occurrence, that one included, or the end."""
+    """For each position, the number of later positions up to and with the token's next occurrence, or up to the end."""
     order = np.lexsort((np.arange(len(row)), row))
     reach = len(row) - 1 - np.arange(len(row))
     same = row[order[1:]] == row[order[:-1]]
@@ -84,18 +87,18 @@ def _until_next(row: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 
 def _joined(first: str, second: str) -> bool:
-    """Whether a token goes on with the word that the token before it ends with."""
+    """Whether the second token continues the word that the first one ends with."""
     before, after = first[-1:], second[:1]
     return (before.isalnum() or before == "_") and (after.isalnum() or after == "_")
 
 
 def goes_on(tokens: Sequence[str], at: int) -> bool:
-    """Whether the word that a token ends with goes on in the next one."""
+    """Whether the word at the end of the token at `at` continues in the next token."""
     return at + 1 < len(tokens) and _joined(tokens[at], tokens[at + 1])
 
 
 def split_words(tokens: Sequence[str]) -> Iterable[tuple[int, int]]:
-    """The words that are written in several tokens: first token, and the one behind the last."""
+    """Words that are written in several tokens, as (first token, one past the last token)."""
     first = 0
     for at in range(1, len(tokens) + 1):
         if at == len(tokens) or not _joined(tokens[at - 1], tokens[at]):
@@ -105,7 +108,7 @@ def split_words(tokens: Sequence[str]) -> Iterable[tuple[int, int]]:
 
 
 def word_around(tokens: Sequence[str], at: int) -> str | None:
-    """The word that a token is part of; None where it is all of it, or part of none."""
+    """The word that a token is a part of; None where the token is the whole word, or not part of a word."""
     first, last = at, at + 1
     while first and _joined(tokens[first - 1], tokens[first]):
         first -= 1
@@ -115,7 +118,7 @@ def word_around(tokens: Sequence[str], at: int) -> str | None:
 
 
 def starts_of_lines(tokens: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    """Which tokens have nothing but blanks before them on their line, and are not blank themselves."""
+    """For each token, whether it is the first on its line that is not blank."""
     found = np.zeros(len(tokens), bool)
     is_start = False
     for at, token in enumerate(tokens):
@@ -127,7 +130,7 @@ def starts_of_lines(tokens: Sequence[str]) -> Bool[np.ndarray, " n"]:
 
 
 def starts_line(tokens: Sequence[str], at: int) -> bool:
-    """The same of one token."""
+    """Whether one token is the first on its line that is not blank."""
     if "\n" in tokens[at] or not tokens[at].strip():
         return False
     for token in reversed(tokens[:at]):
@@ -139,12 +142,12 @@ def starts_line(tokens: Sequence[str], at: int) -> bool:
 
 
 class Lift(NamedTuple):
-    """How much more often something holds where a feature fires than elsewhere."""
+    """How much more often something occurs where a feature fires than elsewhere in the corpus."""
 
     share: float
-    """Of the feature's samples."""
+    """Share of the feature's samples in which it occurs."""
     base_rate: float
-    """Of the tokens of the corpus."""
+    """Share of the corpus' tokens at which it occurs."""
     lift: float
     low: float
     """Lower end of the lift's 95% interval."""
@@ -152,8 +155,8 @@ class Lift(NamedTuple):
 
 
 def lift(held: int, n: int, held_elsewhere: int, n_elsewhere: int) -> Lift:
-    """Share over base rate, with Katz's interval of the logarithm; half a case is added to each count, so that what the
-    corpus never shows has a bound too."""
+    """The share divided by the base rate, with Katz's 95% interval for a ratio of proportions (on the logarithm). Half
+    a case is added to each count, so that the interval is finite even for what never occurs in the corpus."""
     p, q = (held + 0.5) / (n + 0.5), (min(held_elsewhere, n_elsewhere) + 0.5) / (n_elsewhere + 0.5)
     variance = max(0.0, (1 - p) / (held + 0.5)) + max(0.0, (1 - q) / (held_elsewhere + 0.5))
     reach = float(np.exp(Z95 * np.sqrt(variance)))

@@ -1,4 +1,5 @@
-"""What a description may say of where a feature fires: in words, and checked on samples and the corpus."""
+"""What a rule may say of where a feature fires (clauses), and how each clause is checked on samples and on the
+corpus."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,47 +21,47 @@ from interp.weightlens.settings import WordingSettings
 ClauseKind = Literal["token", "kind"] | ContextKind
 
 MIN_DIFFERENT = 3
-"""Different tokens of a kind among the samples, for the kind to be said."""
+"""A kind of tokens is named only if the samples have at least this many different tokens of it."""
 
 MIN_KIND_LIFT = 2.0
-"""Lower end of a kind's lift, from which it is said."""
+"""A kind is named only if the lower end of its lift's interval reaches this."""
 
 MIN_SEEN = 0.5
-"""Of the kind's tokens in the corpus, by how often they come, the part that the samples have at least: where a feature
-fires on ‘by’ and two rare others, it does not fire on prepositions."""
+"""A kind is named only if its tokens among the samples make up at least this share of the kind's occurrences in the
+corpus: a feature that fires on ‘by’ and two rare prepositions does not fire on prepositions."""
 
 VARIED = 0.5
-"""A kind is said if the samples have at least this part of the different tokens that as many tokens of the kind have
-in the corpus: of single capital letters, three that come again and again are better listed."""
+"""A kind is named only if the samples are varied: they have at least this share of the number of different tokens that
+as many random occurrences of the kind would have. Three capital letters again and again are better listed."""
 
 
 @dataclass(frozen=True)
 class Clause:
-    """Something that a description says of where the feature fires, as tokens."""
+    """One statement about where the feature fires, with the tokens that make it true."""
 
     kind: ClauseKind
     names: tuple[Word, ...]
-    """As the description shows them."""
+    """Words or kinds, as the description shows them."""
     tokens: frozenset[str]
-    """Texts of tokens, or of words that are written in several."""
+    """Texts of tokens, or of words that are written in several tokens."""
 
     def holds(self, moment: ActivationExample) -> bool:
-        """Whether it is true of a sample."""
+        """Whether the statement is true of a sample."""
         return not self.tokens.isdisjoint(standing(self.kind, moment))
 
     def compared(self, moments: Sequence[ActivationExample], base: BaseRates) -> Lift:
-        """How often it holds of samples, beside the tokens of the corpus."""
+        """How often it is true of the samples, compared with the tokens of the corpus."""
         elsewhere = sum(counts_of(self.kind, moments, base).get(text, 0) for text in self.tokens)
         return lift(sum(map(self.holds, moments)), len(moments), elsewhere, base.n)
 
 
 LINE = "line"
-"""What stands for the start of a line, where tokens stand for what comes before or after."""
+"""The text that represents the start of a line, where other clauses have the text of a neighbouring token."""
 
 
 def standing(kind: ClauseKind, moment: ActivationExample) -> Collection[str]:
-    """What stands in a sample where a clause of a kind looks, each text once. Where CircuitLens names the causes,
-    nothing but these is looked at."""
+    """The texts that a clause of this kind looks at in a sample, each once. Where CircuitLens has found the causes,
+    only these are looked at."""
     tokens, at, causes = moment.tokens, moment.at, moment.causes
     if kind in ("token", "kind"):
         return (tokens[at],)
@@ -83,7 +84,7 @@ def standing(kind: ClauseKind, moment: ActivationExample) -> Collection[str]:
 
 
 def counts_of(kind: ClauseKind, moments: Sequence[ActivationExample], base: BaseRates) -> Mapping[str, int]:
-    """How many tokens of the corpus have what a clause of a kind looks for."""
+    """For each text, the number of tokens in the corpus for which a clause of this kind would hold."""
     if kind == "after":
         return base.near if moments[0].causes is None else base.before
     if kind == "at the start of a line":
@@ -92,7 +93,8 @@ def counts_of(kind: ClauseKind, moments: Sequence[ActivationExample], base: Base
 
 
 class Counted:
-    """What stands where clauses of a kind look, in some samples: how many have each text, and their activation."""
+    """The texts at which clauses of one kind look, over some samples: the number of samples with each text, and their
+    activations."""
 
     def __init__(self, moments: Sequence[ActivationExample], kind: ClauseKind) -> None:
         self.rows = [standing(kind, moment) for moment in moments]
@@ -101,17 +103,18 @@ class Counted:
         self._activation = [moment.activation for moment in moments]
 
     def held(self, texts: AbstractSet[str]) -> int:
-        """In how many samples one of some texts stands."""
+        """Number of samples that have at least one of the texts."""
         return sum(not texts.isdisjoint(row) for row in self.rows)
 
     def mass(self, texts: AbstractSet[str]) -> float:
-        """The activation of these."""
+        """Summed activation of these samples."""
         return sum(a for row, a in zip(self.rows, self._activation, strict=True) if not texts.isdisjoint(row))
 
 
 def kind_of(counted: Counted, base: BaseRates | None, least: float) -> tuple[Kind, frozenset[str]] | None:
-    """The kind that says best what stands there, and all its tokens: it has at least a share of the samples and of
-    their activation, is commoner among them than in the corpus, and as varied as there. None: a list says it better."""
+    """The kind of tokens that describes the samples best, with all its tokens. It covers at least the share `least` of
+    the samples and of their activation, is more frequent among them than in the corpus, and is as varied as there.
+    None if a list of words is better."""
     if base is None or len(counted.n) < MIN_DIFFERENT:
         return None
     best, found = 0.0, None
@@ -135,29 +138,30 @@ def kind_of(counted: Counted, base: BaseRates | None, least: float) -> tuple[Kin
 
 
 PLACES: tuple[ContextKind, ...] = ("in", "at the start of a line", "right after", "after")
-"""Contexts of which the one that says most is said: where the firing token stands by what comes before it."""
+"""Contexts before the firing token; at most one of these is named, the most informative."""
 
 SURROUNDINGS: tuple[ContextKind, ...] = ("right before", "in texts with")
-"""Contexts of which one may be said as well."""
+"""Contexts after or around the firing token; at most one of these is named as well."""
 
 MIN_SURROUNDINGS = 0.5
-"""Share of the samples from which they are said: what comes after a token, or somewhere near it, does not fire it."""
+"""Share of the samples that such a context needs to be named. It needs more than the others, since text after a token
+cannot cause its activation, and text somewhere around it seldom does."""
 
 MAX_WORDS = 3
-"""Words of a context that are named."""
+"""Words named of one context."""
 
 PART = 0.3
-"""Share of the samples that a word has to have to be named with others."""
+"""Share of the samples that a word needs to be named together with others."""
 
 PART_IN = 0.1
-"""The same of words that the firing token is part of: there are many."""
+"""The same share for words that contain the firing token, of which there are many."""
 
 
 def contexts_of(
     moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
 ) -> list[Clause]:
-    """What is said of where the firing tokens stand: at most a place and the surroundings, each held by a good share of
-    the samples, and commoner among them than among the tokens of the corpus."""
+    """The contexts that a description names: at most one before the firing token and one after or around it. Each holds
+    for a good share of the samples, and more often there than at the tokens of the corpus."""
     if len(moments) < 2:
         return []
     found = []
@@ -171,7 +175,7 @@ def contexts_of(
 
 
 class _Place:
-    """Where clauses of a kind look, in samples and in the corpus."""
+    """One kind of context, counted in the samples and in the corpus."""
 
     def __init__(self, kind: ContextKind, moments: Sequence[ActivationExample], base: BaseRates | None) -> None:
         self.kind: ContextKind = kind
@@ -180,7 +184,7 @@ class _Place:
         self._counts = {} if base is None else counts_of(kind, moments, base)
 
     def low(self, texts: AbstractSet[str]) -> float:
-        """The lower end of how much commoner one of some texts is among the samples; 2 with nothing to compare with."""
+        """The lower end of the lift of some texts; 2 where there is no corpus to compare with."""
         if self.base is None:
             return 2.0
         elsewhere = sum(self._counts.get(text, 0) for text in texts)
@@ -188,8 +192,8 @@ class _Place:
 
 
 def _context(place: _Place, least: float, wording: WordingSettings) -> tuple[Clause, float] | None:
-    """The words, or the kind of tokens, that a good share of the samples has in a place, and how much that says: the
-    more, the more of them have it, and the rarer it is elsewhere."""
+    """The words, or the kind of tokens, that a good share of the samples has in this context, and how informative that
+    is: share of the samples times the logarithm of the lift. None if there are none."""
     kind, counted = place.kind, place.counted
     if sum(map(bool, counted.rows)) < least * counted.n_samples:
         return None
@@ -206,14 +210,14 @@ def _context(place: _Place, least: float, wording: WordingSettings) -> tuple[Cla
 
 
 class _Part(NamedTuple):
-    """Forms of one word."""
+    """The forms of one word."""
 
     name: str
     texts: frozenset[str]
 
 
 def _parts(place: _Place, least: float, wording: WordingSettings) -> list[_Part]:
-    """The words that are named: each has its share of the samples, and is commoner than in the corpus."""
+    """The words that are named: each occurs in its share of the samples, and more often there than in the corpus."""
     kind, counted = place.kind, place.counted
     if kind != "in":
         least = min(least, PART) if kind != "in texts with" else least
@@ -237,5 +241,5 @@ def _parts(place: _Place, least: float, wording: WordingSettings) -> list[_Part]
 
 
 def _tells(part: Group) -> bool:
-    """Whether a word may say what a text is about: no sign, and no short word."""
+    """Whether a word can indicate what a text is about: signs and short words cannot."""
     return part.kind == "word" and len(part.tokens[0].folded) >= MIN_LEMMA_LETTERS and part.name.isalpha()

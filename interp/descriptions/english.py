@@ -1,8 +1,8 @@
-"""A description by rule as English, and the same English read back.
+"""Descriptions by rule, written as English and parsed back from it.
 
-`‘officer’ and its forms, often right after ‘police’; more weakly ‘cop’; also ‘judge’ and ‘court’. Promotes
-‘headquarters’.`: clauses are separated by semicolons, `also` begins another mechanism, and what the feature promotes is
-a sentence of its own. Words are named in the order in which they drive the feature.
+Example: `‘officer’ and its forms, often right after ‘police’; more weakly ‘cop’; also ‘judge’ and ‘court’. Promotes
+‘headquarters’.` Clauses are separated by semicolons, `also` begins another mechanism, and a sentence of its own says
+what the feature promotes. Words come in the order in which they drive the feature.
 """
 
 import re
@@ -14,59 +14,59 @@ from interp.descriptions.kinds import BY_NAME, Kind, words_that_begin_with, word
 from interp.weightlens.description import MIN_LEMMA_LETTERS
 
 Word = str | Kind
-"""A token as it is shown, or a kind of tokens."""
+"""The text of a token as a description shows it, or a kind of tokens."""
 
 ContextKind = Literal["in", "at the start of a line", "right after", "after", "right before", "in texts with"]
 
 FREQUENCIES = ((0.75, ""), (0.5, "mostly "), (0.35, "often "), (0.0, "sometimes "))
-"""What is said of a context that at least such a share of the samples has."""
+"""The adverb for a context, by the smallest share of the samples that have it."""
 
 STRONGEST = "strongest "
-"""What is said of a context that only the strongest activations have."""
+"""The adverb for a context that only the strongest activations have."""
 
 LOOSE = frozenset({"sometimes ", "often ", STRONGEST})
-"""Of contexts, those that a word may well stand without."""
+"""Adverbs of contexts without which the word often fires as well."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a firing token stands."""
+    """What surrounds a firing token."""
 
     kind: ContextKind
     words: tuple[Word, ...] = ()
-    """Any of them."""
+    """Any one of these words or kinds."""
     frequency: str = ""
-    """How often it does, as `FREQUENCIES` has it."""
+    """The adverb that says how often, from `FREQUENCIES`."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """One way to fire a feature, as a description tells it."""
+    """One way in which a feature is made to fire, as a description states it."""
 
     words: tuple[Word, ...] = ()
     """The firing tokens, the strongest first."""
     weaker: tuple[Word, ...] = ()
-    """Others, on which it fires weakly."""
+    """Further tokens, on which the feature fires weakly."""
     contexts: tuple[Context, ...] = ()
     many: bool = False
-    """The words are examples: in such a context, any word is meant."""
+    """The words are only examples: in such a context the feature fires on any word."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """A description by rule, taken apart."""
+    """The content of a description by rule."""
 
     mechanisms: tuple[Mechanism, ...] = ()
     promotes: tuple[Word, ...] = ()
 
 
 def quoted(words: Iterable[str]) -> list[str]:
-    """Words in quotation marks that no word can close."""
+    """Words within quotation marks; quotation marks inside them are escaped, so that no word can close them."""
     return [f"‘{word.replace('‘', chr(92) + 'u2018').replace('’', chr(92) + 'u2019')}’" for word in words]
 
 
 def listed(words: Sequence[Word], last: str = "and") -> str:
-    """Words as a list: `‘64’, ‘32’ and other numbers`."""
+    """Words as an English list, for example `‘64’, ‘32’ and other numbers`."""
     said = []
     for at, word in enumerate(words):
         before = words[at - 1] if at else None
@@ -78,7 +78,7 @@ def listed(words: Sequence[Word], last: str = "and") -> str:
 
 
 def text_of(meaning: Meaning) -> str:
-    """A meaning as English: at most two sentences."""
+    """A meaning as English, in at most two sentences."""
     said = []
     for at, mechanism in enumerate(meaning.mechanisms):
         also = "also " if at else ""
@@ -97,14 +97,14 @@ def text_of(meaning: Meaning) -> str:
 
 
 def with_rest(text: str, share: float) -> str:
-    """A description that says how much of the activation is on tokens that it does not name."""
+    """The description with the share of activation on tokens that it does not name."""
     first, *promotes = _PROMOTES.split(text, maxsplit=1)
     rest = f"{first.removesuffix('.')}; {share:.0%} of its activation is on other tokens."
     return f"{rest} Promotes{promotes[0]}" if promotes else rest
 
 
 def _contexts_text(contexts: Sequence[Context]) -> str:
-    """Contexts, how often of two alike said once."""
+    """Contexts as English; an adverb that two of them share is written once."""
     said, before = "", None
     for one in contexts:
         words = f" {listed(one.words, 'or')}" if one.words else ""
@@ -117,7 +117,7 @@ def _contexts_text(contexts: Sequence[Context]) -> str:
 
 
 def _forms(word: Word) -> str:
-    """Whether forms of a word as shown are meant with it: not of pieces, signs and what is shorter than lemmas are."""
+    """The words “and its forms” if forms of a word are meant: not for pieces of words, signs and very short words."""
     return " and its forms" if isinstance(word, str) and word.isalpha() and len(word) >= MIN_LEMMA_LETTERS else ""
 
 
@@ -135,8 +135,8 @@ _CONTEXT = re.compile(rf"(?:^|( and )|,? )((?:{_HOW_OFTEN}) )?({_PLACES}|(?<!tha
 
 
 def meaning_of(text: str) -> Meaning:
-    """A description read back, and as far as its words stand in quotation marks, any other text. Free text without
-    quotation marks means its own longer words."""
+    """Parse a description by rule. Of any other text, the words in quotation marks are taken, and of text without
+    quotation marks its own longer words."""
     words: list[str] = []
 
     def keep(found: re.Match[str]) -> str:
@@ -160,10 +160,10 @@ def meaning_of(text: str) -> Meaning:
 
 
 def _read_clause(said: str, words: Sequence[str], mechanisms: list[Mechanism]) -> None:
-    """Add what a clause says to the mechanisms before it."""
+    """Parse one clause and add what it says to the mechanisms before it."""
     starts = list(_CONTEXT.finditer(said))
     head = said[: starts[0].start()] if starts else said
-    ends = [*(found.start() for found in starts[1:]), len(said)]  # of what is not said: none
+    ends = [*(found.start() for found in starts[1:]), len(said)]  # tokens not named: no mechanism
     contexts: list[Context] = []
     for found, end in zip(starts, ends, strict=False):
         frequency = contexts[-1].frequency if found[1] and contexts else found[2] or ""
@@ -184,7 +184,7 @@ def _read_clause(said: str, words: Sequence[str], mechanisms: list[Mechanism]) -
 
 
 def _is_context(one: Context) -> bool:
-    """Whether what looks like a context says where a word stands; `in` is of a single word."""
+    """Whether what looks like a context is one; `in` introduces exactly one word."""
     is_phrase = any(isinstance(word, str) and " " in word for word in one.words)
     return one.kind == "at the start of a line" or (bool(one.words) and not (one.kind == "in" and is_phrase))
 
@@ -200,7 +200,7 @@ _CONTEXT_KINDS: dict[str, ContextKind] = {
 
 
 def _words_in(said: str, words: Sequence[str]) -> Iterable[Word]:
-    """The words and kinds that a part of a description lists, in order."""
+    """The words and kinds that part of a description lists, in their order."""
     for found in _LISTED.finditer(said):
         if found[2]:
             yield _BY_FOLDED[found[2].casefold()]
@@ -222,7 +222,7 @@ _BETWEEN = re.compile(
 
 
 def _is_by_rule(text: str) -> bool:
-    """Whether a text without quotation marks lists kinds of tokens and says nothing else."""
+    """Whether a text without quotation marks consists of names of kinds of tokens and nothing else."""
     return bool(re.fullmatch(_BETWEEN, _LISTED.sub("", text) or ".")) and bool(_LISTED.search(text))
 
 
@@ -236,7 +236,7 @@ _COMMON = frozenset(
         """,
     )
 )
-"""Words that say nothing in a description of free text."""
+"""Words that carry no information in a description in free text."""
 
 
 def _plain_words(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a description may rest on: for each method exactly what the paper lets it see."""
+"""The evidence for a description: for each method exactly what its paper lets it see."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,25 +10,25 @@ from interp.descriptions.wiring import Wire
 Method = Literal[
     "weightlens+out+llm", "weightlens+twera", "maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl"
 ]  # fmt: skip
-"""The methods of this stage; `weightlens` and `weightlens+out` are worded by the weightlens stage."""
+"""The methods of this stage. The descriptions `weightlens` and `weightlens+out` come from the weightlens stage."""
 
 WHOLE = -1
-"""The `cluster` of a description of the whole feature."""
+"""The value of `cluster` for a description of the whole feature."""
 
 
 @dataclass(frozen=True)
 class ActivationExample:
-    """One sampled activation: the text around it, as tokens."""
+    """One sampled activation with the text around it, as tokens."""
 
     tokens: tuple[str, ...]
     at: int
-    """The firing token."""
+    """Index of the firing token in `tokens`."""
     activation: float
     causes: tuple[int, ...] | None = None
-    """Tokens that drive the activation by CircuitLens, the strongest first; None: not attributed, the whole text may be
-    looked at."""
+    """Indices of the tokens that cause the activation by CircuitLens, the strongest first. None: the sample was not
+    attributed, and the whole text may be looked at."""
     document: int = 0
-    """That it is from, counted through the corpora."""
+    """Number of the document that the text is from, counted through all corpora."""
 
     @property
     def fires(self) -> str:
@@ -37,22 +37,23 @@ class ActivationExample:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a feature, or of one of its clusters."""
+    """The evidence for the description of a feature, or of one of its clusters."""
 
     reads: tuple[str, ...] = ()
-    """Tokens that fire the feature alone, the strongest first (WeightLens)."""
+    """Tokens that alone make the feature fire (WeightLens), the strongest first."""
     moments: tuple[ActivationExample, ...] = ()
     """Sampled activations, the strongest first."""
     promotes: tuple[str, ...] = ()
     """Next tokens that the feature makes more likely, the strongest first."""
     strongest: tuple[ActivationExample, ...] = ()
-    """Of samples over the whole range, the feature's greatest activations beside them: what drives it, said first."""
+    """The feature's greatest activations, beside `moments` over the whole range; what causes these is said first."""
     strong: float = 0.0
-    """The feature's strong activations, on average: what words are called weak or strong by."""
+    """The mean of the feature's strong activations. Words are called weak or strong in comparison with it."""
     base: BaseRates | None = None
-    """How often tokens stand elsewhere in the corpus; None: nothing is compared with."""
+    """How often tokens occur elsewhere in the corpus; None: descriptions are not compared with it."""
     wires: tuple[Wire, ...] = ()
-    """Earlier features that drive it on the corpus, the strongest first: along their wiring `reads` were inherited."""
+    """Earlier features that drive this one on the corpus, the strongest first. Tokens in `reads` were inherited from
+    them."""
 
     @property
     def tells_something(self) -> bool:
@@ -60,7 +61,8 @@ class Evidence:
 
 
 def pattern(moment: ActivationExample) -> str:
-    """A moment as a person reads it: the firing token marked, of attributed ones only the causes, gaps as `…`."""
+    """A sample as a person reads it: the firing token is marked, attributed samples show only their causes, and `…`
+    marks gaps."""
     shown = set(range(len(moment.tokens))) if moment.causes is None else {*moment.causes, moment.at}
     pieces: list[str] = []
     for at, token in enumerate(moment.tokens):
@@ -73,55 +75,56 @@ def pattern(moment: ActivationExample) -> str:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One mechanism that CircuitLens described apart."""
+    """A cluster of samples (one mechanism, by CircuitLens) that gets a description of its own."""
 
     number: int
-    """-1: the samples that belong to none; `JOINED`: those of clusters that do not hold."""
+    """Its number; -1: the samples in no cluster; `JOINED`: those of all clusters that are not stable."""
     share: float
-    """Of the feature's attributed samples."""
+    """Its share of the feature's attributed samples."""
     moments: tuple[ActivationExample, ...]
 
 
 @dataclass(frozen=True)
 class FeatureEvidence:
-    """All that the catalog knows of one feature."""
+    """All that the catalog has about one feature."""
 
     reads: tuple[str, ...] = ()
-    """Validated tokens (WeightLens)."""
+    """Input tokens validated by a forward pass (WeightLens)."""
     promotes: tuple[str, ...] = ()
     """Output tokens (WeightLens)."""
     top: tuple[ActivationExample, ...] = ()
-    """Its greatest activations."""
+    """The samples with its greatest activations."""
     spread: tuple[ActivationExample, ...] = ()
-    """The quantile sample."""
+    """The samples drawn by quantiles of its activations."""
     clusters: tuple[Cluster, ...] = ()
     effects: tuple[str, ...] = ()
-    """Tokens whose logits its sampled activations raise (CircuitLens)."""
+    """Tokens whose logits the sampled activations raise (CircuitLens)."""
     base: BaseRates | None = None
     """How often tokens stand elsewhere in the corpus."""
     reads_in_use: tuple[str, ...] = ()
-    """Validated tokens, those inherited along the wiring that the corpus uses."""
+    """Validated input tokens, with those inherited over edges that are used on the corpus (TWERA)."""
     wires: tuple[Wire, ...] = ()
     """That wiring."""
 
 
 JOINED = -2
-"""Number of the samples of all clusters that do not hold under resampling: described as one, and not listed."""
+"""The number for all clusters that resampling does not reproduce: they get one description together, and are not
+listed."""
 
 
 def described(sizes: Mapping[int, int], most: int) -> list[int]:
-    """Of clusters by number, those that are described, the largest first.
+    """The clusters that are described, the largest first.
 
-    The samples of no cluster (-1) are described like one where they are more than half: clusters alone would speak of
-    the smaller part of what fires the feature.
+    The samples in no cluster (-1) are described like a cluster if they are more than half of all: otherwise the
+    description would cover only the smaller part of what fires the feature.
     """
     kept = {number: n for number, n in sizes.items() if number != WHOLE or 2 * n > sum(sizes.values())}
     return sorted(kept, key=lambda number: (-kept[number], number))[:most]
 
 
 def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
-    """What would be known of a feature from every other document of the corpus alone; clusters, promoted tokens and
-    what weights tell stay those of the whole."""
+    """The same evidence from every other document of the corpus alone (even or odd numbers). Clusters, promoted tokens
+    and the evidence from weights stay those of the whole corpus."""
 
     def kept(moments: tuple[ActivationExample, ...]) -> tuple[ActivationExample, ...]:
         return tuple(moment for moment in moments if moment.document % 2 == parity)
@@ -132,18 +135,18 @@ def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
 
 
 STRONG_SHARE = 0.25
-"""Of the activations that are looked at, those that say what is strong."""
+"""Share of the activations, the greatest ones, whose mean counts as strong."""
 
 
 def strong(moments: Sequence[ActivationExample]) -> float:
-    """The mean of the strongest quarter of some activations; 0 of none."""
+    """The mean of the greatest quarter of some activations; 0 for none."""
     largest = sorted((moment.activation for moment in moments), reverse=True)
     largest = largest[: max(1, round(STRONG_SHARE * len(largest)))]
     return sum(largest) / len(largest) if largest else 0.0
 
 
 def evidence_for(method: Method, known: FeatureEvidence) -> tuple[Evidence, list[tuple[Cluster, Evidence]]]:
-    """What a method may look at: of the whole feature, and of each cluster where the method tells them apart."""
+    """The evidence that a method may see: for the whole feature, and for each cluster where the method has clusters."""
     if method == "weightlens+out+llm":
         return Evidence(reads=known.reads, promotes=known.promotes), []
     if method == "weightlens+twera":

@@ -1,4 +1,4 @@
-"""A feature by one method: each cluster first, then one text for the whole."""
+"""The descriptions of a feature by one method: first one for each cluster, then one for the whole feature."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,41 +17,42 @@ from interp.weightlens.description import Token, word_list
 from interp.weightlens.settings import WordingSettings
 
 N_TOKENS = 12
-"""Tokens kept beside a description."""
+"""Number of tokens stored with a description."""
 
 
 MIXED = 0.5
-"""Where the tokens that are named have less than this share of the activation, the description says so."""
+"""If the named tokens have less than this share of the activation, the description says so."""
 
 STAND_IN = 20 * "words "
-"""In the place of a description that is still to be asked for."""
+"""Placeholder for a description that a language model has yet to give."""
 
 
 class Explainer(Protocol):
-    """Puts evidence into words."""
+    """A way to put evidence into words."""
 
     def explain(self, evidence: Evidence) -> str | None:
-        """A feature or a cluster in words; None where there are none."""
+        """Describe a feature or a cluster; None where the evidence gives nothing to say."""
         ...
 
     def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
-        """One text from those of clusters, (text, share) each, and what is known of the whole feature; None where a
-        text is lacking."""
+        """Combine the descriptions of clusters, each as (text, share of samples), with the evidence for the whole
+        feature. None where one of the descriptions is missing."""
         ...
 
     def clauses(self, evidence: Evidence) -> list[Clause]:
-        """What a text says of where the feature fires, as far as that can be told from the evidence."""
+        """The statements of a text about where the feature fires, as far as they can be checked against the
+        evidence."""
         ...
 
 
 class TokensExplainer(NamedTuple):
-    """By rule, offline."""
+    """Descriptions by rule, without a language model."""
 
     rule: RuleSettings
     wording: WordingSettings
 
     def explain(self, evidence: Evidence) -> str | None:
-        if evidence.wires:  # in the words of the weightlens stage, beside whose descriptions it is judged
+        if evidence.wires:  # worded as in the weightlens stage, to compare with it on equal terms
             return word_list([Token(text) for text in evidence.reads], self.wording)
         return by_rule(evidence, self.rule, self.wording)
 
@@ -64,7 +65,7 @@ class TokensExplainer(NamedTuple):
 
 
 class ModelExplainer(NamedTuple):
-    """By a language model; what is not answered yet is left in `answers.missing`."""
+    """Descriptions by a language model. Questions without an answer so far are collected in `answers.missing`."""
 
     answers: Answers
     instructions: Instructions
@@ -88,11 +89,12 @@ class ModelExplainer(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One thing that a description says of where the feature fires, and how often that is so."""
+    """One statement of a description about where the feature fires, and how often it is true."""
 
     kind: str
     samples: str
-    """Of which it is said: strongest (the greatest activations) or range (those of the whole range, or a cluster's)."""
+    """The samples it is about: `strongest` (the greatest activations) or `range` (samples over all quantiles, or those
+    of a cluster)."""
     clause: str
     """In words."""
     lift: Lift
@@ -102,18 +104,18 @@ class Described(NamedTuple):
     """One description."""
 
     cluster: int
-    """`WHOLE` for the whole feature."""
+    """Number of the cluster; `WHOLE` for the whole feature."""
     text: str
     tokens: list[str]
-    """Texts of the tokens that it rests on, the strongest first."""
+    """Texts of the tokens that the description is based on, the strongest first."""
     coverage: float | None = None
-    """Of the activation of the samples that it is of, the share on tokens that it names; None without samples, or
-    where nothing says what it names."""
+    """Share of the samples' activation that is on tokens which the description names. None without samples, or where it
+    cannot be determined which tokens it names."""
     clauses: tuple[Measured, ...] = ()
 
 
 def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> list[Described]:
-    """All descriptions of a feature by a method, those of its clusters first."""
+    """All descriptions of a feature by one method, those of its clusters first."""
     whole, parted = evidence_for(method, known)
     if len(parted) == 1:
         whole, parted = replace(whole, moments=parted[0][1].moments), []
@@ -142,10 +144,10 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
 
 
 def _described(cluster: int, text: str, evidence: Evidence, said: Sequence[tuple[Evidence, list[Clause]]]) -> Described:
-    """A description with what its clauses are worth on the samples of which they are said.
+    """A description with the measured frequency of its statements.
 
-    Clusters may name a word by different tokens of it, one by "as" and another by "as" and "As": the whole feature's
-    clause is of all of them.
+    Clusters may have named different tokens of one word, say “as” and “As”; for the whole feature, the statement covers
+    all of them.
     """
     base, named = evidence.base, set(evidence.reads)
     merged: dict[tuple[str, str], tuple[Clause, Evidence]] = {}

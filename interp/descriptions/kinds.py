@@ -1,4 +1,4 @@
-"""Kinds of tokens that a rule says better than a list: numbers, months, closing brackets, words that end in ‘-tion’."""
+"""Kinds of tokens that are better named than listed: numbers, months, closing brackets, words that end in ‘-tion’."""
 
 import re
 from collections.abc import Iterable
@@ -8,27 +8,27 @@ from functools import lru_cache
 from interp.display import unescaped
 
 MIN_LETTERS = 2
-"""Of a beginning or an ending of words."""
+"""Shortest beginning or ending of words that makes a kind."""
 
 MAX_LETTERS = 5
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Tokens of one kind; a blank before a token is part of it and says nothing of its kind."""
+    """Tokens of one kind. A leading blank belongs to a token, but does not matter for its kind."""
 
     name: str
-    """What a description calls them, in the plural; an ending or a beginning stands in quotation marks."""
+    """Its name in descriptions, in the plural; a beginning or ending of words is in quotation marks."""
     pattern: str
-    """Regular expression that all of a token's text matches."""
+    """Regular expression that matches the whole text of a token."""
     examples: tuple[str, ...]
-    """Some of them, to write texts with."""
+    """Some of its members, for writing example texts."""
 
     def holds(self, text: str) -> bool:
         return _matches(self.pattern, text)
 
     def names(self, word: str) -> bool:
-        """The same of a word as a description shows it, `-ing` for a piece."""
+        """The same for a word as a description shows it, for example `-ing` for a piece of a word."""
         is_piece = len(word) > 1 and word[0] == "-" and word[1].isalnum()
         return _matches(self.pattern, word[1:] if is_piece else unescaped(word))
 
@@ -44,7 +44,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _words(name: str, words: str) -> Kind:
-    """A closed class of words, in whatever case."""
+    """A pattern for a closed class of words, in upper or lower case."""
     members = tuple(words.split())
     return Kind(name, rf"(?i) ?(?:{'|'.join(members)})", members)
 
@@ -104,7 +104,7 @@ KINDS = (
     _signs("Hebrew letters", r" ?[\u0590-\u05ff]+", "של את לא"),
     _signs("words with accented letters", r" ?[A-Za-z]*[\u00c0-\u024f][A-Za-z\u00c0-\u024f]*", "é für más à"),
 )  # fmt: skip
-"""Those that have a name of their own, the narrower before the wider."""
+"""The kinds with a fixed name, narrower ones before wider ones."""
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -115,43 +115,43 @@ _REST = ("s", "ing", "ed", "er", "al", "ment", "able", "")
 
 @lru_cache(maxsize=4096)
 def words_that_end_in(letters: str) -> Kind:
-    """Words, and pieces of words, with an ending in common."""
+    """Words, and pieces of words, that have an ending in common."""
     examples = tuple(stem + letters for stem in _STEMS)
     return Kind(f"words that end in ‘-{letters}’", rf"(?i) ?[^\W\d_]*{re.escape(letters)}", examples)
 
 
 @lru_cache(maxsize=4096)
 def words_that_begin_with(letters: str) -> Kind:
-    """Words with a beginning in common."""
+    """Words that have a beginning in common."""
     examples = tuple(letters + rest for rest in _REST)
     return Kind(f"words that begin with ‘{letters}-’", rf"(?i) ?{re.escape(letters)}[^\W\d_]*", examples)
 
 
 @lru_cache(maxsize=1 << 16)
 def named_kinds(text: str) -> tuple[Kind, ...]:
-    """Those of `KINDS` that a token is of."""
+    """The kinds of `KINDS` that a token belongs to."""
     return tuple(kind for kind in KINDS if kind.holds(text))
 
 
 @lru_cache(maxsize=1 << 16)
 def letter_kinds(text: str) -> tuple[Kind, ...]:
-    """The beginnings and endings that a token, if it is all letters, has in common with others."""
+    """The kinds by beginning and ending that a token belongs to; empty unless it is all letters."""
     word = text.strip().casefold()
     if not word.isascii() or not word.isalpha():
         return ()
-    lengths = range(min(MAX_LETTERS, len(word)), MIN_LETTERS - 1, -1)  # of equals, the longest is said
+    lengths = range(min(MAX_LETTERS, len(word)), MIN_LETTERS - 1, -1)  # among equals, the longest is named
     endings = [words_that_end_in(word[-length:]) for length in lengths]
     begins = text[:1] == " " or text[:1].isupper()
     return (*endings, *(words_that_begin_with(word[:length]) for length in lengths if begins and length > MIN_LETTERS))
 
 
 def kinds_of(text: str) -> tuple[Kind, ...]:
-    """All kinds that a token is of."""
+    """All kinds that a token belongs to."""
     return (*named_kinds(text), *letter_kinds(text))
 
 
 def members(texts: Iterable[str]) -> dict[Kind, list[str]]:
-    """Of some tokens, those of each kind."""
+    """The given tokens by kind; a token can be in several."""
     found: dict[Kind, list[str]] = {}
     for text in texts:
         for kind in kinds_of(text):

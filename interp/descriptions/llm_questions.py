@@ -1,4 +1,4 @@
-"""Questions to a language model and their answers, whoever answers them."""
+"""Questions to a language model and their answers, independent of who answers them."""
 
 import hashlib
 import json
@@ -9,28 +9,28 @@ from typing import Any, Literal, NamedTuple, Required, TypedDict
 Purpose = Literal["explain", "join", "synthesise", "rate", "mark", "intruder", "simulate"]
 
 Instructions = Mapping[Purpose, str]
-"""What a language model is told, by the kind of question."""
+"""The instructions for a language model, one file for each kind of question."""
 
 
 JsonType = Literal["string", "integer", "array", "object"]
 
 
 class Schema(TypedDict, total=False):
-    """The part of JSON Schema that answers are described with."""
+    """The subset of JSON Schema that describes answers."""
 
     type: Required[JsonType]
     enum: list[int] | list[str]
-    """The values that there may be."""
+    """The allowed values."""
     items: "Schema"
-    """Of an array: what each item is."""
+    """For an array: the schema of its items."""
     properties: dict[str, "Schema"]
-    """Of an object: exactly these properties."""
+    """For an object: its properties; all are required and no others are allowed."""
     required: list[str]
     additionalProperties: bool
 
 
 class Prompt(NamedTuple):
-    """One question: instructions that many questions share, and what this one is about."""
+    """One question: instructions that many questions share, and the text of this one."""
 
     purpose: Purpose
     system: str
@@ -38,53 +38,55 @@ class Prompt(NamedTuple):
     schema: Schema
     """JSON schema of the answer."""
     max_tokens: int
-    """Of the answer."""
+    """Limit of the answer's length, in tokens."""
 
     @property
     def n_characters(self) -> int:
-        """Of all that is sent, the schema aside."""
+        """Length of all that is sent but the schema, in characters."""
         return len(self.system) + len(self.user)
 
     def sha256(self, model: str) -> str:
-        """Names the question and who is asked: the same question is never paid for twice."""
+        """Hash of the question and of the model that is asked. Answers are stored under it, so none is paid for
+        twice."""
         text = json.dumps([model, *self], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 AnswerValue = dict[str, Any]
-"""A JSON object whose properties have the types that its question's schema says; `parsed` has checked them."""
+"""A JSON object whose properties have the types in its question's schema, as checked by `parsed`."""
 
 
 class Answer(NamedTuple):
-    """What came back: a value that fits the schema, or what went wrong."""
+    """The result of a question: a value that fits the schema, or the reason why there is none."""
 
     value: AnswerValue | None
     problem: str | None = None
-    """refusal, truncated, malformed, expired, budget, or an error; None: all is well."""
+    """One of refusal, truncated, malformed, expired, budget, or the text of an error; None: there is a value."""
     detail: str = ""
 
 
 class Questions(NamedTuple):
-    """What a task needs to know before it can do its work."""
+    """The questions that must be answered before a task can go on."""
 
     now: Sequence[Prompt] = ()
     later: Sequence[Prompt] = ()
-    """What will be asked when these are answered, with stand-ins for the answers: for estimates alone."""
+    """Questions that will follow once these are answered, with placeholders for the answers; used only to estimate
+    cost."""
 
 
 class Answers:
-    """The answers that are known; what is asked for and is not among them is kept in `missing`."""
+    """The known answers. A question that has none is collected in `missing` when its value is asked for."""
 
     def __init__(self, known: Callable[[Prompt], Answer | None]) -> None:
         self._known = known
         self.missing: list[Prompt] = []
         self.later: list[Prompt] = []
-        """Questions that will follow from missing answers; see `Questions`."""
+        """Questions that will follow from the missing answers; see `Questions`."""
         self.problems: list[Answer] = []
-        """Answers that were no use."""
+        """Answers that could not be used."""
 
     def value(self, prompt: Prompt) -> AnswerValue | None:
-        """The answer's value; None if it is still to be asked for, or was no use."""
+        """The value of the answer; None if there is no answer yet, or an unusable one."""
         answer = self._known(prompt)
         if answer is None:
             self.missing.append(prompt)
@@ -95,7 +97,7 @@ class Answers:
 
 
 def parsed(text: str, schema: Schema) -> AnswerValue | None:
-    """The JSON object in an answer if it has the schema's properties in their types, else None."""
+    """The JSON object in an answer if it has the schema's properties with their types, else None."""
     start, end = text.find("{"), text.rfind("}")
     try:
         value = json.loads(text[start : end + 1]) if 0 <= start < end else None
@@ -121,7 +123,7 @@ def _fits(value: object, schema: Schema) -> bool:
 
 
 def record(**properties: Schema) -> Schema:
-    """The schema of an object that has exactly these properties."""
+    """The schema of an object with exactly these properties."""
     return {
         "type": "object",
         "properties": properties,
@@ -138,8 +140,8 @@ FENCE_NOTE = (
 
 
 def fenced(data: object) -> str:
-    """Data as JSON within a fence that nothing inside can close: `<`, `>` and `&` and all control and format characters
-    are escaped."""
+    """Data as JSON between tags that nothing inside can close: `<`, `>`, `&` and all control and format characters are
+    escaped."""
     text = json.dumps(data, ensure_ascii=False)
     return f"<data>\n{''.join(_escaped(character) for character in text)}\n</data>"
 
@@ -152,5 +154,5 @@ def _escaped(character: str) -> str:
 
 
 def numbered(texts: Sequence[object]) -> list[dict[str, object]]:
-    """Things with the numbers by which answers refer to them."""
+    """Items with numbers, by which answers refer to them."""
     return [{"id": at, "text": text} for at, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""Evidence as questions to a language model: what it is told, and the fenced material it is shown."""
+"""Prompts for descriptions: instructions, and the evidence as fenced material."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,18 @@ from interp.descriptions.evidence import ActivationExample, Evidence, pattern
 from interp.descriptions.llm_questions import AnswerValue, Instructions, Prompt, fenced, record
 
 MAX_DESCRIPTION = 300
-"""Characters kept of a description."""
+"""A description is cut off after this many characters."""
 
 DESCRIPTION = record(description={"type": "string"})
 
 
 def explain(evidence: Evidence, instructions: Instructions, max_tokens: int) -> Prompt:
-    """Ask for a description of a feature, or of one of its clusters."""
+    """The prompt for a description of a feature, or of one of its clusters."""
     return Prompt("explain", instructions["explain"], fenced(_shown(evidence)), DESCRIPTION, max_tokens)
 
 
 def join(parts: Sequence[tuple[str, float]], whole: Evidence, instructions: Instructions, max_tokens: int) -> Prompt:
-    """Ask for one description of a feature from those of its clusters, (text, share) each."""
+    """The prompt for one description of a feature, made of those of its clusters, each as (text, share of samples)."""
     mechanisms = [{"description": text, "share": round(share, 2)} for text, share in parts]
     tokens = {name: value for name, value in _shown(whole).items() if name != "moments"}
     return Prompt("join", instructions["join"], fenced({"mechanisms": mechanisms, **tokens}), DESCRIPTION, max_tokens)
@@ -40,6 +40,6 @@ def _moment(moment: ActivationExample) -> dict[str, object]:
 
 
 def description_in(value: AnswerValue) -> str | None:
-    """The description that an answer holds, on one line; None if it is empty."""
+    """The description in an answer, on one line; None if it is empty."""
     text = " ".join("".join(c if c.isprintable() else " " for c in value["description"]).split())
     return text[:MAX_DESCRIPTION] or None

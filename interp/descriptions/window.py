@@ -1,4 +1,4 @@
-"""The text around an activation: one rule for what explainers see and for the catalog's view `contexts`."""
+"""The text around an activation: one rule for explainers and for the catalog's view `contexts`."""
 
 import numpy as np
 from jaxtyping import Int32
@@ -11,10 +11,10 @@ def text_around(
     sides: tuple[int, int],
     bos: int | None,
 ) -> tuple[int, int]:
-    """First position, and the one behind the last, of the tokens around `position` that are of its own document.
+    """First position, and one past the last, of the tokens around `position` in the same document.
 
-    At most `sides` tokens before and after it. `documents` says of every token of the row which document it is from;
-    padding (−1) and BOS belong to no text. The view `contexts` says the same in SQL, but shows BOS.
+    At most `sides` tokens before and after it. `documents` has the document's number for every token of the row;
+    padding (−1) and BOS belong to no text. The view `contexts` does the same in SQL, but shows BOS.
     """
     first = max(0, position - sides[0])
     last = min(len(row), position + sides[1] + 1)

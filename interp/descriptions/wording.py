@@ -1,4 +1,5 @@
-"""The `tokens` explainer: evidence into a meaning by rule, said in English by `interp.descriptions.english`."""
+"""The `tokens` explainer: by rule from evidence to a `Meaning`, which `interp.descriptions.english` writes as
+English."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,46 +28,46 @@ from interp.weightlens.description import Group, group, token_of
 from interp.weightlens.settings import WordingSettings
 
 WEAK = 0.5
-"""A word is weak if the feature's greatest activation on it is below this part of its strong ones."""
+"""A word is weak if the feature's greatest activation on it is below this share of its strong activations."""
 
 MIN_OF_KIND = 0.4
-"""Share of the samples and of their activation that a kind of tokens has to have to be named."""
+"""A kind of tokens is named if it has at least this share of the samples and of their activation."""
 
 MAX_WEAKER = 6
-"""Weak words that are named of a way to fire."""
+"""Weak words named for one mechanism."""
 
 MAX_MECHANISMS = 4
-"""Ways to fire that are told apart."""
+"""Mechanisms named in one description."""
 
 MIN_PROMOTED = 5
-"""Promoted tokens from which a kind of them is said."""
+"""A kind of promoted tokens is named if there are at least this many promoted tokens."""
 
 MAX_PROMOTED = 4
-"""Words that are said to be promoted."""
+"""Promoted words that are named."""
 
 EXAMPLES = 2
-"""Words that are named before the kind that they are of."""
+"""Words named as examples before the kind that they belong to."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """Firing tokens under one name."""
+    """Firing tokens under a common name."""
 
     word: Word
     tokens: frozenset[str]
     peak: float
-    """The greatest activation on one of them; of a kind, the mean."""
+    """The greatest activation on one of the tokens; for a kind, the mean."""
 
 
 def by_rule(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> str | None:
-    """One feature or cluster in words; None where the evidence says nothing."""
+    """The description of one feature or cluster; None where the evidence gives nothing to say."""
     meaning = Meaning(tuple(_mechanisms(evidence, rule, wording)), _promoted(evidence, wording))
     return text_of(meaning) or None
 
 
 def joined(parts: Sequence[str], whole: Evidence, rule: RuleSettings, wording: WordingSettings) -> str | None:
-    """The descriptions of a feature's clusters as one, with what holds for the whole feature; those that fire it
-    strongly first."""
+    """One description made from those of a feature's clusters and what holds for the whole feature, with the mechanisms
+    of its strongest activations first."""
     alone = Mechanism(_names(whole.reads, wording))
     mechanisms = [_relaxed(one, alone, alone=True) for part in parts for one in meaning_of(part).mechanisms]
     promotes = [word for part in parts for word in meaning_of(part).promotes]
@@ -77,8 +78,9 @@ def joined(parts: Sequence[str], whole: Evidence, rule: RuleSettings, wording: W
 
 
 def _without_repeats(mechanisms: Iterable[Mechanism], rule: RuleSettings) -> tuple[Mechanism, ...]:
-    """Each word once where no further context sets it apart: what was said to fire strongly is not said again, and of a
-    context that it does not need, that it fires it most strongly. Ways to fire without a context are one."""
+    """Mechanisms without repetition. A word is named once, unless a further context distinguishes the second mention: a
+    word said to fire strongly is not repeated as weak, and a context that a word turns out not to need is given as
+    the context of its strongest activations. Mechanisms without a context are combined."""
     kept: list[Mechanism] = []
     for one in mechanisms:
         kept = [_relaxed(earlier, one) for earlier in kept]
@@ -96,8 +98,8 @@ def _without_repeats(mechanisms: Iterable[Mechanism], rule: RuleSettings) -> tup
 
 
 def _relaxed(earlier: Mechanism, later: Mechanism, *, alone: bool = False) -> Mechanism:
-    """A way to fire; where its words fire without a context that not nearly all of its samples have, or if `alone` are
-    words that fire the feature with nothing else, that is said to be the context of the strongest activations."""
+    """A mechanism, corrected by a later one: where the same words fire without a context that most but not all samples
+    have (or, if `alone`, fire the feature on their own), the context is given as that of the strongest activations."""
     places = _needed(later.contexts)
     if 2 * len(set(earlier.words) & set(later.words)) < len(earlier.words) or not places <= _places(earlier.contexts):
         return earlier
@@ -109,17 +111,17 @@ def _relaxed(earlier: Mechanism, later: Mechanism, *, alone: bool = False) -> Me
 
 
 def _places(contexts: Sequence[Context]) -> set[tuple[str, tuple[Word, ...]]]:
-    """Contexts, however often they are there."""
+    """Contexts without their adverbs."""
     return {(context.kind, context.words) for context in contexts}
 
 
 def _needed(contexts: Sequence[Context]) -> set[tuple[str, tuple[Word, ...]]]:
-    """Those without which most activations of a way to fire are not."""
+    """Contexts that most activations of the mechanism have."""
     return _places([context for context in contexts if context.frequency not in LOOSE])
 
 
 def _is_said(word: Word, contexts: Sequence[Context], kept: Sequence[Mechanism]) -> bool:
-    """Whether a word, or a kind that it is of, was said with these contexts, and maybe others, before."""
+    """Whether a word, or a kind it belongs to, was named before with these contexts and possibly more."""
     for one in kept:
         if not _needed(contexts) <= _places(one.contexts):
             continue
@@ -132,7 +134,7 @@ def _is_said(word: Word, contexts: Sequence[Context], kept: Sequence[Mechanism])
 
 
 def clauses(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> list[Clause]:
-    """What is said of where a feature or cluster fires, the strongest first; empty without samples."""
+    """The statements about where a feature or cluster fires, the strongest first; empty without samples."""
     if not evidence.moments:
         return []
     said = _said(_Samples(evidence.moments), evidence.base, rule, wording)
@@ -141,7 +143,8 @@ def clauses(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) ->
 
 
 def _mechanisms(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Iterable[Mechanism]:
-    """The ways to fire: by the greatest activations, by what fires it alone, by samples of the whole range."""
+    """The mechanisms: from the greatest activations, from tokens that fire it alone, from samples over the whole
+    range."""
     strongest = _fired(replace(evidence, moments=evidence.strongest), rule, wording)
     read = _names(evidence.reads, wording)[: rule.max_words]
     fired = _fired(evidence, rule, wording)
@@ -154,7 +157,8 @@ def _mechanisms(evidence: Evidence, rule: RuleSettings, wording: WordingSettings
 
 
 def _fired(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Mechanism | None:
-    """How sampled activations fire: their words by strength, and the contexts that they share; None without any."""
+    """The mechanism that sampled activations show: words by strength and the contexts they share; None without
+    samples."""
     moments = evidence.moments
     if not moments:
         return None
@@ -176,13 +180,14 @@ def _context(clause: Clause, moments: Sequence[ActivationExample]) -> Context:
 
 
 def coverage(tokens: AbstractSet[str], moments: Sequence[ActivationExample]) -> float:
-    """The share of the activation that some tokens have."""
+    """Share of the samples' activation that is on the given tokens."""
     total = sum(moment.activation for moment in moments)
     return sum(moment.activation for moment in moments if moment.fires in tokens) / total if total else 0.0
 
 
 class _Samples:
-    """Samples that are the same if they are one object: comparing them would take as long as looking at them."""
+    """Samples as a cache key: equal only if they are the same object, since comparing them takes as long as using
+    them."""
 
     def __init__(self, moments: tuple[ActivationExample, ...]) -> None:
         self.moments = moments
@@ -195,7 +200,7 @@ class _Samples:
 
 
 class _Said(NamedTuple):
-    """What is said of where samples fire."""
+    """The words and contexts of some samples."""
 
     words: list[Named]
     contexts: list[Clause]
@@ -203,7 +208,7 @@ class _Said(NamedTuple):
 
 @lru_cache(maxsize=32)
 def _said(samples: _Samples, base: BaseRates | None, rule: RuleSettings, wording: WordingSettings) -> _Said:
-    """Kept for the methods that look at the same samples of a feature."""
+    """Words and contexts, cached for the methods that use the same samples of a feature."""
     moments = samples.moments
     return _Said(_firing_words(moments, base, rule, wording), contexts_of(moments, base, rule, wording))
 
@@ -211,12 +216,11 @@ def _said(samples: _Samples, base: BaseRates | None, rule: RuleSettings, wording
 def _firing_words(
     moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
 ) -> list[Named]:
-    """The words that are named, the strongest first, and in the place of those that are of one kind the kind, if it
-    says what the list would.
+    """The words that are named, the strongest first; a kind replaces those of its words if it says the same.
 
-    Those with the greatest sums of squared activations are named, so that a few strong ones go before many weak ones,
-    if they have their share of the activation and are commoner where the feature fires than elsewhere; the first is
-    named in any case.
+    Words are ranked by their sum of squared activations, so that a few strong activations count more than many weak
+    ones. A word is named if it has the required share of the activation and is more frequent where the feature fires
+    than elsewhere; the first is always named.
     """
     by_token: dict[str, list[float]] = defaultdict(list)
     for moment in moments:
@@ -244,7 +248,8 @@ def _with_kind(
     base: BaseRates | None,
     by_token: Mapping[str, list[float]],
 ) -> list[Named]:
-    """The words, those of one kind as two examples and the kind, where the kind covers them and others of its own."""
+    """The words; words of one kind are replaced by two examples and the kind, if the kind covers these words and
+    others."""
     found = kind_of(Counted(moments, "token"), base, MIN_OF_KIND)
     if found is None:
         return named
@@ -257,7 +262,7 @@ def _with_kind(
 
 
 def _promoted(evidence: Evidence, wording: WordingSettings) -> tuple[Word, ...]:
-    """Names of the tokens that are promoted; the kind that most of them are of, if so few tokens of the corpus are."""
+    """Names of promoted tokens. If most of them belong to a kind that few tokens of the corpus belong to, the kind."""
     tokens, base = evidence.promotes, evidence.base
     named = _names(tokens, wording)[:MAX_PROMOTED]
     if base is None or len(tokens) < MIN_PROMOTED:
@@ -275,7 +280,7 @@ def _promoted(evidence: Evidence, wording: WordingSettings) -> tuple[Word, ...]:
 
 
 def _names(tokens: Sequence[str], wording: WordingSettings) -> tuple[str, ...]:
-    """Names of tokens, strongest first, those that no reader can see last."""
+    """Names of tokens, the strongest first; tokens that a reader cannot see come last."""
     return tuple(part.name for part in sorted(group([token_of(token) for token in tokens], wording), key=_is_unseen))
 
 

@@ -1,4 +1,4 @@
-"""What a vague description fails at: texts of look-alike features, and the odd one out among a feature's own texts.
+"""Tests that a vague description fails: texts of similar features, and the odd one out among a feature's own texts.
 
 Hard negatives and intruders after Paulo et al. (2024, arXiv 2410.13928) and Paulo and Belrose (2025, arXiv 2507.08473).
 """
@@ -17,35 +17,35 @@ from interp.fade.texts import Active
 T = TypeVar("T")
 
 LOOK_ALIKES = 3
-"""Nearest other features of each kind, whose texts are a feature's hard negatives."""
+"""Number of nearest other features, of each kind of nearness, whose texts are a feature's hard negatives."""
 
 IN_GROUP = 5
-"""Texts among which one is odd, so that chance is one in five."""
+"""Texts in a group with one intruder; chance is one in five."""
 
 
 class LookAlikes(NamedTuple):
-    """The nearest other features of one feature, nearest first, as indices into the features whose activations are
-    known."""
+    """The nearest other features of one feature, nearest first, as indices into the features whose activations were
+    read."""
 
     by_decoder: Sequence[int] = ()
     by_tokens: Sequence[int] = ()
 
 
 class HardNegatives(NamedTuple):
-    """Texts in which a look-alike is active and the feature itself is silent."""
+    """Texts in which a similar feature is active and the feature itself is not."""
 
     texts: Int64[np.ndarray, " n"] = np.zeros(0, np.int64)
-    """Which natural texts these are."""
+    """Indices of the natural texts."""
     marked: Sequence[Marked] = ()
-    """The same, with the tokens marked at which the look-alike is active."""
+    """The same texts, with the tokens marked at which the similar feature is active."""
 
 
 class OddOneOut(NamedTuple):
-    """Texts with marked tokens: of all but one, those at which the feature is active."""
+    """Texts with marked tokens: in all but one of them, the tokens at which the feature is active."""
 
     texts: tuple[Marked, ...]
     odd: int
-    """Which one is the intruder: the feature is silent in it, and tokens at random are marked."""
+    """Index of the intruder: a text in which the feature is silent, with random tokens marked."""
 
 
 def nearest_by_decoder(
@@ -54,8 +54,9 @@ def nearest_by_decoder(
     among: Bool[np.ndarray, " d_transcoder"],
     most: int = LOOK_ALIKES,
 ) -> Int64[np.ndarray, "n most"]:
-    """For each of some features, the others whose decoder rows have the greatest cosine with its own; −1 where there
-    are no more of them. Memory: four bytes a pair of a feature and another of the layer, and the decoder once more."""
+    """For each of some features, the others whose decoder rows have the greatest cosine similarity with its own; −1
+    where there are fewer. Memory: four bytes for each pair of a feature and another of the layer, and a copy of the
+    decoder."""
     rows = W_dec / np.maximum(np.linalg.norm(W_dec, axis=1, keepdims=True), 1e-12)
     return _nearest(rows[features] @ rows.T, features, among, most, least=-2.0)
 
@@ -66,14 +67,15 @@ def nearest_by_tokens(
     among: Bool[np.ndarray, " d_transcoder"],
     most: int = LOOK_ALIKES,
 ) -> Int64[np.ndarray, "n most"]:
-    """The same by the tokens that weights say they read: cosine of the sets of (feature, token) pairs.
+    """The nearest features by the input tokens that their weights suggest: cosine similarity of the sets of (feature,
+    token) pairs.
 
-    −1 where no other feature has a token in common.
+    −1 where no other feature shares a token.
     """
     feature, token = candidates.T if len(candidates) else np.zeros((2, 0), np.int64)
     shape = (len(among), int(token.max(initial=0)) + 1)
     sets = csr_array((np.ones(len(feature), np.float32), (feature, token)), shape)
-    sets.data[:] = 1  # a pair that is named twice counts once
+    sets.data[:] = 1  # a pair that occurs twice counts once
     size = np.maximum(np.sqrt(np.asarray(sets.sum(1)).ravel()), 1e-12)
     shared = (sets[features] @ sets.T).toarray() / size[features, None] / size
     return _nearest(shared, features, among, most, least=0.0)
@@ -95,8 +97,8 @@ def _nearest(
 
 
 def hard_negatives(active: Active, feature: int, alike: LookAlikes, natural: NaturalTexts, n: int) -> HardNegatives:
-    """At most `n` texts, half by decoder and half by tokens where there are as many, the look-alikes' strongest first,
-    in turn. `active` are the activations of all features that are known."""
+    """At most `n` texts: half from the nearest by decoder and half from the nearest by tokens, if there are enough,
+    taken in turn, the most active first. `active` are the activations of all features that were read."""
     silent = active.of(feature).peaks(len(natural.texts)) == 0
     kinds = [
         _in_turn([_strongest(active.of(other), silent, n) for other in others])
@@ -112,23 +114,23 @@ def hard_negatives(active: Active, feature: int, alike: LookAlikes, natural: Nat
 
 
 def _strongest(of: Active, silent: np.ndarray, n: int) -> list[tuple[int, tuple[int, ...]]]:
-    """The texts in which one feature is most active, among those where another is silent, with the places."""
+    """The texts in which one feature is most active while another is silent, with the tokens at which it is active."""
     peaks = np.where(silent, of.peaks(len(silent)), 0)
     best = np.argsort(-peaks, kind="stable")[:n]
     return [(int(text), tuple(of.place[of.text == text].tolist())) for text in best[peaks[best] > 0]]
 
 
 def _in_turn(lists: Sequence[Sequence[T]]) -> list[T]:
-    """One of each in turn, as long as there are any."""
+    """Take one item of each list in turn until all are used up."""
     return [one for one in chain.from_iterable(zip_longest(*lists)) if one is not None]
 
 
 def odd_ones_out(
     where: Mapping[int, np.ndarray], natural: NaturalTexts, n: int, random: np.random.Generator
 ) -> list[OddOneOut]:
-    """At most `n` groups of `IN_GROUP` texts, no text in two of them, so that they are independent.
+    """At most `n` groups of `IN_GROUP` texts. No text is in two groups, so that groups are independent.
 
-    `where` has the places at which the feature is active, by text.
+    `where` has, for each text, the tokens at which the feature is active.
     """
     firing = random.permutation(list(where)).astype(np.int64)
     quiet = random.permutation(np.setdiff1d(np.arange(len(natural.texts)), firing))

@@ -1,4 +1,4 @@
-"""What a judge does with a description, whoever judges: by rule, or by asking a language model."""
+"""The interface of a judge of descriptions, which may work by rule or ask a language model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int8
 
 LACKING = -1
-"""In place of a rating that a judge did not give."""
+"""The value of a rating that the judge did not give."""
 
 
 class Text(NamedTuple):
-    """A text as the model's tokenizer cuts it."""
+    """A text as the tokens of the model's tokenizer."""
 
     tokens: tuple[str, ...]
 
@@ -21,27 +21,27 @@ class Text(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """A text some of whose tokens are claimed to activate the feature."""
+    """A text with some tokens marked, which are claimed to activate the feature."""
 
     text: Text
     places: tuple[int, ...]
 
 
 class NaturalTexts(NamedTuple):
-    """Texts that no statistic was taken from."""
+    """Held-out texts, which no statistic was computed from."""
 
     texts: list[Text]
     counted: Sequence[Bool[np.ndarray, " _"]]
-    """Which tokens of each count (`interp.activations.positions`): at the others a feature is neither active nor
-    silent."""
+    """Which tokens of each text count (`interp.activations.positions`); a feature is neither active nor silent at
+    others."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Everything is judged from the description alone; nothing of the feature's activations is seen."""
+    """A judge. It sees the description only, never the feature's activations."""
 
     def synthesise(self, description: str, n: int) -> list[str]:
-        """At most `n` different texts that show what the description says."""
+        """Write at most `n` different texts that show what the description says."""
         ...
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
@@ -49,18 +49,19 @@ class Judge(Protocol):
         ...
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        """The same of what the model writes, where what a feature promotes shows too."""
+        """The same rating for continuations written by the model, in which the words that a feature promotes count as
+        well."""
         ...
 
     def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
-        """Whether each text's marked tokens are what the description says: 1, 0 or `LACKING`."""
+        """For each text, whether the marked tokens fit the description: 1, 0 or `LACKING`."""
         ...
 
     def simulate(self, description: str, texts: Sequence[Text]) -> Sequence[Float[np.ndarray, " _"] | None]:
-        """How active the feature is expected to be at every token of each text; None where there is no answer."""
+        """For every token of each text, how active the feature is expected to be; None where there is no answer."""
         ...
 
     def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
-        """Of each group of texts, the one whose marked tokens are least what the description says, by its place in the
-        group; `LACKING` where there is no answer."""
+        """For each group of texts, the index of the text whose marked tokens fit the description least; `LACKING` where
+        there is no answer."""
         ...

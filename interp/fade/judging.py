@@ -1,4 +1,4 @@
-"""One description of one feature before a judge: what it is judged on, what the judge said, and the figures of it."""
+"""Judge one description of one feature: the texts it is judged on, the judge's answers, and the metrics from them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
@@ -33,33 +33,35 @@ METRICS = (
 
 
 class Material(NamedTuple):
-    """What a feature's descriptions are judged on: the same for all, and nothing that a description was made from."""
+    """The texts that a feature's descriptions are judged on. They are the same for all its descriptions, and no
+    description was made from them."""
 
     peaks: Float[np.ndarray, " n_texts"]
     """The feature's activation on every natural text."""
     rated: Int64[np.ndarray, " n_rated"]
-    """The natural texts that are rated."""
+    """Indices of the natural texts that are rated."""
     marked: list[Marked]
     marked_right: Bool[np.ndarray, " n_marked"]
-    """Whether the marked tokens of each are those at which the feature is active."""
+    """For each text, whether its marked tokens are those at which the feature is active."""
     simulated: Int64[np.ndarray, " n_simulated"]
-    """The natural texts in which activity is predicted."""
+    """Indices of the natural texts in which activity is predicted."""
     active: list[Bool[np.ndarray, " _"]]
-    """At which tokens of these that count the feature is active."""
+    """For each of these texts, at which of the tokens that count the feature is active."""
     counted: list[Bool[np.ndarray, " _"]]
-    """Which tokens of these count."""
+    """For each of these texts, which tokens count."""
     continuations: dict[float, list[Text]]
-    """What the model writes with the feature held, by factor; empty where the feature was not steered."""
+    """Continuations by the model with the feature held at multiples of its maximum, by factor; empty if the feature was
+    not steered."""
     hard: HardNegatives = HardNegatives()
-    """Texts of look-alike features in which it is silent."""
+    """Texts of similar features in which this one is silent."""
     odd: Sequence[OddOneOut] = ()
-    """Groups of texts with an intruder."""
+    """Groups of texts with one intruder each."""
     compared: Int64[np.ndarray, " n_compared"] = np.zeros(0, np.int64)
-    """Natural texts, half active ones, whose surprisal with and without the description is compared."""
+    """Indices of natural texts, half of them active, whose surprisal is compared with and without the description."""
 
 
 class Judged(NamedTuple):
-    """What a judge said of one description."""
+    """A judge's answers about one description."""
 
     ratings: Int8[np.ndarray, " n_rated"]
     marks: Int8[np.ndarray, " n_marked"]
@@ -78,7 +80,7 @@ def material(
     settings: EvaluateSettings,
     seed: int,
 ) -> Material:
-    """Draw what one feature is judged on. `active` are its own activations."""
+    """Draw the texts that one feature is judged on. `active` are its own activations."""
     random = np.random.default_rng(seed)
     texts, peaks = natural.texts, active.peaks(len(natural.texts))
     where = {int(text): active.place[active.text == text] for text in np.unique(active.text)}
@@ -100,7 +102,7 @@ def material(
 
 
 def _balanced(rated: np.ndarray, peaks: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """At most `n` of the rated texts, half of them active ones where there are as many."""
+    """At most `n` of the rated texts, half of them active if there are enough."""
     firing, quiet = (random.permutation(rated[(peaks[rated] > 0) == is_active]) for is_active in (True, False))
     return np.sort(np.concatenate([firing[: n // 2], quiet[: n // 2]]))
 
@@ -115,7 +117,7 @@ def _mask(places: np.ndarray | None, n: int) -> np.ndarray:
 def _marked(
     where: dict[int, np.ndarray], natural: NaturalTexts, n: int, random: np.random.Generator
 ) -> tuple[list[Marked], np.ndarray]:
-    """Texts in which the feature is active, half with those tokens marked, half with as many others."""
+    """Texts in which the feature is active: half with those tokens marked, half with as many other tokens marked."""
     half = n // 2
     chosen = [int(text) for text in random.permutation(list(where))[: 2 * half]] if where else []
     wrong = chosen[half:] if len(chosen) > half else chosen
@@ -133,8 +135,8 @@ def _marked(
 
 
 def judge_description(judge: Judge, description: str, of: Sequence[Material], texts: list[Text]) -> list[Judged]:
-    """What a judge says of one description on the material of every feature of which it is claimed. A text that several
-    features share is judged once."""
+    """A judge's answers about one description, on the material of every feature that has this description. A text that
+    several features share is judged once."""
     rated = _once(int(text) for one in of for text in (*one.rated, *one.hard.texts))
     simulated = _once(int(text) for one in of for text in one.simulated)
     marked = _once(text for one in of for text in (*one.marked, *one.hard.marked))
@@ -167,17 +169,18 @@ def judge_description(judge: Judge, description: str, of: Sequence[Material], te
 
 
 def _once(items: Iterable[T]) -> dict[T, int]:
-    """Different items and their places, in the order in which they come."""
+    """The different items in order of first appearance, and for each item its index among them."""
     return {item: at for at, item in enumerate(dict.fromkeys(items))}
 
 
 class Compared(NamedTuple):
-    """A description beside natural texts, by models that are no judges; None where there is no such model."""
+    """Comparisons of a description with natural texts by models other than the judge; None where no such model is
+    set."""
 
     likeness: Float[np.ndarray, " n_rated"] | None
-    """Cosine of the description's and each rated text's embeddings."""
+    """Cosine similarity of the embeddings of the description and of each rated text."""
     gain: Float[np.ndarray, " n_compared"] | None
-    """By how much the description before each compared text makes it likelier, in nats a token."""
+    """By how much the description, placed before each compared text, raises its likelihood, in nats a token."""
 
 
 NOT_COMPARED = Compared(None, None)
@@ -190,7 +193,7 @@ def figures(
     settings: EvaluateSettings,
     compared: Compared = NOT_COMPARED,
 ) -> dict[str, Score]:
-    """Every metric of a description; `synthetic` are the feature's activations on the texts written from it."""
+    """All metrics of a description. `synthetic` are the feature's activations on the texts written from it."""
     given = judged.ratings >= 0
     rated_peaks, ratings = of.peaks[of.rated][given], judged.ratings[given]
     found = {
@@ -225,7 +228,8 @@ def figures(
 
 
 def _against_hard(own: np.ndarray, of_hard: Int8[np.ndarray, " n_hard"], yes: int) -> Score:
-    """Balanced accuracy of what was said of a feature's own texts (whether it was yes) and of hard negatives."""
+    """Balanced accuracy of the judge's answers about a feature's own texts (should be yes) and hard negatives (should
+    be no)."""
     hard = of_hard[of_hard >= 0] == yes
     if not len(hard):
         return Score.none("no_hard_negatives", len(own))

@@ -1,4 +1,5 @@
-"""From activations and ratings to figures: a value, its 95% interval and what it rests on, or why there is none.
+"""Metrics of descriptions from activations and ratings: a value, its 95% interval and number of cases, or the reason
+why there is no value.
 
 Clarity, responsiveness, purity and faithfulness are those of FADE (Puri et al. 2025, arXiv 2502.16994), detection and
 fuzzing those of Paulo et al. (2024, arXiv 2410.13928).
@@ -26,13 +27,13 @@ PRESENT = 2
 
 
 class Score(NamedTuple):
-    """One figure. `value`, `low` and `high` are None where `reason` says why there is none."""
+    """One metric. `value`, `low` and `high` are None if `reason` says why there is no value."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-    """Texts, tokens or prompts that it rests on."""
+    """Number of texts, tokens or prompts that it is computed from."""
     reason: str | None = None
 
     @classmethod
@@ -41,15 +42,15 @@ class Score(NamedTuple):
 
 
 def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]) -> float:
-    """The chance that a positive is greater than a negative, ties counting half."""
+    """The probability that a random positive is greater than a random negative; ties count half."""
     _, place, counts = np.unique(np.concatenate([positive, negative]), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # of equal values, the mean of theirs
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # tied values get their mean rank
     m, n = len(positive), len(negative)
     return float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
 
 
 def average_precision(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"]) -> float:
-    """Precision averaged over the positives, equal scores taken together."""
+    """Precision averaged over the positives; equal scores are taken together."""
     order = np.argsort(-scores, kind="stable")
     ends = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     hits = np.cumsum(labels[order])[ends]
@@ -57,7 +58,7 @@ def average_precision(scores: Float[np.ndarray, " n"], labels: Bool[np.ndarray, 
 
 
 def gini(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]) -> Score:
-    """`|2 AUROC − 1|`: 0 where the two cannot be told apart, 1 where one number between them does it."""
+    """`|2 AUROC − 1|`: 0 where the two groups cannot be told apart, 1 where a threshold separates them."""
     m, n = len(positive), len(negative)
     area = auroc(positive, negative)
     low, high = (2 * end - 1 for end in auroc_interval(area, m, n))
@@ -66,24 +67,25 @@ def gini(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]) -
 
 
 def clarity(synthetic: Float[np.ndarray, " m"], natural: Float[np.ndarray, " n"]) -> Score:
-    """How well texts written from the description alone drive the feature, against natural ones."""
+    """Gini index of the activations on texts written from the description against those on natural texts."""
     if not len(synthetic) or not len(natural):
         return Score.none("no_synthetic_texts" if not len(synthetic) else "no_natural_texts")
     return gini(synthetic, natural)
 
 
 def responsiveness(activations: Float[np.ndarray, " n"], ratings: Integer[np.ndarray, " n"]) -> Score:
-    """How well the activation separates natural texts that show the description from those that do not."""
+    """Gini index of the activations on natural texts that show the description against those on texts that do not."""
     present, absent = activations[ratings == PRESENT], activations[ratings == 0]
     lacking = _lacking(present, absent)
     return lacking or gini(present, absent)
 
 
 def purity(activations: Float[np.ndarray, " n"], ratings: Integer[np.ndarray, " n"]) -> Score:
-    """Average precision of the same separation: how much of what drives the feature is what the description says.
+    """Average precision of the activation in finding natural texts that show the description: how much of what
+    activates the feature is covered by the description.
 
-    Where the feature is rather silent on what is described, the smallest activations come first, as FADE has it; where
-    that is not certain, the interval is that of both orders.
+    As in FADE, the smallest activations come first if the feature is less active on the described texts than on others.
+    Where the direction is not statistically certain, the interval covers both orders.
     """
     present, absent = activations[ratings == PRESENT], activations[ratings == 0]
     lacking = _lacking(present, absent)
@@ -110,13 +112,13 @@ def _lacking(present: np.ndarray, absent: np.ndarray) -> Score | None:
 
 def faithfulness(ratings: Mapping[float, Integer[np.ndarray, " n"]], seed: int = 0) -> Score:
     """How much more often continuations show the description when the feature is set to the best multiple of its
-    maximum; without the winner's curse.
+    maximum, corrected for choosing the best (winner's curse).
 
-    `ratings` are those of the continuations of the same prompts, by factor; −1 is an answer that is lacking. Each half
-    of the prompts, drawn by `seed`, is measured at the factor m that is best on the other half:
-    `1 − (1 − p2(m)) / (1 − p2(0))`, which is `(p2(m) − p2(0)) / (1 − p2(0))` and 0 on average where steering does
-    nothing; below 0 where it makes the description rarer. The interval is that of a ratio of paired shares, widened for
-    the choice (`choice_inflation`).
+    `ratings` are those of the continuations of the same prompts, by factor; −1 is a missing answer. Each half of the
+    prompts, drawn by `seed`, is measured at the factor m that is best on the other half: `1 − (1 − p2(m)) / (1 −
+    p2(0))`, which is `(p2(m) − p2(0)) / (1 − p2(0))` and 0 on average where steering has no effect; below 0 where it
+    makes the description rarer. The interval is that of a ratio of paired shares, widened for the choice
+    (`choice_inflation`).
     """
     shows, factors = _shown(ratings)
     n = shows.shape[1]
@@ -132,15 +134,16 @@ def faithfulness(ratings: Mapping[float, Integer[np.ndarray, " n"]], seed: int =
 
 
 def best_in_other_half(shows: Bool[np.ndarray, "factors kept"], seed: int) -> Int64[np.ndarray, " kept"]:
-    """For every prompt the factor that shows the description most often in the half of the prompts it is not in."""
+    """For every prompt, the factor whose continuations show the description most often among the prompts of the other
+    half."""
     half = np.random.default_rng(seed).permutation(shows.shape[1]) % 2
     best = np.array([shows[:, half != side].sum(1).argmax() for side in (0, 1)])
     return best[half]
 
 
 def faithfulness_paper(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> Score:
-    """The same as FADE has it: `max(0, max_m p2(m) − p2(0)) / (1 − p2(0))`, m being the best of all factors on the very
-    prompts that it is measured on. That is above 0 by chance alone, so it has no interval."""
+    """Faithfulness exactly as in FADE: `max(0, max_m p2(m) − p2(0)) / (1 − p2(0))`, where m is the best of all factors
+    on the same prompts that it is measured on. It is above 0 by chance alone, so it gets no interval."""
     shows, factors = _shown(ratings)
     n = shows.shape[1]
     if not n:
@@ -153,8 +156,8 @@ def faithfulness_paper(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> Sc
 
 
 def _shown(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> tuple[Bool[np.ndarray, "factors kept"], list[float]]:
-    """Which continuations show the description, of prompts that have all their ratings; and the factors, those that
-    change least first, so that of equals the mildest is the best."""
+    """Which continuations show the description, for prompts with all their ratings; and the factors, those that change
+    least first, so that the mildest wins a tie."""
     if 0 not in ratings:
         raise ValueError(f"faithfulness: expected ratings at factor 0 among {sorted(ratings)}")
     factors = sorted(ratings, key=lambda factor: (abs(factor), factor))
@@ -163,9 +166,9 @@ def _shown(ratings: Mapping[float, Integer[np.ndarray, " n"]]) -> tuple[Bool[np.
 
 
 def balanced_accuracy(said: Bool[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> Score:
-    """Mean of the shares that are right among the true and among the false; 0.5 is chance.
+    """Mean of the share that is right among the true cases and the share that is right among the false; chance is 0.5.
 
-    The interval joins the two shares' Wilson intervals (Newcombe's MOVER).
+    The interval combines the Wilson intervals of both shares (Newcombe's MOVER).
     """
     m, n = int(true.sum()), int((~true).sum())
     if not m or not n:
@@ -179,7 +182,7 @@ def balanced_accuracy(said: Bool[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
 
 
 def share_in_common(first: AbstractSet[str], second: AbstractSet[str]) -> Score:
-    """Share of the words of two descriptions that both name (Jaccard), with Wilson's interval."""
+    """The share of words that two descriptions have in common (Jaccard index), with Wilson's interval."""
     n, n_shared = len(first | second), len(first & second)
     if not first or not second:
         return Score.none("nothing_in_a_half", n)
@@ -189,7 +192,7 @@ def share_in_common(first: AbstractSet[str], second: AbstractSet[str]) -> Score:
 def simulation(predicted: Sequence[Float[np.ndarray, " _"]], active: Sequence[Bool[np.ndarray, " _"]]) -> Score:
     """AUROC of the activity that a description predicts, token by token, against where the feature is active.
 
-    0.5 is chance. The interval treats texts, not tokens, as independent.
+    Chance is 0.5. The interval treats texts, not tokens, as independent.
     """
     if not any(map(len, active)):
         return Score.none("no_natural_texts")
@@ -204,7 +207,7 @@ def simulation(predicted: Sequence[Float[np.ndarray, " _"]], active: Sequence[Bo
 
 
 def odd_one_out(hits: Bool[np.ndarray, " answered"], n_groups: int) -> Score:
-    """The share of groups whose intruder was found, with Wilson's interval. Groups have no text in common.
+    """The share of groups whose intruder was found, with Wilson's interval. No two groups share a text.
 
     Chance is one in `interp.fade.harder.IN_GROUP`.
     """
@@ -215,8 +218,8 @@ def odd_one_out(hits: Bool[np.ndarray, " answered"], n_groups: int) -> Score:
 
 
 def chance_of_active(values: Float[np.ndarray, " n"] | None, active: Bool[np.ndarray, " n"], without: str) -> Score:
-    """AUROC of a value a text against whether the feature is active in it; 0.5 is chance. `without` is the reason where
-    there are no values."""
+    """AUROC of one value for each text against whether the feature is active in it; chance is 0.5. `without` is the
+    reason that is reported where there are no values."""
     if values is None:
         return Score.none(without)
     m, n = int(active.sum()), int((~active).sum())

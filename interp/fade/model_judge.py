@@ -1,4 +1,4 @@
-"""A language model as judge: its questions, and what its answers mean."""
+"""A language model as judge: the questions it is asked, and how its answers are read."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ from interp.descriptions.llm_questions import (
 from interp.fade.judge import LACKING, Marked, Text
 
 TEXTS_PER_WRITING = 10
-"""Texts asked for at once."""
+"""Texts asked for in one question."""
 
 TOKENS_PER_TEXT = 60
-"""Room for an answer's text."""
+"""Limit for the text of an answer, in tokens."""
 
 TEXTS = record(texts={"type": "array", "items": {"type": "string"}})
 RATINGS = record(
@@ -38,7 +38,8 @@ FIRING = record(
 
 
 class ModelJudge:
-    """Implements `Judge`. What is not answered yet is left in `answers.missing`."""
+    """Implements `Judge` by asking a language model. Questions without an answer so far are collected in
+    `answers.missing`."""
 
     def __init__(self, answers: Answers, instructions: Instructions, texts_per_question: int) -> None:
         self._answers = answers
@@ -84,7 +85,7 @@ class ModelJudge:
         return found
 
     def _rated(self, purpose: Purpose, description: str, texts: Sequence[str], top: int) -> np.ndarray:
-        """Equal texts are asked about once."""
+        """Ratings of texts; equal texts are asked about once."""
         different = list(dict.fromkeys(texts))
         found = dict.fromkeys(different, LACKING)
         for start in range(0, len(different), self._step):

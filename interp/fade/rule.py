@@ -1,6 +1,6 @@
-"""The `rule` judge: writes texts from the words that a description names, and rates texts by finding them.
+"""The `rule` judge: it writes texts from the words that a description names, and rates texts by looking for them.
 
-Offline and deterministic. It knows no synonyms: of free text, it takes the quoted or else the longer words.
+Offline and deterministic. It knows no synonyms: in free text, it uses the quoted words, or else the longer ones.
 """
 
 from collections import defaultdict
@@ -22,19 +22,19 @@ from interp.weightlens.description import MIN_LEMMA_LETTERS, Token
 from interp.weightlens.settings import WordingSettings
 
 VAGUE = 0.5
-"""Expected activity where a word stands without the context that the description says."""
+"""Expected activity at a word without the context that the description requires."""
 
 HINT = 0.25
-"""Expected activity at a token that one of the promoted tokens follows, where nothing else is expected."""
+"""Expected activity at a token before one of the promoted tokens, where nothing else is expected."""
 
 _FORMS = WordingSettings().languages
 
 _meaning = lru_cache(maxsize=4096)(meaning_of)
-"""A description is read back once, not once for every question about it."""
+"""Cache of parsed descriptions, so that one is not parsed again for every question about it."""
 
 
 class _Flat(NamedTuple):
-    """Texts as one row of tokens."""
+    """Several texts as one array of tokens."""
 
     texts: Sequence[Text]
 
@@ -44,12 +44,12 @@ class _Flat(NamedTuple):
     start: Int64[np.ndarray, " n_texts"]
 
     def joined(self, rows: Sequence[np.ndarray]) -> np.ndarray:
-        """What is known of each text's tokens, as of one row."""
+        """Values for each text's tokens, concatenated."""
         return np.concatenate([np.zeros(0, np.int64), *rows])
 
 
 class RuleJudge:
-    """Implements `Judge`. Tokens are looked up by the forms they may be named by, each once."""
+    """Implements `Judge` by rule. Each different token is compared with the words of a description only once."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
@@ -72,7 +72,7 @@ class RuleJudge:
         return self._ratings((*meaning.mechanisms, *promoted), texts)
 
     def marks_right(self, description: str, texts: Sequence[Marked]) -> Int8[np.ndarray, " n"]:
-        """Right if at least half of the marked tokens are expected to be active."""
+        """1 if at least half of the marked tokens are expected to be active, else 0."""
         expected = self.simulate(description, [marked.text for marked in texts])
         right = [
             np.mean(activity[list(marked.places)] >= VAGUE) >= 0.5
@@ -81,7 +81,7 @@ class RuleJudge:
         return np.array(right, np.int8)
 
     def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
-        """What a description says of firing, and faintly where the text goes on with a token that is promoted."""
+        """The activity that the description implies, with a small value before promoted tokens."""
         meaning, flat = _meaning(description), self._flat(texts)
         expected = self._activity(ways_to_fire(meaning), flat)
         if meaning.mechanisms and meaning.promotes:
@@ -92,7 +92,7 @@ class RuleJudge:
         return np.split(expected, flat.start[1:]) if texts else []
 
     def find_odd(self, description: str, groups: Sequence[Sequence[Marked]]) -> Int8[np.ndarray, " n"]:
-        """The text at whose marked tokens the least activity is expected; of equals, the first."""
+        """The text at whose marked tokens the least activity is expected; the first among equals."""
         expected = self.simulate(description, [marked.text for group in groups for marked in group])
         at, found = 0, []
         for group in groups:
@@ -112,9 +112,10 @@ class RuleJudge:
         return np.where(peaks == 1, 2, np.where(peaks > 0, 1, 0)).astype(np.int8)
 
     def _activity(self, mechanisms: Sequence[Mechanism], flat: _Flat) -> Float[np.ndarray, " n"]:
-        """1 where a mechanism's word stands in its contexts, `VAGUE` where the word stands alone or fires it weakly.
+        """1 where a word of a mechanism occurs in its contexts; `VAGUE` where it occurs without them, or fires it
+        weakly.
 
-        What comes right after a word cannot have fired the feature, and is not looked for.
+        The text after a word cannot have caused the activation, so contexts after it are ignored.
         """
         expected = np.zeros(len(flat.ids), np.float32)
         for mechanism in mechanisms:
@@ -129,7 +130,7 @@ class RuleJudge:
         return expected
 
     def _stands(self, context: Context, flat: _Flat) -> Bool[np.ndarray, " n"]:
-        """At which tokens a context is there."""
+        """At which tokens a context is present."""
         if context.kind == "in":
             wanted = [self._word_number.get(word.casefold(), -2) for word in context.words if isinstance(word, str)]
             return np.isin(flat.joined([self._within[text] for text in flat.texts]), wanted)
@@ -164,7 +165,7 @@ class RuleJudge:
         return self._ids[text]
 
     def _is_one_of(self, words: tuple[Word, ...]) -> Bool[np.ndarray, " n_different"]:
-        """Of the tokens seen, which are one of some words: looked up once, until other tokens are seen."""
+        """Which of the tokens are among some words. Each different token is looked up once and the result is cached."""
         found = self._masks.get(words)
         if found is None or len(found) < len(self._number):
             found = self._masks[words] = np.zeros(len(self._number), bool)
@@ -187,7 +188,7 @@ def _right_behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.nd
 
 
 def _behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray, " n"]:
-    """Whether a context stands anywhere before, in the same text."""
+    """Whether a context occurs anywhere earlier in the same text."""
     n_before = np.cumsum(is_context) - is_context
     first = np.minimum(flat.start, max(0, len(n_before) - 1))
     return n_before > n_before[first][flat.owner] if len(n_before) else is_context
@@ -195,7 +196,7 @@ def _behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray,
 
 @lru_cache(maxsize=4096)
 def _wanted(words: tuple[str, ...]) -> frozenset[str]:
-    """The forms under which a token is one of the words: as shown, folded, and their lemmas."""
+    """The forms by which a token matches one of the words: as shown, case-folded, and their lemmas."""
     found = set()
     for word in words:
         found.add(word)

@@ -1,4 +1,4 @@
-"""How much likelier a description makes a text, as a language model has it.
+"""How much a description raises the likelihood of a text under a language model.
 
 After the surprisal score of Paulo et al. (2024, arXiv 2410.13928).
 """
@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 TEXTS_AT_ONCE = 32
 
 BEFORE = "The following text is about {}:\n\n"
-"""What stands before a text."""
+"""The sentence before a text, with the description in it."""
 
 NOTHING = "something"
-"""In the description's place, for comparison."""
+"""The text in place of the description, for comparison."""
 
 MAX_DESCRIPTION_TOKENS = 96
 
@@ -25,7 +25,7 @@ MAX_DESCRIPTION_TOKENS = 96
 def gains(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, description: str, texts: Sequence[str]
 ) -> Float[np.ndarray, " n"]:
-    """By how much a description before each text makes it likelier than `NOTHING` does, in nats a token.
+    """By how much a description before each text raises its likelihood, compared with `NOTHING`, in nats a token.
 
     Memory: the logits of `TEXTS_AT_ONCE` texts.
     """
@@ -48,7 +48,7 @@ def _before(tokenizer: PreTrainedTokenizerBase, about: str) -> list[int]:
 
 @torch.no_grad()
 def _log_likelihoods(model: nn.Module, before: list[int], rows: Sequence[list[int]]) -> Float[Tensor, " n"]:
-    """Mean log-likelihood a token of each row behind the same beginning; 0 of an empty row."""
+    """Mean log-likelihood of the tokens of each row after the same beginning; 0 for an empty row."""
     width = max((len(row) for row in rows), default=0)
     if not width:
         return torch.zeros(len(rows))

@@ -1,4 +1,4 @@
-"""Natural texts: pieces of held-out rows, what features do on them, and which of them are rated."""
+"""Natural texts: pieces of held-out rows, the features' activations on them, and the choice of those that are rated."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,23 +13,23 @@ from interp.activations.encoding import Encoder, find_active
 from interp.transcoder import activate
 
 PERCENTILES = (0, 50, 75, 95, 100)
-"""Natural texts are rated in equal numbers from between these percentiles of a feature's activation."""
+"""Rated texts are taken in equal numbers from between these percentiles of a feature's activation."""
 
 TOP_SHARE = 0.1
-"""Share of the rated texts that come from the very top of the activations."""
+"""Share of the rated texts that are those with the greatest activations."""
 
 MIN_TOKENS = 4
-"""A piece of a document that is shorter is no text."""
+"""Shortest piece of a document that is used as a text, in tokens."""
 
 
 class Active(NamedTuple):
-    """Where some features are active on some texts: one entry a (feature, text, token), ordered so."""
+    """The activations of some features on some texts: one entry for each (feature, text, token), in that order."""
 
     feature: Int32[np.ndarray, " n"]
-    """Index among the features asked for."""
+    """Index among the given features."""
     text: Int32[np.ndarray, " n"]
     place: Int32[np.ndarray, " n"]
-    """Token of the text, what was put before it not counted."""
+    """Index of the token in the text, without the tokens added before it."""
     value: Float[np.ndarray, " n"]
 
     def of(self, feature: int) -> "Active":
@@ -49,7 +49,7 @@ def pieces(
     bos: int | None,
     text_tokens: int,
 ) -> Iterator[list[int]]:
-    """Rows cut into texts of at most `text_tokens` tokens, none across documents; BOS and padding left out."""
+    """Cut rows into texts of at most `text_tokens` tokens, none across documents, without BOS and padding."""
     for row, owner in zip(tokens, documents, strict=True):
         real = row >= 0 if bos is None else (row >= 0) & (row != bos)
         ends = np.flatnonzero(np.diff(owner)) + 1
@@ -64,7 +64,7 @@ def pieces(
 def chosen_activations(
     encoder: Encoder, features: Int64[Tensor, " chosen"], x: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n chosen"]:
-    """Activations of some features; only TopK has to look at the others too."""
+    """The activations of some features. For TopK, the encoder is evaluated for all features."""
     if encoder.activation != "topk":
         pre = torch.addmm(encoder.b_enc[features], x, encoder.W_enc[features].T)
         threshold = None if encoder.threshold is None else encoder.threshold[features]
@@ -80,7 +80,7 @@ def chosen_activations(
 
 
 def stratified(peaks: Float[np.ndarray, " n"], n: int, seed: int) -> Int64[np.ndarray, " m"]:
-    """At most `n` texts, in equal numbers from between `PERCENTILES` of the activation and a tenth from the top."""
+    """At most `n` texts: equal numbers from between the `PERCENTILES` of the activation, and a tenth from the top."""
     if len(peaks) <= n:
         return np.arange(len(peaks))
     random = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def stratified(peaks: Float[np.ndarray, " n"], n: int, seed: int) -> Int64[np.nd
 
 
 def rows_of(texts: list[list[int]], before: list[int], width: int) -> Integer[np.ndarray, "n n_pos"]:
-    """Texts as rows for the model, what comes before each, −1 behind."""
+    """Texts as rows for the model: the tokens that come before each text, the text, and −1 as padding."""
     rows = np.full((len(texts), len(before) + width), -1, np.int64)
     for row, text in zip(rows, texts, strict=True):
         row[: len(before)] = before

@@ -1,4 +1,4 @@
-"""Texts that show what a description by rule says, written from the description alone."""
+"""Write texts that show what a description by rule says, from the description alone."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,30 +10,31 @@ OPENINGS = (
     "", "It was", "They said that", "He looked at", "There is a", "One day", "She likes", "We found", "In the end",
     "This is about", "You can see", "Then came", "I know", "Look,", "He asked for", "All of", "At last,", "Once",
 )  # fmt: skip
-"""What sentences begin with, so that they differ in what does not matter."""
+"""Beginnings of sentences, so that texts differ in what does not matter."""
 
 ENDINGS = (" again.", " and so on.", " was there.", " here.", " as well.")
 
 STEMS = ("7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9", "de", "1")
-"""What pieces of words are attached to. Letters do not merge with digits and signs, so that the piece is a token."""
+"""Stems that pieces of words are attached to. The tokenizer does not merge letters with digits and signs, so the piece
+stays a token."""
 
 SENTENCES = 4
-"""Of a text, all about one word: so it is about as long as a natural one, and drives a feature by chance as often."""
+"""Length of a text about one word, in tokens: about that of a natural text, so that both activate the feature by chance
+equally often."""
 
 BY_RANK = 1.5
-"""A word that is named at place r, from 1, has a share of the texts of 1 / r to this power."""
+"""The word at rank r (from 1) gets a share of the texts in proportion to 1 / r to this power."""
 
 WEAKER = 0.1
-"""Part of that which a word has that fires the feature weakly."""
+"""A word that fires the feature weakly gets this part of the share."""
 
 ALSO = 0.05
-"""Part of that which a word has that is named with `also`: it is not what drives the feature most."""
+"""A word named after `also` gets this part of the share, since it is not the feature's main cause."""
 
 
 def written(meaning: Meaning, n: int) -> list[str]:
-    """At most `n` different texts about the words that are named, in their contexts where they have one: the more, the
-    earlier a word is named, and few of words that fire the feature weakly (shares as in Sainte-Laguë's method for
-    seats)."""
+    """At most `n` different texts about the named words, in their contexts if they have any. Words named earlier get
+    more texts and those that fire the feature weakly get few; shares are rounded by Sainte-Laguë's method for seats."""
     mechanisms = ways_to_fire(meaning)
     named = [
         (mechanism, word, ALSO if at else 1.0) for at, mechanism in enumerate(mechanisms) for word in mechanism.words
@@ -57,19 +58,19 @@ def written(meaning: Meaning, n: int) -> list[str]:
 
 
 def ways_to_fire(meaning: Meaning) -> tuple[Mechanism, ...]:
-    """The ways to fire; what is promoted is taken for one where nothing else is said."""
+    """The mechanisms of a description; if it has none, its promoted words are treated as one."""
     return meaning.mechanisms or (Mechanism(meaning.promotes),)
 
 
 class _Writer:
-    """Texts about one word, and how many it has had."""
+    """The texts about one word, and how many were taken."""
 
     def __init__(self, mechanism: Mechanism, word: Word, weight: float) -> None:
         self.is_of_bytes = isinstance(word, str) and word.startswith("<0x")
         self._weight, self._n_written, self._texts = weight, 0, _texts(mechanism, word)
 
     def claim(self) -> float:
-        """Who has the greatest writes next."""
+        """Priority of this word; the word with the highest gets the next text."""
         return self._weight / (self._n_written + 0.5)
 
     def next_text(self) -> str | None:
@@ -78,7 +79,7 @@ class _Writer:
 
 
 def _texts(mechanism: Mechanism, word: Word) -> Iterator[str]:
-    """Texts in which a word occurs, in its contexts, in an order of their own for every word."""
+    """Texts that contain a word in its contexts, in an order that depends on the word."""
     name = word if isinstance(word, str) else word.name
     start = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 9973
     about = next((context.words for context in mechanism.contexts if context.kind == "in texts with"), ())
@@ -89,7 +90,7 @@ def _texts(mechanism: Mechanism, word: Word) -> Iterator[str]:
 
 
 def _one_of(words: tuple[Word, ...], turn: int) -> str:
-    """One of some words; of a kind, one of its examples."""
+    """One of some words; for a kind, one of its examples."""
     word = words[turn % len(words)]
     if isinstance(word, str):
         return word
@@ -114,7 +115,7 @@ def _sentence(mechanism: Mechanism, word: str, turn: int) -> str:
     text = _append(opening, word, turn) if text is None else text
     if "right before" in said:
         text = _attach(text, _one_of(said["right before"], turn), turn)
-    return text + (_sentence_case(ending) if text.endswith("\n") else ending)  # a blank would belong to the break
+    return text + (_sentence_case(ending) if text.endswith("\n") else ending)  # the line break replaces the blank
 
 
 def _sentence_case(ending: str) -> str:
@@ -122,14 +123,14 @@ def _sentence_case(ending: str) -> str:
 
 
 def _as_part_of(opening: str, words: tuple[Word, ...], word: str, turn: int) -> str | None:
-    """A text with a word that holds a piece; None where none does."""
+    """A text that contains a piece of a word within a whole word; None where there is none."""
     plain = _plain(word).casefold()
     holding = tuple(one for one in words if isinstance(one, str) and plain in one.casefold())
     return _append(opening, _one_of(holding, turn), turn) if holding else None
 
 
 def _append(text: str, word: str, turn: int) -> str:
-    """A text with a word behind it; a piece of a word is attached to a stem."""
+    """A text followed by a word; a piece of a word is attached to a stem."""
     plain = _plain(word)
     if _is_piece(word):
         plain = STEMS[turn % len(STEMS)] + plain
@@ -137,8 +138,8 @@ def _append(text: str, word: str, turn: int) -> str:
 
 
 def _attach(text: str, word: str, turn: int) -> str:
-    """A text with a word right behind it: a piece goes on with the last word, and behind a sign that is no end of a
-    sentence a word stands with and without a blank, as it may in text."""
+    """A text directly followed by a word. A piece continues the last word; after a sign within a sentence, a word is
+    written both with and without a blank, as in natural text."""
     plain = _plain(word)
     if _is_piece(word) or not _holds_word(plain):
         return text + plain
@@ -156,5 +157,6 @@ def _holds_word(text: str) -> bool:
 
 
 def _plain(word: str) -> str:
-    """A word as it stands in a text: what `visible` names is written out again, the hyphen of a piece left off."""
+    """A word as it is written in text: names given by `visible` are turned back, and the hyphen of a piece is
+    removed."""
     return unescaped(word[1:] if _is_piece(word) else word)

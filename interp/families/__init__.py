@@ -1,4 +1,4 @@
-"""The supported model families. To add one: a file like `llama.py`, and its entry here."""
+"""The supported model families. To add one, write a file like `llama.py` and list it here."""
 
 from interp.families.family import Family, Norm
 from interp.families.gemma2 import GEMMA2

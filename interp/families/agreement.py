@@ -1,7 +1,7 @@
-"""Hold what a family says of a model against the model's own forward pass, before anything is built on it.
+"""Check a family's description of a model against the model's own forward pass, before anything is computed with it.
 
-A table may fit a model's modules by name and still not say what the model computes: a multiplier on the residual
-stream, a clipped projection, a bias on the logits. The frozen model would then explain another model.
+The module paths of a family may exist in a model that computes something else: with a multiplier on the residual
+stream, a clipped projection, a bias on the logits. Attributions would then explain another model.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from interp.families.family import Family, Norm
 
 N_TOKENS = 8
 TOLERANCE = 1e-3
-"""Largest difference that is accepted, as a share of the norm of what is compared; float32 stays below 1e-5."""
+"""Largest accepted difference, as a share of the norm of what is compared; float32 stays below 1e-5."""
 
 
 class _Seen(NamedTuple):
-    """What modules took in and gave in one forward pass, by layer."""
+    """Inputs and outputs of modules in one forward pass, by layer."""
 
     streams: list[Tensor]
     attention: list[Tensor]
@@ -31,10 +31,10 @@ class _Seen(NamedTuple):
 
 @torch.no_grad()
 def disagreement(model: nn.Module, family: Family) -> str | None:
-    """What of a model its family does not say rightly, in words; None if it says all rightly.
+    """The first thing that the family describes wrongly for a model, in words; None if it describes all correctly.
 
-    Compared are the embedding, what each block adds to the residual stream, each attention as the sum of its heads,
-    what each MLP reads, and the logits.
+    Compared are the embedding, what each block adds to the residual stream, each attention as the sum of its heads, the
+    input of each MLP, and the logits.
     """
     n_vocab = family.W_E(model).shape[0]
     tokens = (torch.arange(1, N_TOKENS + 1) * 7919 % n_vocab)[None]

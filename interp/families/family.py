@@ -1,4 +1,4 @@
-"""What has to be known of a model family: where the residual stream is read and written, and by which weights."""
+"""The description of a model family: where the residual stream is read and written, and by which weights."""
 
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,7 +15,7 @@ PARTS: tuple[Part, ...] = ("query", "key", "value")
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation with its parameters as they act: `weight · (x − mean?) / scale + bias`."""
+    """A normalisation with its effective parameters: `weight · (x − mean?) / scale + bias`."""
 
     weight: Float[Tensor, " d_model"]
     bias: Float[Tensor, " d_model"] | None
@@ -23,10 +23,10 @@ class Norm:
     centred: bool
     """LayerNorm subtracts the mean over d_model, RMSNorm does not."""
     divides: bool = True
-    """False where there is no norm: what is read is the residual stream itself (OLMo-2)."""
+    """False where there is no norm and the residual stream itself is read (OLMo-2)."""
 
     def normalize(self, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
-        """Divide by the scale (after centring, for a LayerNorm); no weight and no bias."""
+        """Divide by the scale (after centring, for a LayerNorm), without weight and bias."""
         x = x.float()
         if not self.divides:
             return x
@@ -47,41 +47,40 @@ class Family:
     final_norm: str
     attention: str
     attention_norm: str | None
-    """Reads the residual stream for the attention: its output is the attention's input. None: the attention reads the
-    stream itself (OLMo-2)."""
+    """Norm whose output is the attention's input. None: the attention reads the residual stream itself (OLMo-2)."""
     query: str
-    """In the attention: the projection that makes queries, alone or with keys and values."""
+    """In the attention: the projection that makes queries, alone or together with keys and values."""
     key: str
     value: str
     output: str
-    """In the attention: the projection of all heads' results to the residual stream."""
+    """In the attention: the projection from all heads' results to the residual stream."""
     mlp: str
     mlp_norm: str | None
-    """Reads the residual stream for the MLP: its output is the MLP's input. None: the MLP reads the stream itself."""
+    """Norm whose output is the MLP's input. None: the MLP reads the residual stream itself."""
     attention_output_norm: str | None = None
-    """Normalises the attention's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
+    """Norm of the attention's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
     mlp_output_norm: str | None = None
-    """Normalises the MLP's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
+    """Norm of the MLP's output before it is added to the residual stream (Gemma-2, Gemma-3)."""
     position_embedding: str | None = None
-    """Learned positions that are added to the embedding (GPT-2)."""
+    """Learned position embeddings that are added to the token embedding (GPT-2)."""
     query_norm: str | None = None
-    """In the attention: normalises each head's query before it is rotated (Gemma-3, Qwen-3), or the queries of all
-    heads together (OLMo-2)."""
+    """In the attention: norm of each head's query before rotation (Gemma-3, Qwen-3), or of the queries of all heads
+    together (OLMo-2)."""
     key_norm: str | None = None
     layout: Layout = "apart"
-    """What the outputs of `query`, `key` and `value` are: each has a projection of its own; all queries, then all keys,
-    then all values (GPT-2, Phi-3); or query, key and value of the first head, then of the second and so on (GPT-NeoX).
-    """
+    """Layout of the outputs of `query`, `key` and `value`: each has a projection of its own; one projection gives all
+    queries, then all keys, then all values (GPT-2, Phi-3); or query, key and value of the first head, then of the
+    second and so on (GPT-NeoX)."""
     transposed: bool = False
-    """The attention's projections keep their weights as (input, output) (GPT-2)."""
+    """Whether the attention's projections store their weights as (input, output) (GPT-2)."""
     parallel_setting: str | None = None
-    """The setting in the model's configuration by which attention and MLP read the same stream (GPT-NeoX)."""
+    """Name of the setting in the model's configuration that makes attention and MLP read the same stream (GPT-NeoX)."""
     scaled_embedding: bool = False
-    """The embedding module multiplies its rows by its `embed_scale` (Gemma)."""
+    """Whether the embedding module multiplies its rows by its `embed_scale` (Gemma)."""
     centred: bool = False
-    """Norms are LayerNorms (centred) rather than RMSNorms."""
+    """Whether norms are LayerNorms (centred) rather than RMSNorms."""
     unit_offset: bool = False
-    """The norm multiplies by 1 + weight (Gemma)."""
+    """Whether norms multiply by 1 + weight (Gemma)."""
 
     def block_modules(self, model: nn.Module) -> list[nn.Module]:
         return list(attrgetter(self.blocks)(model))
@@ -91,15 +90,15 @@ class Family:
         return attrgetter(path)(block)
 
     def attention_input(self, block: nn.Module) -> nn.Module:
-        """The module that is given the residual stream which the attention reads."""
+        """The module whose input is the residual stream that the attention reads."""
         return block if self.attention_norm is None else self.module(block, self.attention_norm)
 
     def mlp_input(self, block: nn.Module) -> nn.Module:
-        """The module that is given the residual stream which the MLP reads."""
+        """The module whose input is the residual stream that the MLP reads."""
         return self.module(block, self.mlp if self.mlp_norm is None else self.mlp_norm)
 
     def embedding_scale(self, model: nn.Module) -> float:
-        """By what the model multiplies the rows of its embedding, as it does in the dtype it was loaded in."""
+        """The factor by which the model multiplies the rows of its embedding, in the dtype in which it was loaded."""
         if not self.scaled_embedding:
             return 1.0
         module = attrgetter(self.embedding)(model)
@@ -108,13 +107,14 @@ class Family:
     def W_E(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
         """What tokens add to the residual stream: the embedding times `embedding_scale`.
 
-        Scores against tokens are added to scores against decoders, which write to the stream as they are.
+        With this factor, scores against tokens can be added to scores against decoders, which write to the stream
+        directly.
         """
         weight, scale = attrgetter(self.embedding)(model).weight.detach(), self.embedding_scale(model)
         return weight if scale == 1 else weight * scale
 
     def W_pos(self, model: nn.Module) -> Float[Tensor, "n_ctx d_model"] | None:
-        """What positions add to the residual stream, or None where only attention knows of them."""
+        """What positions add to the residual stream; None if position matters in attention only."""
         if self.position_embedding is None:
             return None
         return attrgetter(self.position_embedding)(model).weight.detach()
@@ -123,29 +123,29 @@ class Family:
         return attrgetter(self.unembedding)(model).weight.detach()
 
     def W_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
-        """What each head asks for, before it is normalised and rotated."""
+        """The query projection of each head, before norm and rotation."""
         return self._weight(model, layer, "query")
 
     def b_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head"] | None:
         return self._bias(model, layer, "query")
 
     def W_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
-        """What is asked for, before it is normalised and rotated. Of n_heads heads, n_heads / n_kv_heads neighbours
-        share the same keys, and the same values."""
+        """The key projection, before norm and rotation. Groups of n_heads / n_kv_heads neighbouring heads share the
+        same keys, and the same values."""
         return self._weight(model, layer, "key")
 
     def b_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
         return self._bias(model, layer, "key")
 
     def W_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
-        """What each head makes values of."""
+        """The value projection of each head."""
         return self._weight(model, layer, "value")
 
     def b_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
         return self._bias(model, layer, "value")
 
     def W_O(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
-        """How each head's mix of values is written to the residual stream (or to the norm before it)."""
+        """The projection of each head's mixed values to the residual stream (or to the norm before it)."""
         weight = _parameter(self._projection(model, layer, self.output), "weight")
         weight = weight.T if self.transposed else weight
         return weight.unflatten(1, (self.n_heads(model), -1)).transpose(0, 1)
@@ -157,7 +157,7 @@ class Family:
         return attrgetter("config.num_attention_heads")(model)
 
     def parallel(self, model: nn.Module) -> bool:
-        """Attention and MLP both read the block's input; `resid_mid` then is that input."""
+        """Whether attention and MLP both read the block's input; `resid_mid` then is that input."""
         return self.parallel_setting is not None and attrgetter(f"config.{self.parallel_setting}")(model)
 
     def norm(self, module: nn.Module) -> Norm:
@@ -171,7 +171,7 @@ class Family:
         )
 
     def no_norm(self, model: nn.Module) -> Norm:
-        """What stands for a norm where the residual stream is read as it is."""
+        """The norm used where the residual stream is read without one: it changes nothing."""
         return Norm(torch.ones_like(self.unembedding_norm(model).weight), None, 0.0, centred=False, divides=False)
 
     def read_norm(self, model: nn.Module, layer: int) -> Norm:
@@ -181,7 +181,7 @@ class Family:
         return self.norm(self.module(self.block_modules(model)[layer], self.mlp_norm))
 
     def write_norm(self, model: nn.Module, layer: int) -> Norm | None:
-        """The norm through which the MLP of `layer` writes to the residual stream, if there is one."""
+        """The norm through which the MLP of `layer` writes to the residual stream, or None."""
         if self.mlp_output_norm is None:
             return None
         return self.norm(self.module(self.block_modules(model)[layer], self.mlp_output_norm))
@@ -193,20 +193,20 @@ class Family:
         return self.norm(self.module(self.block_modules(model)[layer], self.attention_norm))
 
     def attention_write_norm(self, model: nn.Module, layer: int) -> Norm | None:
-        """The norm through which the attention of `layer` writes to the residual stream, if there is one."""
+        """The norm through which the attention of `layer` writes to the residual stream, or None."""
         if self.attention_output_norm is None:
             return None
         return self.norm(self.module(self.block_modules(model)[layer], self.attention_output_norm))
 
     def query_key_norms(self, model: nn.Module, layer: int) -> tuple[Norm | None, Norm | None]:
-        """The norms on queries and keys, if there are any: over d_head, or over all heads' numbers together."""
+        """The norms of queries and keys, or None: over d_head, or over all heads' numbers together."""
         attention = self.module(self.block_modules(model)[layer], self.attention)
         names = (self.query_norm, self.key_norm)
         query, key = (None if name is None else self.norm(self.module(attention, name)) for name in names)
         return query, key
 
     def attention_scaling(self, model: nn.Module, layer: int) -> float:
-        """By what the product of query and key is multiplied (before a soft cap, where there is one)."""
+        """The factor of the product of query and key (before a soft cap, where there is one)."""
         return float(attrgetter(f"{self.attention}.scaling")(self.block_modules(model)[layer]))
 
     def unembedding_norm(self, model: nn.Module) -> Norm:
@@ -227,7 +227,7 @@ class Family:
     def _part(
         self, model: nn.Module, layer: int, part: Part, rows: Float[Tensor, "outputs *rest"]
     ) -> Float[Tensor, "n d_head *rest"]:
-        """The queries, keys or values within the outputs of a joint projection, by head."""
+        """The queries, keys or values among the outputs of a joint projection, by head."""
         if self.layout == "qkv":
             n_queries = self.n_heads(model) * self.W_O(model, layer).shape[2]
             n_keys = (len(rows) - n_queries) // 2
@@ -242,5 +242,5 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
 
 
 def _optional_parameter(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter that some modules of the same kind lack: PyTorch then has None of that name, or nothing."""
+    """A parameter that some modules of the same kind lack: its attribute is then None or missing."""
     return None if getattr(module, name, None) is None else _parameter(module, name)

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, Mistral, Mixtral and the many models of the same shape."""
+"""Llama 2 and 3, Mistral, Mixtral and other models with the same structure."""
 
 from dataclasses import replace
 
@@ -23,4 +23,4 @@ LLAMA = Family(
 MISTRAL = replace(LLAMA, model_type="mistral")
 
 MIXTRAL = replace(LLAMA, model_type="mixtral")
-"""A mixture of experts: a transcoder stands for the whole block of router and experts."""
+"""A mixture of experts: a transcoder replaces the whole block of router and experts."""

@@ -1,4 +1,4 @@
-"""OLMo-2 and OLMo-3: norms stand behind attention and MLP, which read the residual stream itself."""
+"""OLMo-2 and OLMo-3: norms come after attention and MLP, which read the residual stream itself."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-"""Change features and heads of a running model, and see what follows."""
+"""Change features and heads of a running model, and measure the effects."""

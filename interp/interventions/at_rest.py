@@ -1,13 +1,13 @@
-"""Follow changes through a model whose attention patterns and norm scales stay as they were on the prompt.
+"""Carry changes through a model whose attention patterns and norm scales stay as they were on the prompt.
 
 What is left of attention and norms is linear, so the change of the residual stream is carried forward, layer by layer,
-for many interventions at once. MLPs answer in one of three ways:
+for many interventions at once. MLPs respond in one of three ways:
 
-- `frozen`: they write what they wrote, as the graph's direct edges have it (the bypass of a skip transcoder is linear
-  and goes on);
-- `features`: the features that were active go on reading, linearly, and no other joins them: the sum over all paths of
+- `frozen`: their output does not change, as for the graph's direct edges (the linear bypass of a skip transcoder still
+  acts);
+- `features`: the features that were active respond linearly, and no other becomes active: the sum over all paths of
   the graph;
-- `model`: the MLPs themselves compute anew from the changed stream.
+- `model`: the MLPs themselves are computed anew from the changed stream.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ Mlps = Literal["frozen", "features", "model"]
 
 @dataclass(frozen=True)
 class AtRest:
-    """A model frozen on a prompt, its transcoders, and what its MLPs read there."""
+    """A model frozen on a prompt, its transcoders, and the inputs of its MLPs on the prompt."""
 
     linear: LinearModel
     frozen: Frozen
@@ -40,7 +40,7 @@ class AtRest:
 
 
 def at_rest(linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder]) -> AtRest:
-    """Read what the MLPs read on the prompt. Memory: the streams of all layers."""
+    """Record the inputs of the MLPs on the prompt. Memory: the streams of all layers."""
     return AtRest(linear, frozen, transcoder, read_streams(linear, frozen.tokens))
 
 
@@ -48,9 +48,9 @@ def at_rest(linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Tra
 def changed_readings(
     rest: AtRest, changes: Changes, n_rows: int, targets: Targets, mlps: Mlps
 ) -> Float[Tensor, "n_rows n_targets"]:
-    """How much each reading changes in each of `n_rows` copies of the prompt, with their changes.
+    """The change of each reading in each of `n_rows` copies of the prompt with their changes.
 
-    Memory: some (n_rows, n_pos, d_model) arrays, n_heads/n_kv_heads of them wide in attention.
+    Memory: some (n_rows, n_pos, d_model) arrays; n_heads/n_kv_heads of them as wide in attention.
     """
     linear, frozen = rest.linear, rest.frozen
     n_pos, d_model = frozen.embedding.shape
@@ -86,7 +86,7 @@ def _take(out: Tensor, d: Tensor, targets: Targets, layer: int) -> None:
 
 
 def _attention(linear: LinearModel, layer: int, at: FrozenLayer, d: Tensor, changes: Changes) -> Tensor:
-    """The change of what attention writes: values follow the stream, patterns don't."""
+    """The change of what attention writes: values follow the stream, patterns do not change."""
     weights = linear.attention[layer]
     n_heads, n_kv_heads = weights.W_O.shape[0], weights.W_V.shape[0]
     values = torch.einsum("bsd,ked->bske", d, weights.W_V).repeat_interleave(n_heads // n_kv_heads, 2)
@@ -120,7 +120,7 @@ def _mlp(rest: AtRest, layer: int, read: Tensor, relative: list[Tensor], mlps: M
 
 
 def _relative_changes(rest: AtRest, layer: int, read: Tensor) -> Float[Tensor, "n_rows n_active"]:
-    """Of each active feature, the change of its pre-activation over its activation."""
+    """For each active feature, the change of its pre-activation over its activation."""
     at = rest.frozen.layers[layer]
     active = at.active
     directions = reading(rest.linear, layer, rest.transcoder(layer).W_enc[active.feature])
@@ -134,7 +134,7 @@ def _relative_changes(rest: AtRest, layer: int, read: Tensor) -> Float[Tensor, "
 def _activations(
     rest: AtRest, layer: int, features: LayerFeatures, read: Tensor, relative: list[Tensor], mlps: Mlps
 ) -> Float[Tensor, "n n_pos"]:
-    """The activations of the features that are changed, as they are without their own change."""
+    """The activations of the features that are changed, without their own change."""
     if mlps == "model":
         x = _transcoder_input(rest, layer, read[features.row])
         return activations_of(rest.transcoder(layer), features.feature, x)
@@ -155,7 +155,7 @@ def _through_write_norm(linear: LinearModel, at: FrozenLayer, layer: int, vector
 
 
 def _recomputed(rest: AtRest, layer: int, read: Tensor) -> Tensor:
-    """What the MLP itself writes on the changed stream, less what it writes on the prompt's."""
+    """What the MLP itself writes on the changed stream, minus what it writes on the prompt's."""
     linear = rest.linear
     block = linear.family.block_modules(linear.model)[layer]
     mlp, norm = linear.family.module(block, linear.family.mlp), linear.mlp[layer].read

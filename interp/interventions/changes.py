@@ -1,4 +1,4 @@
-"""What is changed in a model: features held at values or moved, heads scaled or replaced, each at some positions."""
+"""Changes to a model: features held at values or shifted, heads scaled or replaced, each at some positions."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from torch import Tensor
 from interp.transcoder import Transcoder
 
 EVERYWHERE = 1 << 30
-"""Beyond the last position of any sequence."""
+"""A position after the last of any sequence."""
 
 
 class FeatureChange(NamedTuple):
-    """A feature of one row of a batch at the positions from `start` to before `stop`: its activation `a` becomes
+    """A change of a feature in one row of a batch, from position `start` to before `stop`: its activation `a` becomes
     `a + add`, but at least `low` and at most `high`."""
 
     row: int
@@ -27,12 +27,12 @@ class FeatureChange(NamedTuple):
     stop: int = EVERYWHERE
 
     def held_at(self, value: float) -> "FeatureChange":
-        """The same feature, its activation `value` whatever it would be."""
+        """The same feature, with its activation held at `value`."""
         return self._replace(add=0.0, low=value, high=value)
 
 
 class HeadChange(NamedTuple):
-    """A head of one row at some positions: what it mixed there, `z`, is written as `scale · z + offset`."""
+    """A change of a head in one row at some positions: its mixed values `z` are written as `scale · z + offset`."""
 
     row: int
     layer: int
@@ -45,18 +45,18 @@ class HeadChange(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """All that is changed in the rows of a batch. No feature or head of a row is changed twice at one position."""
+    """All changes in the rows of a batch. No feature or head of a row is changed twice at one position."""
 
     features: Sequence[FeatureChange] = ()
     heads: Sequence[HeadChange] = ()
 
     @property
     def layers(self) -> list[int]:
-        """In which layers, in order."""
+        """The layers with changes, in order."""
         return sorted({change.layer for change in (*self.features, *self.heads)})
 
     def features_of(self, layer: int, device: torch.device | str) -> "LayerFeatures | None":
-        """Those of a layer's features, or None."""
+        """The changes of a layer's features, or None."""
         mine = [change for change in self.features if change.layer == layer]
         if not mine:
             return None
@@ -67,11 +67,11 @@ class Changes(NamedTuple):
         return LayerFeatures(*whole, *real, *ends)
 
     def heads_of(self, layer: int) -> Iterator[HeadChange]:
-        """Those of a layer's heads."""
+        """The changes of a layer's heads."""
         return (change for change in self.heads if change.layer == layer)
 
     def rows(self, start: int, stop: int) -> "Changes":
-        """Those of some rows, which are numbered from 0 on."""
+        """The changes of some rows, renumbered from 0."""
         return Changes(
             [one._replace(row=one.row - start) for one in self.features if start <= one.row < stop],
             [one._replace(row=one.row - start) for one in self.heads if start <= one.row < stop],
@@ -95,7 +95,7 @@ class LayerFeatures(NamedTuple):
         return (at >= self.start[:, None]) & (at < self.stop[:, None])
 
     def moved(self, activation: Float[Tensor, "n n_pos"], first: int = 0) -> Float[Tensor, "n n_pos"]:
-        """By how much the activations at the positions from `first` on are moved."""
+        """By how much the activations at the positions from `first` on are shifted."""
         new = torch.minimum(torch.maximum(activation + self.add[:, None], self.low[:, None]), self.high[:, None])
         return torch.where(self.inside(first, activation.shape[1]), new - activation, 0)
 
@@ -114,7 +114,7 @@ def activations_of(
 
 
 def decoders_of(transcoder: Transcoder, feature: Int64[Tensor, " n"]) -> list[Float[Tensor, "n d_model"]]:
-    """What features write to their own layer's MLP output and, of a cross-layer transcoder, to those above it."""
+    """What features write to the MLP output of their own layer and, for a cross-layer transcoder, of those above it."""
     own = [transcoder.W_dec[feature]]
     if transcoder.W_dec_later is None:
         return own

@@ -1,4 +1,4 @@
-"""What many interventions on one prompt do to readings: predicted by the graph, and done by the model."""
+"""The effects of many interventions on one prompt: as the graph predicts them, and as measured in the model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,32 +14,32 @@ from interp.interventions.readings import Reading, targets_of
 from interp.interventions.running import Subject
 
 BYTES = 256_000_000
-"""Memory of the arrays of interventions that are computed together."""
+"""Memory of the arrays of interventions that are computed together, in bytes."""
 
 ARRAYS = 12
-"""Of n_pos · d_model numbers for each of them."""
+"""Arrays of n_pos · d_model numbers that each of them needs."""
 
 
 class Effects(NamedTuple):
-    """What each intervention changes in each reading."""
+    """The effect of each intervention on each reading."""
 
     before: Float[Tensor, " n_readings"]
-    """The readings of the model as it is."""
+    """The readings of the unchanged model."""
     predicted: Float[Tensor, "n n_readings"]
-    """Their changes by all paths of the attribution graph: features that were active go on reading, linearly."""
+    """Their changes along all paths of the attribution graph: active features respond linearly."""
     measured_frozen: Float[Tensor, "n n_readings"]
-    """Their changes where MLPs compute anew, while attention patterns and norms' scales are as they were."""
+    """Their changes where MLPs are computed anew, with the attention patterns and norm scales of the prompt."""
     measured: Float[Tensor, "n n_readings"]
-    """Their changes in the model, nothing frozen."""
+    """Their changes in the model with nothing frozen."""
 
 
 def interventions_at_once(n_pos: int, d_model: int) -> int:
-    """How many interventions on a prompt are computed together."""
+    """The number of interventions on a prompt that are computed together."""
     return max(1, BYTES // (4 * ARRAYS * n_pos * d_model))
 
 
 def in_rows(changes: Sequence[Changes]) -> Changes:
-    """Each of some changes in a row of its own, in their order."""
+    """Each change in a row of its own, in the same order."""
     return Changes(
         [one._replace(row=row) for row, each in enumerate(changes) for one in each.features],
         [one._replace(row=row) for row, each in enumerate(changes) for one in each.heads],
@@ -47,7 +47,7 @@ def in_rows(changes: Sequence[Changes]) -> Changes:
 
 
 def switched_off(nodes: Sequence[tuple[int, int, int]]) -> Changes:
-    """Some features held at 0, each (layer, feature, position) at its position."""
+    """Some features, each (layer, feature, position), held at 0 at their positions."""
     return Changes(
         [
             FeatureChange(0, layer, feature, start=position, stop=position + 1).held_at(0.0)
@@ -57,7 +57,7 @@ def switched_off(nodes: Sequence[tuple[int, int, int]]) -> Changes:
 
 
 def effects_of(rest: AtRest, subject: Subject, changes: Sequence[Changes], readings: Sequence[Reading]) -> Effects:
-    """Make each of `changes` on a copy of the prompt. Memory: `BYTES`, or what one takes, and the model's."""
+    """Make each of `changes` on a copy of the prompt. Memory: `BYTES` or that of one change, and the model's."""
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     tokens, n_readings = rest.frozen.tokens, len(readings)
     before = measured(subject, tokens, Changes(), 1, readings).readings[0]
@@ -73,7 +73,7 @@ def effects_of(rest: AtRest, subject: Subject, changes: Sequence[Changes], readi
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
-    """Pearson's; None of fewer than three pairs, or where one side is all the same."""
+    """Pearson correlation; None for fewer than three pairs, or where one side is constant."""
     if len(a) < 3:
         return None
     a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
@@ -84,9 +84,10 @@ def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
 def matched(
     activation: Float[Tensor, " n"], chosen: Int64[Tensor, " k"], seed: int, among: int = 10
 ) -> Int64[Tensor, " m"]:
-    """For each chosen one another at random, of those `among` whose activations are nearest by ratio; none twice.
+    """For each chosen feature, a random other one of `among` with an activation of nearly the same size (by ratio),
+    each used once.
 
-    Fewer than are chosen where there are no more others.
+    Fewer than are chosen if there are not enough others.
     """
     generator = torch.Generator().manual_seed(seed)
     size = activation.cpu().clamp(min=1e-20).log()

@@ -1,4 +1,4 @@
-"""What a model writes while it is changed, and how likely that was with and without the changes."""
+"""The text that a changed model writes, and its likelihood with and without the changes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,14 +16,14 @@ class Sampling(NamedTuple):
     """How the next token is chosen."""
 
     temperature: float = 0.0
-    """0: the likeliest."""
+    """Temperature; 0: always the most probable token."""
     top_p: float = 1.0
-    """Only of the likeliest tokens that have this probability together."""
+    """Nucleus sampling: only the most probable tokens that together have this probability."""
     seed: int = 0
-    """Of the draw. A row draws by (seed, its number) whatever the batch, so that a changed run and an unchanged one
-    draw alike where they expect the same."""
+    """Seed of the draw. A row is drawn by (seed, its number) whatever the batch, so that a changed and an unchanged run
+    draw the same token where they give the same probabilities."""
     rows: tuple[int, ...] = ()
-    """The rows' numbers; none given: 0, 1, …"""
+    """The numbers of the rows; if none are given: 0, 1, …"""
 
 
 GREEDY = Sampling()
@@ -38,8 +38,8 @@ def continuations(
     sampling: Sampling = GREEDY,
     stop: Sequence[int] = (),
 ) -> Int64[Tensor, "batch n_new"]:
-    """What the model writes on prompts of one length under changes, `new_tokens` of it, or fewer once every row has one
-    of the tokens `stop`.
+    """The model's continuations of prompts of equal length under changes: `new_tokens` tokens, or fewer once every row
+    has one of the tokens `stop`.
 
     Memory: the batch's keys and values, and what `changing` takes.
     """
@@ -62,7 +62,7 @@ def continuations(
 
 
 class _Draws:
-    """Draws tokens by adding Gumbel noise to logits, each row's from a generator of its own."""
+    """Draws tokens by adding Gumbel noise to logits, with a generator for each row."""
 
     def __init__(self, n: int, sampling: Sampling, device: torch.device) -> None:
         self.sampling, self.device = sampling, device
@@ -81,19 +81,19 @@ class _Draws:
 
 
 class Likelihoods(NamedTuple):
-    """How likely each token of some texts was, where the first of them has none before it."""
+    """The likelihood of each token of some texts, from the second on (the first has none before it)."""
 
     plain: Float[Tensor, "batch n_next"]
-    """Probability of tokens 1, 2, … without changes."""
+    """Probabilities of tokens 1, 2, … without changes."""
     changed: Float[Tensor, "batch n_next"]
-    """And with them."""
+    """The same with changes."""
     kl: Float[Tensor, "batch n_next"]
-    """KL divergence of what was expected there with changes from what was expected without them, in nats."""
+    """KL divergence of the next-token distribution with changes from that without, in nats."""
 
 
 @torch.no_grad()
 def likelihoods(subject: Subject, changes: Changes, texts: Integer[Tensor, "batch n_pos"]) -> Likelihoods:
-    """Read texts with and without changes. Memory: twice batch · n_pos · d_vocab numbers."""
+    """Compute the likelihoods of texts with and without changes. Memory: twice batch · n_pos · d_vocab numbers."""
     texts = texts.long()
     plain = subject.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
     with changing(subject, changes):
@@ -104,5 +104,5 @@ def likelihoods(subject: Subject, changes: Changes, texts: Integer[Tensor, "batc
 
 
 def divergence(p: Float[Tensor, "*n d_vocab"], q: Float[Tensor, "*n d_vocab"]) -> Float[Tensor, "*n"]:
-    """KL(p ‖ q) of log probabilities, in nats; rounding never makes it negative."""
+    """KL(p ‖ q) of log probabilities, in nats; clipped at 0 against rounding."""
     return (p.exp() * (p - q)).sum(-1).clamp(min=0)

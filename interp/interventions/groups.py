@@ -1,7 +1,7 @@
-"""Necessity and sufficiency of groups of features, in the model itself, beside other groups of equal size.
+"""Necessity and sufficiency of groups of features, measured in the model, and compared with groups of equal size.
 
-Necessity is the share of the target that goes when a group is switched off, sufficiency the share that stays when all
-other features of all layers are held at their means over a corpus, at every position.
+Necessity is the share of the target that is lost when a group is switched off, sufficiency the share that is left when
+all other features of all layers are held at their means over a corpus, at every position.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,47 +24,47 @@ from interp.interventions.validation import Ablated
 from interp.transcoder import Transcoder
 
 Means = Callable[[int], Float[Tensor, " d_transcoder"]]
-"""Of a layer's features over all tokens of a corpus."""
+"""Means of a layer's features over all tokens of a corpus."""
 
 
 class Shares(NamedTuple):
-    """Of a group, or the mean over some groups."""
+    """Necessity and sufficiency of a group, or their means over some groups."""
 
     necessity: float
-    """The share of the target that goes when the group is switched off."""
+    """The share of the target that is lost when the group is switched off."""
     sufficiency: float
-    """The share that stays when all other features are held at their means."""
+    """The share that is left when all other features are held at their means."""
 
 
 class Tested(NamedTuple):
-    """A supernode, and groups of as many nodes beside it."""
+    """A supernode, and groups with the same number of nodes for comparison."""
 
     group: Shares
     random: Shares
-    """Of nodes drawn from those that the graph keeps, the mean over draws."""
+    """Groups drawn from the nodes that the graph keeps, the mean over draws."""
     layer: Shares
-    """Of the strongest nodes of the layer in which most of its members are, then of the layers next to it."""
+    """The strongest nodes of the layer with most of its members, then of neighbouring layers."""
     top: Shares
-    """Of the strongest nodes of the graph."""
+    """The strongest nodes of the graph."""
 
 
 class GroupTests(NamedTuple):
-    """What testing supernodes found."""
+    """Results of testing supernodes."""
 
     each: tuple[Tested, ...]
-    """In the order of the supernodes, as many as were tested."""
+    """The tested groups in the order of the supernodes."""
     together: Tested | None
     """All of these as one group; None: there are none."""
     target: float
-    """The targets' value in the model as it is, by their weights."""
+    """The targets' value in the unchanged model, by their weights."""
     nothing: float
-    """The share of it that stays when every feature is held at its mean."""
+    """The share of it that is left when every feature is held at its mean."""
 
 
 def group_tests(
     of: Ablated, groups: Sequence[Supernode], means: Means, settings: SupernodeSettings
 ) -> GroupTests | None:
-    """Test the first groups; None where the target's value is 0, so that there are no shares of it.
+    """Test the first groups; None where the target's value is 0, so that shares of it are undefined.
 
     Memory: what `keeping` takes for the rows that are computed together.
     """
@@ -99,7 +99,8 @@ def _of_layer(of: Ablated, members: Sequence[int], kept: Sequence[int]) -> list[
 
 
 def _values(of: Ablated, groups: Sequence[Sequence[int]], means: Means) -> tuple[float, list[float], list[float]]:
-    """The targets' value as it is, and of each group: with it switched off, and with all others at their means."""
+    """The targets' value in the unchanged model, with each group switched off, and with all but the group at their
+    means."""
     tokens, readings = of.rest.frozen.tokens, of.readings
     value = float(measured(of.subject, tokens, Changes(), 1, readings).readings[0] @ of.weight)
     places = [[of.place(node) for node in group] for group in groups]
@@ -119,7 +120,7 @@ def _values(of: Ablated, groups: Sequence[Sequence[int]], means: Means) -> tuple
 
 @contextmanager
 def keeping(subject: Subject, kept: Sequence[Sequence[tuple[int, int, int]]], means: Means) -> Iterator[None]:
-    """Within, every feature is held at its mean but those kept in a row: (layer, feature, position), left as they are.
+    """A context in which every feature is held at its mean, except for those kept in a row: (layer, feature, position).
 
     Memory: twice n_rows · n_pos · d_transcoder numbers of one layer, of all layers where transcoders are cross-layer.
     """

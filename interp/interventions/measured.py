@@ -1,4 +1,4 @@
-"""Run a model with changes on copies of one prompt, and read what they do: nothing is frozen."""
+"""Run a model with changes on copies of one prompt and measure the effects; nothing is frozen."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,18 +16,18 @@ from interp.interventions.running import Subject, changing
 
 
 class Measured(NamedTuple):
-    """What a model gave in each row."""
+    """Results of the model in each row."""
 
     readings: Float[Tensor, "n_rows n_readings"]
     next_token: Int64[Tensor, " n_rows"]
-    """The likeliest after the prompt."""
+    """The most probable tokens after the prompt."""
     probability: Float[Tensor, " n_rows"]
     """Its probability."""
     log_probability: Float[Tensor, "n_rows d_vocab"]
-    """Of every next token."""
+    """Log probabilities of every next token."""
 
     def divergence_from(self, other: "Measured") -> Float[Tensor, " n_rows"]:
-        """KL(these ‖ the single row of another) of the next token, in nats."""
+        """KL(this ‖ the single row of another) of the next token, in nats."""
         return divergence(self.log_probability, other.log_probability.expand_as(self.log_probability))
 
 
@@ -85,7 +85,7 @@ def _features(
 def head_outputs(
     subject: Subject, tokens: Integer[Tensor, " n_pos"], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "n_pos n_heads d_head"]]:
-    """What each head of some layers mixes at each position of a prompt, before it is written."""
+    """What each head of some layers mixes at each position of a prompt, before the output projection."""
     family, found = subject.family, {}
     n_heads = family.n_heads(subject.model)
     handles = []

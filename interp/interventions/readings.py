@@ -1,4 +1,4 @@
-"""What an intervention is judged by: readings of features and logits at positions of one prompt."""
+"""Readings that measure the effect of an intervention: features and logits at positions of one prompt."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,10 +22,10 @@ class FeatureReading(NamedTuple):
 
 
 class LogitReading(NamedTuple):
-    """What the final norm gives at a position, times a direction; a soft cap on logits is left off.
+    """The output of the final norm at a position, times a direction; a soft cap on logits is left out.
 
-    A row of the unembedding is a logit, less the mean of all rows what probabilities depend on, and a difference of two
-    rows that of two logits.
+    A row of the unembedding as the direction gives a logit; minus the mean of all rows, it gives the part that
+    probabilities depend on; the difference of two rows gives the difference of two logits.
     """
 
     direction: Float[Tensor, " d_model"]
@@ -38,7 +38,7 @@ Reading = FeatureReading | LogitReading
 def targets_of(
     linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder], readings: Sequence[Reading]
 ) -> Targets:
-    """The same as readings of the residual stream of a frozen model, in their order."""
+    """The same readings as targets in a frozen model, in their order."""
     parts = []
     for one in readings:
         position = torch.tensor([one.position], device=frozen.embedding.device)

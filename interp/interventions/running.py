@@ -1,4 +1,4 @@
-"""A model that runs with changes, by hooks: attention, norms and MLPs above a change act on what it left."""
+"""Run a model with changes, by hooks: attention, norms and MLPs above a change act on the changed stream."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ class Subject:
     family: Family
     hooks: Hooks
     transcoder: Callable[[int], Transcoder]
-    """A layer's, in float32, asked for once a run."""
+    """Gives a layer's transcoder in float32; called once for each run."""
 
     @property
     def device(self) -> torch.device:
@@ -31,7 +31,7 @@ class Subject:
 
 
 class Progress:
-    """How many tokens of the sequences the model has read in earlier passes, whose keys and values it keeps."""
+    """How many tokens the model has read in earlier passes, whose keys and values it keeps."""
 
     def __init__(self) -> None:
         self.first = 0
@@ -39,12 +39,12 @@ class Progress:
 
 @contextmanager
 def changing(subject: Subject, changes: Changes, progress: Progress | None = None) -> Iterator[None]:
-    """Within, whatever the model reads is changed so.
+    """A context in which the model runs with these changes.
 
-    A feature's change adds `(new − activation) · W_dec[feature]` where the transcoder's output stands for the model's:
-    what the feature wrote is taken away and what it now writes put in its place, the rest of the MLP stays. A
-    cross-layer feature's writes to later layers change likewise where the transcoder has its later decoders.
-    Memory: the input of the transcoder once more for each change, and for TopK all its activations.
+    A feature's change adds `(new − activation) · W_dec[feature]` where the MLP's output enters the residual stream, so
+    that the feature's own write is replaced and the rest of the MLP's output stays. For a cross-layer transcoder, its
+    writes to later layers change likewise if the later decoders are there. Memory: a copy of the transcoder's input for
+    each change, and for TopK all its activations.
     """
     progress = progress or Progress()
     blocks = subject.family.block_modules(subject.model)

@@ -1,9 +1,9 @@
-"""Whether an attribution graph is true: its strongest nodes and edges are taken away in the model itself.
+"""Whether an attribution graph holds in the model: its strongest nodes and edges are ablated in the model itself.
 
-A node is a feature at a position; it is switched off there, and what that does to the graph's targets is compared with
-what the graph predicts. An edge is tested at its target: its source is switched off, and the change of what the target
-reads is compared with what all paths of the graph from the one to the other carry. As many other active features, of
-equal activation, are switched off likewise: a test says little until something could have failed it.
+A node is a feature at a position. It is switched off there, and the effect on the graph's targets is compared with the
+effect that the graph predicts. An edge is tested at its target: its source is switched off, and the change of what the
+target reads is compared with what all paths of the graph from source to target carry. For comparison, as many other
+active features of equal activation are switched off: only then could the test fail.
 """
 
 from collections.abc import Sequence
@@ -25,71 +25,73 @@ class ValidationSettings(NamedTuple):
     """How much of a graph is tested."""
 
     nodes: int = 20
-    """Features at positions, those of most influence first."""
+    """Nodes tested: features at positions, those of most influence first."""
     edges: int = 40
-    """From features to features or targets, the strongest first."""
+    """Edges tested: from features to features or targets, the strongest first."""
     draws: int = 5
     """Sets of random features that are switched off together."""
     seed: int = 0
-    """Of these draws."""
+    """Seed of these draws."""
 
 
 class Tested(NamedTuple):
-    """A node or an edge, and what switching it (of an edge its source) off changes in its target."""
+    """A node or an edge, and the effect on its target of switching it (for an edge, its source) off."""
 
     source: int
     """The node, by its number in the graph."""
     target: int | None
-    """The node that an edge leads to; None: a node's effect on the graph's targets, by their weights."""
+    """The node that an edge leads to; None for a node, whose effect is on the graph's targets, by their weights."""
     weight: float | None
-    """Of the edge."""
+    """Weight of the edge."""
     predicted: float
-    """By all paths of the graph."""
+    """The change along all paths of the graph."""
     measured_frozen: float
-    """In the model, with attention patterns and norms as they were."""
+    """The change in the model with the attention patterns and norm scales of the prompt."""
     measured: float
-    """In the model, nothing frozen."""
+    """The change in the model with nothing frozen."""
 
     @property
     def holds(self) -> bool:
-        """Whether the model does at least half of what is predicted, in its direction."""
+        """Whether the model changes by at least half of the prediction, in the same direction."""
         return self.measured * self.predicted > 0 and abs(self.measured) >= abs(self.predicted) / 2
 
 
 class Validation(NamedTuple):
-    """What testing a graph found."""
+    """Results of testing a graph."""
 
     nodes: tuple[Tested, ...]
     random: tuple[Tested, ...]
-    """Features of equal activation that are not among these."""
+    """Random features of equal activation that are not among these."""
     edges: tuple[Tested, ...]
     target: float
-    """The targets' value in the model as it is, by their weights: logits less their mean, or what was asked for."""
+    """The targets' value in the unchanged model, by their weights: logits minus their mean, or the readings asked
+    for."""
     explained: float | None
-    """The share of it that goes when all tested nodes are switched off together; None: the value is 0."""
+    """The share of it that is lost when all tested nodes are switched off together; None: the value is 0."""
     explained_predicted: float | None
-    """The same, as the graph predicts it."""
+    """The same share as the graph predicts it."""
     explained_random: float | None
-    """The same of as many random features of equal activation, the mean over draws; None: there are none."""
+    """The same share for as many random features of equal activation, the mean over draws; None: there are none."""
 
     @property
     def node_correlation(self) -> float | None:
-        """Of predicted and measured effects of nodes on the targets; None of fewer than three."""
+        """Correlation of predicted and measured effects of nodes on the targets; None for fewer than three."""
         return _correlation(self.nodes)
 
     @property
     def edge_correlation(self) -> float | None:
-        """Of predicted and measured effects of edges; None of fewer than three."""
+        """Correlation of predicted and measured effects of edges; None for fewer than three."""
         return _correlation(self.edges)
 
     @property
     def edges_held(self) -> float | None:
-        """The share of tested edges that hold; None: none is tested."""
+        """The share of tested edges that hold; None: none was tested."""
         return sum(edge.holds for edge in self.edges) / len(self.edges) if self.edges else None
 
     @property
     def random_effect(self) -> float | None:
-        """The mean size of a random feature's measured effect over that of a tested node's; None: one has none."""
+        """The mean size of random features' measured effects over that of tested nodes; None: there are none of one of
+        them."""
         sizes = [np.mean([abs(one.measured) for one in some]) if some else 0.0 for some in (self.random, self.nodes)]
         return float(sizes[0] / sizes[1]) if self.random and sizes[1] else None
 
@@ -100,7 +102,7 @@ def _correlation(tested: Sequence[Tested]) -> float | None:
 
 
 class Ablated(NamedTuple):
-    """A graph with the model that it is of."""
+    """A graph together with the model that it is of."""
 
     rest: AtRest
     subject: Subject
@@ -115,13 +117,13 @@ class Ablated(NamedTuple):
         return int(graph.layer[node]), int(graph.feature[node]), int(graph.position[node])
 
     def strongest(self, n: int) -> Int64[Tensor, " n"]:
-        """The features that are kept, those of most influence first."""
+        """The kept features, those of most influence first."""
         kept = np.nonzero(self.pruned.nodes[: self.graph.n_features])[0]
         return torch.from_numpy(kept[np.argsort(-self.pruned.share[kept], kind="stable")][:n])
 
     @property
     def weight(self) -> Float[Tensor, " n_ends"]:
-        """Of each target; 1 together."""
+        """Weight of each target; they sum to 1."""
         weight = torch.from_numpy(self.graph.ends.weight)
         return weight / weight.sum()
 
@@ -172,7 +174,7 @@ def _edge(found: Effects, graph: Graph, edge: tuple[int, int], at: tuple[int, in
 
 
 def strongest_edges(graph: Graph, pruned: Pruned, n: int) -> list[tuple[int, int]]:
-    """The kept edges from features, as (source, target) nodes: those through which most influence goes first."""
+    """The kept edges from features, as (source, target) nodes, those that carry the most influence first."""
     rows, sources = np.nonzero(pruned.edges[:, : graph.n_features])
     targets = graph.node_of_row[rows]
     wanted, at = np.unique(rows, return_inverse=True)

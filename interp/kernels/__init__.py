@@ -1,1 +1,1 @@
-"""Loops that numba compiles: the hot paths of projections, activations and co-activation."""
+"""Loops compiled by numba: the hot paths of projections, activations, attribution, co-activation and training."""

@@ -8,16 +8,16 @@ import numpy as np
 from numba import njit
 
 GROUP = 16
-"""Features compared at once by the greatest of them, in vector code."""
+"""Features compared at a time by their greatest value, in vector code."""
 
 FEW = 64
-"""How many values the k greatest are sought among by counting."""
+"""Number of values among which the k greatest are found by counting."""
 
 FEW_GROUP = 8
-"""Size of groups where the k greatest of all features are sought: small enough that there are more groups than k."""
+"""Size of groups when the k greatest of all features are sought: small enough for more groups than k."""
 
 HALVINGS = 6
-"""How often the interval in which a limit is sought is halved."""
+"""Number of bisection steps in the search for a limit."""
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
@@ -25,7 +25,7 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
     """Add biases to a block of products (tokens, features) and list what is above the threshold, token by token.
 
     position: of each token; first: the block's first feature. Entries are written to token, feature and value, which
-    have room for all of the block. Returns how many there are.
+    have room for the whole block. Returns their number.
     """
     n_tokens, n = pre.shape
     n_groups = n // GROUP
@@ -35,7 +35,7 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
         line = pre[t]
         for g in range(n_groups):
             most, odd = line[g] + bias[g] - threshold[g], False
-            for at in range(GROUP):  # as many as the compiler knows, or this is not vector code
+            for at in range(GROUP):  # a constant number, or the loop is not vectorised
                 c = g + at * n_groups
                 x = line[c] + bias[c] - threshold[c]
                 most, odd = max(most, x), odd | (x != x)
@@ -57,7 +57,7 @@ def compress(pre, bias, threshold, position, first, token, feature, value):
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
 def rescore(x, W_enc, bias, threshold, position, n_found, token, feature, value):
-    """Keep of the first entries, whose tokens are rows of x, what is above the threshold by their own products.
+    """Keep those of the first entries whose own products are above the threshold. Their tokens are rows of x.
 
     Afterwards they have positions for tokens. Returns how many there are.
     """
@@ -77,9 +77,9 @@ def rescore(x, W_enc, bias, threshold, position, n_found, token, feature, value)
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz"})
 def compress_top(pre, bias, k, position, token, feature, value):
-    """List the `k` greatest values above zero of every token; of equal ones, those of the lower feature indices.
+    """List the `k` greatest positive values of every token; among equals, those of lower feature indices.
 
-    The output has room for `k` entries a token and one more.
+    The output has room for `k` entries for each token and one more.
     """
     n_tokens, n = pre.shape
     n_groups = n // FEW_GROUP
@@ -109,7 +109,7 @@ def compress_top(pre, bias, k, position, token, feature, value):
             own = np.sort(hits[:n_hits])
             limit = kth_greatest(line[own], k)
             if limit != limit:
-                limit = np.float32(np.inf)  # so that what is no number is listed, and refused
+                limit = np.float32(np.inf)  # so that NaN is listed, and refused later
             n_equal = k
             for c in own:
                 n_equal -= not line[c] <= limit
@@ -125,7 +125,7 @@ def compress_top(pre, bias, k, position, token, feature, value):
 
 @njit(nogil=True, cache=True, inline="always")
 def _greatest_of_groups(line, high):
-    """The greatest of every group of `FEW_GROUP` values; infinite where one is no number."""
+    """The greatest of every group of `FEW_GROUP` values; infinity where one is NaN."""
     n_groups = len(high)
     for g in range(n_groups):
         most, odd = line[g], False
@@ -137,9 +137,10 @@ def _greatest_of_groups(line, high):
 
 @njit(nogil=True, cache=True, inline="always")
 def _that_k_are_above(high, k):
-    """A limit, not below zero, that at least `k` values are above, or zero; near the greatest such limit.
+    """A limit of at least zero that at least `k` values are above, close to the greatest such limit; zero if there is
+    none.
 
-    Where these are the greatest of groups, as many of all values are above it, and not many more.
+    If the values are the maxima of groups, at least `k` of all values are above the limit, and not many more.
     """
     low, top = np.float32(0), np.float32(0)
     for g in range(len(high)):
@@ -157,7 +158,7 @@ def _that_k_are_above(high, k):
 
 @njit(nogil=True, cache=True, inline="always")
 def _above(line, high, limit, groups, hits):
-    """List what is above a limit, and what is no number: of groups whose greatest is, without branches."""
+    """List what is above a limit, and NaN, in groups whose greatest is; without branches."""
     n, n_groups = len(line), len(high)
     n_found, n_hits = np.uint64(0), np.uint64(0)
     for g in range(n_groups):
@@ -176,9 +177,10 @@ def _above(line, high, limit, groups, hits):
 
 @njit(nogil=True, cache=True, inline="always")
 def _between(few, k):
-    """A limit that `k` of `FEW` values are above; NaN where there is none for equals, or values are no numbers.
+    """A limit that exactly `k` of `FEW` values are above; NaN if there is none because of ties or NaN.
 
-    By halving, each time counting all of them: vector code, faster than sorting out what branches cannot foresee.
+    By bisection, counting all values at each step: this is vector code, and faster than a selection with branches that
+    the processor mispredicts.
     """
     high = np.float32(0)
     for i in range(FEW):
@@ -200,7 +202,7 @@ def _between(few, k):
 
 @njit(nogil=True, cache=True)
 def kth_greatest(values, k):
-    """The k-th greatest of some values, which are put into another order."""
+    """The k-th greatest of some values, which are reordered."""
     low, high, place = 0, len(values) - 1, k - 1
     while low < high:
         pivot = values[(low + high) // 2]

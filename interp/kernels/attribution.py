@@ -1,4 +1,4 @@
-"""Compiled loops over what active features write: decoder rows are read where they lie, each by its number.
+"""Compiled loops over what active features write: decoder rows are read in place, by index.
 
 An active feature i writes scale[i] · rows[place[i]] at token position[i].
 """
@@ -19,9 +19,9 @@ def write(rows, place, scale, position, out):
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
 def read(rows, place, scale, position, g, out):
-    """Add to out (n_active, k) the product of what each writes with the gradients there, g (n_pos, k, d_model).
+    """Add to out (n_active, k) the product of what each feature writes with the gradients there, g (n_pos, k, d_model).
 
-    Features at tokens that g does not have are left as they are; they come last.
+    Features at tokens after those of g are not changed; they come last.
     """
     n_pos, k, n = g.shape
     for i in range(len(place)):
@@ -30,7 +30,7 @@ def read(rows, place, scale, position, g, out):
             break
         row, a = rows[place[i]], scale[i]
         j = 0
-        while j + 4 <= k:  # four at once, so that a row is loaded once for them
+        while j + 4 <= k:  # four at a time, so that a row is loaded once for them
             g0, g1, g2, g3 = g[p, j], g[p, j + 1], g[p, j + 2], g[p, j + 3]
             s0 = s1 = s2 = s3 = np.float32(0)
             for d in range(n):

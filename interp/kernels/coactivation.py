@@ -1,7 +1,7 @@
 """Compiled sums over the tokens at which two features are active at once.
 
-Lists by feature are as in `interp.kernels.activations`. The sums of a pair lie side by side, so that adding to them
-touches one place in memory: source times target activation, source activation, count.
+Lists by feature are as in `interp.kernels.activations`. The sums of a pair are adjacent in memory, so that adding to
+them touches one place: source times target activation, source activation, count.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ N_SUMS = 3
 
 @njit(nogil=True, cache=True)
 def by_token(indptr, token, value, n_tokens, feature_out, value_out):
-    """Turn a list by feature into one by token. Returns where each token begins."""
+    """Turn a list by feature into one by token. Returns the index at which each token begins."""
     starts = np.zeros(n_tokens + 1, np.int32)
     for i in range(len(token)):
         starts[token[i] + 1] += 1
@@ -32,7 +32,7 @@ def by_token(indptr, token, value, n_tokens, feature_out, value_out):
 def add_coactive(indptr, token, value, starts, feature, target_value, sums):
     """Add a block to sums (sources, targets, N_SUMS): sources by feature, targets by token.
 
-    A source's sums stay in the cache while its tokens are gone through; the targets of a block do all the time.
+    A source's sums stay in the cache while its tokens are processed; the targets of a block stay there throughout.
     """
     for i in range(len(indptr) - 1):
         row = sums[i]
@@ -57,7 +57,7 @@ N_TARGET_SUMS = 3
 def add_edges(source, target, s_indptr, s_token, s_value, t_indptr, t_token, t_value, document, running, sums):
     """Add a block to the sums (edges, N_EDGE_SUMS) of some edges; source and target index the two lists by feature.
 
-    document: of every token of the block. running (edges, 3): the document that is being added up, −1 for none, and
+    document: of every token of the block. running (edges, 3): the unfinished document of each edge, −1 for none, and
     its X and Y so far, since it may go on in the next block; `end_edges` adds the last.
     """
     for e in range(len(source)):
@@ -82,7 +82,7 @@ def add_edges(source, target, s_indptr, s_token, s_value, t_indptr, t_token, t_v
 
 @njit(nogil=True, cache=True)
 def end_edges(running, sums):
-    """Add the documents that were still being added up."""
+    """Add the documents that are still unfinished."""
     for e in range(len(running)):
         sums[e, 3] += running[e, 1] * running[e, 1]
         sums[e, 4] += running[e, 1] * running[e, 2]
@@ -107,7 +107,7 @@ def add_targets(indptr, token, value, document, running, sums):
 
 @njit(nogil=True, cache=True)
 def end_targets(running, sums):
-    """Add the documents that were still being added up."""
+    """Add the documents that are still unfinished."""
     for f in range(len(running)):
         sums[f, 0] += running[f, 1]
         sums[f, 1] += running[f, 1] * running[f, 1]

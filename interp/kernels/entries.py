@@ -1,4 +1,4 @@
-"""Compiled loops over lists of active features: by feature, as steps, one after the other."""
+"""Compiled loops over lists of active features: sorted by feature, coded as differences, appended."""
 
 import numpy as np
 from numba import njit
@@ -6,7 +6,7 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def by_feature(token, feature, value, n_features, token_out, value_out):
-    """Sort entries by feature, those of one feature kept in order. Returns where each feature begins."""
+    """Sort entries by feature, in a stable order. Returns the index at which each feature begins."""
     indptr = np.zeros(n_features + 1, np.int64)
     for i in range(len(feature)):
         indptr[feature[i] + 1] += 1
@@ -22,7 +22,7 @@ def by_feature(token, feature, value, n_features, token_out, value_out):
 
 @njit(nogil=True, cache=True)
 def gaps(indptr, token, out):
-    """Positions as steps from one to the next within each feature, the first from 0. `out` may be `token`."""
+    """Positions as differences within each feature, the first from 0. `out` may be `token`."""
     for f in range(len(indptr) - 1):
         before = 0
         for i in range(indptr[f], indptr[f + 1]):
@@ -43,9 +43,9 @@ def from_gaps(indptr, step, start, out):
 
 @njit(nogil=True, cache=True)
 def append(place, indptr, token, first, value, token_out, value_out):
-    """Put every feature's entries of a block behind those of the blocks before, at `place`, which moves on.
+    """Append every feature's entries of a block to those of the blocks before, at `place`, which is advanced.
 
-    first: what the block's positions are counted from.
+    first: the position at which the block begins.
     """
     for f in range(len(indptr) - 1):
         at = place[f]

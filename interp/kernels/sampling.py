@@ -40,7 +40,7 @@ def uniform(seed, layer, feature, position):
 
 @njit(nogil=True, cache=True)
 def quantiles(ordered, n_bins, out):
-    """Values at 0, 1/n_bins, … 1 of ascending values, between neighbours by proportion."""
+    """Quantiles at 0, 1/n_bins, … 1 of ascending values, by linear interpolation."""
     n = len(ordered)
     for b in range(n_bins + 1):
         rank = b * (n - 1) / n_bins
@@ -52,14 +52,14 @@ def quantiles(ordered, n_bins, out):
 
 @njit(nogil=True, cache=True, inline="always")
 def _not_above(x):
-    """The greatest float32 that is not above a float64."""
+    """The greatest float32 that is at most a float64."""
     y = np.float32(x)
     return y if np.float64(y) <= x else np.nextafter(y, np.float32(-np.inf))
 
 
 @njit(nogil=True, cache=True)
 def _bins(values, edges, out):
-    """The bin of each value: how many of the inner edges it is above. An edge at a time, which is vector code."""
+    """The bin of each value: the number of inner edges that it is above. One edge at a time, which is vector code."""
     out[:] = 0
     for e in range(1, len(edges) - 1):
         limit = _not_above(edges[e])
@@ -69,7 +69,7 @@ def _bins(values, edges, out):
 
 @njit(nogil=True, cache=True)
 def _limit(in_bin, slowness, wanted):
-    """The time before which `wanted` of the entries are expected to be drawn; n (1 − e^(−t/slowness)) of a bin."""
+    """The time before which `wanted` of the entries are expected to be drawn: n (1 − e^(−t/slowness)) of a bin."""
     low, high = 0.0, 1.0
     while (in_bin * -np.expm1(-high / slowness)).sum() < wanted:
         low, high = high, 2 * high
@@ -86,8 +86,8 @@ def _limit(in_bin, slowness, wanted):
 def _first_drawn(position, bins, in_bin, alpha, n_samples, seed, layer, feature, hits, keys):
     """Draw entries with weights 1 / n^alpha, n being the size of their bin, without replacement, in order of drawing.
 
-    The least of exponential times with rates w is a draw with weights w. Times are computed only of entries that the
-    chance behind them makes early; where these turn out too few, of more. hits, keys: room for all entries.
+    The earliest of exponential times with rates w is a draw with weights w. Times are computed only for entries whose
+    random number makes them early; if these are too few, for more. hits, keys: room for all entries.
     """
     n = len(position)
     if n_samples == 0:
@@ -112,7 +112,7 @@ def _first_drawn(position, bins, in_bin, alpha, n_samples, seed, layer, feature,
 
 @njit(nogil=True, cache=True)
 def _least(keys, k):
-    """Where the `k` least keys are, the least first; of equals, the earlier ones."""
+    """The indices of the `k` least keys, in ascending order; among equals, the earlier ones first."""
     if k == 0:
         return np.zeros(0, np.int64)
     candidates = np.arange(len(keys))
@@ -124,7 +124,7 @@ def _least(keys, k):
 
 @njit(nogil=True, cache=True)
 def _top(values, ordered, k, hits):
-    """Where the `k` greatest values are, the greatest first; of equals, the earlier ones."""
+    """The indices of the `k` greatest values, in descending order; among equals, the earlier ones first."""
     k = min(k, len(values))
     if k == 0:
         return np.zeros(0, np.int64)
@@ -140,9 +140,9 @@ def _top(values, ordered, k, hits):
 def draw(indptr, position, value, ordered, layer, first, n_bins, alpha, n_samples, n_top, seed):
     """Draw every feature's samples; see `interp.activations.sampling.draw_samples`.
 
-    ordered: the values of each feature, ascending. Returns how many each feature has, the entries drawn, their bins
-    (−1: drawn for greatness alone), and the edges of the bins (features, n_bins + 1), NaN where a feature has no
-    entries.
+    ordered: the values of each feature, ascending. Returns the number of samples of each feature, the entries drawn,
+    their bins (−1: kept as one of the greatest), and the edges of the bins (features, n_bins + 1), NaN where a feature
+    has no entries.
     """
     n_features = len(indptr) - 1
     edges = np.full((n_features, n_bins + 1), np.nan)

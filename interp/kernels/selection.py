@@ -1,27 +1,28 @@
 """Compiled loops that keep the best scores of a block while it is in the cache.
 
-Every row has two tails, the scores themselves and the scores negated, and for each a pool of candidates: keys
-that order by score and then by the smaller column. A score enters when it reaches the row's floor, and a floor
-is only ever raised to where at least `pool` scores seen so far reach it. So the final pool is always among the
-candidates, whatever the order and the size of the blocks. Where floors may be is told by a histogram of the
-candidates, on bins that the row's first block fixes; only a full pool has to be sorted out.
+Every row has two tails, the scores themselves and the scores negated, and for each a pool of candidates: keys that
+order by score and then by the smaller column. A score enters when it reaches the row's floor, and a floor is only ever
+raised to a value that at least `pool` scores seen so far reach. So the final pool is always among the candidates, for
+any order and size of the blocks. A histogram of the candidates, on bins that the row's first block determines, gives
+possible floors; only a full pool has to be sorted.
 """
 
 import numpy as np
 from numba import njit
 
 GROUP = 16
-"""Columns compared at once by their extremes, in vector code."""
+"""Columns compared at a time by their extremes, in vector code."""
 
 N_BINS = 256
 
 INFINITE = 0x7F800000
-"""Bits of infinity without the sign; those of numbers are less, those of NaN more."""
+"""Bits of infinity without the sign; those of finite numbers are less, those of NaN more."""
 
 
 @njit(nogil=True, cache=True)
 def _greatest(patterns):
-    """The greatest bit pattern, sign aside. It compares bits because fast arithmetic may assume there is no NaN."""
+    """The greatest bit pattern without the sign. Bits are compared because fast-math code may assume that there is no
+    NaN."""
     greatest = np.int32(0)
     for c in range(len(patterns)):
         greatest = max(greatest, patterns[c] & np.int32(0x7FFFFFFF))
@@ -30,11 +31,11 @@ def _greatest(patterns):
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "nnan"})
 def fold(scores, patterns, start, pool, keys, counts, floors, bins, grid, sums):
-    """Take a block of scores (rows, tile) of the columns from `start` on into sums and pools.
+    """Add a block of scores (rows, tile) of the columns from `start` on to sums and pools.
 
     patterns: the scores' bits as int32; keys (tails, rows, room) int64; counts (tails, rows); floors (tails, rows)
-    float32; bins (tails, rows, N_BINS); grid (rows, 2): least score of the bins and bins a unit; sums (rows, 3):
-    Σ score, Σ score², Σ |score|.
+    float32; bins (tails, rows, N_BINS); grid (rows, 2): least score of the bins, and bins for each unit; sums (rows,
+    3): Σ score, Σ score², Σ |score|.
     """
     n_rows, n = scores.shape
     n_tails = keys.shape[0]
@@ -45,7 +46,7 @@ def fold(scores, patterns, start, pool, keys, counts, floors, bins, grid, sums):
     for r in range(n_rows):
         line = scores[r]
         if _greatest(patterns[r]) >= INFINITE:
-            sums[r] = np.inf  # whoever reads the sums refuses the row
+            sums[r] = np.inf  # the row is refused when the sums are read
             continue
         total, squares, absolute = np.float32(0), np.float32(0), np.float32(0)
         for c in range(n):
@@ -75,13 +76,13 @@ def fold(scores, patterns, start, pool, keys, counts, floors, bins, grid, sums):
 
 @njit(nogil=True, cache=True, inline="always")
 def _bin(x, grid):
-    """The bin of an unsigned score; what lies outside the grid goes to its ends."""
+    """The bin of an unsigned score; scores outside the grid go to its end bins."""
     return min(max(np.int64((np.float64(x) - grid[0]) * grid[1]), 0), N_BINS - 1)
 
 
 @njit(nogil=True, cache=True)
 def _lay_grid(line, grid, bins):
-    """Fix a row's bins between the extremes of its first block, and count that block into both tails."""
+    """Choose a row's bins between the extremes of its first block, and count that block into both tails."""
     least, most = np.float64(line.min()), np.float64(line.max())
     grid[0] = least
     grid[1] = (N_BINS - 1) / (most - least) if most > least else 0.0
@@ -93,7 +94,7 @@ def _lay_grid(line, grid, bins):
 
 @njit(nogil=True, cache=True)
 def _floor(bins, pool, grid, tail):
-    """A signed score that at least `pool` of the counted ones reach: an edge one bin beyond where they are."""
+    """A signed score that at least `pool` of the counted ones reach: the edge one bin beyond them."""
     met = 0
     for step in range(N_BINS):
         at = N_BINS - 1 - step if tail == 0 else step
@@ -109,10 +110,10 @@ def _floor(bins, pool, grid, tail):
 
 @njit(nogil=True, cache=True)
 def _admit(line, start, tail, extremes, hits, pool, keys, n, floor, bins, grid):
-    """Put every signed score at or above the floor into one row's pool; returns its new size and floor.
+    """Add every signed score at or above the floor to one row's pool; returns its new size and floor.
 
-    `hits` is room for the columns of the block that reach the floor. They are gathered without branches, which
-    the processor could not foresee.
+    `hits` is room for the columns of the block that reach the floor. They are gathered without branches, which the
+    processor would mispredict.
     """
     sign = np.float32(1) if tail == 0 else np.float32(-1)
     n_groups, n_hits = len(extremes), 0
@@ -121,12 +122,12 @@ def _admit(line, start, tail, extremes, hits, pool, keys, n, floor, bins, grid):
             for c in range(g * GROUP, (g + 1) * GROUP):
                 hits[n_hits] = c
                 n_hits += sign * line[c] >= floor
-    for c in range(n_groups * GROUP, len(line)):  # the columns that fill no group
+    for c in range(n_groups * GROUP, len(line)):  # the last columns, fewer than a group
         hits[n_hits] = c
         n_hits += sign * line[c] >= floor
     for at in range(n_hits):
         x = line[hits[at]]
-        if sign * x >= floor:  # which may have risen
+        if sign * x >= floor:  # the floor may have risen
             keys[n] = _key(sign * x, start + hits[at])
             bins[_bin(x, grid)] += 1
             n += 1
@@ -141,10 +142,10 @@ def _admit(line, start, tail, extremes, hits, pool, keys, n, floor, bins, grid):
 
 @njit(nogil=True, cache=True)
 def keep_best(keys, n, pool, floor):
-    """Move the best `pool` of the first `n` keys to the front, in no order; returns the least score of them.
+    """Move the best `pool` of the first `n` keys to the front, in no order; returns their least score.
 
-    At least `pool` of them reach `floor`, the others are dropped first. Scores are counted into equal bins between
-    their extremes; only the bin that the `pool`-th best falls into has to be sorted.
+    At least `pool` of them reach `floor`; the others are dropped first. Scores are counted into equal bins between
+    their extremes, and only the bin with the `pool`-th best has to be sorted.
     """
     least, n_above = _key(floor, 0xFFFFFFFF), 0
     for i in range(n):
@@ -200,7 +201,8 @@ def moments(keys):
 
 @njit(nogil=True, cache=True)
 def beyond(keys, mean, deviation, threshold):
-    """The rows and keys whose z-score is above the threshold, by row, greatest key first; none where nothing varies."""
+    """The rows and keys whose z-score is above the threshold, by row, greatest key first; none for rows of equal
+    scores."""
     rows, found = [np.int64(0) for _ in range(0)], [np.int64(0) for _ in range(0)]
     for r in range(keys.shape[0]):
         if deviation[r] > 0:

@@ -1,6 +1,6 @@
-"""Compiled loops of training: what a token's few active features write, and what they learn from it.
+"""Compiled loops of training: what a token's few active features write, and their gradients.
 
-Entries are active features (token, feature, value), token by token. All arrays are float32 but for the indices.
+Entries are active features (token, feature, value), token by token. All arrays are float32 except for the indices.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numba import njit
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
 def add_decoded(token, feature, value, W_dec, residual, into_value):
     """Add what the features write to the residuals (token, d_model), then each decoder row's product with the residual
-    of its token to `into_value` (one an entry). Returns the sum of squares of the residuals."""
+    of its token to `into_value` (one for each entry). Returns the sum of squares of the residuals."""
     at, n, d = 0, len(token), residual.shape[1]
     total = 0.0
     for t in range(len(residual)):

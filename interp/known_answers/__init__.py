@@ -1,6 +1,7 @@
-"""Descriptions against known answers: concepts written as programs over tokens, features that follow one of them, and
-whether what is said of such a feature selects the concept. No judge is asked.
+"""Test descriptions against known answers, without a judge: concepts are programs over tokens, and for features that
+follow a concept it is known what the description should select.
 
 Bottom up: `stream` is text as tokens; `words` and `contexts` are the concepts; `following` finds which features follow
-which; `claims` says which tokens a description selects, and compares; `sources` scores heads at a distance.
+which concept; `claims` finds which tokens a description selects, and compares; `sources` tests named heads at a
+distance.
 """

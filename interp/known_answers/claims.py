@@ -1,4 +1,4 @@
-"""Which concept a description selects, and whether that is the one that the feature follows."""
+"""Which concept a description selects, and whether it is the one that the feature follows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from interp.fade.rule import VAGUE, RuleJudge
 from interp.intervals import Interval, wilson
 
 LEAST = 0.5
-"""A description selects a concept if it expects activity at such a share of its tokens, and such a share of the
-activity that it expects is there."""
+"""A description selects a concept if it expects activity at this share of the concept's tokens, and this share of the
+activity that it expects is on them."""
 
 
 class Selection(NamedTuple):
-    """What a description selects of a text, beside every concept."""
+    """How well a description selects each concept in a text."""
 
     recall: Float[np.ndarray, " concepts"]
-    """Of a concept's tokens, how much activity is expected there, at most 1 a token."""
+    """For each concept, the share of its tokens at which activity is expected (at most 1 for a token)."""
     precision: Float[np.ndarray, " concepts"]
-    """Of all activity that is expected, the share on the concept's tokens."""
+    """For each concept, the share of all expected activity that is on its tokens."""
 
     @property
     def best(self) -> int | None:
-        """The concept that it selects: of greatest F1; None where it selects none."""
+        """The selected concept with the greatest F1; None if none is selected."""
         chosen = (self.recall >= LEAST) & (self.precision >= LEAST)
         if not chosen.any():
             return None
@@ -35,34 +35,34 @@ class Selection(NamedTuple):
         return int(np.argmax(np.where(chosen, both, -1)))
 
     def taken_for(self, concept: int, names: Sequence[str]) -> str:
-        """What is selected in place of a concept."""
+        """The selected concept, or in words how the description misses this one."""
         if self.best is not None:
             return names[self.best]
         return NARROW if self.precision[concept] >= LEAST else WIDE if self.recall[concept] >= LEAST else NONE
 
     def is_right(self, concept: int) -> bool:
-        """Whether it selects this one, be there a better one or not."""
+        """Whether the description selects this concept, even if another is selected better."""
         return bool(self.recall[concept] >= LEAST and self.precision[concept] >= LEAST)
 
 
 class Reader:
-    """Reads descriptions back by rule, and says which tokens of some texts they mean: their words in their contexts, by
-    half those that are called weaker or stand without their context. What is promoted does not count."""
+    """Parses descriptions by rule and finds which tokens of some texts they mean: words in their contexts count fully,
+    weaker words and words without their context half. Promoted words do not count."""
 
     def __init__(
         self, texts: Sequence[Text], counted: Bool[np.ndarray, " n"], masks: Float32[np.ndarray, "m concepts"]
     ):
-        """`counted`: which tokens of the texts count; `masks`: the concepts at those."""
+        """`counted`: which tokens of the texts count; `masks`: the concepts' tokens among those."""
         self._judge, self._texts, self._counted, self._masks = RuleJudge(), texts, counted, masks
         self._n = np.maximum(masks.sum(0), 1)
         self._known: dict[str, Selection] = {}
 
     def select(self, description: str) -> Selection:
-        """What a description selects."""
+        """The concepts that a description selects."""
         if description not in self._known:
             expected = np.concatenate(self._judge.simulate(description, self._texts))[self._counted]
             expected[expected < VAGUE] = 0
-            if not meaning_of(description).mechanisms:  # where it fires is not said
+            if not meaning_of(description).mechanisms:  # a description that does not say where the feature fires
                 expected[:] = 0
             on = expected.astype(np.float32) @ self._masks
             self._known[description] = Selection(on / self._n, on / max(float(expected.sum()), 1e-9))
@@ -70,38 +70,39 @@ class Reader:
 
 
 class MethodFigures(NamedTuple):
-    """One method's descriptions of features whose meaning is known."""
+    """Results of one method on features with a known meaning."""
 
     method: str
     n: int
-    """Features that it describes."""
+    """Number of features that it describes."""
     right: float
-    """Share whose description selects the concept that the feature follows."""
+    """Share of descriptions that select the concept that the feature follows."""
     right_interval: Interval
     recall: float
-    """Mean share of the concept's tokens that the description selects."""
+    """Mean share of the concept's tokens that the description selects (recall)."""
     precision: float
-    """Mean share of what it selects that is the concept's."""
+    """Mean share of what it selects that belongs to the concept (precision)."""
     shuffled: float
-    """Share of right ones where each has the description of another feature, which follows another concept."""
+    """The same share of right descriptions after exchanging them between features of different concepts."""
     baseline: float
-    """Share of right ones by `BASELINE`, on the features that both describe; NaN without any."""
+    """Share of right descriptions by `BASELINE` for the features that both describe; NaN if there are none."""
     n_claims: int
-    """Of descriptions of all features, drawn at random, those that select any concept."""
+    """Among descriptions of randomly drawn features, the number that select any concept."""
     true_claims: float
-    """Share of these of whose feature's activation at least half is on that concept's tokens; NaN without any."""
+    """Share of these whose feature has at least half of its activation on that concept's tokens; NaN if there are
+    none."""
 
 
 BASELINE = "maxact"
-"""The method beside which the others are set."""
+"""The method that others are compared with."""
 
 NARROW, WIDE, NONE = "part of it", "more than it", "nothing of it"
-"""What a description is said to select that selects no other concept: its tokens, but too few of them; them and too
-many others; or neither."""
+"""What is reported where a description selects no concept: it expects some of the tokens, the tokens and too many
+others, or neither."""
 
 
 class Confusion(NamedTuple):
-    """Features of one concept whose descriptions by a method select another."""
+    """Features of one concept whose descriptions by one method select another concept."""
 
     method: str
     concept: str
@@ -110,13 +111,13 @@ class Confusion(NamedTuple):
 
 
 def confusions(method: str, misread: Sequence[tuple[str, str]]) -> list[Confusion]:
-    """What is taken for what, (concept, what is selected) a feature; the commonest first."""
+    """Pairs (concept, selected instead) with their number of features, the most frequent first."""
     ordered = sorted(Counter(misread).items(), key=lambda item: (-item[1], item[0]))
     return [Confusion(method, *pair, n) for pair, n in ordered]
 
 
 class Tried(NamedTuple):
-    """The description of a feature of known meaning by one method, tried."""
+    """The description of a feature with known meaning by one method, and what it selects."""
 
     feature: tuple[int, int]
     concept: int
@@ -129,8 +130,8 @@ class Tried(NamedTuple):
 
 
 def figures(method: str, tried: Sequence[Tried], baseline: Sequence[Tried], claims: Sequence[bool]) -> MethodFigures:
-    """The figures of a method: of what it says of features of known meaning, what `BASELINE` says of them, and whether
-    what descriptions of any features claim is true of these."""
+    """The results of a method: on features with known meaning, compared with `BASELINE` on the same features, and
+    whether concepts selected by descriptions of any features are true of these."""
     n = len(tried)
     right = sum(one.is_right for one in tried) / n if n else float("nan")
     shuffled = [_of_another(tried, at).selection.is_right(one.concept) for at, one in enumerate(tried)]
@@ -145,7 +146,7 @@ def figures(method: str, tried: Sequence[Tried], baseline: Sequence[Tried], clai
 
 
 def _of_another(tried: Sequence[Tried], at: int) -> Tried:
-    """The next one, in a circle, whose feature follows another concept; itself where all follow one."""
+    """The next description, in a circle, whose feature follows another concept; the same where all follow one."""
     circle = [*tried[at + 1 :], *tried[:at]]
     return next((one for one in circle if one.concept != tried[at].concept), tried[at])
 

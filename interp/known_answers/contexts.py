@@ -1,4 +1,4 @@
-"""Concepts that what stands before a token decides: no program looks ahead, since no feature can."""
+"""Concepts decided by the text before a token. No program looks ahead, since no feature can."""
 
 import re
 
@@ -7,17 +7,17 @@ import numpy as np
 from interp.known_answers.stream import Concept, Mask, Stream, one_of
 
 NEAR = 64
-"""Tokens before, among which a repetition is looked for."""
+"""Number of earlier tokens among which a repetition is looked for."""
 
 LANGUAGES = {
     "German": "der die das und nicht ist ein eine mit von zu den dem auf für sich",
     "French": "le la les des et est une un du dans que qui pour pas sur au",
     "Spanish": "el la los las de y que en un una por con para es del se",
 }
-"""Frequent words, by which a language is known."""
+"""Frequent words, by which a language is recognised."""
 
 SPOKEN = 4
-"""Of the 16 tokens before, so many are such words."""
+"""A text is in a language if at least this many of the last 16 tokens are such words."""
 
 PAIRS = (
     "the of", "the in", "the to", "the on", "the for", "the and", "the from", "the by", "the with", "the that", "a is",
@@ -25,7 +25,7 @@ PAIRS = (
     "been has", "been had", "as such", "as well", "of one", "of number", "of name", "same the", "first the", "if the",
     "are there", "it if", "can you", "was it", "was he", "his of", "for example", "import from", "self (",
 )  # fmt: skip
-"""Token and what it stands right behind."""
+"""A token and the token directly before it."""
 
 
 def _said(words: str, stream: Stream) -> Mask:
@@ -38,7 +38,7 @@ def _pair(pair: str) -> Concept:
 
 
 def _behind(name: str, words: str) -> Concept:
-    """Any token right behind one of some words."""
+    """Any token directly after one of some words."""
     return Concept(f"right after {name}", lambda stream: stream.after(_said(words, stream)))
 
 
@@ -63,7 +63,7 @@ def _is_digit(stream: Stream) -> Mask:
 
 
 def _first_of_line(stream: Stream) -> Mask:
-    """The first token that is no blank."""
+    """The first token of a line that is not blank."""
     blank = stream.where(lambda text: not text.strip())
     in_margin = stream.after(_ends_line(stream))
     for at in np.flatnonzero(blank[:-1]):
@@ -72,7 +72,7 @@ def _first_of_line(stream: Stream) -> Mask:
 
 
 def _inside(stream: Stream, opening: str, closing: str) -> Mask:
-    """Tokens behind an opening sign whose closing one has not come; equal signs open and close in turn."""
+    """Tokens between an opening sign and its closing sign; where both are the same, they open and close in turn."""
     found = np.zeros(len(stream.ids), bool)
     depth = 0
     for at, text in enumerate(stream.texts()):
@@ -86,7 +86,7 @@ def _inside(stream: Stream, opening: str, closing: str) -> Mask:
 
 
 def _inside_address(stream: Stream) -> Mask:
-    """Tokens of a URL, from what follows `://` to the next blank."""
+    """Tokens of a URL, from after `://` to the next blank."""
     found = np.zeros(len(stream.ids), bool)
     said = ""
     for at, text in enumerate(stream.texts()):
@@ -101,7 +101,7 @@ def _closes(stream: Stream) -> Mask:
 
 
 def _repeated(stream: Stream) -> Mask:
-    """Words that stand among the `NEAR` tokens before."""
+    """Words that occur among the `NEAR` tokens before."""
     first = np.maximum.accumulate(np.where(stream.starts, np.arange(len(stream.ids)), 0))
     last = _last_before(stream.ids)
     long_word = stream.where(lambda text: len(text.strip()) > 3 and text.strip().isalpha())
@@ -109,7 +109,7 @@ def _repeated(stream: Stream) -> Mask:
 
 
 def _last_before(ids: np.ndarray) -> np.ndarray:
-    """Where each id stood last before, -1 if nowhere."""
+    """The last earlier position of each id, -1 if there is none."""
     order = np.lexsort((np.arange(len(ids)), ids))
     last = np.full(len(ids), -1)
     same = ids[order[1:]] == ids[order[:-1]]
@@ -118,7 +118,7 @@ def _last_before(ids: np.ndarray) -> np.ndarray:
 
 
 def _induced(stream: Stream) -> Mask:
-    """Tokens that came behind the same token the last time it stood in the text."""
+    """Tokens that followed the same token at its last occurrence."""
     first = np.maximum.accumulate(np.where(stream.starts, np.arange(len(stream.ids)), 0))
     last = _last_before(stream.ids)
     found = np.zeros(len(stream.ids), bool)
@@ -168,4 +168,4 @@ CONCEPTS = (
     *(_language(words) for words in LANGUAGES.values()),
     *map(_pair, PAIRS),
 )  # fmt: skip
-"""From capitals behind full stops to pairs of tokens."""
+"""From capitals after full stops to pairs of tokens."""

@@ -1,4 +1,4 @@
-"""Which features have a known meaning: their activation follows one concept."""
+"""Features with a known meaning: their activation follows one concept."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,28 +11,29 @@ from interp.known_answers.stream import Concept, Stream
 from interp.sparse import FeatureTokens
 
 LEAST_AREA = 0.95
-"""A feature follows a concept if its activation tells the concept's tokens from others with such an AUROC,"""
+"""A feature follows a concept if its activation separates the concept's tokens from others with at least this AUROC,"""
 
 LEAST_PRECISION = 0.5
-"""and such a share of its activation is on them: a rare concept has a great AUROC with a feature of much else."""
+"""and at least this share of its activation is on them. AUROC alone is not enough: a feature that fires on much else
+can have a high AUROC for a rare concept."""
 
 LEAST_TOKENS = 20
-"""Tokens of a concept in each half of the text, below which it is not looked at."""
+"""Fewest tokens of a concept in each half of the text; rarer concepts are left out."""
 
 
 class Halves(NamedTuple):
-    """The tokens that count, of documents on which features are found and of those on which words are tried."""
+    """The tokens that count: of documents on which features are found, and of those on which words are tested."""
 
     find: Bool[np.ndarray, " n"]
     test: Bool[np.ndarray, " n"]
 
 
 class Labels(NamedTuple):
-    """What every token of a text is."""
+    """The concepts of every token of a text."""
 
     names: tuple[str, ...]
     masks: Float32[np.ndarray, "n concepts"]
-    """1 where a token is meant, by the concepts in order."""
+    """1 where a token belongs to a concept, by concept in order."""
 
     def of(self, name: str) -> Float32[np.ndarray, " n"]:
         return self.masks[:, self.names.index(name)]
@@ -45,16 +46,16 @@ class Follower(NamedTuple):
     feature: int
     concept: str
     area: float
-    """AUROC, on the half on which it was found."""
+    """AUROC on the half on which it was found."""
     precision: float
-    """Share of its activation on the concept's tokens, there."""
+    """Share of its activation on the concept's tokens, on that half."""
     area_test: float
-    """The same on the other half."""
+    """The same share on the other half."""
     precision_test: float
 
 
 def label(stream: Stream, halves: Halves, concepts: tuple[Concept, ...]) -> Labels:
-    """Say of every token of a stream which concepts it belongs to; concepts too rare in a half are left out."""
+    """Apply every concept's program to a stream; concepts too rare in a half are left out."""
     columns = ((concept.name, concept.program(stream)) for concept in concepts)
     common = [(name, mask) for name, mask in columns if min((mask & half).sum() for half in halves) >= LEAST_TOKENS]
     masks = np.stack([mask for _, mask in common], 1) if common else np.zeros((len(stream.ids), 0))
@@ -62,10 +63,10 @@ def label(stream: Stream, halves: Halves, concepts: tuple[Concept, ...]) -> Labe
 
 
 def followers(layer: int, active: FeatureTokens, labels: Labels, halves: Halves) -> Iterator[Follower]:
-    """The features of a layer that follow a concept, each with that which it follows best: of greatest AUROC times
-    precision. `active` says at which tokens of the stream features are active.
+    """The features of a layer that follow a concept, each with the concept of greatest AUROC times precision. `active`
+    has the tokens of the stream at which features are active.
 
-    Memory: 16 bytes a feature and concept.
+    Memory: 16 bytes for each pair of feature and concept.
     """
     found, tried = (_half(active, half) for half in halves)
     masks = labels.masks * halves.find[:, None]
@@ -109,7 +110,7 @@ def _at(active: FeatureTokens, feature: int) -> tuple[Int64[np.ndarray, " m"], F
 def share_on(
     token: Int64[np.ndarray, " m"], value: Float32[np.ndarray, " m"], mask: Float32[np.ndarray, " n"]
 ) -> float:
-    """The share of an activation that is on some tokens; 0 of none."""
+    """The share of an activation that is on some tokens; 0 without activation."""
     total = float(value.sum())
     return float((value * mask[token]).sum()) / total if total else 0.0
 
@@ -120,7 +121,8 @@ def auroc(
     mask: Float32[np.ndarray, " n"],
     among: Bool[np.ndarray, " n"],
 ) -> float:
-    """How well an activation, 0 but at `m` tokens, tells meant tokens from others; NaN where there are none of one."""
+    """AUROC of an activation, which is 0 except at `m` tokens, for a concept's tokens against others; NaN where there
+    are none of one."""
     n_meant = int((mask[among] > 0).sum())
     n_other = int(among.sum()) - n_meant
     is_meant = mask[token] > 0

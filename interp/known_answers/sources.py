@@ -1,4 +1,4 @@
-"""Heads at a distance: whether the token where a head is said to read tells if the feature is active."""
+"""Heads at a distance: whether the token that a head is said to read from predicts the activation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from interp.known_answers.following import Halves, auroc
 from interp.known_answers.stream import Stream
 
 SMOOTHING = 2.0
-"""Tokens at the average rate that are added to what was seen of each token."""
+"""Number of tokens at the average rate that are added to the counts of each token (smoothing)."""
 
 LEAST_ACTIVE = 20
-"""Tokens of each half at which a feature is active, below which it is not looked at."""
+"""Fewest active tokens of a feature in each half; features with fewer are left out."""
 
 
 class NamedDistance(NamedTuple):
-    """A feature some of whose clusters name a head that reads so far back."""
+    """A feature with clusters whose signature names a head that reads at this distance."""
 
     layer: int
     feature: int
@@ -27,24 +27,24 @@ class NamedDistance(NamedTuple):
 
 
 class DistanceFigures(NamedTuple):
-    """How well source tokens at the distances that are named predict the activation, over features."""
+    """How well source tokens at the named distances predict the activation, over features."""
 
     n: int
-    """Features with a distance each."""
+    """Number of features, each with a distance."""
     named: float
-    """Mean AUROC of the token at the distance that is named."""
+    """Mean AUROC of the token at the named distance."""
     others: float
-    """The same at the distances that are named of other features."""
+    """The same at distances named for other features."""
     difference: float
     reach: float
-    """How far the difference's 95% interval reaches to each side, by Student's t; NaN of one alone."""
+    """Half-width of the difference's 95% interval, by Student's t; NaN for a single feature."""
     best: float
-    """Share of features for which the distance that is named predicts better than all others."""
+    """Share of features for which the named distance predicts better than all others."""
 
 
 def predicted(stream: Stream, active: Int64[np.ndarray, " m"], halves: Halves, distance: int) -> float:
-    """AUROC, on the test half, of the rate at which the feature was active in the other half with the token that stands
-    at a distance. Tokens behind the beginning of a row or document are one more token."""
+    """AUROC, on the test half, of the rate at which the feature was active in the other half given the token at a
+    distance. Positions before the start of a row or document count as one more token."""
     source = _source(stream, distance)
     is_active = np.zeros(len(source), bool)
     is_active[active] = True
@@ -57,7 +57,7 @@ def predicted(stream: Stream, active: Int64[np.ndarray, " m"], halves: Halves, d
 
 
 def _source(stream: Stream, distance: int) -> Int64[np.ndarray, " n"]:
-    """The token at a distance before each, counted from 1; 0 where the row or document begins behind it."""
+    """The token at a distance before each, counted from 1; 0 where that is before the start of the row or document."""
     at = np.arange(len(stream.ids))
     first = np.maximum.accumulate(np.where(stream.starts, at, 0))
     source = at + distance
@@ -70,7 +70,7 @@ def is_common(active: Int64[np.ndarray, " m"], halves: Halves) -> bool:
 
 
 def distance_figures(found: Sequence[tuple[float, Sequence[float]]]) -> DistanceFigures:
-    """Of features, the AUROC at the distance that is named and those at other features'."""
+    """For some features, the AUROC at the named distance and at those of other features."""
     if not found:
         return DistanceFigures(0, *[float("nan")] * 5)
     own = np.array([one for one, _ in found])
@@ -82,5 +82,5 @@ def distance_figures(found: Sequence[tuple[float, Sequence[float]]]) -> Distance
 
 
 def halves_of(documents: Int64[np.ndarray, " n"], counted: Bool[np.ndarray, " n"]) -> Halves:
-    """Documents of even number to find, the others to test."""
+    """Documents with even numbers to find features, the others to test."""
     return Halves(counted & (documents % 2 == 0), counted & (documents % 2 == 1))

@@ -1,4 +1,4 @@
-"""Concepts that a token's own text decides: characters, words and families of words."""
+"""Concepts decided by a token's own text: characters, words and families of words."""
 
 import re
 import unicodedata
@@ -36,7 +36,7 @@ WORDS = {
     "type": "type types", "error": "error errors exception exceptions", "example": "example examples",
     "module": "module modules package packages", "None, True or False": "none true false",
 }  # fmt: skip
-"""Words, whatever their case, and pairs of words that mean nearly the same."""
+"""Words in any case, and pairs of words with nearly the same meaning."""
 
 FAMILIES = {
     "personal pronouns": "i you he she it we they me him her us them",
@@ -89,7 +89,7 @@ def _ends(ending: str) -> Callable[[str], bool]:
 
 
 def _plural_noun(text: str) -> bool:
-    """A whole word in s that the table of lemmas knows as a form of the same without it."""
+    """A whole word in s that the table of lemmas lists as a form of the same word without it."""
     word = text.strip().casefold()
     if not re.fullmatch(r" [A-Za-z]+s", text) or len(word) < 4:
         return False
@@ -139,4 +139,4 @@ CONCEPTS = (
     *(token(name, one_of(words)) for name, words in FAMILIES.items()),
     *(token(name, _cased(words)) for name, words in CASED.items()),
 )
-"""Names of concepts that one word decides are in quotation marks."""
+"""Names of concepts that consist of one word are in quotation marks."""

@@ -1,1 +1,1 @@
-"""Train transcoders: the gradients written out, the optimiser, and the layers of a model side by side."""
+"""Train transcoders: explicit gradients, the optimiser, and all layers of a model at the same time."""

@@ -1,8 +1,8 @@
-"""The loss of a transcoder on a batch and its gradients, written out.
+"""The loss of a transcoder on a batch and its gradients, in explicit form.
 
 The loss is the unexplained share of the outputs' variance, plus a penalty (ReLU: L1; JumpReLU: L0). All five products
-of a dense step (encode, decode, and backward to activations, encoder and decoder) are there for any activation and
-device. TopK on a CPU needs only the first: the others are sums over the few active features.
+of a dense step (encode, decode, and backward to activations, encoder and decoder) are implemented for any activation
+and device. TopK on a CPU needs only the first: the others are sums over the few active features.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from interp.training.settings import TrainingSettings
 from interp.transcoder import activate
 
 TOKENS_PER_PRODUCT = 256
-"""Tokens whose pre-activations exist at once on a CPU: those of 2,048 features stay in its cache."""
+"""Tokens whose pre-activations are in memory at a time on a CPU: those of 2,048 features stay in its cache."""
 
 TOKENS_PER_PRODUCT_GPU = 8192
 
 BANDWIDTH = 0.05
-"""JumpReLU: width of the rectangle that stands for the step function's derivative."""
+"""JumpReLU: width of the rectangle that replaces the step function's derivative."""
 
 AUXILIARY_WEIGHT = 1 / 32
 """Weight of the auxiliary loss (Gao et al. 2024)."""
@@ -33,7 +33,7 @@ AUXILIARY_WEIGHT = 1 / 32
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is optimised, in units where inputs and outputs are centred and of mean square 1."""
+    """What is optimised, in units in which inputs and outputs are centred and have mean square 1."""
 
     W_enc: Float[Tensor, "d_transcoder d_model"]
     b_enc: Float[Tensor, " d_transcoder"]
@@ -43,7 +43,7 @@ class Parameters:
     log_threshold: Float[Tensor, " d_transcoder"] | None = None
 
     def named(self) -> dict[str, Tensor]:
-        """Those that there are."""
+        """The parameters that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def empty(self) -> "Parameters":
@@ -52,15 +52,15 @@ class Parameters:
 
 
 class Outcome(NamedTuple):
-    """What a batch showed."""
+    """Figures of one batch."""
 
     unexplained: float
-    """Share of the variance."""
+    """Share of the outputs' variance that is not explained."""
     penalty: float
     n_active: int
     fired: Bool[Tensor, " d_transcoder"]
     residual: Float[Tensor, "n d_model"]
-    """Reconstruction less output."""
+    """Reconstruction minus output."""
 
 
 def loss_and_gradients(
@@ -71,7 +71,7 @@ def loss_and_gradients(
     into: Parameters,
 ) -> Outcome:
     """The loss on a batch; its gradients are written to `into`. Memory: two arrays like `x`, and for TopK on a CPU 28
-    bytes an active feature, otherwise three blocks of pre-activations."""
+    bytes for each active feature, otherwise three blocks of pre-activations."""
     residual = p.b_dec - y if p.W_skip is None else torch.addmm(p.b_dec, x, p.W_skip.T).sub_(y)
     total = float((y - y.mean(0)).square().sum(dtype=torch.float64))
     sparse = settings.activation == "topk" and x.device.type == "cpu"
@@ -158,8 +158,8 @@ def add_auxiliary(
     dead: Bool[Tensor, " d_transcoder"],
     into: Parameters,
 ) -> float:
-    """How badly the dead features, as a TopK of half the model's width of their own, explain what the others left; its
-    gradients are added to `into` (Gao et al. 2024)."""
+    """The auxiliary loss: how badly the dead features, as a TopK of half the model's width, explain the residual of the
+    others. Its gradients are added to `into` (Gao et al. 2024)."""
     at = dead.nonzero().squeeze(1)
     left = float(residual.square().sum(dtype=torch.float64))
     if len(at) == 0 or not left > 0:

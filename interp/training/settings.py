@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from interp.transcoder import ActivationName
 
 NOT_IN_RECIPE = ("max_memory",)
-"""Settings on which the trained weights do not depend."""
+"""Settings that the trained weights do not depend on."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class TrainingSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     d_transcoder: Annotated[int, Gt(0), Le(10_000_000)] = 1024
-    """Features a layer."""
+    """Features in each layer."""
     activation: ActivationName = "topk"
     """relu, jumprelu or topk."""
     k: Annotated[int, Gt(0)] = 32
-    """TopK: active features a token."""
+    """TopK: active features at a token."""
     sparsity: Annotated[float, Ge(0)] = 3e-3
     """ReLU: weight of the L1 penalty; JumpReLU: weight of the L0 penalty. Unused by TopK."""
     skip: bool = False
@@ -31,7 +31,7 @@ class TrainingSettings:
     n_steps: Annotated[int, Gt(0)] = 1000
     """Optimiser steps."""
     batch_tokens: Annotated[int, Gt(0)] = 4096
-    """Tokens a step."""
+    """Tokens in a step."""
     learning_rate: Annotated[float, Gt(0)] = 2e-3
     """Peak of Adam's learning rate."""
     warm_up: Annotated[float, Ge(0), Le(1)] = 0.05
@@ -39,17 +39,18 @@ class TrainingSettings:
     decay: Annotated[float, Ge(0), Le(1)] = 0.5
     """Share of the steps, the last ones, over which it falls to zero, linearly."""
     dead_after_tokens: Annotated[int, Gt(0)] = 200_000
-    """A feature that has not fired for so many tokens is dead. TopK: it joins an auxiliary loss that lets dead features
-    explain what the others leave; ReLU and JumpReLU: it starts anew, from a token that is explained badly."""
+    """A feature that has not fired for this many tokens is dead. TopK: an auxiliary loss lets dead features explain
+    what the others leave unexplained. ReLU and JumpReLU: it is initialised again, from a token that is explained
+    badly."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the model's pass and of TopK's encoder products. bfloat16 is several times as fast where the
-    processor has such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums and
-    figures are in float32."""
+    """Number format of the model's forward pass and of TopK's encoder products. bfloat16 is several times as fast on
+    processors with such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums
+    and figures are in float32."""
     max_memory: Annotated[float, Gt(0)] | None = None
-    """GB that training may take. All layers train from one pass of the model if their weights and optimiser states fit,
-    else in groups, with a pass for each. Left out: three quarters of what is free on this machine."""
+    """GB that training may use. All layers train from one pass of the model if their weights and optimiser states fit,
+    else in groups with a pass for each. Left out: three quarters of the free memory of this machine."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    """Seeds the starting features and the order of the data."""
+    """Seed of the initial features and of the order of the data."""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -57,5 +58,5 @@ class TrainingSettings:
 
     @property
     def determining(self) -> dict[str, object]:
-        """The settings on which the trained weights depend."""
+        """The settings that the trained weights depend on."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_RECIPE}

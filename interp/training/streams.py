@@ -1,4 +1,4 @@
-"""Read what the MLPs of many layers read and return at the tokens of a step, once for all of them."""
+"""Record the inputs and outputs of the MLPs of many layers at the tokens of a step, in one forward pass."""
 
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -13,7 +13,7 @@ from interp.families import Family
 from interp.training.together import Streams
 
 POSITIONS_PER_PASS = 2048
-"""Positions that a thread runs through the model together."""
+"""Positions in one forward pass of a thread."""
 
 
 def captured(
@@ -24,9 +24,9 @@ def captured(
     text: tuple[Integer[Tensor, "rows n_pos"], Bool[Tensor, "rows n_pos"]],
     pool: Executor,
 ) -> dict[int, Streams]:
-    """The streams of some layers at the kept positions of a text, (tokens, which are kept), row after row.
+    """The streams of some layers at the kept positions of a text (tokens, which are kept), row after row.
 
-    Memory: what is returned, and the insides of a pass for each thread of the pool.
+    Memory: the result, and the intermediate values of a pass for each thread of the pool.
     """
     tokens, kept = text
     d_model = attrgetter(family.embedding)(model).weight.shape[1]
@@ -47,7 +47,7 @@ def captured(
 
 
 def _picking(found: dict[int, Streams], at: Tensor, place: slice) -> Callable[[int, int, Tensor], None]:
-    """Puts the positions `at` of a layer's input (0) or output (1) into their place among those of all rows."""
+    """Writes the positions `at` of a layer's input (0) or output (1) to their place among those of all rows."""
 
     def receive(layer: int, which: int, stream: Tensor) -> None:
         torch.index_select(stream.flatten(0, 1), 0, at, out=found[layer][which][place])

@@ -10,13 +10,13 @@ from interp.training.settings import TrainingSettings
 from interp.training.trainer import Step, Trainer
 
 Streams = tuple[Float[Tensor, "n d_model"], Float[Tensor, "n d_model"]]
-"""What a layer's MLP reads and returns at the tokens of a step."""
+"""The inputs and outputs of a layer's MLP at the tokens of a step."""
 
 Read = Callable[[int, list[int]], Mapping[int, Streams]]
-"""By the step and some layers, their streams at that step: the same every time, whatever other layers are read."""
+"""Gives the streams of some layers at a step. The result must not depend on which other layers are read."""
 
 OnStep = Callable[[Mapping[int, Trainer], Mapping[int, Step]], None]
-"""Sees all trainers, and the figures of those that took part, after every step."""
+"""Called after every step with all trainers and the figures of those that took part."""
 
 
 def train_together(
@@ -27,10 +27,10 @@ def train_together(
     on_step: OnStep,
     trainers: Mapping[int, Trainer] | None = None,
 ) -> dict[int, Trainer]:
-    """Train `layers`, going on with the `trainers` that there are of them, each layer by a thread of the `pool`.
+    """Train `layers`, continuing the given `trainers`, each layer in a thread of the `pool`.
 
-    Every layer's weights are those of a training of its own. Trainers that are ahead wait for the others, so states
-    that were saved at different steps go together.
+    Every layer's weights are the same as if it were trained alone. Trainers that are ahead wait for the others, so
+    states that were saved at different steps can be continued together.
     """
     together = dict(trainers or {})
     missing = [layer for layer in layers if layer not in together]

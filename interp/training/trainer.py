@@ -1,12 +1,12 @@
-"""Train transcoders for MLPs: ReLU, JumpReLU or TopK, optionally with a linear skip.
+"""Train transcoders for MLPs: ReLU, JumpReLU or TopK, optionally with a linear skip connection.
 
-The recipe is the field's usual one: TopK with an auxiliary loss that lets dead features explain the error (Gao et al.,
-"Scaling and evaluating sparse autoencoders", 2024), ReLU with an L1 penalty, JumpReLU with an L0 penalty through a
-straight-through estimator (Rajamanoharan et al., "Jumping ahead", 2024); with these two, features that die start anew
-from what is explained badly (Bricken et al., "Towards monosemanticity", 2023). Decoder rows are kept at unit norm.
-Features start as data points: row i of the encoder is the input at some token, row i of the decoder the MLP's output
-there, which leaves few features dead. Inputs and outputs are centred and scaled by what the first batch measures, and
-the saved weights have that folded in.
+The recipe is the usual one: TopK with an auxiliary loss in which dead features explain the error (Gao et al., "Scaling
+and evaluating sparse autoencoders", 2024), ReLU with an L1 penalty, JumpReLU with an L0 penalty and a straight-through
+estimator (Rajamanoharan et al., "Jumping ahead", 2024); with these two, dead features are initialised again from tokens
+that are explained badly (Bricken et al., "Towards monosemanticity", 2023). Decoder rows have unit norm. Features are
+initialised from data: row i of the encoder is the input at some token, row i of the decoder the MLP's output there,
+which leaves few features dead. Inputs and outputs are centred and scaled by statistics of the first batch, and the
+saved weights include this scaling.
 """
 
 import math
@@ -23,17 +23,17 @@ from interp.training.settings import TrainingSettings
 from interp.transcoder import Transcoder, activate
 
 REVIVE_EVERY = 100
-"""Steps after which ReLU's and JumpReLU's dead features start anew, in the first half of a training."""
+"""Steps after which dead features of ReLU and JumpReLU are initialised again, in the first half of a training."""
 
 MAX_GRADIENT_NORM = 1.0
 
 GAIN_TOKENS = 1024
-"""Tokens from which the first gain is taken."""
+"""Tokens from which the initial gain is computed."""
 
 MIN_GAIN = 0.01
 
 MASSIVE = 30.0
-"""Tokens whose output is so many times as long as the median's are not trained on."""
+"""Tokens whose output is this many times as long as the median are left out of training."""
 
 
 class Step(NamedTuple):
@@ -48,20 +48,20 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaling:
-    """What makes a layer's inputs and outputs centred and of mean square 1."""
+    """The scaling that centres a layer's inputs and outputs and gives them mean square 1."""
 
     x_mean: Float[Tensor, " d_model"]
     x_norm: float
-    """Root of the mean square of an input's entries about their mean."""
+    """Root mean square of the entries of centred inputs."""
     y_mean: Float[Tensor, " d_model"]
     y_norm: float
 
     @classmethod
     def measured(cls, x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"]) -> "Scaling":
-        """That of a batch.
+        """The scaling measured on a batch.
 
         Raises:
-            ValueError: inputs or outputs do not vary, or are no numbers.
+            ValueError: inputs or outputs do not vary, or are not finite.
         """
         x_mean, y_mean = x.mean(0), y.mean(0)
         x_norm, y_norm = (float((z - mean).square().mean().sqrt()) for z, mean in ((x, x_mean), (y, y_mean)))
@@ -80,8 +80,8 @@ def without_massive(
     x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]:
     """The tokens of a batch without those of massive outputs (Sun et al., "Massive activations in large language
-    models", 2024). Where a model treats one token in thousands as others do BOS, wherever that stands, a few of them
-    would be most of the loss."""
+    models", 2024). Some models treat one token in thousands, at any position, as others treat BOS; a few of these
+    would dominate the loss."""
     norm = y.norm(dim=1)
     limit = MASSIVE * norm.median()
     ordinary = (norm <= limit) | (limit == 0)
@@ -89,7 +89,7 @@ def without_massive(
 
 
 class Trainer:
-    """Trains one transcoder, a batch at a time; `state` and `resumed` carry it over a restart."""
+    """Trains one transcoder, a batch at a time; `state` and `resumed` allow a restart."""
 
     def __init__(self, parameters: Parameters, scaling: Scaling, settings: TrainingSettings) -> None:
         self.settings, self.scaling, self.parameters = settings, scaling, parameters
@@ -102,8 +102,8 @@ class Trainer:
     def started(
         cls, x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"], settings: TrainingSettings
     ) -> "Trainer":
-        """One that has done nothing yet: its features are tokens of a first batch of inputs and MLP outputs, which also
-        fixes the scaling."""
+        """A new trainer. Its features are tokens of the first batch of inputs and MLP outputs, which also determines
+        the scaling."""
         x, y = without_massive(x, y)
         scaling = Scaling.measured(x, y)
         x, y = scaling.x(x), scaling.y(y)
@@ -134,7 +134,7 @@ class Trainer:
 
     @property
     def dead(self) -> Bool[Tensor, " d_transcoder"]:
-        """Features that have not fired for `dead_after_tokens`."""
+        """Whether each feature has not fired for `dead_after_tokens`."""
         return self.tokens_since_active >= self.settings.dead_after_tokens
 
     def _descend(self, gradients: Parameters) -> None:
@@ -149,7 +149,8 @@ class Trainer:
         p.W_dec.div_(p.W_dec.norm(dim=1, keepdim=True).clamp_(min=1e-12))
 
     def _revive(self, x: Tensor, outcome: Outcome, dead: Bool[Tensor, " d_transcoder"]) -> None:
-        """Let dead features start anew as the tokens that are explained worst, with a fifth of the others' weight."""
+        """Initialise dead features again from the tokens that are explained worst, with a fifth of the others'
+        weight."""
         at = dead.nonzero().squeeze(1)
         if len(at) == 0 or 2 * self.step_number > self.settings.n_steps:
             return
@@ -168,7 +169,7 @@ class Trainer:
 
     @torch.no_grad()
     def transcoder(self) -> Transcoder:
-        """The transcoder in the units of the model, decoder rows of norm 1."""
+        """The transcoder in the units of the model, with decoder rows of norm 1."""
         p, scaling = self.parameters, self.scaling
         gain = scaling.y_norm / scaling.x_norm
         W_enc, b_dec = p.W_enc * gain, p.b_dec * scaling.y_norm + scaling.y_mean
@@ -185,7 +186,7 @@ class Trainer:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, on the CPU."""
+        """All that the next step depends on, on the CPU."""
         state = {f"parameters.{name}": value for name, value in self.parameters.named().items()}
         for name, value in self.parameters.named().items():
             for moment, tensor in self.optimizer.state[value].items():
@@ -199,7 +200,7 @@ class Trainer:
 
     @classmethod
     def resumed(cls, state: dict[str, Tensor], settings: TrainingSettings, device: str = "cpu") -> "Trainer":
-        """One that goes on from the `state` of another, made with the same settings."""
+        """A trainer that continues from the `state` of another with the same settings."""
         state = {name: tensor.to(device, copy=True) for name, tensor in state.items()}
         names = [name.removeprefix("parameters.") for name in state if name.startswith("parameters.")]
         parameters = Parameters(**{name: state[f"parameters.{name}"] for name in names})
@@ -217,7 +218,7 @@ def _first_parameters(x: Tensor, y: Tensor, settings: TrainingSettings) -> Param
     generator = torch.Generator().manual_seed(settings.seed)
     start = torch.randint(len(x), (settings.d_transcoder,), generator=generator).to(x.device)
 
-    def noise(width: int) -> Tensor:  # tells apart features that start as the same token
+    def noise(width: int) -> Tensor:  # separates features that start from the same token
         drawn = torch.randn(settings.d_transcoder, width, generator=generator)
         return (0.1 / math.sqrt(width) * drawn).to(x.device)
 
@@ -235,8 +236,8 @@ def _first_parameters(x: Tensor, y: Tensor, settings: TrainingSettings) -> Param
 
 
 def _first_gain(p: Parameters, x: Tensor, y: Tensor, settings: TrainingSettings) -> float:
-    """By what the inputs are multiplied so that the first features reconstruct outputs of the right size. Many of them
-    point the same way, and without it their sum is ten times too large, which costs more steps than it would seem."""
+    """The factor of the inputs with which the first features reconstruct outputs of the right size. Many of them point
+    in the same direction; without the factor, their sum is ten times too large, and training takes many more steps."""
     kind = "topk" if settings.activation == "topk" else "relu"
     found = activate(x @ p.W_enc.T, kind, None, settings.k) @ p.W_dec
     gain = float((found * y).sum() / found.square().sum().clamp(min=1e-12))
@@ -244,6 +245,6 @@ def _first_gain(p: Parameters, x: Tensor, y: Tensor, settings: TrainingSettings)
 
 
 def schedule(step: int, settings: TrainingSettings) -> float:
-    """Share of the peak learning rate at a step: a rise, a plateau, and a linear fall to zero."""
+    """Share of the peak learning rate at a step: linear rise, constant, linear fall to zero."""
     rise, fall = settings.warm_up * settings.n_steps, settings.decay * settings.n_steps
     return min(1.0, (step + 1) / max(rise, 1.0), (settings.n_steps - step) / max(fall, 1.0))

@@ -1,6 +1,6 @@
-"""WeightLens: what a feature means, read from weights alone and validated by one-token forward passes.
+"""WeightLens: the meaning of a feature from weights alone, validated by forward passes of single tokens.
 
-Bottom up: `coordinates` puts encoders and decoders in the residual stream's coordinates, in which
-`interp.projection` scores them against tokens and earlier features; `single_token` is what every token
-alone activates; `propagation` hands validated tokens up the edges; `description` puts them into words.
+Bottom up: `coordinates` transforms encoders and decoders to the residual stream's coordinates, in which
+`interp.projection` scores them against tokens and earlier features; `single_token` computes what every token alone
+activates; `propagation` passes validated tokens along edges; `description` puts them into words.
 """

@@ -1,7 +1,7 @@
-"""How the authors' code validates: a description read as one sequence (`compat: authors`).
+"""Validation as in the authors' code, which reads a description as one sequence (`compat: authors`).
 
-A token that fires a feature alone may not do so among others, and the other way round: these figures serve
-to compare with results made by that code, nothing else.
+A token that fires a feature alone may not do so among others, and the other way round. These results are only meant for
+comparison with results of that code.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,10 @@ TOKENS_PER_FORWARD = 4096
 def sequence_inputs(
     model: nn.Module, family: Family, hooks: Hooks, layer: int, sequences: Sequence[Sequence[int]], bos: int | None
 ) -> list[Float[Tensor, "n_tokens d_model"]]:
-    """The transcoder input of `layer` at every token of each sequence, that of BOS left out.
+    """The transcoder input of `layer` at every token of each sequence, without BOS.
 
-    Sequences are padded on the right to batches of `TOKENS_PER_FORWARD` tokens, which causal attention does not see.
+    Sequences are padded on the right to batches of `TOKENS_PER_FORWARD` tokens; causal attention does not see the
+    padding.
 
     Raises:
         ValueError: a sequence is longer than the model's context.
@@ -49,7 +50,7 @@ def sequence_inputs(
 
 
 def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """Sequences, shortest first, in batches that padding does not bring over `TOKENS_PER_FORWARD` tokens."""
+    """Sequences, shortest first, in batches of at most `TOKENS_PER_FORWARD` tokens with padding."""
     batches: list[list[int]] = []
     for at in order:
         if not batches or (len(batches[-1]) + 1) * lengths[at] > TOKENS_PER_FORWARD:

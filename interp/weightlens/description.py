@@ -1,4 +1,4 @@
-"""Put validated tokens into words: forms of a word grouped, punctuation and byte fragments apart."""
+"""Put validated tokens into words: forms of a word are grouped; punctuation and byte fragments are kept apart."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from interp.weightlens.settings import WordingSettings
 Kind = Literal["word", "symbol", "bytes"]
 
 MIN_FUZZY_LETTERS = 6
-"""Shorter words differ by a letter too easily to be called near-duplicates."""
+"""Shorter words are never near-duplicates: they differ by one letter too easily."""
 
 MIN_LEMMA_LETTERS = 4
 """Shorter tokens of a byte-pair vocabulary are more often fragments than words."""
@@ -23,27 +23,27 @@ MIN_LEMMA_LETTERS = 4
 
 @dataclass(frozen=True)
 class Token:
-    """One vocabulary entry as text; undecodable bytes are written `<0xE2>` by whoever made the text."""
+    """A vocabulary entry as text; undecodable bytes are written as `<0xE2>`."""
 
     text: str
 
     @cached_property
     def kind(self) -> Kind:
-        """word: holds a letter or digit; bytes: a piece of a character; symbol: the rest, whitespace too."""
+        """word: contains a letter or digit; bytes: a piece of a character; symbol: the rest, including whitespace."""
         if self.text.startswith("<0x"):
             return "bytes"
         return "word" if any(character.isalnum() for character in self.text) else "symbol"
 
     @cached_property
     def folded(self) -> str:
-        """Without case, surrounding space and compatibility variants; symbols stay as they are."""
+        """The text without case, surrounding space and compatibility variants; symbols are unchanged."""
         if self.kind != "word":
             return self.text
         return unicodedata.normalize("NFKC", self.text).strip().casefold()
 
     @cached_property
     def shown(self) -> str:
-        """As a person reads it: `-ing` for a piece inside a word, visible names for blanks."""
+        """The text for a reader: `-ing` for a piece inside a word, visible names for blanks."""
         if self.kind == "word":
             inside = self.text[0].islower() and not self.text[0].isspace()
             return visible(f"-{self.text}" if inside else self.text.strip())
@@ -52,29 +52,29 @@ class Token:
 
 @lru_cache(maxsize=1 << 16)
 def token_of(text: str) -> Token:
-    """The token with a text: what is worked out of it is worked out once."""
+    """The token with a text; cached, with what is computed from it."""
     return Token(text)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens that are one word, the strongest first."""
+    """Tokens that count as one word, the strongest first."""
 
     kind: Kind
     tokens: tuple[Token, ...]
 
     @property
     def name(self) -> str:
-        """The word, in the form that starts a word if there is one."""
+        """The word, in a form that begins a word if there is one."""
         shown = [token.shown for token in self.tokens]
         return next((text for text in shown if not text.startswith("-")), shown[0])
 
 
 def group(tokens: Sequence[Token], settings: WordingSettings) -> list[Group]:
-    """Group tokens, strongest first, into words, symbols and byte fragments; order is kept.
+    """Group tokens, strongest first, into words, symbols and byte fragments; their order is kept.
 
-    Two tokens are one word when they fold to the same text, have the same lemma in one of the languages,
-    or are near-duplicates of the word's first form.
+    Two tokens count as one word if they fold to the same text, have the same lemma in one of the languages, or are
+    near-duplicates of the word's first form.
     """
     groups: list[list[Token]] = []
     by_form: dict[str, list[Token]] = {}
@@ -99,7 +99,7 @@ def group(tokens: Sequence[Token], settings: WordingSettings) -> list[Group]:
 
 @lru_cache(maxsize=1 << 16)
 def _lemmas(word: str, languages: tuple[str, ...]) -> tuple[str, ...]:
-    """Dictionary forms of a word, itself apart; none of a piece too short or with signs in it."""
+    """Dictionary forms of a word other than itself; none for short pieces and words with signs."""
     if len(word) < MIN_LEMMA_LETTERS or not word.isalpha():
         return ()
     lemmas = (simplemma.lemmatize(word, lang=language).casefold() for language in languages)

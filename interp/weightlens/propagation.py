@@ -1,4 +1,4 @@
-"""Hand validated tokens up the edges, a layer at a time."""
+"""Pass validated tokens along the edges between features, one layer at a time."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Float32, Int64
 from interp.sparse import FeatureTokens
 
 PAIRS_PER_BLOCK = 4_000_000
-"""(edge, token) pairs expanded at once: about 200 MB of index arithmetic."""
+"""(edge, token) pairs processed at a time: about 200 MB of index arithmetic."""
 
 
 class Edges(NamedTuple):
@@ -23,7 +23,7 @@ class Edges(NamedTuple):
 
 
 class Inherited(NamedTuple):
-    """Tokens that features take over from upstream, by target, then strongest edge, then strongest activation."""
+    """Tokens that features inherit from upstream, by target, then strongest edge, then strongest activation."""
 
     target: Int64[np.ndarray, " n"]
     token: Int64[np.ndarray, " n"]
@@ -41,10 +41,9 @@ def inherit(
 ) -> Inherited:
     """The validated tokens of upstream features that validate on the target itself.
 
-    `validated(layer)` gives all validated tokens of an earlier layer, direct and inherited; `single_token`
-    the single-token activations of the targets; `direct` the targets' own validated candidates, which are
-    not inherited again. A token that several sources offer is credited to the strongest edge (then to the
-    lower layer and feature).
+    `validated(layer)` gives all validated tokens of an earlier layer, direct and inherited; `single_token` has the
+    single-token activations of the targets; `direct` the targets' own validated candidates, which are not inherited
+    again. A token that several sources offer is credited to the strongest edge (then to the lower layer and feature).
     """
     blocks = [_empty()]
     for layer in np.unique(edges.source_layer):
@@ -55,7 +54,7 @@ def inherit(
         for number in np.unique(block):
             some = Edges(*(column[block == number] for column in mine))
             blocks.append(_validating(some, tokens, single_token, direct))
-        blocks = [_strongest(blocks)]  # at most one entry a target and token is carried on
+        blocks = [_strongest(blocks)]  # at most one entry for each target and token is passed on
     kept = _strongest(blocks)
     order = np.lexsort(
         (kept.token, -kept.activation, kept.source_feature, kept.source_layer, -kept.weight, kept.target)
@@ -85,7 +84,7 @@ def _validating(edges: Edges, tokens: FeatureTokens, single_token: FeatureTokens
 
 
 def _strongest(blocks: list[Inherited]) -> Inherited:
-    """One entry a target and token: that of the strongest edge."""
+    """One entry for each target and token: that of the strongest edge."""
     all_ = Inherited(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
     order = np.lexsort((all_.source_feature, all_.source_layer, -all_.weight, all_.token, all_.target))
     all_ = Inherited(*(column[order] for column in all_))

@@ -10,7 +10,7 @@ from interp.projection import ZScoreMode
 Compat = Literal["authors"]
 
 AUTHORS_BOS = 2
-"""The token that the authors' code puts before every single token, whatever the model."""
+"""The token that the authors' code puts before every single token, for any model."""
 
 
 @dataclass(frozen=True)
@@ -20,25 +20,25 @@ class WeightLensSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
     mode: ZScoreMode = "paper"
-    """paper: z-scores against the pool of the strongest scores of a tail, as the authors compute them;
-    full: against the whole vocabulary or layer."""
+    """paper: z-scores against the pool of the strongest scores of a tail, as the authors compute them; full: against
+    the whole vocabulary or layer."""
     z_tokens: Annotated[float, Gt(0)] = 4.0
-    """A token whose |z-score| is above it is a candidate. The paper: 4.5 for Gemma-2-2B and Llama-3.2-1B,
-    4 for GPT-2."""
+    """A token is a candidate if its |z-score| is above this. The paper: 4.5 for Gemma-2-2B and Llama-3.2-1B, 4 for
+    GPT-2."""
     z_features: Annotated[float, Gt(0)] = 3.0
-    """An earlier feature whose z-score is above it is upstream. The paper: 3."""
+    """An earlier feature is upstream if its z-score is above this. The paper: 3."""
     token_pool: Annotated[int, Gt(1)] = 1000
     """Strongest tokens of each tail that are considered."""
     feature_pool: Annotated[int, Gt(1)] = 100
     """Strongest features of each earlier layer that are considered."""
     upstream: Literal["all"] | list[Annotated[int, Ge(0)]] = "all"
-    """Layers whose features may be upstream: all earlier ones, or those named (the paper for GPT-2: [0])."""
+    """Layers whose features may be upstream: all earlier ones, or a list of layers (the paper for GPT-2: [0])."""
     fold_norms: bool = True
-    """Fold the weights (and centring) of the norms that stand between weights and the residual stream into the weights.
-    """
+    """Whether the weights (and centring) of norms between weights and the residual stream are folded into the
+    weights."""
     compat: Compat | None = None
-    """authors: reproduce the known faults of the authors' code, to compare with their results: token 2 for BOS in
-    every model, upstream tokens validated as one sequence, nothing subtracted from the input."""
+    """authors: reproduce the known faults of the authors' code, to compare with their results: token 2 as BOS in every
+    model, upstream tokens validated as one sequence, nothing subtracted from the input."""
 
     def upstream_layers(self, layer: int) -> list[int]:
         """The layers whose features may be upstream of a feature of `layer`."""
@@ -54,6 +54,6 @@ class WordingSettings:
     languages: Annotated[tuple[str, ...], MinLen(0)] = ("en",)
     """Languages whose word forms are grouped, as simplemma codes, tried in order; none: no lemmas."""
     max_words: Annotated[int, Gt(0)] = 12
-    """Words named in a description; all of them stay in its list of tokens."""
+    """Words named in a description; its list of tokens has all of them."""
     near_duplicate: Annotated[float, Gt(0)] = 90.0
-    """Words at least so similar (rapidfuzz ratio, 0 to 100) and six letters long are one."""
+    """Words of six or more letters count as one if they are at least this similar (rapidfuzz ratio, 0 to 100)."""

@@ -1,4 +1,4 @@
-"""What every feature does when the model reads a single token: the ground on which tokens are validated."""
+"""What every feature does when the model reads a single token; tokens are validated by this."""
 
 from copy import deepcopy
 from operator import attrgetter
@@ -19,12 +19,12 @@ def single_token_inputs(
 ) -> Float32[Tensor, "layers tokens d_model"]:
     """Every layer's transcoder input at the last position of `[BOS, token]` (of `[token]` without BOS).
 
-    BOS does not see what follows it: it is run once, and its keys and values serve every token.
+    BOS does not see what follows it: it is run once, and its keys and values are used for every token.
 
-    Memory: what is returned, and the keys and values of `TOKENS_PER_FORWARD` copies of BOS.
+    Memory: the result, and the keys and values of `TOKENS_PER_FORWARD` copies of BOS.
 
     Raises:
-        ValueError: the model's attention sees one token only, so that BOS is nothing to it.
+        ValueError: the model's attention window is one token, so that BOS has no effect.
     """
     if bos is not None and getattr(model.config, "sliding_window", None) == 1:
         raise ValueError("config.json: sliding_window is 1; expected 2 or more, or a model without BOS")
