@@ -199,3 +199,18 @@ def last_hidden(
     with removing([handle]), suppress(EndOfPass):
         model(input_ids=tokens.long(), use_cache=False)
     return found[0]
+
+
+@contextmanager
+def last_position_alone(model: nn.Module, family: Family) -> Iterator[None]:
+    """Within, the unembedding is given the last position of each row, so that `logits` are (row, token).
+
+    `logits_to_keep=1` hands PyTorch a slice of three dimensions: it makes a product with the whole matrix for each row
+    of the batch, and under oneDNN a copy of the matrix as well.
+    """
+
+    def last(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][:, -1].contiguous(),)
+
+    with removing([family.module(model, family.unembedding).register_forward_pre_hook(in_this_thread(last))]):
+        yield

@@ -13,6 +13,7 @@ from interp.activations.positions import counted_in_rows
 from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from interp.families import Norm
+from interp.products import fast_products
 from interp.quality import Quality, measure_quality
 from storage.catalog.database import CorpusRow, insert_row, mark_loaded, open_catalog, put_corpus, replace_rows
 from storage.catalog.parts import write_part
@@ -114,7 +115,7 @@ def measured(job: IngestJob, layers: Sequence[int]) -> list[tuple[Quality, str |
         for layer in layers
     }
     text = job.text.batches(folder, job.counted)
-    with threads(job.n_threads) as pool:
+    with threads(job.n_threads) as pool, fast_products(folder.d_model):
         found = measure_quality(model, folder.family, job.hooks, coders, text, pool)
     return [(quality, quality.suspicion(coders[quality.layer][quality.layer].d_transcoder)) for quality in found]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.activations.positions import counted_in_rows
 from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
+from interp.products import fast_products
 from interp.quality import Quality, measure_quality, of_each
 from interp.training.settings import TrainingSettings
 from interp.training.streams import captured
@@ -23,6 +24,7 @@ from interp.transcoder import Transcoder
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows, read_rows
 from storage.formats.circuit_tracer import layer_tensors
+from storage.models import open_model
 from storage.store import Store, checked_as, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
 from tasks.models import forget_model, give_memory_back, loaded_model, threads
@@ -77,7 +79,7 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
         return layers
     folder.mkdir(parents=True, exist_ok=True)
     records = _Records()
-    with threads(job.n_threads) as pool:
+    with threads(job.n_threads) as pool, fast_products(open_model(job.model_path).d_model):
         trainers = _train(store, job, left, pool, records)
         transcoders = {layer: trainer.transcoder() for layer, trainer in trainers.items()}
         trainers.clear()

@@ -1,6 +1,7 @@
 """The text that a changed model writes, and its likelihood with and without the changes."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
+from interp.capture import last_position_alone
 from interp.interventions.changes import Changes
+from interp.interventions.equal_prefixes import EqualPrefixes
 from interp.interventions.running import Progress, Subject, changing
 
 
@@ -47,11 +50,18 @@ def continuations(
     draws = None if sampling.temperature == 0 else _Draws(len(prompts), sampling, subject.device)
     tokens, past, written = prompts.long(), None, []
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=subject.device)
-    with changing(subject, changes, progress):
+    with ExitStack() as stack:
+        stack.enter_context(last_position_alone(subject.model, subject.family))
+        prefixes = None
+        if min(changes.layers, default=0) > 0:
+            prefixes = EqualPrefixes(subject.family.block_modules(subject.model), min(changes.layers))
+            stack.enter_context(prefixes.spread())
+        stack.enter_context(changing(subject, changes, progress))
         for _ in range(new_tokens):
-            result = subject.model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
+            read = tokens if prefixes is None else prefixes.read(tokens, past)
+            result = subject.model(input_ids=read, past_key_values=past, use_cache=True)
             progress.first += tokens.shape[1]
-            logits, past = result.logits[:, -1], result.past_key_values
+            logits, past = result.logits, result.past_key_values
             tokens = (logits.argmax(-1) if draws is None else draws.next(logits)).unsqueeze(1)
             written.append(tokens)
             if stop:

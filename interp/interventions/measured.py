@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.capture import in_this_thread, on_feature_input, removing
+from interp.capture import in_this_thread, last_position_alone, on_feature_input, removing
 from interp.interventions.changes import Changes
 from interp.interventions.generating import divergence
 from interp.interventions.readings import FeatureReading, LogitReading, Reading
@@ -40,9 +40,10 @@ def measured(
     Memory: what the model takes for them, and n_rows · d_vocab.
     """
     found = torch.zeros(n_rows, len(readings), device=subject.device)
-    with changing(subject, changes), removing(list(_reading_hooks(subject, readings, found))):
+    reading = removing(list(_reading_hooks(subject, readings, found)))
+    with changing(subject, changes), reading, last_position_alone(subject.model, subject.family):
         rows = tokens.long().expand(n_rows, -1)
-        logits = subject.model(input_ids=rows, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        logits = subject.model(input_ids=rows, use_cache=False).logits.float()
     log_probability = logits.log_softmax(-1)
     best, token = log_probability.max(-1)
     return Measured(found, token, best.exp(), log_probability)

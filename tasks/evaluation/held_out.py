@@ -112,7 +112,8 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
                 FeatureChange(row, key.layer, int(features[places[place]])).held_at(float(value[row]))
                 for row, place in enumerate(a.tolist())
             ]
-            tokens = continuations(subject, Changes(held), torch.from_numpy(prompts[c]), how.new_tokens)
+            with fast_products(checkpoint.attributes.d_model):
+                tokens = continuations(subject, Changes(held), torch.from_numpy(prompts[c]), how.new_tokens)
             written[a, b, c] = tokens.numpy()
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key

@@ -14,6 +14,7 @@ from interp.fade.judge import Judge
 from interp.fade.judging import Compared, Judged, Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
+from interp.products import fast_products
 from storage.answers import AnswerStore, look_up
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import Failure, read_parts, write_failures
@@ -180,7 +181,8 @@ class _Peaks:
         checkpoint = open_checkpoint(store, task.checkpoint_id)
         tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
         wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted)
-        self._peaks = read_peaks(wanted, tokens)[layer]
+        with fast_products(checkpoint.attributes.d_model):
+            self._peaks = read_peaks(wanted, tokens)[layer]
 
     def of(self, feature: int, texts: list[str]) -> np.ndarray:
         return self._peaks[[self._row[text] for text in texts], feature]

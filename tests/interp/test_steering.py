@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from interp.capture import Hooks
@@ -108,3 +109,24 @@ def test_likelihoods_are_those_of_both_models() -> None:
         of.model, of.family, HOOKS, lambda _: replace(transcoder("relu"), W_dec=torch.zeros(7, D_MODEL))
     )
     assert (likelihoods(by_the_change, changes, texts).kl < 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gpt_neox"])
+def test_rows_with_equal_tokens_are_read_once_below_the_change(name: str) -> None:
+    of = subject(name, "relu")
+    of.model.set_attn_implementation("eager")  # with a mask for each row of the batch
+    prompts = torch.tensor([[3, 5, 7], [11, 2, 9]] * 6)
+    changes = [FeatureChange(row, 2, row // 4).held_at((row // 2 % 2) * 40.0 - 20) for row in range(12)]
+    read: list[list[int]] = [[], []]
+    blocks = of.family.block_modules(of.model)
+    for at, block in ((0, blocks[1]), (1, blocks[2])):
+        norm = of.family.mlp_input(block)
+        norm.register_forward_pre_hook(lambda _m, args, at=at: read[at].append(len(args[0])))
+    together = continuations(of, Changes(changes), prompts, 6)
+    assert read[0][0] == 2
+    assert read[1] == [12] * 6
+    assert len(together.unique(dim=0)) > 2
+    assert read[0] == [2, *[len(torch.cat([prompts, together[:, :n]], 1).unique(dim=0)) for n in range(1, 6)]]
+    for row, one in enumerate(changes):
+        alone = continuations(of, Changes([one._replace(row=0)]), prompts[row : row + 1], 6)
+        assert torch.equal(together[row], alone[0])

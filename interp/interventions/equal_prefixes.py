@@ -1,0 +1,77 @@
+"""Rows of a batch that begin with the same tokens share what a model computes below the lowest changed layer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from interp.capture import in_this_thread, removing
+
+Arguments = tuple[object, ...]
+Keywords = dict[str, object]
+
+
+@runtime_checkable
+class KeptLayer(Protocol):
+    """What a layer keeps of the tokens that it has read: a layer of transformers' `DynamicCache`."""
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some sequences of the batch, each as often as it is named."""
+        ...
+
+
+@runtime_checkable
+class KeptLayers(Protocol):
+    """What all layers keep: transformers' `DynamicCache`."""
+
+    @property
+    def layers(self) -> list[KeptLayer]: ...
+
+
+class EqualPrefixes:
+    """Which rows of a batch have had the same tokens so far. What lies below the lowest changed layer depends on tokens
+    alone, and is computed, and kept, once for all such rows."""
+
+    def __init__(self, blocks: list[nn.Module], lowest: int) -> None:
+        self._blocks, self._lowest = blocks, lowest
+        self._prefix: Tensor | None = None
+        self._n = 0
+
+    def read(self, tokens: Int64[Tensor, "rows n_new"], kept: KeptLayers | None) -> Int64[Tensor, "prefixes n_new"]:
+        """What the lower layers are to read of the rows' next tokens. What they keep is put in that order."""
+        known = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+        before = known if self._prefix is None else self._prefix
+        different, prefix = torch.unique(torch.cat([before[:, None], tokens], 1), dim=0, return_inverse=True)
+        if kept is not None and len(different) != self._n:  # every prefix goes on: as many as before are the same
+            for layer in kept.layers[: self._lowest]:
+                layer.batch_select_indices(different[:, 0])
+        self._prefix, self._n = prefix, len(different)
+        return different[:, 1:]
+
+    @contextmanager
+    def spread(self) -> Iterator[None]:
+        """Within, the lowest changed layer is given every row, from what the layers below say of its prefix."""
+        with removing([self._hooked(block, at == 0) for at, block in enumerate(self._blocks[self._lowest :])]):
+            yield
+
+    def _hooked(self, block: nn.Module, is_lowest: bool) -> RemovableHandle:
+        @in_this_thread
+        def hook(_module: nn.Module, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
+            stream = args[:1] if args else (kwargs["hidden_states"],)
+            (stream,) = map(self._rows, stream) if is_lowest else stream
+            rest = {name: self._rows(value) for name, value in kwargs.items() if name != "hidden_states"}
+            return (stream, *map(self._rows, args[1:])), rest
+
+        return block.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _rows(self, value: object) -> object:
+        """Of an argument of a block that has an entry a prefix, such as a mask, one of every row of the batch."""
+        if isinstance(value, tuple):
+            return tuple(map(self._rows, value))
+        if isinstance(value, Tensor) and value.ndim > 1 and len(value) == self._n:
+            return value[self._prefix]
+        return value
