@@ -5,8 +5,8 @@ for many interventions at once. MLPs respond in one of three ways:
 
 - `frozen`: their output does not change, as for the graph's direct edges (the linear bypass of a skip transcoder still
   acts);
-- `features`: the features that were active respond linearly, and no other becomes active: the sum over all paths of
-  the graph;
+- `features`: the features that were active respond linearly until they are inactive, and no other becomes active: the
+  sum over all paths of the graph, in which no activation falls below zero;
 - `model`: the MLPs themselves are computed anew from the changed stream.
 """
 
@@ -120,15 +120,19 @@ def _mlp(rest: AtRest, layer: int, read: Tensor, relative: list[Tensor], mlps: M
 
 
 def _relative_changes(rest: AtRest, layer: int, read: Tensor) -> Float[Tensor, "n_rows n_active"]:
-    """For each active feature, the change of its pre-activation over its activation."""
+    """For each active feature, the change of its activation over its activation: −1 where it becomes inactive.
+
+    The competition between features of a TopK transcoder is left out.
+    """
     at = rest.frozen.layers[layer]
-    active = at.active
-    directions = reading(rest.linear, layer, rest.transcoder(layer).W_enc[active.feature])
+    active, coder = at.active, rest.transcoder(layer)
+    directions = reading(rest.linear, layer, coder.W_enc[active.feature])
     found = read.new_zeros(len(read), len(active.feature))
     for position in range(read.shape[1]):
         low, high = active.first[position], active.first[position + 1]
         found[:, low:high] = read[:, position] @ directions[low:high].T * at.read_scale[position]
-    return found / active.activation
+    least = 0.0 if coder.threshold is None else coder.threshold[active.feature].clamp(min=0)
+    return torch.where(active.activation + found > least, found / active.activation, -1)
 
 
 def _activations(

@@ -26,7 +26,8 @@ class Effects(NamedTuple):
     before: Float[Tensor, " n_readings"]
     """The readings of the unchanged model."""
     predicted: Float[Tensor, "n n_readings"]
-    """Their changes along all paths of the attribution graph: active features respond linearly."""
+    """Their changes along all paths of the attribution graph: active features respond linearly until they are
+    inactive."""
     measured_frozen: Float[Tensor, "n n_readings"]
     """Their changes where MLPs are computed anew, with the attention patterns and norm scales of the prompt."""
     measured: Float[Tensor, "n n_readings"]

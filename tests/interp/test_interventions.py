@@ -1,5 +1,7 @@
 """Interventions on random models of every family, and on one whose circuits are planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,11 +19,23 @@ from interp.interventions.readings import FeatureReading, LogitReading, Reading,
 from interp.interventions.running import Subject
 from interp.transcoder import Transcoder
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, likeliest_ends, open_model, random_transcoders
-from tests.planted_circuits import BIGRAM, EITHER, UPSTREAM, planted_coders, planted_gpt2, sequence
+from tests.planted_circuits import (
+    BIGRAM,
+    D_MODEL,
+    D_TRANSCODER,
+    D_VOCAB,
+    EITHER,
+    UPSTREAM,
+    planted_coders,
+    planted_gpt2,
+    sequence,
+)
 from tests.tiny_models import CONFIGS
 
 HOOKS = Hooks("mlp_in", "mlp_out")
 KINDS = ["relu", "topk", "cross"]
+SMALL = 1e-3
+"""The part of an activation by which no other is switched off."""
 
 
 def resting(name: str, coders: list[Transcoder], hooks: Hooks = HOOKS) -> AtRest:
@@ -87,11 +101,11 @@ def test_through_features_it_takes_away_what_all_paths_of_the_graph_carry(name: 
     targets = targets_of(rest.linear, rest.frozen, coders.__getitem__, readings)
     chosen = list(range(0, n, 29))
     changes = [
-        FeatureChange(row, int(graph.layer[at]), int(graph.feature[at])).held_at(0.0)
+        FeatureChange(row, int(graph.layer[at]), int(graph.feature[at]), add=-SMALL * float(graph.activation[at]))
         ._replace(start=int(graph.position[at]), stop=int(graph.position[at]) + 1)
         for row, at in enumerate(chosen)
     ]  # fmt: skip
-    changed = changed_readings(rest, Changes(changes), len(changes), targets, "features")
+    changed = changed_readings(rest, Changes(changes), len(changes), targets, "features") / SMALL
     expected = torch.from_numpy(-total[:, chosen].T).float()
     torch.testing.assert_close(changed, expected, rtol=5e-3, atol=5e-3 * float(expected.abs().max()))
 
@@ -167,6 +181,26 @@ def planted_rest(*end: int) -> tuple[AtRest, Subject]:
     linear = linear_model(model, family_of("gpt2"), HOOKS)
     rest = at_rest(linear, freeze(linear, coders.__getitem__, sequence(*end)), coders.__getitem__)
     return rest, Subject(model, family_of("gpt2"), HOOKS, coders.__getitem__)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.1])
+def test_features_on_the_way_are_switched_off_and_no_further(threshold: float | None) -> None:
+    """0/3 takes more from 1/2 than it has: what 1/2 reads falls by all of it, what it writes goes and no more."""
+    rest, _ = planted_rest(9)
+    coders = [rest.transcoder(layer) for layer in range(2)]
+    coders[1].W_dec[UPSTREAM, 11] = 2
+    if threshold is not None:
+        coders[1] = replace(coders[1], activation="jumprelu", threshold=torch.full((D_TRANSCODER,), threshold))
+    rest = at_rest(rest.linear, freeze(rest.linear, coders.__getitem__, sequence(9)), coders.__getitem__)
+    readings: list[Reading] = [FeatureReading(1, UPSTREAM, 9), LogitReading(torch.eye(D_VOCAB, D_MODEL)[11], 9)]
+    targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
+    off = [FeatureChange(row, layer, feature).held_at(0.0) for row, (layer, feature) in enumerate(((0, 3), (1, 2)))]
+    direct = changed_readings(rest, Changes(off), 2, targets, "frozen")
+    found = changed_readings(rest, Changes(off), 2, targets, "features")
+    [activation] = rest.frozen.layers[1].active.activation[rest.frozen.layers[1].active.feature == UPSTREAM].tolist()
+    assert found[0, 0] == direct[0, 0] < -1.5 * activation
+    torch.testing.assert_close(found[0, 1], direct[0, 1] + direct[1, 1])
+    assert direct[1, 1] < -1
 
 
 def test_the_planted_head_moves_the_planted_feature_and_no_other_does() -> None:
