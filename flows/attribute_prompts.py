@@ -26,7 +26,7 @@ from tasks.shard_task import shard_task
 
 STAGE = "attribute_prompts"
 
-VERSION = 1
+VERSION = 2
 """Bump when the same prompt would get another graph."""
 
 PROMPTS_A_TASK = 8

@@ -28,7 +28,7 @@ from tasks.shard_task import shard_task
 
 STAGE = "intervene"
 
-VERSION = 1
+VERSION = 2
 """Bump when the same line would get other figures."""
 
 LINES_A_TASK = 256

@@ -25,8 +25,7 @@ class Effect(NamedTuple):
     predicted: float
     """Its change by the frozen contributions alone: attention, norms and all other features as they were."""
     predicted_paths: float
-    """Its change by all paths of the attribution graph: the features that were active go on reading, linearly until they
-    are off."""
+    """Its change along all paths of the attribution graph: active features respond linearly until they are inactive."""
     measured_frozen: float
     """Its change where MLPs compute anew, while attention patterns and norms' scales are as they were."""
     measured: float
