@@ -3,6 +3,8 @@
 `python -m benchmarks.families` prints a row of the table in docs/extend/family.md for each.
 """
 
+from operator import attrgetter
+
 import torch
 
 from interp.capture import HookedModel, Hooks, capture
@@ -24,6 +26,8 @@ def figures(name: str) -> tuple[float, float]:
     targets = logit_targets(linear, frozen, W_U, torch.full((len(W_U),), last))
     (found,) = contributions(linear, frozen, targets, max_bytes=10**9)
     logits = model(TOKENS[None]).logits[0, last].detach()
+    bias = attrgetter("lm_head.bias")(model)
+    logits = logits if bias is None else logits - bias  # it is the same whatever was read
     summed = found.features.abs().sum(0) + found.errors.abs().sum((0, 1)) + found.tokens.abs().sum(0)
     of_logits = ((found.total() - logits[found.target]).abs() / summed).max()
     family, worst = family_of(CONFIGS[name].model_type), 0.0

@@ -74,6 +74,21 @@ def in_this_thread(hook: Callable[..., T]) -> Callable[..., T | None]:
     return lambda *args: hook(*args) if get_ident() == me else None
 
 
+def vectors_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The vectors in what a module returned; some return more beside them (GPT-OSS: its router's scores)."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def on_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Change what a module writes; in this thread alone."""
+
+    def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        changed = change(vectors_of(output))
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+    return module.register_forward_hook(in_this_thread(hook))
+
+
 def output_module(family: Family, block: nn.Module, hooks: Hooks) -> nn.Module:
     """The module whose output a transcoder with these hooks replaces."""
     if hooks.feature_output == "mlp_out":
@@ -111,8 +126,8 @@ def read_streams(
     last = max(layers)
 
     def keep_output(layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: Tensor) -> None:
-            receive(layer, 1, output.float())
+        def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            receive(layer, 1, vectors_of(output).float())
             if layer == last:
                 raise EndOfPass
 

@@ -9,7 +9,7 @@ layer, so that what is below is computed once. That pass reads every `ROWS_PER_S
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from operator import attrgetter
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -19,10 +19,10 @@ from interp.capture import (
     HookedModel,
     Hooks,
     capture,
-    in_this_thread,
     last_hidden,
     on_block_input,
     on_feature_input,
+    on_output,
     output_module,
     removing,
 )
@@ -213,8 +213,7 @@ def _spliced_losses(
         n = 2 if layer == lowest else 1
         handles.append(on_block_input(blocks[layer], lambda hidden, n=n: one_more(hidden, n)))
         target = output_module(family, blocks[layer], hooks)
-        replace = in_this_thread(lambda _m, _a, output, at=layer: replaced(at, output))
-        handles.append(target.register_forward_hook(replace))
+        handles.append(on_output(target, partial(replaced, layer)))
     with removing(handles):
         hidden = last_hidden(model, family, tokens[None])
     wanted = tokens[1:].long()
@@ -222,11 +221,7 @@ def _spliced_losses(
 
 
 def _loss(model: nn.Module, family: Family, hidden: Tensor, wanted: Tensor) -> Tensor:
-    logits = attrgetter(family.unembedding)(model)(hidden).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return nn.functional.cross_entropy(logits, wanted, reduction="sum").double()
+    return nn.functional.cross_entropy(family.logits(model, hidden.float()), wanted, reduction="sum").double()
 
 
 def _output(transcoder: Transcoder, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

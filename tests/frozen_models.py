@@ -1,6 +1,8 @@
 """Random transcoders for the tiny models, of every kind and hook, and the obvious slow way to attribute."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.capture import Hooks
+from interp.capture import Hooks, vectors_of
 from interp.circuitlens.attribution import logit_targets
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, Probable, likeliest, next_probability
@@ -99,9 +101,7 @@ class ByHooks:
             handle.remove()
         for name in norms:
             modules[name].forward = self._rested(family.norm(modules[name]), kept[name][0])
-        ALL_ATTENTION_FUNCTIONS.register("at_rest", _attention_at_rest)
-        ALL_MASK_ATTENTION_FUNCTIONS.register("at_rest", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-        model.set_attn_implementation("at_rest")
+        attend_with(model, _attention_at_rest)
         for layer, block in enumerate(blocks):
             family.module(block, family.attention).at_rest = kept["attention", layer][1][1]
             family.module(block, family.mlp).forward = self._mlp(layer, *kept["mlp", layer])
@@ -121,12 +121,13 @@ class ByHooks:
         bias = 0 if norm.bias is None else norm.bias
         return lambda x: centre(x) / scale * norm.weight + bias
 
-    def _mlp(self, layer: int, at: Tensor, wrote: Tensor) -> Any:
-        def forward(x: Tensor) -> Tensor:
+    def _mlp(self, layer: int, at: Tensor, wrote: Tensor | tuple[Tensor, ...]) -> Any:
+        def forward(x: Tensor) -> Tensor | tuple[Tensor, ...]:
             self.x[layer] = x[0]
             W_skip = self.coders[layer].W_skip
             bypass = 0 if W_skip is None else (x - at) @ W_skip.T
-            return wrote + bypass + self.added.get(layer, 0)
+            output = vectors_of(wrote) + bypass + self.added.get(layer, 0)
+            return output if isinstance(wrote, Tensor) else (output, *wrote[1:])
 
         return forward
 
@@ -134,6 +135,22 @@ class ByHooks:
         """The transcoder's input at all tokens, as it comes out of what is added now."""
         self.model(self.tokens[None], use_cache=False)
         return self.x[layer]
+
+
+def attend_with(model: Any, attend: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    """Have all attentions of a model mix their values by a function of transformers' interface."""
+    ALL_ATTENTION_FUNCTIONS.register("tested", attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("tested", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    if model.config.model_type != "gptj":
+        model.set_attn_implementation("tested")
+        return
+
+    def mixed(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Any:
+        output, pattern = attend(module, query, key, value, mask, scaling=1 / module.scale_attn)
+        return output.transpose(1, 2), pattern
+
+    for block in model.transformer.h:  # GPT-J does not know the interface
+        block.attn._attn = partial(mixed, block.attn)
 
 
 def _attention_at_rest(module: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:

@@ -8,7 +8,9 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -35,6 +37,7 @@ LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 2.0, "original_max_position_embeddings": 8}
 GEMMA = {
     "sliding_window": WINDOW, "query_pre_attn_scalar": 5, "attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
@@ -46,6 +49,15 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "gpt_neox": GPTNeoXConfig(**SIZES, layer_norm_eps=EPS, use_parallel_residual=True),
     "gpt_neox_sequential": GPTNeoXConfig(**SIZES, layer_norm_eps=EPS, use_parallel_residual=False),
+    "gptj": GPTJConfig(
+        vocab_size=D_VOCAB,
+        n_positions=16,
+        n_embd=D_MODEL,
+        n_layer=N_LAYERS,
+        n_head=4,
+        rotary_dim=4,
+        layer_norm_epsilon=EPS,
+    ),
     "llama": LlamaConfig(**GROUPED, **WIDE_HEADS, mlp_bias=True),
     "gemma2": Gemma2Config(**GROUPED, **WIDE_HEADS, **GEMMA),
     "gemma3_text": Gemma3TextConfig(**GROUPED, **WIDE_HEADS, **GEMMA),
@@ -56,6 +68,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "phi3": Phi3Config(**GROUPED, **PARTLY_ROTATED, pad_token_id=0),
     "olmo2": Olmo2Config(**GROUPED, attention_bias=True),
+    "gpt_oss": GptOssConfig(
+        **GROUPED, head_dim=6, sliding_window=WINDOW, num_local_experts=3, num_experts_per_tok=2, rope_parameters=YARN
+    ),
     "llama3": LlamaConfig(**GROUPED, rope_parameters=LLAMA3_ROPE),
     "mistral": MistralConfig(**GROUPED, head_dim=6, sliding_window=WINDOW),
     "mixtral": MixtralConfig(**GROUPED, num_local_experts=3),

@@ -81,11 +81,9 @@ class Probable(NamedTuple):
 
 def next_probability(linear: LinearModel, frozen: Frozen, position: int) -> Float[Tensor, " d_vocab"]:
     """The probability of every token after the one at a position."""
-    norm, W_U = linear.final, linear.family.W_U(linear.model)
+    norm = linear.final
     read = norm.normalize(frozen.final[position]) * norm.weight + (0 if norm.bias is None else norm.bias)
-    logits = read @ W_U.float().T
-    cap = getattr(linear.model.config, "final_logit_softcapping", None)  # pyright: ignore[reportAttributeAccessIssue]
-    return (logits if cap is None else cap * (logits / cap).tanh()).softmax(0)
+    return linear.family.logits(linear.model, read).softmax(0)
 
 
 def likeliest(probability: Float[Tensor, " d_vocab"], n: int, share: float) -> Probable:

@@ -164,7 +164,8 @@ def _side(
         rows, constant = rows * factor[:, :, None], constant * factor
     if at.rotation is not None:
         cos, sin = (table[position] for table in at.rotation)
-        rows, constant = _rotated(rows, cos, sin), _rotated(constant[:, :, None], cos, sin)[:, :, 0]
+        turn = _pairs_rotated if family.rotated == "pairs" else _rotated
+        rows, constant = turn(rows, cos, sin), turn(constant[:, :, None], cos, sin)[:, :, 0]
     scaling = 1.0 if is_key else family.attention_scaling(model, layer)
     rows, constant = scaling * rows, scaling * constant
     return _Side(position, rows, constant, torch.einsum("ned,nd->ne", rows, x) + constant)
@@ -178,11 +179,21 @@ def _head_norm(norm: Norm, vector: Float[Tensor, "n d_head"]) -> Float[Tensor, "
 def _rotated(
     x: Float[Tensor, "n d_head k"], cos: Float[Tensor, "n d_rotated"], sin: Float[Tensor, "n d_rotated"]
 ) -> Float[Tensor, "n d_head k"]:
-    """The first d_rotated numbers rotated, first half with second half, as in all supported families."""
+    """The first d_rotated numbers rotated, first half with second half."""
     n = cos.shape[1]
     turned = x[:, :n]
     half = torch.cat([-turned[:, n // 2 :], turned[:, : n // 2]], 1)
     return torch.cat([turned * cos[:, :, None] + half * sin[:, :, None], x[:, n:]], 1)
+
+
+def _pairs_rotated(
+    x: Float[Tensor, "n d_head k"], cos: Float[Tensor, "n d_rotated"], sin: Float[Tensor, "n d_rotated"]
+) -> Float[Tensor, "n d_head k"]:
+    """The first d_rotated numbers rotated, each even one with the next."""
+    n = cos.shape[1]
+    turned = x[:, :n]
+    neighbours = torch.stack([-turned[:, 1::2], turned[:, ::2]], 2).flatten(1, 2)
+    return torch.cat([turned * cos[:, :, None] + neighbours * sin[:, :, None], x[:, n:]], 1)
 
 
 def _parted(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
-from interp.capture import EndOfPass, in_this_thread, on_feature_input, output_module, removing
+from interp.capture import EndOfPass, in_this_thread, on_feature_input, output_module, removing, vectors_of
 from interp.circuitlens.linear import LinearModel
 
 Seen = dict[str | tuple[str, int], Tensor]
@@ -36,7 +36,7 @@ def read_streams_of(linear: LinearModel, sequences: Sequence[Integer[Tensor, " _
         return module.register_forward_pre_hook(keep)
 
     def output_of(module: nn.Module, name: str | tuple[str, int]) -> RemovableHandle:
-        keep = in_this_thread(lambda _m, _a, output: seen.update({name: output.float()}))
+        keep = in_this_thread(lambda _m, _a, output: seen.update({name: vectors_of(output).float()}))
         return module.register_forward_hook(keep)
 
     def pattern_of(module: nn.Module, layer: int) -> RemovableHandle:
@@ -49,9 +49,9 @@ def read_streams_of(linear: LinearModel, sequences: Sequence[Integer[Tensor, " _
 
     def rotation_of(module: nn.Module, layer: int) -> RemovableHandle:
         def keep(_m: object, _a: object, given: dict[str, object]) -> None:
-            tables = given.get("position_embeddings")
-            for name, table in zip(("cos", "sin"), tables if isinstance(tables, tuple) else (), strict=False):
-                seen[name, layer] = table.float()
+            tables = family.rotation(module, given.get("position_embeddings"), max(map(len, sequences)))
+            if tables is not None:
+                seen["cos", layer], seen["sin", layer] = tables
 
         return module.register_forward_pre_hook(in_this_thread(keep), with_kwargs=True)
 

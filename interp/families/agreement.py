@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.capture import in_this_thread, removing
+from interp.capture import in_this_thread, removing, vectors_of
 from interp.families.family import Family, Norm
 
 N_TOKENS = 8
@@ -46,15 +46,15 @@ def _run(model: nn.Module, family: Family, tokens: Tensor) -> tuple[_Seen, Tenso
     blocks, seen = family.block_modules(model), _Seen([], [], [], [], [])
 
     def kept(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        seen.streams.append(output if isinstance(output, Tensor) else output[0])
+        seen.streams.append(vectors_of(output))
 
     def attended(_module: nn.Module, _args: object, output: tuple[Tensor, Tensor]) -> None:
         seen.attention.append(output[0])
         seen.patterns.append(output[1])
 
-    def mixed(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def mixed(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
         seen.mlp_in.append(args[0])
-        seen.mlp.append(output)
+        seen.mlp.append(vectors_of(output))
 
     first = in_this_thread(lambda _module, args: seen.streams.append(args[0]))
     handles = [blocks[0].register_forward_pre_hook(first)]
@@ -90,9 +90,7 @@ def _compared(
         mlp = _applied(family.write_norm(model, layer), seen.mlp[layer])
         problem = f"layer {layer}: attention and MLP are not all that is added to the residual stream"
         yield problem, _differ(before + attention + mlp, after)
-    final = _applied(family.unembedding_norm(model), seen.streams[-1]) @ family.W_U(model).T
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    final = cap * torch.tanh(final / cap) if cap is not None else final
+    final = family.logits(model, _applied(family.unembedding_norm(model), seen.streams[-1]))
     yield "the logits are not the unembedding of the last residual stream", _differ(final, logits)
 
 

@@ -75,6 +75,19 @@ class Family:
     """Whether the attention's projections store their weights as (input, output) (GPT-2)."""
     parallel_setting: str | None = None
     """Name of the setting in the model's configuration that makes attention and MLP read the same stream (GPT-NeoX)."""
+    always_parallel: bool = False
+    """Whether attention and MLP read the same stream in every model of the family (GPT-J)."""
+    rotated: Literal["halves", "pairs"] = "halves"
+    """Which numbers rotary positions rotate together: one of the first half with one of the second half, or each even
+    one with the next (GPT-J)."""
+    half_tables: bool = False
+    """Whether the tables of cosines and sines have one entry for each two numbers that are rotated together, rather
+    than one for each number (GPT-J, GPT-OSS)."""
+    rotation_table: str | None = None
+    """In the attention: the table of sines, then cosines, of every position, where they are not passed to the attention
+    (GPT-J)."""
+    score_divisor: str | None = None
+    """In the attention: the divisor of scores, where there is no `scaling` factor (GPT-J)."""
     scaled_embedding: bool = False
     """Whether the embedding module multiplies its rows by its `embed_scale` (Gemma)."""
     centred: bool = False
@@ -122,6 +135,13 @@ class Family:
     def W_U(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
         return attrgetter(self.unembedding)(model).weight.detach()
 
+    def logits(self, model: nn.Module, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
+        """The logits of what the final norm gives, with their biases and their soft cap where the model has these."""
+        bias = _optional_parameter(attrgetter(self.unembedding)(model), "bias")
+        found = nn.functional.linear(x, self.W_U(model).to(x.dtype), None if bias is None else bias.to(x.dtype))
+        cap = getattr(attrgetter("config")(model), "final_logit_softcapping", None)
+        return found if cap is None else cap * torch.tanh(found / cap)
+
     def W_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head d_model"]:
         """The query projection of each head, before norm and rotation."""
         return self._weight(model, layer, "query")
@@ -158,7 +178,8 @@ class Family:
 
     def parallel(self, model: nn.Module) -> bool:
         """Whether attention and MLP both read the block's input; `resid_mid` then is that input."""
-        return self.parallel_setting is not None and attrgetter(f"config.{self.parallel_setting}")(model)
+        by_setting = self.parallel_setting is not None and attrgetter(f"config.{self.parallel_setting}")(model)
+        return self.always_parallel or by_setting
 
     def norm(self, module: nn.Module) -> Norm:
         """The parameters of one of the family's norm modules."""
@@ -207,7 +228,25 @@ class Family:
 
     def attention_scaling(self, model: nn.Module, layer: int) -> float:
         """The factor of the product of query and key (before a soft cap, where there is one)."""
-        return float(attrgetter(f"{self.attention}.scaling")(self.block_modules(model)[layer]))
+        attention = self.module(self.block_modules(model)[layer], self.attention)
+        if self.score_divisor is not None:
+            return 1 / float(attrgetter(self.score_divisor)(attention))
+        return float(attrgetter("scaling")(attention))
+
+    def rotation(
+        self, attention: nn.Module, given: object, n_pos: int
+    ) -> tuple[Float[Tensor, "rows n_pos d_rotated"], Float[Tensor, "rows n_pos d_rotated"]] | None:
+        """Cosines and sines for each number of queries and keys at the first positions, from what the attention was
+        `given` as `position_embeddings`; None where it rotates nothing."""
+        tables = given if isinstance(given, tuple) else ()
+        if self.rotation_table is not None:
+            tables = attrgetter(self.rotation_table)(attention)[None, :n_pos].chunk(2, -1)[::-1]
+        if not tables:
+            return None
+        if self.half_tables:
+            twice = (lambda x: x.repeat_interleave(2, -1)) if self.rotated == "pairs" else (lambda x: x.repeat(1, 1, 2))
+            tables = tuple(map(twice, tables))
+        return tables[0].float(), tables[1].float()
 
     def unembedding_norm(self, model: nn.Module) -> Norm:
         """The final norm, between the residual stream and the logits."""

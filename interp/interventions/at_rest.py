@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.capture import vectors_of
 from interp.circuitlens.attribution import Targets
 from interp.circuitlens.frozen import Frozen, FrozenLayer, inverse_scale
 from interp.circuitlens.linear import LinearModel, reading
@@ -164,8 +165,8 @@ def _recomputed(rest: AtRest, layer: int, read: Tensor) -> Tensor:
     block = linear.family.block_modules(linear.model)[layer]
     mlp, norm = linear.family.module(block, linear.family.mlp), linear.mlp[layer].read
     mid = rest.streams["resid_mid", layer]
-    before: Tensor = mlp(_normed(norm, mid, mid)[None])
-    change = mlp(_normed(norm, mid + read, mid)) - before
+    before = vectors_of(mlp(_normed(norm, mid, mid)[None]))
+    change = vectors_of(mlp(_normed(norm, mid + read, mid))) - before
     write = linear.family.write_norm(linear.model, layer)
     return change if write is None else change * write.weight * inverse_scale(write, before[0])[:, None]
 

@@ -170,9 +170,8 @@ def _effects(
 @torch.no_grad()
 def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
     """The tokens and the `n` that the model finds likeliest after them, one by one."""
-    W_U = linear.family.W_U(linear.model)
     for _ in range(n):
-        logits = W_U @ last_hidden(linear.model, linear.family, tokens[None])[0, -1]
+        logits = linear.family.logits(linear.model, last_hidden(linear.model, linear.family, tokens[None])[0, -1])
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)])
     return tokens
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interp import quality as quality_module
-from interp.capture import HookedModel, Hooks, capture, on_block_input, output_module, removing
+from interp.capture import HookedModel, Hooks, capture, on_block_input, on_output, output_module, removing, vectors_of
 from interp.families import Family, family_of
 from interp.quality import Quality, measure_quality, of_each
 from interp.transcoder import Transcoder
@@ -28,7 +28,7 @@ def test_mlp_in_through_the_mlp_is_mlp_out(model_and_family: tuple[nn.Module, Fa
     model, family = model_and_family
     for layer, streams in capture(HookedModel(model, family, Hooks("mlp_in", "mlp_out")), TOKENS, [0, 1, 2]).items():
         mlp = family.module(family.block_modules(model)[layer], family.mlp)
-        torch.testing.assert_close(mlp(streams.x), streams.y)
+        torch.testing.assert_close(vectors_of(mlp(streams.x)), streams.y)
 
 
 def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
@@ -55,7 +55,7 @@ def logits_with(
         mlp = family.module(block, family.mlp)
         handles.append(mlp.register_forward_pre_hook(lambda _m, args, at=layer: seen.update({at: args[0]})))
         target = output_module(family, block, Hooks("mlp_in", "mlp_out"))
-        handles.append(target.register_forward_hook(lambda _m, _a, own, at=layer, new=output: new(seen[at], own)))
+        handles.append(on_output(target, lambda own, at=layer, new=output: new(seen[at], own)))
     logits = model(tokens).logits
     for handle in handles:
         handle.remove()

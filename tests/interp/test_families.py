@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from interp.capture import HookedModel, Hooks, capture
+from interp.capture import HookedModel, Hooks, capture, vectors_of
 from interp.families import FAMILIES, Family, Norm, family_of
 from interp.families.agreement import disagreement
 from tests.tiny_models import CONFIGS, D_MODEL, EPS, N_LAYERS, tiny_model
@@ -41,9 +41,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     handles = [blocks[0].register_forward_pre_hook(lambda _, args: streams.append(args[0]))]
     for block in blocks:
         at, mlp_at = block.get_submodule(family.attention), block.get_submodule(family.mlp)
-        handles.append(block.register_forward_hook(lambda _, _args, output: streams.append(output)))
+        handles.append(block.register_forward_hook(lambda _, _args, output: streams.append(vectors_of(output))))
         handles.append(at.register_forward_hook(lambda _, _args, output: attention.append(output[0])))
-        handles.append(mlp_at.register_forward_hook(lambda _, _args, output: mlp.append(output)))
+        handles.append(mlp_at.register_forward_hook(lambda _, _args, output: mlp.append(vectors_of(output))))
     with torch.no_grad():
         output = model(TOKENS, output_attentions=True, use_cache=False)
     for handle in handles:
@@ -91,9 +91,8 @@ class TestEveryFamily:
         close(run.model.get_input_embeddings()(TOKENS), weight[TOKENS] * scale)
 
     def test_the_last_stream_gives_the_logits(self, run: Run) -> None:
-        logits = applied(run.family.unembedding_norm(run.model), run.streams[-1]) @ run.family.W_U(run.model).T
-        cap = getattr(run.model.config, "final_logit_softcapping", None)
-        close(run.logits, logits if cap is None else cap * torch.tanh(logits / cap))
+        final = applied(run.family.unembedding_norm(run.model), run.streams[-1])
+        close(run.logits, run.family.logits(run.model, final))
 
     @pytest.mark.parametrize("layer", LAYERS)
     def test_attention_is_the_sum_of_its_heads(self, run: Run, layer: int) -> None:

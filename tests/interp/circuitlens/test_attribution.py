@@ -49,7 +49,7 @@ def test_contributions_sum_to_what_the_model_computes(name: str, kind: str, hook
 def test_logits_too(name: str) -> None:
     linear, frozen = frozen_model(name, HOOKS[0], coders := random_transcoders("jumprelu"))
     model = open_model(name, **({"final_logit_softcapping": None} if "gemma" in name else {}))
-    logits = model(TOKENS[None]).logits[0].detach()
+    logits = model(TOKENS[None]).logits[0].detach() - (0 if model.lm_head.bias is None else model.lm_head.bias)
     W_U = linear.family.W_U(linear.model).float()
     targets = logit_targets(linear, frozen, W_U[:7], torch.full((7,), 8))
     (found,) = contributions(linear, frozen, targets, max_bytes=10**9)
