@@ -91,6 +91,8 @@ DESCRIBE = DescribeStage()
 def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
     for method in recipe.methods:
         for stage in recipe.lacks(method):
+            if reason := recipe.subject.left_out.get(stage):
+                raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds, and here {reason}")
             raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds; run it first")
         if method in REWORDS and recipe.model is None:
             raise ValueError(

@@ -34,14 +34,17 @@ STAGES: dict[StageName, Stage] = {
 """What follows ingestion, in the order in which it runs."""
 
 
-def stages(config: RunConfig) -> list[Stage]:
-    """The stages that a configuration asks for, in order; ingestion is always the first."""
-    return [INGEST, *(stage for name, stage in STAGES.items() if name in config.stages)]
+def stages(config: RunConfig, subject: Subject | None = None) -> list[Stage]:
+    """The stages that a configuration asks for, in order, without those that have nothing to do for a checkpoint;
+    ingestion is always the first."""
+    left_out = {} if subject is None else subject.left_out
+    return [INGEST, *(stage for name, stage in STAGES.items() if name in config.stages and name not in left_out)]
 
 
 def unfinished(config: RunConfig, subject: Subject | None) -> list[StageName]:
     """The stages that are left to do; all of them where the model or its transcoders are not here yet."""
-    return [name for name in STAGES if name in config.stages and not (subject and STAGES[name].is_done(subject))]
+    wanted = stages(config, subject)
+    return [name for name, stage in STAGES.items() if stage in wanted and not (subject and stage.is_done(subject))]
 
 
 def nothing_to_do(source: Source) -> str | None:
@@ -54,7 +57,7 @@ def nothing_to_do(source: Source) -> str | None:
 
 def is_complete(subject: Subject) -> bool:
     """Whether the catalog holds everything that the configuration asks for."""
-    return all(stage.is_done(subject) for stage in stages(subject.config)) and not decoys_left(subject)
+    return all(stage.is_done(subject) for stage in stages(subject.config, subject)) and not decoys_left(subject)
 
 
 def decoys_left(subject: Subject) -> bool:
@@ -82,13 +85,13 @@ def _describe(config: RunConfig, force: bool) -> tuple[Store, str]:
     subject = None if source.must_train else identify(source)
     check_before_start(config, subject, unfinished(config, subject))
     if not force:
-        check_room_for(source, subject, stages(source.config))
+        check_room_for(source, subject, stages(source.config, subject))
     run_id = new_run_id()
     with store_held(config, source.store, f"run {config.name}"):
         if subject is None:
             train(source, run_id)
             subject = identify(source)
-        for stage in stages(config):
+        for stage in stages(config, subject):
             if not stage.is_done(subject):
                 perform(stage, subject, run_id)
         if decoys_left(subject):

@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 
 from flows.ingest import quality_job
 from flows.subject.subject import Subject
-from interp.capture import Hooks, InputHook
+from interp.capture import Hooks, MlpInput, Place
 from interp.quality import Quality
 from tasks.ingest import IngestJob, measured
 
@@ -73,12 +73,15 @@ def measure_candidates(subject: Subject) -> HookCandidates:
 
 
 def plausible(subject: Subject) -> list[Hooks]:
-    """Where a release for this model may read and what it may stand for."""
-    family = subject.source.model.family
-    inputs: tuple[InputHook, ...] = ("resid_mid",) if family.mlp_norm is None else get_args(InputHook)
+    """Where a release for this model may read and what it may stand for; of autoencoders, the places that they may
+    rebuild."""
+    family, used = subject.source.model.family, subject.transcoders.hooks
     outputs = ("mlp_out",) if family.mlp_output_norm is None else ("mlp_out", "mlp_out_normed")
+    if used.rebuilds:
+        places: tuple[Place, ...] = ("resid_pre", "resid_post", "attn_out", *outputs)
+        return [Hooks(place, place) for place in places]
+    inputs: tuple[MlpInput, ...] = ("resid_mid",) if family.mlp_norm is None else get_args(MlpInput)
     found = [Hooks(source, target) for source in inputs for target in outputs]
-    used = subject.transcoders.hooks
     return found if used in found else [*found, used]
 
 

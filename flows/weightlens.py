@@ -86,6 +86,8 @@ def _blocks(subject: Subject) -> range:
 
 def _layers_without_single_tokens(subject: Subject) -> list[int]:
     store, checkpoint_id, compat = subject.store, subject.checkpoint_id, subject.config.weightlens.compat
+    if not subject.attributes.hooks.reads_stream:
+        return []  # there are no candidates that they could validate
     return [layer for layer in subject.layers if not single_token_path(store, checkpoint_id, layer, compat).exists()]
 
 
@@ -98,6 +100,7 @@ def _words(recipe: WeightLensRecipe) -> PropagationJob:
         recipe=recipe.recipe,
         shard_size=config.shard_size,
         wording=config.wording,
+        reads_stream=subject.attributes.hooks.reads_stream,
     )
 
 

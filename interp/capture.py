@@ -1,4 +1,4 @@
-"""Run a model and record what its MLPs read and write, or replace what they write."""
+"""Run a model and read what its dictionaries of features read and stand for, or replace that."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,24 +12,50 @@ from torch.utils.hooks import RemovableHandle
 
 from interp.families import Family
 
-InputHook = Literal["resid_mid", "mlp_in_normalized", "mlp_in"]
-OutputHook = Literal["mlp_out", "mlp_out_normed"]
+MlpInput = Literal["resid_mid", "mlp_in_normalized", "mlp_in"]
+"""Where a transcoder reads."""
+MlpOutput = Literal["mlp_out", "mlp_out_normed"]
+"""What a transcoder stands for."""
+Place = Literal["resid_pre", "resid_post", "attn_out", MlpOutput]
+"""Where an autoencoder reads, and what it stands for."""
+InputHook = Literal[MlpInput, Place]
+OutputHook = Place
 
 
 class Hooks(NamedTuple):
-    """The model's points that a transcoder reads from and writes to; part of a checkpoint's identity, never guessed.
+    """Where features read and what their sum stands for; part of a checkpoint's identity, never guessed.
 
-    `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized` the same after the norm's division but
-    before its weight and bias, `mlp_in` the input of the MLP module. `mlp_out` is the output of the MLP module,
-    `mlp_out_normed` the same after the post-MLP norm of Gemma-2 and -3.
+    A transcoder reads what an MLP reads: `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized`
+    the same after the norm's division but before its weight and bias, `mlp_in` what the MLP module receives. It stands
+    for what the MLP writes: `mlp_out` is what the MLP module returns, `mlp_out_normed` the same after the post-MLP norm
+    of Gemma-2 and -3.
+
+    An autoencoder reads one place and stands for it: an MLP's output, `attn_out`, which is what the attention adds to
+    the residual stream, or that stream before a block (`resid_pre`) or after it (`resid_post`).
     """
 
     feature_input: InputHook
     feature_output: OutputHook
 
+    @property
+    def rebuilds(self) -> bool:
+        """Whether this is an autoencoder: what it stands for is what it reads."""
+        return self.feature_input == self.feature_output
+
+    @property
+    def reads_stream(self) -> bool:
+        """Whether features read the residual stream itself, or through a norm: tokens' embeddings, and what earlier
+        layers wrote, then reach them by a plain path. What attention or an MLP wrote is all that others see."""
+        return not self.rebuilds or self.feature_input in ("resid_pre", "resid_post")
+
+    @property
+    def behind_norm(self) -> bool:
+        """Whether a norm divides the residual stream before features read it."""
+        return self.feature_input in ("mlp_in", "mlp_in_normalized")
+
 
 class HookedModel(NamedTuple):
-    """A model, its family (where its parts are), and its hooks (where its transcoders read and write)."""
+    """A model, where its parts are, and where its features read and what they stand for."""
 
     model: nn.Module
     family: Family
@@ -74,34 +100,54 @@ def in_this_thread(hook: Callable[..., T]) -> Callable[..., T | None]:
     return lambda *args: hook(*args) if get_ident() == me else None
 
 
-def vectors_of(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The vectors in what a module returned; some return more beside them (GPT-OSS: its router's scores)."""
+def vectors_of(output: Tensor | tuple[Tensor, *tuple[object, ...]]) -> Tensor:
+    """The vectors in what a module returned; some return more beside them (attention: its patterns)."""
     return output if isinstance(output, Tensor) else output[0]
 
 
-def on_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Change what a module writes; in this thread alone."""
+def on_place(family: Family, block: nn.Module, place: Place, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `see` with what is at a place each time the block runs; what it returns stands there instead, unless it is
+    None.
 
-    def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        changed = change(vectors_of(output))
-        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+    Raises:
+        ValueError: the family has no such place.
+    """
+    if place == "resid_pre":
+        return on_block_input(block, see)
 
-    return module.register_forward_hook(in_this_thread(hook))
+    def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, *tuple[object, ...]]) -> object:
+        new = see(vectors_of(output))
+        return new if new is None or isinstance(output, Tensor) else (new, *output[1:])
+
+    return _module_at(family, block, place).register_forward_hook(in_this_thread(hook))
 
 
-def output_module(family: Family, block: nn.Module, hooks: Hooks) -> nn.Module:
-    """The module whose output a transcoder with these hooks replaces."""
-    if hooks.feature_output == "mlp_out":
+def _module_at(family: Family, block: nn.Module, place: Place) -> nn.Module:
+    """The module whose output is at a place."""
+    if place == "resid_post":
+        return block
+    if place == "attn_out":
+        return family.module(block, family.attention_output_norm or family.attention)
+    if place == "mlp_out":
         return family.module(block, family.mlp)
     if family.mlp_output_norm is None:
         raise ValueError(f"feature_output_hook mlp_out_normed: {family.model_type} has no norm after its MLP")
     return family.module(block, family.mlp_output_norm)
 
 
+def on_feature_output(
+    family: Family, block: nn.Module, hooks: Hooks, see: Callable[[Tensor], Tensor | None]
+) -> RemovableHandle:
+    """As `on_place`, where the sum of features stands for the model's."""
+    return on_place(family, block, hooks.feature_output, see)
+
+
 def on_feature_input(
     family: Family, block: nn.Module, hooks: Hooks, receive: Callable[[Tensor], None]
 ) -> RemovableHandle:
-    """Call `receive` with the transcoder's input each time the block runs."""
+    """Call `receive` with what features read each time the block runs."""
+    if hooks.rebuilds:
+        return on_place(family, block, hooks.feature_output, lambda x: receive(x.float()))
     if hooks.feature_input == "mlp_in":
         module = family.module(block, family.mlp)
         return module.register_forward_pre_hook(in_this_thread(lambda _, args: receive(args[0].float())))
@@ -125,19 +171,18 @@ def read_streams(
     blocks = family.block_modules(model)
     last = max(layers)
 
-    def keep_output(layer: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            receive(layer, 1, vectors_of(output).float())
+    def keep_output(layer: int) -> Callable[[Tensor], None]:
+        def see(output: Tensor) -> None:
+            receive(layer, 1, output.float())
             if layer == last:
                 raise EndOfPass
 
-        return hook
+        return see
 
     handles = []
     for layer in layers:
         handles.append(on_feature_input(family, blocks[layer], hooks, lambda x, at=layer: receive(at, 0, x)))
-        keep = in_this_thread(keep_output(layer))
-        handles.append(output_module(family, blocks[layer], hooks).register_forward_hook(keep))
+        handles.append(on_feature_output(family, blocks[layer], hooks, keep_output(layer)))
     with removing(handles), suppress(EndOfPass):
         model(input_ids=tokens.long(), use_cache=False)
 
@@ -183,8 +228,8 @@ def read_inputs(
         model(input_ids=tokens.long(), past_key_values=past, use_cache=past is not None)
 
 
-def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Change the residual stream before a block reads it, in this thread only."""
+def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Change the residual stream before a block reads it, unless `change` gives None; in this thread alone."""
 
     @in_this_thread  # outermost: while one thread registers it, another may call it without the keywords
     def hook(
@@ -192,9 +237,9 @@ def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor]) -> Remo
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         hidden = args[0] if args else kwargs["hidden_states"]
         assert isinstance(hidden, Tensor)
-        if args:
-            return (change(hidden), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(hidden)}
+        new = change(hidden)
+        new = hidden if new is None else new
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     return block.register_forward_pre_hook(hook, with_kwargs=True)
 

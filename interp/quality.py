@@ -3,13 +3,13 @@ wrongly.
 
 What concerns one layer (explained variance, active and dead features) is measured in one pass of the model for all
 layers. The loss with one MLP replaced needs the layers above it again. For that, the batch has a row for every replaced
-layer, so that what is below is computed once. That pass reads every `ROWS_PER_SPLICE`-th row of the text.
+layer, so that what is below is computed once. That pass reads every `ROWS_PER_SPLICE`-th row of the text. An
+autoencoder is measured in the same way; it replaces the place that it rebuilds, instead of an MLP's output.
 """
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -22,8 +22,7 @@ from interp.capture import (
     last_hidden,
     on_block_input,
     on_feature_input,
-    on_output,
-    output_module,
+    on_feature_output,
     removing,
 )
 from interp.families import Family
@@ -64,8 +63,8 @@ class Quality:
             return f"nearly every feature fires everywhere (L0 = {self.l0:.0f} of {d_transcoder}): wrong bias or hook"
         if not self.explained_variance > MIN_EXPLAINED_VARIANCE:
             return (
-                f"explained variance {self.explained_variance:.3f}: the reconstruction has nothing to do with the "
-                "MLP's output; wrong hook, wrong orientation, or transcoders of another model"
+                f"explained variance {self.explained_variance:.3f}: the reconstruction has nothing to do with what it "
+                "stands for; wrong hook, wrong orientation, or transcoders of another model"
             )
         return None
 
@@ -162,7 +161,7 @@ class _Sums:
         if n_predicted == 0 or variance <= 0:
             raise ValueError(
                 f"the text for the quality check is too short or too uniform to measure on: {self.n} tokens, "
-                f"over which the MLP's output has variance {variance:g}; name a longer corpus.source"
+                f"over which what is rebuilt has variance {variance:g}; name a longer corpus.source"
             )
         loss, replaced, all_replaced = losses
         return Quality(
@@ -212,8 +211,7 @@ def _spliced_losses(
     for layer in coders:
         n = 2 if layer == lowest else 1
         handles.append(on_block_input(blocks[layer], lambda hidden, n=n: one_more(hidden, n)))
-        target = output_module(family, blocks[layer], hooks)
-        handles.append(on_output(target, partial(replaced, layer)))
+        handles.append(on_feature_output(family, blocks[layer], hooks, lambda output, at=layer: replaced(at, output)))
     with removing(handles):
         hidden = last_hidden(model, family, tokens[None])
     wanted = tokens[1:].long()

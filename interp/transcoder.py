@@ -72,6 +72,12 @@ class Transcoder:
         return replace(self, **tensors)
 
 
+def no_features(like: Float[Tensor, " d_model"]) -> Transcoder:
+    """A transcoder without features, of a vector's width, type and device: all that the MLP writes is its error."""
+    rows = like.new_zeros(0, len(like))
+    return Transcoder(rows, like.new_zeros(0), rows, torch.zeros_like(like), "relu")
+
+
 def activate(
     pre: Float[Tensor, "n d_transcoder"],
     activation: ActivationName,

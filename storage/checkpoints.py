@@ -18,8 +18,8 @@ from interp.activations.encoding import Encoder
 from interp.capture import Hooks, InputHook, OutputHook
 from interp.families import Norm
 from interp.sparse import FeatureTokens
-from interp.transcoder import ActivationName, Transcoder
-from interp.weightlens.settings import Compat
+from interp.transcoder import ActivationName, Transcoder, no_features
+from interp.weightlens.settings import Compat, WeightLensSettings
 from storage.arrays import (
     WHOLE,
     has_checksums,
@@ -90,6 +90,17 @@ class CheckpointAttributes:
         """The layers whose transcoders are there."""
         return tuple(range(self.n_layers)) if self.layers is None else self.layers
 
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(self.feature_input_hook, self.feature_output_hook)
+
+    def upstream(self, settings: WeightLensSettings, layer: int) -> list[int]:
+        """The layers whose features may be upstream of a feature of `layer`: none of autoencoders, which show the same
+        stream in every layer."""
+        return (
+            [] if self.hooks.rebuilds else [at for at in settings.upstream_layers(layer) if at in self.ingested_layers]
+        )
+
     @classmethod
     def read(cls, path: Path) -> "CheckpointAttributes":
         """The attributes of a checkpoint's folder.
@@ -129,7 +140,7 @@ class Checkpoint:
 
     @property
     def hooks(self) -> Hooks:
-        return Hooks(self.attributes.feature_input_hook, self.attributes.feature_output_hook)
+        return self.attributes.hooks
 
     @property
     def n_layers(self) -> int:
@@ -199,8 +210,7 @@ class Checkpoint:
         """
         path, attributes = self.layer_path(layer), self.attributes
         if layer not in self.layers:
-            rows, columns = torch.zeros(0, attributes.d_model), torch.zeros(attributes.d_model)
-            return Transcoder(rows, torch.zeros(0), rows, columns, "relu")
+            return no_features(torch.zeros(attributes.d_model))
         names = [name for name in TRANSCODER_ARRAYS if later or name != "W_dec_later"]
         arrays = {name: _read(path, name).float() for name in names if (path / name).exists()}
         return Transcoder(**arrays, activation=attributes.activation, k=attributes.k)
@@ -215,7 +225,10 @@ class Checkpoint:
         return Encoder(W_enc, b_enc, attributes.activation, threshold, attributes.k)
 
     def single_token(self, layer: int, start: int, stop: int, compat: Compat | None = None) -> FeatureTokens:
-        """Single-token activations of a range of features."""
+        """Single-token activations of a range of features; none where features do not read the residual stream, since
+        nothing is validated by them there."""
+        if not self.hooks.reads_stream:
+            return FeatureTokens(np.zeros(stop - start + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
         folder = _single_token_folder(self.path, layer, compat)
         indptr = _part(folder / "indptr", start, stop + 1)
         low, high = int(indptr[0]), int(indptr[-1])

@@ -81,6 +81,7 @@ def plan_answer(found: Plan, store: str, not_ready: Sequence[str], notes: Sequen
         "disk_bytes": sum(step.disk_bytes for step in found.steps),
         "memory_bytes": max((step.memory_bytes for step in found.steps if step.todo), default=0),
         "usd": sum(step.usd for step in found.steps),
+        "left_out": {} if found.subject is None else dict(found.subject.left_out),
         "not_ready": list(not_ready),
         "notes": list(notes),
     }

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from configs.run import RunConfig
     from flows.costs.plan import Step
     from flows.reports.summary import Summary
+    from flows.subject.subject import Subject
 
 
 Force = Annotated[bool, typer.Option("--force", help="Start even if the disk seems too small.")]
@@ -73,6 +74,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
         with working("open model and transcoders"):
             source = open_source(loaded)
             subject = None if source.must_train else identify(source)
+        print_left_out(loaded, subject, err)
         if subject is not None and with_catalog_mended(source.store, lambda: is_complete(subject)):
             settle(source.store)
             err.print(f"Nothing to do: checkpoint {subject.checkpoint_id} is complete in {name_of(source.store)}")
@@ -256,6 +258,7 @@ def plan_(
             print_json(plan_answer(found, where, not_ready, remarks(loaded)))
             return
         print_plan(found.steps, out)
+        print_left_out(loaded, found.subject, out)
         print_remarks(loaded, out)
         if found.from_records:
             out.print(
@@ -282,6 +285,13 @@ def print_plan(steps: "list[Step]", console: Console) -> None:
     money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
     table.add_row("total", "", "", duration_text(seconds), size_text(size), memory, *money, style="bold")
     console.print(table)
+
+
+def print_left_out(config: "RunConfig", subject: "Subject | None", console: Console) -> None:
+    """Say which stages of a configuration have nothing to do for its checkpoint."""
+    for name, reason in ({} if subject is None else subject.left_out).items():
+        if name in config.stages:
+            console.print(f"[bold]left out:[/] {name}: {escape(reason)}", soft_wrap=True, highlight=False)
 
 
 def print_remarks(config: "RunConfig", console: Console) -> None:

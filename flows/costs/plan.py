@@ -159,6 +159,7 @@ def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measur
 def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
     """What is left of the stages of a checkpoint that is here."""
     config, store = subject.config, subject.store
+    stages = [stage for stage in stages if stage.name not in subject.left_out]
     refresh_all(store)
     sizes = sizes_of(subject)
     rates = measured(sizes.d_model, config)

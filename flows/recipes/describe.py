@@ -88,6 +88,8 @@ class DescribeRecipe:
         methods were asked for."""
         if self.subject.config.describe.methods is not None or self.evidence["weightlens"] is None:
             return None
+        if "coactivation" in self.subject.left_out:
+            return None
         lacking = " and ".join(self.lacks(WIRED))
         return f"{WIRED}: the stage {lacking} has not run on this corpus" if lacking else None
 

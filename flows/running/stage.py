@@ -98,10 +98,13 @@ def perform_alone(stage: Stage, config: RunConfig, force: bool) -> Subject:
     small.
 
     Raises:
-        ValueError: the checkpoint is not ingested, what the stage reads is not there, what it needs does not answer, or
-            there is no room for what it writes.
+        ValueError: the checkpoint is not ingested, what the stage reads is not there, what it needs does not answer,
+            there is no room for what it writes, or it has nothing to do for such a checkpoint.
     """
     subject = identify(open_source(config))
+    for name, reason in subject.left_out.items():
+        if name == stage.name:
+            raise ValueError(f"{name}: nothing to do for this checkpoint: {reason}")
     open_checkpoint(subject.store, subject.checkpoint_id)
     if not stage.is_done(subject):
         check_before_start(config, subject, [stage.name])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from configs.inputs import ModelConfig, TranscoderConfig
 from configs.run import RunConfig
-from storage.formats.autoencoders import refuse_autoencoder_repo
+from storage.formats.autoencoders import place_of_repo
 from storage.hub import RemoteFile, fetch, missing, resolve, select
 from storage.models import SETTINGS_FILES
 
@@ -30,13 +30,14 @@ def pinned(config: RunConfig) -> RunConfig:
     """The configuration with commits in place of branches and tags, so that all of a run reads the same files.
 
     Raises:
-        ValueError: no such repository or revision, no access, no network and never seen, or one of autoencoders.
+        ValueError: no such repository or revision, no access, no network and never seen, or one of
+            autoencoders that are not read.
     """
     sections: dict[str, ModelConfig | TranscoderConfig] = {}
     for name, section in (("model", config.model), ("transcoder", config.transcoder)):
         if section.repo is not None:
             if name == "transcoder":
-                refuse_autoencoder_repo(section.repo)
+                place_of_repo(section.repo)  # refuses some before anything is downloaded
             commit = resolve(section.repo, section.revision)
             sections[name] = section.model_copy(update={"revision": commit})
     return config.model_copy(update=sections)

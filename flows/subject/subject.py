@@ -1,12 +1,14 @@
 """What a configuration is about: its model, corpus and transcoders, opened, checked and fingerprinted."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.run import RunConfig
+from configs.stages import StageName
 from flows.recipes.checkpoint import checkpoint, trained_transcoders, weights
+from flows.subject.left_out import check_settings, stages_left_out
 from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
 from interp.families.agreement import disagreement
 from interp.transcoder import ActivationName
@@ -18,6 +20,7 @@ from storage.corpora.corpus import CorpusRecipe
 from storage.corpora.sources import local_files, source_fingerprint
 from storage.corpora.sources import pinned as pinned_source
 from storage.formats import TranscoderFolder, open_transcoders
+from storage.formats.autoencoders import place_of_repo
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
 from storage.store import ShardKey, Store, check_place, shards
@@ -104,9 +107,14 @@ class Subject:
         """Those that are ingested: all but of a part of a release."""
         return self.attributes.ingested_layers
 
+    @property
+    def left_out(self) -> Mapping[StageName, str]:
+        """Stages that have nothing to do for this checkpoint, with the reason."""
+        return stages_left_out(self.transcoders.hooks)
+
     def upstream(self, layer: int) -> list[int]:
         """The layers whose features may be upstream of a feature of `layer`."""
-        return [at for at in self.config.weightlens.upstream_layers(layer) if at in self.layers]
+        return self.attributes.upstream(self.config.weightlens, layer)
 
     def by_layer(self, what: Callable[[int], str]) -> list[str]:
         """Something of every layer of the model; empty for those that are not ingested."""
@@ -189,12 +197,13 @@ def identify(source: Source) -> Subject:
     """
     model, settings = source.model, source.config.transcoder
     only = None if settings.only_layers is None else tuple(sorted(set(settings.only_layers)))
-    folder = open_transcoders(
-        source.transcoder_path, model.family.model_type, settings.input_hook, settings.output_hook, only
-    )
+    place = None if settings.repo is None else place_of_repo(settings.repo)
+    hooks = (settings.input_hook or place, settings.output_hook or place)
+    folder = open_transcoders(source.transcoder_path, model.family.model_type, *hooks, only)
     if source.transcoders_from is None:
         for file in folder.files:  # of the store: trained here
             check_file(file)
+    check_settings(source.config, folder.hooks)
     _check_layers(source, folder, only)
     sizes = [folder.shape(layer) for layer in folder.layers]
     for layer, (d_transcoder, d_model) in zip(folder.layers, sizes, strict=True):

@@ -16,7 +16,7 @@ from interp.circuitlens.linear import LinearModel, reading
 from interp.circuitlens.streams import Seen, read_streams
 from interp.circuitlens.written import Active, Written, active_features, add_written, decoders
 from interp.families import Norm
-from interp.transcoder import Transcoder
+from interp.transcoder import Transcoder, no_features
 
 
 class FrozenLayer(NamedTuple):
@@ -95,8 +95,9 @@ def freeze(
     keep_decoders: bool = False,
     seen: Seen | None = None,
 ) -> Frozen:
-    """Run the model on a sequence and freeze it there. `transcoder` gives a layer's transcoder and is called once for
-    each layer, in order. `seen` is the result of `read_streams_of` for the sequence, if it was run before.
+    """Run the model on a sequence and freeze it there. `transcoder` gives a layer's, asked for once, in order; of
+    autoencoders it is asked for none, since MLPs stay whole: all that one writes is its error. `seen` is what
+    `read_streams_of` gave for the sequence, if it was run before.
 
     For the first `parted` tokens (all if None), each layer's MLP output is split into features and an error; readings
     depend on no other tokens than `read_until` says. The model must return its attention patterns:
@@ -110,7 +111,7 @@ def freeze(
     parted = [len(tokens)] * linear.n_layers if parted is None else parted
     below: list[tuple[FrozenLayer, Transcoder]] = []
     for layer in range(linear.n_layers):
-        coder = transcoder(layer)
+        coder = no_features(linear.final.weight) if linear.hooks.rebuilds else transcoder(layer)
         frozen = _freeze_layer(linear, coder, below, seen, parted[layer], keep_decoders)
         below.append((frozen, _writing_later(coder)))
     embedding, final = seen["embedding"], seen["final"]
@@ -213,10 +214,10 @@ def _reading(
     """The bypass as it reads the residual stream, 1 over the scale it reads through, and what it writes at zero."""
     read, resid = linear.mlp[layer].read, seen["resid_mid", layer]
     constant = torch.zeros_like(coder.b_dec)
-    if linear.hooks.feature_input == "mlp_in" and read.bias is not None and coder.W_skip is not None:
+    if linear.mlp_hooks.feature_input == "mlp_in" and read.bias is not None and coder.W_skip is not None:
         constant = coder.W_skip @ read.bias
     scale = torch.ones(len(resid), device=resid.device)
-    if linear.hooks.feature_input != "resid_mid":
+    if linear.mlp_hooks.behind_norm:
         scale = inverse_scale(read, resid)
     return None if coder.W_skip is None else reading(linear, layer, coder.W_skip), scale, constant
 

@@ -10,6 +10,8 @@ from interp.capture import Hooks
 from interp.families import Family, Norm
 from interp.weightlens.coordinates import fold_norm
 
+WHOLE_MLPS = Hooks("mlp_in", "mlp_out")
+
 
 class AttentionWeights(NamedTuple):
     """One layer's attention as a linear map, with norms' weights and centring folded in."""
@@ -43,11 +45,18 @@ class LinearModel:
     model: nn.Module
     family: Family
     hooks: Hooks
+    """Where features read and what their sum stands for."""
     attention: tuple[AttentionWeights, ...]
     mlp: tuple[MlpWeights, ...]
     final: Norm
     parallel: bool
     """Attention and MLP both read the input of the block (parallel blocks)."""
+
+    @property
+    def mlp_hooks(self) -> Hooks:
+        """Between which places MLPs are told apart into features: those of transcoders. Where features are of
+        autoencoders, MLPs stay whole."""
+        return WHOLE_MLPS if self.hooks.rebuilds else self.hooks
 
     @property
     def n_layers(self) -> int:
@@ -61,6 +70,7 @@ class LinearModel:
 def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
     """Fold norms into the attention's weights, layer by layer."""
     layers = range(len(family.block_modules(model)))
+    whole_output = hooks.rebuilds or hooks.feature_output == "mlp_out"
     return LinearModel(
         model=model,
         family=family,
@@ -69,7 +79,7 @@ def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
         mlp=tuple(
             MlpWeights(
                 family.read_norm(model, layer),
-                family.write_norm(model, layer) if hooks.feature_output == "mlp_out" else None,
+                family.write_norm(model, layer) if whole_output else None,
             )
             for layer in layers
         ),
@@ -94,7 +104,7 @@ def _attention_weights(model: nn.Module, family: Family, layer: int) -> Attentio
 
 def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     """Rows that read at the transcoders' input, as directions of the residual stream (times the norm's scale)."""
-    if linear.hooks.feature_input == "resid_mid":
+    if not linear.hooks.behind_norm:
         return W
     read = linear.mlp[layer].read
     return fold_norm(W, read.weight if linear.hooks.feature_input == "mlp_in" else None, read.centred)

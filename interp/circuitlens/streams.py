@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
-from interp.capture import EndOfPass, in_this_thread, on_feature_input, output_module, removing, vectors_of
+from interp.capture import EndOfPass, in_this_thread, on_feature_input, on_feature_output, removing, vectors_of
 from interp.circuitlens.linear import LinearModel
 
 Seen = dict[str | tuple[str, int], Tensor]
@@ -66,9 +66,10 @@ def read_streams_of(linear: LinearModel, sequences: Sequence[Integer[Tensor, " _
         handles.append(inputs_of(family.mlp_input(block), ("resid_mid", layer)))
         handles.append(pattern_of(family.module(block, family.attention), layer))
         handles.append(rotation_of(family.module(block, family.attention), layer))
-        handles.append(output_of(output_module(family, block, linear.hooks), ("y", layer)))
+        wrote = lambda y, layer=layer: seen.update({("y", layer): y.float()})  # noqa: E731
+        handles.append(on_feature_output(family, block, linear.mlp_hooks, wrote))
         receive = lambda x, layer=layer: seen.update({("x", layer): x})  # noqa: E731
-        handles.append(on_feature_input(family, block, linear.hooks, receive))
+        handles.append(on_feature_input(family, block, linear.mlp_hooks, receive))
         if family.attention_output_norm is not None:
             handles.append(inputs_of(family.module(block, family.attention_output_norm), ("attention_out", layer)))
         if linear.mlp[layer].write is not None:

@@ -6,7 +6,6 @@ all other features of all layers are held at their means over a corpus, at every
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.capture import on_feature_input, on_output, output_module, removing
+from interp.capture import on_feature_input, on_feature_output, removing
 from interp.circuitlens.supernodes import Supernode, SupernodeSettings
 from interp.interventions.changes import Changes
 from interp.interventions.effects import in_rows, interventions_at_once, switched_off
@@ -151,10 +150,10 @@ def _held(
         change[rows, positions, features] = 0
         moved[:] = [change]
 
-    def added(W_dec: Float[Tensor, "d_transcoder d_model"], output: Tensor) -> Tensor:
-        return output + (moved[0] @ W_dec).to(output.dtype)
+    def adding(W_dec: Float[Tensor, "d_transcoder d_model"]) -> Callable[[Tensor], Tensor]:
+        return lambda output: output + (moved[0] @ W_dec).to(output.dtype)
 
     yield on_feature_input(subject.family, blocks[0], subject.hooks, measure)
     later = [] if coder.W_dec_later is None else list(coder.W_dec_later.unbind(1))
     for block, W_dec in zip(blocks, [coder.W_dec, *later], strict=False):
-        yield on_output(output_module(subject.family, block, subject.hooks), partial(added, W_dec))
+        yield on_feature_output(subject.family, block, subject.hooks, adding(W_dec))

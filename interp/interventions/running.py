@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.capture import Hooks, in_this_thread, on_feature_input, on_output, output_module, removing
+from interp.capture import Hooks, in_this_thread, on_feature_input, on_feature_output, removing
 from interp.families import Family
 from interp.interventions.changes import Changes, HeadChange, LayerFeatures, activations_of, decoders_of
 from interp.transcoder import Transcoder
@@ -72,14 +71,17 @@ def _feature_hooks(
     def measure(x: Tensor) -> None:
         moved[:] = [features.moved(activations_of(transcoder, features.feature, x[features.row]), progress.first)]
 
-    def added(decoders: Float[Tensor, "n d_model"], output: Tensor) -> Tensor:
-        change = torch.zeros_like(output, dtype=torch.float32)
-        change.index_add_(0, features.row, moved[0][..., None] * decoders[:, None])
-        return output + change.to(output.dtype)
+    def adding(decoders: Float[Tensor, "n d_model"]) -> Callable[[Tensor], Tensor]:
+        def see(output: Tensor) -> Tensor:
+            change = torch.zeros_like(output, dtype=torch.float32)
+            change.index_add_(0, features.row, moved[0][..., None] * decoders[:, None])
+            return output + change.to(output.dtype)
+
+        return see
 
     yield on_feature_input(subject.family, blocks[0], subject.hooks, measure)
     for block, decoders in zip(blocks, decoders_of(transcoder, features.feature), strict=False):
-        yield on_output(output_module(subject.family, block, subject.hooks), partial(added, decoders))
+        yield on_feature_output(subject.family, block, subject.hooks, adding(decoders))
 
 
 def _head_hook(

@@ -12,6 +12,7 @@ from storage.formats.circuit_tracer_clt import open_circuit_tracer_clt
 from storage.formats.dunefsky import open_dunefsky
 from storage.formats.folder import TranscoderFolder, refuse_links_out
 from storage.formats.gemma_scope import open_gemma_scope
+from storage.formats.gemma_scope_2 import KINDS as GEMMA_SCOPE_2_KINDS
 from storage.formats.gemma_scope_2 import open_gemma_scope_2
 from storage.formats.gemma_scope_2_clt import open_gemma_scope_2_clt
 from storage.formats.hooks import HookNames
@@ -52,7 +53,7 @@ FORMATS = (
     Format("layer_N/width_…/average_l0_…/params.npz (Gemma Scope)", ("layer_*/**/params.npz",), open_gemma_scope),
     Format(
         "layer_N_width_…/params.safetensors (Gemma Scope 2)",
-        ("layer_*/params.safetensors", "transcoder*/layer_*/params.safetensors"),
+        ("layer_*/params.safetensors", *(f"{kind}/layer_*/params.safetensors" for kind in GEMMA_SCOPE_2_KINDS)),
         open_gemma_scope_2,
     ),
     Format(

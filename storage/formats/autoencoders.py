@@ -1,48 +1,53 @@
-"""Sparse autoencoders, which are known and not read (docs/design.md, "Autoencoders")."""
+"""Sparse autoencoders that do not say what they are, and those that are known and not read (docs/design.md)."""
 
 import re
 from pathlib import Path
 from typing import NoReturn
 
-WHY = (
-    "a sparse autoencoder, which rebuilds one place of the model. Only transcoders are read, which stand for an MLP: "
-    "circuits are traced through them (docs/design.md, 'Autoencoders')"
+from interp.capture import Place
+
+GEMMA_SCOPE_REPO = re.compile(r"google/gemma-scope-[0-9a-z]+-(?:pt|it)-(res|mlp|att)(?:-.*)?")
+
+GEMMA_SCOPE_PLACES: dict[str, Place] = {"res": "resid_post", "mlp": "mlp_out_normed"}
+
+UNREAD = (
+    "a sparse autoencoder in a format of which transcoders alone are read; autoencoders are read as SAELens, Gemma "
+    "Scope and Gemma Scope 2 save them"
 )
 
-GEMMA_SCOPE_REPO = re.compile(r"(google/gemma-scope-[0-9a-z]+-(?:pt|it))-(?:res|mlp|att)(?:-.*)?")
 
-PLACES = ("resid_post*", "mlp_out*", "attn_out*")
-"""Folders of Gemma Scope 2 that hold autoencoders."""
+def place_of_repo(repo: str) -> Place | None:
+    """The place that Gemma Scope's autoencoders in a repository of the Hub rebuild, whose files are those of its
+    transcoders; None for any other repository.
+
+    Raises:
+        ValueError: they rebuild what attention heads mix, which is not read.
+    """
+    match = GEMMA_SCOPE_REPO.fullmatch(repo)
+    if match is None:
+        return None
+    if match[1] not in GEMMA_SCOPE_PLACES:
+        raise ValueError(
+            f"transcoder.repo: {repo}: its autoencoders rebuild what attention heads mix before it is written, vectors "
+            "of another width than the model's; they are not read"
+        )
+    return GEMMA_SCOPE_PLACES[match[1]]
 
 
 def refuse_autoencoder(where: Path | str, how_it_shows: str) -> NoReturn:
-    """Say that something is an autoencoder.
+    """Say that something is an autoencoder in a format whose autoencoders are not read.
 
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"{where}: {how_it_shows}: {WHY}")
+    raise ValueError(f"{where}: {how_it_shows}: {UNREAD}")
 
 
 def refuse_autoencoder_folder(path: Path) -> None:
     """Refuse a folder whose files are those of a library for autoencoders.
 
     Raises:
-        ValueError: it is one of dictionary_learning's or of Gemma Scope 2's autoencoders.
+        ValueError: it is one of dictionary_learning's.
     """
     if (file := next(path.glob("**/ae.pt"), None)) is not None:
         refuse_autoencoder(file, "saved by dictionary_learning, all of whose dictionaries are autoencoders")
-    for place in PLACES:
-        for pattern in (f"{place}/layer_*/params.safetensors", f"{place}/layer_*/config.json"):
-            if (file := next(path.glob(pattern), None)) is not None:
-                refuse_autoencoder(file.parents[1], "Gemma Scope 2's folder")
-
-
-def refuse_autoencoder_repo(repo: str) -> None:
-    """Refuse Gemma Scope's repositories of autoencoders, whose files look like those of its transcoders.
-
-    Raises:
-        ValueError: it is one of these.
-    """
-    if (match := GEMMA_SCOPE_REPO.fullmatch(repo)) is not None:
-        refuse_autoencoder(f"transcoder.repo: {repo}", f"its files are (those of {match[1]}-transcoders are not)")

@@ -3,14 +3,13 @@
 import re
 from pathlib import Path
 
-import torch
-
 from interp.transcoder import Transcoder
 from storage.foreign import shown
 from storage.formats.folder import (
     SUBTRACTED,
     Shape,
     TranscoderFolder,
+    bias_with_subtracted,
     check_weights,
     expect_tensors,
     matrix_shape,
@@ -108,10 +107,9 @@ def _read(path: Path) -> Transcoder:
     for name, tensor in tensors.items():
         check_weights(path, name, tensor)
     W_enc, subtracted = tensors["W_enc"].T.contiguous(), tensors["b_dec"]
-    b_enc = tensors["b_enc"].double() - W_enc.double() @ subtracted.double()
     return Transcoder(
         W_enc=W_enc,
-        b_enc=b_enc.to(torch.promote_types(W_enc.dtype, torch.float32)),  # a fold in half precision would lose digits
+        b_enc=bias_with_subtracted(W_enc, tensors["b_enc"], subtracted),
         W_dec=tensors["W_dec"],
         b_dec=tensors["b_dec_out"],
         activation="relu",

@@ -131,6 +131,13 @@ def whole_only(folder: Path, only: Sequence[int] | None) -> None:
         )
 
 
+def bias_with_subtracted(W_enc: Tensor, b_enc: Tensor, subtracted: Tensor) -> Tensor:
+    """The bias of an encoder that subtracts a vector from its input: `b_enc − W_enc · subtracted`, in float32 at least,
+    since a fold in half precision would lose digits."""
+    folded = b_enc.double() - W_enc.double() @ subtracted.double()
+    return folded.to(torch.promote_types(W_enc.dtype, torch.float32))
+
+
 def read_settings(path: Path) -> dict[str, object]:
     """A JSON file that holds settings by name.
 

@@ -1,4 +1,4 @@
-"""Gemma Scope's transcoders: `layer_N/width_W/average_l0_M/params.npz`."""
+"""Gemma Scope's transcoders and autoencoders: `layer_N/width_W/average_l0_M/params.npz`."""
 
 import re
 import zipfile
@@ -38,11 +38,12 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, Run
 
 
 def open_gemma_scope(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open Gemma Scope's transcoders, one `params.npz` a layer.
+    """Open Gemma Scope's transcoders or autoencoders, one `params.npz` a layer.
 
     They read what Gemma-2's MLP receives before the norm's weight, which was folded into the MLP for their training,
-    and stand for what is added to the residual stream (Lieberum et al. 2024, appendix B). The release has several
-    widths and sparsities a layer; the folder has to hold one of them.
+    and stand for what is added to the residual stream (Lieberum et al. 2024, appendix B). Its autoencoders have the
+    same files and subtract nothing from their input; that they are some has to be said by both hooks in `names`. The
+    release has several widths and sparsities a layer; the folder has to hold one of them.
 
     Raises:
         ValueError: a layer has none or several.

@@ -1,11 +1,10 @@
-"""Gemma Scope 2's transcoders: `layer_N_width_W_l0_S[_affine]/params.safetensors` with a `config.json` beside."""
+"""Gemma Scope 2's transcoders and autoencoders: `layer_N_width_W_l0_S[_affine]/params.safetensors`, `config.json`."""
 
 import re
 from pathlib import Path
 
 from interp.capture import Hooks
 from interp.transcoder import Transcoder
-from storage.formats.autoencoders import refuse_autoencoder
 from storage.formats.folder import (
     Shape,
     TranscoderFolder,
@@ -21,12 +20,18 @@ from storage.formats.hooks import HookNames, layer_and_name
 
 SKIP = "affine_skip_connection"
 
+KINDS = ("transcoder*", "resid_post*", "mlp_out*", "attn_out*")
+"""Folders of a release, one for each kind of dictionary."""
+
 
 def open_gemma_scope_2(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open Gemma Scope 2's transcoders: the folder `transcoder_all` of a release, or the release itself.
+    """Open Gemma Scope 2's transcoders or autoencoders: the folder `transcoder_all` or `resid_post_all` of a release,
+    or the release itself where it holds one of these.
 
-    Each `config.json` names the modules of transformers between which its transcoder lies. The release has several
-    widths and sparsities a layer, with and without a skip connection; the folder has to hold one of them.
+    Each `config.json` names the modules of transformers between which its transcoder lies, or the one whose output its
+    autoencoder rebuilds. The autoencoders of attention rebuild what its heads mix, vectors of another width, and are
+    not read. The release has several widths and sparsities a layer, with and without a skip connection; the folder has
+    to hold one of them.
 
     Raises:
         ValueError: a layer has none or several, or a setting does not fit.
@@ -51,7 +56,7 @@ def open_gemma_scope_2(path: Path, names: HookNames) -> TranscoderFolder:
 
 def _numbered(path: Path) -> list[tuple[int, Path]]:
     numbered = []
-    for pattern in ("layer_*/params.safetensors", "transcoder*/layer_*/params.safetensors"):
+    for pattern in ("layer_*/params.safetensors", *(f"{kind}/layer_*/params.safetensors" for kind in KINDS)):
         for file in path.glob(pattern):
             match = re.fullmatch(r"layer_([0-9]{1,6})(_.*)?", file.parent.name)
             if match is None:
@@ -63,10 +68,8 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
 def _hooks(file: Path, layer: int, names: HookNames) -> Hooks:
     path = file.with_name("config.json")
     settings = read_settings(path) if path.is_file() else {}
-    if settings.get("type") == "sae":
-        refuse_autoencoder(path, "type is sae")
     expect_setting(path, settings, "architecture", "jump_relu", None)
-    expect_setting(path, settings, "type", "transcoder", None)
+    expect_setting(path, settings, "type", "transcoder", "sae", None)
     has_skip = SKIP in tensor_shapes(file)
     expect_setting(path, settings, "affine_connection", has_skip, None)
     places: list[str | None] = []
@@ -76,7 +79,11 @@ def _hooks(file: Path, layer: int, names: HookNames) -> Hooks:
         if at not in (None, layer):
             raise ValueError(f"{path}: {name} is in layer {at}; expected layer {layer}, as the folder's name says")
         places.append(where)
-    return names.hooks(path, *places)
+    if settings.get("type") != "sae":
+        return names.hooks(path, *places)
+    if has_skip:
+        raise ValueError(f"{file}: an autoencoder with {SKIP}; expected none")
+    return names.autoencoder(path, places[0])
 
 
 def layer_shape(file: Path) -> tuple[int, int]:

@@ -1,16 +1,16 @@
-"""What releases call the places where transcoders read and write, and what they are called here."""
+"""What releases call the places where features read and what they stand for, and what they are called here."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from interp.capture import Hooks, InputHook, OutputHook
+from interp.capture import Hooks, InputHook, MlpInput, MlpOutput, OutputHook, Place
 from interp.families import Family, family_of
 from storage.foreign import shown
 
-INPUTS: dict[str, InputHook] = {
-    **{name: name for name in get_args(InputHook)},
+INPUTS: dict[str, MlpInput] = {
+    **{name: name for name in get_args(MlpInput)},
     "hook_resid_mid": "resid_mid",
     "mlp.hook_in": "mlp_in",
     "mlp.input": "mlp_in",
@@ -18,12 +18,30 @@ INPUTS: dict[str, InputHook] = {
 }
 """Names of TransformerLens and of modules that mean the same in every family."""
 
-OUTPUTS: dict[str, OutputHook] = {
-    **{name: name for name in get_args(OutputHook)},
+OUTPUTS: dict[str, MlpOutput] = {
+    **{name: name for name in get_args(MlpOutput)},
     "mlp.hook_out": "mlp_out",
     "mlp.output": "mlp_out",
     "post_feedforward_layernorm.output": "mlp_out_normed",
 }
+
+PLACES: dict[str, Place] = {
+    **{name: name for name in get_args(Place)},
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_post": "resid_post",
+    "output": "resid_post",
+    "hook_attn_out": "attn_out",
+    "mlp.hook_out": "mlp_out",
+    "mlp.output": "mlp_out",
+    "post_feedforward_layernorm.output": "mlp_out_normed",
+}
+"""Names of TransformerLens and of modules for places that autoencoders rebuild."""
+
+REFUSED_PLACES = {
+    "attn.hook_z": "what attention heads mix, before it is written: vectors of another width than the model's",
+    "hook_resid_mid": "the residual stream between attention and MLP, which no module of transformers returns",
+}
+"""Places of autoencoders that are known and not read, and what they are."""
 
 NORMALIZED, MLP_OUT, MLP_IN = "ln2.hook_normalized", "hook_mlp_out", "hook_mlp_in"
 """TransformerLens names whose meaning depends on the family, or on who uses them."""
@@ -51,10 +69,39 @@ class HookNames:
             ValueError: a name is missing, unknown or has no clear meaning in this family.
         """
         family = family_of(self.model_type)
-        return Hooks(
+        hooks = Hooks(
             self.input_hook or _input_hook(family, source, input_name, norm_folded),
             self.output_hook or _output_hook(family, source, output_name),
         )
+        is_transcoder = hooks.feature_input in get_args(MlpInput) and hooks.feature_output in get_args(MlpOutput)
+        if not (hooks.rebuilds or is_transcoder):
+            raise ValueError(
+                f"{source}: reads {hooks.feature_input} for {hooks.feature_output}; expected an MLP's input and output "
+                "(a transcoder), or one place for both (an autoencoder): set transcoder.input_hook and "
+                "transcoder.output_hook"
+            )
+        return hooks
+
+    def autoencoder(self, source: Path, name: object) -> Hooks:
+        """The hooks of an autoencoder that rebuilds the place of this name, as `hooks` has those of a transcoder.
+
+        Raises:
+            ValueError: the place is missing, unknown or none that is read.
+        """
+        if self.input_hook is not None and self.output_hook is not None:
+            return self.hooks(source, None, None)
+        if isinstance(name, str) and name in REFUSED_PLACES:
+            raise ValueError(f"{source}: rebuilds {name}, {REFUSED_PLACES[name]}; expected one of {', '.join(PLACES)}")
+        place = PLACES.get(name) if isinstance(name, str) else None
+        if name == MLP_OUT:
+            place = _output_hook(family_of(self.model_type), source, name)
+        if place is None:
+            named = "a place that is not said" if name is None else shown(name)
+            raise ValueError(
+                f"{source}: rebuilds {named}; expected one of {', '.join([*PLACES, MLP_OUT])}, or set both "
+                "transcoder.input_hook and transcoder.output_hook to the place"
+            )
+        return Hooks(place, place)
 
 
 def layer_and_name(hook: str) -> tuple[int | None, str]:
@@ -63,7 +110,7 @@ def layer_and_name(hook: str) -> tuple[int | None, str]:
     return (int(match[1]), match[2]) if match else (None, hook)
 
 
-def _input_hook(family: Family, source: Path, name: object, norm_folded: bool | None) -> InputHook:
+def _input_hook(family: Family, source: Path, name: object, norm_folded: bool | None) -> MlpInput:
     if name == NORMALIZED:
         if not family.centred or norm_folded:
             return "mlp_in_normalized"
@@ -77,7 +124,7 @@ def _input_hook(family: Family, source: Path, name: object, norm_folded: bool | 
     return INPUTS[name]
 
 
-def _output_hook(family: Family, source: Path, name: object) -> OutputHook:
+def _output_hook(family: Family, source: Path, name: object) -> MlpOutput:
     if name == MLP_OUT:
         return "mlp_out" if family.mlp_output_norm is None else "mlp_out_normed"
     if not isinstance(name, str) or name not in OUTPUTS:
@@ -86,7 +133,7 @@ def _output_hook(family: Family, source: Path, name: object) -> OutputHook:
 
 
 def _unclear(source: Path, side: str, name: object, why: str) -> ValueError:
-    choices = ", ".join(get_args(InputHook))
+    choices = ", ".join(get_args(MlpInput))
     return ValueError(f"{source}: the {side} hook {name} is {why}; set transcoder.{side}_hook to one of {choices}")
 
 

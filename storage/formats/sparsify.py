@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import torch
-
 from interp.transcoder import Transcoder
 from storage.formats.autoencoders import refuse_autoencoder
 from storage.formats.folder import (
     SUBTRACTED,
     Shape,
     TranscoderFolder,
+    bias_with_subtracted,
     expect_number,
     expect_setting,
     expect_tensors,
@@ -103,8 +102,7 @@ def _read(file: Path, config: dict[str, object]) -> Transcoder:
     W_enc, b_enc, subtracted = tensors["encoder.weight"], tensors["encoder.bias"], None
     if _subtracts(config):
         subtracted = tensors["b_dec"]
-        folded = b_enc.double() - W_enc.double() @ subtracted.double()
-        b_enc = folded.to(torch.promote_types(W_enc.dtype, torch.float32))  # in half precision it would lose digits
+        b_enc = bias_with_subtracted(W_enc, b_enc, subtracted)
     return Transcoder(
         W_enc=W_enc,
         b_enc=b_enc,

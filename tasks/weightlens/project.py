@@ -47,9 +47,10 @@ def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     try:
         with fast_products(checkpoint.attributes.d_model):
+            sides = [("input", encoder, "W_E")] if checkpoint.hooks.reads_stream else []
             tokens = [
                 (side, _against_tokens(checkpoint, rows, name, job))
-                for side, rows, name in (("input", encoder, "W_E"), ("output", decoder, "W_U"))
+                for side, rows, name in (*sides, ("output", decoder, "W_U"))
             ]
             upstream = _upstream(checkpoint, key, encoder, job)
     except OverflowError as error:
@@ -59,7 +60,8 @@ def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
         ) from None
     single_token = checkpoint.single_token(key.layer, key.start, key.stop, settings.compat)
     _write_candidates(store.part("token_candidates", key), checkpoint, key, tokens, single_token)
-    _write_totals(store.part("contribution_totals", key), checkpoint, key, tokens[0][1], upstream)
+    read = [projection for side, projection in tokens if side == "input"] + [projection for _, projection in upstream]
+    _write_totals(store.part("contribution_totals", key), checkpoint, key, read)
     _write_edges(store.part("feature_edges", key), checkpoint, key, upstream)
     return key
 
@@ -86,8 +88,7 @@ def encoder_directions(checkpoint: Checkpoint, key: ShardKey, fold_norms: bool) 
     W_enc = checkpoint.rows(key.layer, "W_enc", key.start, key.stop).float()
     if not fold_norms:
         return W_enc
-    behind_norm = checkpoint.hooks.feature_input != "resid_mid"
-    centred = checkpoint.attributes.norms_centred and behind_norm
+    centred = checkpoint.attributes.norms_centred and checkpoint.hooks.behind_norm
     return fold_norm(W_enc, checkpoint.vector(key.layer, "read_weight"), centred)
 
 
@@ -158,9 +159,7 @@ def _upstream(
     """Earlier layers with what stands out among their features' virtual weights to the shard's features."""
     settings, arithmetic = job.settings, job.arithmetic
     found = []
-    for source in settings.upstream_layers(key.layer):
-        if source not in checkpoint.layers:
-            continue
+    for source in checkpoint.attributes.upstream(settings, key.layer):
         rows = reading_source(checkpoint, encoder, source, settings.fold_norms)
         projection = project(
             rows.to(arithmetic.device),
@@ -173,19 +172,17 @@ def _upstream(
     return found
 
 
-def _write_totals(
-    path: Path, checkpoint: Checkpoint, key: ShardKey, tokens: Projection, upstream: list[tuple[int, Projection]]
-) -> None:
-    projections = [tokens, *(projection for _, projection in upstream)]
+def _write_totals(path: Path, checkpoint: Checkpoint, key: ShardKey, projections: list[Projection]) -> None:
+    """Sum up what features read; nothing where they do not read the residual stream."""
+    n = key.stop - key.start if projections else 0
     total = np.sum([projection.absolute_sum for projection in projections], axis=0)
-    n = key.stop - key.start
     detected = np.sum(
         [np.bincount(p.positive.row, np.abs(p.positive.score.astype(np.float64)), n) for p in projections], axis=0
     )
     columns = {
         "checkpoint_id": checkpoint.checkpoint_id,
         "layer": key.layer,
-        "feature": np.arange(key.start, key.stop),
+        "feature": np.arange(key.start, key.start + n),
         "absolute_contribution": total,
         "detected_share": np.divide(detected, total, out=np.zeros(n), where=total > 0),
     }

@@ -26,6 +26,9 @@ from tasks.weightlens.project import COLUMN_BLOCKS
 PROPAGATED_TABLES = ("token_candidates", "descriptions", "failures")
 """What propagating into a shard leaves behind, in this order."""
 
+OTHER_INPUT = ("no_input_side", "the feature reads what attention or an MLP wrote, which no token's embedding enters")
+"""Why a feature that does not read the residual stream has no input tokens."""
+
 WORDING_VERSION = 2
 """Bump when the same tokens would be put into other words."""
 
@@ -42,6 +45,8 @@ class PropagationJob:
     """Recipe of this step."""
     shard_size: int
     wording: WordingSettings
+    reads_stream: bool = True
+    """Whether features read the residual stream, so that there are tokens which they read."""
 
     def projected(self, key: ShardKey) -> ShardKey:
         """The key of the same shard among the projections."""
@@ -168,7 +173,8 @@ def write_words(
             described.append((feature, "weightlens", text, [token.text for token in read]))
         else:
             n_edges = int((candidates.edges.target == at).sum())
-            failed.append(Failure(feature, *_reason(candidates.n_input[at], n_edges)))
+            reason = _reason(candidates.n_input[at], n_edges) if job.reads_stream else OTHER_INPUT
+            failed.append(Failure(feature, *reason))
         if read or written:
             promotes = f"promotes {word_list(written, wording)}" if written else ""
             both = [token.text for token in (*read, *written)]

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from interp import quality as quality_module
-from interp.capture import HookedModel, Hooks, capture, on_block_input, on_output, output_module, removing, vectors_of
+from interp.capture import (
+    HookedModel,
+    Hooks,
+    Place,
+    capture,
+    on_block_input,
+    on_place,
+    read_inputs,
+    removing,
+    vectors_of,
+)
 from interp.families import Family, family_of
 from interp.quality import Quality, measure_quality, of_each
 from interp.transcoder import Transcoder
@@ -29,6 +39,28 @@ def test_mlp_in_through_the_mlp_is_mlp_out(model_and_family: tuple[nn.Module, Fa
     for layer, streams in capture(HookedModel(model, family, Hooks("mlp_in", "mlp_out")), TOKENS, [0, 1, 2]).items():
         mlp = family.module(family.block_modules(model)[layer], family.mlp)
         torch.testing.assert_close(vectors_of(mlp(streams.x)), streams.y)
+
+
+def at_place(model: nn.Module, family: Family, place: Place, layer: int, tokens: Tensor = TOKENS) -> Tensor:
+    found: list[Tensor] = []
+    read_inputs(HookedModel(model, family, Hooks(place, place)), tokens, [layer], lambda _, x: found.append(x))
+    return found[0]
+
+
+def test_autoencoders_read_the_hidden_states_of_transformers_and_what_is_added_to_them(
+    model_and_family: tuple[nn.Module, Family],
+) -> None:
+    model, family = model_and_family
+    with torch.no_grad():
+        hidden = model(TOKENS, output_hidden_states=True, use_cache=False).hidden_states
+    mlp: Place = "mlp_out" if family.mlp_output_norm is None else "mlp_out_normed"
+    for layer in range(3):
+        before, after = (at_place(model, family, place, layer) for place in ("resid_pre", "resid_post"))
+        torch.testing.assert_close(before, hidden[layer])
+        if layer < 2:  # of the last layer, transformers has the final norm's output there
+            torch.testing.assert_close(after, hidden[layer + 1])
+        added = sum(at_place(model, family, place, layer) for place in ("attn_out", mlp))
+        torch.testing.assert_close(after, before + added, rtol=1e-4, atol=1e-5)
 
 
 def test_an_encoder_seen_through_its_norm_ranks_directions_as_the_norm_does(
@@ -54,8 +86,7 @@ def logits_with(
         block = family.block_modules(model)[layer]
         mlp = family.module(block, family.mlp)
         handles.append(mlp.register_forward_pre_hook(lambda _m, args, at=layer: seen.update({at: args[0]})))
-        target = output_module(family, block, Hooks("mlp_in", "mlp_out"))
-        handles.append(on_output(target, lambda own, at=layer, new=output: new(seen[at], own)))
+        handles.append(on_place(family, block, "mlp_out", lambda own, at=layer, new=output: new(seen[at], own)))
     logits = model(tokens).logits
     for handle in handles:
         handle.remove()
@@ -167,6 +198,26 @@ class TestQuality:
         logits = logits_with(model, family, TOKENS[:1], {2: lambda _x, _own: found.view(3, 10, 16)[:1]})
         loss = nn.functional.cross_entropy(logits[0, :-1], TOKENS[0, 1:])
         assert quality.loss_replaced == pytest.approx(loss.item(), 1e-4)
+
+    @pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox"])
+    @pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
+    def test_an_autoencoders_reconstruction_is_put_where_it_reads(self, name: str, place: Place) -> None:
+        """One that rebuilds its place exactly changes nothing; one that is silent leaves its bias there."""
+        model, family, eye = tiny_model(name), family_of(name), torch.eye(16)
+        exact = Transcoder(torch.cat([eye, -eye]), torch.zeros(32), torch.cat([eye, -eye]), torch.zeros(16), "relu")
+        silent = Transcoder(torch.zeros(1, 16), -torch.ones(1), torch.zeros(1, 16), torch.arange(16.0), "relu")
+        text = [(TOKENS[:1], REAL[:1], REAL[:1])]
+        with ThreadPoolExecutor(1) as pool:
+            first, second = (
+                measure_quality(model, family, Hooks(place, place), of_each(dict.fromkeys(range(3), coder)), text, pool)
+                for coder in (exact, silent)
+            )
+        for quality in first:
+            assert quality.explained_variance == pytest.approx(1, abs=1e-6)
+            assert quality.l0 == 16
+            assert (quality.loss_replaced, quality.loss_all_replaced) == pytest.approx((quality.loss,) * 2, 1e-5)
+        for quality in second:
+            assert abs(quality.loss_replaced - quality.loss) > 1e-4
 
     def test_silent_features_are_suspicious(self, model_and_family: tuple[nn.Module, Family]) -> None:
         quality = self.measured(model_and_family, b_enc=-torch.ones(4))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.capture import Hooks
+from interp.capture import HookedModel, Hooks, Place, read_inputs
 from interp.circuitlens.attribution import contributions
 from interp.circuitlens.frozen import freeze
 from interp.circuitlens.graph import GraphSettings, attribution_graph
@@ -16,7 +16,7 @@ from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange, HeadChange
 from interp.interventions.measured import head_outputs, measured
 from interp.interventions.readings import FeatureReading, LogitReading, Reading, targets_of
-from interp.interventions.running import Subject
+from interp.interventions.running import Subject, changing
 from interp.transcoder import Transcoder
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, likeliest_ends, open_model, random_transcoders
 from tests.planted_circuits import (
@@ -155,6 +155,24 @@ def test_measured_readings_are_those_of_the_model() -> None:
     assert found.next_token.tolist() == [int(logits[8].argmax())] * 2
     torch.testing.assert_close(found.probability[0], logits[8].softmax(0).max())
     assert found.divergence_from(found).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
+def test_an_autoencoders_feature_moves_the_place_that_it_reads(name: str, place: Place) -> None:
+    coders, model, hooks = random_transcoders("relu"), open_model(name), Hooks(place, place)
+    subject = Subject(model, family_of(name), hooks, coders.__getitem__)
+    hooked, seen = HookedModel(model, family_of(name), hooks), []
+
+    def read() -> None:
+        read_inputs(hooked, TOKENS[None], [1], lambda _, x: seen.append(x[0]))
+
+    read()
+    with changing(subject, Changes([FeatureChange(0, 1, 7).held_at(5.0)])):
+        read()
+    before, after = seen
+    moved = (5.0 - coders[1].encode(before)[:, 7])[:, None] * coders[1].W_dec[7]
+    torch.testing.assert_close(after, before + moved, rtol=1e-4, atol=1e-4)
 
 
 def test_a_swapped_head_writes_what_it_mixed_on_the_other_prompt() -> None:

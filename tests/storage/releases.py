@@ -220,6 +220,40 @@ def sae_lens_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, 
     return a, y + x @ w["W_skip"].T if "W_skip" in w else y
 
 
+def write_autoencoders(folder: Path, weights: Weights, **changes: Any) -> None:
+    """As SAELens saves autoencoders of the residual stream."""
+    architecture = "jumprelu" if "threshold" in weights[0] else "standard"
+    given = {"architecture": architecture, "apply_b_dec_to_input": architecture == "standard", **changes}
+    write_sae_lens(folder, weights, **given)
+    for layer in range(len(weights)):
+        path = folder / f"blocks.{layer}" / "cfg.json"
+        config = json.loads(path.read_text())
+        del config["d_out"]
+        config["metadata"] = {"sae_lens_version": "6.54.12", "hook_name": f"blocks.{layer}.hook_resid_post"}
+        path.write_text(json.dumps(config))
+
+
+def write_top_k_autoencoders(folder: Path, weights: Weights) -> None:
+    settings = {"architecture": "topk", "k": K, "apply_b_dec_to_input": False, "rescale_acts_by_decoder_norm": True}
+    write_autoencoders(folder, weights, **settings)
+
+
+def autoencoder_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    w, x = weights[layer], xs[layer]
+    if "threshold" not in w:
+        x = x - w["b_dec"]
+    a, _ = sae_lens_forward([w], x[None], 0)
+    return a, a @ w["W_dec"] + w["b_dec"]
+
+
+def top_k_autoencoder_forward(weights: Weights, xs: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    w, norm = weights[layer], weights[layer]["W_dec"].norm(dim=1)
+    pre = (xs[layer] @ w["W_enc"] + w["b_enc"]) * norm
+    top = pre.topk(K, dim=1)
+    a = torch.zeros_like(pre).scatter(1, top.indices, top.values.relu())
+    return a, a / norm @ w["W_dec"] + w["b_dec"]
+
+
 def write_sparsify(folder: Path, weights: Weights, **changes: Any) -> None:
     for layer, tensors in enumerate(weights):
         place = folder / f"layers.{layer}.mlp"
@@ -374,6 +408,7 @@ SCOPE = Hooks("mlp_in_normalized", "mlp_out_normed")
 SCOPE_2 = Hooks("mlp_in", "mlp_out_normed")
 GPT2 = Hooks("mlp_in_normalized", "mlp_out")
 CLT = Hooks("resid_mid", "mlp_out")
+STREAM = Hooks("resid_post", "resid_post")
 
 
 def _release(
@@ -434,6 +469,15 @@ RELEASES = {
     ),
     "SAELens, JumpReLU and skip": _release(
         "SAELens", MLP, {**TURNED, **THRESHOLD, **SKIP}, write_sae_lens, sae_lens_forward, oracle="sae_lens"
+    ),
+    "SAELens, autoencoders": _release(
+        "SAELens", STREAM, TURNED, write_autoencoders, autoencoder_forward, oracle="sae_lens", subtracts=True
+    ),
+    "SAELens, JumpReLU autoencoders": _release(
+        "SAELens", STREAM, {**TURNED, **THRESHOLD}, write_autoencoders, autoencoder_forward, oracle="sae_lens"
+    ),
+    "SAELens, TopK autoencoders": _release(
+        "SAELens", STREAM, TURNED, write_top_k_autoencoders, top_k_autoencoder_forward, oracle="sae_lens", folds=True
     ),
     "sparsify": _release("sparsify", MLP, SPARSIFY, write_sparsify, sparsify_forward, oracle="sparsify"),
     "sparsify, skip": _release(

@@ -24,7 +24,7 @@ from interp.families import FAMILIES
 from interp.transcoder import Transcoder
 from storage.checkpoints import finish, open_checkpoint, write_layer
 from storage.formats import open_transcoders
-from storage.formats.autoencoders import refuse_autoencoder_repo
+from storage.formats.autoencoders import place_of_repo
 from storage.formats.circuit_tracer import folder_config, layer_tensors
 from storage.formats.folder import TranscoderFolder
 from storage.formats.hooks import HookNames, layer_and_name
@@ -418,7 +418,7 @@ def test_settings_of_sae_lens_that_change_the_computation_are_refused(tmp_path: 
         ("normalize_activations", "expected_average_only_in"),
         ("reshape_activations", "hook_z"),
         ("activation_fn", "topk"),
-        ("architecture", "standard"),
+        ("architecture", "temporal"),
         ("d_sae", 7),
         ("metadata", {"hook_name": "blocks.4.mlp.hook_in", "hook_name_out": "blocks.5.hook_mlp_out"}),
         ("metadata", {}),
@@ -461,7 +461,7 @@ def test_settings_of_sparsify_that_change_the_computation_are_refused(tmp_path: 
 
 def test_settings_of_gemma_scope_2_have_to_fit(tmp_path: Path) -> None:
     for name, value in (
-        ("type", "sae"),
+        ("type", "crosscoder"),
         ("architecture", "topk"),
         ("affine_connection", True),
         ("hf_hook_point_in", "model.layers.5.pre_feedforward_layernorm.output"),
@@ -502,15 +502,8 @@ def test_settings_of_llamascopium_that_change_the_computation_are_refused(tmp_pa
 @pytest.mark.parametrize(
     ("release", "settings", "changes"),
     [
-        ("SAELens", "blocks.4/cfg.json", {"architecture": "jumprelu"}),
-        ("SAELens", "blocks.4/cfg.json", {"architecture": ...}),
         ("sparsify", "layers.4.mlp/cfg.json", {"transcode": False}),
         ("sparsify", "layers.4.mlp/cfg.json", {"transcode": ...}),
-        (
-            "Gemma Scope 2",
-            "transcoder_all/layer_4_width_16k_l0_small/config.json",
-            {"type": "sae", "hf_hook_point_out": None},
-        ),
         (
             "Llamascopium",
             "transcoder/layer4_transcoder_8x_k4/config.json",
@@ -518,38 +511,100 @@ def test_settings_of_llamascopium_that_change_the_computation_are_refused(tmp_pa
         ),
     ],
 )
-def test_autoencoders_are_called_so(tmp_path: Path, release: str, settings: str, changes: dict[str, Any]) -> None:
+def test_autoencoders_that_are_not_read_are_called_so(
+    tmp_path: Path, release: str, settings: str, changes: dict[str, Any]
+) -> None:
     path, model_type = write(release, tmp_path)
     change_json(path / settings, **changes)
-    with pytest.raises(ValueError, match=r"autoencoder.*not read|autoencoder.*Only transcoders are read") as refusal:
+    with pytest.raises(ValueError, match=r"autoencoder.*(not read|transcoders alone are read)") as refusal:
         open_transcoders(path, model_type)
     assert settings in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "file", ["resid_post_layer_3/trainer_0/ae.pt", "resid_post_all/layer_0_width_16k_l0_big/params.safetensors"]
-)
-def test_folders_of_autoencoders_are_called_so(tmp_path: Path, file: str) -> None:
-    (tmp_path / file).parent.mkdir(parents=True)
-    (tmp_path / file).touch()
+def test_folders_of_autoencoders_that_are_not_read_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "resid_post_layer_3/trainer_0").mkdir(parents=True)
+    (tmp_path / "resid_post_layer_3/trainer_0/ae.pt").touch()
     with pytest.raises(ValueError, match="autoencoder"):
         open_transcoders(tmp_path, "gemma3_text")
 
 
-def test_repositories_of_gemma_scopes_autoencoders_are_called_so() -> None:
-    for repo in (
-        "google/gemma-scope-2b-pt-res",
-        "google/gemma-scope-9b-it-res-canonical",
-        "google/gemma-scope-2b-pt-att",
+def test_settings_of_autoencoders_that_change_the_computation_are_refused(tmp_path: Path) -> None:
+    for name, value in (
+        ("architecture", "gated"),
+        ("architecture", "matching_pursuit"),
+        ("apply_b_dec_to_input", "yes"),
+        ("normalize_activations", "layer_norm"),
+        ("reshape_activations", "hook_z"),
+        ("activation_fn", "tanh-relu"),
+        ("finetuning_scaling_factor", True),
+        ("d_sae", 7),
+        ("metadata", {"hook_name": "blocks.4.attn.hook_z"}),
+        ("metadata", {"hook_name": "blocks.4.hook_resid_mid"}),
+        ("metadata", {"hook_name": "blocks.4.hook_mlp_in"}),
     ):
-        with pytest.raises(ValueError, match=rf"{repo}.*autoencoder"):
-            refuse_autoencoder_repo(repo)
+        shutil.rmtree(tmp_path / "release", ignore_errors=True)
+        path, model_type = write("SAELens, autoencoders", tmp_path)
+        change_json(path / "blocks.4" / "cfg.json", **{name: value})
+        with pytest.raises(ValueError, match=rf"blocks\.4/cfg\.json: .*({name}|rebuilds)"):
+            read_all(path, model_type)
+
+
+def test_autoencoders_of_earlier_versions_of_sae_lens_are_read(tmp_path: Path) -> None:
+    """Their settings stood beside those of the model, some under other names, and what was the default was left out."""
+    path, model_type = write("SAELens, autoencoders", tmp_path)
+    expected = open_transcoders(path, model_type)
+    for layer in range(N_LAYERS):
+        old = {"hook_point": f"blocks.{layer}.hook_attn_out", "hook_point_layer": layer, "d_in": D_MODEL}
+        old |= {"d_sae": D_TRANSCODER, "activation_fn_str": "relu", "normalize_activations": False}
+        (path / f"blocks.{layer}" / "cfg.json").write_text(json.dumps(old))
+    found = open_transcoders(path, model_type)
+    assert found.hooks == Hooks("attn_out", "attn_out")
+    assert found.folded == expected.folded
+    assert torch.equal(found.read(3).b_enc, expected.read(3).b_enc)
+    change_json(path / "blocks.3/cfg.json", activation_fn_str="topk", activation_fn_kwargs={"k": 4})
+    assert (open_transcoders(path, model_type).read(3).activation, found.read(3).k) == ("topk", None)
+    assert open_transcoders(path, model_type).read(3).k == 4
+
+
+def test_a_mean_that_the_model_was_rid_of_is_taken_from_what_features_read(tmp_path: Path) -> None:
+    path, _ = write("SAELens, autoencoders", tmp_path)
+    raw = open_transcoders(path, "gpt2").read(3)
+    for layer in range(N_LAYERS):
+        options = {"hook_name": f"blocks.{layer}.hook_resid_pre"}
+        options["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+        change_json(path / f"blocks.{layer}" / "cfg.json", metadata=options)
+    found = open_transcoders(path, "gpt2")
+    assert len(found.folded) == 2
+    centred = X[3] - X[3].mean(1, keepdim=True)
+    torch.testing.assert_close(found.read(3).encode(X[3]), raw.encode(centred), atol=1e-5, rtol=1e-5)
+    assert len(open_transcoders(path, "llama").folded) == 1  # whose norms do not subtract a mean
+
+
+def test_gemma_scopes_autoencoders_are_known_by_their_repository_or_by_both_hooks(tmp_path: Path) -> None:
+    assert place_of_repo("google/gemma-scope-2b-pt-res") == "resid_post"
+    assert place_of_repo("google/gemma-scope-9b-it-res-canonical") == "resid_post"
+    assert place_of_repo("google/gemma-scope-2b-pt-mlp") == "mlp_out_normed"
+    with pytest.raises(ValueError, match=r"gemma-scope-2b-pt-att.*attention heads mix"):
+        place_of_repo("google/gemma-scope-2b-pt-att")
     for repo in (
         "google/gemma-scope-2b-pt-transcoders",
         "google/gemma-scope-2-1b-pt",
         "mwhanna/gemma-scope-transcoders",
     ):
-        refuse_autoencoder_repo(repo)
+        assert place_of_repo(repo) is None
+    path, model_type = write("Gemma Scope", tmp_path)
+    assert open_transcoders(path, model_type, "resid_post", "resid_post").hooks.rebuilds
+    with pytest.raises(ValueError, match=r"reads resid_post for mlp_out_normed; expected an MLP's input and output"):
+        open_transcoders(path, model_type, "resid_post")
+
+
+def test_gemma_scope_2_says_which_place_an_autoencoder_rebuilds(tmp_path: Path) -> None:
+    path, model_type = write("Gemma Scope 2", tmp_path)
+    shutil.move(path / "transcoder_all", path / "resid_post_all")
+    for layer in range(N_LAYERS):
+        (config,) = path.glob(f"resid_post_all/layer_{layer}_*/config.json")
+        change_json(config, type="sae", hf_hook_point_in=f"model.layers.{layer}.output", hf_hook_point_out=None)
+    assert open_transcoders(path, model_type).hooks == Hooks("resid_post", "resid_post")
 
 
 def test_a_crosscoder_is_refused(tmp_path: Path) -> None:
