@@ -29,9 +29,14 @@ TABLES = (
             Column(
                 "feature_input_hook",
                 "VARCHAR",
-                "Where the transcoders read: resid_mid, mlp_in_normalized or mlp_in.",
+                "Where features read: transcoders at resid_mid, mlp_in_normalized or mlp_in, autoencoders at "
+                "resid_pre, resid_post, attn_out, mlp_out or mlp_out_normed.",
             ),
-            Column("feature_output_hook", "VARCHAR", "What they stand for: mlp_out or mlp_out_normed."),
+            Column(
+                "feature_output_hook",
+                "VARCHAR",
+                "What their sum stands for: of transcoders mlp_out or mlp_out_normed, of autoencoders what they read.",
+            ),
             Column("weights_sha256", "VARCHAR", "Hash over the SHA-256 of every weight file."),
             Column("ingested_at", "TIMESTAMP", "When ingestion ended, UTC."),
         ),
