@@ -16,9 +16,9 @@ class EngineConfig(Section):
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks that run at the same time; left out: one for each core, or one for each thread of a running Dask cluster's
     workers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where WeightLens computes and `local_model` answers: on a GPU if PyTorch sees one (auto). Training and measuring
-    use the CPU."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$")] = "auto"
+    """Where every stage computes and `local_model` answers: on a GPU if PyTorch sees one (auto), cpu, cuda, one of
+    several GPUs (cuda:1), or mps (Apple's)."""
     bfloat16: Literal["auto"] | bool = "auto"
     """Find outliers and active features by bfloat16 products and score them again in float32: the same results, sooner
     where the processor has bfloat16 arithmetic (auto: if this machine's has)."""

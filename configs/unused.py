@@ -47,7 +47,7 @@ CONDITIONS = (
     Condition(
         ("engine.bfloat16",),
         "engine.device=cpu, since a GPU screens nothing",
-        lambda c: c.engine.device != "cuda" or c.engine.bfloat16 is not True,
+        lambda c: c.engine.device in ("auto", "cpu") or c.engine.bfloat16 is not True,
     ),
     Condition(
         ("corpus.text_field", "corpus.token_field"), "a corpus.source of files with lines or rows", _reads_fields

@@ -11,7 +11,7 @@ from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.progress import working
 from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.machine import threads_of_a_lone_task
+from flows.subject.machine import device, threads_of_a_lone_task
 from flows.subject.subject import Source, open_source
 from storage.bucket.working_copy import check_held
 from storage.catalog.runs import new_run_id
@@ -41,6 +41,7 @@ def train(source: Source, run_id: str) -> None:
             settings=settings,
             counted=config.activations,
             n_threads=threads_of_a_lone_task(config.engine),
+            device=device(config.engine),
         )
         _train_groups(store, job, training_groups(sizes_to_train(source), config), config)
         text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))

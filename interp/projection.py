@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from interp.kernels.selection import N_BINS, beyond, columns_of, fold, least_score, moments, score_again, trim
+from interp.precision import wide
 
 ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
@@ -33,9 +34,11 @@ class Arithmetic(NamedTuple):
     """How products are computed. Results differ by rounding at most."""
 
     device: str
-    """A torch device, `cpu` or `cuda`."""
+    """A torch device: `cpu`, `cuda`, `cuda:1`, `mps`."""
     screen: bool
     """Whether candidates are found in bfloat16 first; see `project`, and `Screen` of encoders."""
+    dtype: torch.dtype = torch.float32
+    """Format of the model's weights wherever the model is run."""
 
 
 FLOAT32 = Arithmetic("cpu", screen=False)
@@ -225,7 +228,8 @@ class _TensorPools:
 
     def fold(self, at: int, start: int, scores: Float32[Tensor, "block tile"]) -> None:
         """Add the scores of the rows from `at` on against the columns from `start` on."""
-        sums = [scores.sum(1, dtype=torch.float64), scores.double().square().sum(1), scores.abs().double().sum(1)]
+        exact = scores.to(wide(scores.device))
+        sums = [exact.sum(1), exact.square().sum(1), exact.abs().sum(1)]
         self.sums[at : at + len(scores)] += torch.stack(sums, 1).cpu().numpy()
         earlier = self.blocks.get(at)
         best = []

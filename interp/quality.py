@@ -26,6 +26,7 @@ from interp.capture import (
     removing,
 )
 from interp.families import Family
+from interp.precision import wide
 from interp.transcoder import Transcoder
 
 ROWS_PER_SPLICE = 4
@@ -104,7 +105,8 @@ def measure_quality(
     def spliced(row: tuple[Tensor, Tensor]) -> Tensor:
         return _spliced_losses(model, family, hooks, coders, row)
 
-    for tokens, real, counted in text:
+    device = next(model.parameters()).device
+    for tokens, real, counted in (tuple(one.to(device) for one in batch) for batch in text):
         chosen = range(-n_rows % ROWS_PER_SPLICE, len(tokens), ROWS_PER_SPLICE)
         lengths = [int(real[row].sum()) for row in chosen]
         rows = [(tokens[row, :n], counted[row, :n]) for row, n in zip(chosen, lengths, strict=True) if n > 1]
@@ -139,7 +141,7 @@ class _Sums:
     def none(cls, coder: Transcoder) -> "_Sums":
         return cls(
             coder.b_enc.new_zeros(coder.d_transcoder, dtype=torch.bool),
-            coder.b_dec.new_zeros(coder.b_dec.shape, dtype=torch.float64),
+            coder.b_dec.new_zeros(coder.b_dec.shape, dtype=wide(coder.b_dec.device)),
         )
 
     def add(self, xs: Mapping[int, Tensor], y: Tensor, coders: Mapping[int, Transcoder]) -> None:
@@ -149,9 +151,10 @@ class _Sums:
         for source, coder in coders.items():
             if source != own:
                 found += _output(coder, xs[source])
-        self.squared_error += float((y - found).double().square().sum())
-        self.total += float(y.double().square().sum())
-        self.sums = self.sums + y.double().sum(0)
+        exact = y.to(self.sums.dtype)
+        self.squared_error += float((y - found).to(exact.dtype).square().sum())
+        self.total += float(exact.square().sum())
+        self.sums = self.sums + exact.sum(0)
         self.fired |= (a > 0).any(0)
         self.n_active += int((a > 0).sum())
         self.n += len(y)
@@ -215,11 +218,11 @@ def _spliced_losses(
     with removing(handles):
         hidden = last_hidden(model, family, tokens[None])
     wanted = tokens[1:].long()
-    return torch.stack([_loss(model, family, row[:-1], wanted) for row in hidden])
+    return torch.stack([_loss(model, family, row[:-1], wanted) for row in hidden]).cpu().double()
 
 
 def _loss(model: nn.Module, family: Family, hidden: Tensor, wanted: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(family.logits(model, hidden.float()), wanted, reduction="sum").double()
+    return nn.functional.cross_entropy(family.logits(model, hidden).float(), wanted, reduction="sum")
 
 
 def _output(transcoder: Transcoder, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

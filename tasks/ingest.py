@@ -14,6 +14,7 @@ from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from interp.families import Norm
 from interp.products import fast_products
+from interp.projection import FLOAT32, Arithmetic
 from interp.quality import Quality, measure_quality
 from storage.catalog.database import CorpusRow, insert_row, mark_loaded, open_catalog, put_corpus, replace_rows
 from storage.catalog.parts import write_part
@@ -82,6 +83,7 @@ class IngestJob:
     counted: ActivationSettings
     """Positions that explained variance and active features are measured at."""
     n_threads: int = 1
+    arithmetic: Arithmetic = FLOAT32
     only: tuple[int, ...] | None = None
     """Only these layers of the release are read; None: all."""
 
@@ -105,12 +107,13 @@ def measure_layers(store: Store, job: IngestJob, layers: tuple[int, ...]) -> tup
 
 def measured(job: IngestJob, layers: Sequence[int]) -> list[tuple[Quality, str | None]]:
     """The figures of some layers on a text, and why they say that a layer was read wrongly, if they do."""
-    folder, model = loaded_model(job.model_path)
+    device, dtype = job.arithmetic.device, job.arithmetic.dtype
+    folder, model = loaded_model(job.model_path, device, dtype=dtype)
     transcoders = job.transcoders(folder)
     coders = {
         layer: {
-            **{source: coder.to(torch.float32) for source, coder in transcoders.below(layer).items()},
-            layer: transcoders.read(layer).to(torch.float32),
+            **{source: coder.to(torch.float32).on(device) for source, coder in transcoders.below(layer).items()},
+            layer: transcoders.read(layer).to(torch.float32).on(device),
         }
         for layer in layers
     }

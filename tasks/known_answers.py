@@ -18,6 +18,7 @@ from interp.sparse import FeatureTokens
 from storage.checkpoints import Checkpoint
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows
 from storage.corpora.packing import PADDING, Rows
+from storage.models import open_model
 from storage.store import Store
 from tasks.models import loaded_encoder, loaded_model
 
@@ -63,7 +64,7 @@ def read_text(
             documents.append(np.where(rows.tokens == PADDING, PADDING, rows.documents + first_document))
         first_row, first_document = first_row + n, first_document + size.n_documents
     rows = Rows(np.concatenate(tokens), np.concatenate(documents).astype(np.int32))
-    special = loaded_model(model_path, open_attention=True)[0].tokenizer.all_special_ids
+    special = open_model(model_path).tokenizer.all_special_ids
     counted = counted_in_rows(rows.tokens, rows.documents, rows.documents[:0], special, settings)
     real = rows.tokens != PADDING
     place = np.where(real, np.cumsum(real).reshape(real.shape) - 1, -1)

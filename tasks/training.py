@@ -52,6 +52,8 @@ class TrainingJob:
     counted: ActivationSettings
     """Which positions count: those of others are neither trained nor measured on."""
     n_threads: int = 1
+    device: str = "cpu"
+    """Where the model runs and the trainers compute."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
     for quality in figures:
         layer = quality.layer
         with whole_file(_weights(folder, layer)) as partial_path:
-            save_file(layer_tensors(transcoders[layer]), partial_path, {NAME: UNSTAMPED})
+            save_file(layer_tensors(transcoders[layer].on("cpu")), partial_path, {NAME: UNSTAMPED})
             stamp(partial_path)
         curve = [step._asdict() for step in records.curves.get(layer, [])]
         write_json(_record(folder, layer), {"quality": vars(quality), "curve": curve})
@@ -101,11 +103,11 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
 
 def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, records: _Records) -> dict[int, Trainer]:
     folder, rows = store.trained_transcoders(job.recipe), _Rows(store, job)
-    model_folder, model = loaded_model(job.model_path, dtype=job.settings.torch_dtype)
+    model_folder, model = loaded_model(job.model_path, job.device, dtype=job.settings.torch_dtype)
     trainers = {}
     for layer in layers:
         if _state(folder, layer).exists():
-            trainers[layer], records.curves[layer] = _read_state(_state(folder, layer), job.settings)
+            trainers[layer], records.curves[layer] = _read_state(_state(folder, layer), job)
     saved, progress = time.monotonic(), PROGRESS.get()
 
     def read(step: int, wanted: list[int]):
@@ -143,11 +145,11 @@ def _state(folder: Path, layer: int) -> Path:
     return folder / f"layer_{layer}.state"
 
 
-def _read_state(path: Path, settings: TrainingSettings) -> tuple[Trainer, list[Step]]:
+def _read_state(path: Path, job: TrainingJob) -> tuple[Trainer, list[Step]]:
     check_file(path)
     state = load_file(path)
     curve = [Step(int(row[0]), *row[1:]) for row in state.pop("curve").tolist()]
-    return Trainer.resumed(state, settings), curve
+    return Trainer.resumed(state, job.settings, job.device), curve
 
 
 def _write_state(path: Path, trainer: Trainer, curve: list[Step]) -> None:
@@ -167,7 +169,7 @@ def _check_finite(transcoder: Transcoder, layer: int, settings: TrainingSettings
 
 def _measured(store: Store, job: TrainingJob, transcoders: Mapping[int, Transcoder], pool: Executor) -> list[Quality]:
     text = _Rows(store, job).held_out()
-    model_folder, model = loaded_model(job.model_path)
+    model_folder, model = loaded_model(job.model_path, job.device)
     return measure_quality(model, model_folder.family, job.hooks, of_each(transcoders), text, pool)
 
 
@@ -179,7 +181,7 @@ class _Rows:
         attributes = corpus_attributes(store, job.corpus_id)
         self.n_rows, self.n_pos = attributes.n_sequences, attributes.n_pos
         self.n_train = max(1, int(self.n_rows * (1 - HELD_OUT_SHARE)))
-        self.special = loaded_model(job.model_path)[0].tokenizer.all_special_ids
+        self.special = open_model(job.model_path).tokenizer.all_special_ids
 
     def of_step(self, step: int) -> tuple[Tensor, Tensor]:
         """(tokens, which positions count): every epoch goes through all rows in an order of its own."""

@@ -25,10 +25,25 @@ def arithmetic(engine: EngineConfig) -> Arithmetic:
     Raises:
         ValueError: a GPU is asked for and there is none.
     """
-    if engine.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device is cuda; PyTorch sees no GPU here")
-    gpu = engine.device != "cpu" and torch.cuda.is_available()
+    chosen = device(engine)
     features = get_host_cpu_features()
     has_bfloat16 = any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
     screen = has_bfloat16 if engine.bfloat16 == "auto" else engine.bfloat16
-    return Arithmetic("cuda" if gpu else "cpu", screen and not gpu)
+    return Arithmetic(chosen, screen and chosen == "cpu")
+
+
+def device(engine: EngineConfig) -> str:
+    """The device on which every stage computes, as PyTorch calls it. Nothing else decides it.
+
+    Raises:
+        ValueError: a GPU is asked for that PyTorch does not see.
+    """
+    asked, n_gpus = engine.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked == "auto":
+        return "cuda" if n_gpus else "cpu"
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("engine.device is mps; PyTorch sees no GPU of Apple's here")
+    if asked.startswith("cuda") and int(asked.partition(":")[2] or 0) >= n_gpus:
+        seen = "no GPU" if n_gpus == 0 else f"{n_gpus} of them, cuda:0 to cuda:{n_gpus - 1},"
+        raise ValueError(f"engine.device is {asked}; PyTorch sees {seen} here")
+    return asked

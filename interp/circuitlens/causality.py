@@ -158,7 +158,7 @@ def causal_drops(
         chosen = other_heads[draw.choice(len(other_heads), len(heads), replace=False)] if heads else other_heads[:0]
         silent_heads[3 + n_draws + drawn, chosen[:, 0], chosen[:, 1]] = True
     a = ablated_activations(linear, transcoder, firing, Ablations(silent_tokens, silent_heads))
-    drop = ((a[0] - a) / a[0]).double().cpu().numpy() if a[0] > 0 else np.full(n_variants, np.nan)
+    drop = ((a[0] - a) / a[0]).cpu().double().numpy() if a[0] > 0 else np.full(n_variants, np.nan)
     return Drops(
         tokens=drop[1] if sources else np.nan,
         random_tokens=drop[3 : 3 + n_draws].mean() if sources else np.nan,

@@ -79,7 +79,7 @@ def _rows(kind: str, found: "_StandingOut", **where: np.ndarray) -> Contributors
 def _sums(kind: str, score: Float[Tensor, " batch"]) -> Contributors:
     nothing, n = np.full(len(score), NONE), len(score)
     kinds, share = np.full(n, KINDS.index(kind)), np.full(n, np.nan)
-    return Contributors(np.arange(n), kinds, nothing, nothing, nothing, score.double().cpu().numpy(), share)
+    return Contributors(np.arange(n), kinds, nothing, nothing, nothing, score.cpu().double().numpy(), share)
 
 
 class _StandingOut(NamedTuple):
@@ -97,8 +97,8 @@ def _standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLen
     positive = scores.clamp(min=0).sum(0)
     least = (settings.min_share * positive).clamp(min=torch.finfo(scores.dtype).tiny)
     source, target = (scores >= least).nonzero(as_tuple=True)
-    score = scores[source, target].double().cpu().numpy()
-    share = score / positive[target].double().cpu().numpy()
+    score = scores[source, target].cpu().double().numpy()
+    share = score / positive[target].cpu().double().numpy()
     source, target = source.cpu().numpy(), target.cpu().numpy()
     order = np.lexsort((source, -score, target))
     order = order[ranks(target[order]) < settings.max_contributors]

@@ -258,7 +258,7 @@ def strongest_pairs(parts: Iterator[ScoreParts], sources: Sources, n_pairs: int)
     """For each score, the pairs with the greatest magnitude, at most `n_pairs`; the first among equals."""
     look, whole, query, key, score = [], [], [], [], []
     for at, one in enumerate(parts):
-        values = one.pairs.double().cpu().numpy()
+        values = one.pairs.cpu().double().numpy()
         order = np.argsort(-np.abs(values).ravel(), kind="stable")[:n_pairs]
         order = order[values.ravel()[order] != 0]
         row, column = np.unravel_index(order, values.shape)

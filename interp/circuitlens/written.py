@@ -54,7 +54,7 @@ def active_features(coder: Transcoder, x: Float[Tensor, "n_pos d_model"]) -> Act
         feature, position, value = (torch.from_numpy(column) for column in columns)
     else:
         found, values = [], []
-        for start in range(0, len(x), TOKENS_ENCODED):
+        for start in range(0, max(1, len(x)), TOKENS_ENCODED):  # of no positions too, for their shapes
             a = coder.encode(x[start : start + TOKENS_ENCODED])
             at = a.nonzero()
             values.append(a[at[:, 0], at[:, 1]])

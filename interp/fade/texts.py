@@ -65,6 +65,8 @@ def chosen_activations(
     encoder: Encoder, features: Int64[Tensor, " chosen"], x: Float[Tensor, "n d_model"]
 ) -> Float[Tensor, "n chosen"]:
     """The activations of some features. For TopK, the encoder is evaluated for all features."""
+    if encoder.activation == "topk" and x.device.type != "cpu":
+        return encoder.encode(x)[:, features]
     if encoder.activation != "topk":
         pre = torch.addmm(encoder.b_enc[features], x, encoder.W_enc[features].T)
         threshold = None if encoder.threshold is None else encoder.threshold[features]

@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.kernels.activations import compress_top
 from interp.kernels.entries import by_feature
 from interp.kernels.training import add_decoded, sum_by_feature
+from interp.precision import wide
 from interp.training.settings import TrainingSettings
 from interp.transcoder import activate
 
@@ -73,7 +74,7 @@ def loss_and_gradients(
     """The loss on a batch; its gradients are written to `into`. Memory: two arrays like `x`, and for TopK on a CPU 28
     bytes for each active feature, otherwise three blocks of pre-activations."""
     residual = p.b_dec - y if p.W_skip is None else torch.addmm(p.b_dec, x, p.W_skip.T).sub_(y)
-    total = float((y - y.mean(0)).square().sum(dtype=torch.float64))
+    total = float((y - y.mean(0)).square().sum(dtype=wide(y.device)))
     sparse = settings.activation == "topk" and x.device.type == "cpu"
     outcome = (_sparse if sparse else _dense)(p, x, residual, settings, (into, total))
     torch.sum(residual, 0, out=into.b_dec)
@@ -122,7 +123,7 @@ def _dense(
     n, kind = len(x), settings.activation
     threshold = None if p.log_threshold is None else p.log_threshold.exp()
     fired = torch.zeros(len(p.W_enc), dtype=torch.bool, device=x.device)
-    squares, penalty, n_active = (torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(3))
+    squares, penalty, n_active = (torch.zeros((), dtype=wide(x.device), device=x.device) for _ in range(3))
     step = TOKENS_PER_PRODUCT if x.device.type == "cpu" else TOKENS_PER_PRODUCT_GPU
     for low in range(0, n, step):
         rows, error = x[low : low + step], residual[low : low + step]
@@ -161,7 +162,7 @@ def add_auxiliary(
     """The auxiliary loss: how badly the dead features, as a TopK of half the model's width, explain the residual of the
     others. Its gradients are added to `into` (Gao et al. 2024)."""
     at = dead.nonzero().squeeze(1)
-    left = float(residual.square().sum(dtype=torch.float64))
+    left = float(residual.square().sum(dtype=wide(x.device)))
     if len(at) == 0 or not left > 0:
         return 0.0
     encoder, decoder = p.W_enc[at], p.W_dec[at]
@@ -172,4 +173,4 @@ def add_auxiliary(
     into.W_dec.index_add_(0, at, a.T @ scaled)
     into.W_enc.index_add_(0, at, back.T @ x)
     into.b_enc.index_add_(0, at, back.sum(0))
-    return AUXILIARY_WEIGHT * float(error.square().sum(dtype=torch.float64)) / left
+    return AUXILIARY_WEIGHT * float(error.square().sum(dtype=wide(x.device))) / left

@@ -29,9 +29,13 @@ def captured(
     Memory: the result, and the intermediate values of a pass for each thread of the pool.
     """
     tokens, kept = text
-    d_model = attrgetter(family.embedding)(model).weight.shape[1]
-    n = int(kept.sum())
-    found = {layer: (torch.empty(n, d_model), torch.empty(n, d_model)) for layer in layers}
+    embedding = attrgetter(family.embedding)(model).weight
+    device, d_model, n = embedding.device, embedding.shape[1], int(kept.sum())
+
+    def empty() -> Tensor:
+        return torch.empty(n, d_model, device=device)
+
+    found = {layer: (empty(), empty()) for layer in layers}
     step = max(1, POSITIONS_PER_PASS // tokens.shape[1])
     starts = range(0, len(tokens), step)
     firsts = [0, *kept.sum(1).cumsum(0).tolist()]
@@ -40,7 +44,8 @@ def captured(
         rows = slice(start, start + step)
         at = kept[rows].flatten().nonzero().squeeze(1)
         place = slice(firsts[start], firsts[start] + len(at))
-        read_streams(HookedModel(model, family, hooks), tokens[rows], layers, _picking(found, at, place))
+        picking = _picking(found, at.to(device), place)
+        read_streams(HookedModel(model, family, hooks), tokens[rows].to(device), layers, picking)
 
     list(pool.map(run, starts))
     return found

@@ -201,10 +201,10 @@ class Trainer:
     @classmethod
     def resumed(cls, state: dict[str, Tensor], settings: TrainingSettings, device: str = "cpu") -> "Trainer":
         """A trainer that continues from the `state` of another with the same settings."""
-        state = {name: tensor.to(device, copy=True) for name, tensor in state.items()}
+        x_norm, y_norm = state["norms"].tolist()
+        state = {name: tensor.to(device, copy=True) for name, tensor in state.items() if name != "norms"}
         names = [name.removeprefix("parameters.") for name in state if name.startswith("parameters.")]
         parameters = Parameters(**{name: state[f"parameters.{name}"] for name in names})
-        x_norm, y_norm = state["norms"].tolist()
         trainer = cls(parameters, Scaling(state["x_mean"], x_norm, state["y_mean"], y_norm), settings)
         for name, value in parameters.named().items():
             moments = {key.rsplit(".", 1)[1]: t for key, t in state.items() if key.startswith(f"adam.{name}.")}

@@ -114,7 +114,7 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
         return block
     settings, arithmetic = job.settings, job.arithmetic
     checkpoint = open_checkpoint(store, job.checkpoint_id)
-    folder, model = loaded_model(job.model_path, arithmetic.device)
+    folder, model = loaded_model(job.model_path, arithmetic.device, dtype=arithmetic.dtype)
     hooked = HookedModel(model, folder.family, checkpoint.hooks)
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
     counted = counted_positions(store, corpus_pass.corpus_id, block, folder.tokenizer.all_special_ids, settings)
@@ -149,11 +149,12 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
 
 
 def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, int]:
-    """Positions whose streams are held, and positions a forward pass: on a GPU a quarter of its free memory for each.
+    """Positions whose streams are held, and positions a forward pass: on a CUDA device a quarter of its free memory
+    for each.
 
     No more than a block has. A pass that does not fit after all is done in halves.
     """
-    if device == "cpu":
+    if not device.startswith("cuda"):
         return POSITIONS_PER_STREAM, POSITIONS_PER_BATCH
     free, _ = torch.cuda.mem_get_info(device)
     stream = 4 * d_model

@@ -25,7 +25,7 @@ class Comparison:
         self._embedder = None if task.embeddings is None else _embedder(*task.embeddings)
         self._vectors = None if self._embedder is None else self._embedder.embed(texts)
         self._of_description = lru_cache(maxsize=None)(self._embedded)
-        self._surprisal = task.surprisal
+        self._surprisal, self._device = task.surprisal, task.arithmetic.device
         self._gains: dict[tuple[str, int], float] = {}
 
     def _embedded(self, description: str) -> np.ndarray:
@@ -38,7 +38,7 @@ class Comparison:
 
     def _gain(self, path: Path, description: str, of: Material) -> np.ndarray:
         new = [int(text) for text in of.compared if (description, int(text)) not in self._gains]
-        folder, model = loaded_model(path)
+        folder, model = loaded_model(path, self._device)
         found = gains(model, folder.tokenizer, description, [self._texts[text] for text in new])
         self._gains |= {(description, text): gain for text, gain in zip(new, found.tolist(), strict=True)}
         return np.array([self._gains[description, int(text)] for text in of.compared], np.float32)

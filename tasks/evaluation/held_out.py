@@ -50,7 +50,9 @@ def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[
     drawn = {layer: _drawn_and_alike(store, task, layer) for layer in left}
     wanted = {layer: np.concatenate([one["features"], one["others"]]) for layer, one in drawn.items()}
     with fast_products(checkpoint.attributes.d_model):
-        active = read_activations(Wanted(checkpoint, task.model_path, wanted, task.counted), texts, task.n_threads)
+        active = read_activations(
+            Wanted(checkpoint, task.model_path, wanted, task.counted, task.arithmetic), texts, task.n_threads
+        )
     counted = counted_tokens(checkpoint, task.model_path, texts, task.how.text_tokens, task.counted)
     for layer in left:
         kept = {**drawn[layer], "counted": counted, **active.pop(layer)._asdict()}
@@ -100,8 +102,9 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     prompts = _prompts(texts, task, [] if checkpoint.bos is None else [checkpoint.bos])
     written = np.zeros((len(places), len(how.factors), len(prompts), how.new_tokens), np.int32)
     if places and len(prompts):
-        folder, model = loaded_model(task.model_path)
-        coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer)
+        device = task.arithmetic.device
+        folder, model = loaded_model(task.model_path, device, dtype=task.arithmetic.dtype)
+        coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer).on(device)
         subject = Subject(model, folder.family, checkpoint.hooks, lambda _: coder)
         peaks = [float(active.of(at).value.max()) for at in places]
         grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
@@ -113,8 +116,8 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
                 for row, place in enumerate(a.tolist())
             ]
             with fast_products(checkpoint.attributes.d_model):
-                tokens = continuations(subject, Changes(held), torch.from_numpy(prompts[c]), how.new_tokens)
-            written[a, b, c] = tokens.numpy()
+                rows = torch.from_numpy(prompts[c]).to(device)
+                written[a, b, c] = continuations(subject, Changes(held), rows, how.new_tokens).cpu().numpy()
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key
 

@@ -7,6 +7,7 @@ from interp.activations.settings import ActivationSettings
 from interp.descriptions.llm_questions import Instructions
 from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.fade.settings import EvaluateSettings
+from interp.projection import FLOAT32, Arithmetic
 from interp.weightlens.settings import WordingSettings
 from storage.store import ShardKey, Store
 from tasks.describe.draw import Draw
@@ -46,6 +47,7 @@ class JudgeJob:
     evidence: EvidenceSettings
     rule: RuleSettings
     wording: WordingSettings
+    arithmetic: Arithmetic = FLOAT32
     n_threads: int = 1
     """Threads that a task may use that has this process to itself."""
 

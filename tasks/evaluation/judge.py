@@ -19,6 +19,7 @@ from storage.answers import AnswerStore, look_up
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import Failure, read_parts, write_failures
 from storage.checkpoints import open_checkpoint
+from storage.models import open_model
 from storage.parquet import write_table
 from storage.store import ShardKey, Store
 from storage.tokenising import token_ids
@@ -27,7 +28,6 @@ from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.held_out import load_layer_material, worded_by
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.text_activations import Wanted, read_peaks
-from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
 VERSION = 6
@@ -175,12 +175,12 @@ class _Peaks:
         self, store: Store, task: JudgeJob, layer: int, features: np.ndarray, written: Iterable[list[str]]
     ) -> None:
         self._row = {text: at for at, text in enumerate(dict.fromkeys(text for many in written for text in many))}
-        tokenizer = loaded_model(task.model_path)[0].tokenizer
+        tokenizer = open_model(task.model_path).tokenizer
         longest = 2 * task.how.text_tokens
         encoded = token_ids(tokenizer, list(self._row)) if self._row else []
         checkpoint = open_checkpoint(store, task.checkpoint_id)
         tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
-        wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted)
+        wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted, task.arithmetic)
         with fast_products(checkpoint.attributes.d_model):
             self._peaks = read_peaks(wanted, tokens)[layer]
 

@@ -14,6 +14,7 @@ from interp.activations.positions import counted_in_texts
 from interp.activations.settings import ActivationSettings
 from interp.capture import HookedModel, read_inputs
 from interp.fade.texts import Active, chosen_activations, rows_of
+from interp.projection import FLOAT32, Arithmetic
 from storage.checkpoints import Checkpoint
 from storage.models import open_model
 from tasks.models import loaded_encoder, loaded_model, threads
@@ -31,6 +32,7 @@ class Wanted:
     features: Mapping[int, np.ndarray]
     """By layer."""
     counted: ActivationSettings
+    arithmetic: Arithmetic = FLOAT32
 
 
 class _Block(NamedTuple):
@@ -56,8 +58,8 @@ def read_activations(wanted: Wanted, texts: Sequence[Sequence[int]], n_threads: 
 
     def list_active(block: _Block) -> None:
         where = torch.nonzero(block.activation, as_tuple=True)
-        text, place, feature = (index.numpy().astype(np.int32) for index in where)
-        entries = feature, block.text[text].astype(np.int32), place, block.activation[where].numpy()
+        text, place, feature = (index.cpu().numpy().astype(np.int32) for index in where)
+        entries = feature, block.text[text].astype(np.int32), place, block.activation[where].cpu().numpy()
         found[block.layer][int(block.text[0])] = entries
 
     _read_blocks(wanted, texts, list_active, n_threads)
@@ -80,7 +82,7 @@ def read_peaks(wanted: Wanted, texts: Sequence[Sequence[int]]) -> dict[int, np.n
     peaks = {layer: np.zeros((len(texts), len(features)), np.float32) for layer, features in wanted.features.items()}
 
     def keep(block: _Block) -> None:
-        peaks[block.layer][block.text] = block.activation.amax(1).numpy()
+        peaks[block.layer][block.text] = block.activation.amax(1).cpu().numpy()
 
     _read_blocks(wanted, texts, keep, 1)
     return peaks
@@ -91,22 +93,25 @@ def _read_blocks(
 ) -> None:
     """Run all texts through the model, those of about one length together; a pass ends where the highest of the layers'
     transcoders reads. `receive` gets every layer of every block, from several threads."""
-    folder, model = loaded_model(wanted.model_path)
+    device, dtype = wanted.arithmetic.device, wanted.arithmetic.dtype
+    folder, model = loaded_model(wanted.model_path, device, dtype=dtype)
     hooked = HookedModel(model, folder.family, wanted.checkpoint.hooks)
-    encoders = {layer: loaded_encoder(wanted.checkpoint, layer) for layer in wanted.features}
-    chosen = {layer: torch.from_numpy(features) for layer, features in wanted.features.items()}
+    encoders = {
+        layer: loaded_encoder(wanted.checkpoint, layer, FLOAT32._replace(device=device)) for layer in wanted.features
+    }
+    chosen = {layer: torch.from_numpy(features).to(device) for layer, features in wanted.features.items()}
     special = folder.tokenizer.all_special_ids
     before = [] if wanted.checkpoint.bos is None else [wanted.checkpoint.bos]
 
     def read(block: np.ndarray) -> None:
         rows = torch.from_numpy(rows_of([list(texts[text]) for text in block], before, len(texts[block[-1]])))
-        counted = torch.from_numpy(counted_in_texts(rows.numpy(), special, wanted.counted)[:, len(before) :])
+        counted = torch.from_numpy(counted_in_texts(rows.numpy(), special, wanted.counted)[:, len(before) :]).to(device)
 
         def at_layer(layer: int, x: Tensor) -> None:
             found = _activations(encoders[layer], chosen[layer], x[:, len(before) :], counted)
             receive(_Block(block, layer, found))
 
-        read_inputs(hooked, rows.clamp(min=0), sorted(wanted.features), at_layer)
+        read_inputs(hooked, rows.clamp(min=0).to(device), sorted(wanted.features), at_layer)
 
     blocks = _blocks([len(text) for text in texts], len(before))
     if n_threads == 1:  # in this thread: another would have memory of its own beside what this one let go of

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from interp.activations.encoding import Encoder, find_active
 from interp.products import fast_products
+from interp.projection import Arithmetic
 from interp.sparse import feature_tokens
 from interp.weightlens.settings import AUTHORS_BOS, Compat
 from interp.weightlens.single_token import single_token_inputs
@@ -33,7 +34,7 @@ class SingleTokenJob:
     checkpoint_id: str
     model_path: Path
     compat: Compat | None
-    device: str
+    arithmetic: Arithmetic
 
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
@@ -49,7 +50,7 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
     layers = [layer for layer, is_there in gathered.items() if not is_there]
     if path.exists() or not layers:
         return start
-    folder, model = loaded_model(job.model_path, job.device)
+    folder, model = loaded_model(job.model_path, job.arithmetic.device, dtype=job.arithmetic.dtype)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
     with fast_products(checkpoint.attributes.d_model):
         inputs = single_token_inputs(
@@ -58,7 +59,7 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
         position = np.arange(start, stop, dtype=np.int32)
         arrays = {}
         for layer in layers:
-            entries = find_active(_encoder(checkpoint, layer, compat, job.device), inputs[layer], position)
+            entries = find_active(_encoder(checkpoint, layer, compat, job.arithmetic.device), inputs[layer], position)
             arrays.update({f"{layer}.{name}": column for name, column in zip(ENTRY_FIELDS, entries, strict=True)})
     with whole_file(path) as partial:
         save_file(arrays, partial, {NAME: UNSTAMPED})

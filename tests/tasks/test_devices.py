@@ -1,0 +1,165 @@
+"""Every stage on a device other than the CPU: nothing of it stays behind, and the results are those of the CPU."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from flows.ingest import quality_job
+from flows.recipes.activations import ActivationsRecipe
+from flows.recipes.circuitlens import CircuitLensRecipe
+from flows.subject.subject import Subject
+from interp.activations.settings import ActivationSettings
+from interp.circuitlens.settings import CircuitLensSettings
+from interp.interventions.changes import Changes, FeatureChange
+from interp.interventions.generating import continuations
+from interp.interventions.running import Subject as Steered
+from interp.projection import FLOAT32, Arithmetic, OutlierRule, project
+from interp.training.settings import TrainingSettings
+from storage.activations import Block, open_block
+from storage.attributions import attributions_path
+from storage.checkpoints import open_checkpoint
+from storage.corpora.corpus import read_rows
+from tasks.activations import corpus_pass as reading
+from tasks.circuitlens.attribute import attribute_block
+from tasks.circuitlens.order import order_samples
+from tasks.evaluation.text_activations import Wanted, read_activations
+from tasks.ingest import measured
+from tasks.models import loaded_model
+from tasks.training import TrainingJob, train_layers
+from tasks.weightlens.single_token import SingleTokenJob, single_token_block
+from tests.absent_device import NAME
+from tests.tasks.demo_store import ingested
+
+THERE = Arithmetic(NAME, screen=False)
+COUNTED = ActivationSettings()
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return ingested(tmp_path_factory.mktemp("store"), "corpus.max_tokens=800", "corpus.n_pos=32", "quality_tokens=200")
+
+
+def read(subject: Subject, how: Arithmetic, layer: int) -> np.ndarray:
+    """A layer's activations of a block, dense."""
+    [corpus_pass] = ActivationsRecipe(subject).passes
+    corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}")
+    block, model = Block(0, 10), subject.source.model.path
+    reading.activations_block.fn(
+        subject.store, reading.PassJob(subject.checkpoint_id, model, COUNTED, how), corpus_pass, block
+    )
+    active = open_block(subject.store, corpus_pass.recipe, block).features(layer, 0, subject.attributes.d_transcoder)
+    dense = np.zeros((subject.attributes.d_transcoder, 320), np.float32)
+    dense[np.repeat(np.arange(len(dense)), np.diff(active.indptr)), active.token] = active.value
+    return dense
+
+
+def test_the_corpus_pass(subject: Subject) -> None:
+    found, expected = read(subject, THERE, 2), read(subject, FLOAT32, 2)
+    assert (expected > 0).sum() > 1000
+    assert np.allclose(found, expected, atol=2e-5)
+
+
+def test_single_tokens_and_projections(subject: Subject) -> None:
+    job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, THERE)
+    assert single_token_block.fn(subject.store, job, 0, 50) == 0
+    torch.manual_seed(0)
+    rows, columns = torch.randn(9, 16), torch.randn(300, 16)
+    rule = OutlierRule("paper", 40, 2.0)
+    found, expected = (project(x, lambda: iter([(0, columns)]), 300, rule) for x in (rows.to(NAME), rows))
+    assert (found.positive.column == expected.positive.column).all()
+    assert np.allclose(found.negative.z_score, expected.negative.z_score, atol=1e-4)
+    assert np.allclose(found.absolute_sum, expected.absolute_sum)
+
+
+@pytest.mark.whole
+def test_quality(subject: Subject) -> None:
+    job = quality_job(subject)
+    found, expected = (
+        [quality for quality, _ in measured(replace(job, arithmetic=how), (0, 2))] for how in (THERE, FLOAT32)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert list(vars(one).values()) == pytest.approx(list(vars(other).values()), abs=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_training(subject: Subject, activation: Any) -> None:
+    settings = TrainingSettings(
+        d_transcoder=40, activation=activation, k=4, n_steps=3, batch_tokens=128, dead_after_tokens=100
+    )
+    job = TrainingJob(
+        "cpu", subject.source.model.path, subject.source.corpus.corpus_id, subject.transcoders.hooks, settings, COUNTED
+    )
+    weights = []
+    for recipe, device in ((f"{activation}-there", NAME), (f"{activation}-here", "cpu")):
+        train_layers.fn(subject.store, replace(job, recipe=recipe, device=device), (1, 3))
+        weights.append((subject.store.trained_transcoders(recipe) / "layer_3.safetensors").read_bytes())
+    found, expected = (np.frombuffer(one[-4 * 40 * 64 :], np.float32) for one in weights)
+    assert np.allclose(found, expected, atol=2e-3)
+
+
+def test_texts_that_are_read_for_a_judge(subject: Subject) -> None:
+    checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
+    texts = read_rows(subject.store, subject.source.corpus.corpus_id, 0, 4).tokens.tolist()
+    features = {1: np.arange(0, 500), 3: np.arange(20, 700)}
+    found, expected = (
+        read_activations(Wanted(checkpoint, path, features, COUNTED, how), texts) for how in (THERE, FLOAT32)
+    )
+    for layer in features:
+        assert len(expected[layer].value) > 100
+        for one, other in zip(found[layer], expected[layer], strict=True):
+            assert np.allclose(one, other, atol=2e-5)
+
+
+def test_steering(subject: Subject) -> None:
+    checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
+    prompts = torch.from_numpy(read_rows(subject.store, subject.source.corpus.corpus_id, 0, 6).tokens[:, :8]).long()
+    changes = Changes([FeatureChange(row, 2, 7 * (row % 2)).held_at(3.0 * row) for row in range(6)])
+
+    def written(device: str) -> list[list[int]]:
+        folder, model = loaded_model(subject.source.model.path, device)
+        coder = checkpoint.transcoder(2).on(device)
+        of = Steered(model, folder.family, checkpoint.hooks, lambda _: coder)
+        return continuations(of, changes, prompts.to(device), 5).cpu().tolist()
+
+    assert written(NAME) == written("cpu")
+
+
+@pytest.mark.whole
+def test_circuitlens(subject: Subject) -> None:
+    store, samples = subject.store, ActivationsRecipe(subject)
+    job = reading.PassJob(subject.checkpoint_id, subject.source.model.path, COUNTED)
+    for corpus_pass in samples.passes:
+        for block in corpus_pass.blocks(store):
+            reading.activations_block.fn(store, job, corpus_pass, block)
+    drawing = reading.SamplingJob(subject.checkpoint_id, samples.corpus_id, tuple(samples.passes), COUNTED)
+    for key in samples.shards():
+        reading.gather_shard.fn(store, drawing, key)
+    settings = CircuitLensSettings(
+        features_per_layer=2, samples_per_feature=4, ablated_features=2, ablated_samples=2, continuation_tokens=2,
+        continued_samples=1,
+    )  # fmt: skip
+    tables = []
+    for device in (NAME, "cpu"):
+        whole = replace(CircuitLensRecipe(subject).job(device), recipe=device, blocks=(Block(0, 3),), settings=settings)
+        for layer in whole.layers:
+            for key in whole.sampled_shards(layer):
+                order_samples.fn(store, whole, key)
+        attribute_block.fn(store, whole, Block(0, 3))
+        tables.append(pq.read_table(attributions_path(store, device, 0, 3)))
+    found, expected = tables
+    assert found.num_rows == expected.num_rows > 3
+    n_scores = 0
+    for name in expected.column_names:
+        flat = [table[name].combine_chunks() for table in (found, expected)]
+        while pa.types.is_list(flat[0].type) or pa.types.is_large_list(flat[0].type):
+            flat = [one.flatten() for one in flat]
+        if pa.types.is_floating(flat[0].type):
+            one, other = (np.sort(column.to_numpy(zero_copy_only=False)) for column in flat)
+            n_scores += len(other)
+            assert np.allclose(one, other, atol=1e-3, equal_nan=True)
+    assert n_scores > 100
