@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from interp.capture import Hooks
-from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
+from interp.circuitlens.attribution import Targets, contributions, feature_targets, read_until
 from interp.circuitlens.contributors import significant
+from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import freeze
 from interp.circuitlens.linear import LinearModel, linear_model

@@ -30,9 +30,10 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.capture import Hooks
-from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, logit_targets
+from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
+from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, likeliest, next_probability, prune
 from interp.circuitlens.linear import LinearModel, linear_model

@@ -39,7 +39,7 @@ class CircuitLensRecipe:
     @cached_property
     def recipe(self) -> str:
         """Names the attributions: by the samples, which name checkpoint and corpora, and the stage's settings."""
-        settings = self.subject.config.circuitlens
+        settings = self.subject.config.circuitlens.named()
         return short_hash(samples=self.activations.recipe, circuitlens=settings, version=VERSION)
 
     @cached_property

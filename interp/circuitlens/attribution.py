@@ -115,6 +115,14 @@ def contributions(
     A batch covers the sequence up to its last target. Memory: at most `max_bytes` for a batch, except for a single
     target.
     """
+    for batch in batches(linear, frozen, targets, max_bytes, heads=heads):
+        yield _sweep(linear, frozen, targets.at(batch), batch, heads)
+
+
+def batches(
+    linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int, *, heads: bool = False
+) -> Iterator[Int64[Tensor, " batch"]]:
+    """Targets at neighbouring tokens, as many as are attributed together, those of the highest layers first."""
     order = torch.argsort(targets.position, stable=True)
     d_model = frozen.embedding.shape[1]
     while len(order):
@@ -126,30 +134,7 @@ def contributions(
         fits = (at_once * per_target <= max_bytes) & (at_once * n_pos * d_model <= GRADIENT_NUMBERS)
         n = max(1, int(fits.sum()))
         batch, order = order[:n], order[n:]
-        batch = batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
-        yield _sweep(linear, frozen, targets.at(batch), batch, heads)
-
-
-@torch.no_grad()
-def direct_heads(
-    linear: LinearModel, frozen: Frozen, targets: Targets
-) -> Float[Tensor, "n_layers n_heads n_pos batch"]:
-    """The direct contribution of each head below a target's layer, from each source token to the target's token.
-
-    The paper's formula: the query is the target's token, and what the head writes there is read by the target directly.
-    No sweep is needed. Memory: the result, and twice one layer of it.
-    """
-    n = len(targets)
-    scores = torch.zeros(linear.n_layers, linear.n_heads, frozen.n_pos, n, device=targets.direction.device)
-    order = torch.argsort(targets.layer, descending=True, stable=True)
-    sorted_ = targets.at(order)
-    counts = _counts(sorted_.layer, linear.n_layers)
-    for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
-        k = counts[layer + 1] if linear.parallel else counts[layer]
-        u = (weights.W_O.flatten(0, 1) @ sorted_.direction[:k].T).unflatten(0, weights.W_O.shape[:2])
-        taken = at.pattern[:, sorted_.position[:k]].transpose(1, 2)
-        scores[layer][:, :, order[:k]] = torch.bmm(at.values.transpose(0, 1), u) * taken
-    return scores
+        yield batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
 
 
 def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Contributions:
@@ -161,33 +146,33 @@ def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor,
     errors = torch.zeros(linear.n_layers, n_pos, n, device=device)
     by_head = torch.zeros(linear.n_layers, linear.n_heads, n_pos, n, device=device) if heads else None
     bias = targets.constant.clone()
-    counts = _counts(targets.layer, linear.n_layers)
-    g = _join(torch.zeros(n_pos, 0, targets.direction.shape[1], device=device), targets, 0, counts[linear.n_layers])
+    counts = counts_above(targets.layer, linear.n_layers)
+    g = joined(torch.zeros(n_pos, 0, targets.direction.shape[1], device=device), targets, 0, counts[linear.n_layers])
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
         at, k = frozen.layers[layer], g.shape[1]
-        _read_mlp(frozen, layer, g, features, errors[layer], bias)
+        read_mlp(frozen, layer, g, features, errors[layer], bias)
         above = g
         if at.skip is not None:
             g = g + (g @ at.skip) * (at.read_scale * at.write_scale)[:n_pos, None, None]
         if not linear.parallel:
-            above = g = _join(g, targets, k, counts[layer])
+            above = g = joined(g, targets, k, counts[layer])
         bias[: above.shape[1]] += torch.einsum("skd,sd->k", above, at.attention_bias[:n_pos])
         g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
         if linear.parallel:
-            g = _join(g, targets, k, counts[layer])
+            g = joined(g, targets, k, counts[layer])
     tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
     if frozen.position_embedding is not None:
         bias += torch.einsum("skd,sd->k", g, frozen.position_embedding[:n_pos])
     return Contributions(which, features, errors, tokens, bias, by_head)
 
 
-def _counts(layer: Tensor, n_layers: int) -> list[int]:
+def counts_above(layer: Tensor, n_layers: int) -> list[int]:
     """For each layer, the number of targets that read at that layer or above."""
     below = torch.arange(n_layers + 1, device=layer.device)
     return (layer[None] >= below[:, None]).sum(1).tolist()
 
 
-def _join(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:
+def joined(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:
     """Append the gradients of the targets from `start` on."""
     if start == stop:
         return g
@@ -196,7 +181,7 @@ def _join(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, sto
     return torch.cat([g, new], 1) if start else new
 
 
-def _read_mlp(
+def read_mlp(
     frozen: Frozen, layer: int, g: Float[Tensor, "n_pos k d_model"], features: Tensor, errors: Tensor, bias: Tensor
 ) -> None:
     """What features, error and constant wrote to one layer's MLP output, times the gradient there."""
@@ -211,15 +196,20 @@ def _read_mlp(
 def _attention(
     linear: LinearModel, layer: int, at: FrozenLayer, g: Float[Tensor, "n_pos k d_model"], by_head: Tensor | None
 ) -> Float[Tensor, "n_pos k d_model"]:
-    """The gradient at the input of attention; contributions by head are written to `by_head`."""
+    """The gradient at the input of attention; contributions by head are written to `by_head`.
+
+    Factors of its products have the weights' precision: float32, or that of `rounded`.
+    """
     weights, n_pos, k = linear.attention[layer], *g.shape[:2]
+    precision = weights.W_O.dtype
     n_heads, d_head, _ = weights.W_O.shape
     n_kv_heads = weights.W_V.shape[0]
-    u = (g.flatten(0, 1) @ weights.W_O.flatten(0, 1).T).view(n_pos, k, n_heads, d_head)
+    u = (g.flatten(0, 1).to(precision) @ weights.W_O.flatten(0, 1).T).view(n_pos, k, n_heads, d_head)
     u = u.permute(2, 0, 1, 3).reshape(n_heads, n_pos, k * d_head)
-    z = torch.bmm(at.pattern[:, :n_pos, :n_pos].transpose(1, 2), u).view(n_heads, n_pos, k, d_head)
+    z = torch.bmm(at.pattern[:, :n_pos, :n_pos].to(precision).transpose(1, 2), u).view(n_heads, n_pos, k, d_head)
     if by_head is not None:
-        by_head[:, :, :k] = torch.einsum("hske,she->hsk", z, at.values[:n_pos])
+        by_head[:, :, :k] = torch.einsum("hske,she->hsk", z.float(), at.values[:n_pos])
     if n_kv_heads < n_heads:
         z = z.unflatten(0, (n_kv_heads, -1)).sum(1)
-    return (z.permute(1, 2, 0, 3).reshape(n_pos * k, n_kv_heads * d_head) @ weights.W_V.flatten(0, 1)).view(g.shape)
+    z = z.permute(1, 2, 0, 3).reshape(n_pos * k, n_kv_heads * d_head)
+    return (z @ weights.W_V.flatten(0, 1)).view(g.shape).float()

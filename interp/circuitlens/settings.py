@@ -1,11 +1,14 @@
 """Settings that the results of CircuitLens depend on, besides model, transcoders and samples."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
 Share = Annotated[float, Gt(0), Le(1)]
+
+ADDED: dict[str, object] = {"sources": "jacobian", "precision": "float32"}
+"""Settings that recipes of earlier versions do not have, with the value that stands for what these versions did."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,16 @@ class CircuitLensSettings:
     """Samples attributed of each feature, the first ones of its quantile sample; null: all."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of the draw of features and of random ablations."""
+    sources: Literal["jacobian", "direct"] = "jacobian"
+    """How features, tokens, errors and biases are scored. jacobian: along all frozen paths, so that contributions sum
+    to the activation. direct: a survey of what arrives through one head at most, without a sweep of gradients; it
+    misses causes and does not sum. The pairs of heads' scores (`qk_samples`) take sweeps in any case."""
     heads: Literal["direct", "jacobian"] = "direct"
     """How heads are scored. direct: what a head writes at the firing token, read by the feature directly (the paper).
     jacobian: what it writes at any token, along any frozen path."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the factors of a sweep's products. bfloat16 is up to twice as fast where the processor or GPU has
+    units for it, and changes about one contributor in a hundred; sums and contributions stay in float32."""
     min_share: Share = 0.02
     """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
     source token, tokens) to the activation."""
@@ -69,3 +79,21 @@ class CircuitLensSettings:
     """Samples of such a feature that are checked, spread over its quantiles."""
     ablated_sources: Annotated[int, Gt(0)] = 3
     """Source tokens, and heads, that are ablated together."""
+
+    def __post_init__(self) -> None:
+        if self.sources == "direct" and self.heads == "jacobian":
+            raise ValueError(
+                "heads: jacobian follows the gradients of a sweep, which sources: direct does without; "
+                "set heads: direct, or sources: jacobian"
+            )
+        if self.sources == "direct" and self.precision == "bfloat16":
+            raise ValueError("precision: bfloat16 is that of a sweep, which sources: direct does without")
+
+    def named(self) -> dict[str, object]:
+        """The settings as recipes have them: what came later is left out where it is as before, so that what was
+        computed under a recipe of then is found."""
+        settings = asdict(self)
+        for name, before in ADDED.items():
+            if settings[name] == before:
+                del settings[name]
+        return settings

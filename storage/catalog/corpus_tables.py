@@ -116,6 +116,12 @@ TABLES = (
                 "DOUBLE",
                 "Its share of the positive contributions of its kind; null for errors and biases.",
             ),
+            Column(
+                "mode",
+                "VARCHAR",
+                "By which paths it was found. jacobian: all frozen ones; direct: through one head at most, a survey. "
+                "Null in rows of versions that did not say: jacobian, but for heads, which had either.",
+            ),
         ),
     ),
     Table(

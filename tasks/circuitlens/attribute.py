@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from interp.capture import last_hidden
-from interp.circuitlens.attribution import Targets, contributions, direct_heads, feature_targets, read_until
+from interp.circuitlens.attribution import Contributions, Targets, contributions, feature_targets, read_until
 from interp.circuitlens.contributors import Contributors, significant
+from interp.circuitlens.direct import direct_contributions, direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, freeze
-from interp.circuitlens.linear import LinearModel, linear_model
+from interp.circuitlens.linear import LinearModel, linear_model, rounded
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.circuitlens.streams import Seen, read_streams_of
 from interp.products import fast_products
@@ -31,7 +32,7 @@ from tasks.models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
 WORST_SUM = 0.02
-"""Where contributions differ from the activation by more than this share of it at half of the samples, the model that
+"""Where what is read differs from the activation by more than this share of it at half of the samples, the model that
 is attributed is not the one that was sampled."""
 
 STREAMS = 6
@@ -59,19 +60,20 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     checkpoint = open_checkpoint(store, job.checkpoint_id)
     folder, model = loaded_model(job.model_path, job.device, open_attention=True)
     linear = linear_model(model, folder.family, checkpoint.hooks)
+    swept = rounded(linear) if job.settings.precision == "bfloat16" else linear
     wanted = [_samples(store, job, layer, block) for layer in job.layers]
     numbers = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
     rows = job.rows(store, numbers)
     sequences = [_Sequence.of(rows[number], number, wanted, job.device) for number in numbers.tolist()]
     with fast_products(checkpoint.attributes.d_model):
         found = [
-            _attribute_sequence(job, checkpoint, linear, one, seen)
+            _attribute_sequence(job, checkpoint, (linear, swept), one, seen)
             for group in _together(linear, sequences)
             for one, seen in zip(group, read_streams_of(linear, [one.tokens for one in group]), strict=True)
         ]
-    whole = Attributed.joined([one for one, _ in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
-    _check_sums(whole)
-    write_qk(qk_path(store, job.recipe, *block), [table for _, tables in found for table in tables])
+    whole = Attributed.joined([one.samples for one in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
+    _check_values([one for one in found if len(one.value)])
+    write_qk(qk_path(store, job.recipe, *block), [table for one in found for table in one.head_scores])
     write_attributed(path, whole)
     return block
 
@@ -107,10 +109,21 @@ def _together(linear: LinearModel, sequences: list[_Sequence]) -> Iterator[list[
         yield from (sequences[at : at + size] for at in range(0, len(sequences), size))
 
 
+class _Found(NamedTuple):
+    """What was found for all samples of one sequence."""
+
+    samples: Attributed
+    head_scores: list[pa.Table]
+    """Why their heads looked where they did."""
+    value: Float32[np.ndarray, " n"]
+    """What each feature reads at its sample's token: the sum of all contributions, where they sum to it."""
+
+
 def _attribute_sequence(
-    job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, one: _Sequence, seen: Seen
-) -> tuple[Attributed, list[pa.Table]]:
-    """All samples of one sequence; and why their heads looked where they did."""
+    job: CircuitLensJob, checkpoint: Checkpoint, models: tuple[LinearModel, LinearModel], one: _Sequence, seen: Seen
+) -> _Found:
+    """`models` are the one that is frozen, and the same in the precision of sweeps."""
+    linear, swept = models
     settings, device, samples, tokens = job.settings, job.device, one.samples, one.tokens
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
     layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in zip(job.layers, samples, strict=True)])
@@ -128,7 +141,7 @@ def _attribute_sequence(
     ]
     targets = Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
     parts, total = [], np.zeros(len(layer), np.float32)
-    for batch in contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian"):
+    for batch in _contributions(swept, frozen, targets, settings):
         heads = batch.heads
         if heads is None:
             heads = direct_heads(linear, frozen, targets.at(batch.target))
@@ -143,7 +156,26 @@ def _attribute_sequence(
     found = Attributed(
         layer, feature, sample, sequence, position, activation, total, Contributors.joined(parts), effect
     )
-    return found, list(head_scores(linear, frozen, found, settings))
+    value = total
+    if settings.sources == "direct":
+        value = np.concatenate(
+            [_readings(transcoder(at), seen["x", at], s) for at, (s, _) in zip(job.layers, samples, strict=True)]
+        )
+    return _Found(found, list(head_scores(linear, frozen, found, settings)), value)
+
+
+def _readings(coder: Transcoder, x: Tensor, samples: ShardSamples) -> Float32[np.ndarray, " n"]:
+    """A layer's features' pre-activations at their samples' tokens."""
+    feature, position = (as_tensor(column, str(x.device)).long() for column in (samples.feature, samples.position))
+    return ((x[position] * coder.W_enc[feature]).sum(1) + coder.b_enc[feature]).float().cpu().numpy()
+
+
+def _contributions(
+    linear: LinearModel, frozen: Frozen, targets: Targets, settings: CircuitLensSettings
+) -> Iterator[Contributions]:
+    if settings.sources == "direct":
+        return direct_contributions(linear, frozen, targets, max_bytes=BATCH_BYTES)
+    return contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian")
 
 
 def _effects(
@@ -183,17 +215,24 @@ def _nothing(d_model: int, settings: CircuitLensSettings) -> Attributed:
     return Attributed(none, none, none, none, none, floats, floats, Contributors.joined([]), effect)
 
 
-def _check_sums(found: Attributed) -> None:
-    """Completeness: what was found for each sample must sum to its activation.
+def _check_values(found: list[_Found]) -> None:
+    """What is read in the frozen model must be the activations that were sampled.
 
     Raises:
-        ValueError: at half of the samples it does not.
+        ValueError: at half of the samples it is not.
     """
-    apart = np.abs(found.total - found.activation) / found.activation
-    if len(apart) and not np.median(apart) <= WORST_SUM:
+    if not found:
+        return
+    layer, feature, sequence, activation = (
+        np.concatenate([getattr(one.samples, name) for one in found])
+        for name in ("layer", "feature", "sequence", "activation")
+    )
+    value = np.concatenate([one.value for one in found])
+    apart = np.abs(value - activation) / activation
+    if not np.median(apart) <= WORST_SUM:
         worst = int(np.argmax(apart))
         raise ValueError(
-            f"layer {found.layer[worst]}, feature {found.feature[worst]}, row {found.sequence[worst]}: contributions "
-            f"sum to {found.total[worst]:.4g}, the activation is {found.activation[worst]:.4g}; half of the samples of "
-            f"these rows are off by {np.median(apart):.1%} or more, expected {WORST_SUM:.0%} at most"
+            f"layer {layer[worst]}, feature {feature[worst]}, row {sequence[worst]}: the frozen model gives "
+            f"{value[worst]:.4g}, the sampled activation is {activation[worst]:.4g}; half of the samples of these rows "
+            f"are off by {np.median(apart):.1%} or more, expected {WORST_SUM:.0%} at most"
         )

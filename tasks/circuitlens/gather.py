@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from interp.circuitlens.clusters import NOISE, clustered
 from interp.circuitlens.contributors import NONE
 from interp.circuitlens.effects import strongest_effects
-from interp.circuitlens.kinds import ERROR, KINDS
+from interp.circuitlens.kinds import ERROR, HEAD, KINDS
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.attributions import Attributed, read_attributed
 from storage.catalog.parts import Failure, columns_of, write_failures, write_part
@@ -52,7 +52,7 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
             own.contributors, own.position, settings, [settings.seed, key.layer, feature]
         )
         cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature, c.stability) for c in clusters]
-    _write_contributions(store.part("contributions", key), shared, found)
+    _write_contributions(store.part("contributions", key), shared, found, settings)
     _write_effects(store.part("logit_effects", key), shared, checkpoint, found, settings)
     write_head_scores(store, job, key)
     names = ("feature", "cluster", "n_samples", "share", "signature", "stability")
@@ -65,7 +65,7 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
     return key
 
 
-def _write_contributions(path: Path, shared: Row, found: Attributed) -> None:
+def _write_contributions(path: Path, shared: Row, found: Attributed, settings: CircuitLensSettings) -> None:
     target, kind, layer, unit, position, score, share = found.contributors
     columns = {
         "feature": found.feature[target],
@@ -77,6 +77,7 @@ def _write_contributions(path: Path, shared: Row, found: Attributed) -> None:
         "relative_position": pa.array((position - found.position[target]).astype(np.int32), mask=position == NONE),
         "score": score,
         "share": pa.array(share, mask=np.isnan(share)),
+        "mode": np.where(kind == KINDS.index(HEAD), settings.heads, settings.sources).astype(object),
     }
     assert (kind[position == NONE] >= KINDS.index(ERROR)).all()
     write_part(path, "contributions", {**shared, **columns}, len(target))

@@ -20,6 +20,7 @@ from flows.recipes.describe import DescribeRecipe
 from flows.recipes.evaluate import EvaluateRecipe
 from flows.recipes.weightlens import WeightLensRecipe
 from flows.subject.subject import Subject, identify, open_source
+from interp.circuitlens.settings import ADDED, CircuitLensSettings
 
 WORDS = {"words"}
 FIGURES = {"figures"}
@@ -78,7 +79,8 @@ SETTINGS: dict[str, set[str]] = {
 VALUES: dict[str, object] = {
     "model.bos": "none", "corpus.layout": "padded", "weightlens.mode": "paper", "weightlens.upstream": [0],
     "weightlens.compat": "authors", "wording.languages": ("en", "de"), "activations.special_tokens": "count",
-    "circuitlens.heads": "jacobian", "circuitlens.clustering": "hdbscan", "coactivation.pairs": [(0, 1)],
+    "circuitlens.heads": "jacobian", "circuitlens.sources": "direct", "circuitlens.precision": "bfloat16",
+    "circuitlens.clustering": "hdbscan", "coactivation.pairs": [(0, 1)],
     "describe.methods": ("maxact",), "evaluate.controls": ("constant",), "evaluate.methods": ("maxact",),
     "evaluate.how.faithfulness.factors": (0.0, 3.0), "name": "other", "engine.device": "cpu", "corpus.max_tokens": 9000,
     "corpus.held_out": 0.2, "corpus.text_field": "body", "corpus.n_pos": 64, "activations.keep": "all",
@@ -203,3 +205,11 @@ def test_a_setting_changes_what_follows_from_it(base: Subject, name: str) -> Non
     source = dataclasses.replace(base.source, config=config)
     after = names(opened(config) if is_opened_anew else dataclasses.replace(base, source=source))
     assert {recipe for recipe in before if before[recipe] != after[recipe]} == expected(name)
+
+
+def test_settings_that_came_later_leave_earlier_recipes_alone() -> None:
+    settings = CircuitLensSettings()
+    assert ADDED.keys() <= dataclasses.asdict(settings).keys()
+    assert all(getattr(settings, name) == before for name, before in ADDED.items())
+    assert set(settings.named()) == set(dataclasses.asdict(settings)) - set(ADDED)
+    assert dataclasses.replace(settings, sources="direct").named()["sources"] == "direct"

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from interp.circuitlens.attribution import direct_heads, feature_targets
+from interp.circuitlens.attribution import feature_targets
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
+from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Graph, GraphSettings, Probable, attribution_graph, graph_scores, prune
 from interp.circuitlens.linear import LinearModel, linear_model

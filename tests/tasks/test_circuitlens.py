@@ -247,5 +247,24 @@ def test_a_model_that_was_not_sampled_is_refused(sampled: Any, monkeypatch: pyte
     monkeypatch.setattr(
         attribute, "loaded_transcoder", lambda *a, **k: replace(c := coders(*a, **k), b_enc=c.b_enc + 1)
     )
-    with pytest.raises(ValueError, match="contributions sum to"):
+    with pytest.raises(ValueError, match="the frozen model gives"):
         attribute_block.fn(subject.store, job, Block(0, 20))
+
+
+def test_direct_contributions_carry_their_name(sampled: tuple[Subject, CircuitLensJob], found: Any) -> None:
+    subject, job = sampled
+    settings = replace(SETTINGS, sources="direct", qk_samples=0, continuation_tokens=0, effect_tokens=0)
+    direct = attributed((subject, replace(job, settings=settings)), "direct", 80, 512)
+    modes = {(row["kind"], row["mode"]) for row in direct["contributions"].select(["kind", "mode"]).to_pylist()}
+    assert modes == {(kind, "direct") for kind in ("feature", "head", "token", "error", "bias")}
+    whole = {(row["kind"], row["mode"]) for row in found["contributions"].select(["kind", "mode"]).to_pylist()}
+    assert whole == {(kind, "direct" if kind == "head" else "jacobian") for kind, _ in modes}
+    heads = [[row for row in one["contributions"].to_pylist() if row["kind"] == "head"] for one in (direct, found)]
+    assert len(heads[0]) == len(heads[1]) > 0
+    assert len(direct["samples"]) == len(found["samples"])
+    model = replace(job, recipe="of another", blocks=(Block(0, 80),), settings=settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attribute, "_readings", lambda coder, x, samples: np.zeros(len(samples.feature), np.float32))
+        ordered(subject.store, model)
+        with pytest.raises(ValueError, match="the frozen model gives"):
+            attribute_block.fn(subject.store, model, model.blocks[0])

@@ -6,6 +6,7 @@ import torch
 from interp.capture import HookedModel, Hooks, capture
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets, read_until
 from interp.circuitlens.frozen import freeze
+from interp.circuitlens.linear import rounded
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
 from tests.tiny_models import CONFIGS, D_MODEL, DIFFERENT, N_LAYERS
@@ -142,3 +143,23 @@ def test_one_at_a_time_gives_the_same(name: str) -> None:
             assert not found.tokens[n_pos:, column].any()
             n += 1
     assert n == len(together)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "qwen2"])
+def test_bfloat16_changes_the_gradients_that_attention_carries_and_no_others(name: str) -> None:
+    linear, frozen = frozen_model(name, HOOKS[0], coders := random_transcoders("jumprelu"))
+    feature, position = all_pairs(3)
+    layer = N_LAYERS - 1
+    targets = feature_targets(linear, frozen, layer, coders[layer], feature, position)
+    (exact,) = contributions(linear, frozen, targets, max_bytes=10**9, heads=True)
+    (found,) = contributions(rounded(linear), frozen, targets, max_bytes=10**9, heads=True)
+    assert found.features.dtype == torch.float32
+    scale = exact.features.abs().max(0).values
+    apart = (found.features - exact.features).abs().max(0).values / scale
+    assert 0 < apart.max() < 0.02
+    below = slice(frozen.first_active()[layer - 1], frozen.first_active()[layer])
+    if linear.parallel:  # nothing but the residual stream lies between the topmost two layers
+        torch.testing.assert_close(found.features[below], exact.features[below], rtol=0, atol=0)
+    assert found.heads is not None
+    assert exact.heads is not None
+    assert (found.heads - exact.heads).abs().max() < 0.02 * exact.heads.abs().max()

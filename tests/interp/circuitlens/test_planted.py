@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from interp.capture import Hooks
-from interp.circuitlens.attribution import contributions, direct_heads, feature_targets
+from interp.circuitlens.attribution import contributions, feature_targets
 from interp.circuitlens.causality import Drops, Firing, causal_drops
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
+from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, _writing_later, freeze
 from interp.circuitlens.kinds import KINDS
