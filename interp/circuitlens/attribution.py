@@ -6,7 +6,7 @@ once, as matrix products; automatic differentiation is not needed, because the f
 of a source is what it wrote times `g`. Contributions sum to the reading (docs/methods.md, section 5).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +137,27 @@ def batches(
         yield batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
 
 
-def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Contributions:
+@torch.no_grad()
+def attention_gradients(
+    linear: LinearModel, frozen: Frozen, targets: Targets
+) -> dict[int, Float[Tensor, "n_pos n_targets d_model"]]:
+    """The gradients of some targets with respect to what each layer's attention writes, layer by layer.
+
+    Targets are in descending order of layers, and a layer has those that read at it or above. Memory: all of them.
+    """
+    order, found = torch.argsort(targets.layer, descending=True, stable=True), dict[int, Tensor]()
+    _sweep(linear, frozen, targets.at(order), order, heads=False, observe=found.__setitem__)
+    return found
+
+
+def _sweep(
+    linear: LinearModel,
+    frozen: Frozen,
+    targets: Targets,
+    which: Tensor,
+    heads: bool,
+    observe: Callable[[int, Tensor], None] = lambda layer, gradient: None,
+) -> Contributions:
     """Carry the gradients of a batch from the top layer down to the embedding. The targets of the highest layers come
     first."""
     n_pos, n = int(targets.position.max()) + 1, len(targets)
@@ -156,6 +176,7 @@ def _sweep(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor,
             g = g + (g @ at.skip) * (at.read_scale * at.write_scale)[:n_pos, None, None]
         if not linear.parallel:
             above = g = joined(g, targets, k, counts[layer])
+        observe(layer, above)
         bias[: above.shape[1]] += torch.einsum("skd,sd->k", above, at.attention_bias[:n_pos])
         g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
         if linear.parallel:

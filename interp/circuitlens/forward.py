@@ -1,5 +1,8 @@
 """Carry what single sources wrote forward through a frozen model: the residual stream as a sum of parts."""
 
+from collections import deque
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -23,6 +26,14 @@ def stream_parts(
     first columns are `ERRORS` and `BIASES`, followed by those of `chosen`. Paths are those of attribution: residual
     connections, frozen attention, bypasses. Memory: the result, and five times as much while it is computed.
     """
+    return deque(streams_carried(linear, frozen, chosen), maxlen=1).pop()
+
+
+@torch.no_grad()
+def streams_carried(
+    linear: LinearModel, frozen: Frozen, chosen: Int64[Tensor, " n_chosen"]
+) -> Iterator[Float[Tensor, "n_pos n_parts d_model"]]:
+    """The same below every layer, from the lowest on, and at last above all of them."""
     firsts, d_model = frozen.first_active(), frozen.embedding.shape[1]
     x = frozen.embedding.new_zeros(frozen.n_pos, N_SUMS + len(chosen), d_model)
     if frozen.position_embedding is not None:
@@ -31,6 +42,7 @@ def stream_parts(
     is_token = chosen >= firsts[-1]
     token = chosen[is_token] - firsts[-1]
     x[token, column[is_token]] = frozen.embedding[token]
+    yield x
     for layer, at in enumerate(frozen.layers):
         read = x
         x = x + _attention(linear, layer, at, x)
@@ -44,7 +56,7 @@ def stream_parts(
             here = (chosen >= firsts[source]) & (chosen < firsts[source + 1])
             index = chosen[here] - firsts[source]
             x[frozen.layers[source].active.position[index], column[here]] += written.at(index)
-    return x
+        yield x
 
 
 def _attention(
