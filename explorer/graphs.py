@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TypedDict
 
 from explorer.errors import BadRequestError, NotFoundError
+from explorer.graph_heads import carried
 from storage.exchange.attribution_graph import GraphLink, GraphNode
+from storage.exchange.graph_heads import CarriedEdge
 
 MAX_BYTES = 64_000_000
 MAX_NODES = 20_000
@@ -42,6 +44,8 @@ class Metadata(TypedDict):
     scan: str
     prompt: str
     prompt_tokens: list[str]
+    heads: list[CarriedEdge]
+    """Edges with the heads that carry them, as far as the graph says."""
 
 
 class Grouping(TypedDict):
@@ -146,6 +150,7 @@ def checked(graph: object, name: str) -> ReadGraph:
             "scan": _text(metadata.get("scan"), 100),
             "prompt": _text(metadata.get("prompt"), 20_000),
             "prompt_tokens": [_text(token, 200) for token in _list(metadata.get("prompt_tokens"))[:MAX_TOKENS]],
+            "heads": list(carried(_list(metadata.get("heads")), known)),
         },
         "qParams": {
             "pinnedIds": [one for one in map(str, _list(parameters.get("pinnedIds"))) if one in known],
@@ -245,7 +250,9 @@ def summary(graph: ReadGraph, n: int) -> dict[str, object]:
         (node for node in nodes.values() if node["kind"] in ("feature", "logit")),
         key=lambda node: (node["kind"] != "logit", node["influence"] is None, node["influence"] or 0.0),
     )
+    edges = [edge for edge in graph["metadata"]["heads"] if edge["heads"]]
     return {
+        "heads": [{**edge, "from": nodes[edge["source"]], "to": nodes[edge["target"]]} for edge in edges[:n]],
         "n_nodes": len(nodes),
         "n_links": len(graph["links"]),
         "nodes": ranked[:n],

@@ -31,7 +31,7 @@ VERSION = 2
 
 PROMPTS_A_TASK = 8
 
-TABLES = ("graph_nodes", "graph_edges", "graph_supernodes", "graphs")
+TABLES = ("graph_nodes", "graph_edges", "graph_supernodes", "graph_heads", "graph_head_pairs", "graphs")
 """A graph's parts in the order in which they are written: the last one says that all are there."""
 
 KEYS = {"prompt", "targets", "set"}
@@ -122,7 +122,7 @@ def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) 
         version=VERSION,
         checkpoint=checkpoint_id,
         lines=lines,
-        wanted=wanted,
+        wanted=wanted if wanted.heads else wanted[:-1],  # as batches of earlier versions were named
         directions=[file_sha256(file) for file in files if file.is_file()],
         labels=said,
     )

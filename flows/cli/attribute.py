@@ -59,6 +59,12 @@ def attribute(
     supernodes: Annotated[
         bool, typer.Option("--supernodes", help="Group nodes that do the same, and test the groups on the model.")
     ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option(
+            "--heads", help="Name the heads that carry the strongest edges between tokens, and why they looked there."
+        ),
+    ] = False,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")
     ] = False,
@@ -79,8 +85,10 @@ def attribute(
     with report_errors():
         from flows import attribute as flow
         from flows.prompts.opened import check_prompt, open_configured, open_named
+        from flows.reports.graph_heads import heads_of
         from flows.reports.graph_tests import tests_of
         from interp.circuitlens.graph import GraphSettings
+        from interp.circuitlens.loadings import LoadingSettings
         from interp.circuitlens.supernodes import SupernodeSettings
         from interp.interventions.validation import ValidationSettings
 
@@ -88,18 +96,21 @@ def attribute(
             raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
         settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
         wanted = flow.Wanted(
-            settings, ValidationSettings() if validate else None, SupernodeSettings() if supernodes else None
+            settings,
+            ValidationSettings() if validate else None,
+            SupernodeSettings() if supernodes else None,
+            LoadingSettings() if heads else None,
         )
         if prompts is not None:
             for name, given in (("PROMPT", prompt), ("--prompt-file", prompt_file), ("--output", output),
                                 ("--config", config)):  # fmt: skip
                 if given is not None:
                     raise ValueError(f"{name} is about one prompt, and has no effect with --prompts")
-            from flows.attribute_prompts import read_prompts, run_prompts
+            from flows.attribute_prompts import TABLES, read_prompts, run_prompts
 
             lines = read_prompts(prompts, target or (), chat=chat)
             batch = run_prompts(store_root(store), checkpoint, prompts, lines, wanted)
-            out.print(f"batch {batch} in the tables graphs, graph_nodes, graph_edges and graph_supernodes")
+            out.print(f"batch {batch} in the tables {', '.join(sorted(TABLES))}")
             return
         if output is None:
             raise ValueError("--output: name a file, NAME.json, for the graph")
@@ -116,5 +127,5 @@ def attribute(
         said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
         said += f"; replacement score {scores.replacement:.3f}, completeness score {scores.completeness:.3f}"
         out.print(f"{output}: {said}", soft_wrap=True, markup=False)
-        for part in tests_of(graph):
+        for part in (*tests_of(graph), *heads_of(graph)):
             out.print(part, soft_wrap=True)

@@ -15,6 +15,7 @@ from flows.prompts.opened import Opened
 from flows.prompts.targets import Likeliest, Target, targets_asked
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, attribution_graph, prune
+from interp.circuitlens.loadings import LoadingSettings, carried_edges
 from interp.circuitlens.supernodes import SupernodeSettings, supernodes
 from interp.descriptions.preference import PREFERRED
 from interp.display import visible
@@ -25,6 +26,7 @@ from interp.interventions.validation import Ablated, ValidationSettings, validat
 from interp.products import fast_products
 from storage.catalog.published import open_published
 from storage.exchange.attribution_graph import Explained, GraphFile, Provenance, graph_json, node_ids
+from storage.exchange.graph_heads import heads_json, with_heads
 from storage.exchange.graph_tests import graph_shares, supernodes_json, validation_json, with_tests
 from storage.exchange.slugs import slug_of
 from storage.store import Store
@@ -53,6 +55,8 @@ class Wanted(NamedTuple):
     """None: its nodes and edges are not tested."""
     supernodes: SupernodeSettings | None = None
     """None: nodes are not grouped."""
+    heads: LoadingSettings | None = None
+    """None: edges are not explained by heads."""
 
 
 class Attributed(NamedTuple):
@@ -103,6 +107,13 @@ def attribution(
     file = graph_json(found.graph, found.pruned, made, opened.texts, said)
     ids = node_ids(found.graph, explained)
     shares = graph_shares(found.graph, found.pruned, ids)
+    if wanted.heads is not None:
+        tell("finding the heads that carry edges")
+        with fast_products(opened.checkpoint.attributes.d_model):
+            carried = carried_edges(
+                opened.linear, found.frozen, opened.transcoder, (found.graph, found.pruned), wanted.heads, BATCH_BYTES
+            )
+        file = with_heads(file, heads_json(file, ids, carried))
     if wanted.validation is None and wanted.supernodes is None:
         return Attributed(file, shares)
     rest = at_rest(opened.linear, found.frozen, opened.transcoder)

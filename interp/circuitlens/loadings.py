@@ -101,7 +101,7 @@ def head_loadings(linear: LinearModel, frozen: Frozen, targets: Targets, edges: 
     gradients = attention_gradients(linear, frozen, targets)
     rank = torch.argsort(torch.argsort(targets.layer, descending=True, stable=True))[edges.target].tolist()
     chosen, column = torch.unique(edges.source, return_inverse=True)
-    found: list[list[tuple[float, int, int, int, int, float]]] = [[] for _ in rank]
+    found: list[list[_Carried]] = [[] for _ in rank]
     for layer, x in enumerate(streams_carried(linear, frozen, chosen)):
         if layer not in gradients:
             break
@@ -119,19 +119,34 @@ def head_loadings(linear: LinearModel, frozen: Frozen, targets: Targets, edges: 
             loading, place = moved.sum((1, 2)), moved.abs().flatten(1).argmax(1)
             for head in range(n_all):
                 query, key = divmod(int(place[head]), n_pos)
-                found[edge].append((float(loading[head]), layer, head, query, key, float(moved[head, query, key])))
+                through = float(moved[head, query, key])
+                found[edge].append(_Carried(float(loading[head]), layer, head, query, key, through))
+    return _strongest(found, n_heads)
+
+
+def _strongest(found: list[list["_Carried"]], n_heads: int) -> HeadLoadings:
     rows = [
-        (edge, *row) for edge, own in enumerate(found) for row in sorted(own, key=lambda one: -abs(one[0]))[:n_heads]
+        (edge, one)
+        for edge, own in enumerate(found)
+        for one in sorted(own, key=lambda one: -abs(one.loading))[:n_heads]
+        if one.loading
     ]
-    rows = [row for row in rows if row[1] != 0]
-    edge, loading, layer, head, query, key, through = (
-        (list(one) for one in zip(*rows, strict=True)) if rows else ([],) * 7
-    )
-    whole = (np.array(one, np.int64) for one in (edge, layer, head))
-    return HeadLoadings(
-        *whole, np.array(loading, np.float64), np.array(query, np.int64), np.array(key, np.int64),
-        np.array(through, np.float64),
-    )  # fmt: skip
+    whole = [np.array([edge for edge, _ in rows], np.int64)]
+    whole += [np.array([getattr(one, name) for _, one in rows], np.int64) for name in ("layer", "head", "query", "key")]
+    loading, through = (np.array([getattr(one, name) for _, one in rows]) for name in ("loading", "through"))
+    edge, layer, head, query, key = whole
+    return HeadLoadings(edge, layer, head, loading, query, key, through)
+
+
+class _Carried(NamedTuple):
+    """What one head carries of an edge."""
+
+    loading: float
+    layer: int
+    head: int
+    query: int
+    key: int
+    through: float
 
 
 def carried_edges(
@@ -146,7 +161,7 @@ def carried_edges(
     graph = of[0]
     nodes = edges_between_tokens(*of, settings.edges)
     if not nodes:
-        return CarriedEdges((), HeadLoadings(*[np.zeros(0, np.int64)] * 7), ())
+        return CarriedEdges((), _strongest([], 0), ())
     leads_to = sorted({target for _, target in nodes})
     targets = _targets(linear, frozen, transcoder, graph, leads_to)
     device = frozen.embedding.device

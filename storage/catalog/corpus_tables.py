@@ -2,6 +2,22 @@
 
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, READ_CORPUS, Column, Table
 
+SIDES = (
+    Column("query_kind", "VARCHAR", "feature, token, error or bias: what the query's part comes from."),
+    Column(
+        "query_layer",
+        "SMALLINT",
+        "Layer of the feature; null for the others, of which errors and biases are sums.",
+    ),
+    Column("query_index", "INTEGER", "The feature or the token id; null for errors and biases."),
+    Column("query_source_position", "INTEGER", "Token in the row where it was written; null likewise."),
+    Column("key_kind", "VARCHAR", "What the key's part comes from."),
+    Column("key_layer", "SMALLINT", "As query_layer."),
+    Column("key_index", "INTEGER", "As query_index."),
+    Column("key_source_position", "INTEGER", "As query_source_position."),
+)
+"""What the two sides of a head's score come from in part."""
+
 TABLES = (
     Table(
         "features",
@@ -163,18 +179,7 @@ TABLES = (
                 "The head's score there before the softmax, and before a soft cap where the model has one: the sum of "
                 "all pairs.",
             ),
-            Column("query_kind", "VARCHAR", "feature, token, error or bias: what the query's part comes from."),
-            Column(
-                "query_layer",
-                "SMALLINT",
-                "Layer of the feature; null for the others, of which errors and biases are sums.",
-            ),
-            Column("query_index", "INTEGER", "The feature or the token id; null for errors and biases."),
-            Column("query_source_position", "INTEGER", "Token in the row where it was written; null likewise."),
-            Column("key_kind", "VARCHAR", "What the key's part comes from."),
-            Column("key_layer", "SMALLINT", "As query_layer."),
-            Column("key_index", "INTEGER", "As query_index."),
-            Column("key_source_position", "INTEGER", "As query_source_position."),
+            *SIDES,
             Column("score", "DOUBLE", "What the pair adds to the head's score."),
         ),
     ),

@@ -1,6 +1,7 @@
 """Attribution graphs of many prompts."""
 
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, Column, Table
+from storage.catalog.corpus_tables import SIDES
 
 BATCH = Column("batch", "VARCHAR", "The file of prompts and how it was attributed, as a short hash.")
 NUMBER = Column("number", "INTEGER", "Prompt of the file, from 0.")
@@ -71,6 +72,48 @@ TABLES = (
             Column("predicted", "DOUBLE", "The target's change by the graph, its source switched off; null: untested."),
             Column("measured_frozen", "DOUBLE", "In the model with attention patterns and norms frozen."),
             Column("measured", "DOUBLE", "In the model, nothing frozen."),
+        ),
+    ),
+    Table(
+        "graph_heads",
+        "A head that carries an edge of a graph from one token to another (`attribute --heads`).",
+        (*KEY, "source", "target", "rank"),
+        (
+            *GRAPH,
+            Column("source", "VARCHAR", "Id of the node that contributes."),
+            Column("target", "VARCHAR", "Id of the node that it contributes to."),
+            Column("rank", "INTEGER", "From 0, the head of the greatest loading."),
+            Column("head_layer", "SMALLINT", "Layer of the head."),
+            Column("head", "INTEGER", "The head, from 0."),
+            Column(
+                "loading",
+                "DOUBLE",
+                "The part of the edge's weight on paths through the head; paths through several heads count at each.",
+            ),
+            Column("query_position", "INTEGER", "The token where the head writes most of it."),
+            Column("key_position", "INTEGER", "The token that it reads there."),
+            Column("through", "DOUBLE", "What of the loading is read and written there."),
+            Column(
+                "head_score",
+                "DOUBLE",
+                "The head's score there before the softmax, and before a soft cap where the model has one: the sum of "
+                "all pairs of sources.",
+            ),
+        ),
+    ),
+    Table(
+        "graph_head_pairs",
+        "A pair of sources that made a head of `graph_heads` look where it did: one of the strongest.",
+        (*KEY, "head_layer", "head", "query_position", "key_position", "rank"),
+        (
+            *GRAPH,
+            Column("head_layer", "SMALLINT", "Layer of the head."),
+            Column("head", "INTEGER", "The head, from 0."),
+            Column("query_position", "INTEGER", "The token from which it looked."),
+            Column("key_position", "INTEGER", "The token at which it looked."),
+            Column("rank", "INTEGER", "From 0, the pair of the greatest magnitude."),
+            *SIDES,
+            Column("score", "DOUBLE", "What the pair adds to the head's score."),
         ),
     ),
     Table(

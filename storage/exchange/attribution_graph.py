@@ -17,7 +17,7 @@ INDEX = "graph-metadata.json"
 MAX_INDEX_BYTES = 20_000_000
 """An index has what stands above a graph, its prompt above all: thousands of graphs."""
 
-TESTS = ("validation", "supernodes")
+TESTS = ("validation", "supernodes", "heads")
 """What a graph's metadata say of its tests, left out of the index."""
 
 LABEL_LENGTH = 512

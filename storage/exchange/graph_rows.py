@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 from storage.exchange.attribution_graph import GraphFile, whole_scores
+from storage.exchange.graph_heads import CarriedEdge, head_rows, pair_rows
 from storage.exchange.graph_tests import SharesJson, SupernodesJson, ValidationJson
 
 Row = dict[str, object]
@@ -26,6 +27,8 @@ class GraphRows(NamedTuple):
     graph_nodes: list[Row]
     graph_edges: list[Row]
     graph_supernodes: list[Row]
+    graph_heads: list[Row]
+    graph_head_pairs: list[Row]
 
 
 class _Tests(NamedTuple):
@@ -55,7 +58,9 @@ def graph_rows(file: GraphFile, shares: Mapping[str, float], d_vocab: int) -> Gr
         "nothing": groups["nothing"] if groups else None,
     }
     nodes, edges = list(_nodes(file, shares, d_vocab, tests)), list(_edges(file, validation))
-    return GraphRows(graph, nodes, edges, list(_groups(groups)) if groups else [])
+    carried = cast(list[CarriedEdge], metadata.get("heads", []))
+    supernodes = list(_groups(groups)) if groups else []
+    return GraphRows(graph, nodes, edges, supernodes, list(head_rows(carried)), list(pair_rows(carried)))
 
 
 def _nodes(file: GraphFile, shares: Mapping[str, float], d_vocab: int, tests: _Tests) -> Iterator[Row]:

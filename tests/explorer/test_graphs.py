@@ -75,6 +75,29 @@ def test_a_graph_is_shown_with_the_features_that_it_names(client: TestClient) ->
     assert 'data-feature="' in text
 
 
+HEAD = {
+    "layer": 1, "head": 0, "loading": 1.5, "query_position": 1, "key_position": 0, "through": 1.25, "score": 4.0,
+    "pairs": [{"query": {"kind": "token", "index": 3, "position": 1},
+               "key": {"kind": "feature", "layer": 1, "index": 2, "position": 0}, "score": 3.0}],
+}  # fmt: skip
+
+
+def test_heads_that_carry_links_are_shown_with_what_they_looked_for(client: TestClient, folder: Path) -> None:
+    assert "Heads that carry" not in client.get(f"/c/{CHECKPOINT}/graph/small").text
+    own = graph()
+    edge = {"source": "1_2_1", "target": "4_3_1", "weight": 3.0, "heads": [HEAD, {**HEAD, "layer": "x"}, 5]}
+    own["metadata"]["heads"] = [edge, {**edge, "source": "gone"}, {**edge, "weight": float("nan")}, None]
+    (folder / "small.json").write_text(json.dumps(own))
+    facts = client.get(f"/api/c/{CHECKPOINT}/graph/small").json()["facts"]
+    assert [(one["source"], len(one["heads"])) for one in facts["heads"]] == [("1_2_1", 1)]
+    assert facts["heads"][0]["heads"][0]["pairs"][0]["key"] == {
+        "kind": "feature", "layer": 1, "index": 2, "position": 0,
+    }  # fmt: skip
+    text = client.get(f"/c/{CHECKPOINT}/graph/small").text
+    assert "Heads that carry" in text
+    assert text.count(f'href="/c/{CHECKPOINT}/feature/1/2"') > 2
+
+
 def test_features_of_another_model_are_not_linked(client: TestClient, folder: Path) -> None:
     other = graph()
     other["metadata"]["scan"] = "gemma-2-2b"

@@ -12,12 +12,13 @@ from flows.attribute_prompts import read_prompts, run_prompts
 from flows.cli import app
 from flows.prompts.graphs import Wanted
 from interp.circuitlens.graph import GraphSettings
+from interp.circuitlens.loadings import LoadingSettings
 from interp.circuitlens.supernodes import SupernodeSettings
 from interp.interventions.validation import ValidationSettings
 from storage.catalog.database import open_catalog
 from tests.planted_store import planted_store
 
-WANTED = Wanted(GraphSettings(), ValidationSettings(), SupernodeSettings(draws=1))
+WANTED = Wanted(GraphSettings(), ValidationSettings(), SupernodeSettings(draws=1), LoadingSettings())
 
 
 def write(file: Path, *lines: object) -> Path:
@@ -61,6 +62,7 @@ def test_graphs_are_in_the_catalog_once(attributed: tuple[Path, Path, str]) -> N
     assert ("0_3_2", "feature", 0, 3, None, 2, "word5 or <b>word7</b>") in nodes
     assert ("E_5_2", "token", None, None, 5, 2, 'Emb: " word5"') in nodes
     assert [row for row in nodes if row[1] == "target"] == [("3_32_2", "target", None, None, None, 2, target[0])]
+    assert rows(root, "SELECT * FROM graph_heads") == []  # nothing here comes from another token
     [(status,)] = rows(root, "SELECT status FROM runs WHERE stage = 'attribute_prompts'")
     assert status == "completed"
 
