@@ -35,7 +35,7 @@ $(READY): pyproject.toml $(LOCKS)
 		{ echo "uv could not; pip does it, which takes longer"; $(BIN)/python -m pip install $(HASHED) -r requirements.lock; }
 	@echo "Set-up, 4 of 4: Circuit Insights"
 	@$(ALIVE) $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index --config-settings editable_mode=compat --editable . && \
-		$(BIN)/python -m pip check
+		$(BIN)/python -m pip check && $(BIN)/python -m interp.kernels.compile
 	@touch $(READY)
 
 lock:  ## Write the hashes of the versions in requirements.lock anew; wants the uv of an earlier set-up

@@ -1,11 +1,14 @@
 """What all tasks share: where their work is done, retries for what may pass, none for what will not."""
 
 import errno
+import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from concurrent.futures.process import BrokenProcessPool
 from contextvars import ContextVar
 from functools import cached_property, wraps
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, ParamSpec, Protocol, TypeVar, cast
 from uuid import uuid4
 
 import torch
@@ -23,6 +26,23 @@ RETRIES = 2
 
 CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
 """The Dask cluster whose workers do the work of tasks; without one it is done where the task is."""
+
+
+class Processes(Protocol):
+    """Processes of this machine for work of the Python interpreter, of which threads do one thing at a time."""
+
+    @property
+    def executor(self) -> Executor | None:
+        """They, once they are there."""
+        ...
+
+    def spent(self, seconds: float) -> None:
+        """Such work took so long in this process."""
+        ...
+
+
+PROCESSES: ContextVar[Processes | None] = ContextVar("processes", default=None)
+"""Whom tasks of the interpreter are given to; without them each is done where the task is."""
 
 PROGRESS: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
 """Whom a long task tells how many of its parts are done; nobody where it runs on a worker of a cluster."""
@@ -48,21 +68,44 @@ class ShardTask(Generic[P, R]):
     are files that name their recipe, so Prefect caches nothing.
     """
 
-    def __init__(self, work: Callable[P, R], name: str, run_name: str) -> None:
-        self.work, self.name, self.run_name = work, name, run_name
+    def __init__(self, work: Callable[P, R], name: str, run_name: str, interpreted: bool = False) -> None:
+        self.work, self.name, self.run_name, self.interpreted = work, name, run_name, interpreted
         self.__doc__ = work.__doc__
 
     def fn(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the work where it belongs, without Prefect.
 
-        With a cluster that is the worker that does it, and the thread of the task waits.
+        With a cluster that is the worker that does it, and the thread of the task waits. So it does for a process of
+        this machine if the task is one of the interpreter.
         """
         cluster = CLUSTER.get()
-        if cluster is None:
+        if cluster is not None:
+            key = f"{self.name}-{uuid4()}"
+            return cast(R, cluster.submit(_work_on_worker, self._place, args, kwargs, key=key, pure=False).result())
+        processes = PROCESSES.get() if self.interpreted else None
+        if processes is None:
             return _work_here(self.work, *args, **kwargs)
-        place, key = f"{self.work.__module__}:{self.work.__qualname__}", f"{self.name}-{uuid4()}"
-        done = cluster.submit(_work_on_worker, place, args, kwargs, key=key, pure=False)
-        return cast(R, done.result())
+        executor = processes.executor
+        if executor is not None:
+            return self._in_process(executor, *args, **kwargs)
+        began = time.thread_time()
+        try:
+            return _work_here(self.work, *args, **kwargs)
+        finally:
+            processes.spent(time.thread_time() - began)
+
+    def _in_process(self, executor: Executor, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return cast(R, executor.submit(_work_on_worker, self._place, args, kwargs).result())
+        except BrokenProcessPool:
+            raise ValueError(
+                f"a process of the task {self.name} was killed, as the system does when memory runs out; with fewer "
+                "engine.workers fewer are at work at once, and with engine.workers=1 there are none"
+            ) from None
+
+    @property
+    def _place(self) -> str:
+        return f"{self.work.__module__}:{self.work.__qualname__}"
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> "PrefectFuture[R]":
         """Have it done by the flow's runner."""
@@ -93,9 +136,12 @@ class ShardTask(Generic[P, R]):
         return decorate(run_work)
 
 
-def shard_task(name: str, run_name: str) -> Callable[[Callable[P, R]], ShardTask[P, R]]:
-    """A `ShardTask`, by name and the name of its runs, which may have arguments of the work in braces."""
-    return lambda work: ShardTask(work, name, run_name)
+def shard_task(name: str, run_name: str, *, interpreted: bool = False) -> Callable[[Callable[P, R]], ShardTask[P, R]]:
+    """A `ShardTask`, by name and the name of its runs, which may have arguments of the work in braces.
+
+    interpreted: most of its time is spent in the Python interpreter, so that threads do not help; see `PROCESSES`.
+    """
+    return lambda work: ShardTask(work, name, run_name, interpreted)
 
 
 def _work_here(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -69,6 +69,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
             0,
             0,
             per_shard * config.activations.n_samples * (2_000 + sizes.d_model * 4),
+            interpreted=True,
         ),
         "ablate": Cost(
             sizes.n_layers if n_ablated else 0,

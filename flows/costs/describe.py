@@ -48,7 +48,7 @@ def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
         "wire": Cost(
             n_shards if wiring else 0, wiring * PROPAGATE_S * rates.slowness, wiring * BYTES_INHERITED, 0, 200e6
         ),
-        "describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd),
+        "describe": Cost(n_shards, seconds, n * BYTES_PER_DESCRIPTION, 0, 200e6, usd, True),
     }
 
 

@@ -73,7 +73,14 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
             layer + 500e6,
             usd,
         ),
-        "score": Cost(sizes.n_layers, n_descriptions * SCORE_S * by_description, n_descriptions * 400, 0, 200e6),
+        "score": Cost(
+            sizes.n_layers,
+            n_descriptions * SCORE_S * by_description,
+            n_descriptions * 400,
+            0,
+            200e6,
+            interpreted=True,
+        ),
     }
 
 

@@ -30,12 +30,16 @@ class Cost(NamedTuple):
     """Memory for what each task holds for itself."""
     usd: float = 0.0
     """For questions to a language model, about."""
+    interpreted: bool = False
+    """Whether its tasks are work of the interpreter, which has processes of its own (`flows.running.processes`)."""
 
     def memory_bytes(self, engine: EngineConfig) -> float:
-        """Memory of all processes together: threads share one, Dask has one for each worker beside the flow's."""
+        """Memory of all processes together: threads share one; Dask, and work of the interpreter, have one for each
+        worker beside the flow's."""
         at_once = min(n_workers(engine), self.n_tasks)
-        n_processes = at_once if engine.runner == "dask" else 1
-        libraries = (n_processes + (engine.runner == "dask")) * LIBRARIES_BYTES
+        apart = engine.runner == "dask" or (self.interpreted and at_once > 1)
+        n_processes = at_once if apart else 1
+        libraries = (n_processes + apart) * LIBRARIES_BYTES
         return libraries + n_processes * self.held_bytes + at_once * self.task_bytes
 
 

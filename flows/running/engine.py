@@ -20,6 +20,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from configs.engine import EngineConfig
 from flows.running.prefect_api import check_prefect_answers
 from flows.running.prefect_server import end_early, started
+from flows.running.processes import processes_at_hand
 from flows.running.progress import working
 from flows.subject.machine import n_workers
 from storage.bucket.working_copy import check_held
@@ -67,6 +68,8 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
         runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
         stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
         stack.enter_context(_cores_shared(engine))
+        if cluster is None:
+            stack.enter_context(processes_at_hand(at_once))
         yield
 
 

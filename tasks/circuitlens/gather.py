@@ -30,7 +30,7 @@ Row = dict[str, str | int]
 """Columns that all rows of a part have in common."""
 
 
-@shard_task("circuitlens-gather", "circuitlens {key.name}")
+@shard_task("circuitlens-gather", "circuitlens {key.name}", interpreted=True)
 def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
     """Cluster each feature's samples and sum up what they do. Memory: the samples of a shard as blocks left them."""
     if all(store.part(table, key).exists() for table in TABLES):

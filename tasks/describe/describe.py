@@ -89,7 +89,7 @@ class _Row(NamedTuple):
     clauses: tuple[Measured, ...]
 
 
-@shard_task("describe", "describe {key.name}")
+@shard_task("describe", "describe {key.name}", interpreted=True)
 def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
 

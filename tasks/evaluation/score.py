@@ -50,7 +50,7 @@ Row = tuple[int, str, str, Score]
 """Feature, method, metric, figure."""
 
 
-@shard_task("score", "score L{key.layer:02d}")
+@shard_task("score", "score L{key.layer:02d}", interpreted=True)
 def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     """Work out every figure of a layer's judged descriptions.
 
