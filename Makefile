@@ -130,5 +130,5 @@ deploy: $(READY)  ## Tell the server what can be run
 demo-model: $(READY)  ## Train the demo's transcoders anew, and its model if demo/checkpoint is gone
 	$(BIN)/python -m demo.make_demo_model
 
-clean:
-	rm -rf $(VENV) store
+clean:  ## Remove the virtual environment; results in store/ stay, and with them answers that were paid for
+	rm -rf $(VENV)

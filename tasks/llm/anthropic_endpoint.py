@@ -27,7 +27,7 @@ from tasks.llm.endpoint import (
 )
 from tasks.llm.prices import anthropic_prices
 from tasks.llm.rate_limits import room_left
-from tasks.llm.repair import MEND
+from tasks.llm.ask_again import MEND
 from tasks.llm.sdk_errors import translated
 
 KEY = "ANTHROPIC_API_KEY"

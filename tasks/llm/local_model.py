@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept
-from tasks.llm.repair import MEND, instructions_with_schema
+from tasks.llm.ask_again import MEND, instructions_with_schema
 
 OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is downloaded, and no code of the folder is run."""

@@ -29,7 +29,7 @@ from tasks.llm.endpoint import (
     credible,
 )
 from tasks.llm.rate_limits import room_left
-from tasks.llm.repair import MEND, instructions_with_schema
+from tasks.llm.ask_again import MEND, instructions_with_schema
 from tasks.llm.sdk_errors import translated
 
 FREE = Prices(input=0.0, output=0.0)
