@@ -14,6 +14,7 @@ from anthropic.types.messages.batch_create_params import Request
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import AnthropicSettings, LLMSettings
+from tasks.llm.ask_again import MEND
 from tasks.llm.endpoint import (
     BatchResult,
     BusyError,
@@ -27,7 +28,6 @@ from tasks.llm.endpoint import (
 )
 from tasks.llm.prices import anthropic_prices
 from tasks.llm.rate_limits import room_left
-from tasks.llm.ask_again import MEND
 from tasks.llm.sdk_errors import translated
 
 KEY = "ANTHROPIC_API_KEY"

@@ -17,6 +17,7 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema, R
 
 from interp.descriptions.llm_questions import Prompt
 from interp.descriptions.settings import LLMSettings, OpenAISettings, Prices
+from tasks.llm.ask_again import MEND, instructions_with_schema
 from tasks.llm.endpoint import (
     BatchResult,
     BusyError,
@@ -29,7 +30,6 @@ from tasks.llm.endpoint import (
     credible,
 )
 from tasks.llm.rate_limits import room_left
-from tasks.llm.ask_again import MEND, instructions_with_schema
 from tasks.llm.sdk_errors import translated
 
 FREE = Prices(input=0.0, output=0.0)
