@@ -1,6 +1,6 @@
 """How good are descriptions by rule, as this code would word them now?
 
-    python -m benchmarks.descriptions CONFIG [--set store=…] [--layers 0 1 2 3] [--texts 20] [--json]
+    python -m benchmarks.descriptions CONFIG [--set store=…] [--layers 0 1 2 3] [--texts 20] [--features 400] [--json]
 
 On a store whose `evaluate` stage has read held-out texts (of that configuration): the judged features are described
 anew by rule from the catalog, and judged anew by rule on the same material, without running any other stage and without
@@ -9,6 +9,10 @@ writing into the store. Three sets of features, so that what is tuned on the fir
 - `tuning`: every other judged feature (in the order of the draw) of layers 1 and 2;
 - `same layers`: the other features of these layers;
 - `other layers`: all others.
+
+With --features so many features a layer are drawn, and what they do on the same held-out texts is read first and kept
+in the store's evaluation folder; CircuitLens should have been run on as many. The sets are then `third` (features whose
+number is divisible by 3, on which the writer of texts was tuned) and `others`.
 
 Figures are means over the features that all methods describe; `shuffled` is the same of the descriptions given to other
 features of the layer; `less_maxact` is a method's clarity less that of maxact, paired, with its standard error.
@@ -38,10 +42,11 @@ from storage.checkpoints import open_checkpoint
 from storage.store import Store
 from storage.tokenising import token_ids
 from tasks.describe.evidence import EvidenceJob, known_features
-from tasks.evaluation.held_out import LayerMaterial, load_layer_material
+from tasks.evaluation.held_out import LayerMaterial, load_layer_material, read_layers
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import partners
 from tasks.evaluation.text_activations import Wanted, read_peaks
+from tasks.evaluation.texts import draw_texts
 from tasks.models import loaded_model
 
 METHODS: tuple[Method, ...] = ("maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl")
@@ -52,6 +57,9 @@ METRICS = (
 )  # fmt: skip
 
 TUNED_LAYERS = (1, 2)
+
+THIRD = 3
+"""With more features than evaluate judges, those are tuned on whose number this divides."""
 
 
 class Row(NamedTuple):
@@ -73,12 +81,14 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="settings, as in circuit-insights run --set")
     parser.add_argument("--layers", type=int, nargs="*")
     parser.add_argument("--texts", type=int, default=20, help="texts written from a description")
+    parser.add_argument("--features", type=int, help="features a layer; default: those that evaluate has read")
     parser.add_argument("--json", action="store_true", help="every description with its figures, one a line")
     arguments = parser.parse_args()
-    config = load_config(arguments.config, arguments.set)
-    job, store, layers = job_of(config)
+    drawn = [] if arguments.features is None else drawing(arguments.features)
+    config = load_config(arguments.config, [*arguments.set, *drawn])
+    job, store, layers = job_of(config, read=bool(drawn))
     job = replace(job, how=replace(job.how, n_synthetic=arguments.texts))
-    rows = [row for layer in arguments.layers or layers for row in judged(store, job, layer)]
+    rows = [row for layer in arguments.layers or layers for row in judged(store, job, layer, by_third=bool(drawn))]
     if arguments.json:
         for row in rows:
             print(json.dumps(row._asdict(), ensure_ascii=False))
@@ -87,17 +97,28 @@ def main() -> None:
         print(line)
 
 
-def job_of(config: RunConfig) -> tuple[JudgeJob, Store, list[int]]:
-    """How the configuration's `evaluate` stage judges, on the material that its store has."""
+def drawing(n: int) -> list[str]:
+    """The settings with which `n` features a layer are drawn, none of which is steered."""
+    return [f"evaluate.how.features_per_layer={n}", "evaluate.how.faithfulness.features_per_layer=0"]
+
+
+def job_of(config: RunConfig, *, read: bool = False) -> tuple[JudgeJob, Store, list[int]]:
+    """How the configuration's `evaluate` stage judges, on the material that its store has; with `read`, on that of its
+    own draw, which is read if it is not there."""
     subject = identify(open_source(config))
     job = _job(EvaluateRecipe(subject))
+    if read:
+        draw_texts.fn(subject.store, job)
+        for layer in subject.layers:
+            read_layers.fn(subject.store, job, (layer,))
+        return job, subject.store, list(subject.layers)
     folders = sorted((subject.store.root / "evaluation").glob("*/natural"), key=lambda folder: folder.stat().st_mtime)
     if not folders:
         raise ValueError(f"{subject.store.root}: evaluate has read no held-out texts; run it first")
     return replace(job, material_recipe=folders[-1].parent.name), subject.store, list(subject.layers)
 
 
-def judged(store: Store, job: JudgeJob, layer: int) -> list[Row]:
+def judged(store: Store, job: JudgeJob, layer: int, *, by_third: bool = False) -> list[Row]:
     """A layer's judged features, described and judged anew."""
     material = load_layer_material(store, job, layer)
     began = time.process_time()
@@ -122,7 +143,8 @@ def judged(store: Store, job: JudgeJob, layer: int) -> list[Row]:
             found = figures(said, material.materials[at], synthetic, job.how)
             values = {metric: found[metric].value for metric in METRICS if metric in found}
             place = layer, int(material.features[at])
-            rows.append(Row(set_of(layer, at), place, method, shuffled, text, values))
+            features = third_of(place[1]) if by_third else set_of(layer, at)
+            rows.append(Row(features, place, method, shuffled, text, values))
     print(f"layer {layer}: describing {took:.2f} s, all {time.process_time() - began:.2f} s of CPU", flush=True)
     return rows
 
@@ -132,6 +154,11 @@ def set_of(layer: int, at: int) -> str:
     if layer not in TUNED_LAYERS:
         return "other layers"
     return "same layers" if at % 2 else "tuning"
+
+
+def third_of(feature: int) -> str:
+    """The same with more features than evaluate judges, by the feature's number."""
+    return "others" if feature % THIRD else "third"
 
 
 def describe_anew(store: Store, job: JudgeJob, layer: int, features: list[int]) -> dict[str, dict[int, str]]:

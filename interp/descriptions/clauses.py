@@ -160,17 +160,24 @@ PART_IN = 0.1
 def contexts_of(
     moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
 ) -> list[Clause]:
-    """The contexts that a description names: at most one before the firing token and one after or around it. Each holds
-    for a good share of the samples, and more often there than at the tokens of the corpus."""
+    """The contexts that a description names: at most one that places the firing token, words that come earlier, and
+    one context after or around it. Each holds for a good share of the samples, and more often there than at the tokens
+    of the corpus."""
     if len(moments) < 2:
         return []
     found = []
     for kinds, least in ((PLACES, rule.min_context), (SURROUNDINGS, max(MIN_SURROUNDINGS, rule.min_context))):
         if kinds is SURROUNDINGS and base is None:
             continue
-        contexts = [_context(_Place(kind, moments, base), least, wording) for kind in kinds]
+        places = [_Place(kind, moments, base) for kind in kinds]
+        contexts = [_context(place, least, wording) for place in places]
         best = max(contexts, key=lambda context: -1.0 if context is None else context[1])
-        found += [] if best is None else [best[0]]
+        if best is None:
+            continue
+        found.append(best[0])
+        if kinds is PLACES and best[0].kind != "after" and base is not None:
+            fires = {moment.fires for moment in moments}
+            found += _further(places[PLACES.index("after")], best[0], fires, least, wording)
     return found
 
 
@@ -238,6 +245,24 @@ def _parts(place: _Place, least: float, wording: WordingSettings) -> list[_Part]
     enough = [(part, counted.mass(part.texts)) for part in parts if counted.held(part.texts) >= n_least]
     enough.sort(key=lambda row: -row[1])
     return [part for part, _ in enough if place.low(part.texts) > 1][:MAX_WORDS]
+
+
+def _further(
+    before: _Place, said: Clause, fires: AbstractSet[str], least: float, wording: WordingSettings
+) -> list[Clause]:
+    """Words that come before the firing tokens, beside the context `said` that places these. Words that `said` names,
+    pieces of them, and tokens that fire the feature themselves are left out."""
+    within = [name.casefold() for name in said.names if isinstance(name, str)]
+    parts = [
+        part
+        for part in _parts(before, least, wording)
+        if part.texts.isdisjoint(said.tokens | fires)
+        and not any(part.name.removeprefix("-").casefold() in word for word in within)
+    ]
+    tokens = frozenset(text for part in parts for text in part.texts)
+    if not parts or before.counted.held(tokens) < least * before.counted.n_samples:
+        return []
+    return [Clause("after", tuple(part.name for part in parts), tokens)]
 
 
 def _tells(part: Group) -> bool:

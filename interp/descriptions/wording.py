@@ -152,8 +152,22 @@ def _mechanisms(evidence: Evidence, rule: RuleSettings, wording: WordingSettings
         words = tuple(dict.fromkeys([*fired.words, *read]))[: 2 * rule.max_words]
         return [replace(fired, words=words, weaker=tuple(word for word in fired.weaker if word not in words))]
     alone = Mechanism(read)
-    found = (strongest and _relaxed(strongest, alone, alone=True), alone if read else None, fired)
+    found = (*_parted(strongest, alone, _names(evidence.reads, wording)), alone if read else None, fired)
     return _without_repeats([one for one in found if one is not None], rule)
+
+
+def _parted(strongest: Mechanism | None, alone: Mechanism, reads: Sequence[str]) -> Iterable[Mechanism]:
+    """The mechanism of the greatest activations, in two where only some of its words fire the feature alone: these go
+    first, since the others may need their context."""
+    if strongest is None:
+        return
+    fire_alone = tuple(word for word in strongest.words if word in reads)
+    others = tuple(word for word in strongest.words if word not in reads)
+    if not fire_alone or not others:
+        yield _relaxed(strongest, alone, alone=True)
+        return
+    yield _relaxed(replace(strongest, words=fire_alone, weaker=()), Mechanism(fire_alone), alone=True)
+    yield replace(strongest, words=others)
 
 
 def _fired(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Mechanism | None:

@@ -24,6 +24,9 @@ from interp.weightlens.settings import WordingSettings
 VAGUE = 0.5
 """Expected activity at a word without the context that the description requires."""
 
+PLACES = frozenset({"in", "at the start of a line", "right after"})
+"""Contexts that say exactly where a word stands."""
+
 HINT = 0.25
 """Expected activity at a token before one of the promoted tokens, where nothing else is expected."""
 
@@ -120,7 +123,7 @@ class RuleJudge:
         expected = np.zeros(len(flat.ids), np.float32)
         for mechanism in mechanisms:
             is_word, is_weaker = (self._is_one_of(words)[flat.ids] for words in (mechanism.words, mechanism.weaker))
-            contexts = [one for one in mechanism.contexts if _is_needed(one)]
+            contexts = _needed(mechanism.contexts)
             there = np.ones(len(flat.ids), bool)
             for context in contexts:
                 there &= self._stands(context, flat)
@@ -177,8 +180,12 @@ class RuleJudge:
         return found
 
 
-def _is_needed(context: Context) -> bool:
-    return context.frequency not in LOOSE and context.kind != "right before"
+def _needed(contexts: Sequence[Context]) -> list[Context]:
+    """The contexts without which only half of the activity is expected. `after` is not one of them beside a context
+    that places the word."""
+    needed = [one for one in contexts if one.frequency not in LOOSE and one.kind != "right before"]
+    has_place = any(one.kind in PLACES for one in contexts)
+    return [one for one in needed if not (has_place and one.kind == "after")]
 
 
 def _right_behind(is_context: Bool[np.ndarray, " n"], flat: _Flat) -> Bool[np.ndarray, " n"]:

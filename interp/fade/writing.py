@@ -1,7 +1,7 @@
 """Write texts that show what a description by rule says, from the description alone."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from interp.descriptions.english import LOOSE, STRONGEST, Meaning, Mechanism, Word
 from interp.display import unescaped
@@ -19,11 +19,11 @@ STEMS = ("7", "re", "(", "st", "42", "ca", "-", "un", "3", "mo", "_", "be", "x9"
 stays a token."""
 
 SENTENCES = 4
-"""Length of a text about one word, in tokens: about that of a natural text, so that both activate the feature by chance
-equally often."""
+"""Sentences of a text: it is about as long as a natural text, so that both activate the feature by chance equally
+often."""
 
 BY_RANK = 1.5
-"""The word at rank r (from 1) gets a share of the texts in proportion to 1 / r to this power."""
+"""The word at rank r (from 1) gets a share of the sentences in proportion to 1 / r to this power."""
 
 WEAKER = 0.1
 """A word that fires the feature weakly gets this part of the share."""
@@ -34,7 +34,8 @@ ALSO = 0.05
 
 def written(meaning: Meaning, n: int) -> list[str]:
     """At most `n` different texts about the named words, in their contexts if they have any. Words named earlier get
-    more texts and those that fire the feature weakly get few; shares are rounded by Sainte-Laguë's method for seats."""
+    more sentences and those that fire the feature weakly get few; shares are rounded by Sainte-Laguë's method for
+    seats."""
     mechanisms = ways_to_fire(meaning)
     named = [
         (mechanism, word, ALSO if at else 1.0) for at, mechanism in enumerate(mechanisms) for word in mechanism.words
@@ -45,16 +46,25 @@ def written(meaning: Meaning, n: int) -> list[str]:
         for at, (mechanism, word, part) in enumerate(named)
         if isinstance(word, str) or word.examples
     ]
-    waiting = [writer for writer in writers if not writer.is_of_bytes] or writers
+    writers = [writer for writer in writers if not writer.is_of_bytes] or writers
     texts: dict[str, None] = {}
-    while waiting and len(texts) < n:
-        writer = max(waiting, key=_Writer.claim)
-        text = writer.next_text()
-        if text is None:
-            waiting.remove(writer)
-        elif text:
-            texts[text] = None
+    for at in range(len(writers) * len(OPENINGS) * len(ENDINGS)):
+        if len(texts) == n:
+            break
+        texts[_text(writers, at)] = None
     return list(texts)
+
+
+def _text(writers: Sequence["_Writer"], at: int) -> str:
+    """The next text. Each sentence is about the word with the highest claim; if texts about the first have a topic, it
+    stands before them."""
+    sentences, about = [], ()
+    for place in range(SENTENCES):
+        writer = max(writers, key=_Writer.claim)
+        sentences.append(writer.next_sentence())
+        about = about if place else writer.about
+    text = " ".join(sentences)
+    return f"{_plain(_one_of(about, at))}: {text}" if about else text
 
 
 def ways_to_fire(meaning: Meaning) -> tuple[Mechanism, ...]:
@@ -63,30 +73,24 @@ def ways_to_fire(meaning: Meaning) -> tuple[Mechanism, ...]:
 
 
 class _Writer:
-    """The texts about one word, and how many were taken."""
+    """The sentences about one word, in an order that depends on the word, and how many were taken."""
 
     def __init__(self, mechanism: Mechanism, word: Word, weight: float) -> None:
+        name = word if isinstance(word, str) else word.name
         self.is_of_bytes = isinstance(word, str) and word.startswith("<0x")
-        self._weight, self._n_written, self._texts = weight, 0, _texts(mechanism, word)
+        self.about = next((context.words for context in mechanism.contexts if context.kind == "in texts with"), ())
+        self._mechanism, self._word, self._weight = mechanism, word, weight
+        self._first = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 9973
+        self._n_written = 0
 
     def claim(self) -> float:
-        """Priority of this word; the word with the highest gets the next text."""
+        """Priority of this word; the word with the highest gets the next sentence."""
         return self._weight / (self._n_written + 0.5)
 
-    def next_text(self) -> str | None:
+    def next_sentence(self) -> str:
+        turn = self._first + self._n_written
         self._n_written += 1
-        return next(self._texts, None)
-
-
-def _texts(mechanism: Mechanism, word: Word) -> Iterator[str]:
-    """Texts that contain a word in its contexts, in an order that depends on the word."""
-    name = word if isinstance(word, str) else word.name
-    start = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 9973
-    about = next((context.words for context in mechanism.contexts if context.kind == "in texts with"), ())
-    for at in range(len(OPENINGS) * len(ENDINGS)):
-        turns = range(start + at * SENTENCES, start + (at + 1) * SENTENCES)
-        text = " ".join(_sentence(mechanism, _one_of((word,), turn), turn) for turn in turns)
-        yield f"{_plain(_one_of(about, at))}: {text}" if about else text
+        return _sentence(self._mechanism, _one_of((self._word,), turn), turn)
 
 
 def _one_of(words: tuple[Word, ...], turn: int) -> str:
@@ -99,20 +103,22 @@ def _one_of(words: tuple[Word, ...], turn: int) -> str:
 
 def _sentence(mechanism: Mechanism, word: str, turn: int) -> str:
     opening, ending = OPENINGS[turn % len(OPENINGS)], ENDINGS[turn % len(ENDINGS)]
+    loose = LOOSE - {STRONGEST}
     said = {
-        one.kind: one.words for one in mechanism.contexts if turn % 2 == 0 or one.frequency not in LOOSE - {STRONGEST}
+        one.kind: one.words
+        for one in mechanism.contexts
+        if one.kind == "after" or turn % 2 == 0 or one.frequency not in loose
     }
-    text = None
+    text, before = None, opening
+    if "after" in said:
+        before = _append(opening, _one_of(said["after"], turn), turn + 5) + (" then" if turn % 2 else "")
     if "in" in said:
-        text = _as_part_of(opening, said["in"], word, turn)
+        text = _as_part_of(before, said["in"], word, turn)
     elif "at the start of a line" in said:
-        text = f"{opening}\n{_plain(word)}"
+        text = f"{before}\n{_plain(word)}"
     elif "right after" in said:
-        text = _attach(_append(opening, _one_of(said["right after"], turn), turn + 5), word, turn)
-    elif "after" in said:
-        behind = _append(opening, _one_of(said["after"], turn), turn + 5)
-        text = _append(behind + (" then" if turn % 2 else ""), word, turn)
-    text = _append(opening, word, turn) if text is None else text
+        text = _attach(_append(before, _one_of(said["right after"], turn), turn + 5), word, turn)
+    text = _append(before, word, turn) if text is None else text
     if "right before" in said:
         text = _attach(text, _one_of(said["right before"], turn), turn)
     return text + (_sentence_case(ending) if text.endswith("\n") else ending)  # the line break replaces the blank

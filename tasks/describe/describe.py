@@ -24,7 +24,7 @@ from tasks.describe.wiring import TABLE as INHERITED
 from tasks.describe.wiring import InUse, WiringJob, in_use
 from tasks.shard_task import shard_task
 
-VERSION = 8
+VERSION = 9
 """Bump when the same evidence would be described otherwise."""
 
 SEES: dict[Method, str] = {

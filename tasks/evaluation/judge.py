@@ -30,7 +30,7 @@ from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.shard_task import shard_task
 
-VERSION = 6
+VERSION = 7
 """Bump when a judge would say otherwise of the same descriptions."""
 
 CONSTANT = "the token ‘the’"

@@ -82,6 +82,22 @@ def test_a_context_is_said_where_it_is_commoner_than_elsewhere_and_how_often() -
     assert worded(Evidence(moments=moments, base=common)) == "‘x’."
 
 
+def test_what_else_comes_before_is_said_beside_the_place() -> None:
+    moments = tuple(moment(f" see {word} the x", 3) for word in ("of", "to", "by", "at", "on"))
+    near = {" see": 100, " the": 900, " x": 15, **dict.fromkeys((" of", " to", " by", " at", " on"), 900)}
+    base = BaseRates(10_000, {" x": 5, " the": 300, " see": 30}, near, near)
+    assert worded(Evidence(moments=moments, base=base)) == "‘x’, right after ‘the’ and after ‘see’."
+    often = BaseRates(10_000, {" x": 5, " the": 300, " see": 30}, {**near, " see": 10_000}, near)
+    assert worded(Evidence(moments=moments, base=often)) == "‘x’, right after ‘the’."
+
+
+def test_words_that_fire_it_alone_go_before_those_that_may_need_their_context() -> None:
+    texts = [" we are", " we are", " we were", " we were", " they are"]
+    strongest = tuple(moment(text, 1, 4.0) for text in texts)
+    text = worded(Evidence(reads=(" were",), strongest=strongest, moments=strongest[:1], strong=4.0))
+    assert text == "‘were’ and its forms, strongest right after ‘we’; also ‘are’, right after ‘we’."
+
+
 def rates(at: dict[str, int], within: dict[str, int] | None = None, line_starts: int = 0) -> BaseRates:
     """Base rates of a corpus of 10,000 tokens, in which every token is near everything."""
     everywhere = dict.fromkeys(at, 10_000)
