@@ -89,7 +89,7 @@ CAUSES = """
         SELECT kind, source_layer AS layer, source_index AS feature, count(DISTINCT sample) AS n_samples,
                sum(share) / (SELECT count(DISTINCT sample) FROM mine) AS mean_share,
                mode(relative_position) AS usual_position
-        FROM mine WHERE kind IN ('head', 'token', 'feature') GROUP BY ALL
+        FROM mine WHERE kind IN ('head', 'token', 'feature', 'mlp') GROUP BY ALL
     ), found AS (
         SELECT * FROM causes
         QUALIFY row_number() OVER (PARTITION BY kind ORDER BY mean_share DESC, layer, feature) <= $n_causes
@@ -201,14 +201,18 @@ def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, object]]:
 
 
 def signature_part(text: str) -> dict[str, str | int | None]:
-    """What samples of a mechanism share, in words, and what to link: `L3 #17` is a feature, `L2 H1 −1` a head."""
+    """What samples of a mechanism share, in words, and what to link: `L3 #17` is a feature, `L2 H1 −1` a head,
+    `L2 MLP −1` an MLP."""
     feature = re.fullmatch(r"L(\d+) #(\d+)", text)
     if feature:
         layer, index = map(int, feature.groups())
         return {"kind": "feature", "layer": layer, "index": index, "words": f"feature {layer}/{index}"}
-    head = re.fullmatch(r"L(\d+) H(\d+) [−-]?(\d+)", text)
-    if not head:
+    part = re.fullmatch(r"L(\d+) (?:H(\d+)|MLP) [−-]?(\d+)", text)
+    if not part:
         return {"kind": "other", "layer": None, "index": None, "words": text}
-    layer, index, back = map(int, head.groups())
-    where = "at the token itself" if back == 0 else f"from {back} token{'s' if back > 1 else ''} before"
+    layer, head, back = part.groups()
+    where = "at the token itself" if int(back) == 0 else f"from {back} token{'s' if int(back) > 1 else ''} before"
+    if head is None:
+        return {"kind": "mlp", "layer": int(layer), "index": None, "words": f"MLP {layer} {where}"}
+    layer, index = int(layer), int(head)
     return {"kind": "head", "layer": layer, "index": index, "words": f"head {layer}.{index} reading {where}"}

@@ -62,7 +62,17 @@ class Opened:
 
     @cached_property
     def linear(self) -> LinearModel:
-        """The weights that act when the model is frozen."""
+        """The weights that act when the model is frozen, to trace features by.
+
+        Raises:
+            ValueError: the checkpoint has autoencoders.
+        """
+        if (hooks := self.checkpoint.hooks).rebuilds:
+            raise ValueError(
+                f"{self.checkpoint.attributes.name} has autoencoders of {hooks.feature_output}: graphs and predictions "
+                "are traced through transcoders. `circuitlens` attributes its features on a corpus, `steer` changes "
+                "them on a prompt"
+            )
         return linear_model(self.model, self.folder.family, self.checkpoint.hooks)
 
     def transcoder(self, layer: int) -> Transcoder:

@@ -1,10 +1,11 @@
 """What of the pipeline does not hold for autoencoders, decided by where a dictionary reads and what it stands for."""
 
 from collections.abc import Mapping
+from typing import get_args
 
 from configs.run import RunConfig
 from configs.stages import StageName
-from interp.capture import Hooks
+from interp.capture import Hooks, MlpOutput
 
 NO_EDGES = (
     "autoencoders of several layers show one stream again and again, so that what two of their features have in common "
@@ -20,7 +21,10 @@ def stages_left_out(hooks: Hooks) -> Mapping[StageName, str]:
     """The stages that have nothing to do for features with these hooks, each with the reason in a sentence."""
     if not hooks.rebuilds:
         return {}
-    return {"coactivation": NO_EDGES, "circuitlens": "circuits are traced through transcoders"}
+    left_out: dict[StageName, str] = {"coactivation": NO_EDGES}
+    if hooks.feature_input in get_args(MlpOutput):
+        left_out["circuitlens"] = BEHIND_MLP
+    return left_out
 
 
 def check_settings(config: RunConfig, hooks: Hooks) -> None:

@@ -33,7 +33,7 @@ class Targets(NamedTuple):
     """Linear readings of the residual stream of one sequence."""
 
     layer: Int64[Tensor, " n"]
-    """The layer whose MLP reads it; n_layers for logits."""
+    """The layer at whose `LinearModel.reads` it reads, for transcoders the input of its MLP; n_layers for logits."""
     position: Int64[Tensor, " n"]
     direction: Float[Tensor, "n d_model"]
     """The direction of the reading, multiplied by the norm's scale at its token."""
@@ -93,7 +93,7 @@ def feature_targets(
     if linear.hooks.feature_input == "mlp_in" and bias is not None:
         constant = constant + W @ bias
     direction = reading(linear, layer, W) * frozen.layers[layer].read_scale[position, None]
-    return Targets(torch.full_like(feature, layer), position, direction, constant)
+    return Targets(torch.full_like(feature, layer + linear.reads_above), position, direction, constant)
 
 
 def logit_targets(
@@ -174,12 +174,15 @@ def _sweep(
         above = g
         if at.skip is not None:
             g = g + (g @ at.skip) * (at.read_scale * at.write_scale)[:n_pos, None, None]
-        if not linear.parallel:
+        if linear.reads == "mlp":
             above = g = joined(g, targets, k, counts[layer])
+        elif linear.reads == "attention":  # what reads its output alone does not see the stream that it is added to
+            above = joined(g, targets, k, counts[layer])
+            g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
         observe(layer, above)
         bias[: above.shape[1]] += torch.einsum("skd,sd->k", above, at.attention_bias[:n_pos])
         g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
-        if linear.parallel:
+        if linear.reads == "block":
             g = joined(g, targets, k, counts[layer])
     tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
     if frozen.position_embedding is not None:

@@ -138,7 +138,7 @@ def causal_drops(
     """
     layer, tokens = firing.layer, firing.tokens
     others = firing.counted & (np.arange(len(tokens)) < len(tokens) - 1)
-    n_layers, n_draws = layer if linear.parallel else layer + 1, N_DRAWS
+    n_layers, n_draws = layer + linear.reads_above + (linear.reads != "block"), N_DRAWS
     sources, heads = attributed_tokens(found, others, n), attributed_heads(found, n)
     other_tokens = np.setdiff1d(np.flatnonzero(others), sources)
     every_head = [(at, head) for at in range(n_layers) for head in range(linear.n_heads)]

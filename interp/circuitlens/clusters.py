@@ -9,7 +9,7 @@ from scipy.sparse import csr_array
 
 from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.cuts import cut_apart, similarities
-from interp.circuitlens.kinds import FEATURE, HEAD, KINDS
+from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, MLP
 from interp.circuitlens.resampling import Clustering, cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
 
@@ -38,14 +38,13 @@ def signatures(
     """The sets of contributors of a feature's samples. `found.target` is the sample's index, `position` its firing
     token.
 
-    A feature counts as the same at any token; a head counts as the same at equal distance Δ between source and firing
-    token.
+    A feature counts as the same at any token; a head or a whole MLP counts as the same at equal distance Δ between
+    source and firing token.
     """
-    head = KINDS.index(HEAD)
-    keep = (found.kind == KINDS.index(FEATURE)) | (found.kind == head)
+    keep = np.isin(found.kind, [KINDS.index(kind) for kind in (FEATURE, HEAD, MLP)])
     keep &= found.share >= settings.signature_share
     target, kind, layer, unit, source = (column[keep] for column in found[:5])
-    delta = np.where(kind == head, source - position[target], 0)
+    delta = np.where(kind == KINDS.index(FEATURE), 0, source - position[target])
     identity, column = np.unique(np.stack([kind, layer, unit, delta], 1), axis=0, return_inverse=True)
     pairs = np.unique(np.stack([target, column.ravel()], 1), axis=0)
     counts = np.bincount(pairs[:, 1], minlength=len(identity))
@@ -154,6 +153,8 @@ def describe_clusters(
 
 
 def contributor_text(identity: Identity) -> str:
-    """`L3 #17` for a feature, `L2 H1 −1` for a head that reads one token back."""
+    """`L3 #17` for a feature, `L2 H1 −1` for a head that reads one token back, `L2 MLP −1` for an MLP there."""
     kind, layer, index, delta = identity
-    return f"L{layer} #{index}" if kind == FEATURE else f"L{layer} H{index} {str(delta).replace('-', '−')}"
+    if kind == FEATURE:
+        return f"L{layer} #{index}"
+    return f"L{layer} {f'H{index}' if kind == HEAD else 'MLP'} {str(delta).replace('-', '−')}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.circuitlens.attribution import Contributions
 from interp.circuitlens.frozen import Frozen
-from interp.circuitlens.kinds import BIAS, ERROR, FEATURE, HEAD, KINDS, TOKEN
+from interp.circuitlens.kinds import BIAS, ERROR, FEATURE, HEAD, KINDS, MLP, TOKEN
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.sparse import ranks
 
@@ -48,6 +48,8 @@ def significant(
     found: Contributions,
     heads: Float[Tensor, "n_layers n_heads n_pos batch"],
     settings: CircuitLensSettings,
+    *,
+    whole_mlps: bool = False,
 ) -> Contributors:
     """The contributors of a batch of targets that have at least `min_share` of their kind. `heads` are the
     contributions by head that the settings ask for."""
@@ -63,11 +65,18 @@ def significant(
         _rows(FEATURE, feature, layer=of_layer[at], unit=of_feature[at], position=of_position[at]),
         _rows(HEAD, head, layer=head_layer, unit=head_index, position=head_position),
         _rows(TOKEN, token, layer=np.full(len(ids), NONE), unit=ids, position=token.source),
-        _sums(ERROR, found.errors.sum((0, 1))),
+        _mlps(found.errors, settings) if whole_mlps else _sums(ERROR, found.errors.sum((0, 1))),
         _sums(BIAS, found.bias),
     ]
     joined = Contributors.joined(rows)
     return Contributors.joined([joined._replace(target=found.target.cpu().numpy()[joined.target])])
+
+
+def _mlps(errors: Float[Tensor, "n_layers n_pos batch"], settings: CircuitLensSettings) -> Contributors:
+    """The significant MLPs, by token, where they are not split into features: all that they write is error."""
+    found = _standing_out(errors.flatten(0, 1), settings)
+    layer, position = np.unravel_index(found.source, tuple(errors.shape[:2]))
+    return _rows(MLP, found, layer=layer, unit=np.full(len(layer), NONE), position=position)
 
 
 def _rows(kind: str, found: "_StandingOut", **where: np.ndarray) -> Contributors:

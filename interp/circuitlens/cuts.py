@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import csr_array
 
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
+from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, MLP, TOKEN
 
 DISTANCES = (0, 1, 4, 16)
 """Heads count as the same if the distances to their source tokens fall into the same of these classes."""
@@ -28,12 +28,13 @@ def similarities(found: Contributors, position: Int64[np.ndarray, " n"]) -> tupl
     """Similarities of samples: by their sources, and by the heads that moved them. `found.target` is the sample's
     index.
 
-    Sources are upstream features and tokens, at any position, weighted by their share of the positive contributions;
+    Sources are upstream features (or whole MLPs) and tokens, at any position, weighted by their share of the positive
+    contributions;
     heads are weighted likewise, with a class of distance. Each similarity is the cosine of the shares' square roots, in
     which weak sources have some weight as well.
     """
-    is_head, is_token = (found.kind == KINDS.index(kind) for kind in (HEAD, TOKEN))
-    is_source = is_token | (found.kind == KINDS.index(FEATURE))
+    is_head = found.kind == KINDS.index(HEAD)
+    is_source = np.isin(found.kind, [KINDS.index(kind) for kind in (TOKEN, FEATURE, MLP)])
     distance = np.searchsorted(DISTANCES, np.abs(position[found.target] - found.position))
     sources = np.stack([found.kind, found.layer, found.unit], 1)
     heads = np.stack([found.layer, found.unit, distance], 1)

@@ -32,10 +32,11 @@ def direct_heads(
     sorted_ = targets.at(order)
     counts = counts_above(sorted_.layer, linear.n_layers)
     for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
-        k = counts[layer + 1] if linear.parallel else counts[layer]
-        u = (weights.W_O.flatten(0, 1) @ sorted_.direction[:k].T).unflatten(0, weights.W_O.shape[:2])
-        taken = at.pattern[:, sorted_.position[:k]].transpose(1, 2)
-        scores[layer][:, :, order[:k]] = torch.bmm(at.values.transpose(0, 1), u) * taken
+        first = counts[layer + 1] if linear.reads == "attention" else 0
+        read = slice(first, counts[layer + 1] if linear.reads == "block" else counts[layer])
+        u = (weights.W_O.flatten(0, 1) @ sorted_.direction[read].T).unflatten(0, weights.W_O.shape[:2])
+        taken = at.pattern[:, sorted_.position[read]].transpose(1, 2)
+        scores[layer][:, :, order[read]] = torch.bmm(at.values.transpose(0, 1), u) * taken
     return scores
 
 
@@ -65,11 +66,16 @@ def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which:
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
         at, k = frozen.layers[layer], g.shape[1]
         read_mlp(frozen, layer, g, features, errors[layer], bias)
-        if not linear.parallel:
-            g = joined(g, targets, k, counts[layer])
-        bias[: g.shape[1]] += torch.einsum("skd,sd->k", g, at.attention_bias[:n_pos])
-        _add_heads(linear.attention[layer], at, targets, g)
-        if linear.parallel:
+        above, first = g, 0
+        if linear.reads == "mlp":
+            above = g = joined(g, targets, k, counts[layer])
+        elif linear.reads == "attention":  # its output alone, so that those of other layers pass it by
+            first, above = k, joined(g, targets, k, counts[layer])
+            g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
+        bias[first : above.shape[1]] += torch.einsum("skd,sd->k", above[:, first:], at.attention_bias[:n_pos])
+        its = torch.arange(first, g.shape[1], device=device)
+        _add_heads(linear.attention[layer], at, targets.at(its), g[:, first:])
+        if linear.reads == "block":
             g = joined(g, targets, k, counts[layer])
     tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
     if frozen.position_embedding is not None:

@@ -43,6 +43,8 @@ def output_effects(
     """
     if len(active.position) and int(active.position.max()) + n_after >= frozen.n_pos:
         raise ValueError(f"n_after is {n_after}, beyond the {frozen.n_pos} tokens of the sequence")
+    if linear.hooks.rebuilds:
+        return _read_out(linear, frozen, *_effects_of_places(linear, frozen, transcoder, active, n_after))
     order = torch.argsort(active.layer, stable=True)
     layer, feature, position, activation = (column[order] for column in active)
     window = position[:, None] + torch.arange(n_after + 1, device=position.device)
@@ -71,12 +73,38 @@ def output_effects(
         cross = coder.W_dec_later[feature[new]] if coder is not None and coder.W_dec_later is not None else rows[:, :0]
         later.append(cross)
         written = torch.cat([written, rows])
-    final = written * frozen.final_scale[window, None]
-    norm = linear.final
-    read_out = (final - final.mean(-1, keepdim=True) if norm.centred else final) * norm.weight
-    result = torch.empty_like(read_out)
-    result[order] = read_out
+    result = torch.empty_like(written)
+    result[order] = _read_out(linear, frozen, written, window)
     return result
+
+
+def _read_out(
+    linear: LinearModel, frozen: Frozen, written: Float[Tensor, "k window d_model"], at: Int64[Tensor, "k window"]
+) -> Float[Tensor, "k window d_model"]:
+    """The changes of the final norm's output that follow from changes of the residual stream above all layers."""
+    final, norm = written * frozen.final_scale[at, None], linear.final
+    return (final - final.mean(-1, keepdim=True) if norm.centred else final) * norm.weight
+
+
+def _effects_of_places(
+    linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder], active: Activations, n_after: int
+) -> tuple[Float[Tensor, "k window d_model"], Int64[Tensor, "k window"]]:
+    """What autoencoders' features stand for, carried from their places to above all layers; and the windows.
+
+    What stands before a block is read by that block's attention; what stands after its attention, or after the block,
+    is read by the next one's.
+    """
+    read_from = active.layer + (0 if linear.hooks.feature_output == "resid_pre" else 1)
+    window = active.position[:, None] + torch.arange(n_after + 1, device=active.position.device)
+    written = torch.zeros(*window.shape, frozen.embedding.shape[1], device=window.device)
+    for layer in torch.unique(active.layer).tolist():
+        its = active.layer == layer
+        W_dec = transcoder(layer).W_dec
+        written[its, 0] = W_dec[active.feature[its]] * active.activation[its, None]
+    for at in range(linear.n_layers):
+        its = read_from <= at
+        written[its] += _attention(linear, frozen, at, written[its], window[its])
+    return written, window
 
 
 def _written(

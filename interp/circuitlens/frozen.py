@@ -217,7 +217,7 @@ def _reading(
     if linear.mlp_hooks.feature_input == "mlp_in" and read.bias is not None and coder.W_skip is not None:
         constant = coder.W_skip @ read.bias
     scale = torch.ones(len(resid), device=resid.device)
-    if linear.mlp_hooks.behind_norm:
+    if linear.hooks.behind_norm:
         scale = inverse_scale(read, resid)
     return None if coder.W_skip is None else reading(linear, layer, coder.W_skip), scale, constant
 

@@ -1,3 +1,3 @@
-"""The kinds of contributors to an activation."""
+"""The kinds of contributors to an activation; `mlp` is a whole MLP, where it is not split into features."""
 
-FEATURE, HEAD, TOKEN, ERROR, BIAS = KINDS = ("feature", "head", "token", "error", "bias")
+FEATURE, HEAD, TOKEN, ERROR, BIAS, MLP = KINDS = ("feature", "head", "token", "error", "bias", "mlp")

@@ -1,7 +1,7 @@
 """The weights of a model that matter once it is frozen on a sequence (`interp.circuitlens.frozen`)."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from interp.capture import Hooks
 from interp.families import Family, Norm
 from interp.weightlens.coordinates import fold_norm
+
+Reads = Literal["mlp", "block", "attention"]
 
 WHOLE_MLPS = Hooks("mlp_in", "mlp_out")
 
@@ -58,6 +60,20 @@ class LinearModel:
         """Between which places MLPs are told apart into features: those of transcoders. Where features are of
         autoencoders, MLPs stay whole."""
         return WHOLE_MLPS if self.hooks.rebuilds else self.hooks
+
+    @property
+    def reads(self) -> Reads:
+        """At which point of its layer a target reads (see `Targets.layer`): the residual stream between attention and
+        MLP, the stream before both of them, or what attention alone wrote."""
+        if self.hooks.feature_input == "attn_out":
+            return "attention"
+        return "block" if self.parallel or self.hooks.rebuilds else "mlp"
+
+    @property
+    def reads_above(self) -> int:
+        """How many layers above their own features read: what is there after a block is what the next one reads, and
+        after the last what the final norm does."""
+        return 1 if self.hooks.feature_input == "resid_post" else 0
 
     @property
     def n_layers(self) -> int:

@@ -115,7 +115,11 @@ TABLES = (
             LAYER,
             FEATURE,
             Column("sample", "INTEGER", "The sample."),
-            Column("kind", "VARCHAR", "feature, head, token, error or bias."),
+            Column(
+                "kind",
+                "VARCHAR",
+                "feature, head, token, error or bias; of autoencoders mlp (a whole MLP) in place of error.",
+            ),
             Column(
                 "source_layer",
                 "SMALLINT",

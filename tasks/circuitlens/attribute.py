@@ -132,7 +132,7 @@ def _attribute_sequence(
     )
     activation = np.concatenate([s.activation for s, _ in samples])
     all_held = linear.n_layers * transcoder(job.layers[0]).n_bytes <= TRANSCODERS.max_bytes
-    until = read_until(layer, position, linear.n_layers)
+    until = read_until(layer + linear.reads_above, position, linear.n_layers)
     frozen = freeze(linear, transcoder, tokens, until, keep_decoders=all_held, seen=seen)
     per_layer = [
         feature_targets(linear, frozen, at, transcoder(at), as_tensor(s.feature, device), as_tensor(s.position, device))
@@ -145,7 +145,7 @@ def _attribute_sequence(
         heads = batch.heads
         if heads is None:
             heads = direct_heads(linear, frozen, targets.at(batch.target))
-        parts.append(significant(frozen, batch, heads, settings))
+        parts.append(significant(frozen, batch, heads, settings, whole_mlps=linear.hooks.rebuilds))
         total[batch.target.cpu().numpy()] = batch.total().cpu().numpy()
     where = [as_tensor(column, device) for column in (layer, feature, position)]
     active = Activations(*[*where, as_tensor(activation, device)])

@@ -85,6 +85,20 @@ def test_tokens_are_read_and_written_where_the_stream_is(done: tuple[Path, list[
     assert rows(store, "SELECT count(*) FROM feature_edges") == [(0,)]
 
 
+def test_the_planted_mlp_is_what_made_its_direction_fire(done: tuple[Path, list[str]]) -> None:
+    """Layer 0's MLP writes the direction at tokens 5 and 7, and token 5 writes its own."""
+    store, _ = done
+    query = """SELECT DISTINCT kind, source_layer, relative_position FROM contributions
+               WHERE feature = {} AND layer = {} AND share > 0.5 ORDER BY ALL"""
+    assert rows(store, query.format(HIDDEN, 0)) == [("mlp", 0, 0)]
+    assert rows(store, query.format(HIDDEN, 1)) == [("mlp", 0, 0)]
+    assert rows(store, query.format(5, 1)) == [("token", None, 0)]
+    assert rows(store, f"SELECT DISTINCT signature FROM clusters WHERE feature = {HIDDEN}") == [(["L0 MLP 0"],)]
+    worst = "SELECT max(value) FROM scores WHERE metric = 'completeness_error'"
+    assert rows(store, worst)[0][0] < 1e-4
+    assert rows(store, "SELECT count(*) FROM contributions WHERE kind IN ('feature', 'error')") == [(0,)]
+
+
 def test_what_fired_alone_is_described_and_judged(done: tuple[Path, list[str]]) -> None:
     store, _ = done
     query = "SELECT DISTINCT method FROM descriptions WHERE layer = 0 AND feature = 5 AND text ILIKE '%word5%'"
@@ -100,6 +114,9 @@ def test_stages_that_do_not_apply_say_so(done: tuple[Path, list[str]], cli: Cli)
     assert "coactivation" in answer["left_out"]
     assert "coactivation" not in {step["stage"] for step in answer["steps"]}
     assert not any(step["todo"] for step in answer["steps"])
+    graph = cli("attribute", "word1 word5 word7", "--store", given[2].removeprefix("store="))
+    assert graph.returncode == 2
+    assert "planted has autoencoders of resid_post: graphs and predictions" in graph.stderr.replace("\n", " ")
     alone = cli("coactivation", CONFIG, *given)
     assert alone.returncode == 2
     assert "coactivation: nothing to do for this checkpoint: autoencoders" in alone.stderr.replace("\n", " ")

@@ -1,10 +1,19 @@
 """Attribution on random models of every family: complete, and equal to brute force."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from interp.capture import HookedModel, Hooks, capture
-from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets, read_until
+from interp.capture import HookedModel, Hooks, Place, capture
+from interp.circuitlens.attribution import (
+    Targets,
+    contributions,
+    feature_targets,
+    logit_targets,
+    read_until,
+)
+from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.frozen import freeze
 from interp.circuitlens.linear import rounded
 from interp.families import family_of
@@ -44,6 +53,54 @@ def test_contributions_sum_to_what_the_model_computes(name: str, kind: str, hook
             scale = found.features.abs().sum(0) + found.errors.abs().sum((0, 1)) + found.tokens.abs().sum(0)
             assert ((found.total() - expected).abs() / scale.maximum(expected.abs())).max() < 1e-5
             torch.testing.assert_close(found.total(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out"])
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_contributions_to_autoencoders_features_too(name: str, place: Place) -> None:
+    """Tokens and whole MLPs sum to what the model computes, and what is said of an MLP is what goes without it."""
+    hooks, coders = Hooks(place, place), random_transcoders("jumprelu")
+    linear, frozen = frozen_model(name, hooks, coders)
+    model, family = open_model(name), family_of(CONFIGS[name].model_type)
+    streams = capture(HookedModel(model, family, hooks), TOKENS[None], range(N_LAYERS))
+    written = capture(HookedModel(model, family, Hooks("mlp_in", "mlp_out")), TOKENS[None], range(N_LAYERS))
+    slow = frozen_by_hooks(name, Hooks("mlp_in", "mlp_out"), coders)
+    feature, position = all_pairs(2)
+    for layer in range(N_LAYERS):
+        targets = feature_targets(linear, frozen, layer, coders[layer], feature, position)
+        pre = (streams[layer].x[0, position] * coders[layer].W_enc[feature]).sum(1) + coders[layer].b_enc[feature]
+        (found,) = contributions(linear, frozen, targets, max_bytes=10**9)
+        torch.testing.assert_close(found.total(), pre[found.target], rtol=1e-4, atol=2e-3)
+        assert found.features.shape[0] == 0
+        n_below = layer + 1 if place == "resid_post" else layer
+        assert not found.errors[n_below:].any()
+        for below in range(n_below):
+            without = torch.zeros(1, len(TOKENS), D_MODEL)
+            without[0, 4] = -written[below].y[0, 4]
+            slow.added = {}
+            whole = capture(HookedModel(slow.model, family, hooks), TOKENS[None], [layer])[layer].x
+            slow.added = {below: without}
+            rest = capture(HookedModel(slow.model, family, hooks), TOKENS[None], [layer])[layer].x
+            drop = ((whole - rest)[0, position] * coders[layer].W_enc[feature]).sum(1)
+            torch.testing.assert_close(found.errors[below, 4], drop[found.target], rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
+def test_heads_that_an_autoencoders_feature_reads_directly_are_those_beneath_it(name: str) -> None:
+    coders, W = random_transcoders("relu"), torch.randn(1, D_MODEL)
+    for place, n_read in (("resid_pre", 1), ("resid_post", 2), ("attn_out", 2)):
+        linear, frozen = frozen_model(name, Hooks(place, place), coders)
+        coder = replace(coders[1], W_enc=W, b_enc=torch.zeros(1), W_dec=W)
+        targets = feature_targets(linear, frozen, 1, coder, torch.tensor([0]), torch.tensor([6]))
+        scores = direct_heads(linear, frozen, targets)
+        assert scores[n_read:].abs().max() == 0
+        if place == "attn_out":
+            assert scores[0].abs().max() == 0
+            whole = capture(HookedModel(open_model(name), linear.family, linear.hooks), TOKENS[None], [1])[1].x[0, 6]
+            by_heads = whole - linear.attention[1].output_bias
+            torch.testing.assert_close(scores.sum()[None], W @ by_heads, rtol=1e-4, atol=1e-4)
+        else:
+            assert (scores[:n_read].abs().amax((1, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.capture import Hooks
+from interp.capture import Hooks, Place, on_place
 from interp.circuitlens.effects import Activations, output_effects, strongest_effects
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, random_transcoders
 from tests.tiny_models import D_MODEL, DIFFERENT
@@ -37,6 +37,30 @@ def test_effects_are_the_changes_of_the_logits(name: str, kind: str) -> None:
                 slow.added[layer + 1 + at] = torch.zeros(1, len(TOKENS), D_MODEL)
                 slow.added[layer + 1 + at][0, position] = a * later[feature, at]  # pyright: ignore
             after = slow.model(TOKENS[None], use_cache=False).logits[0]
+            change = (after - before)[position : position + n_after + 1]
+            torch.testing.assert_close(found[row], change, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox"])
+def test_effects_of_autoencoders_features_start_at_their_place(name: str, place: Place) -> None:
+    coders, hooks, n_after = random_transcoders("relu"), Hooks(place, place), 2
+    linear, frozen = frozen_model(name, hooks, coders)
+    active = Activations(
+        torch.tensor([2, 0, 1]), torch.tensor([3, 1, 4]), torch.tensor([6, 2, 0]), torch.tensor([1.0, 2, 3])
+    )
+    found = output_effects(linear, frozen, coders.__getitem__, active, n_after) @ linear.family.W_U(linear.model).T
+    slow = frozen_by_hooks(name, HOOKS, coders)
+    slow.model.config.final_logit_softcapping = None
+    blocks = linear.family.block_modules(slow.model)
+    with torch.no_grad():
+        before = slow.model(TOKENS[None], use_cache=False).logits[0]
+        for row, (layer, feature, position, a) in enumerate(zip(*(column.tolist() for column in active), strict=True)):
+            added = torch.zeros(1, len(TOKENS), D_MODEL)
+            added[0, position] = a * coders[layer].W_dec[feature]
+            handle = on_place(linear.family, blocks[layer], place, lambda x, added=added: x + added)
+            after = slow.model(TOKENS[None], use_cache=False).logits[0]
+            handle.remove()
             change = (after - before)[position : position + n_after + 1]
             torch.testing.assert_close(found[row], change, rtol=1e-3, atol=2e-3)
 
