@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(TORCH_INDEX),--no-deps --require-hashes -r requirements-torch.lock --extra-index-url $(TORCH_INDEX),torch==2.13.0)
 
-.PHONY: docs reference setup lock demo test unit whole-tests slow-tests browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: gpu wheels docs reference setup lock demo test unit whole-tests slow-tests browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -66,6 +66,21 @@ slow-tests: $(READY)  ## What takes minutes, or has to be alone: deployments, me
 browser-tests: $(READY)  ## The explorer in Debian's Chromium; no browser is downloaded
 	@command -v chromium >/dev/null || { echo "Chromium is needed: apt-get install chromium"; exit 2; }
 	$(BIN)/python -m pytest -q -m browser tests/explorer
+
+# A borrowed GPU is at hand for minutes: limits in seconds, and what is measured is in gpu.jsonl line by line. WHEELS is a
+# folder that `make wheels` filled, for machines without network; without it packages come from the network.
+WHEELS ?=
+OFFLINE := $(if $(WHEELS),PIP_NO_INDEX=1 PIP_FIND_LINKS=$(abspath $(WHEELS)) UV_NO_INDEX=1 UV_FIND_LINKS=$(abspath $(WHEELS)))
+
+gpu:  ## Set up, tests and benchmarks on one GPU, within twelve minutes
+	$(OFFLINE) $(MAKE) TORCH_INDEX= setup
+	timeout 200 $(BIN)/python -m pytest -q -m gpu tests/tasks/test_devices.py || echo "tests on the GPU: failed, or longer than 200 s"
+	$(BIN)/python -m benchmarks.gpu --seconds 400 --out gpu.jsonl
+
+wheels:  ## Fill wheels/ with all packages, PyTorch for NVIDIA's GPUs among them: 4 GB, for `make gpu WHEELS=wheels` elsewhere
+	$(PYTHON) -m pip download --quiet --dest wheels $(HASHED) -r requirements-setup.lock
+	$(PYTHON) -m pip download --quiet --dest wheels $(HASHED) -r requirements.lock
+	$(PYTHON) -m pip download --quiet --dest wheels torch==2.13.0
 
 explore: $(READY)  ## The demo in a browser, at http://127.0.0.1:8765; make demo first
 	$(BIN)/circuit-insights serve --store store/demo

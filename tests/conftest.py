@@ -19,11 +19,21 @@ ORACLES = "CIRCUIT_INSIGHTS_ORACLES"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests against other implementations are left out where these are not at hand."""
+    """Tests against other implementations, and those on a GPU, are left out where these are not at hand."""
     if ORACLES not in os.environ:
         for item in items:
             if item.get_closest_marker("oracle"):
                 item.add_marker(pytest.mark.skip(reason=f"{ORACLES} names no Python; see `make oracles`"))
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if gpu and not _sees_a_gpu():
+        for item in gpu:
+            item.add_marker(pytest.mark.skip(reason="PyTorch sees no GPU; see `make gpu`"))
+
+
+def _sees_a_gpu() -> bool:
+    import torch  # seconds to import, and only here wanted
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(scope="session", autouse=True)

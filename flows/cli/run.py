@@ -235,7 +235,17 @@ def _print_extrapolation(config: "RunConfig", checkpoint_id: str, stage: str, ve
 
 @app.command("plan")
 def plan_(
-    config: Config, overrides: Overrides = None, store: StoreOption = None, as_json: AnswerOption = False
+    config: Config,
+    overrides: Overrides = None,
+    store: StoreOption = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan for another machine than this, by its maker's figures: h100, h200, a100, 4090 (one GPU and "
+            "eight cores) or cpu-16."
+        ),
+    ] = None,
+    as_json: AnswerOption = False,
 ) -> None:
     """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
     with report_errors():
@@ -247,7 +257,7 @@ def plan_(
         from storage.bucket.mirror import name_of
         from storage.store import Store
 
-        found = planned(loaded, stages(loaded))
+        found = planned(loaded, stages(loaded), machine)
         left = unfinished(loaded, found.subject)
         check_order(loaded, found.subject, left)
         if as_json:

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from configs.run import RunConfig
 from flows.costs.coactivation import refuse_what_does_not_fit
+from flows.costs.machines import on_machine, rates_of
 from flows.costs.rates import Cost, Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
@@ -82,16 +84,23 @@ def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
     return planned(config, stages).steps
 
 
-def planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
+def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> Plan:
     """The plan and the checkpoint that it is for. Where the Hub cannot be reached, presets are planned from their
-    recorded sizes."""
+    recorded sizes. `machine` names another machine than this, whose times the plan then has.
+
+    Raises:
+        ValueError: no machine of that name is known.
+    """
+    measured: Measure = Rates.measured
+    if machine is not None:
+        config, measured = on_machine(config, machine), partial(rates_of, machine)
     try:
-        found = _planned(pinned(config), stages)
+        found = _planned(pinned(config), stages, measured)
     except UnreachableError:
         sizes = recorded_sizes(config)
         if sizes is None:
             raise
-        found = _from_records(sizes, config, stages)
+        found = _from_records(sizes, config, stages, measured)
     for step in found.steps:
         if step.name == "coactivation":
             refuse_what_does_not_fit(config, step.disk_bytes)
@@ -134,19 +143,19 @@ def _any_rates(_: int, __: RunConfig) -> Rates:
     return Rates(1.0, 1.0)
 
 
-def _planned(config: RunConfig, stages: Sequence[Plannable]) -> Plan:
+def _planned(config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> Plan:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)
-        rates = Rates.measured(sizes.d_model, config)
+        rates = measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else _train(sizes, config, rates)
         costs = {(DOWNLOAD, DOWNLOAD): _download(left), **training, **_costs(stages, sizes, config, rates)}
         return Plan(None, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
-        return Plan(None, _left_to_train(source, stages, Rates.measured))
+        return Plan(None, _left_to_train(source, stages, measured))
     subject = identify(source)
-    return Plan(subject, _left(subject, stages, Rates.measured))
+    return Plan(subject, _left(subject, stages, measured))
 
 
 def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
@@ -164,15 +173,15 @@ def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> l
     sizes = sizes_of(subject)
     rates = measured(sizes.d_model, config)
     todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
-    by_stage = corrections(store.catalog)
+    by_stage = corrections(store.catalog) if measured == Rates.measured else {}  # they are of this machine
     costs = _costs(stages, sizes, config, rates)
     return [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
 
 
-def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable]) -> Plan:
+def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> Plan:
     """The whole of a run on what a preset names, without the Hub."""
     download = Cost(1, sizes.n_bytes / DOWNLOAD_BYTES_PER_S, sizes.n_bytes, 0, 0)
-    costs = _costs(stages, sizes, config, Rates.measured(sizes.d_model, config))
+    costs = _costs(stages, sizes, config, measured(sizes.d_model, config))
     return Plan(None, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from configs.engine import EngineConfig
-from flows.subject.machine import arithmetic, device
+from configs.load import load_config
+from flows.costs.evaluate import evaluate_costs
+from flows.costs.machines import MACHINES, on_machine, rates_of
+from flows.costs.rates import Rates
+from flows.costs.recorded import recorded_sizes
+from flows.subject.machine import arithmetic, device, n_workers
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -33,3 +39,22 @@ def test_a_device_that_is_not_there(asked: str, n_gpus: int, says: str, monkeypa
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=says):
         device(EngineConfig(device=asked))
+
+
+def test_a_plan_for_another_machine_has_its_rates_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(*_: object) -> None:
+        raise AssertionError("this machine was measured")
+
+    monkeypatch.setattr(Rates, "measured", here)
+    config = load_config(ROOT / "configs" / "gpt2.yaml", ["engine.device=cuda"])
+    sizes = recorded_sizes(config)
+    assert sizes is not None
+    found = {}
+    for name in MACHINES:
+        planned = on_machine(config, name)
+        assert n_workers(planned.engine) == MACHINES[name].workers
+        found[name] = sum(one.seconds for one in evaluate_costs(sizes, planned, rates_of(name, 768, planned)).values())
+    assert found["h100"] < found["a100"] < found["cpu-16"]
+    assert n_workers(on_machine(load_config(ROOT / "configs" / "gpt2.yaml", ["engine.workers=3"]), "h100").engine) == 3
+    with pytest.raises(ValueError, match=r"no machine 'v100' is known; known are h100, h200, a100, 4090, cpu-16"):
+        rates_of("v100", 768, config)

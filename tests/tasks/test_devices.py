@@ -35,8 +35,17 @@ from tasks.weightlens.single_token import SingleTokenJob, single_token_block
 from tests.absent_device import NAME
 from tests.tasks.demo_store import ingested
 
-THERE = Arithmetic(NAME, screen=False)
 COUNTED = ActivationSettings()
+
+
+def on(device: str) -> Arithmetic:
+    return FLOAT32._replace(device=device)
+
+
+@pytest.fixture(params=[NAME, pytest.param("cuda", marks=pytest.mark.gpu)])
+def there(request: pytest.FixtureRequest) -> str:
+    """The device: one that is not there, and a GPU where one is."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -58,36 +67,36 @@ def read(subject: Subject, how: Arithmetic, layer: int) -> np.ndarray:
     return dense
 
 
-def test_the_corpus_pass(subject: Subject) -> None:
-    found, expected = read(subject, THERE, 2), read(subject, FLOAT32, 2)
+def test_the_corpus_pass(subject: Subject, there: str) -> None:
+    found, expected = read(subject, on(there), 2), read(subject, FLOAT32, 2)
     assert (expected > 0).sum() > 1000
     assert np.allclose(found, expected, atol=2e-5)
 
 
-def test_single_tokens_and_projections(subject: Subject) -> None:
-    job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, THERE)
+def test_single_tokens_and_projections(subject: Subject, there: str) -> None:
+    job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, on(there))
     assert single_token_block.fn(subject.store, job, 0, 50) == 0
     torch.manual_seed(0)
     rows, columns = torch.randn(9, 16), torch.randn(300, 16)
     rule = OutlierRule("paper", 40, 2.0)
-    found, expected = (project(x, lambda: iter([(0, columns)]), 300, rule) for x in (rows.to(NAME), rows))
+    found, expected = (project(x, lambda: iter([(0, columns)]), 300, rule) for x in (rows.to(there), rows))
     assert (found.positive.column == expected.positive.column).all()
     assert np.allclose(found.negative.z_score, expected.negative.z_score, atol=1e-4)
     assert np.allclose(found.absolute_sum, expected.absolute_sum)
 
 
 @pytest.mark.whole
-def test_quality(subject: Subject) -> None:
+def test_quality(subject: Subject, there: str) -> None:
     job = quality_job(subject)
     found, expected = (
-        [quality for quality, _ in measured(replace(job, arithmetic=how), (0, 2))] for how in (THERE, FLOAT32)
+        [quality for quality, _ in measured(replace(job, arithmetic=how), (0, 2))] for how in (on(there), FLOAT32)
     )
     for one, other in zip(found, expected, strict=True):
         assert list(vars(one).values()) == pytest.approx(list(vars(other).values()), abs=1e-4)
 
 
 @pytest.mark.parametrize("activation", ["topk", "jumprelu"])
-def test_training(subject: Subject, activation: Any) -> None:
+def test_training(subject: Subject, there: str, activation: Any) -> None:
     settings = TrainingSettings(
         d_transcoder=40, activation=activation, k=4, n_steps=3, batch_tokens=128, dead_after_tokens=100
     )
@@ -95,19 +104,19 @@ def test_training(subject: Subject, activation: Any) -> None:
         "cpu", subject.source.model.path, subject.source.corpus.corpus_id, subject.transcoders.hooks, settings, COUNTED
     )
     weights = []
-    for recipe, device in ((f"{activation}-there", NAME), (f"{activation}-here", "cpu")):
+    for recipe, device in ((f"{activation}-on-{there}", there), (f"{activation}-of-{there}", "cpu")):
         train_layers.fn(subject.store, replace(job, recipe=recipe, device=device), (1, 3))
         weights.append((subject.store.trained_transcoders(recipe) / "layer_3.safetensors").read_bytes())
     found, expected = (np.frombuffer(one[-4 * 40 * 64 :], np.float32) for one in weights)
     assert np.allclose(found, expected, atol=2e-3)
 
 
-def test_texts_that_are_read_for_a_judge(subject: Subject) -> None:
+def test_texts_that_are_read_for_a_judge(subject: Subject, there: str) -> None:
     checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
     texts = read_rows(subject.store, subject.source.corpus.corpus_id, 0, 4).tokens.tolist()
     features = {1: np.arange(0, 500), 3: np.arange(20, 700)}
     found, expected = (
-        read_activations(Wanted(checkpoint, path, features, COUNTED, how), texts) for how in (THERE, FLOAT32)
+        read_activations(Wanted(checkpoint, path, features, COUNTED, how), texts) for how in (on(there), FLOAT32)
     )
     for layer in features:
         assert len(expected[layer].value) > 100
@@ -115,7 +124,7 @@ def test_texts_that_are_read_for_a_judge(subject: Subject) -> None:
             assert np.allclose(one, other, atol=2e-5)
 
 
-def test_steering(subject: Subject) -> None:
+def test_steering(subject: Subject, there: str) -> None:
     checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
     prompts = torch.from_numpy(read_rows(subject.store, subject.source.corpus.corpus_id, 0, 6).tokens[:, :8]).long()
     changes = Changes([FeatureChange(row, 2, 7 * (row % 2)).held_at(3.0 * row) for row in range(6)])
@@ -126,11 +135,11 @@ def test_steering(subject: Subject) -> None:
         of = Steered(model, folder.family, checkpoint.hooks, lambda _: coder)
         return continuations(of, changes, prompts.to(device), 5).cpu().tolist()
 
-    assert written(NAME) == written("cpu")
+    assert written(there) == written("cpu")
 
 
 @pytest.mark.whole
-def test_circuitlens(subject: Subject) -> None:
+def test_circuitlens(subject: Subject, there: str) -> None:
     store, samples = subject.store, ActivationsRecipe(subject)
     job = reading.PassJob(subject.checkpoint_id, subject.source.model.path, COUNTED)
     for corpus_pass in samples.passes:
@@ -144,7 +153,7 @@ def test_circuitlens(subject: Subject) -> None:
         continued_samples=1,
     )  # fmt: skip
     tables = []
-    for device in (NAME, "cpu"):
+    for device in (there, "cpu"):
         whole = replace(CircuitLensRecipe(subject).job(device), recipe=device, blocks=(Block(0, 3),), settings=settings)
         for layer in whole.layers:
             for key in whole.sampled_shards(layer):
