@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
 
 from flows.costs.machines import MACHINES, Machine
 from interp.activations.encoding import Encoder, find_active
@@ -114,11 +114,11 @@ def place_of(device: str, size: int) -> Place:
 
 
 @cache
-def model_of(shape: Shape, device: str) -> nn.Module:
+def model_of(shape: Shape, device: str) -> PreTrainedModel:
     """A model with random weights, made on the device."""
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(shape.config, attn_implementation="sdpa")
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape.config, attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
 
 
@@ -225,8 +225,7 @@ def training(shape: Shape, device: str) -> dict[str, float]:
 def attribution(shape: Shape, device: str) -> dict[str, float]:
     """A sequence frozen, and ten features of it attributed: CircuitLens."""
     model, coders = model_of(shape, device), coders_of(shape, device)
-    set_attention = model.set_attn_implementation
-    set_attention("eager")
+    model.set_attn_implementation("eager")
     linear = linear_model(model, family_of(shape.config.model_type), HOOKS)
     tokens, n_layers = rows_of(shape, device, shape.n_pos)[0], linear.n_layers
     draw = np.random.default_rng(0)
@@ -248,7 +247,7 @@ def attribution(shape: Shape, device: str) -> dict[str, float]:
     targets = Targets(*(torch.cat(columns) for columns in zip(*each, strict=True)))
     freezing = seconds(frozen_once, device)
     sweep = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=256_000_000)), device)
-    set_attention("sdpa")
+    model.set_attn_implementation("sdpa")
     return {"frozen_ms": 1e3 * freezing, "sweep_ms": 1e3 * sweep, "targets_per_s": 10 / (freezing + sweep)}
 
 

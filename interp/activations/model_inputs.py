@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float32, Integer
 from torch import Tensor
 
+from interp.batches import in_batches
 from interp.capture import HookedModel, read_inputs
 
 
@@ -25,18 +26,14 @@ def transcoder_inputs(
         RuntimeError: not even a single row fits.
     """
     xs: list[Tensor] = []
-    n_kept, start, done = int(kept.sum()), 0, 0
-    while start < len(tokens):
-        batch = slice(start, start + rows_per_batch)
-        at = kept[batch].flatten().nonzero().squeeze(1)
-        try:
-            read_inputs(hooked, tokens[batch], range(n_layers), _picking(xs, n_kept, at, done))
-        except RuntimeError as error:
-            if not _out_of_memory(error) or rows_per_batch == 1:
-                raise
-            rows_per_batch = (min(rows_per_batch, len(tokens) - start) + 1) // 2
-            continue
-        start, done = batch.stop, done + len(at)
+    n_kept, device = int(kept.sum()), next(hooked.model.parameters()).device
+    firsts = [0, *kept.sum(1).cumsum(0).tolist()]
+
+    def read(rows: slice) -> None:
+        at = kept[rows].flatten().nonzero().squeeze(1)
+        read_inputs(hooked, tokens[rows], range(n_layers), _picking(xs, n_kept, at, firsts[rows.start]))
+
+    in_batches("rows of the corpus", device, len(tokens), rows_per_batch, read)
     return xs
 
 
@@ -49,9 +46,3 @@ def _picking(xs: list[Tensor], n: int, at: Tensor, first: int) -> Callable[[int,
         torch.index_select(x.flatten(0, 1), 0, at, out=xs[layer][first : first + len(at)])
 
     return receive
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error means that memory ran out. PyTorch has an exception class for this on GPUs; on the CPU only the
-    message says so."""
-    return "out of memory" in str(error) or "can't allocate memory" in str(error)

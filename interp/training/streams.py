@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor, nn
 
+from interp.batches import in_batches
 from interp.capture import HookedModel, Hooks, read_streams
 from interp.families import Family
 from interp.training.together import Streams
@@ -41,9 +42,14 @@ def captured(
     firsts = [0, *kept.sum(1).cumsum(0).tolist()]
 
     def run(start: int) -> None:
-        rows = slice(start, start + step)
+        n_rows = min(step, len(tokens) - start)
+        in_batches(
+            "rows to train on", device, n_rows, n_rows, lambda part: read(slice(start + part.start, start + part.stop))
+        )
+
+    def read(rows: slice) -> None:
         at = kept[rows].flatten().nonzero().squeeze(1)
-        place = slice(firsts[start], firsts[start] + len(at))
+        place = slice(firsts[rows.start], firsts[rows.start] + len(at))
         picking = _picking(found, at.to(device), place)
         read_streams(HookedModel(model, family, hooks), tokens[rows].to(device), layers, picking)
 

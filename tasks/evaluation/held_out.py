@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from interp.batches import in_batches
 from interp.descriptions.evidence import WHOLE
 from interp.fade.harder import LookAlikes, hard_negatives
 from interp.fade.judge import NaturalTexts, Text
@@ -108,16 +109,19 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
         subject = Subject(model, folder.family, checkpoint.hooks, lambda _: coder)
         peaks = [float(active.of(at).value.max()) for at in places]
         grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
-        for start in range(0, len(grid), ROWS_STEERED):
-            a, b, c = (np.array(column) for column in zip(*grid[start : start + ROWS_STEERED], strict=True))
+
+        def write(part: slice) -> None:
+            a, b, c = (np.array(column) for column in zip(*grid[part], strict=True))
             value = np.array(how.factors)[b] * np.array(peaks)[a]
             held = [
                 FeatureChange(row, key.layer, int(features[places[place]])).held_at(float(value[row]))
                 for row, place in enumerate(a.tolist())
             ]
-            with fast_products(checkpoint.attributes.d_model):
-                rows = torch.from_numpy(prompts[c]).to(device)
-                written[a, b, c] = continuations(subject, Changes(held), rows, how.new_tokens).cpu().numpy()
+            rows = torch.from_numpy(prompts[c]).to(device)
+            written[a, b, c] = continuations(subject, Changes(held), rows, how.new_tokens).cpu().numpy()
+
+        with fast_products(checkpoint.attributes.d_model):
+            in_batches("continuations", device, len(grid), ROWS_STEERED, write)
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key
 

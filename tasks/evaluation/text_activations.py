@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.activations.encoding import Encoder
 from interp.activations.positions import counted_in_texts
 from interp.activations.settings import ActivationSettings
+from interp.batches import in_batches
 from interp.capture import HookedModel, read_inputs
 from interp.fade.texts import Active, chosen_activations, rows_of
 from interp.projection import FLOAT32, Arithmetic
@@ -113,13 +114,16 @@ def _read_blocks(
 
         read_inputs(hooked, rows.clamp(min=0).to(device), sorted(wanted.features), at_layer)
 
+    def read_all(block: np.ndarray) -> None:
+        in_batches("texts that are read", device, len(block), len(block), lambda part: read(block[part]))
+
     blocks = _blocks([len(text) for text in texts], len(before))
     if n_threads == 1:  # in this thread: another would have memory of its own beside what this one let go of
         for block in blocks:
-            read(block)
+            read_all(block)
         return
     with threads(n_threads) as pool:
-        list(pool.map(read, blocks))
+        list(pool.map(read_all, blocks))
 
 
 def _blocks(lengths: Sequence[int], n_before: int) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from interp.batches import in_batches
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept
 from tasks.llm.ask_again import MEND, instructions_with_schema
@@ -172,17 +173,13 @@ def _messages(prompt: Prompt) -> Messages:
 
 def _generate(of: LocalModel, conversations: Sequence[Messages], max_tokens: Sequence[int]) -> list[Turn]:
     """The model's next turn of each conversation; in halves where a GPU has no room for all of them."""
-    try:
-        return _turns(of, conversations, max_tokens)
-    except torch.cuda.OutOfMemoryError:
-        if len(conversations) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(conversations) // 2
-    return [
-        *_generate(of, conversations[:half], max_tokens[:half]),
-        *_generate(of, conversations[half:], max_tokens[half:]),
-    ]
+    found: list[Turn] = []
+
+    def some(part: slice) -> None:
+        found.extend(_turns(of, conversations[part], max_tokens[part]))
+
+    in_batches("questions to local_model", of.device, len(conversations), len(conversations), some)
+    return found
 
 
 @torch.no_grad()

@@ -1,16 +1,25 @@
 """Transcoder inputs in batches: the same whatever the batch, and where memory gives out."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
 
 from interp.activations.model_inputs import transcoder_inputs
+from interp.batches import forget_sizes
 from interp.capture import HookedModel, Hooks
 from interp.families.gpt2 import GPT2
 from tests.tiny_models import D_VOCAB, tiny_model
 
 TOKENS = torch.arange(70).view(7, 10) % D_VOCAB
 KEPT = torch.rand(7, 10, generator=torch.Generator().manual_seed(0)) > 0.3
+
+
+@pytest.fixture(autouse=True)
+def nothing_found_yet() -> Iterator[None]:
+    yield
+    forget_sizes()
 
 
 def inputs(model: nn.Module, rows_per_batch: int) -> list[torch.Tensor]:
