@@ -62,7 +62,7 @@ class CheckpointAttributes:
     transcoder_revision: str | None
     transcoder_format: str
     folded: tuple[str, ...]
-    """What of the release was folded into other arrays when it was read."""
+    """What of the release was folded into other arrays when it was read; how the model's weights were dequantised."""
     step: int | None
     family: str
     activation: ActivationName

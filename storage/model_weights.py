@@ -16,6 +16,12 @@ ADAPTER = "adapter_config.json"
 WRAPPERS = r"^(?:_orig_mod\.|module\.)+"
 """What torch.compile and data-parallel training put before the name of every weight."""
 
+DEQUANTISED = ("mxfp4",)
+"""Quantised weights that are read, in float32, by `quant_method`: those of GPT-OSS."""
+
+_DEQUANTISING = {"fp8": "FineGrainedFP8Config", "compressed-tensors": "CompressedTensorsConfig"}
+"""Other quantised weights that transformers dequantises when it reads them, by what it has to be told."""
+
 _CONSTANT = re.compile(r"\.(?:masked_bias|rotary_emb\.inv_freq)$|\.(?:attn|attention)\.bias$")
 """Buffers that older versions of transformers saved: masks and frequencies, which follow from the settings."""
 
@@ -112,18 +118,42 @@ def _is_constant(name: str, shape: Shape) -> bool:
     return is_mask or (name.endswith("masked_bias") and shape in ((), (1,))) or name.endswith("inv_freq")
 
 
-def refuse_quantised(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a model whose weights are quantised, by its settings: what is read are the weights themselves.
+def refuse_gguf(path: Path) -> None:
+    """Refuse a GGUF file, or a folder that holds one in place of weights that are read.
 
     Raises:
-        ValueError: they are; the message says how, and what to do.
+        ValueError: it is or does; the message says how to convert it.
+    """
+    files = sorted(path.glob("*.gguf")) if path.is_dir() else [path] if path.suffix == ".gguf" else []
+    if files and not (path / "config.json").is_file():
+        load = f"from_pretrained({str(files[0].parent)!r}, gguf_file={files[0].name!r}"
+        raise ValueError(
+            f"model.path: {path} holds {files[0].name}, which is not read as it is. Convert it once, with the packages "
+            f"gguf and accelerate installed: transformers.AutoModelForCausalLM.{load}, dtype='float32', "
+            "quantization_config=transformers.GgufConfig(dequantize=True)).save_pretrained(FOLDER) and "
+            f"transformers.AutoTokenizer.{load}).save_pretrained(FOLDER); then name FOLDER"
+        )
+
+
+def quantised_by(path: Path, settings: Mapping[str, Any]) -> str | None:
+    """How a model's weights are quantised, by its settings, if they are dequantised when they are read; None if they
+    are not quantised.
+
+    Raises:
+        ValueError: they are quantised in another way; the message says how, and what to do.
     """
     found = settings.get("quantization_config")
     if found is None:
-        return
+        return None
     method = found.get("quant_method") if isinstance(found, dict) else None
+    if method in DEQUANTISED:
+        return method
     bits = next((f" ({n}-bit)" for n in (4, 8) if isinstance(found, dict) and found.get(f"load_in_{n}bit")), "")
+    how = "load it and call model.dequantize()"
+    if method in _DEQUANTISING:
+        how = f"load it with quantization_config=transformers.{_DEQUANTISING[method]}(dequantize=True)"
     raise ValueError(
-        f"{path}: the weights are quantised by {shown(method)}{bits}; read are weights in float32, bfloat16 or "
-        "float16. Name the model that was quantised, or dequantise it: model.dequantize(), then save_pretrained"
+        f"{path}: the weights are quantised by {shown(method)}{bits}; read are weights in float32, bfloat16, float16 "
+        f"and MXFP4. Name the model that was quantised, or dequantise this one: {how}, then "
+        "save_pretrained(FOLDER, save_original_format=False)"
     )

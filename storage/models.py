@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from interp.families import Family, family_of
 from storage.foreign import check_path, shown
@@ -21,8 +22,9 @@ from storage.formats.folder import check_weights, read_settings
 from storage.model_weights import (
     is_of_images,
     names_to_change,
+    quantised_by,
     refuse_adapter,
-    refuse_quantised,
+    refuse_gguf,
     unknown_weights,
     weight_files,
 )
@@ -70,6 +72,8 @@ class ModelFolder:
     weight_files: tuple[Path, ...]
     whole: str | None = None
     """`model_type` of the model of texts and images of which this is the text part, if it is."""
+    quantised: str | None = None
+    """How the files' weights are quantised, if they are; `load` dequantises them."""
 
     @property
     def n_layers(self) -> int:
@@ -83,6 +87,11 @@ class ModelFolder:
     def n_positions(self) -> int:
         """The longest text that it was made for."""
         return _size(self.config, "max_position_embeddings")
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """What `load` makes of the weights in the files, for the provenance of what follows from them."""
+        return () if self.quantised is None else (f"the model's {self.quantised} weights, dequantised to float32",)
 
     @property
     def d_vocab(self) -> int:
@@ -162,6 +171,7 @@ class ModelFolder:
                 output_loading_info=True,
                 key_mapping=names,
                 config=self.config,
+                quantization_config=Mxfp4Config(dequantize=True) if self.quantised else None,
             )
             assert isinstance(loaded, tuple)  # so it is with output_loading_info
             model, report = loaded
@@ -196,7 +206,8 @@ def open_settings(path: Path) -> ModelFolder:
     Raises:
         ValueError: no folder, no readable config.json, or an unknown family.
     """
-    if not check_path(path).is_dir():
+    refuse_gguf(check_path(path))
+    if not path.is_dir():
         raise ValueError(f"model.path: no folder {path}")
     config_path = path / "config.json"
     refuse_adapter(path)
@@ -218,7 +229,7 @@ def open_settings(path: Path) -> ModelFolder:
         family = family_of(str(model_type)[:100])
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from None
-    refuse_quantised(config_path, settings)
+    quantised = quantised_by(config_path, settings)
     transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -231,7 +242,7 @@ def open_settings(path: Path) -> ModelFolder:
             _size(config, name)
         except ValueError as error:
             raise ValueError(f"{config_path}: {error}") from None
-    return ModelFolder(path, config, family, (), whole)
+    return ModelFolder(path, config, family, (), whole, quantised)
 
 
 def _size(config: PreTrainedConfig, name: str) -> int:

@@ -106,7 +106,7 @@ def _check_named(report: DoctorReport, loaded: "RunConfig") -> Path:
     source = open_source(loaded)
     model = source.model
     size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
-    report.good("model", f"{_place(source.model_from)}: {model.family.model_type}, {size}")
+    report.good("model", f"{_place(source.model_from)}: {', '.join([model.family.model_type, size, *model.folded])}")
     names = ", ".join(corpus.source for corpus in source.corpora)
     report.good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
     if source.must_train:

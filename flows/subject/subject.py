@@ -238,7 +238,7 @@ def identify(source: Source) -> Subject:
         transcoder_name=source.transcoders_from.name if source.transcoders_from else str(folder.path),
         transcoder_revision=source.transcoders_from.commit if source.transcoders_from else None,
         transcoder_format=folder.format,
-        folded=tuple(folder.folded),
+        folded=(*folder.folded, *model.folded),
         step=source.config.model.step,
         family=model.family.model_type,
         activation=activation,

@@ -191,7 +191,7 @@ def test_the_text_part_of_a_model_of_texts_and_images(naming: str, tmp_path: Pat
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, r"quantised by 'bitsandbytes' \(4-bit\); read are"),
         ({"quant_method": "gptq", "bits": 4}, "quantised by 'gptq'; read are"),
-        ({"quant_method": "mxfp4"}, "quantised by 'mxfp4'; read are"),
+        ({"quant_method": "fp8"}, r"FineGrainedFP8Config\(dequantize=True\), then save_pretrained"),
         ("strange", "quantised by None"),
     ],
 )
@@ -201,3 +201,43 @@ def test_how_weights_are_quantised_is_named(config: object, message: str, tmp_pa
     (tmp_path / "config.json").write_text(json.dumps({**settings, "quantization_config": config}))
     with pytest.raises(ValueError, match=message):
         open_model(tmp_path)
+
+
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def test_mxfp4_is_dequantised(tmp_path: Path) -> None:
+    """Two numbers a byte, the lower four bits first, and an exponent for each 32 (OCP microscaling formats)."""
+    sizes = {"hidden_size": 32, "intermediate_size": 32}
+    tiny_model("gpt_oss", **sizes).save_pretrained(tmp_path)
+    expected: dict[str, torch.Tensor] = {}
+
+    def quantised(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for name in [name for name in weights if name.endswith(("gate_up_proj", "down_proj"))]:
+            n_experts, n_in, n_out = weights.pop(name).shape
+            blocks = torch.randint(0, 256, (n_experts, n_out, n_in // 32, 16), dtype=torch.uint8)
+            scales = torch.randint(120, 130, (n_experts, n_out, n_in // 32), dtype=torch.uint8)
+            weights |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+            bits = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).int()
+            values = E2M1[bits & 7] * torch.where(bits < 8, 1, -1) * 2.0 ** (scales[..., None].float() - 127)
+            expected[name] = values.flatten(2).transpose(1, 2)
+        return weights
+
+    changed_weights(tmp_path, quantised)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    quantisation = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "quantization_config": quantisation}))
+    folder = open_model(tmp_path)
+    assert folder.folded == ("the model's mxfp4 weights, dequantised to float32",)
+    weights = dict(folder.load().named_parameters())
+    assert len(expected) == 2 * N_LAYERS
+    for name, value in expected.items():
+        assert weights[name].dtype == torch.float32
+        assert torch.equal(weights[name], value)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_gguf_file_says_how_to_convert_it(tmp_path: Path, whole: bool) -> None:
+    (file := tmp_path / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ValueError, match=r"holds model-Q4_K_M\.gguf, .*gguf_file='model-Q4_K_M\.gguf', dtype="):
+        open_model(tmp_path if whole else file)
