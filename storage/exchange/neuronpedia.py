@@ -1,14 +1,16 @@
 """Features, activations and explanations in the layout of Neuronpedia's bulk exports, which its importer takes.
 
 A folder a layer (a source), with four files of one line about model, release, set and source, and three folders of
-batches of 1,024 features each, gzipped JSON lines. Columns and their names are those of its database, as its own
-exporter writes them; what this catalog does not have (histograms, neuron alignment, vectors) is left empty.
+batches of 1,024 features each, gzipped JSON lines; a batch of which there is nothing has no file. Beside the models,
+`config/` has the methods and explainers that explanations refer to. Columns and their names are those of its database,
+as its own exporter writes them; what this catalog does not have (histograms, neuron alignment, vectors) is left empty.
 """
 
 import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ class Named(NamedTuple):
     checkpoint_id: str
     model: str
     set_name: str
-    hook: str
+    hook: str | None
 
     def source(self, layer: int) -> str:
         return f"{layer}-{self.set_name}"
@@ -59,7 +61,8 @@ def export_neuronpedia(connection: duckdb.DuckDBPyConnection, checkpoint_id: str
     row = connection.execute(f"{query} WHERE checkpoint_id = ?", [checkpoint_id]).fetchall()[0]
     name, model_name, n_layers, width, hook, at, layers = row
     model = slug_of(Path(model_name).name)
-    named, created = Named(checkpoint_id, model, slug_of(name), hook), at.isoformat()
+    named, created = Named(checkpoint_id, model, slug_of(name), hook), at.replace(tzinfo=UTC).isoformat()
+    _describe_methods(connection, checkpoint_id, folder / "config")
     folders = []
     for layer in range(n_layers) if layers is None else layers:
         place = folder / model / named.source(layer)
@@ -71,7 +74,7 @@ def export_neuronpedia(connection: duckdb.DuckDBPyConnection, checkpoint_id: str
                 ("explanations", _explanations(connection, named, layer, chosen)),
                 ("activations", _activations(connection, named, layer, chosen, created)),
             ):
-                _write(place / kind / f"batch-{number}.jsonl.gz", rows)
+                _write_batch(place / kind / f"batch-{number}.jsonl.gz", rows)
         folders.append(place)
     return folders
 
@@ -81,7 +84,8 @@ def _describe(named: Named, layer: int, n_layers: int, created: str, place: Path
     model = {"id": named.model, "displayName": named.model, "displayNameShort": named.model, "layers": n_layers}
     neurons = {"neuronsPerLayer": 0, "owner": "", "instruct": False}
     release = {"name": named.set_name, "description": named.set_name, "descriptionShort": named.set_name}
-    of_set = {"modelId": named.model, "name": named.set_name, "type": named.hook, "description": named.set_name}
+    of_set = {"modelId": named.model, "name": named.set_name, "type": named.hook or "", "description": named.set_name}
+    of_set["creatorName"] = ""
     source = {"id": named.source(layer), "modelId": named.model, "setName": named.set_name, "hasDashboards": True}
     for file, line in (
         ("model", {**model, **neurons, **common}),
@@ -90,6 +94,23 @@ def _describe(named: Named, layer: int, n_layers: int, created: str, place: Path
         ("source", {**source, "inferenceEnabled": False, **common}),
     ):
         _write(place / f"{file}.jsonl", [line])
+
+
+def _describe_methods(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, place: Path) -> None:
+    """Write the rows that its database has to have of each method and explainer before it takes an explanation."""
+    query = "SELECT DISTINCT method, explainer FROM descriptions WHERE checkpoint_id = ? AND cluster = -1"
+    pairs = connection.execute(query, [checkpoint_id]).fetchall()
+    methods, explainers = ({one[at]: None for one in sorted(pairs)} for at in (0, 1))
+    common = {"creatorName": "Circuit Insights", "url": None}
+    _write(
+        place / "explanation_type.jsonl",
+        (
+            {"name": type_name(one), "displayName": one, "description": one, "creatorId": CREATOR, **common}
+            for one in methods
+        ),
+    )
+    rows = ({"name": one, "displayName": one, "description": one, **common} for one in explainers)
+    _write(place / "explanation_model_type.jsonl", rows)
 
 
 def _features(
@@ -140,16 +161,15 @@ def _explanations(
         WHERE checkpoint_id = ?1 AND layer = ?2 AND feature >= ?3 AND feature < ?4 AND cluster = -1
         ORDER BY feature, method, explainer"""
     for feature, method, explainer, text in _rows(connection, query, chosen):
-        kind = method_name(method)
         yield {
-            "id": f"{named.checkpoint_id}-{layer}-{feature}-{kind}-{explainer}",
+            "id": f"{named.checkpoint_id}-{layer}-{feature}-{method_name(method)}-{explainer}",
             "modelId": named.model,
             "layer": named.source(layer),
             "index": str(feature),
             "authorId": CREATOR,
             "description": text if len(text) <= MAX_DESCRIPTION else text[: MAX_DESCRIPTION - 1] + "…",
             "embedding": None,
-            "typeName": f"circuit-insights_{kind}",
+            "typeName": type_name(method),
             "explanationModelName": explainer,
             "umap_x": 0,
             "umap_y": 0,
@@ -161,6 +181,11 @@ def _explanations(
 def method_name(method: str) -> str:
     """A method's name in the letters that are allowed there: `wl+cl` is wl_and_cl, `maxact*` maxact_sample."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", method.replace("+", "_and_").replace("*", "_sample"))
+
+
+def type_name(method: str) -> str:
+    """The name of a method as a type of explanation there."""
+    return f"circuit-insights_{method_name(method)}"
 
 
 def _activations(
@@ -203,6 +228,13 @@ def _activations(
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, chosen: list[object]) -> list[tuple[Any, ...]]:
     return connection.execute(query, {str(number): value for number, value in enumerate(chosen, 1)}).fetchall()
+
+
+def _write_batch(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a batch unless it is empty: its importer takes the columns from the first line."""
+    batch = list(rows)
+    if batch:
+        _write(path, batch)
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from flows.exchange import export_hub_dataset, export_to_delphi
 from storage.catalog.published import open_published
+from storage.exchange.neuronpedia import export_neuronpedia
 from storage.store import Store
 from tests.conftest import ROOT
 from tests.oracles.foreign import run
+from tests.storage.neuronpedia_tables import import_source
 
 pytestmark = pytest.mark.oracle
 
@@ -65,3 +67,16 @@ def test_datasets_finds_every_table(store: Store, tmp_path: Path) -> None:
         for table, n_rows in found.items():
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0] == n_rows, table
     assert {"samples", "descriptions", "checkpoints"} <= set(found)
+
+
+def test_neuronpedia_takes_every_feature_and_description(store: Store, tmp_path: Path) -> None:
+    with open_published(store.catalog) as connection:
+        query = "SELECT checkpoint_id, d_transcoder FROM checkpoints"
+        ((checkpoint, width),) = connection.execute(query).fetchall()
+        for folder in export_neuronpedia(connection, checkpoint, tmp_path):
+            found = import_source(tmp_path, folder.parent.name, folder.name)
+            assert len(found.features) == width
+            query = "SELECT count(*) FROM descriptions WHERE layer = ? AND cluster = -1"
+            counts = connection.execute(query, [int(folder.name.split("-")[0])]).fetchall()[0]
+            assert counts == (len(found.explanations),)
+            assert len({row["index"] for row in found.activations}) > width / 2
