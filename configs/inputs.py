@@ -1,5 +1,6 @@
 """What a run reads: the model, its transcoders and the text."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -8,6 +9,8 @@ from pydantic import Field, model_validator
 from configs.section import Section
 from interp.capture import InputHook, OutputHook
 from interp.training.settings import TrainingSettings
+
+Number = Annotated[int, Field(ge=0)]
 
 Repo = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
 
@@ -47,9 +50,13 @@ class TranscoderConfig(Section):
     weights or settings."""
     subfolder: str | None = None
     """The folder of `repo` that is the release; left out: all of it."""
-    only_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    only_layers: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
     """Ingest these layers of a release alone, or those that it has. The MLPs of other layers stay whole: circuits name
     them as errors, and nothing is said of their features. A later run with more layers takes over what is equal."""
+    only_features: Annotated[dict[Number, tuple[Number, ...]], Field(min_length=1)] | None = None
+    """Explain these features alone, by layer, such as {10: [12, 507]}: others are not attributed, not described by the
+    stage `describe` and not judged. Weights, activations, samples and WeightLens cover all features that are ingested:
+    TopK and upstream features need them."""
     input_hook: InputHook | None = None
     """Where the transcoders read, for a folder that says it wrongly or not at all."""
     output_hook: OutputHook | None = None
@@ -58,6 +65,18 @@ class TranscoderConfig(Section):
     """How to train them when there are none."""
     accept_poor_quality: bool = False
     """Ingest transcoders even when their figures say that they were read wrongly."""
+
+    @property
+    def narrowed(self) -> dict[str, list[tuple[int, list[int]]]]:
+        """What `only_features` adds to the recipes of what it narrows: nothing where it is not set."""
+        chosen = self.only_features
+        return {} if chosen is None else {"only": [(at, sorted(set(chosen[at]))) for at in sorted(chosen)]}
+
+    def n_explained(self, layers: Iterable[int], per_layer: int | None, width: int) -> int:
+        """How many features of some layers are explained at most, by a stage that takes `per_layer` of each (None:
+        all)."""
+        each, chosen = min(per_layer or width, width), self.only_features
+        return sum(each if chosen is None else min(each, len(set(chosen.get(layer, ())))) for layer in layers)
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

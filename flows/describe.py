@@ -121,7 +121,12 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         wording=config.wording,
         instructions=instructions(config.prompts.own),
         max_tokens=config.llm.max_tokens,
-        draw=Draw(config.describe.features_per_layer, config.describe.sample, recipe.subject.layers),
+        draw=Draw(
+            config.describe.features_per_layer,
+            config.describe.sample,
+            recipe.subject.layers,
+            config.transcoder.only_features,
+        ),
         seed=config.describe.seed,
         wiring=recipe.wiring,
         left_out=recipe.left_out,

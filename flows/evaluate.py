@@ -122,7 +122,12 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         judge=config.evaluate.judge,
         model=recipe.model,
         instructions=instructions(config.prompts.own),
-        draw=Draw(config.evaluate.how.features_per_layer, config.evaluate.sample, subject.layers),
+        draw=Draw(
+            config.evaluate.how.features_per_layer,
+            config.evaluate.sample,
+            subject.layers,
+            config.transcoder.only_features,
+        ),
         embeddings=config.evaluate.embedder,
         surprisal=recipe.surprisal_model,
         how=config.evaluate.how,

@@ -32,7 +32,8 @@ ABLATED_VARIANTS = 11
 def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name. A sequence is run once; a sample is carried back through half of it."""
     settings, workers, n_pos = config.circuitlens, n_workers(config.engine), config.corpus.row_tokens()
-    n_features = sizes.n_layers * min(settings.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
+    layers, width = range(sizes.n_layers), sizes.d_transcoder
+    n_features = config.transcoder.n_explained(layers, settings.features_per_layer, width)
     n_samples = n_features * samples_per_feature(config)
     rows = min(sizes.corpus_tokens * (1 - config.corpus.held_out) / n_pos, n_samples)
     encoders = 2 * sizes.n_layers * sizes.d_transcoder * sizes.d_model

@@ -35,7 +35,8 @@ CHARACTERS_PER_JOIN = 2_500
 def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """What each step takes, by its name."""
     methods = config.describe.methods or tuple(get_args(Method))
-    n_features = sizes.n_layers * min(config.describe.features_per_layer or sizes.d_transcoder, sizes.d_transcoder)
+    layers, width = range(sizes.n_layers), sizes.d_transcoder
+    n_features = config.transcoder.n_explained(layers, config.describe.features_per_layer, width)
     n_features = min(config.describe.sample or n_features, n_features)
     n = n_features * len(methods)
     usd = _questions_usd(config, sizes, methods, n_features)

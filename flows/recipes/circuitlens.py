@@ -40,16 +40,18 @@ class CircuitLensRecipe:
     def recipe(self) -> str:
         """Names the attributions: by the samples, which name checkpoint and corpora, and the stage's settings."""
         settings = self.subject.config.circuitlens.named()
-        return short_hash(samples=self.activations.recipe, circuitlens=settings, version=VERSION)
+        only = self.subject.config.transcoder.narrowed
+        return short_hash(samples=self.activations.recipe, circuitlens=settings, version=VERSION, **only)
 
     @cached_property
     def blocks(self) -> list[Block]:
         """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
         last = self.activations.passes[-1]
         n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id).n_sequences
-        config, d_transcoder = self.subject.config, self.subject.attributes.d_transcoder
-        n_features = min(config.circuitlens.features_per_layer or d_transcoder, d_transcoder)
-        n_samples = len(self.subject.layers) * n_features * samples_per_feature(config)
+        config, subject = self.subject.config, self.subject
+        most = config.circuitlens.features_per_layer
+        n_features = config.transcoder.n_explained(subject.layers, most, subject.attributes.d_transcoder)
+        n_samples = n_features * samples_per_feature(config)
         step = max(1, min(MOST_ROWS_PER_BLOCK, SAMPLES_PER_BLOCK * n_rows // max(1, n_samples)))
         return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
@@ -70,6 +72,7 @@ class CircuitLensRecipe:
             settings=subject.config.circuitlens,
             counting=subject.config.activations,
             device=device,
+            only=subject.config.transcoder.only_features,
         )
 
     def shards(self) -> list[ShardKey]:

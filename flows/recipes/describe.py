@@ -115,6 +115,7 @@ class DescribeRecipe:
             drawn=[config.describe.features_per_layer, config.describe.sample, config.describe.seed],
             version=VERSION,
             prompts=prompts(config, EXPLAINING) if self.model else None,
+            **config.transcoder.narrowed,
         )
 
     def shards(self) -> list[ShardKey]:

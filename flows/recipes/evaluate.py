@@ -94,6 +94,7 @@ class EvaluateRecipe:
             how=config.evaluate.how,
             sample=config.evaluate.sample,
             version=held_out.VERSION,
+            **config.transcoder.narrowed,
         )
 
     @cached_property

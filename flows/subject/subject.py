@@ -213,9 +213,13 @@ def identify(source: Source) -> Subject:
                 f"the model {model.path} has {model.d_model}"
             )
         if d_transcoder != sizes[0][0]:
+            alike = [at for at, size in zip(folder.layers, sizes, strict=True) if size == (d_transcoder, d_model)]
             raise ValueError(
-                f"{folder.path}: layer {layer} has {d_transcoder} features, layer {folder.layers[0]} has {sizes[0][0]}"
+                f"{folder.path}: layer {layer} has {d_transcoder} features, layer {folder.layers[0]} has "
+                f"{sizes[0][0]}; a checkpoint's layers are of one width. To read those of {d_transcoder} alone: "
+                f"transcoder.only_layers={alike}"
             )
+    _check_features(source, folder, sizes[0][0])
     fingerprint = fingerprints(source.store, folder.files)
     weights_sha256 = weights(source.model_sha256, fingerprint)
     checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos)
@@ -274,6 +278,17 @@ def _check_layers(source: Source, folder: TranscoderFolder, only: tuple[int, ...
     left_out = [] if upstream == "all" else sorted(set(upstream) - set(folder.layers))
     if left_out:
         raise ValueError(f"weightlens.upstream names layer {left_out[0]}, which transcoder.only_layers leaves out")
+
+
+def _check_features(source: Source, folder: TranscoderFolder, width: int) -> None:
+    """Refuse features that are asked for and not there."""
+    for layer, features in (source.config.transcoder.only_features or {}).items():
+        if layer not in folder.layers:
+            raise ValueError(f"transcoder.only_features: layer {layer} is not ingested; there are {folder.layers}")
+        if max(features, default=0) >= width:
+            raise ValueError(
+                f"transcoder.only_features: layer {layer}, feature {max(features)}; it has features 0-{width - 1}"
+            )
 
 
 def _activation(folder: TranscoderFolder) -> tuple[ActivationName, int | None]:

@@ -57,6 +57,8 @@ class CircuitLensJob:
     counting: ActivationSettings
     """Settings with which the corpora were read: they say which positions count."""
     device: str = "cpu"
+    only: dict[int, tuple[int, ...]] | None = None
+    """By layer, the features that may be chosen; None: all."""
 
     @property
     def shared(self) -> dict[str, str]:
@@ -90,6 +92,8 @@ class CircuitLensJob:
         random (seeded) and in the order of the draw."""
         fired = _fired(store, tuple(self.sampled_shards(layer)))
         order = np.random.default_rng([self.settings.seed, layer]).permutation(self.d_transcoder)
+        if self.only is not None:
+            fired = np.intersect1d(fired, np.array(self.only.get(layer, ()), np.int64))
         return order[np.isin(order, fired)][: self.settings.features_per_layer]
 
 

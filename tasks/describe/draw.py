@@ -15,11 +15,13 @@ class Draw(NamedTuple):
     """So many of the whole model, each with the same chance within its layer; goes before `per_layer`."""
     layers: tuple[int, ...]
     """Those that are ingested."""
+    only: dict[int, tuple[int, ...]] | None = None
+    """By layer, the features that may be drawn; None: all."""
 
     @property
     def is_all(self) -> bool:
         """Whether no feature is left out."""
-        return self.per_layer is None and self.sample is None
+        return self.per_layer is None and self.sample is None and self.only is None
 
     def of_layer(self, features: Sequence[int], n_methods: Sequence[int], layer: int, seed: int) -> list[int]:
         """The features of a layer that are drawn, in the order of the draw.
@@ -27,6 +29,9 @@ class Draw(NamedTuple):
         `n_methods[i]` is how many methods can describe `features[i]`. Equal seeds give equal draws, and a larger number
         a longer list with the same beginning.
         """
+        if self.only is not None:
+            wanted = np.isin(features, self.only.get(layer, ()))
+            features, n_methods = np.asarray(features)[wanted].tolist(), np.asarray(n_methods)[wanted].tolist()
         chance = np.random.default_rng([seed, layer]).permutation(len(features))
         if self.sample is not None:
             order = np.argsort(chance)

@@ -67,6 +67,7 @@ SETTINGS: dict[str, set[str]] = {
     "name": set(),
     "model.step": set(),
     "transcoder.accept_poor_quality": set(),
+    "transcoder.only_features": ATTRIBUTED,
     "engine.workers": set(),
     "engine.device": set(),
     "engine.bfloat16": set(),
@@ -85,7 +86,7 @@ VALUES: dict[str, object] = {
     "evaluate.how.faithfulness.factors": (0.0, 3.0), "name": "other", "engine.device": "cpu", "corpus.max_tokens": 9000,
     "corpus.held_out": 0.2, "corpus.text_field": "body", "corpus.n_pos": 64, "activations.keep": "all",
     "activations.alpha": 0.3, "engine.bfloat16": False, "model.step": 7, "describe.features_per_layer": 9,
-    "describe.sample": 3, "corpus.special_tokens": "as_text",
+    "describe.sample": 3, "transcoder.only_features": {1: (3, 8)}, "corpus.special_tokens": "as_text",
     "evaluate.sample": 3, "evaluate.surprisal": "subject", "engine.workers": 3, "llm.max_tokens": 900,
 }  # fmt: skip
 """What a setting is changed to, where one more, or the other of two, is not it."""

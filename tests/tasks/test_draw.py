@@ -42,3 +42,11 @@ def test_in_a_sample_every_feature_has_the_same_chance_whatever_describes_it() -
 def test_all_are_drawn_where_nothing_is_said() -> None:
     assert Draw(None, None, (0, 1)).is_all
     assert sorted(Draw(None, None, (0, 1)).of_layer(FEATURES, N_METHODS, 1, 0)) == FEATURES
+
+
+def test_only_some_features() -> None:
+    only = {1: (105, 103, 99), 2: ()}
+    assert sorted(Draw(None, None, (0, 1, 2), only).of_layer(FEATURES, N_METHODS, 1, 0)) == [103, 105]
+    assert Draw(1, None, (0, 1, 2), only).of_layer(FEATURES, N_METHODS, 2, 0) == []
+    assert Draw(None, 7, (0, 1, 2), only).of_layer(FEATURES, N_METHODS, 0, 0) == []
+    assert not Draw(None, None, (0, 1, 2), only).is_all
