@@ -131,3 +131,22 @@ def test_features_are_shown(done: tuple[Path, list[str]], cli: Cli) -> None:
     with TestClient(create_app(Settings(store / "catalog.duckdb")), base_url="http://127.0.0.1") as client:
         for page in (f"/c/{checkpoint}", f"/c/{checkpoint}/feature/0/5", f"/c/{checkpoint}/features"):
             assert client.get(page).status_code == 200
+
+
+def test_features_of_an_mlps_output_have_no_input_side(tmp_path: Path, cli: Cli) -> None:
+    """Layer 1's MLP writes direction 9 at tokens 5 and 7, which promotes token 9."""
+    given = [*overrides(tmp_path, "hook_mlp_out")[1:], "stages=[weightlens, activations, circuitlens, describe]"]
+    result = cli("run", CONFIG, *given)
+    assert result.returncode == 0, result.stderr
+    assert "left out: circuitlens: features read what an MLP wrote" in result.stderr.replace("\n", " ")
+    store = tmp_path / "store"
+    assert not list((store / "checkpoints").glob("*/single_token"))
+    tokens = "SELECT DISTINCT token FROM contexts WHERE layer = 1 AND feature = 9 ORDER BY ALL"
+    assert [token.strip() for (token,) in rows(store, tokens)] == ["word5", "word7"]
+    assert rows(store, "SELECT DISTINCT side FROM token_candidates") == [("output",)]
+    promoted = "SELECT text FROM descriptions WHERE layer = 1 AND feature = 9 AND method = 'weightlens+out'"
+    assert rows(store, promoted) == [("promotes ‘word9’",)]
+    reasons = "SELECT DISTINCT reason FROM failures WHERE stage = 'weightlens'"
+    assert rows(store, reasons) == [("no_input_side",)]
+    shown = cli("show", "1", "9", "--store", store)
+    assert shown.returncode == 0, shown.stderr
