@@ -1,4 +1,4 @@
-"""Circuit Insights from Python: open a store, read its features, ask its model.
+"""Circuit Insights from Python: open a store, read its features, run its model.
 
     import circuit_insights as ci
 
@@ -7,10 +7,9 @@
     store.search("past tense")
     store.sql("SELECT * FROM layer_summary").df()
 
-Everything here is what the command line does too, by the same functions; `python -m circuit_insights` is the command
-line, wherever one stands.
+The functions are those behind the command line, which `python -m circuit_insights` starts from any folder.
 
-What is named here is imported when it is first used: PyTorch and DuckDB take a second.
+Modules are imported when one of their names is first used, since PyTorch and DuckDB take a second to import.
 """
 
 import importlib
@@ -43,7 +42,7 @@ _HOMES = {
     "open_store": "store",
     "steer": "acting",
 }
-"""In which module each name is."""
+"""The module of each name."""
 
 __all__ = [
     "Feature", "Generation", "Graph", "Intervened", "PromptActivations", "Steered", "Store", "__version__", "attribute",

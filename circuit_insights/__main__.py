@@ -1,7 +1,8 @@
-"""The command line, whatever lies in the working folder.
+"""The command line, independent of the files in the working folder.
 
-`python -m` puts the working folder before the installed packages, and somebody's own `tasks.py` or `flows.py` there
-would be taken for ours. From a checkout that is not installed, the working folder is where ours are, and stays.
+`python -m` puts the working folder before the installed packages, so that a `tasks.py` or `flows.py` there would be
+imported in place of ours. It is therefore removed from the path, unless the packages are in the working folder itself
+(a checkout that is not installed).
 """
 
 import os

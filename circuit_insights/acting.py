@@ -1,4 +1,4 @@
-"""Change a checkpoint's model and see what follows."""
+"""Change a checkpoint's model and measure the effects."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from flows.prompts.steer import Generation
 
 
 class Steered(steering.Steered):
-    """A prompt with what the model writes on it, as it is and steered; a notebook shows both, token by token."""
+    """Continuations of a prompt by the model without changes and steered; a notebook shows both, token by token."""
 
     def _repr_html_(self) -> str:
         return steered_html(self)
 
 
 class Intervened(interventions.Intervened):
-    """What interventions do on a prompt, predicted and measured; a notebook shows it as a table."""
+    """The effects of interventions on a prompt, predicted and measured; a notebook shows them as a table."""
 
     def _repr_html_(self) -> str:
         return intervened_html(self)
@@ -33,14 +33,14 @@ def steer(
     how: Generation | None = None,
     chat: bool = False,
 ) -> list[Steered]:
-    """Continue prompts with features changed, beside what the model writes as it is, like the command `steer`.
+    """Continue prompts with features changed and without, like the command `steer`.
 
-    `features` are changes like "12/345=8": held at an activation; "=2x": at so many times its greatest one on the
-    corpus; "=off"; "=1..4": kept within; "=add:2". "12/345@-1=8" changes it at the prompt's last token alone,
+    `features` are changes like "12/345=8": held at an activation; "=2x": at this multiple of its greatest one on the
+    corpus; "=off"; "=1..4": kept within; "=add:2". "12/345@-1=8" changes it at the prompt's last token only,
     "12/345@generated=8" from there on. `chat` puts prompts into the tokenizer's chat template.
 
     Raises:
-        ValueError: a prompt is empty or too long, a feature or position that there is not, or a change written wrongly.
+        ValueError: a prompt is empty or too long, a feature or position does not exist, or a change cannot be parsed.
     """
     asked = _asked(features)
     return [Steered(*one) for one in steering.steer(store.opened(), _listed(prompts), asked, how, chat=chat)]
@@ -54,10 +54,10 @@ def generate(
     how: Generation | None = None,
     chat: bool = False,
 ) -> list[str]:
-    """What the model writes on prompts, with features changed as in `steer` or as it is.
+    """The model's continuations of prompts, with features changed as in `steer`, or unchanged.
 
     Raises:
-        ValueError: as `steer` does.
+        ValueError: as for `steer`.
     """
     return steering.generate(store.opened(), _listed(prompts), _asked(features), how, chat=chat)
 
@@ -71,16 +71,16 @@ def intervene(
     swap_from: str | None = None,
     chat: bool = False,
 ) -> list[Intervened]:
-    """Change features and heads on a prompt, and see what a target does, like the command `intervene`.
+    """Change features and heads on a prompt and measure the effects on targets, like the command `intervene`.
 
-    `changes` are made together; or give a list of such lists, thousands if you like, and each is made on a copy of the
+    `changes` are made together; in a list of such lists (possibly thousands), each is made on its own copy of the
     prompt. A feature is "12/345=off" and so on (see `steer`, and "=swap"), a head "5.3=off", "=0.5x", "=mean" or
-    "=swap"; swaps take what the prompt `swap_from` has there. `targets` are a token (" Paris", or "#ID"), two as
-    "A|B" for the difference of their logits, "feature:12/345", "direction:FILE.npy", each with "@POSITION" for another
-    than the last; none: the likeliest next token.
+    "=swap"; swaps take the values on the prompt `swap_from`. `targets` are a token (" Paris", or "#ID"), two as "A|B"
+    for the difference of their logits, "feature:12/345", "direction:FILE.npy", each with "@POSITION" for a position
+    other than the last; none: the most probable next token.
 
     Raises:
-        ValueError: an empty prompt, a feature, head, position or target that there is not, or one written wrongly.
+        ValueError: the prompt is empty, a feature, head, position or target does not exist, or one cannot be parsed.
     """
     together = [one for one in changes if isinstance(one, str)]
     rows = [together] if together else [one for one in changes if not isinstance(one, str)]

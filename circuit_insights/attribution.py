@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Test = Literal["validate", "supernodes"] | ValidationSettings | SupernodeSettings
 
 SHOWN = 12
-"""Nodes and links of a graph's table."""
+"""The nodes or links of a graph, as a table."""
 
 
 class Graph:
@@ -36,7 +36,7 @@ class Graph:
 
     def __init__(self, data: GraphFile) -> None:
         self.data = data
-        """The file's content, as its viewers read it."""
+        """The content of the file, as its viewers read it."""
 
     def __repr__(self) -> str:
         return f"<Graph of {self.prompt!r}: {len(self.nodes)} nodes, {len(self.links)} links>"
@@ -46,7 +46,7 @@ class Graph:
 
     @property
     def prompt(self) -> str:
-        """The prompt that it is of."""
+        """The prompt that was attributed."""
         return str(self.data["metadata"]["prompt"])
 
     @property
@@ -56,11 +56,7 @@ class Graph:
 
     @property
     def validation(self) -> ValidationJson:
-        """What testing the strongest nodes and edges in the model found.
-
-        Raises:
-            ValueError: the graph was made without the test "validate".
-        """
+        """Results of testing the strongest nodes and edges in the model."""
         found = self.data["metadata"].get("validation")
         if found is None:
             raise ValueError("the graph was not tested; attribute with tests=['validate']")
@@ -68,7 +64,7 @@ class Graph:
 
     @property
     def supernodes(self) -> SupernodesJson:
-        """Groups of nodes that do the same, and how necessary and sufficient they are for the targets.
+        """Groups of nodes with the same role, and how necessary and sufficient they are for the targets.
 
         Raises:
             ValueError: the graph was made without the test "supernodes".
@@ -85,11 +81,12 @@ class Graph:
 
     @property
     def links(self) -> list[GraphLink]:
-        """The links: `source` and `target` are ids of nodes, `weight` is what one adds to the other."""
+        """The links: `source` and `target` are ids of nodes, `weight` is the contribution of the source to the
+        target."""
         return self.data["links"]
 
     def to_networkx(self) -> "networkx.DiGraph":
-        """The graph as a directed graph of networkx, with what the file says of nodes and links as attributes."""
+        """The graph as a networkx DiGraph, with the file's fields of nodes and links as attributes."""
         import networkx
 
         graph = networkx.DiGraph(None, **self.data["metadata"])
@@ -98,10 +95,10 @@ class Graph:
         return graph
 
     def save(self, path: str | Path) -> None:
-        """Write NAME.json, which viewers open, and enter it in the index of its folder.
+        """Write NAME.json, which viewers can open, and add it to the index of its folder.
 
         Raises:
-            ValueError: the name is none that viewers take, or the index there is not one.
+            ValueError: viewers do not accept the name, or the file in the index's place is not an index.
         """
         save_graph(Path(path), self.data)
 
@@ -119,14 +116,14 @@ def attribute(
 
     `targets` are what is explained, written as for `intervene`: a token (" Paris", or "#ID"), two as "A|B" for the
     difference of their logits, "feature:12/345", "direction:FILE.npy", each with "@POSITIONS" ("@3", "@2:5", "@1,4")
-    for others than the last; "@3" alone is the likeliest tokens there. None: the likeliest next tokens. Of several,
-    those that are named count alike, the likeliest tokens by their probability.
+    for positions other than the last; "@3" alone means the most probable tokens there. None: the most probable next
+    tokens. Among several targets, named ones have equal weight, and probable tokens are weighted by probability.
 
-    `tests` are made in the model, each named or given by its settings: "validate" tests the strongest nodes and edges
+    `tests` are run in the model, each given by name or by its settings: "validate" tests the strongest nodes and edges
     (see `Graph.validation`), "supernodes" groups nodes and tests the groups (see `Graph.supernodes`).
 
     Raises:
-        ValueError: the prompt is empty or too long, a target or test that there is not, or a setting is out of range.
+        ValueError: the prompt is empty or too long, a target or test does not exist, or a setting is out of range.
     """
     asked = Asked(prompt, (targets,) if isinstance(targets, str) else tuple(targets), chat)
     chosen = [_test(one) for one in tests]

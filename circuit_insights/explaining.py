@@ -26,16 +26,16 @@ def explain(
     corpus: str | Path | list[str] | None = None,
     **sections: Any,
 ) -> Store:
-    """Explain every feature of a model's transcoders, as the command `run` does, and open the store.
+    """Explain every feature of a model's transcoders, like the command `run`, and open the store.
 
-    `config` is a configuration, a YAML file or a preset's name; or `model`, `transcoders` and `corpus` say what it is
-    about: a folder or file that exists, else a repository of the Hugging Face Hub; `transcoders` may be the settings by
-    which they are trained. `sections` are further settings by their names: `store="store/mine"`, `name="mine"`,
+    `config` is a configuration, a YAML file or a preset's name. Or `model`, `transcoders` and `corpus` name the inputs:
+    a folder or file that exists, else a repository of the Hugging Face Hub; `transcoders` may also be the settings with
+    which they are trained. `sections` are further settings by name: `store="store/mine"`, `name="mine"`,
     `stages=["weightlens"]`, `engine={"workers": 2}`, or a section's own object, like `weightlens=WeightLensSettings()`.
-    What is finished already is not done again. Progress is shown as in a terminal.
+    Finished stages are not repeated. Progress is shown as in a terminal.
 
     Raises:
-        ValueError: a setting is wrong or missing, or what it names cannot be read.
+        ValueError: a setting is wrong or missing, or an input cannot be read.
     """
     whole = _configuration(config, {"model": model, "transcoder": transcoders, "corpus": corpus}, sections)
     source = open_source(pinned(whole))
@@ -48,14 +48,15 @@ def explain(
 
 
 def compare(store: Store, earlier: str, later: str, settings: DriftSettings | None = None) -> Store:
-    """Match every feature of two checkpoints of a store one to one, as the command `compare-checkpoints` does, and open
-    the store anew, at the later one.
+    """Match every feature of two checkpoints of a store one to one, like the command `compare-checkpoints`, and open
+    the store again, at the later one.
 
-    What became of each feature is then in the views `drift` and `feature_origins`, and a report with plots is below
-    `reports/` in the store. `settings` say from when on two features are one, and on how much text they are compared.
+    The views `drift` and `feature_origins` then say for each feature whether it was kept, moved, born or died; a report
+    with plots is in `reports/` in the store. `settings` define when two features count as one, and on how much text
+    they are compared.
 
     Raises:
-        ValueError: there is no such checkpoint, the two do not compare, or another run holds the store.
+        ValueError: a checkpoint does not exist, the two cannot be compared, or another run has locked the store.
     """
     with prefect_at_hand():
         compare_checkpoints(store.root, earlier, later, settings)

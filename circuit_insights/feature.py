@@ -1,4 +1,4 @@
-"""One feature: what is known of it, and its card."""
+"""One feature: its data in the catalog, and its card."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -14,17 +14,17 @@ Row = TypeVar("Row", bound=tuple)
 
 
 class Description(NamedTuple):
-    """What one method says of a feature, or of one of its clusters."""
+    """The description of a feature, or of one of its clusters, by one method."""
 
     method: str
     explainer: str
     cluster: int
-    """−1: of the whole feature."""
+    """−1: the description is of the whole feature."""
     text: str
 
 
 class Context(NamedTuple):
-    """A sampled activation with the text around it, which is None where the catalog keeps no texts."""
+    """A sampled activation with the text around it; the text is None where the catalog keeps no texts."""
 
     sample: int
     activation: float
@@ -39,7 +39,7 @@ class Context(NamedTuple):
 
 
 class TokenScore(NamedTuple):
-    """A token that a feature's weights single out."""
+    """A token that is an outlier for a feature's weights."""
 
     text: str | None
     token_id: int
@@ -50,9 +50,9 @@ class TokenScore(NamedTuple):
     activation: float | None
     """The feature's activation on that token alone."""
     validated: bool | None
-    """Whether the token alone fires it."""
+    """Whether the token alone fires the feature."""
     source_layer: int | None
-    """From which earlier feature the token is inherited; None: from none."""
+    """The earlier feature that the token is inherited from; None: it is not inherited."""
     source_feature: int | None
 
 
@@ -71,17 +71,17 @@ class Edge(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """A mechanism by which a feature fires."""
+    """One way in which a feature is made to fire."""
 
     cluster: int
-    """−1: samples that belong to none."""
+    """−1: samples that are in no cluster."""
     n_samples: int
     share: float
     signature: list[str]
 
 
 class Score(NamedTuple):
-    """How well a description did in one respect."""
+    """One metric of a description."""
 
     method: str
     explainer: str
@@ -92,14 +92,14 @@ class Score(NamedTuple):
     high: float | None
     n: int | None
     reason: str | None
-    """Why there is no value."""
+    """The reason if there is no value."""
 
 
 class Feature:
-    """A feature of a checkpoint, with all that the catalog knows of it. A notebook shows it as the explorer's card."""
+    """A feature of a checkpoint with its data in the catalog. A notebook shows it as the explorer's card."""
 
     def __init__(self, pages: Catalog, checkpoint_id: str, layer: int, feature: int, corpus: str | None = None) -> None:
-        """Look it up.
+        """Find the feature in the catalog.
 
         Raises:
             ValueError: there is no such feature, or no such corpus.
@@ -121,26 +121,26 @@ class Feature:
 
     @property
     def description(self) -> str | None:
-        """What the best of the methods that described it says; None where none did."""
+        """The description by the preferred one of the methods that described it; None if there is none."""
         return self._page.facts["label"]
 
     def descriptions(self) -> list[Description]:
-        """What every method says of it and of its clusters, the best method first."""
+        """The descriptions of it and of its clusters by every method, the preferred method first."""
         return _rows(Description, self._page.panels["descriptions"].rows)
 
     def contexts(self) -> list[Context]:
-        """The feature's greatest activations in their texts, those of each cluster, and one of each quantile; the
+        """The feature's greatest activations with their texts, those of each cluster, and one of each quantile; the
         greatest first."""
         return _rows(Context, self._page.panels["contexts"].rows)
 
     @cached_property
     def tokens_in(self) -> list[TokenScore]:
-        """Tokens that its encoder singles out: those that fire it, then those that silence it."""
+        """Tokens that are outliers for its encoder: those that fire it, then those that silence it."""
         return self._tokens("input")
 
     @cached_property
     def tokens_out(self) -> list[TokenScore]:
-        """Next tokens that its decoder singles out: those that it promotes, then those that it suppresses."""
+        """Next tokens that are outliers for its decoder: those that it promotes, then those that it suppresses."""
         return self._tokens("output")
 
     def upstream(self) -> list[Edge]:
@@ -152,11 +152,11 @@ class Feature:
         return _rows(Edge, self._page.panels["downstream"].rows)
 
     def clusters(self) -> list[Cluster]:
-        """The mechanisms by which it fires, the largest first."""
+        """The mechanisms by which it fires, the largest cluster first."""
         return _rows(Cluster, self._page.panels["clusters"].rows)
 
     def scores(self) -> list[Score]:
-        """How well its descriptions did, by metric, method and judge."""
+        """The metrics of its descriptions, by metric, method and judge."""
         return _rows(Score, self._page.panels["scores"].rows)
 
     def _tokens(self, side: str) -> list[TokenScore]:

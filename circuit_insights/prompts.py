@@ -1,4 +1,4 @@
-"""What the features of a checkpoint do on a prompt."""
+"""The activations of a checkpoint's features on a prompt."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -13,13 +13,13 @@ class PromptActivations(NamedTuple):
     """The active features of a prompt."""
 
     tokens: list[str]
-    """The prompt as the model reads it, its BOS included."""
+    """The prompt as the model reads it, including BOS."""
     firings: list[Firing]
-    """By layer, then position, then feature."""
+    """Active features by layer, then position, then feature."""
     descriptions: Mapping[tuple[int, int], str]
-    """Descriptions by (layer, feature), where there is one."""
+    """Descriptions by (layer, feature), for features that have one."""
     said: list[str]
-    """What was done to the prompt that whoever gave it may not expect."""
+    """What was done to the prompt that may be unexpected."""
 
     def at(self, position: int) -> list[Firing]:
         """The features of one token, the strongest first; −1 is the last token."""

@@ -38,19 +38,20 @@ class CheckpointRow(NamedTuple):
 
 
 class Store:
-    """A store, opened for reading: nothing in it is changed, so that a run may go on in it.
+    """A store, opened for reading. Nothing in it is changed, so a run on it may go on.
 
-    It reads what was published last, after every stage of a run. It stays open until `close`, or the end of a `with`.
+    It reads the catalog that was published last; a run publishes after every stage. It stays open until `close`, or the
+    end of a `with` block.
     """
 
     def __init__(self, place: str | Path, checkpoint: str | None = None) -> None:
         self._folder = store_at(place)
         self.root = self._folder.root
         self._closing = ExitStack()
-        self._at_exit = weakref.finalize(self, self._closing.close)  # left open, DuckDB's binding complains for pages
+        self._at_exit = weakref.finalize(self, self._closing.close)  # open, DuckDB warns at exit
         self._connection: duckdb.DuckDBPyConnection = self._closing.enter_context(read_only(self._catalog))
         self.checkpoint: str | None = None
-        """Id of the checkpoint that is asked; None where the store holds several and none was named."""
+        """Id of the selected checkpoint; None if the store has several and none was named."""
         if checkpoint is not None or len(self.checkpoints()) == 1:
             self.checkpoint = chosen_checkpoint(self._connection, checkpoint)[0]
 
@@ -65,14 +66,14 @@ class Store:
         return f"<Store {self.root}: {names}>"
 
     def close(self) -> None:
-        """Let go of the catalog."""
+        """Close the catalog."""
         self._at_exit()
 
     def at(self, checkpoint: str) -> "Store":
-        """The same store, asked about another of its checkpoints, by id or name.
+        """The same store with another of its checkpoints selected, by id or name.
 
         Raises:
-            ValueError: it holds none of that name.
+            ValueError: it has none of that name.
         """
         return Store(self.root, checkpoint)
 
@@ -83,36 +84,36 @@ class Store:
         return [CheckpointRow(*row) for row in self._connection.execute(query).fetchall()]
 
     def feature(self, layer: int, feature: int, corpus: str | None = None) -> Feature:
-        """A feature. `corpus` is the id of that on which its activations are read; None: the one read last.
+        """A feature. `corpus` is the id of the corpus of its activations; None: the one read last.
 
         Raises:
-            ValueError: there is none such, or the store holds several checkpoints and none was named.
+            ValueError: it does not exist, or the store has several checkpoints and none was named.
         """
         return Feature(self._pages, self._chosen, layer, feature, corpus)
 
     def search(self, words: str, layer: int | None = None, limit: int = 10) -> Found:
-        """Features by words: in what is said of them, and in the texts on which they fire.
+        """Search for features by words in their descriptions and in the texts on which they fire.
 
-        Words, "phrases" in double quotes, beginnings of words with a star.
+        A query has words, "phrases" in double quotes, and beginnings of words with a star.
 
         Raises:
-            ValueError: there are no words.
+            ValueError: the query has no words.
         """
         return look_up(self._catalog, Wanted(words, self.checkpoint, layer, limit))
 
     def sql(self, query: str) -> "duckdb.DuckDBPyRelation":
         """A query of the catalog as a relation of DuckDB: `.df()`, `.pl()`, `.arrow()`, `.fetchall()`, or print it.
 
-        docs/schema.md has the tables. The catalog alone is in reach, and nothing can be written, as with the command
-        `sql`. The relation is computed when it is asked for its rows.
+        docs/schema.md lists the tables. As with the command `sql`, only the catalog can be read and nothing can be
+        written. The relation is computed when its rows are fetched.
 
         Raises:
-            ValueError: no query that has an answer, or it fails.
+            ValueError: it is not a query with a result, or it fails.
         """
         return relation(self._connection, query)
 
     def transcoder(self, layer: int) -> "TranscoderModule":
-        """A layer's transcoder as a module of PyTorch, in float32; it is read from the store now.
+        """A layer's transcoder as a PyTorch module, in float32, read from the store at each call.
 
         Raises:
             ValueError: there is no such layer.
@@ -127,10 +128,10 @@ class Store:
         return TranscoderModule(checkpoint.transcoder(layer, later=True))
 
     def model(self) -> "nn.Module":
-        """The checkpoint's language model, a model of transformers in float32; one is kept in memory at a time.
+        """The checkpoint's language model, a transformers model in float32; one is kept in memory at a time.
 
         Raises:
-            ValueError: it is not where the last run found it, or is another by now.
+            ValueError: it is not where the last run found it, or it has changed.
         """
         return self.opened().model
 
@@ -145,7 +146,7 @@ class Store:
         return activations(self, prompt, layers, chat)
 
     def opened(self) -> "Opened":
-        """The checkpoint with its model, as the functions for prompts take it."""
+        """The checkpoint with its model, as the functions for prompts need it."""
         from flows.prompts.opened import open_named
 
         return open_named(self.root, self._chosen)
@@ -160,10 +161,10 @@ class Store:
 
     @property
     def _chosen(self) -> str:
-        """The checkpoint that is asked.
+        """The selected checkpoint.
 
         Raises:
-            ValueError: the store holds several and none was named, or none.
+            ValueError: the store has several and none was named, or it has none.
         """
         if self.checkpoint is None:
             names = ", ".join(f"{row.name} ({row.checkpoint_id})" for row in self.checkpoints()) or "none"

@@ -6,11 +6,11 @@ from configs.load import PATHS, load_config
 
 
 def deployed(path: str) -> dict[str, object]:
-    """What a file of `configs/` holds, as `{"config": …}`; paths below the working directory, which is the checkout's,
-    are relative to it, so that a worker elsewhere finds them in its own.
+    """The content of a file of `configs/` as `{"config": …}`. Paths below the working directory (the checkout) are made
+    relative to it, so that a worker elsewhere finds them in its own checkout.
 
     Raises:
-        ValueError: the file is no configuration.
+        ValueError: the file is not a configuration.
     """
     values = load_config(Path(path), []).model_dump(mode="json", exclude_unset=True)
     for name in PATHS:

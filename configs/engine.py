@@ -1,4 +1,4 @@
-"""How a run is carried out: its workers and device, the chat model of this machine, and whom it notifies."""
+"""How a run is carried out: its workers and device, a chat model on this machine, and the program that is notified."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from configs.section import Section
 
 
 class EngineConfig(Section):
-    """How tasks are spread over this machine or a cluster."""
+    """How tasks are distributed over this machine or a cluster."""
 
     runner: Literal["threads", "dask"] = "threads"
     """threads: in this process, but describing, clustering and scoring, which get processes once there is much (on
@@ -21,25 +21,25 @@ class EngineConfig(Section):
     """Where every stage computes and `local_model` answers: on a GPU if PyTorch sees one (auto), cpu, cuda, one of
     several GPUs (cuda:1), or mps (Apple's)."""
     bfloat16: Literal["auto"] | bool = "auto"
-    """Find outliers and active features by bfloat16 products and score them again in float32: the same results, sooner
-    where the processor has bfloat16 arithmetic (auto: if this machine's has)."""
+    """Find outliers and active features by bfloat16 products and score them again in float32. The results are the same,
+    and come sooner on processors with bfloat16 arithmetic. auto: if this machine's processor has it."""
     dask_address: str | None = None
-    """A running Dask scheduler; left out: a local cluster is started for the run."""
+    """Address of a running Dask scheduler; left out: a local cluster is started for the run."""
 
 
 class LocalModelConfig(Section):
-    """A chat model of this machine, for `explainer: local` and `judge: local`."""
+    """A chat model on this machine, for `explainer: local` and `judge: local`."""
 
     path: Path | None = None
     """Folder in transformers format, with safetensors weights and a tokenizer that has a chat template."""
     at_once: Annotated[int, Field(gt=0)] = 8
-    """Questions that are answered together; fewer on a GPU without room for them."""
+    """Questions answered in one batch; reduced on a GPU without room for them."""
 
 
 class NotifyConfig(Section):
-    """A program of yours that is run whenever a stage ends or fails."""
+    """A program that is run whenever a stage ends or fails."""
 
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """A program and its arguments, run after every stage and when one fails; no shell reads it. What happened comes as
-    one JSON object on its standard input: event (stage.finished or stage.failed), run_id, name, checkpoint_id,
-    corpus_id, stage, recipe, error. It may take 30 seconds, and whether it fails changes nothing of the run."""
+    """The program and its arguments, run after every stage and when one fails, without a shell. It gets one JSON object
+    on its standard input: event (stage.finished or stage.failed), run_id, name, checkpoint_id, corpus_id, stage,
+    recipe, error. It may take 30 seconds; if it fails, the run goes on."""

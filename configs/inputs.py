@@ -1,4 +1,4 @@
-"""What a run reads: the model, its transcoders and the text."""
+"""The inputs of a run: the model, its transcoders and the text."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,19 +16,20 @@ Repo = Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
 
 
 class ModelConfig(Section):
-    """The language model: in a folder, or on the Hugging Face Hub."""
+    """The language model, in a folder or on the Hugging Face Hub."""
 
     path: Path | None = None
     """Folder in transformers format, with safetensors weights and a tokenizer."""
     repo: Repo | None = None
-    """Or a repository of the Hub, like google/gemma-2-2b. For a gated one, set HF_TOKEN in the environment."""
+    """Repository of the Hugging Face Hub in place of `path`, like google/gemma-2-2b. For a gated one, set HF_TOKEN in
+    the environment."""
     revision: str = "main"
     """Branch, tag or commit of `repo`. The commit is recorded."""
     bos: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"
-    """Token before a single token and at the head of documents: the tokenizer's own (auto), none for a model
-    that was trained without one, or a token id."""
+    """The token put before a single token and at the start of documents. auto: the tokenizer's own BOS; none: for a
+    model that was trained without one; or a token id."""
     step: int | None = None
-    """Training step, for one of a series of checkpoints."""
+    """Training step of the model, for one of a series of checkpoints."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -40,9 +41,9 @@ class TranscoderConfig(Section):
     """The model's transcoders: read from a folder or the Hugging Face Hub, or trained."""
 
     path: Path | None = None
-    """Folder of a release; docs/guides/models.md has the formats."""
+    """Folder of a release; docs/guides/models.md lists the formats."""
     repo: Repo | None = None
-    """Or a repository of the Hugging Face Hub."""
+    """Repository of the Hugging Face Hub in place of `path`."""
     revision: str = "main"
     """Branch, tag or commit of `repo`. The commit is recorded."""
     files: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -58,13 +59,13 @@ class TranscoderConfig(Section):
     stage `describe` and not judged. Weights, activations, samples and WeightLens cover all features that are ingested:
     TopK and upstream features need them."""
     input_hook: InputHook | None = None
-    """Where the transcoders read, for a folder that says it wrongly or not at all."""
+    """Where the transcoders read, for a release that does not say so or says it wrongly."""
     output_hook: OutputHook | None = None
-    """Which output the transcoders replace, likewise."""
+    """Which output the transcoders replace, for a release that does not say so or says it wrongly."""
     train: TrainingSettings | None = None
-    """How to train them when there are none."""
+    """How transcoders are trained if there are none."""
     accept_poor_quality: bool = False
-    """Ingest transcoders even when their figures say that they were read wrongly."""
+    """Ingest transcoders even if their quality suggests that they were read wrongly."""
 
     @property
     def narrowed(self) -> dict[str, list[tuple[int, list[int]]]]:
@@ -99,7 +100,7 @@ def _expect_one_origin(section: str, path: Path | None, repo: str | None, given:
 
 
 ROW_TOKENS = 128
-"""Tokens a row, where nothing is said."""
+"""Tokens in a row, if `n_pos` is left out."""
 
 
 class CorpusConfig(Section):
@@ -108,38 +109,39 @@ class CorpusConfig(Section):
     source: str | Annotated[list[str], Field(min_length=1)] | None = None
     """A .txt, .jsonl, .csv, .tsv or .parquet file (all but the last also as .gz or .zst), a folder of these,
     hf://datasets/OWNER/NAME[@REVISION]/PATH for such files on the Hub (PATH: a file, a folder or a glob), or
-    `python-docs` for the running Python's documentation. Or a list of these, read one after the other: what was summed
-    up of one is not summed up again. Transcoders are trained and measured on the first."""
+    `python-docs` for the documentation of the running Python. Or a list of these, read one after the other;
+    statistics of one source are reused when another is added. Transcoders are trained and measured on the first."""
     text_field: str = "text"
     """Field of a .jsonl line or column of a .csv, .tsv or .parquet file that holds a document."""
     token_field: str | None = None
-    """In place of `text_field`, a field or column that holds a document as a list of token ids; `tokenizer_sha256` has
-    to say of which tokenizer."""
+    """A field or column, in place of `text_field`, that holds a document as a list of token ids. `tokenizer_sha256`
+    must name their tokenizer."""
     tokenizer_sha256: str | None = None
-    """The tokenizer that made the ids in `token_field`, by the hash that stands in the message where it is left out:
-    tokens of another tokenizer would be other words."""
+    """The tokenizer that made the ids in `token_field`, by its hash, which the message shows if this is left out. The
+    ids of another tokenizer would mean other words."""
     special_tokens: Literal["as_tokens", "as_text"] = "as_tokens"
-    """Names of special tokens that stand in a document, such as <|endoftext|>. as_tokens: they become that token, from
-    which most statistics are not taken (`activations.special_tokens`); as_text: they are letters like others."""
+    """How names of special tokens in a document, such as <|endoftext|>, are read. as_tokens: as that token, which is
+    left out of most statistics (`activations.special_tokens`); as_text: as ordinary characters."""
     layout: Literal["packed", "padded"] = "packed"
-    """packed: one document after the other. padded: each document begins a row; one that is longer than a row goes on
-    in further rows, and the rest of its last row stays empty."""
+    """packed: documents follow one another without a gap. padded: each document begins a row; a document longer than a
+    row continues in further rows, and the rest of its last row is padding."""
     n_pos: Annotated[int, Field(gt=1)] | None = None
-    """Tokens a row, at most as many as the model has positions; left out: 128, or as many as a model with fewer has."""
+    """Tokens in a row, at most the model's number of positions; left out: 128, or the model's number of positions if
+    that is less."""
     max_tokens: Annotated[int, Field(gt=1)] | None = None
-    """Take at most so many tokens, in whole rows; where a row stays partly empty, the empty places count. The share
-    `held_out` of them is of documents that are held out."""
+    """Largest number of tokens, in whole rows, including padding. The share `held_out` of them is from held-out
+    documents."""
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the documents, drawn by a hash of their content, that no statistic or sample is taken from: descriptions
-    are judged on them. Of a text of fewer than ten documents, passages are drawn."""
+    """Share of the documents, selected by a hash of their content, that no statistic or sample is computed from;
+    descriptions are judged on them. In a text of fewer than ten documents, passages are held out instead."""
     held_out_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the draw of held-out documents."""
+    """Seed of the selection of held-out documents."""
     keep_text: bool = True
-    """Put the text around samples into the catalog, from where `show`, searches, pages and exports have it. false for
-    private text: the catalog then has single tokens only, and the rows stay in the store, as numbers."""
+    """Whether the catalog stores the text around samples, which `show`, searches, pages and exports display. false for
+    private text: the catalog then has single tokens only, and rows are stored as token ids."""
 
     def row_tokens(self, n_positions: int | None = None) -> int:
-        """Tokens a row, of a model with so many positions (None: with enough).
+        """Tokens in a row for a model with this many positions (None: with enough).
 
         Raises:
             ValueError: more are asked for than the model has.

@@ -15,21 +15,21 @@ PATHS = (
     "store", "model.path", "transcoder.path", "corpus.source", "local_model.path", "evaluate.embeddings",
     "evaluate.surprisal", *(f"prompts.{purpose}" for purpose in get_args(Purpose)),
 )  # fmt: skip
-"""Settings that are paths. In a YAML file they are relative to it, on the command line to the folder one is in."""
+"""Settings that are paths. In a YAML file they are relative to the file, on the command line to the working folder."""
 
 
 NO_PATHS = ("python-docs", "subject")
-"""Values of these settings that name no file."""
+"""Values of these settings that are not files."""
 
 MAX_PROBLEMS = 15
-"""Most mistakes of a configuration that one message lists."""
+"""Largest number of mistakes that one message lists."""
 
 
 def preset_or_file(path: Path) -> Path:
-    """The file of a configuration, which may be the name of a preset alone, like `gpt2`.
+    """The file of a configuration, which may be given by the name of a preset, like `gpt2`.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither such a file nor such a preset.
     """
     if check_path(path).is_file():
         return path
@@ -42,16 +42,16 @@ def preset_or_file(path: Path) -> Path:
 def load_config(path: Path, overrides: list[str], store: str | None = None) -> RunConfig:
     """Read a configuration and change it by `section.key=value` (the value is read as YAML).
 
-    `path` is a file, or the name of a preset; a preset's own paths are then relative to the folder one is in.
+    `path` is a file, or the name of a preset; a preset's own paths are then relative to the working folder.
 
     Raises:
-        ValueError: no such file, not YAML, an unknown key, or a value that does not fit; each is named.
+        ValueError: the file does not exist or is not YAML, a key is unknown, or a value does not fit; each is named.
     """
     file = preset_or_file(path)
     values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected settings by name, found {type(values).__name__}")
-    beside = path if file == path else Path.cwd() / "configs" / file.name  # where a checkout has its presets
+    beside = path if file == path else Path.cwd() / "configs" / file.name  # the folder of the presets in a checkout
     for name in PATHS:
         _change(values, name, lambda value: _beside(beside, value))
     for override in overrides:
@@ -86,7 +86,7 @@ def _beside(path: Path, value: object) -> object:
         return value
     try:
         return str((path.parent / check_path(value).expanduser()).resolve())
-    except (ValueError, OSError, RuntimeError):  # what is wrong with it is said where the setting is checked
+    except (ValueError, OSError, RuntimeError):  # wrong values are reported where the setting is checked
         return value
 
 

@@ -1,4 +1,4 @@
-"""What to know of a configuration before it runs: nothing is wrong with it, but it may not do what is hoped for."""
+"""Remarks on a configuration before it runs: it is valid, but may not do what the user expects."""
 
 from configs.run import RunConfig
 
@@ -6,7 +6,7 @@ PYTHON_DOCS = "python-docs"
 
 
 def remarks(config: RunConfig) -> list[str]:
-    """A sentence or two for each; none of a configuration that does what its reader will expect."""
+    """One or two sentences for each remark; empty if there is none."""
     found = []
     if PYTHON_DOCS in config.corpus.sources and config.model.repo is not None:
         found.append(

@@ -1,4 +1,4 @@
-"""One run's configuration, all sections together, checked before anything is done. `load.py` reads it."""
+"""The whole configuration of a run, checked before anything is done. `load.py` reads it."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +23,7 @@ StoreUrl = Annotated[str, Field(pattern="://")]
 
 
 class RunConfig(Section):
-    """Everything one run depends on."""
+    """The configuration of one run."""
 
     name: str
     """Name of the checkpoint, in run names and the catalog."""
@@ -33,11 +33,11 @@ class RunConfig(Section):
     transcoder: TranscoderConfig = TranscoderConfig()
     corpus: CorpusConfig = CorpusConfig()
     stages: tuple[StageName, ...] = get_args(StageName)
-    """What to do after ingestion: all stages, or those named. Their order is fixed."""
+    """Stages to run after ingestion. Their order is fixed."""
     quality_tokens: Annotated[int, Field(gt=0)] = 8192
     """Tokens of the corpus on which each transcoder is measured at ingestion."""
     shard_size: Annotated[int, Field(gt=0)] = 2048
-    """Features that one task works on."""
+    """Features in one task."""
     weightlens: WeightLensSettings = WeightLensSettings()
     wording: WordingSettings = WordingSettings()
     activations: ActivationSettings = ActivationSettings()
@@ -56,7 +56,8 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _moved(cls, values: object) -> object:
-        """Settings that stood in `anthropic` before `llm` served every endpoint: say where they are now."""
+        """Settings that were in `anthropic` before `llm` applied to every endpoint: the message says where they are
+        now."""
         anthropic = values.get("anthropic") if isinstance(values, dict) else None
         if isinstance(anthropic, dict):
             for name in (field.name for field in fields(LLMSettings)):

@@ -1,6 +1,6 @@
-"""The stages, and the settings of those that ask somebody: who words descriptions, and who judges them.
+"""The stages, and the settings of those with an explainer or a judge.
 
-Settings of the science are dataclasses beside the functions that read them, in `interp`.
+Settings of the methods are dataclasses beside the functions that use them, in `interp`.
 """
 
 from pathlib import Path
@@ -15,24 +15,24 @@ from interp.descriptions.settings import EvidenceSettings, RuleSettings
 from interp.fade.settings import EvaluateSettings
 
 StageName = Literal["weightlens", "activations", "coactivation", "circuitlens", "describe", "evaluate"]
-"""What `run` can do with an ingested checkpoint."""
+"""The stages that `run` can do with an ingested checkpoint."""
 
 
 class DescribeConfig(Section):
-    """Who writes the descriptions, and of which features."""
+    """How descriptions are written, and for which features."""
 
     explainer: Literal["tokens", "anthropic", "openai", "local"] = "tokens"
-    """tokens: by rule, offline and for nothing; anthropic: Claude, see `anthropic`; openai: any server that speaks
-    OpenAI's chat completions, see `openai`; local: a chat model in this process, see `local_model`."""
+    """tokens: by rule, offline and free of charge; anthropic: Claude, see `anthropic`; openai: any server with OpenAI's
+    chat completions API, see `openai`; local: a chat model in this process, see `local_model`."""
     methods: Annotated[tuple[Method, ...], Field(min_length=1)] | None = None
-    """Methods of description; left out: all for which the catalog holds what they look at. weightlens+out+llm needs a
-    language model to word it."""
+    """Methods of description; left out: all methods for which the catalog has the evidence. weightlens+out+llm needs a
+    language model."""
     features_per_layer: Annotated[int, Field(gt=0)] | None = None
-    """How many features of each layer are described, those first that most methods can describe; `evaluate` judges the
-    same ones first. null: all. The weightlens stage describes all features in any case."""
+    """Features described in each layer; those that most methods can describe come first, and `evaluate` judges them in
+    the same order. null: all. The weightlens stage describes all features in any case."""
     sample: Annotated[int, Field(gt=0)] | None = None
-    """How many features of the whole model are described, drawn at random from all that can be: to see what a language
-    model writes, and what it costs, before all are described. In place of `features_per_layer`."""
+    """Features described in the whole model, drawn at random from all that can be described, in place of
+    `features_per_layer`: to see a language model's descriptions, and their cost, before all are described."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the draw of `sample`."""
     evidence: EvidenceSettings = EvidenceSettings()
@@ -40,60 +40,61 @@ class DescribeConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Who judges the descriptions, and how."""
+    """How descriptions are judged."""
 
     judge: Literal["rule", "anthropic", "openai", "local"] = "rule"
-    """rule: offline and for nothing, by finding the words that a description names; others: see `describe`."""
+    """rule: by looking for the words that a description names, offline and free of charge; others: see
+    `describe.explainer`."""
     explainer: Literal["tokens", "anthropic", "openai", "local", "human"] | None = None
     """Whose descriptions are judged; left out: those of `describe.explainer`. human: those that people wrote in the
     explorer and that were imported."""
     methods: tuple[str, ...] | None = None
-    """Methods that are judged; left out: all that have descriptions."""
+    """Methods whose descriptions are judged; left out: all that have descriptions."""
     controls: tuple[Literal["shuffled", "swapped", "constant"], ...] = ("shuffled", "swapped", "constant")
-    """Wrong descriptions that are judged as well. shuffled: each method's, of another feature of the layer; swapped: of
-    the feature judged that looks most alike, by its decoder; constant: the same for all features."""
+    """Wrong descriptions that are judged as well. shuffled: the method's description of another feature of the layer;
+    swapped: of the judged feature with the most similar decoder; constant: the same text for all features."""
     decoys: Annotated[int, Field(ge=0)] = 0
-    """Fake features a layer that go through the pipeline as real ones do, under a checkpoint of their own: how many
-    descriptions of them pass is the judge's rate of false positives. 0: none. They cost another pass over the corpus,
-    and as much to describe and judge as so many real features."""
+    """Fake features in each layer that are treated like real ones, under a checkpoint of their own: the share of their
+    descriptions that pass is the judge's rate of false positives. 0: none. They cost another pass over the corpus,
+    and as much to describe and judge as the same number of real features."""
     embeddings: str | None = None
-    """A model that turns texts into vectors, for the score `embedding`: a folder, or an OpenAI-compatible address
-    (…/v1), whose key is read from CIRCUIT_INSIGHTS_EMBEDDINGS_KEY."""
+    """An embedding model for the score `embedding`: a folder, or an OpenAI-compatible address (…/v1), whose key is read
+    from CIRCUIT_INSIGHTS_EMBEDDINGS_KEY."""
     embedding_model: str | None = None
-    """Name of the model, where `embeddings` is an address."""
+    """Name of the embedding model, if `embeddings` is an address."""
     surprisal: Literal["subject"] | Path | None = None
-    """A language model, for the score `surprisal`: `subject`, the one that is explained, or a folder."""
+    """A language model for the score `surprisal`: `subject` for the model that is explained, or a folder."""
     sample: Annotated[int, Field(gt=0)] | None = None
-    """How many features of the whole model are judged, drawn at random from those described; left out:
-    `how.features_per_layer`, those first that most methods describe."""
+    """Features judged in the whole model, drawn at random from those described; left out: `how.features_per_layer`,
+    those that most methods describe first."""
     how: EvaluateSettings = EvaluateSettings()
 
     @property
     def embedder(self) -> tuple[str, str | None] | None:
-        """The model that turns texts into vectors, by its place and name."""
+        """The embedding model, by its place and name."""
         return None if self.embeddings is None else (self.embeddings, self.embedding_model)
 
 
 class PromptsConfig(Section):
-    """Instructions of your own for language models, in the place of the platform's (docs/prompts.md): a file each.
-    `{fence_note}` has to stand in each of them."""
+    """Your own instructions for language models, in place of the built-in ones (docs/prompts.md); a file each. Each
+    must contain `{fence_note}`."""
 
     explain: Path | None = None
-    """How a feature is described from its evidence."""
+    """Instructions for describing a feature from its evidence."""
     join: Path | None = None
-    """How descriptions of clusters become one."""
+    """Instructions for combining the descriptions of clusters."""
     synthesise: Path | None = None
-    """How texts are written from a description; `{n_texts}` of them."""
+    """Instructions for writing `{n_texts}` texts from a description."""
     rate: Path | None = None
-    """How texts are rated."""
+    """Instructions for rating texts."""
     mark: Path | None = None
-    """How marked tokens are judged."""
+    """Instructions for judging marked tokens."""
     intruder: Path | None = None
-    """How the odd one of five texts is found."""
+    """Instructions for finding the odd one of five texts."""
     simulate: Path | None = None
-    """How activity is predicted token by token."""
+    """Instructions for predicting activity token by token."""
 
     @property
     def own(self) -> dict[Purpose, Path | None]:
-        """Files by the kind of question."""
+        """The files by kind of question."""
         return {purpose: getattr(self, purpose) for purpose in get_args(Purpose)}

@@ -1,8 +1,8 @@
-"""Settings that are set and then have no effect, because of another setting: each such pair is refused by name.
+"""Settings without effect because of another setting: each such pair is refused by name.
 
-A setting counts as set if its value differs from its default. What is left out on purpose is no reason: a file
-describes every stage, `stages` chooses among them, and a step is switched off by one setting (such as
-`circuitlens.ablated_features=0`), with its others left where they are.
+A setting counts as set if its value differs from its default. A stage that is not run is no reason: a file describes
+every stage, `stages` selects among them, and a step is switched off by one setting (such as
+`circuitlens.ablated_features=0`), while its other settings stay.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Condition(NamedTuple):
-    """Settings that only matter under a condition."""
+    """Settings that have an effect only under a condition."""
 
     names: tuple[str, ...]
-    """Dotted names; a section stands for all of its settings."""
+    """Dotted names; the name of a section means all of its settings."""
     needs: str
     """The condition in words, with the name of the other setting."""
     is_met: Callable[["RunConfig"], bool]
@@ -127,11 +127,11 @@ CONDITIONS = (
 )  # fmt: skip
 
 EXEMPT = ("llm.max_tokens",)
-"""Settings of a section above for which the section's condition does not count."""
+"""Settings to which the condition of the section above them does not apply."""
 
 
 def unused(config: "RunConfig") -> list[str]:
-    """A sentence for every setting that is set and has no effect, naming the setting that takes its effect away."""
+    """For every setting that is set without effect, a sentence that names the other setting."""
     given, found = dict(_given("", config)), []
     for condition in CONDITIONS:
         if not condition.is_met(config):

@@ -1,1 +1,2 @@
-"""The explorer: pages over the published catalog, for a browser on this machine. Reads, and never writes the store."""
+"""The explorer: web pages for the published catalog, for a browser on this machine. It reads the store and never writes
+it."""

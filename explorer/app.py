@@ -1,4 +1,4 @@
-"""The application: every view as a page and as JSON, and what refuses the rest."""
+"""The web application: every view as a page and as JSON, and error answers."""
 
 import inspect
 from collections.abc import Callable
@@ -42,32 +42,32 @@ VIEWS: dict[str, Callable[..., Page]] = {
     "drift": drift.drift_page,
     "runs": runs.runs_page,
 }
-"""By page, whose template has its name: the function that reads what it shows. Its parameters are the address's."""
+"""For each page (and its template), the function that reads its content. Its parameters are those of the address."""
 
 CACHED = {"Cache-Control": "private, no-cache"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the explorer shows, and to whom."""
+    """Settings of the explorer."""
 
     catalog: Path
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
     graphs: Path | None = None
-    """Folder of attribution graphs, also of those that are asked for on a page."""
+    """Folder of attribution graphs, including those requested on a page."""
     notes: Path | None = None
-    """File of what people say of features; None: they cannot."""
+    """File for people's notes on features; None: they cannot write any."""
     attribute: Attribute | None = None
-    """What computes them; None: pages only show them."""
+    """Computes requested graphs; None: pages only show existing ones."""
     prefect: str | None = None
-    """Address of Prefect's pages, to which runs lead."""
+    """Address of Prefect's pages, for links from runs."""
     meanings: Meanings | None = None
-    """What finds descriptions of like meaning; None: words alone are looked for."""
+    """Finds descriptions with similar meaning; None: only words are searched."""
 
 
 class Explorer:
-    """What requests share."""
+    """State shared by requests."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -80,7 +80,7 @@ class Explorer:
         self._templates = environment(url)
 
     def render(self, page: Page, name: str, request: Request, status: int = 200) -> HTMLResponse:
-        """A page as HTML; `name` is also its template's."""
+        """A page as HTML; `name` is also the name of its template."""
         address = f"{request.url.path}?{request.url.query}".rstrip("?") if name in VIEWS else None
         served = {*VIEWS, *(("notes",) if self.notes is not None else ())}
         known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, served)
@@ -132,7 +132,7 @@ def _home(explorer: Explorer) -> Callable[[Request], Response]:
 
 
 def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., Page]) -> None:
-    """Serve a view as a page and, under /api, as JSON. After the reader, its parameters are those of the address."""
+    """Serve a view as a page and, under /api, as JSON. The parameters after the reader are those of the address."""
     parameters = list(inspect.signature(view).parameters.values())[1:]
     described = inspect.signature(view).replace(parameters=parameters)
     asked = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
@@ -159,7 +159,7 @@ def _add_view(app: FastAPI, explorer: Explorer, name: str, view: Callable[..., P
 
 
 def _add_graphs(app: FastAPI, explorer: Explorer) -> None:
-    """Graphs as files, and the form that asks for one."""
+    """Graphs as files, and the form that requests one."""
 
     def file(checkpoint: Checkpoint, name: graph.Name) -> JSONResponse:
         """An attribution graph in circuit-tracer's format."""
@@ -168,7 +168,7 @@ def _add_graphs(app: FastAPI, explorer: Explorer) -> None:
 
     def attribute(checkpoint: Checkpoint, sent: Sent) -> RedirectResponse:
         if explorer.jobs is None:
-            raise NotFoundError("this explorer only shows graphs: no model is at hand")
+            raise NotFoundError("this explorer only shows graphs: it has no model")
         with explorer.catalog.reading() as reader:
             row = reader.checkpoint(checkpoint)
         explorer.jobs.add(row["checkpoint_id"], sent.get("prompt", "").replace("\r\n", "\n"))
@@ -179,7 +179,7 @@ def _add_graphs(app: FastAPI, explorer: Explorer) -> None:
 
 
 def _add_notes(app: FastAPI, explorer: Explorer, notes: Notes) -> None:
-    """What people say of features: the form, the list, and the list as a file."""
+    """People's notes on features: the form, the list, and the list as a file."""
 
     def add(checkpoint: Checkpoint, layer: Layer, feature: Feature, sent: Sent) -> RedirectResponse:
         with explorer.catalog.reading() as reader:
@@ -192,7 +192,7 @@ def _add_notes(app: FastAPI, explorer: Explorer, notes: Notes) -> None:
         return explorer.render(Page("Notes", facts={"notes": notes.rows()[:500]}), "notes", request)
 
     def file() -> StreamingResponse:
-        """All notes, one JSON object a line."""
+        """All notes, one JSON object on each line."""
         name = {"Content-Disposition": 'attachment; filename="notes.jsonl"'}
         return StreamingResponse(notes.jsonl(), media_type="application/x-ndjson", headers=name)
 
@@ -229,7 +229,7 @@ def _add_errors(app: FastAPI, explorer: Explorer) -> None:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """What is wrong with one parameter, with what was given."""
+    """What is wrong with one parameter, and the value given."""
     name = str(error["loc"][-1])
     given = repr(error["input"])[:80]
     return f"{name} is {given}; {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,4 +1,4 @@
-"""Cards for notebooks: what pages show, small, alone and without scripts, with every text escaped as on pages."""
+"""Cards for notebooks: the content of pages in small form, without scripts, with every text escaped as on pages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -31,7 +31,7 @@ class _Named(NamedTuple):
 
 
 def card_html(page: Page) -> str:
-    """A feature's page as a card: descriptions, contexts, tokens, wiring."""
+    """A feature's page as a card: descriptions, contexts, tokens, edges."""
     return _templates().get_template("card.html").render(page=page)
 
 
@@ -54,12 +54,12 @@ def graph_html(graph: object, n: int) -> str:
 
 
 def steered_html(steered: object) -> str:
-    """A prompt with what was written on it, as the model is and steered; probabilities at each token."""
+    """A prompt with its continuations by the unchanged and by the steered model, with probabilities at each token."""
     return _templates().get_template("card_steered.html").render(one=steered)
 
 
 def intervened_html(intervened: object) -> str:
-    """What interventions do to targets, predicted and measured."""
+    """The effects of interventions on targets, predicted and measured."""
     return _templates().get_template("card_intervened.html").render(one=intervened)
 
 

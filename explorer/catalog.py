@@ -1,4 +1,4 @@
-"""What pages read: the published catalog, a newer copy as soon as there is one, and no query without limits."""
+"""Access to the published catalog for pages: always its newest copy, and with limits for every query."""
 
 import math
 import re
@@ -24,50 +24,50 @@ from storage.search.lexical import Query, search_contexts, search_descriptions
 T = TypeVar("T")
 
 Row = dict[str, Any]
-"""A row of a query's answer, by column; the query says of what types its values are."""
+"""A row of a query's answer, by column; the types of its values depend on the query."""
 
 MAX_TEXT = 4000
-"""Characters of one text that leave the catalog; longer ones end with an ellipsis."""
+"""Largest number of characters of a text; longer texts end with an ellipsis."""
 
 ROWS_AT_ONCE = 64
-"""Rows fetched before their texts are cut, so that huge texts are never there many at a time."""
+"""Rows fetched at a time before their texts are cut, so that only few huge texts are in memory."""
 
 KEPT_PANELS = 64
-"""Panels of whole checkpoints that are kept, until a newer copy is opened."""
+"""Number of panels of whole checkpoints that are cached until a newer copy is opened."""
 
 
 class Limits(NamedTuple):
-    """What one request may take."""
+    """Limits for one request."""
 
     seconds: float = 10.0
-    """Seconds that all queries of one request may take together."""
+    """Seconds for all queries of a request together."""
     rows: int = 1000
-    """Most rows of a panel, unless the page asks for another number."""
+    """Largest number of rows of a panel, unless the page asks for another."""
     memory: str = "192MB"
-    """Memory that DuckDB may use for all requests together."""
+    """DuckDB's memory limit for all requests together."""
     threads: int = 2
-    """Threads that one query may use."""
+    """Threads for one query."""
     pages: int = 4
-    """Requests whose queries run at the same time and share the memory; others wait their turn."""
+    """Requests whose queries run at the same time and share the memory; others wait."""
     downloads: int = 2
-    """Downloads that run at the same time. They may last for minutes and must not keep pages waiting."""
+    """Downloads at the same time. They may take minutes and must not block pages."""
     waiting: float = 30.0
-    """Seconds that a request waits for its turn."""
+    """Seconds that a request waits."""
 
 
 class Panel(NamedTuple):
-    """One table of a page, and the query that made it."""
+    """One table of a page, and its query."""
 
     title: str
     sql: str
-    """With its values filled in, so that it can be copied and asked again."""
+    """The query with its values filled in, so that it can be copied and run."""
     rows: list[Row]
     cut: bool = False
-    """Whether there are more rows than are here."""
+    """Whether there are more rows."""
 
 
 class Place(NamedTuple):
-    """Where the catalog is."""
+    """Where the catalog is, with related settings."""
 
     store: Path
     graphs: Path | None = None
@@ -75,12 +75,12 @@ class Place(NamedTuple):
     prefect: str | None = None
     """Address of Prefect's pages."""
     meanings: Meanings | None = None
-    """What finds descriptions of like meaning."""
+    """Finds descriptions with similar meaning."""
 
 
 @dataclass
 class Opened:
-    """One copy of the catalog, open, and what was found in it once and for all."""
+    """One open copy of the catalog, with values that are read only once."""
 
     connection: duckdb.DuckDBPyConnection
     stamp: tuple[int, int]
@@ -110,7 +110,7 @@ class Reader:
         """One checkpoint's row.
 
         Raises:
-            NotFoundError: there is none of that id or name.
+            NotFoundError: there is no checkpoint with this id or name.
         """
         for row in self.checkpoints:
             if checkpoint_id in (row["checkpoint_id"], row["name"]):
@@ -122,14 +122,14 @@ class Reader:
         """The first rows of a query's answer.
 
         Raises:
-            LimitError: it takes longer, or more memory, than a request may.
+            LimitError: it exceeds the time or memory of a request.
         """
         wanted = self._limits.rows if rows is None else rows
         found = self._fetch(sql, values, wanted + 1)
         return Panel(title, shown_sql(sql, values), found[:wanted], len(found) > wanted)
 
     def kept_panel(self, title: str, sql: str, values: Mapping[str, object], rows: int | None = None) -> Panel:
-        """A panel whose query reads a whole checkpoint; it is run once for each published copy of the catalog."""
+        """A panel whose query reads a whole checkpoint; its result is cached for the current copy of the catalog."""
         key = f"{title}\n{shown_sql(sql, values)}\n{rows}"
         kept = self._opened.panels
         if key not in kept:
@@ -140,8 +140,8 @@ class Reader:
         return kept[key]
 
     def search(self, words: str, checkpoint_id: str, layer: int | None, n: int) -> tuple[list[Row], list[Row]] | None:
-        """Features by words, in what is said of them and in the texts on which they fire, the best first; None while
-        the index of words is being made."""
+        """Features by words in their descriptions and in the texts on which they fire, the best first; None while the
+        index of words is being made."""
         index = self._words.index()
         if index is None:
             return None
@@ -151,8 +151,8 @@ class Reader:
         return [_plain_row(hit._asdict()) for hit in said], [_plain_row(hit._asdict()) for hit in fired]
 
     def alike(self, words: str, checkpoint_id: str, layer: int | None, n: int) -> tuple[list[Row], str | None] | None:
-        """Features whose descriptions mean nearly what the words do, and why there are none yet; None where no model
-        that compares meanings was named."""
+        """Features whose descriptions have a similar meaning to the words, and why there are none yet; None if no
+        embedding model was named."""
         if self._meanings is None:
             return None
         query, stamp = Query(words, checkpoint_id, layer, n), self._opened.stamp[1]
@@ -162,7 +162,7 @@ class Reader:
         return [_plain_row(hit._asdict()) for hit in hits], None
 
     def batches(self, sql: str, values: Mapping[str, object]) -> pa.RecordBatchReader:
-        """A query's whole answer as Arrow batches, for downloads."""
+        """A query's complete answer as Arrow batches, for downloads."""
         used = {name: values[name] for name in set(PARAMETER.findall(sql))}
         return self._asked(lambda: self._cursor.sql(sql, params=used).to_arrow_reader(10_000))
 
@@ -190,14 +190,14 @@ class Reader:
             raise self._too_long() from None
         except duckdb.OutOfMemoryException:
             raise LimitError(
-                f"this page needs more memory than the {self._limits.memory} that pages may use; narrow it down"
+                f"this page needs more than the {self._limits.memory} of memory that pages may use; restrict it"
             ) from None
 
     def _too_long(self) -> LimitError:
-        return LimitError(f"this page took longer than {self._limits.seconds:g} s; narrow it down")
+        return LimitError(f"this page took longer than {self._limits.seconds:g} s; restrict it")
 
     def stop(self) -> None:
-        """End whatever is being asked: time is up."""
+        """Stop the running query when the time limit is reached."""
         self._out_of_time = True
         self._cursor.interrupt()
 
@@ -209,7 +209,7 @@ class Catalog:
     """The catalog of a store, for many readers at a time."""
 
     def __init__(self, path: Path, limits: Limits | None = None, place: Place | None = None) -> None:
-        """Open what was last published.
+        """Open the published catalog.
 
         Raises:
             ValueError: there is no catalog, or a newer version of the software wrote it.
@@ -231,29 +231,29 @@ class Catalog:
         return self._opened.checkpoints
 
     def close(self) -> None:
-        """Let go of the copy that is open."""
+        """Close the open copy."""
         self._opened.connection.close()
 
     def index_words(self) -> None:
-        """Begin to make the index of words, if it is not up to date."""
+        """Start making the index of words, if it is not up to date."""
         self._words.index()
 
     def reading(self, seconds: float | None = None) -> AbstractContextManager[Reader]:
-        """A reader of the newest copy, for one page; what it has open stays until it ends.
+        """A reader of the newest copy, for one page; the copy stays open until it ends.
 
         Raises:
-            LimitError: too many others are being answered.
+            LimitError: too many other requests are being answered.
         """
         return self._reading(self._pages, self.limits.seconds if seconds is None else seconds)
 
     def downloading(self, seconds: float) -> AbstractContextManager[Reader]:
-        """The same for an answer of any length, which may take so many seconds."""
+        """A reader for an answer of any length, with this limit in seconds."""
         return self._reading(self._downloads, seconds)
 
     @contextmanager
     def _reading(self, turns: threading.BoundedSemaphore, seconds: float) -> Iterator[Reader]:
         if not turns.acquire(timeout=self.limits.waiting):
-            raise LimitError("too many other pages are being made; try again in a moment")
+            raise LimitError("too many other requests are being answered; try again in a moment")
         with ExitStack() as to_end:
             to_end.callback(turns.release)
             self._reopen_if_newer()
@@ -271,12 +271,12 @@ class Catalog:
         try:
             self._opened = self._open()
         except (OSError, ValueError):
-            pass  # it is being replaced at this moment: the next request finds it whole
+            pass  # it is being replaced at this moment: the next request finds it complete
         finally:
             self._opening.release()
 
     def _stamp(self) -> tuple[int, int]:
-        """What tells one published copy from the next."""
+        """Identifies a published copy."""
         path = published_path(self.path)
         try:
             found = (path if path.is_file() else self.path).stat()
@@ -313,14 +313,14 @@ PARAMETER = re.compile(r"\$([a-z_]+)")
 
 
 def shown_sql(sql: str, values: Mapping[str, object]) -> str:
-    """A query with its values filled in and its indentation taken away."""
+    """A query with its values filled in and without its indentation."""
     lines = PARAMETER.sub(lambda found: literal(values[found[1]]), sql).strip("\n").splitlines()
     indents = [len(line) - len(line.lstrip()) for line in lines if line.strip()]
     return "\n".join(line[min(indents, default=0) :].rstrip() for line in lines).strip()
 
 
 def literal(value: object) -> str:
-    """A value as SQL writes it."""
+    """A value in SQL syntax."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
@@ -337,7 +337,7 @@ def _plain_row(row: Mapping[str, object]) -> Row:
 
 
 def plain(value: object) -> object:
-    """A value as JSON and pages take it: texts cut, no NaN, times in ISO 8601."""
+    """A value for JSON and pages: texts are cut, NaN is replaced, times are in ISO 8601."""
     if isinstance(value, str):
         return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
     if isinstance(value, float):

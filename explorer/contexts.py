@@ -1,4 +1,4 @@
-"""Samples in their text, as pages draw them: which token fired, which caused it, and how strongly."""
+"""Samples in their text, prepared for display: which token fired, which tokens caused it, and how strongly."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,19 +10,19 @@ from explorer.catalog import Row
 from explorer.texts import heat, running
 
 LINE_END = Markup('↵<span class="line">\n</span>')
-"""In a line of the concordance only the arrow is shown; where the text is opened it goes on on a new line."""
+"""In a line of the concordance only the arrow is shown; in the opened text a new line follows it."""
 
 
 class Span(NamedTuple):
-    """Tokens that look the same."""
+    """Consecutive tokens with the same appearance."""
 
     html: Markup
     own: int
-    """Step of heat of the feature's own activation there."""
+    """Colour step of the feature's own activation there."""
     cause: int
-    """Step of heat of what the activation at the firing token owes it."""
+    """Colour step of the contribution to the activation at the firing token."""
     share: float | None
-    """That as a share."""
+    """That contribution as a share."""
     fires: bool
 
 
@@ -35,10 +35,11 @@ class Line(NamedTuple):
 
 
 def line(context: Row, greatest: float) -> Line | None:
-    """A row of the view `contexts`, its heat by the greatest activation of the feature; None where texts are not kept.
+    """A row of the view `contexts`, coloured relative to the feature's greatest activation; None if texts are not
+    stored.
 
-    A character that several tokens make up is on the first of them, so that the one that fired may be empty: then the
-    last one before it that is not stands for it.
+    A character made of several tokens is on the first of them, so the firing token's text may be empty: then the last
+    token before it with a text is shown in its place.
     """
     tokens: Sequence[str] | None = context["tokens"]
     if not tokens:
@@ -66,7 +67,7 @@ def _html(text: str) -> Markup:
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
-    """Neighbours without heat are one span: most of a text is."""
+    """Neighbouring tokens without colour are joined to one span, since they are most of a text."""
     joined: list[Span] = []
     for heated, group in groupby(spans, lambda span: bool(span.own or span.cause)):
         alike = list(group)

@@ -1,4 +1,4 @@
-"""Small drawings as numbers: templates make SVG of them, with attributes alone, since no style may stand in a page."""
+"""Small drawings as numbers, from which templates make SVG with attributes only, since pages may not contain styles."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Bar(NamedTuple):
-    """One bar, in a box of 100 by 100 whose origin is at the upper left."""
+    """One bar, in a box of 100 by 100 with its origin at the upper left."""
 
     x: float
     width: float
@@ -16,7 +16,7 @@ class Bar(NamedTuple):
 
 
 def histogram(edges: Sequence[float] | None) -> list[Bar]:
-    """Bars of equal area over quantile edges: the density of what lies between them."""
+    """Bars of equal area between quantile edges, so that their heights are densities."""
     if not edges or len(edges) < 2 or edges[-1] <= edges[0]:
         return []
     low, high = edges[0], edges[-1]
@@ -30,7 +30,7 @@ def histogram(edges: Sequence[float] | None) -> list[Bar]:
 
 
 def strip(counts: Sequence[float]) -> list[Bar]:
-    """Bars of equal width, as high as the counts."""
+    """Bars of equal width, with heights in proportion to the counts."""
     top = max(counts, default=0)
     if top <= 0:
         return []
@@ -39,7 +39,7 @@ def strip(counts: Sequence[float]) -> list[Bar]:
 
 
 def dots(value: float, low: float, high: float) -> float:
-    """Where a value stands between two others, in percent, kept inside."""
+    """The position of a value between two others, in percent, clipped."""
     if not math.isfinite(value) or high <= low:
         return 0.0
     return min(100.0, max(0.0, 100 * (value - low) / (high - low)))

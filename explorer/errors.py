@@ -1,31 +1,31 @@
-"""Errors of requests that get no page; each has one sentence for the reader."""
+"""Errors of requests that cannot be answered; each has one sentence for the reader."""
 
 
 class ExplorerError(Exception):
-    """A request that is refused, with the status that says so."""
+    """A refused request, with its HTTP status."""
 
     status = 500
 
 
 class BadRequestError(ExplorerError):
-    """What was asked for makes no sense."""
+    """The request is not valid."""
 
     status = 400
 
 
 class ForbiddenError(ExplorerError):
-    """Not from here, or not without the token."""
+    """The request comes from another site, or without the token."""
 
     status = 403
 
 
 class NotFoundError(ExplorerError):
-    """There is no such thing."""
+    """What was asked for does not exist."""
 
     status = 404
 
 
 class LimitError(ExplorerError):
-    """More time, rows or memory would be needed than a request may use."""
+    """The request needs more time, rows or memory than allowed."""
 
     status = 503

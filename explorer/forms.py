@@ -1,4 +1,4 @@
-"""What forms send, read without a parser of files: they send none."""
+"""Read forms, which never contain files."""
 
 from typing import Annotated
 from urllib.parse import parse_qsl
@@ -11,10 +11,10 @@ MAX_FIELDS = 20
 
 
 async def sent(request: Request) -> dict[str, str]:
-    """The fields of a form. How long it may be was checked before.
+    """The fields of a form. Its length was checked before.
 
     Raises:
-        BadRequestError: it is not encoded as forms are.
+        BadRequestError: it has another encoding than forms have.
     """
     kind = request.headers.get("content-type", "").split(";")[0]
     if kind != "application/x-www-form-urlencoded":

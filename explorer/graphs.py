@@ -1,4 +1,4 @@
-"""Attribution graphs in circuit-tracer's format, ours or another's: read, checked, and cut to what pages show."""
+"""Attribution graphs in circuit-tracer's format, from any source: read, checked, and cut to what pages show."""
 
 import json
 import re
@@ -24,7 +24,7 @@ KINDS = {
     "embedding": "token",
     "logit": "logit",
 }
-"""What viewers call a node, by the format's feature_type; whatever else is there is drawn as a feature."""
+"""Names of kinds of nodes, by the format's feature_type; other types are shown as features."""
 
 
 class Listed(TypedDict):
@@ -34,22 +34,22 @@ class Listed(TypedDict):
     prompt: str | None
     bytes: int
     at: float
-    """When it was written, in seconds since 1970."""
+    """Time of writing, in seconds since 1970."""
 
 
 class Metadata(TypedDict):
-    """What stands above a graph."""
+    """The text above a graph."""
 
     slug: str
     scan: str
     prompt: str
     prompt_tokens: list[str]
     heads: list[CarriedEdge]
-    """Edges with the heads that carry them, as far as the graph says."""
+    """Edges with the heads that carry them, if the graph has this."""
 
 
 class Grouping(TypedDict):
-    """Nodes that its maker pinned or put together."""
+    """Nodes that the graph's maker pinned or grouped."""
 
     pinnedIds: list[str]
     supernodes: list[list[str]]
@@ -65,7 +65,7 @@ class ReadGraph(TypedDict):
 
 
 class DescribedNode(TypedDict):
-    """A node as tables show it."""
+    """A node for tables."""
 
     node_id: str
     kind: str
@@ -85,7 +85,7 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 def listed(folder: Path | None) -> list[Listed]:
-    """The graphs of a folder, the newest first, with the prompts that its index knows."""
+    """The graphs of a folder, the newest first, with the prompts in its index."""
     if folder is None or not folder.is_dir():
         return []
     prompts = _prompts(folder / INDEX)
@@ -99,7 +99,7 @@ def listed(folder: Path | None) -> list[Listed]:
 
 
 def _prompts(index: Path) -> dict[str, str]:
-    """Prompts by slug; an index that is not one says nothing."""
+    """Prompts by slug; an index in another form is ignored."""
     try:
         if index.stat().st_size > MAX_BYTES:
             return {}
@@ -110,7 +110,7 @@ def _prompts(index: Path) -> dict[str, str]:
 
 
 def read_graph(folder: Path | None, name: str) -> ReadGraph:
-    """One graph of a folder, checked.
+    """Read and check one graph of a folder.
 
     Raises:
         NotFoundError: there is none of that name.
@@ -128,7 +128,7 @@ def read_graph(folder: Path | None, name: str) -> ReadGraph:
 
 
 def checked(graph: object, name: str) -> ReadGraph:
-    """The same graph with the fields that pages use, of their types, texts cut, and without links that lead nowhere.
+    """The graph with the fields that pages use, of their types, with texts cut and without links to unknown nodes.
 
     Raises:
         BadRequestError: it is not a graph, or too large.
@@ -184,7 +184,8 @@ def _node(raw: object) -> GraphNode | None:
 
 
 def described(node: GraphNode) -> DescribedNode:
-    """A node with what it is, its layer as a number (tokens: −1), and of a feature its number, which its id has."""
+    """A node with its kind, its layer as a number (tokens: −1), and for a feature its number, which is part of its
+    id."""
     kind = KINDS.get(node["feature_type"], "feature")
     place = re.fullmatch(r"(\d{1,4})_(\d{1,9})_(\d{1,6})", node["node_id"], re.ASCII)
     layer = -1 if node["layer"] == "E" else int(node["layer"])
@@ -211,7 +212,7 @@ def _links(raw: list[object], known: set[str]) -> Iterable[GraphLink]:
 
 
 def _supernodes(raw: list[object], known: set[str]) -> Iterable[list[str]]:
-    """Groups as the format has them: a name, then ids."""
+    """Groups in the format: a name, then ids."""
     for group in raw[:200]:
         if isinstance(group, list) and group:
             members = [one for one in map(str, group[1:]) if one in known]
@@ -239,8 +240,8 @@ def _number(value: object) -> float | None:
 
 
 def summary(graph: ReadGraph, n: int) -> dict[str, object]:
-    """What can be read of a graph without drawing it: the nodes of most influence, and the strongest links with their
-    shares of what their targets receive."""
+    """A graph as tables: the nodes of most influence, and the strongest links with their shares of the targets'
+    inputs."""
     nodes = {node["node_id"]: described(node) for node in graph["nodes"]}
     received: dict[str, float] = {}
     for link in graph["links"]:

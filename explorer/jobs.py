@@ -1,4 +1,4 @@
-"""What pages ask the command line to compute: one thing at a time, a few in a queue, each with an end."""
+"""Computations requested on pages, run through the command line: one at a time, with a short queue and time limits."""
 
 import re
 import threading
@@ -15,11 +15,11 @@ from explorer.errors import BadRequestError, LimitError
 MAX_WAITING = 8
 MAX_PROMPT = 2000
 KEPT = 50
-"""Jobs that are remembered when they have ended."""
+"""Number of finished jobs that are listed."""
 
 
 class Attribute(Protocol):
-    """Writes the attribution graph of a prompt to a file, and tells how far it is.
+    """Writes the attribution graph of a prompt to a file, and reports progress.
 
     Raises:
         ValueError: says why it cannot.
@@ -30,7 +30,7 @@ class Attribute(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt, and how far its graph is."""
+    """One prompt, and the progress of its graph."""
 
     number: int
     checkpoint_id: str
@@ -40,7 +40,7 @@ class Job:
     status: str = "waiting"
     """waiting, running, done or failed."""
     said: str = ""
-    """How far it is, or why it failed."""
+    """The progress, or the reason of a failure."""
     began: datetime | None = None
     ended: datetime | None = None
 
@@ -52,7 +52,7 @@ class Job:
 
 
 class Jobs:
-    """The queue. One thread works through it while there is something in it."""
+    """The queue. One thread works through it while it has jobs."""
 
     def __init__(self, attribute: Attribute, folder: Path) -> None:
         self._attribute = attribute
@@ -64,12 +64,12 @@ class Jobs:
 
     @property
     def jobs(self) -> list[Job]:
-        """All that are remembered, the newest first."""
+        """All listed jobs, the newest first."""
         with self._lock:
             return sorted(self._jobs.values(), key=lambda job: -job.number)
 
     def add(self, checkpoint_id: str, prompt: str) -> Job:
-        """Put a prompt at the end of the queue.
+        """Append a prompt to the queue.
 
         Raises:
             BadRequestError: the prompt is empty or too long.
@@ -79,7 +79,7 @@ class Jobs:
             raise BadRequestError(f"the prompt has {len(prompt)} characters; 1 to {MAX_PROMPT} are taken")
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
-                raise LimitError(f"{MAX_WAITING} prompts are waiting already; try again when one is done")
+                raise LimitError(f"{MAX_WAITING} prompts are already waiting; try again when one is finished")
             number = max(self._jobs, default=0) + 1
             job = Job(number, checkpoint_id, prompt, self._free_name(prompt))
             self._jobs[number] = job
@@ -92,7 +92,7 @@ class Jobs:
         return job
 
     def _free_name(self, prompt: str) -> str:
-        """A name for a graph, of the prompt's last words, that no other has."""
+        """An unused name for a graph, from the prompt's last words."""
         slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower(), flags=re.ASCII).strip("-")[-40:].strip("-") or "prompt"
         taken = {job.name for job in self._jobs.values()} | {path.stem for path in self._folder.glob("*.json")}
         return next(name for n in range(1, 10_000) if (name := slug if n == 1 else f"{slug}-{n}") not in taken)

@@ -1,4 +1,4 @@
-"""Addresses of pages: every link on every page is made by one function, which a static site replaces by its own."""
+"""Addresses of pages: all links are made by one function, which a static site replaces by its own."""
 
 from typing import Protocol
 from urllib.parse import quote, urlencode
@@ -29,17 +29,17 @@ PAGES = {
     "graph_file": "/c/{checkpoint}/graphs/{name}.json",
     "static": "/static/{file}",
 }
-"""The path of each page; what else a link names becomes its query."""
+"""The path of each page; other parameters of a link become its query."""
 
 
 class Url(Protocol):
-    """Makes the address of a page from what it shows; whatever is None is left out."""
+    """Makes the address of a page from its parameters; those that are None are left out."""
 
     def __call__(self, page: str, /, **shown: object) -> str: ...
 
 
 def url(page: str, /, **shown: object) -> str:
-    """The address of a page of the server."""
+    """The address of a page on the server."""
     pattern = PAGES[page]
     path = pattern.format_map({name: quote(str(value), safe="") for name, value in shown.items()})
     rest = {name: value for name, value in shown.items() if f"{{{name}}}" not in pattern and value is not None}

@@ -1,4 +1,5 @@
-"""Descriptions of like meaning, by a model that the user names; it and the vectors are made ready beside the pages."""
+"""Descriptions with similar meaning, by an embedding model of the user's; the vectors are computed in the
+background."""
 
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from storage.search.lexical import DescriptionHit, Query
 
 
 class Meanings:
-    """The model, and the vectors of what was last published. Until they are there, and where they fail, it says so."""
+    """The model, and the vectors of the published catalog. Until they are computed, or if that fails, it says so."""
 
     def __init__(self, catalog: Path, place: str, model: str | None) -> None:
         self._catalog = catalog
@@ -22,9 +23,9 @@ class Meanings:
         self.failed: str | None = None
 
     def search(self, connection: duckdb.DuckDBPyConnection, query: Query, stamp: int) -> list[DescriptionHit] | None:
-        """The features whose descriptions mean most nearly what the query does; None while vectors are being made.
+        """The features whose descriptions have the closest meaning to the query; None while vectors are being computed.
 
-        `stamp` tells which copy of the catalog is read: a newer one wants vectors of its own.
+        `stamp` identifies the copy of the catalog: a newer one needs new vectors.
         """
         with self._lock:
             if self._vectors is None or self._vectors[0] != stamp:

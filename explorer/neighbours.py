@@ -1,4 +1,4 @@
-"""Features whose decoders point the same way, from the store's arrays: the catalog does not have them."""
+"""Features with similar decoders, from the store's arrays, since the catalog does not have decoders."""
 
 import threading
 from functools import lru_cache
@@ -7,19 +7,22 @@ from pathlib import Path
 import numpy as np
 
 ROWS_AT_ONCE = 2048
-"""Decoders held at a time: 6 MB at a width of 768."""
+"""Decoders in memory at a time: 6 MB at a width of 768."""
 
 _one_at_a_time = threading.Lock()
 
 
 @lru_cache(maxsize=1024)
 def nearest(checkpoint: Path, layer: int, feature: int, n: int) -> list[tuple[int, float]] | None:
-    """The `n` features of the layer with the greatest cosine to a feature's decoder, and the cosines; None where the
-    store does not have the checkpoint's arrays."""
+    """The `n` features of the layer with the greatest cosine to a feature's decoder, and the cosines; None if the store
+    does not have the checkpoint's arrays."""
     path = checkpoint / "layers" / f"{layer:02d}" / "W_dec"
     if not path.is_dir():
         return None
-    from storage.arrays import open_array, read_slice  # Zarr takes half a second to import, and most pages go without
+    from storage.arrays import (
+        open_array,
+        read_slice,
+    )  # takes half a second
 
     with _one_at_a_time:
         array = open_array(path)

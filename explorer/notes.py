@@ -1,4 +1,4 @@
-"""What a person says of features: notes, better descriptions, votes on descriptions. In a DuckDB file of their own."""
+"""People's notes on features, their descriptions, and votes on descriptions, in a separate DuckDB file."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ DDL = """
 
 
 class Subject(NamedTuple):
-    """The feature that a note is about."""
+    """The feature of a note."""
 
     checkpoint_id: str
     layer: int
@@ -35,13 +35,13 @@ class Subject(NamedTuple):
 
 
 class Notes:
-    """The file, opened for each request, so that others can read it in between."""
+    """The file, opened for each request only, so that other programs can read it in between."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file if it is missing.
+        """Create the file if it is missing.
 
         Raises:
-            ValueError: it is no DuckDB file, or its folder cannot be written.
+            ValueError: it is not a DuckDB file, or its folder cannot be written.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -53,23 +53,23 @@ class Notes:
             connection.execute(DDL)
 
     def add(self, subject: Subject, form: Mapping[str, str]) -> None:
-        """Keep what a form says of a feature.
+        """Store a form about a feature.
 
         Raises:
-            BadRequestError: it says nothing, or too much.
-            LimitError: the file has as many as it may.
+            BadRequestError: it is empty or too long.
+            LimitError: the file has the largest allowed number.
         """
         row = {"text": None, "method": None, "explainer": None, "vote": None, **_checked(form)}
         with self._open() as connection:
             number, n = connection.execute("SELECT coalesce(max(number), 0) + 1, count(*) FROM notes").fetchall()[0]
             if n >= MAX_NOTES:
-                raise LimitError(f"there are {MAX_NOTES} notes already; begin another file")
+                raise LimitError(f"there are already {MAX_NOTES} notes; start another file")
             values = [number, datetime.now(UTC).replace(tzinfo=None), *subject, row["kind"], row["text"]]
             values += [row["method"], row["explainer"], row["vote"]]
             connection.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def rows(self, subject: Subject | None = None) -> list[Row]:
-        """What was said of one feature, or of all, the newest first."""
+        """The notes on one feature, or all, the newest first."""
         query = "SELECT * FROM notes" + (" WHERE (checkpoint_id, layer, feature) = (?, ?, ?)" if subject else "")
         with self._open() as connection:
             found = connection.execute(query + " ORDER BY number DESC", list(subject or ()))
@@ -78,7 +78,7 @@ class Notes:
         return [{**row, "created_at": row["created_at"].isoformat(timespec="seconds")} for row in rows]
 
     def jsonl(self) -> Iterator[bytes]:
-        """All notes, one JSON object a line, the oldest first."""
+        """All notes, one JSON object on each line, the oldest first."""
         for row in reversed(self.rows()):
             yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
 

@@ -1,4 +1,4 @@
-"""What a view returns: all that a page shows, which templates render and the API gives as JSON."""
+"""The result of a view: the content of a page, which templates render and the API returns as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 Facts = dict[str, Any]
-"""What a page shows that is no table, by the names that its template reads."""
+"""Content of a page that is not a table, by the names in its template."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page, whatever it is rendered to."""
+    """One page, independent of its rendering."""
 
     title: str
     checkpoint: Row | None = None
-    """The row of the checkpoint that the page is about."""
+    """The row of the page's checkpoint."""
     facts: Facts = field(default_factory=dict)
-    """What is no table."""
+    """Content that is not a table."""
     panels: dict[str, Panel] = field(default_factory=dict)
     elsewhere: str | None = None
-    """Address of the page that is meant, if it is another."""
+    """Address of another page to redirect to."""
 
 
 class PanelModel(BaseModel):
@@ -44,9 +44,9 @@ class PanelModel(BaseModel):
 
     title: str
     sql: str
-    """The query that made it, to ask the catalog again."""
+    """The query that made it, for querying the catalog again."""
     cut: bool
-    """Whether there are more rows than these."""
+    """Whether there are more rows."""
     rows: list[Row]
 
 
@@ -60,7 +60,7 @@ class PageModel(BaseModel):
 
 
 def as_json(page: Page) -> dict[str, object]:
-    """A page as the API gives it."""
+    """A page in the form of the API."""
     return {
         "title": page.title,
         "checkpoint": page.checkpoint,
@@ -71,18 +71,18 @@ def as_json(page: Page) -> dict[str, object]:
 
 @lru_cache
 def version_of(file: str) -> str:
-    """A few digits of a static file's hash, so that browsers may keep it for ever."""
+    """A few digits of a static file's hash, so that browsers may cache it permanently."""
     return sha256((STATIC / file).read_bytes()).hexdigest()[:10]
 
 
 def script_json(value: object) -> Markup:
-    """JSON inside a script element of the type application/json: nothing in it can end the element."""
+    """JSON for a script element of the type application/json, in which nothing can end the element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
 def environment(url: Url) -> Environment:
-    """Templates whose links are made by `url`: of the server, or of a static site."""
+    """Templates whose links are made by `url`: for the server, or for a static site."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -116,7 +116,7 @@ PAGES_OF_STORE = (("drifts", "Drift"), ("runs", "Runs"), ("notes", "Notes"))
 
 
 def shell(store: str, checkpoints: list[Row], served: set[str]) -> dict[str, object]:
-    """What stands around every page: where one can go; `served` are the pages that there are."""
+    """The frame of every page with its navigation; `served` are the existing pages."""
     return {
         "store": store,
         "checkpoints": checkpoints,
@@ -132,8 +132,8 @@ def shell(store: str, checkpoints: list[Row], served: set[str]) -> dict[str, obj
 def render(
     templates: Environment, page: Page, name: str, around: Mapping[str, object], address: str | None = None
 ) -> str:
-    """A page as HTML by the template of its name; `address` is its own on a server, where it is there as JSON too.
+    """Render a page with the template of its name; `address` is its own on a server, where it also exists as JSON.
 
-    `around` is what `shell` returns, and what only a server has.
+    `around` is the result of `shell`, and content that only a server has.
     """
     return templates.get_template(f"{name}.html").render(around, page=page, page_name=name, address=address)

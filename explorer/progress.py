@@ -1,4 +1,4 @@
-"""What a run that holds the store has done so far, by the files that it has written."""
+"""Progress of the run that has locked the store, from the files that it has written."""
 
 import re
 import time
@@ -9,11 +9,11 @@ from storage.store import Store, is_held
 
 SHARD = re.compile(r"features-(\d+)-(\d+)\.parquet")
 FRESH_S = 900.0
-"""A table of whose files none is younger is finished, or of another run."""
+"""A table whose newest file is older than this (in seconds) is finished, or from another run."""
 
 
 class TableProgress(TypedDict):
-    """How many of a table's shards are written, and how long the rest takes at the pace so far."""
+    """Number of a table's shards that are written, and the estimated time for the rest."""
 
     table: str
     n_done: int
@@ -22,15 +22,15 @@ class TableProgress(TypedDict):
 
 
 class GoingOn(TypedDict):
-    """Who holds the store, and the tables that are being written."""
+    """The run that has locked the store, and the tables that are being written."""
 
     holder: str
     tables: list[TableProgress]
 
 
 def going_on(root: Path, n_layers: int, n_features: int) -> GoingOn | None:
-    """Who holds the store, and of every table that is being written how many shards there are, of how many, and how
-    long the rest takes at the pace so far; None while nobody holds it.
+    """The run that has locked the store, and for every table that is being written the number of finished and of all
+    shards, and the estimated time for the rest; None if the store is not locked.
 
     `n_layers` and `n_features` are those of the checkpoint that is described.
     """
@@ -43,7 +43,7 @@ def going_on(root: Path, n_layers: int, n_features: int) -> GoingOn | None:
 
 
 def _table(folder: Path, n_layers: int, n_features: int) -> TableProgress | None:
-    """How far one table of one recipe is; None if it is not being written now."""
+    """Progress of one table of one recipe; None if it is not being written now."""
     found = [path for path in folder.glob("layer-*/*.parquet") if SHARD.fullmatch(path.name)]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser may do with the answer."""
+"""Access control, and security headers for browsers."""
 
 import hmac
 import ipaddress
@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 Message = MutableMapping[str, Any]
-"""A message of ASGI, which says what each of its fields is."""
+"""An ASGI message."""
 
 Scope = Message
 Receive = Callable[[], Awaitable[Message]]
@@ -29,35 +29,35 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""With every answer. None allows another origin anything."""
+"""Headers of every answer. None of them allows access by another origin."""
 
 COOKIE = "circuit_insights_token"
 MAX_QUERY = 4096
-"""Characters after the question mark."""
+"""Largest number of characters in a query string."""
 MAX_BODY = 65_536
-"""Bytes of a form."""
+"""Largest number of bytes of a form."""
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
 class Access:
-    """Under which names the explorer answers, and to whom."""
+    """The names under which the explorer answers, and who may use it."""
 
     host: str = "127.0.0.1"
     """The address that it listens on."""
     names: tuple[str, ...] = ()
-    """Host names that it is reached by, beside numeric addresses."""
+    """Host names under which it can be reached, besides numeric addresses."""
     token: str | None = None
-    """What everybody has to show; None: nothing."""
+    """The token that every client must have; None: no token is required."""
 
     @property
     def is_local(self) -> bool:
-        """Whether nothing but this machine can reach it."""
+        """Whether only this machine can reach it."""
         return self.host in LOOPBACK_NAMES
 
     def answers_to(self, host: str) -> bool:
-        """Whether a Host header names us. A page of another site that had its name resolved to this machine does not:
-        of names only those given are ours, and an address in digits cannot be made to mean another machine."""
+        """Whether a Host header names this server. This protects against DNS rebinding: of names only those given are
+        accepted, and a numeric address cannot be made to mean another machine."""
         name = host_name(host)
         if name in LOOPBACK_NAMES:
             return True
@@ -67,7 +67,7 @@ class Access:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header or an origin's network location, in lower case and without port and brackets."""
+    """The name in a Host header or an origin, in lower case and without port and brackets."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -87,7 +87,7 @@ def new_token() -> str:
 
 
 class Guard:
-    """Refuses requests that are none of ours, and puts the security headers on every answer."""
+    """Refuses requests for other hosts or without access, and adds the security headers to every answer."""
 
     def __init__(self, app: App, access: Access) -> None:
         self._app = app
@@ -120,7 +120,7 @@ class Guard:
         await self._app(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and sentence for a request that is not served."""
+        """Status and sentence for a request that is refused."""
         host = headers.get("host", "")
         if not self._access.answers_to(host):
             return (
@@ -136,18 +136,18 @@ class Guard:
             if refused is not None:
                 return refused
         if not self._knows_token(scope, headers):
-            return 401, "This explorer wants its token: open the address that it printed when it was started."
+            return 401, "This explorer requires its token: open the address that it printed when it started."
         return None
 
     def _foreign_post(self, host: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Another site's page may make a browser post a form here: it is told by where it comes from."""
+        """Whether a form was posted from another site's page, by the request's origin."""
         origin = headers.get("origin")
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return 403, "Forms of other sites are not taken."
+            return 403, "Forms from other sites are refused."
         length = headers.get("content-length", "")
         if not length.isdigit() or int(length) > MAX_BODY:
-            return 413, f"A form of at most {MAX_BODY} bytes is taken, with its length."
+            return 413, f"Expected a form of at most {MAX_BODY} bytes, with its length."
         return None
 
     def _knows_token(self, scope: Scope, headers: dict[str, str]) -> bool:
@@ -163,7 +163,8 @@ class Guard:
         return any(hmac.compare_digest(one.encode(), self._access.token.encode()) for one in given)
 
     async def _admit(self, scope: Scope, query: str, token: str, send: Send) -> None:
-        """Keep the token in a cookie and go on without it in the address, where it would be seen and shared."""
+        """Store the token in a cookie and redirect to the address without it, since it would be visible and shared
+        there."""
         rest = urlencode([(name, value) for name, value in parse_qsl(query) if name != "token"])
         place = "/" + scope["path"].lstrip("/") + (f"?{rest}" if rest else "")
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"

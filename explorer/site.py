@@ -1,4 +1,5 @@
-"""Pages without a server: a folder that opens from a file system or any web host, by the same views and templates."""
+"""Pages without a server: a folder that can be opened from a file system or any web host, with the same views and
+templates."""
 
 import gzip
 import json
@@ -21,23 +22,23 @@ from explorer.views.common import LABELS, corpora_of, ingested_layers
 from interp.descriptions.preference import PREFERRED
 
 ROWS_A_PAGE = 250
-"""Features that one page of the index lists."""
+"""Features on one page of the index."""
 
 N_TOP = 100
-"""Features a layer of `top`."""
+"""Features of each layer in `top`."""
 
 MARK = "site.json"
-"""The file by which a site is known."""
+"""The file that identifies a site."""
 
 ABSENT = "#absent"
-"""Address of what the site does not have: such links become plain text, and such forms go."""
+"""Address of pages that the site does not have: such links become plain text, and such forms are removed."""
 
 SERVED = {"overview", "features", "search", "compare", "graphs", "drifts"}
 
 LIMITS = Limits(memory="1GB")
 
 WRITING_S = 7 * 86_400.0
-"""All queries of a site together; a core writes a dozen features a second."""
+"""Limits for all queries of a site together; a core writes a dozen features a second."""
 
 CHOSEN = """
     WITH scored AS (
@@ -64,20 +65,20 @@ CHOSEN = """
 
 @dataclass
 class Addresses:
-    """Makes the links of the page that is being written, as a path from its place to the other's."""
+    """Makes the links of the page that is being written, as relative paths."""
 
     checkpoint: str
     features: set[tuple[int, int]] = field(default_factory=set)
     drifts: set[tuple[str, str]] = field(default_factory=set)
     depth: int = 0
-    """Folders between the page and the site's top."""
+    """Number of folders between the page and the site's top."""
 
     def __call__(self, page: str, /, **shown: object) -> str:
         path = self.path(page, shown)
         return ABSENT if path is None else "../" * self.depth + quote(path)
 
     def path(self, page: str, shown: Mapping[str, object]) -> str | None:
-        """Where a page is in the site; None: it is not."""
+        """The path of a page in the site; None if the site does not have it."""
         if page == "static":
             return f"static/{shown['file']}"
         if page == "drift":
@@ -105,15 +106,15 @@ def index_path(layer: int, page: int) -> str:
 
 
 class Site(NamedTuple):
-    """What was written."""
+    """Size of the site."""
 
     n_features: int
     n_files: int
     n_bytes: int
     feature_bytes: int
-    """A feature's page, on average."""
+    """Mean size of a feature's page."""
     feature_bytes_compressed: int
-    """Bytes of a feature's page after gzip, as a web host sends it."""
+    """Mean size of a feature's page after gzip, as a web host sends it."""
 
 
 class _Writer:
@@ -141,7 +142,7 @@ _ABSENT_FORM = re.compile(rf'<form\b[^<>]* action="{ABSENT}"[^<>]*>.*?</form>', 
 
 
 def _without_absent(text: str) -> str:
-    """A page's HTML without links to what is not there. Texts in it are escaped, so that none looks like a tag."""
+    """A page's HTML without links to missing pages. Texts in it are escaped, so that none looks like a tag."""
     text = _ABSENT_FORM.sub("", _ABSENT_RELATION.sub("", text))
     return _ABSENT_LINK.sub(r"<span\1\2>\3</span>", text)
 
@@ -153,12 +154,12 @@ def write_site(
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Site:
-    """Write a checkpoint's pages: `features` is `all`, `top` (those that are described best), or `2/899,2/902`.
+    """Write a checkpoint's pages. `features` is `all`, `top` (the best described), or `2/899,2/902`.
 
-    Features of the graphs are always among them. An earlier site in the folder is replaced.
+    Features of the graphs are always included. An earlier site in the folder is replaced.
 
     Raises:
-        ValueError: the folder holds something else, or there is no such checkpoint or feature.
+        ValueError: the folder has other content, or there is no such checkpoint or feature.
     """
     _check_folder(folder)
     partial = folder.with_name(f"{folder.name}.partial")
@@ -182,7 +183,7 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        raise ValueError(f"{folder} holds other things than a site; name a new folder")
+        raise ValueError(f"{folder} has files that are not part of a site; name a new folder")
 
 
 def _write(
@@ -225,7 +226,7 @@ def _write(
 
 
 def _summed(folder: Path, row: Row, writer: _Writer) -> Site:
-    """The figures of a site, which also stand in it."""
+    """The size of a site, which is also stored in it."""
     n = len(writer.feature_bytes)
     mean = [round(sum(column) / max(1, n)) for column in zip(*writer.feature_bytes, strict=True)] or [0, 0]
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -236,7 +237,7 @@ def _summed(folder: Path, row: Row, writer: _Writer) -> Site:
 
 
 def _chosen(reader: Reader, row: Row, features: str, more: Iterable[tuple[int, int]]) -> list[Row]:
-    """The features of a site, with what the index says of them."""
+    """The features of a site, with their columns of the index."""
     named = set(more) | (set() if features in ("all", "top") else set(_named(features, row)))
     corpus_id, _ = corpora_of(reader, row["checkpoint_id"], None)
     values = {
@@ -262,14 +263,14 @@ def _named(features: str, row: Row) -> Iterable[tuple[int, int]]:
         place = (int(found[1]), int(found[2])) if found else None
         if place is None or place[0] not in ingested_layers(row) or place[1] >= row["d_transcoder"]:
             raise ValueError(
-                f"--features: {text[:40]!r} is no feature of {row['name']}; expected all, top, or LAYER/FEATURE,… with "
+                f"--features: {text[:40]!r} is not a feature of it; expected all, top, or LAYER/FEATURE,… with "
                 f"layers 0 to {row['n_layers'] - 1} and features 0 to {row['d_transcoder'] - 1}"
             )
         yield place
 
 
 def _features_of(place: Place, row: Row, graphs: Sequence[str]) -> set[tuple[int, int]]:
-    """The checkpoint's features that some graphs show."""
+    """The checkpoint's features in some graphs."""
     found = set()
     for name in graphs:
         read = read_graph(place.graphs, name)
@@ -285,7 +286,7 @@ def _compared(reader: Reader) -> list[Row]:
 
 
 def _indexes(writer: _Writer, row: Row, rows: Sequence[Row]) -> None:
-    """Pages of the index, some hundred features each, and one that leads to them."""
+    """Pages of the index, with some hundred features each, and one that links to them."""
     layers: dict[int, list[list[Row]]] = {}
     for layer in ingested_layers(row):
         own = [one for one in rows if one["layer"] == layer]

@@ -1,7 +1,7 @@
-"""The words of a site: an index in small files, of which a browser loads those that a search needs.
+"""The word index of a site in small files, of which a browser loads only those that a search needs.
 
-They are scripts, because pages of a file system may load scripts and nothing else: each calls a function of
-`static/site.js` with the words that begin alike, or with a thousand features.
+They are scripts, because pages opened from a file system may load nothing else: each calls a function of
+`static/site.js` with the words of one beginning, or with a thousand features.
 """
 
 import json
@@ -15,14 +15,14 @@ from storage.search.words import lemma, words
 FEATURES_A_FILE = 1000
 LABEL_LENGTH = 120
 LETTERS = 2
-"""Words that begin with the same letters are in one file."""
+"""Words with the same first letters are in one file."""
 
 MAX_FEATURES = 2000
-"""Features that a word leads to; those whose descriptions have fewest other words come first."""
+"""Largest number of features of a word; those whose descriptions have the fewest other words come first."""
 
 
 def write_words(folder: Path, described: Iterable[tuple[int, int, list[str]]]) -> None:
-    """Write the index of some features' descriptions; a feature is shown by the first of them."""
+    """Write the index of some features' descriptions; a feature is shown with the first of them."""
     folder.mkdir(parents=True)
     features: list[list[object]] = []
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -42,7 +42,7 @@ def write_words(folder: Path, described: Iterable[tuple[int, int, list[str]]]) -
 
 
 def shard_name(letters: str) -> str:
-    """The name of a file for words that begin so: their code points, which every file system can write."""
+    """The name of a file for words with this beginning: their code points, which every file system can write."""
     return "w-" + "-".join(f"{ord(letter):x}" for letter in letters)
 
 

@@ -1,12 +1,12 @@
-"""Texts of models and corpora as pages show them: nothing in them acts, and nothing of them is hidden."""
+"""Texts of models and corpora for display: nothing in them is active, and nothing of them is hidden."""
 
 from interp.display import visible
 
 TOKEN_LENGTH = 60
-"""Characters of a token shown in a list."""
+"""Largest number of characters of a token in a list."""
 
 N_HEATS = 9
-"""Steps of colour behind tokens; 0 has none."""
+"""Colour steps behind tokens; 0 is no colour."""
 
 
 def prose(text: str | None) -> str:
@@ -15,7 +15,7 @@ def prose(text: str | None) -> str:
 
 
 def token(text: str | None) -> str:
-    """A token of a list: blanks around it visible, cut if it is very long."""
+    """A token in a list: outer blanks are visible, and it is cut if it is very long."""
     if text is None:
         return ""
     shown = visible(text[: TOKEN_LENGTH + 1])
@@ -23,7 +23,7 @@ def token(text: str | None) -> str:
 
 
 def running(text: str) -> str:
-    """A token of a running text: its blanks stay blanks, a line's end is shown as ↵."""
+    """A token in a running text: blanks stay blanks, a line break is shown as ↵."""
     if text.isprintable():
         return text
     parts = text.replace("\r\n", "\n").split("\n")
@@ -39,14 +39,15 @@ def _spaced(text: str) -> str:
 
 
 def heat(value: float | None, greatest: float | None) -> int:
-    """A step of colour for a value, of the steps up to the greatest; 0 for none, at least 1 for more than none."""
+    """The colour step of a value relative to the greatest; 0 for no activation, at least 1 otherwise."""
     if not value or not greatest or value <= 0 or greatest <= 0:
         return 0
     return max(1, min(N_HEATS, round(N_HEATS * value / greatest)))
 
 
 def figure(value: float | int | None, digits: int = 3) -> str:
-    """A number with so many significant digits, a real minus sign, thousands apart; an en dash where there is none."""
+    """A number with this many significant digits, a real minus sign and grouped thousands; an en dash if there is
+    none."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -63,7 +64,7 @@ def figure(value: float | int | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage, with more digits where it is small."""
+    """A share as a percentage, with more digits if it is small."""
     if value is None:
         return "–"
     share = 100 * value

@@ -1,4 +1,4 @@
-"""What every feature does on a corpus: one pass, then statistics and samples of every shard."""
+"""The stage `activations`: one pass over a corpus, then statistics and samples of every feature."""
 
 from prefect import flow
 
@@ -61,7 +61,7 @@ class ActivationsStage:
         return activations_costs(sizes, config, rates)
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Tokenise the corpus if need be, run it through the model, gather every shard."""
+        """Tokenise the corpus if needed, run it through the model, gather every shard."""
         store = subject.store
         open_checkpoint(store, subject.checkpoint_id)
         if not self._has_samples(subject):
@@ -72,7 +72,7 @@ class ActivationsStage:
         wait_for_all(futures, "activations: neighbours")
 
     def _draw(self, subject: Subject, reuse: ReuseCount) -> None:
-        """Everything up to the samples."""
+        """Do all steps up to the samples."""
         config, store = subject.config, subject.store
         tokenise(subject)
         recipe = ActivationsRecipe(subject)
@@ -81,7 +81,7 @@ class ActivationsStage:
             run_blocks(subject, missing_blocks(subject, recipe.passes), "activations: run")
         futures = [gather_shard.submit(store, _job(recipe), key) for key in missing]
         wait_for_all(futures, "activations: gather")
-        if "coactivation" not in config.stages:  # which reads the sparse activations, and then puts them away
+        if "coactivation" not in config.stages:  # it reads them, and then removes or packs them
             remove_or_pack_blocks(store, recipe.passes, config.activations.keep)
 
     def load(self, subject: Subject, run_id: str) -> None:
@@ -97,13 +97,13 @@ ACTIVATIONS = ActivationsStage()
 
 
 def _job(recipe: ActivationsRecipe) -> SamplingJob:
-    """What the stage's tasks have to know. The corpus has been tokenised."""
+    """The inputs of the stage's tasks. The corpus must be tokenised."""
     subject = recipe.subject
     return SamplingJob(subject.checkpoint_id, recipe.corpus_id, tuple(recipe.passes), subject.config.activations)
 
 
 def _has_texts(subject: Subject) -> bool:
-    """Whether the texts are there, and no other checkpoint's configuration has changed that since."""
+    """Whether the texts are loaded, and no other checkpoint's configuration has changed that since."""
     catalog, recipe = subject.store.catalog, ActivationsRecipe(subject)
     loaded = loaded_subject(subject.checkpoint_id, recipe.corpus_id)
     if loaded_recipe(catalog, loaded, "texts") != recipe.texts:

@@ -1,4 +1,4 @@
-"""The attribution graph of a prompt, in a file for viewers."""
+"""Write the attribution graph of a prompt to a file for viewers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +22,12 @@ def attribute(
     wanted: Wanted | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> GraphFile:
-    """Write the attribution graph of a prompt to a file named as its slug; returns what the file holds.
+    """Write the attribution graph of a prompt to a file named as its slug; returns the content of the file.
 
-    `tell` hears what is being done.
+    `tell` is called with each step that begins.
 
     Raises:
-        ValueError: the prompt has no tokens or more than the model reads, a target that there is not, or a setting is
+        ValueError: the prompt has no tokens or more than the model reads, a target does not exist, or a setting is
             out of range.
     """
     check_output(output)
@@ -37,17 +37,17 @@ def attribute(
 
 
 def save_graph(output: Path, graph: GraphFile) -> None:
-    """Write a graph to NAME.json, which becomes its slug, and enter it in the index of its folder.
+    """Write a graph to NAME.json, with NAME as its slug, and add it to the index of its folder.
 
     Raises:
-        ValueError: the name is none that viewers take, or the index there is not one.
+        ValueError: viewers do not accept the name, or the file in the index's place is not an index.
     """
     check_output(output)
     write_graph(output, {**graph, "metadata": {**graph["metadata"], "slug": output.stem}})
 
 
 def check_output(output: Path) -> None:
-    """Refuse a file name that viewers would not take.
+    """Refuse a file name that viewers would not accept.
 
     Raises:
         ValueError: says what is expected.

@@ -1,4 +1,4 @@
-"""The attribution graphs of a file of prompts, spread over tasks, into the catalog's tables about graphs."""
+"""Attribute the prompts of a file, distributed over tasks; the graphs go to the catalog's tables."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from tasks.shard_task import shard_task
 STAGE = "attribute_prompts"
 
 VERSION = 2
-"""Bump when the same prompt would get another graph."""
+"""Raise it when the same prompt would get another graph."""
 
 PROMPTS_A_TASK = 8
 
@@ -46,11 +46,12 @@ class Line:
 
 
 def read_prompts(file: Path, targets: Sequence[str] = (), *, chat: bool = False) -> list[Line]:
-    """The prompts of a file: `{"prompt": "…", "set": "plural", "targets": [" are| is"]}` a line of a .jsonl file, `set`
-    (else the file's name) and `targets` (else those given) if wanted; of any other file a prompt a line.
+    """Read the prompts of a file. A .jsonl file has `{"prompt": "…", "set": "plural", "targets": [" are| is"]}` on each
+    line; `set` (default: the file's name) and `targets` (default: those given) are optional. Any other file has a
+    prompt on each line.
 
     Raises:
-        ValueError: the file or a line is not so; the line is named.
+        ValueError: the file or a line has another form; the line is named.
     """
     try:
         texts = file.read_text(encoding="utf-8").splitlines()
@@ -84,9 +85,9 @@ def _line(value: object, name: str, targets: Sequence[str], chat: bool) -> Line:
 
 @shard_task("attribute", "attribute {key.name}")
 def attribute_lines(store: Store, checkpoint_id: str, lines: Sequence[Line], wanted: Wanted, key: ShardKey) -> ShardKey:
-    """Attribute some prompts, and test their graphs if wanted; each graph is written as it is found.
+    """Attribute some prompts, and test their graphs if wanted; each graph is written when it is finished.
 
-    Memory: the model, its transcoders as far as they are kept, and one graph with its rows, or what testing it takes.
+    Memory: the model, its transcoders as far as they are cached, and one graph with its rows, or what testing it takes.
     """
     left = [
         number for number in range(key.start, key.stop) if not _part(store, TABLES[-1], key.recipe, number).exists()
@@ -114,7 +115,7 @@ def _part(store: Store, table: str, batch: str, number: int) -> Path:
 
 
 def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) -> str:
-    """Names what the stage leaves behind: prompts, settings, files of directions, and what is said of features."""
+    """The recipe of the results: prompts, settings, files of directions, and the features' descriptions."""
     targets = {target.split("@")[0] for line in lines for target in line.asked.targets}
     files = [Path(one.removeprefix("direction:")) for one in sorted(targets) if one.startswith("direction:")]
     said = [[*place, text] for place, text in sorted(labels(store, checkpoint_id).items())]
@@ -130,7 +131,7 @@ def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) 
 
 @flow(name="attribute", flow_run_name="attribute {file}")
 def attribute_prompts(config: RunConfig, checkpoint_id: str, file: Path, lines: list[Line], wanted: Wanted) -> str:
-    """Attribute every prompt of a file; returns the batch's name in the tables. What is done is not done again."""
+    """Attribute every prompt of a file; returns the batch's name in the tables. Finished prompts are not repeated."""
     store = Store(Path(str(config.store)))
     batch = _batch(store, checkpoint_id, lines, wanted)
     subject = f"{checkpoint_id} {batch}"
@@ -153,10 +154,10 @@ def attribute_prompts(config: RunConfig, checkpoint_id: str, file: Path, lines: 
 
 
 def run_prompts(root: Path, checkpoint: str | None, file: Path, lines: list[Line], wanted: Wanted) -> str:
-    """Attribute the prompts of a file on a checkpoint of a store, by id or name, with the engine of its last run.
+    """Attribute the prompts of a file on a checkpoint of a store (by id or name), with the engine of its last run.
 
     Raises:
-        ValueError: the store is held by another run, a prompt is too long, or a target makes no sense.
+        ValueError: another run has locked the store, a prompt is too long, or a target is not valid.
     """
     check_wanted(wanted)
     store = Store(root)

@@ -1,4 +1,4 @@
-"""CircuitLens over the samples of a corpus: what caused them, how they group, what they do."""
+"""The stage `circuitlens`: the causes of samples, their clusters, and their effects."""
 
 from prefect import flow
 
@@ -29,7 +29,7 @@ from tasks.circuitlens.order import order_samples
 
 
 class CircuitLensStage:
-    """Every chosen feature's samples attributed, grouped by mechanism, and checked on the real model."""
+    """Every chosen feature's samples, attributed, clustered by mechanism, and checked in the model."""
 
     name = "circuitlens"
 
@@ -102,7 +102,7 @@ def _missing_blocks(recipe: CircuitLensRecipe) -> list[Block]:
 
 
 def _missing_orders(recipe: CircuitLensRecipe) -> list[ShardKey]:
-    """Shards of the samples that are not in order of rows yet."""
+    """Shards of the samples that are not sorted by row yet."""
     store, keys = recipe.subject.store, recipe.activations.shards()
     return [key for key in keys if not samples_by_row_path(store, recipe.recipe, key).exists()]
 

@@ -1,4 +1,4 @@
-"""Which features fire together on a corpus, and the TWERA edges that follow."""
+"""The stage `coactivation`: which features fire together on a corpus, and the TWERA edges."""
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
@@ -25,7 +25,7 @@ TABLES = ("feature_edges",)
 
 
 class CoactivationStage:
-    """Sums over features that fire together, and every feature's strongest edges by them."""
+    """Co-activation matrices, and every feature's strongest edges by TWERA."""
 
     name = "coactivation"
 
@@ -53,7 +53,7 @@ class CoactivationStage:
         return coactivation_costs(sizes, config, rates)
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Sum up the matrices that are missing, find every feature's strongest edges."""
+        """Compute the missing matrices, then find every feature's strongest edges."""
         store = subject.store
         open_checkpoint(store, subject.checkpoint_id)
         tokenise(subject)
@@ -80,7 +80,7 @@ COACTIVATION = CoactivationStage()
 
 
 def _has_leftover_blocks(subject: Subject) -> bool:
-    """Whether the activations stage left blocks for this one that are still to be removed or packed."""
+    """Whether blocks of the activations stage are left that this stage still has to remove or pack."""
     store, passes = subject.store, CoactivationRecipe(subject).activations.passes
     return is_tokenised(subject) and any(
         block_path(store, corpus_pass.recipe, block).exists()
@@ -90,7 +90,7 @@ def _has_leftover_blocks(subject: Subject) -> bool:
 
 
 def _missing_columns(recipe: CoactivationRecipe) -> list[tuple[Summed, int, ShardKey]]:
-    """What has still to be summed up: (corpus, source layer, target shard)."""
+    """The matrices that are still to be computed: (corpus, source layer, target shard)."""
     subject, config = recipe.subject, recipe.subject.config
     if config.coactivation.pairs == "edges":
         return []
@@ -106,7 +106,7 @@ def _missing_columns(recipe: CoactivationRecipe) -> list[tuple[Summed, int, Shar
 
 
 def _sum_up(recipe: CoactivationRecipe, targets: set[int]) -> None:
-    """Sum up the matrices of some target layers."""
+    """Compute the matrices of some target layers."""
     store, size = recipe.subject.store, recipe.subject.config.shard_size
     n_features = recipe.subject.attributes.d_transcoder
     missing = [column for column in _missing_columns(recipe) if column[2].layer in targets]
@@ -119,7 +119,7 @@ def _sum_up(recipe: CoactivationRecipe, targets: set[int]) -> None:
 
 
 def _report(recipe: CoactivationRecipe, job: EdgesJob) -> None:
-    """Tell how far the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
+    """Report how much the edges depend on the text: a table in Prefect, figures and a plot in the store's reports."""
     subject, folder = recipe.subject, recipe.subject.store.reports(recipe.recipe)
     layers, samples = recipe.target_layers, recipe.activations.recipe
     futures = [
@@ -130,14 +130,16 @@ def _report(recipe: CoactivationRecipe, job: EdgesJob) -> None:
     ]
     wait_for_all(futures, "coactivation: stability")
     if layers:
-        create_table_artifact(report(folder, layers), key="convergence", description="How far edges depend on the text")
+        create_table_artifact(
+            report(folder, layers), key="convergence", description="How much edges depend on the text"
+        )
 
 
 def _refuse_without_weightlens(recipe: CoactivationRecipe) -> None:
     known = recipe.weightlens
     if known is not None and missing_shards(recipe.subject.store, known.projected(), TABLES):
         raise ValueError(
-            "coactivation: WeightLens's edges are not in the store, from which pairs or z-scores are taken; run "
+            "coactivation: WeightLens's edges, which give the pairs or z-scores, are not in the store; run "
             "`weightlens` with the same settings first, or leave it out of stages and set coactivation.pairs=all"
         )
 

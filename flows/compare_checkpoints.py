@@ -1,4 +1,4 @@
-"""What became of every feature between two checkpoints."""
+"""The comparison of two checkpoints: which features were kept, moved, born or died."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tasks.evaluation.drift import STAGE, load_drift, match_layer
 
 
 def is_done(pair: Pair) -> bool:
-    """Whether the catalog already holds the comparison."""
+    """Whether the catalog already has the comparison."""
     return loaded_recipe(pair.store.catalog, " ".join(pair.ids), STAGE) == DriftRecipe(pair).recipe
 
 
@@ -41,7 +41,7 @@ def perform(pair: Pair, run_id: str) -> None:
 
 
 def _read(pair: Pair, recipe: DriftRecipe) -> list[Block]:
-    """The blocks of the corpus's beginning, read by both checkpoints where they are not yet."""
+    """The blocks of the corpus's beginning, read by both checkpoints if that has not been done."""
     if pair.subjects is None or recipe.passes is None:
         return []
     store, corpus = pair.store, pair.subjects[1].source.corpus

@@ -1,4 +1,4 @@
-"""Fake features go through the pipeline as real ones do: what passes of what is said of them is a false positive."""
+"""Run fake features through the pipeline: their descriptions that pass are false positives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from storage.store import whole_file
 from tasks.decoys import VERSION, DecoysJob, load_decoys, make_layer
 
 LEFT_OUT: tuple[StageName, ...] = ("coactivation",)
-"""Stages that no description of a decoy follows from."""
+"""Stages that decoys do not need, since no description of a decoy depends on them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class DecoyRun:
 
     @cached_property
     def job(self) -> DecoysJob:
+        """The job that draws the decoys of each layer."""
         config, activations = self.subject.config, ActivationsRecipe(self.subject)
         per_layer, seed = config.evaluate.decoys, config.evaluate.how.seed
         recipe = short_hash(samples=activations.recipe, per_layer=per_layer, seed=seed, decoys=VERSION)
@@ -39,7 +40,7 @@ class DecoyRun:
 
     @property
     def config(self) -> RunConfig:
-        """As of the checkpoint itself, with the decoys in the place of its transcoders."""
+        """The checkpoint's configuration, with the decoys in place of its transcoders."""
         config = self.subject.config
         only_layers = self.subject.config.transcoder.only_layers
         folder = self.job.folder(self.subject.store)
@@ -56,7 +57,7 @@ class DecoyRun:
         return (self.job.folder(self.subject.store) / "config.yaml").is_file()
 
     def is_done(self, stages: Sequence[Stage]) -> bool:
-        """Whether there are none to judge, or all of it is in the catalog."""
+        """Whether there are none to judge, or all are judged and in the catalog."""
         if not self.subject.config.evaluate.decoys:
             return True
         if not self.is_made:
@@ -69,17 +70,17 @@ class DecoyRun:
 
 
 def judge_decoys(subject: Subject, stages: Sequence[Stage], run_id: str) -> None:
-    """Make a checkpoint's decoys and put them through some stages. The store is held.
+    """Make a checkpoint's decoys and run some stages on them. The caller must hold the store's lock.
 
     Raises:
-        ValueError: the activations of the checkpoint, from which they get their densities, are not in the catalog.
+        ValueError: the activations of the checkpoint, which determine the decoys' densities, are not in the catalog.
     """
     run, store = DecoyRun(subject), subject.store
     if not run.is_made:
         with open_catalog(store.catalog) as connection:
             query = "SELECT 1 FROM features WHERE (checkpoint_id, corpus_id) = (?, ?) LIMIT 1"
             if not connection.execute(query, [subject.checkpoint_id, run.job.corpus_id]).fetchall():
-                raise ValueError("evaluate.decoys: decoys are as dense as real features; run activations first")
+                raise ValueError("evaluate.decoys: decoys get the densities of real features; run activations first")
         wait_for_all([make_layer.submit(store, run.job, layer) for layer in subject.layers], "decoys: make")
         text = folder_config(run.config.name, subject.transcoders.hooks, "relu", None)
         with whole_file(run.job.folder(store) / "config.yaml") as path:

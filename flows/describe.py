@@ -1,4 +1,4 @@
-"""Descriptions of every feature by every method, worded by one explainer."""
+"""The stage `describe`: descriptions of every feature by every method, with one explainer."""
 
 from prefect import flow
 
@@ -33,7 +33,7 @@ from tasks.llm.instructions import instructions
 
 
 class DescribeStage:
-    """What the catalog knows of features, in words."""
+    """Descriptions from the results of earlier stages."""
 
     name = "describe"
 
@@ -96,12 +96,12 @@ def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
             raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds; run it first")
         if method in REWORDS and recipe.model is None:
             raise ValueError(
-                f"describe.methods: {method} rewords what WeightLens found, and describe.explainer=tokens says that in "
-                "the same words; expected explainer anthropic, openai or local, or other methods"
+                f"describe.methods: {method} rewords WeightLens's description, and describe.explainer=tokens gives "
+                "the same text again; expected explainer anthropic, openai or local, or other methods"
             )
     if not recipe.methods:
         raise ValueError(
-            "describe: the catalog holds nothing to describe from by rule but what weightlens says itself; run "
+            "describe: beyond weightlens's own, the catalog has no evidence for descriptions by rule; run "
             "activations first"
         )
 

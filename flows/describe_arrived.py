@@ -1,4 +1,4 @@
-"""One new checkpoint of a series: described, and compared with those before and after it."""
+"""Describe one new checkpoint of a series, and compare it with its neighbours."""
 
 from prefect import flow
 
@@ -17,10 +17,10 @@ from storage.store import Store
 
 @flow(name="describe-arrived", flow_run_name="describe {config.name}")
 def describe_arrived(config: RunConfig, place: str, name: str, step: int) -> str:
-    """Describe a checkpoint of a series unless it was; returns its id.
+    """Describe a checkpoint of a series unless it has been described; returns its id.
 
-    It does not matter how often it is told, when, or in which order: the catalog's table `watched` has those that were
-    described and compared. Weights alone are compared.
+    It may be called any number of times and in any order: the table `watched` of the catalog has the checkpoints that
+    were described and compared. Checkpoints are compared by weights only.
     """
     store = store_path(config)
     catalog = store / "catalog.duckdb"

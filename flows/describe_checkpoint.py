@@ -1,4 +1,4 @@
-"""The whole pipeline: train transcoders if need be, ingest, and every stage that the configuration names."""
+"""The whole pipeline: train transcoders if needed, ingest, and every stage that the configuration names."""
 
 from contextlib import suppress
 
@@ -31,7 +31,7 @@ STAGES: dict[StageName, Stage] = {
     "describe": DESCRIBE,
     "evaluate": EVALUATE,
 }
-"""What follows ingestion, in the order in which it runs."""
+"""The stages after ingestion, in their order."""
 
 
 def stages(config: RunConfig, subject: Subject | None = None) -> list[Stage]:
@@ -48,7 +48,7 @@ def unfinished(config: RunConfig, subject: Subject | None) -> list[StageName]:
 
 
 def nothing_to_do(source: Source) -> str | None:
-    """The checkpoint's id, if the catalog holds everything that the configuration asks for."""
+    """The checkpoint's id, if the catalog has everything that the configuration asks for."""
     if source.must_train:
         return None
     subject = identify(source)
@@ -61,19 +61,19 @@ def is_complete(subject: Subject) -> bool:
 
 
 def decoys_left(subject: Subject) -> bool:
-    """Whether decoys are asked for that were not judged yet."""
+    """Whether the configuration asks for decoys that have not been judged."""
     run = DecoyRun(subject)
     return "evaluate" in subject.config.stages and not run.is_done(stages(run.config))
 
 
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
 def describe_checkpoint(config: RunConfig, force: bool = False) -> str:
-    """Run every stage that is not done yet; returns the checkpoint's id. `force` starts even where the disk seems too
-    small."""
+    """Run every stage that is not finished; returns the checkpoint's id. With `force`, it starts even if the disk seems
+    too small."""
     try:
         store, checkpoint_id = _describe(config, force)
     except Exception as error:
-        with suppress(Exception):  # the first error is the one to hear of
+        with suppress(Exception):  # only the first error is reported
             show_failure(config.name, error)
         raise
     show_checkpoint(store, checkpoint_id, config.name)
@@ -101,8 +101,8 @@ def _describe(config: RunConfig, force: bool) -> tuple[Store, str]:
 
 @flow(name="judge-decoys", flow_run_name="judge decoys of {config.name}")
 def decoys(config: RunConfig, force: bool = False) -> str:
-    """Put a checkpoint's decoys through the pipeline, where a configuration asks for some; returns the checkpoint's id.
-    `force` is as for other flows; decoys take little room."""
+    """Run a checkpoint's decoys through the pipeline, if the configuration asks for some; returns the checkpoint's id.
+    `force` has no effect, since decoys need little space."""
     subject = identify(open_source(config))
     if decoys_left(subject):
         with store_held(config, subject.store, f"decoys {config.name}"):

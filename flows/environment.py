@@ -1,6 +1,6 @@
-"""What the environment of a process may lack, made up for before Prefect and the libraries are imported.
+"""Supply what a process's environment may lack, before Prefect and the libraries are imported.
 
-Imports next to nothing where nothing is lacking: until `flows.start` has its handlers, Ctrl-C is a traceback.
+It imports almost nothing if nothing is lacking: until `flows.start` has set its handlers, Ctrl-C prints a traceback.
 """
 
 import os
@@ -9,16 +9,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def loopback_without_proxy() -> None:
-    """Have this machine never sought through a proxy ($HTTP_PROXY, $ALL_PROXY): that would look for Prefect's server on
-    a machine of its own."""
+    """Exclude this machine from proxies ($HTTP_PROXY, $ALL_PROXY): a proxy would look for Prefect's server on its own
+    machine."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     hosts = ",".join(dict.fromkeys([*(host.strip() for host in given.split(",") if host.strip()), *LOOPBACK]))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = hosts
 
 
 def writable_caches() -> None:
-    """Where the home cannot be written (a container that runs as some user without one), put what libraries keep there
-    into a folder that ends with the process. Nothing of a store or of the Hub's cache is among it."""
+    """If the home folder cannot be written (a container with an arbitrary user), use a temporary folder for the
+    libraries' caches, which is removed with the process. Neither a store nor the Hub's cache is in it."""
     names = {"PREFECT_HOME": ".prefect", "MPLCONFIGDIR": "matplotlib", "NUMBA_CACHE_DIR": "numba"}
     missing = {name: folder for name, folder in names.items() if name not in os.environ}
     if not missing or _is_writable(os.path.expanduser("~")):  # noqa: PTH111
@@ -35,7 +35,7 @@ def writable_caches() -> None:
 
 
 def _is_writable(folder: str) -> bool:
-    """Whether a file can be made there: permissions alone do not tell of read-only and odd file systems."""
+    """Whether a file can be created there; permissions alone do not show read-only and special file systems."""
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
     name = f"{folder}/.circuit-insights-{os.urandom(8).hex()}"

@@ -1,4 +1,4 @@
-"""How good every description is, on text that it was not made from."""
+"""The stage `evaluate`: judge every description on text that it was not made from."""
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -32,7 +32,7 @@ from tasks.models import ENCODERS
 
 
 class EvaluateStage:
-    """Descriptions judged on held-out text, beside ones that are known to be wrong."""
+    """Descriptions judged on held-out text, together with ones that are known to be wrong."""
 
     name = "evaluate"
 
@@ -62,7 +62,7 @@ class EvaluateStage:
         return evaluate_costs(sizes, config, rates)
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Read held-out text, steer the model, have every description judged, work out the figures.
+        """Read held-out text, steer the model, judge every description, compute the scores.
 
         Raises:
             ValueError: nothing is described, or the questions cost more than the budget.
@@ -71,10 +71,10 @@ class EvaluateStage:
         open_checkpoint(store, subject.checkpoint_id)
         recipe = EvaluateRecipe(subject)
         if not recipe.methods:
-            raise ValueError("evaluate: the catalog holds no descriptions; run weightlens or describe first")
+            raise ValueError("evaluate: the catalog has no descriptions; run weightlens or describe first")
         if recipe.explainer == HUMAN and HUMAN not in recipe.methods:
             raise ValueError(
-                "evaluate.explainer is human, and no descriptions by people are in the catalog; bring them in with "
+                "evaluate.explainer is human, and the catalog has no descriptions by people; import them with "
                 "circuit-insights import FILE --format notes-jsonl"
             )
         tokenise(subject)
@@ -95,7 +95,7 @@ class EvaluateStage:
         wait_for_all([score_layer.submit(store, job, key) for key in scored], "evaluate: score")
 
     def load(self, subject: Subject, run_id: str) -> None:
-        """Load the catalog, and write the report of what it now says."""
+        """Load the catalog, and write the report from it."""
         recipe = EvaluateRecipe(subject)
         job = _job(recipe)
         load_scores(subject.store, job, run_id, recipe.keys(recipe.recipe), recipe.keys(recipe.judged))
@@ -140,7 +140,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
 
 
 def _read_together(subject: Subject) -> list[tuple[int, ...]]:
-    """Layers in groups whose encoders are kept in memory together."""
+    """Layers in groups whose encoders fit into memory together."""
     attributes = subject.attributes
     encoder = encoder_bytes(attributes.d_transcoder, attributes.d_model, screened=False)
     at_once = max(1, ENCODERS.max_bytes // encoder)

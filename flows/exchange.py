@@ -1,4 +1,4 @@
-"""Results out of the catalog and into it, in the formats of other tools."""
+"""Export results to and import them from the formats of other tools."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequenc
 
 
 def expect_empty(folder: Path, overwrite: bool) -> None:
-    """Refuse to write among somebody's files, unless that is wanted.
+    """Refuse to write into a folder with files, unless that is wanted.
 
     Raises:
-        ValueError: the folder holds something, or is none.
+        ValueError: the folder is not empty, or not a folder.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"export: {folder} is a file; name a folder")
@@ -39,16 +39,16 @@ def expect_empty(folder: Path, overwrite: bool) -> None:
     if found and not overwrite:
         some = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise ValueError(
-            f"export: {folder} is not empty ({some}); name a new folder, or give --overwrite to write among them, "
-            "in the place of files of the same name"
+            f"export: {folder} is not empty ({some}); name a new folder, or give --overwrite to write into it, "
+            "replacing files of the same name"
         )
 
 
 def export_weightlens(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
-    """Write a checkpoint's WeightLens results as the authors' files, one a layer.
+    """Write a checkpoint's WeightLens results in the authors' format, one file for each layer.
 
     Raises:
-        ValueError: no such checkpoint, several and none named, or it has no WeightLens results.
+        ValueError: there is no such checkpoint, there are several and none is named, or it has no WeightLens results.
     """
     with open_published(store.catalog) as connection:
         checkpoint_id, name = chosen_checkpoint(connection, checkpoint)[:2]
@@ -67,39 +67,40 @@ def export_parquet(store: Store, checkpoint: str | None, folder: Path) -> list[P
         ValueError: a checkpoint is named.
     """
     if checkpoint is not None:
-        raise ValueError("--checkpoint: --format parquet writes every table whole, of all checkpoints")
+        raise ValueError("--checkpoint: --format parquet writes every table with all checkpoints")
     with open_published(store.catalog) as connection:
         exported = export_tables(connection, folder)
     return [*(one.path for one in exported), write_manifest(exported, folder)]
 
 
 def export_hub_dataset(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
-    """Write every table that has rows as a dataset of the Hugging Face Hub, with a card.
+    """Write every table that has rows as a dataset for the Hugging Face Hub, with a card.
 
     Raises:
         ValueError: a checkpoint is named.
     """
     if checkpoint is not None:
-        raise ValueError("--checkpoint: --format hf writes every table whole, of all checkpoints")
+        raise ValueError("--checkpoint: --format hf writes every table with all checkpoints")
     with open_published(store.catalog) as connection:
         return export_dataset(connection, folder)
 
 
 def export_to_neuronpedia(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
-    """Write a checkpoint in the layout of Neuronpedia's bulk exports; returns a folder a layer.
+    """Write a checkpoint in the layout of Neuronpedia's bulk exports; returns a folder for each layer.
 
     Raises:
-        ValueError: no such checkpoint, or several and none named.
+        ValueError: there is no such checkpoint, or there are several and none is named.
     """
     with open_published(store.catalog) as connection:
         return export_neuronpedia(connection, chosen_checkpoint(connection, checkpoint)[0], folder)
 
 
 def export_to_delphi(store: Store, checkpoint: str | None, folder: Path) -> list[Path]:
-    """Write a checkpoint's samples and descriptions as delphi keeps them; returns the folders.
+    """Write a checkpoint's samples and descriptions in delphi's format; returns the folders.
 
     Raises:
-        ValueError: no such checkpoint, several and none named, no samples yet, or samples of several corpora together.
+        ValueError: there is no such checkpoint, there are several and none is named, there are no samples, or they are
+            from several corpora together.
     """
     with open_published(store.catalog) as connection:
         checkpoint_id = chosen_checkpoint(connection, checkpoint)[0]
@@ -109,7 +110,7 @@ def export_to_delphi(store: Store, checkpoint: str | None, folder: Path) -> list
         if found is None:
             raise ValueError(f"export: {checkpoint_id} has no samples yet; run `activations` first")
         if not store.corpus(found[0]).exists():
-            raise ValueError(f"export: the samples are of {found[0]}, several corpora together; delphi knows one")
+            raise ValueError(f"export: the samples are of {found[0]}, several corpora together; delphi allows one")
         corpora = (CorpusRows(found[0], 0),)
         return export_delphi(
             connection, checkpoint_id, found[0], lambda numbers: read_numbered_rows(store, corpora, numbers), folder
@@ -117,12 +118,12 @@ def export_to_delphi(store: Store, checkpoint: str | None, folder: Path) -> list
 
 
 def import_weightlens(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:
-    """Bring the authors' files about a known checkpoint in as a checkpoint of its own; returns its id.
+    """Import the authors' files about an existing checkpoint as a checkpoint of its own; returns its id.
 
-    It shares model, transcoders and quality figures with the known one, so that the two compare by SQL.
+    It shares model, transcoders and quality with the existing one, so that the two can be compared in SQL.
 
     Raises:
-        ValueError: no files, one that does not fit the format or the checkpoint, or no such checkpoint.
+        ValueError: there are no files, one does not fit the format or the checkpoint, or there is no such checkpoint.
     """
     check_catalog(store.catalog)
     with open_published(store.catalog) as connection:

@@ -1,8 +1,8 @@
-"""Which hooks a release was trained at, found by measuring: every plausible reading of it, on a little real text.
+"""Find the hooks that a release was trained at, by measuring its transcoders at every plausible pair on a little text.
 
-A transcoder that is read at the wrong side of a norm often still reconstructs something, and every figure that follows
-is then of another function. Names of hooks differ between the libraries that train transcoders, so that a release's own
-words are not proof.
+A transcoder that is read on the wrong side of a norm often still reconstructs something, and all later results are then
+those of another function. Names of hooks differ between the libraries that train transcoders, so a release's own names
+are not proof.
 """
 
 from dataclasses import replace
@@ -16,10 +16,10 @@ from interp.quality import Quality
 from tasks.ingest import IngestJob, measured
 
 N_TOKENS = 2048
-"""Measured on, at most: the readings differ by far more than so little text can hide."""
+"""Largest number of tokens for the measurement; differences between candidates are far larger than the error."""
 
 MARGIN = 0.02
-"""Explained variance by which another reading has to be better before it is called right."""
+"""Another pair of hooks is recommended if its explained variance is better by at least this."""
 
 
 class HookCandidate(NamedTuple):
@@ -27,7 +27,7 @@ class HookCandidate(NamedTuple):
 
     hooks: Hooks
     layers: tuple[Quality, ...]
-    """Figures of the first, the middle and the last layer."""
+    """Quality of the first, the middle and the last layer."""
 
     @property
     def explained_variance(self) -> float:
@@ -44,26 +44,26 @@ class HookCandidates(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        """Whether no other reading explains clearly more than the one in use."""
+        """Whether no other pair explains clearly more than the one in use."""
         used = next(reading for reading in self.every if reading.hooks == self.used)
         return self.every[0].explained_variance <= used.explained_variance + MARGIN
 
     @property
     def advice(self) -> str | None:
-        """What to set, where another reading is right."""
+        """What to set, if another pair is better."""
         if self.is_right:
             return None
         best = self.every[0].hooks
         changes = {"input_hook": best.feature_input, "output_hook": best.feature_output}
         used = {"input_hook": self.used.feature_input, "output_hook": self.used.feature_output}
         words = " ".join(f"transcoder.{name}={hook}" for name, hook in changes.items() if used[name] != hook)
-        return f"the release reconstructs clearly more when it is read otherwise: set {words}"
+        return f"the release reconstructs clearly more with other hooks: set {words}"
 
 
 def measure_candidates(subject: Subject) -> HookCandidates:
-    """Measure a release under every reading that its model allows. Nothing is written.
+    """Measure a release with every pair of hooks that its model allows. Nothing is written.
 
-    Memory: the model, and one transcoder (of a cross-layer one, an encoder and a decoder of each layer below).
+    Memory: the model, and one transcoder (for a cross-layer one, an encoder and a decoder of each lower layer).
     """
     job, layers = quality_job(subject), subject.layers
     job = replace(job, text=replace(job.text, n_tokens=min(N_TOKENS, job.text.n_tokens)))

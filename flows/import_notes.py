@@ -1,4 +1,4 @@
-"""Descriptions that a person wrote in the explorer, brought into the catalog as the method `human`."""
+"""Import descriptions that a person wrote in the explorer, as the method `human`."""
 
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ MAX_BYTES = 256_000_000
 
 
 class Description(BaseModel):
-    """A line of the file that describes a feature; what else is in it is for others."""
+    """A line of the file that describes a feature; its other fields are ignored."""
 
     layer: Annotated[int, Field(ge=0, le=1000)]
     feature: Annotated[int, Field(ge=0, le=100_000_000)]
@@ -37,9 +37,9 @@ class Description(BaseModel):
 
 
 def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
-    """Bring the descriptions of a file of notes into the catalog, the newest of each feature; returns how many.
+    """Import the descriptions in a file of notes, the newest for each feature; returns their number.
 
-    They stand under the corpus that the checkpoint's features were run on last, beside what other methods say of it.
+    They get the id of the corpus that the checkpoint's features were run on last, like those of other methods.
 
     Raises:
         ValueError: the file is not one of notes, or none of them is about the checkpoint.
@@ -72,7 +72,7 @@ def import_notes(store: Store, file: Path, checkpoint: str | None) -> int:
 
 
 def _name_what_is_said(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, corpus_id: str | None) -> None:
-    """Have what people say counted as a stage's output, so that it is judged anew when it has changed."""
+    """Record people's descriptions as a stage's output, so that they are judged again when they change."""
     query = """SELECT layer, feature, text FROM descriptions WHERE checkpoint_id = ? AND method = ?
                AND corpus_id IS NOT DISTINCT FROM ? ORDER BY layer, feature"""
     said = connection.execute(query, [checkpoint_id, HUMAN, corpus_id]).fetchall()
@@ -80,15 +80,15 @@ def _name_what_is_said(connection: duckdb.DuckDBPyConnection, checkpoint_id: str
 
 
 def _descriptions(file: Path, checkpoint_id: str) -> list[Description]:
-    """What a file of notes says of a checkpoint's features, in its order."""
+    """The descriptions of a checkpoint's features in a file of notes, in its order."""
     found = []
     for number, line in enumerate(read_bytes(file, MAX_BYTES).splitlines(), 1):
         note = parse_json(line, f"{file}: line {number}") if line.strip() else {}
         if not isinstance(note, dict):
-            raise ValueError(f"{file}: line {number} is no JSON object; expected what the explorer exports")
+            raise ValueError(f"{file}: line {number} is not a JSON object; expected a file exported by the explorer")
         if note.get("kind") == "description" and note.get("checkpoint_id") == checkpoint_id:
             try:
                 found.append(Description.model_validate(note))
             except ValidationError as error:
-                raise ValueError(f"{file}: line {number} is no description ({first_line(error)})") from None
+                raise ValueError(f"{file}: line {number} is not a description ({first_line(error)})") from None
     return found

@@ -1,4 +1,4 @@
-"""Descriptions and scores that other people published, beside one's own."""
+"""Import descriptions and scores published by other people."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from storage.recipes import file_sha256, short_hash
 from storage.store import Store
 
 AUTHORS = "authors"
-"""Who worded and judged what was imported, in the columns `explainer` and `judge`."""
+"""The explainer and judge of what is imported, in the columns `explainer` and `judge`."""
 
 HUB = "hub:"
 
@@ -26,10 +26,10 @@ PATTERNS = ("**/*.parquet", "**/*.jsonl", "**/*.json")
 
 
 def local_folder(place: str) -> Path:
-    """The folder of what is to be imported; `hub:OWNER/NAME[@REVISION]`, a data set of the Hub, is downloaded.
+    """The folder with the files to import; `hub:OWNER/NAME[@REVISION]`, a data set of the Hub, is downloaded.
 
     Raises:
-        ValueError: the Hub does not have it, or is not reached.
+        ValueError: the Hub does not have it, or cannot be reached.
     """
     if not place.startswith(HUB):
         return Path(place)
@@ -38,13 +38,13 @@ def local_folder(place: str) -> Path:
 
 
 def import_descriptions(store: Store, folder: Path, checkpoint: str | None, name: str) -> str:
-    """Bring tables of descriptions and scores about a known checkpoint in as a checkpoint of its own; returns its id.
+    """Import tables of descriptions and scores about an existing checkpoint as a checkpoint of its own; returns its id.
 
-    It shares the model and the transcoders of the known one, so that `method_agreement` compares the two. Where a table
-    names no method, it is `name`.
+    It shares the model and the transcoders of the existing one, so that `method_agreement` compares the two. If a table
+    has no method, it is `name`.
 
     Raises:
-        ValueError: no tables, one that does not fit, or no such checkpoint.
+        ValueError: there are no tables, one does not fit, or there is no such checkpoint.
     """
     check_catalog(store.catalog)
     with open_published(store.catalog) as connection:
@@ -80,7 +80,7 @@ def _found(files: Sequence[Path], checkpoint: dict[str, Any], name: str) -> dict
     """Rows of the tables `descriptions` and `scores`.
 
     Raises:
-        ValueError: a table does not fit, or nothing is said of any feature.
+        ValueError: a table does not fit, or no table describes a feature.
     """
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seen: set[tuple[int, int, str]] = set()
@@ -100,7 +100,7 @@ def _found(files: Sequence[Path], checkpoint: dict[str, Any], name: str) -> dict
                 score = {"corpus_id": "published", "judge": AUTHORS, "metric": metric, "value": value, "n": None}
                 rows["scores"].append({**fixed, **score, "low": None, "high": None, "reason": reason})
     if not rows:
-        raise ValueError(f"{files[0].parent}: nothing is said of any feature")
+        raise ValueError(f"{files[0].parent}: no table describes a feature")
     return rows
 
 

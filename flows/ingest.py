@@ -1,4 +1,4 @@
-"""Bring a model and its transcoders into the store, after measuring that they were read rightly."""
+"""The stage `ingest`: measure the transcoders, to be sure that they were read rightly, and write the checkpoint."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ from storage.shared_shards import ReuseCount
 from tasks.ingest import IngestJob, Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layers, measured
 
 MEASURED_BYTES = 4_000_000_000
-"""Memory for the transcoders that are measured in one pass; a larger one is measured alone."""
+"""Memory for the transcoders measured in one pass, in bytes; a larger one is measured alone."""
 
 
 class IngestStage:
@@ -47,10 +47,10 @@ class IngestStage:
         return ingest_costs(sizes, config, rates)
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Measure every layer, refuse what was read wrongly, then write the arrays.
+        """Measure every layer, refuse transcoders that were read wrongly, then write the arrays.
 
         Raises:
-            ValueError: a layer's figures say that the transcoders were read wrongly.
+            ValueError: the quality of a layer shows that the transcoders were read wrongly.
         """
         store, job = subject.store, quality_job(subject)
         remember_fingerprints(store, subject.files)
@@ -71,7 +71,7 @@ INGEST = IngestStage()
 
 
 def quality_job(subject: Subject) -> IngestJob:
-    """What is brought into the store, and the text that it is measured on before."""
+    """The inputs of the tasks: the checkpoint, and the text for measuring."""
     return IngestJob(
         checkpoint_id=subject.checkpoint_id,
         model_path=subject.source.model.path,
@@ -86,22 +86,22 @@ def quality_job(subject: Subject) -> IngestJob:
 
 
 def measured_layers(subject: Subject) -> Iterator[Quality]:
-    """Every layer's figures, measured without a store.
+    """The quality of every layer, measured without a store.
 
     Raises:
-        ValueError: those of a layer say that it was read wrongly.
+        ValueError: a layer's quality shows that it was read wrongly.
     """
     job = quality_job(subject)
     for layers in _measured_together(subject):
         for quality, suspicion in measured(job, layers):
             if suspicion and not subject.config.transcoder.accept_poor_quality:
-                where = f"{job.transcoder_path} does not fit {job.model_path} as read: layer {quality.layer}"
+                where = f"{job.transcoder_path} does not fit {job.model_path} with these hooks: layer {quality.layer}"
                 raise ValueError(f"{where}: {suspicion}")
             yield quality
 
 
 def _measured_together(subject: Subject) -> list[tuple[int, ...]]:
-    """Layers in groups whose transcoders fit into the memory that is meant for them."""
+    """Layers in groups whose transcoders fit into the memory limit."""
     n_bytes = [subject.transcoders.float32_bytes(layer) for layer in subject.layers]
     groups: list[tuple[int, ...]] = []
     room = 0
@@ -115,7 +115,7 @@ def _measured_together(subject: Subject) -> list[tuple[int, ...]]:
 
 
 def quality_text(subject: Subject) -> Text:
-    """The text on which a configuration has its transcoders measured."""
+    """The text on which a configuration's transcoders are measured."""
     corpus, n_tokens = subject.source.corpus, subject.config.quality_tokens
     recipe = measured_text(corpus.corpus_id, n_tokens, subject.config.activations)
     return Text(recipe, corpus, n_tokens)
@@ -128,10 +128,10 @@ def _refuse_suspicious(subject: Subject, text: Text) -> None:
     if suspicious and not subject.config.transcoder.accept_poor_quality:
         hooks = subject.transcoders.hooks
         raise ValueError(
-            f"{subject.transcoders.path} does not fit {subject.source.model.path} as read "
+            f"{subject.transcoders.path} does not fit {subject.source.model.path} with these hooks "
             f"(input {hooks.feature_input}, output {hooks.feature_output}):\n"
             + "\n".join(suspicious)
-            + "\nIf you know better, set transcoder.accept_poor_quality=true"
+            + "\nTo ingest them anyway, set transcoder.accept_poor_quality=true"
         )
 
 

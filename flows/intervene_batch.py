@@ -1,4 +1,4 @@
-"""Thousands of interventions from a file, spread over tasks, into the catalog's table `interventions`."""
+"""Thousands of interventions from a file, distributed over tasks; the results go to the table `interventions`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from tasks.shard_task import shard_task
 STAGE = "intervene"
 
 VERSION = 2
-"""Bump when the same line would get other figures."""
+"""Raise it when the same line would get other results."""
 
 LINES_A_TASK = 256
 
@@ -51,11 +51,11 @@ class Line:
 
 
 def read_lines(file: Path) -> list[Line]:
-    """The interventions of a JSONL file: `{"prompt": "…", "changes": ["12/345=off"], "targets": [" Paris"]}` a line,
-    `targets` and `swap_from` if wanted.
+    """Read the interventions of a JSONL file: `{"prompt": "…", "changes": ["12/345=off"], "targets": [" Paris"]}` on
+    each line; `targets` and `swap_from` are optional.
 
     Raises:
-        ValueError: the file or a line is not so; the line is named.
+        ValueError: the file or a line has another form; the line is named.
     """
     lines = []
     try:
@@ -96,7 +96,7 @@ def _line(value: Any) -> Line:
 def intervene_lines(store: Store, checkpoint_id: str, lines: Sequence[Line], key: ShardKey) -> ShardKey:
     """Make the interventions of some lines, those of one prompt together.
 
-    Memory: the model, its transcoders as far as they are kept, and what `flows.prompts.intervene` takes.
+    Memory: the model, its transcoders as far as they are cached, and the memory of `flows.prompts.intervene`.
     """
     path = _part(store, key)
     if path.exists():
@@ -131,7 +131,7 @@ def _part(store: Store, key: ShardKey) -> Path:
 
 @flow(name="intervene", flow_run_name="intervene {file}")
 def intervene_batch(config: RunConfig, checkpoint_id: str, file: Path) -> str:
-    """Make every intervention of a file; returns the batch's name in the table. What is done is not done again."""
+    """Make every intervention of a file; returns the batch's name in the table. Finished ones are not repeated."""
     store = Store(Path(str(config.store)))
     lines = read_lines(file)
     batch = short_hash(version=VERSION, checkpoint=checkpoint_id, lines=lines)
@@ -152,10 +152,10 @@ def intervene_batch(config: RunConfig, checkpoint_id: str, file: Path) -> str:
 
 
 def run_batch(root: Path, checkpoint: str | None, file: Path) -> str:
-    """Make every intervention of a file on a checkpoint of a store, by id or name, with the engine of its last run.
+    """Make every intervention of a file on a checkpoint of a store (by id or name), with the engine of its last run.
 
     Raises:
-        ValueError: the file is not one, the store is held by another run, or an intervention makes no sense.
+        ValueError: the file has another form, another run has locked the store, or an intervention is not valid.
     """
     read_lines(file)
     store = Store(root)

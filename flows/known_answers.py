@@ -1,5 +1,5 @@
-"""Descriptions against known answers: which features follow a concept that a program knows, and whether what is said of
-them selects it. Reads a store and writes nothing."""
+"""Test descriptions against known answers: find features that follow a concept which a program decides, and whether
+their descriptions select it. Reads a store and writes nothing."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,14 +38,14 @@ CONCEPTS = (*words.CONCEPTS, *contexts.CONCEPTS)
 
 
 class Sizes(NamedTuple):
-    """How much is read and tried."""
+    """How much is read and tested."""
 
     n_tokens: int = 65_536
-    """Of text, at most."""
+    """Largest number of tokens of text."""
     n_claims: int = 500
-    """Descriptions of any features that are tried, a method."""
+    """For each method, the number of descriptions of random features that are tested."""
     seed: int = 0
-    """Of their draw."""
+    """Seed of their draw."""
 
 
 class Said(NamedTuple):
@@ -57,7 +57,7 @@ class Said(NamedTuple):
 
 
 class Misread(NamedTuple):
-    """A feature of known meaning whose description selects something else."""
+    """A feature with known meaning whose description selects something else."""
 
     layer: int
     feature: int
@@ -70,14 +70,14 @@ class Misread(NamedTuple):
 
 @dataclass
 class KnownAnswers:
-    """What the benchmark found."""
+    """Results of the benchmark."""
 
     n_tokens: int
     is_held_out: bool
     concepts: tuple[str, ...]
-    """Those that are common enough in the text."""
+    """Concepts that are frequent enough in the text."""
     n_features: int
-    """That were active on it."""
+    """Number of features that were active on it."""
     known: list[Follower]
     methods: list[MethodFigures] = field(default_factory=list)
     confusions: list[Confusion] = field(default_factory=list)
@@ -88,20 +88,20 @@ class KnownAnswers:
 
 @dataclass(frozen=True)
 class _Catalog:
-    """What the catalog says of a checkpoint."""
+    """The catalog's data about a checkpoint."""
 
     corpora: tuple[str, ...]
     said: dict[str, list[Said]]
-    """By method: descriptions of whole features."""
+    """By method, descriptions of whole features."""
     distances: list[NamedDistance]
 
 
 def known_answers(opened: Opened, settings: ActivationSettings, sizes: Sizes) -> KnownAnswers:
-    """Find the features of known meaning on one half of held-out text, and try their descriptions on the other.
+    """Find the features with known meaning on one half of held-out text, and test their descriptions on the other.
 
     Raises:
-        ValueError: the catalog holds no corpus or no descriptions of the checkpoint. Of several corpora, that of the
-            last run is read.
+        ValueError: the catalog has no corpus or no descriptions of the checkpoint. If there are several corpora, that
+            of the last run is read.
     """
     checkpoint, path = opened.checkpoint, opened.folder.path
     with open_published(opened.store.catalog) as connection:
@@ -134,7 +134,7 @@ def _catalog(connection: duckdb.DuckDBPyConnection, checkpoint_id: str) -> _Cata
                WHERE checkpoint_id = ? GROUP BY corpus_id ORDER BY max(started_at) DESC LIMIT 1"""
     row = connection.execute(query, [checkpoint_id]).fetchone()
     if row is None:
-        raise ValueError(f"checkpoint {checkpoint_id} was read on no corpus; run activations and describe first")
+        raise ValueError(f"checkpoint {checkpoint_id} has not been run on a corpus; run activations and describe first")
     query = """SELECT CASE explainer WHEN 'tokens' THEN method ELSE method || ' by ' || explainer END AS name,
                       layer, feature, text
                FROM descriptions WHERE checkpoint_id = ? AND cluster = -1 AND (corpus_id = ? OR corpus_id IS NULL)
@@ -159,7 +159,7 @@ def _drawn(said: dict[str, list[Said]], sizes: Sizes) -> dict[str, list[Said]]:
 
 
 def _on_concepts(active: FeatureTokens, feature: int, labels: Labels, halves: Halves) -> np.ndarray:
-    """The share of a feature's activation on each concept's tokens, of the half on which descriptions are tried."""
+    """The share of a feature's activation on each concept's tokens, on the half where descriptions are tested."""
     own = active.features(feature, feature + 1)
     tested = halves.test[own.token]
     token, value = own.token[tested].astype(np.int64), own.value[tested]
@@ -169,7 +169,7 @@ def _on_concepts(active: FeatureTokens, feature: int, labels: Labels, halves: Ha
 def _by_distance(
     read: Read, layer: int, active: FeatureTokens, halves: Halves, named: Sequence[NamedDistance]
 ) -> Iterator[tuple[float, list[float]]]:
-    """AUROC of the token at each distance that a feature of a layer names, and at those that only others name."""
+    """AUROC of the token at each distance named for a feature of a layer, and at those named only for others."""
     distances = sorted({one.distance for one in named})
     for feature in sorted({one.feature for one in named if one.layer == layer}):
         token = active.features(feature, feature + 1).token.astype(np.int64)
@@ -182,7 +182,7 @@ def _by_distance(
 
 
 def _reader(read: Read, halves: Halves, labels: Labels) -> Reader:
-    """Descriptions read on the documents to test, a text a document's part of a row."""
+    """Descriptions applied to the test documents; each document's part of a row is a text."""
     tested = read.documents % 2 == 1
     tokens = [text for text, is_tested in zip(read.stream.texts(), tested.tolist(), strict=True) if is_tested]
     bounds = np.flatnonzero(read.stream.starts[tested]).tolist()
@@ -193,7 +193,7 @@ def _reader(read: Read, halves: Halves, labels: Labels) -> Reader:
 def _claims(
     drawn: dict[str, list[Said]], reader: Reader, on_concepts: dict[tuple[int, int], np.ndarray]
 ) -> dict[str, list[bool]]:
-    """By method, of descriptions that select a concept, whether it is true of the feature."""
+    """By method, for descriptions that select a concept, whether it is true of the feature."""
     found: dict[str, list[bool]] = {}
     for name, many in drawn.items():
         said = [(one, reader.select(one.text).best) for one in many]
@@ -204,7 +204,7 @@ def _claims(
 
 
 def _try(found: KnownAnswers, said: dict[str, list[Said]], reader: Reader) -> None:
-    """List what is said wrongly of features of known meaning."""
+    """List the wrong descriptions of features with known meaning."""
     for name in said:
         wrong = [one for one in _tried(found, said[name], reader) if not one.is_right]
         misread = [_misread(found, one) for one in wrong]

@@ -1,6 +1,6 @@
-"""The command `circuit-insights` from its first moment: signals end it before anything else is imported.
+"""The command `circuit-insights`: signal handlers are set before anything else is imported.
 
-Python itself takes one to three hundredths of a second before that, in which it answers Ctrl-C with a traceback.
+Python itself takes 10 to 30 ms before that, in which it answers Ctrl-C with a traceback.
 """
 
 import io
@@ -10,10 +10,10 @@ import sys
 import threading
 from types import FrameType
 
-INTERRUPTED_MESSAGE = "interrupted; the store is whole, run the same command again to go on"
+INTERRUPTED_MESSAGE = "interrupted; the store is consistent, run the same command again to continue"
 
 SHOW_CURSOR = b"\x1b[?25h"
-"""A progress bar hides it."""
+"""Escape code that shows the cursor, which a progress bar hides."""
 
 _ending = threading.Lock()
 
@@ -28,18 +28,19 @@ def main() -> None:
 
 
 def show_what_can_be_shown() -> None:
-    """Have characters that a terminal's encoding lacks written as escapes, where they would end the command."""
+    """Escape characters that a terminal's encoding lacks, which would end the command otherwise."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def end_at_once_on_signals() -> None:
-    """On Ctrl-C and SIGTERM, end the process: tasks cannot be stopped in the middle, and the store needs no farewell.
+    """End the process at once on Ctrl-C and SIGTERM: tasks cannot be stopped in the middle, and the store needs no
+    cleanup.
 
-    A thread does it, told by Python's wake-up descriptor, because Prefect puts handlers of its own in our place and
-    then waits for the tasks; the handlers do it too, since an event loop may take the descriptor. Nothing is raised:
-    whatever code runs at that moment could catch an exception and go on.
+    A thread does it, woken by Python's wake-up descriptor, because Prefect replaces signal handlers and then waits for
+    the tasks. The handlers do it too, since an event loop may replace the descriptor. Nothing is raised, since the code
+    running at that moment could catch an exception and continue.
     """
     if signal.getsignal(signal.SIGINT) is _end:
         return
@@ -59,7 +60,7 @@ def end_at_once_on_signals() -> None:
 
 def _end(number: int, _: FrameType | None) -> None:
     if not _ending.acquire(blocking=False):
-        return  # the handler and the thread both heard the signal: who came first says it and ends the process
+        return  # the handler and the thread both get the signal; the first one prints the message and ends the process
     shown = SHOW_CURSOR if os.isatty(2) else b""
     os.write(2, shown + f"\n{INTERRUPTED_MESSAGE}\n".encode())
     os._exit(128 + number)

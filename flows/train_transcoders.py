@@ -25,7 +25,7 @@ from tasks.training import TrainingJob, train_layers
 
 
 def train(source: Source, run_id: str) -> None:
-    """Train every layer; the folder's config.yaml, written last, marks it as whole."""
+    """Train every layer; the folder's config.yaml, written last, marks it as complete."""
     config, store, recipe = source.config, source.store, source.training_recipe
     settings = config.transcoder.train
     assert settings is not None
@@ -51,7 +51,7 @@ def train(source: Source, run_id: str) -> None:
 
 
 def _train_groups(store: Store, job: TrainingJob, groups: list[tuple[int, ...]], config: RunConfig) -> None:
-    """One group after the other, each with all cores; workers of Dask take a group each."""
+    """Train one group after the other, each with all cores; Dask workers take a group each."""
     if config.engine.runner == "dask":
         wait_for_all([train_layers.submit(store, job, layers) for layers in groups], "train transcoders")
         return

@@ -15,7 +15,7 @@ from storage.bucket.working_copy import is_in_use
 from storage.store import Store
 
 EVENT = "checkpoint.created"
-"""Its payload is what `describe_arrived` takes; see the trigger in deployments/prefect.yaml."""
+"""Name of the event. Its payload is what `describe_arrived` takes; see the trigger in deployments/prefect.yaml."""
 
 Settle = Annotated[float, Ge(0)]
 
@@ -25,7 +25,7 @@ def watch_checkpoints(
     config: RunConfig, place: str, pattern: str = "step*", series: Series = "model", settle_s: Settle = 10.0
 ) -> list[str]:
     """Describe every new, complete checkpoint of a folder or of a repository `hf://OWNER/NAME`, in order; returns their
-    ids. One look; one that fails is tried again by the next."""
+    ids. It looks once; a checkpoint that fails is tried again the next time."""
     described, failed = [], []
     for found, one in arrived(config, place, pattern, series, settle_s):
         if one is None:
@@ -46,8 +46,8 @@ def announce_checkpoints(
 ) -> list[str]:
     """Emit `checkpoint.created` for every new, complete checkpoint of a series; returns their names.
 
-    Emitted again by every look until it was described: an event may be lost. While a run holds the store there is no
-    point in starting another, so nothing is emitted.
+    The event is emitted each time until the checkpoint is described, since an event may be lost. While a run has locked
+    the store, nothing is emitted, since another run could not start.
     """
     if is_in_use(Store(store_path(config))):
         return []

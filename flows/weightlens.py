@@ -1,4 +1,4 @@
-"""WeightLens over every feature of a checkpoint."""
+"""The stage `weightlens`: WeightLens for every feature of a checkpoint."""
 
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from tasks.weightlens.single_token import (
 
 
 class WeightLensStage:
-    """Every feature from weights alone: projected, validated by single tokens, worded."""
+    """Every feature from weights only: projected, validated by single tokens, described."""
 
     name = "weightlens"
 
@@ -55,7 +55,7 @@ class WeightLensStage:
         return weightlens_costs(sizes, config, rates)
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Project, validate, propagate and word every feature."""
+        """Project, validate, propagate and describe every feature."""
         config, store, checkpoint_id = subject.config, subject.store, subject.checkpoint_id
         open_checkpoint(store, checkpoint_id)
         recipe = WeightLensRecipe(subject)

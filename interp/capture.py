@@ -87,6 +87,7 @@ class KeysAndValues(Protocol):
 
 @contextmanager
 def removing(handles: list[RemovableHandle]) -> Iterator[None]:
+    """A context at whose end the hooks are removed."""
     try:
         yield
     finally:

@@ -1,1 +1,1 @@
-"""Where things live: the Zarr store, Parquet parts, the DuckDB catalog, checkpoint formats, corpora."""
+"""Stored data: the store's arrays (Zarr) and parts (Parquet), the DuckDB catalog, transcoder formats, corpora."""

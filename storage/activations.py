@@ -1,13 +1,13 @@
-"""Sparse activations in Zarr: a group for each block of a corpus's rows, CSR by feature, all layers one after another.
+"""Sparse activations in Zarr: a group for each block of a corpus's rows, CSR by feature, with all layers concatenated.
 
     activations/<recipe>/rows-<start>-<stop>/indptr   (n_layers, d_transcoder + 1) where each feature's entries begin
-                                             token    positions, counted through the block row after row
-                                             value    activations, float32
+                                            token    positions, counted through the block row after row
+                                            value    activations, float32
     activations/<recipe>/packed-<start>-<stop>/…      the same compressed, with `gap` in place of `token`
 
-A shard of features is one slice of each. As it is written, a block is one plain file an array, of which many tasks read
-small slices at little cost. What is kept for longer is packed: positions as steps from one to the next,
-all of it compressed, about five bytes an entry.
+A shard of features is one slice of each array. When it is written, a block has one uncompressed file for each array,
+from which many tasks read small slices cheaply. Blocks that are kept for longer are packed: positions are stored as
+differences, and everything is compressed, to about five bytes an entry.
 """
 
 import math
@@ -29,35 +29,37 @@ from storage.checksums import READ_ERRORS, DamagedError, one_line
 from storage.store import Store, remove_folder, whole_folder
 
 ENTRIES_PER_CHUNK = 1 << 20
-"""Entries in a chunk of a packed block: 4 MB of activations, so that a shard reads little beyond its own, and files are
-few."""
+"""Entries in a chunk of a packed block: 4 MB of activations, so that a shard reads little more than its own entries,
+and there are few files."""
 
 COMPRESSION = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
 
 
 class Block(NamedTuple):
-    """Rows `start` to `stop` of a corpus, as one task of the pass takes them."""
+    """Rows `start` to `stop` of a corpus, the unit of work of a task."""
 
     start: int
     stop: int
 
 
 def row_blocks(n_rows: int, n_pos: int, positions: int) -> list[Block]:
-    """Rows cut into blocks of about `positions` positions."""
+    """Divide rows into blocks of about `positions` positions."""
     step = max(1, positions // n_pos)
     return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
 def block_path(store: Store, recipe: str, block: Block, *, packed: bool = False) -> Path:
+    """The folder of a block of rows."""
     return store.activations(recipe) / f"{'packed' if packed else 'rows'}-{block.start}-{block.stop}"
 
 
 def has_block(store: Store, recipe: str, block: Block) -> bool:
+    """Whether a block is in the store, in either form."""
     return any(block_path(store, recipe, block, packed=packed).exists() for packed in (False, True))
 
 
 def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
-    """Write a block whole. `n_counted`: positions that count, active or not."""
+    """Write a block completely or not at all. `n_counted`: number of positions that count, active or not."""
     starts = np.cumsum([0, *(len(layer.token) for layer in layers)])
     arrays = {
         "indptr": np.stack([layer.indptr + start for layer, start in zip(layers, starts, strict=False)]),
@@ -78,7 +80,7 @@ def write_block(path: Path, layers: Sequence[Active], n_counted: int) -> None:
 
 
 def _only_chunk(path: Path, n_dims: int) -> Path:
-    """Where Zarr keeps the values of an uncompressed array of one chunk."""
+    """The file in which Zarr stores an uncompressed array with one chunk."""
     return path.joinpath("c", *["0"] * n_dims)
 
 
@@ -104,14 +106,14 @@ def pack_block(store: Store, recipe: str, block: Block) -> None:
 
 
 class PlainArray(NamedTuple):
-    """An array that is one file of plain values."""
+    """An array stored as one file of plain values."""
 
     file: Path
     dtype: np.dtype
     shape: tuple[int, ...]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """A range of its values, counted through all its rows."""
+        """Read a range of its values, counted through all its rows."""
         values = np.zeros(0, self.dtype)
         if stop > start:
             values = np.fromfile(self.file, self.dtype, stop - start, offset=start * self.dtype.itemsize)
@@ -125,7 +127,7 @@ class PlainArray(NamedTuple):
 
 
 class PlainBlock(NamedTuple):
-    """A block as it was written, opened for reading."""
+    """An uncompressed block, opened for reading."""
 
     n_counted: int
     indptr: PlainArray
@@ -133,7 +135,7 @@ class PlainBlock(NamedTuple):
     value: PlainArray
 
     def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
-        """The activations of a range of a layer's features, positions counted through the block."""
+        """The activations of a range of a layer's features, with positions counted through the block."""
         first = layer * self.indptr.shape[1]
         indptr = self.indptr.read(first + start, first + stop + 1)
         low, high = int(indptr[0]), int(indptr[-1])
@@ -147,7 +149,7 @@ class PackedBlock(NamedTuple):
     path: Path
 
     def features(self, layer: int, start: int, stop: int) -> FeatureTokens:
-        """The activations of a range of a layer's features, positions counted through the block."""
+        """The activations of a range of a layer's features, with positions counted through the block."""
         indptr = self._read("indptr", layer, layer + 1)[0][start : stop + 1]
         low, high = int(indptr[0]), int(indptr[-1])
         step, value = (self._read(name, low, high) for name in ("gap", "value"))
@@ -161,7 +163,7 @@ class PackedBlock(NamedTuple):
 
 
 def open_block(store: Store, recipe: str, block: Block) -> PlainBlock | PackedBlock:
-    """A block of either form.
+    """Open a block in either form.
 
     Raises:
         DamagedError: it is damaged.
@@ -180,7 +182,7 @@ def _n_counted(path: Path) -> int:
 
 
 def check_plain(path: Path) -> None:
-    """Read a block as it was written.
+    """Check a plain block.
 
     Raises:
         DamagedError: it is damaged.
@@ -194,7 +196,7 @@ def _times(path: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096)
 def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
-    """A block whose files were read once and have the checksums that they were written with."""
+    """A block whose files have been read once and match the checksums with which they were written."""
     arrays, checksums = {}, read_attributes(path).get("crc32")
     if not isinstance(checksums, dict):
         raise DamagedError(path / "zarr.json", "crc32 is missing")
@@ -215,7 +217,7 @@ def _open_plain(path: Path, _written: tuple[int, ...]) -> PlainBlock:
 
 
 def joined(blocks: Sequence[FeatureTokens], first_positions: Sequence[int]) -> FeatureTokens:
-    """A range of features over consecutive blocks, as one list. Memory: 12 bytes an entry."""
+    """A range of features over consecutive blocks, as one list. Memory: 12 bytes for each entry."""
     counts = np.sum([np.diff(block.indptr) for block in blocks], axis=0, dtype=np.int64)
     indptr = np.concatenate([[0], np.cumsum(counts)])
     position, value = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], np.float32)

@@ -1,8 +1,8 @@
-"""Answers of language models, kept by the hash of what was asked: nothing is asked or paid for twice.
+"""Answers of language models, stored by the hash of the question, so that none is asked or paid for twice.
 
 answers/<ab>/<sha256>.json      an answer and what it cost
-answers/batches/<name>.json     a batch that was sent and not collected yet
-answers/ledger/<run_id>.jsonl   what was set aside and spent: `storage.llm_ledger`
+answers/batches/<name>.json     a batch that was sent and whose answers have not been fetched
+answers/ledger/<run_id>.jsonl   reserved and spent amounts: `storage.llm_ledger`
 """
 
 import re
@@ -17,7 +17,7 @@ from storage.store import Store, read_as, write_json
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 MAX_ANSWERS = 2
-"""How often a question is asked whose answer was truncated or malformed."""
+"""How often a question is asked if its answers are truncated or malformed."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +31,37 @@ class Call:
     prompt_sha256: str
     latency_s: float = 0.0
     cached: bool = False
-    """Whether the answer was there already."""
+    """Whether the answer came from the store."""
     status: str = "ok"
-    """`ok`, or why there is no useful answer."""
+    """`ok`, or why there is no usable answer."""
     error: str | None = None
     characters: int = 0
-    """Of the question, instructions included; 0 where they are not known any more."""
+    """Length of the question, instructions included; 0 where it is no longer known."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
     set_aside_usd: float = 0.0
-    """USD reserved for a question that may have been answered and charged without our seeing it."""
+    """USD reserved for a question that may have been answered and charged although no answer arrived."""
 
 
 class Kept(NamedTuple):
     """A stored answer to one question."""
 
     text: str | None
-    """The answer, unparsed; None where `problem` says why there is none."""
+    """The answer, unparsed; None if `problem` says why there is none."""
     problem: str | None
     detail: str
     attempts: int
-    """How many times the model answered; a malformed answer is asked for again."""
+    """How many times the model answered; after a malformed answer the question is asked again."""
     calls: list[Call]
     """The paid calls, one for each answer."""
 
 
 class OpenBatch(NamedTuple):
-    """A message batch that was, or was about to be, sent."""
+    """A message batch that was sent, or was about to be sent."""
 
     batch_id: str | None
-    """The server's id; None: the process ended after sending the batch and before the id arrived."""
+    """The server's id; None if the process ended after sending the batch and before the id arrived."""
     sha256: list[str]
     sent_at: str
     """Time of sending, UTC, in ISO format."""
@@ -80,12 +80,13 @@ class AnswerStore:
         return self.store.root / "answers"
 
     def path(self, sha256: str) -> Path:
-        if not _SHA256.fullmatch(sha256):  # what a server says never names a file
+        """The file of the answer to a question."""
+        if not _SHA256.fullmatch(sha256):  # nothing in a server's answer may become part of a path
             raise ValueError(f"expected the SHA-256 of a question, found {sha256[:80]!r}")
         return self.folder / sha256[:2] / f"{sha256}.json"
 
     def read(self, sha256: str) -> Kept | None:
-        """A kept answer.
+        """Read a stored answer.
 
         Raises:
             DamagedError: the file is damaged.
@@ -96,15 +97,17 @@ class AnswerStore:
         return read_as(path, Kept)
 
     def write(self, sha256: str, kept: Kept) -> None:
+        """Store an answer."""
         calls = [asdict(call) for call in kept.calls]
         write_json(self.path(sha256), {**kept._asdict(), "calls": calls})
 
     def batches(self) -> Iterator[tuple[Path, OpenBatch]]:
-        """Batches that are still to be collected, the oldest first."""
+        """Batches whose answers have not been fetched, the oldest first."""
         found = [(path, read_as(path, OpenBatch)) for path in (self.folder / "batches").glob("*.json")]
         yield from sorted(found, key=lambda pair: pair[1].sent_at)
 
     def batch_path(self, name: str) -> Path:
+        """The file of an open batch."""
         return self.folder / "batches" / f"{name}.json"
 
 
@@ -121,6 +124,6 @@ def look_up(answers: AnswerStore, model: str, prompt: Prompt, unanswered: dict[s
 
 
 def asked_again(kept: Kept, prompt: Prompt) -> bool:
-    """Whether a question whose answer was useless is worth asking again."""
+    """Whether a question with an unusable answer is worth asking again."""
     useless = kept.problem == "truncated" or (kept.text is not None and parsed(kept.text, prompt.schema) is None)
     return useless and kept.attempts < MAX_ANSWERS

@@ -1,4 +1,4 @@
-"""Small NumPy arrays in one file: a zip archive, which keeps a CRC-32 of each array and compares it when it is read."""
+"""Small NumPy arrays in one file: a zip archive, which stores a CRC-32 of each array and checks it on reading."""
 
 import zipfile
 import zlib
@@ -13,13 +13,13 @@ from storage.store import whole_file
 
 
 def write_arrays(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write named arrays whole."""
+    """Write named arrays completely or not at all."""
     with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file.
+    """Read all arrays of a file.
 
     Raises:
         DamagedError: it is missing or damaged.

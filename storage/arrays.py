@@ -1,7 +1,7 @@
-"""Zarr arrays in which nothing may be missing or changed: written with checksums, compared when they are read.
+"""Zarr arrays with checksums, which are checked on reading: neither missing nor changed data goes unnoticed.
 
-Behind each chunk stands its CRC-32C (Zarr's codec of that name), which Zarr compares whenever it reads the chunk. The
-document that says how to read the chunks, `zarr.json`, holds its own (see `storage.checksums`).
+Each chunk is followed by its CRC-32C (Zarr's codec of that name), which Zarr checks whenever it reads the chunk. The
+metadata file `zarr.json` contains a checksum of its own (see `storage.checksums`).
 """
 
 import json
@@ -21,16 +21,16 @@ from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_
 from storage.store import whole_file
 
 WHOLE: ArrayConfigParams = {"write_empty_chunks": True}
-"""Configuration of arrays of which every chunk has a file, so that a missing one is always damage."""
+"""Configuration of arrays in which every chunk has a file, so that a missing file is always damage."""
 
 
 def with_checksum(*compressors: BytesBytesCodec) -> tuple[BytesBytesCodec, ...]:
-    """The codecs of an array whose chunks have checksums, after those that compress."""
+    """The codecs of an array whose chunks have checksums, which come after compression."""
     return (*compressors, Crc32cCodec())
 
 
 def stamp_metadata(folder: Path, *, inner: bool = True) -> None:
-    """Put checksums in the `zarr.json` of a group or array, and `inner`: of all arrays in it."""
+    """Put checksums into the `zarr.json` of a group or array, and with `inner` into those of all arrays in it."""
     for path in sorted(folder.rglob("zarr.json")) if inner else [folder / "zarr.json"]:
         document = json.loads(path.read_text(encoding="utf-8"))
         document["attributes"] = {**document.get("attributes", {}), NAME: UNSTAMPED}
@@ -40,14 +40,14 @@ def stamp_metadata(folder: Path, *, inner: bool = True) -> None:
 
 
 class ZarrDocument(TypedDict):
-    """What is read here of a `zarr.json`."""
+    """The parts of a `zarr.json` that are used here."""
 
     node_type: str
     attributes: dict[str, object]
 
 
 def read_metadata(path: Path) -> ZarrDocument:
-    """The zarr.json of a group or array, its checksum left out.
+    """Read the zarr.json of a group or array, without its checksum.
 
     Raises:
         DamagedError: it is missing or damaged.
@@ -65,7 +65,7 @@ def read_metadata(path: Path) -> ZarrDocument:
 
 
 def read_attributes(path: Path) -> dict[str, object]:
-    """The attributes of a group or array.
+    """Read the attributes of a group or array.
 
     Raises:
         DamagedError: its zarr.json is missing or damaged.
@@ -74,7 +74,7 @@ def read_attributes(path: Path) -> dict[str, object]:
 
 
 def open_array(path: Path) -> ArrayV3:
-    """Open an array for reading, after its zarr.json was compared with its checksum.
+    """Open an array for reading, after checking its zarr.json.
 
     Raises:
         DamagedError: the array is missing, or its zarr.json is damaged.
@@ -87,7 +87,7 @@ def open_array(path: Path) -> ArrayV3:
 
 
 def open_whole(path: Path, start: int | None, stop: int | None) -> ArrayV3:
-    """Open an array after checking that the chunks of some rows are there: Zarr reads a missing one as zeros.
+    """Open an array after checking that the chunks of some rows exist, since Zarr reads a missing one as zeros.
 
     Raises:
         DamagedError: the array or a chunk of it is missing, or its zarr.json is damaged.
@@ -100,7 +100,7 @@ def open_whole(path: Path, start: int | None, stop: int | None) -> ArrayV3:
 
 
 def require_chunks(path: Path, array: ArrayV3, chunks: Iterable[int]) -> None:
-    """Make sure that chunks of rows are there.
+    """Check that the chunks of some rows exist.
 
     Raises:
         DamagedError: one is missing.
@@ -111,10 +111,10 @@ def require_chunks(path: Path, array: ArrayV3, chunks: Iterable[int]) -> None:
 
 
 def read_slice(array: ArrayV3, path: Path, start: int | None, stop: int | None) -> np.ndarray:
-    """Some rows of an array.
+    """Read some rows of an array.
 
     Raises:
-        DamagedError: a chunk cannot be read, or its checksum is another.
+        DamagedError: a chunk cannot be read, or its checksum does not match.
     """
     try:
         return np.asarray(array[start:stop])
@@ -125,10 +125,10 @@ def read_slice(array: ArrayV3, path: Path, start: int | None, stop: int | None) 
 
 
 def read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
-    """Rows of an array by their numbers, given in ascending order.
+    """Read rows of an array by number, given in ascending order.
 
     Raises:
-        DamagedError: a chunk of them is missing or cannot be read, or its checksum is another.
+        DamagedError: one of their chunks is missing or cannot be read, or its checksum does not match.
     """
     array = open_array(path)
     chunks = np.unique(rows // array.chunks[0]).tolist()
@@ -141,12 +141,12 @@ def read_rows(path: Path, rows: np.ndarray) -> np.ndarray:
 
 
 def has_checksums(array: ArrayV3) -> bool:
-    """Whether the chunks have checksums: those of earlier versions have none."""
+    """Whether the chunks have checksums; those of earlier versions have none."""
     return any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
 
 
 def damaged_chunk(array: ArrayV3, files: Sequence[Path], error: BaseException) -> DamagedError:
-    """What to say of chunks that could not be read: which file is damaged, and how."""
+    """The message for chunks that could not be read: which file is damaged, and how."""
     for file in files if has_checksums(array) else []:
         data = file.read_bytes() if file.is_file() else b""
         expected, found = int.from_bytes(data[-4:], "little"), google_crc32c.value(data[:-4])
@@ -170,7 +170,7 @@ def check_chunks(path: Path) -> bool:
 
 
 def _files_of(path: Path, array: ArrayV3, chunks: Iterable[int]) -> list[Path]:
-    """The files of chunks of rows: one each, where no other dimension is cut."""
+    """The files with the chunks of some rows: one each, if no other dimension is divided."""
     files = [path / "c" / str(chunk) for chunk in chunks]
     for size, step in zip(array.shape[1:], array.chunks[1:], strict=True):
         files = [file / str(at) for file in files for at in range(-(-size // step))]

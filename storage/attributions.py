@@ -1,11 +1,11 @@
-"""Attributed samples by blocks of a corpus's rows, until they are gathered by feature.
+"""Attributed samples by blocks of a corpus's rows, until they are collected by feature.
 
     parts/attributions/<recipe>/rows-<start>-<stop>.parquet
                                 qk-<start>-<stop>.parquet
 
-A row is one sample, with its contributors as lists; rows are in order of layer, feature and sample, in groups small
-enough that a few features of one layer can be read without the rest. Beside it stand the pairs of sources that made the
-samples' heads look where they looked, one a row.
+A row is one sample, with its contributors as lists. Rows are in order of layer, feature and sample, in groups small
+enough that a few features of one layer can be read without the rest. The second file has the pairs of sources that made
+the samples' heads attend where they did, one pair a row.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,8 @@ QK_SCHEMA = pa.schema(
         ("score", pa.float64()),
     ]
 )
-"""Of a block's pairs: the catalog's columns, kinds by their place in `KINDS`, −1 for what a kind does not have."""
+"""A block's pairs with the catalog's columns; kinds are indices in `KINDS`, and −1 means that a kind has no such
+value."""
 
 
 class Attributed(NamedTuple):
@@ -61,15 +62,15 @@ class Attributed(NamedTuple):
     position: Int64[np.ndarray, " n"]
     activation: Float32[np.ndarray, " n"]
     total: Float32[np.ndarray, " n"]
-    """The sum of all contributions: the activation again, but for rounding."""
+    """The sum of all contributions, which equals the activation up to rounding."""
     contributors: Contributors
-    """`target` counts the samples."""
+    """Contributors; `target` is the index of the sample."""
     effect: Float32[np.ndarray, "n n_after d_model"]
-    """What the sample adds to the final norm's output, at its token and those that the model goes on with; NaN where
-    it was not followed so far; n_after is 0 if effects are not wanted."""
+    """What the sample adds to the final norm's output, at its token and those of the model's continuation; NaN where
+    the continuation is shorter. n_after is 0 if effects are not computed."""
 
     def at(self, index: Int64[np.ndarray, " m"]) -> "Attributed":
-        """The samples at some indices, in that order."""
+        """The samples with these indices, in that order."""
         place = np.full(len(self.layer), -1)
         place[index] = np.arange(len(index))
         keep = place[self.contributors.target] >= 0
@@ -80,7 +81,7 @@ class Attributed(NamedTuple):
 
     @classmethod
     def joined(cls, parts: "Sequence[Attributed]") -> "Attributed":
-        """Samples of several sequences or blocks, in order of layer, feature and sample."""
+        """The samples of several sequences or blocks, in order of layer, feature and sample."""
         starts = np.cumsum([0, *(len(part.layer) for part in parts)])
         contributors = [
             part.contributors._replace(target=part.contributors.target + start)
@@ -95,12 +96,12 @@ class Attributed(NamedTuple):
 
 
 def attributions_path(store: Store, recipe: str, start: int, stop: int) -> Path:
-    """Where the attributed samples of a block of rows are."""
+    """The file with the attributed samples of a block of rows."""
     return store.parts("attributions", recipe) / f"rows-{start}-{stop}.parquet"
 
 
 def write_attributed(path: Path, found: Attributed) -> None:
-    """Write a block whole."""
+    """Write a block completely or not at all."""
     columns: dict[str, pa.Array] = {name: pa.array(getattr(found, name)) for name in SAMPLE_COLUMNS}
     target, kind, layer, unit, position, score, share = found.contributors
     offsets = pa.array(np.searchsorted(target, np.arange(len(found.layer) + 1)).astype(np.int32))
@@ -115,7 +116,7 @@ def write_attributed(path: Path, found: Attributed) -> None:
 
 
 def read_attributed(paths: Sequence[Path], key: ShardKey) -> Attributed:
-    """The attributed samples of a shard, from all blocks.
+    """Read the attributed samples of a shard, from all blocks.
 
     Raises:
         DamagedError: a block is damaged or missing.
@@ -139,18 +140,18 @@ def _attributed(table: pa.Table) -> Attributed:
 
 
 def qk_path(store: Store, recipe: str, start: int, stop: int) -> Path:
-    """Where the pairs of a block of rows are."""
+    """The file with the pairs of a block of rows."""
     return store.parts("attributions", recipe) / f"qk-{start}-{stop}.parquet"
 
 
 def write_qk(path: Path, parts: Sequence[pa.Table]) -> None:
-    """Write a block's pairs whole, in order of layer and feature."""
+    """Write a block's pairs completely or not at all, in order of layer and feature."""
     table = pa.concat_tables([QK_SCHEMA.empty_table(), *parts])
     write_table(path, table.sort_by([(name, "ascending") for name in ("layer", "feature")]), ROWS_PER_GROUP)
 
 
 def read_qk(paths: Sequence[Path], key: ShardKey) -> pa.Table:
-    """The pairs of a shard from all blocks, by feature, sample and head, the strongest first.
+    """Read the pairs of a shard from all blocks, by feature, sample and head, the strongest first.
 
     Raises:
         DamagedError: a block is damaged or missing.

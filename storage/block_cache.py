@@ -1,4 +1,4 @@
-"""Blocks of arrays kept in memory, because every shard of a layer reads the same ones."""
+"""A cache for blocks of arrays, because every shard of a layer reads the same ones."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,11 +10,12 @@ from storage.checkpoints import Checkpoint
 from storage.lru_cache import LRUCache
 
 TILE_ROWS = 2048
-"""Rows a block: 6 MB at d_model 768 in float32."""
+"""Rows in a block: 6 MB at d_model 768 in float32."""
 
 
 class BlockCache:
-    """The most recently used blocks, up to `max_bytes`. Threads may share it; checkpoints never change."""
+    """LRU cache of blocks, bounded by `max_bytes`. Thread-safe; entries never go stale, since checkpoints do not
+    change."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -32,7 +33,7 @@ class BlockCache:
     def written(
         self, checkpoint: Checkpoint, layer: int, below: int
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
-        """Blocks of the decoders with which a layer's features write into layers beneath `below`."""
+        """Blocks of the decoders with which a layer's features write to layers below `below`."""
         if not checkpoint.cross_layer:
             yield from self.tiles(checkpoint, layer, "W_dec", checkpoint.d_transcoder)
             return
@@ -47,5 +48,5 @@ class BlockCache:
         return self._held.n_bytes
 
     def clear(self) -> None:
-        """Forget all blocks."""
+        """Empty the cache."""
         self._held.clear()

@@ -1,4 +1,4 @@
-"""A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, in one orientation."""
+"""A checkpoint in the store: one model's embeddings and its transcoders, in Zarr, with one row for each feature."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +23,6 @@ from interp.weightlens.settings import Compat, WeightLensSettings
 from storage.arrays import (
     WHOLE,
     has_checksums,
-    open_array,
     open_whole,
     read_attributes,
     read_slice,
@@ -34,25 +33,24 @@ from storage.checksums import DamagedError
 from storage.store import Store, checked_as, read_as, read_json, whole_folder, write_json
 
 ROWS_PER_CHUNK = 1024
-"""Features or tokens a chunk: 3 MB at d_model 768 in float32, so a shard reads about what it needs."""
+"""Features or tokens in a chunk: 3 MB at d_model 768 in float32, so that a shard reads little more than it needs."""
 
 TRANSCODER_ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold", "W_skip", "subtracted", "W_dec_later")
-
 EMBEDDINGS = ("final_weight", "W_E", "W_U")
 
 ENCODER_ARRAYS = ("W_enc", "b_enc", "threshold", "subtracted")
-"""What activations follow from, with the model."""
+"""The arrays that activations depend on, besides the model."""
 
 DECODER_ARRAYS = ("W_dec", "W_dec_later", "write_weight")
-"""What features write to the residual stream follows from."""
+"""The arrays that determine what features write to the residual stream."""
 
 RECEIPT = "receipt.json"
-"""Written last into a folder of arrays: without it the folder is unfinished."""
+"""The file written last into a folder of arrays; without it the folder is unfinished."""
 
 
 @dataclass(frozen=True)
 class CheckpointAttributes:
-    """Provenance and sizes of a checkpoint; `docs/schema.md` says what they mean, at the table `checkpoints`."""
+    """Provenance and sizes of a checkpoint; `docs/schema.md` describes them, at the table `checkpoints`."""
 
     checkpoint_id: str
     name: str
@@ -67,13 +65,13 @@ class CheckpointAttributes:
     family: str
     activation: ActivationName
     k: int | None
-    """Active features a token, of TopK transcoders."""
+    """Number of active features of a token, for TopK transcoders."""
     n_layers: int
     d_model: int
     d_transcoder: int
     d_vocab: int
     n_tokens: int
-    """Tokens of the tokenizer; the model's embedding may be padded beyond them."""
+    """Number of the tokenizer's tokens; the model's embedding may have more rows."""
     bos: int | None
     norms_centred: bool
     """Whether the model's norms subtract the mean, as a LayerNorm does."""
@@ -83,11 +81,11 @@ class CheckpointAttributes:
     ingested_at: str | None = None
     """ISO 8601, UTC; None until ingestion ends."""
     layers: tuple[int, ...] | None = None
-    """Those that were ingested; None in stores of versions that ingested all or nothing."""
+    """The ingested layers; None in stores of versions that always ingested all."""
 
     @property
     def ingested_layers(self) -> tuple[int, ...]:
-        """The layers whose transcoders are there."""
+        """The layers with transcoders."""
         return tuple(range(self.n_layers)) if self.layers is None else self.layers
 
     @property
@@ -103,7 +101,7 @@ class CheckpointAttributes:
 
     @classmethod
     def read(cls, path: Path) -> "CheckpointAttributes":
-        """The attributes of a checkpoint's folder.
+        """Read the attributes of a checkpoint's folder.
 
         Raises:
             ValueError: some are missing.
@@ -117,7 +115,7 @@ class CheckpointAttributes:
 
 
 class LayerReceipt(NamedTuple):
-    """What `layers/<LL>/receipt.json` holds once a layer is written."""
+    """The content of `layers/<LL>/receipt.json`, which is there once a layer is written."""
 
     sha256: dict[str, str]
     """SHA-256 of each array's values, in hexadecimal."""
@@ -148,7 +146,7 @@ class Checkpoint:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that were ingested: all but of a part of a release."""
+        """The ingested layers: all, unless only a part of a release was ingested."""
         return self.attributes.ingested_layers
 
     @property
@@ -157,7 +155,7 @@ class Checkpoint:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the tokenizer; the model's embedding may be padded beyond them."""
+        """Number of the tokenizer's tokens; the model's embedding may have more rows."""
         return self.attributes.n_tokens
 
     @property
@@ -165,10 +163,11 @@ class Checkpoint:
         return self.attributes.bos
 
     def layer_path(self, layer: int) -> Path:
+        """The folder of a layer."""
         return self.path / "layers" / f"{layer:02d}"
 
     def sha256(self, layer: int | None, *names: str) -> dict[str, str]:
-        """Hashes of a layer's arrays (None: of the embeddings and the final norm), or of those named that it has."""
+        """Hashes of a layer's arrays (None: of the embeddings and the final norm), or of the named ones it has."""
         if layer is None:
             found = {name: str(read_attributes(self.path / name)["sha256"]) for name in EMBEDDINGS}
         else:
@@ -182,7 +181,7 @@ class Checkpoint:
         return hashlib.sha256(b"".join(hashlib.sha256(array.data).digest() for array in arrays)).hexdigest()
 
     def rows(self, layer: int | None, name: str, start: int, stop: int) -> Float[Tensor, "rows d_model"]:
-        """A slice of an array, in the dtype of the source; `layer` None for `W_E` and `W_U`."""
+        """A slice of an array, in the dtype of the source; `layer` is None for `W_E` and `W_U`."""
         return _read(self.path if layer is None else self.layer_path(layer), name, start, stop)
 
     @cached_property
@@ -191,7 +190,7 @@ class Checkpoint:
         return (self.layer_path(self.layers[0]) / "W_dec_later").exists()
 
     def written(self, layer: int, start: int, stop: int, below: int | None = None) -> Float[Tensor, "rows d_model"]:
-        """What some features write to the MLP outputs beneath layer `below` (None: of all layers), summed."""
+        """What some features write to the MLP outputs of layers below `below` (None: of all layers), summed."""
         own = self.rows(layer, "W_dec", start, stop)
         if not (self.layer_path(layer) / "W_dec_later").exists():
             return own
@@ -199,14 +198,14 @@ class Checkpoint:
         return own.float() + later[:, : None if below is None else below - layer - 1].float().sum(1)
 
     def vector(self, layer: int | None, name: str) -> Float[Tensor, " d_model"] | None:
-        """A vector such as `read_weight`, or None where the checkpoint has none."""
+        """A vector such as `read_weight`, or None if the checkpoint has none."""
         path = self.path if layer is None else self.layer_path(layer)
         return _read(path, name) if (path / name).exists() else None
 
     def transcoder(self, layer: int, *, later: bool = False) -> Transcoder:
-        """A layer in float32; of a cross-layer transcoder, `W_dec_later` only if `later` is asked for: it is large.
+        """A layer's transcoder in float32; `W_dec_later` is large, and read only if `later` is set.
 
-        Of a layer that was not ingested, one without features: all that the MLP writes is its error.
+        For a layer that was not ingested, a transcoder without features: the whole MLP output is its error.
         """
         path, attributes = self.layer_path(layer), self.attributes
         if layer not in self.layers:
@@ -216,7 +215,7 @@ class Checkpoint:
         return Transcoder(**arrays, activation=attributes.activation, k=attributes.k)
 
     def encoder(self, layer: int, device: str = "cpu") -> Encoder:
-        """The encoding half of a layer, in float32."""
+        """The encoder of a layer, in float32."""
         path, attributes = self.layer_path(layer), self.attributes
         W_enc, b_enc = (_read(path, name).float().to(device) for name in ("W_enc", "b_enc"))
         threshold = self.vector(layer, "threshold")
@@ -237,7 +236,7 @@ class Checkpoint:
 
 
 def open_checkpoint(store: Store, checkpoint_id: str) -> Checkpoint:
-    """A checkpoint whose arrays are all there.
+    """Open a checkpoint and check that all its arrays exist.
 
     Raises:
         ValueError: it is not in the store, or its ingestion did not finish.
@@ -251,6 +250,7 @@ def open_checkpoint(store: Store, checkpoint_id: str) -> Checkpoint:
 
 
 def is_ingested(store: Store, checkpoint_id: str) -> bool:
+    """Whether a checkpoint is completely ingested."""
     return (store.checkpoint(checkpoint_id) / RECEIPT).is_file()
 
 
@@ -262,9 +262,9 @@ def write_layer(
     read_norm: Norm | None,
     write_norm: Norm | None,
 ) -> None:
-    """Write one layer's arrays whole, with what a projection has to know of the norms around it.
+    """Write one layer's arrays completely or not at all, with the parameters of its norms that projections need.
 
-    `read_norm` is the norm whose weight lies between the residual stream and the encoder, if one does, and
+    `read_norm` is the norm whose weight is between the residual stream and the encoder, if there is one, and
     `write_norm` the one between the decoder and the residual stream.
     """
     path = Checkpoint(store.checkpoint(checkpoint_id)).layer_path(layer)
@@ -294,7 +294,7 @@ def write_embeddings(store: Store, checkpoint_id: str, W_E: Tensor, W_U: Tensor,
 
 
 def finish(store: Store, checkpoint_id: str, attributes: CheckpointAttributes) -> None:
-    """Record provenance and mark the checkpoint as wholly ingested."""
+    """Record provenance and mark the checkpoint as completely ingested."""
     path, values = store.checkpoint(checkpoint_id), asdict(attributes)
     zarr.open_group(path, mode="a").attrs.put(values)
     stamp_metadata(path, inner=False)
@@ -315,6 +315,7 @@ def write_single_token(
 
 
 def single_token_path(store: Store, checkpoint_id: str, layer: int, compat: Compat | None = None) -> Path:
+    """The folder of a layer's single-token activations."""
     return _single_token_folder(store.checkpoint(checkpoint_id), layer, compat)
 
 
@@ -323,7 +324,7 @@ def _single_token_folder(path: Path, layer: int, compat: Compat | None) -> Path:
 
 
 def _write(folder: Path, name: str, array: Tensor) -> str:
-    """Write one array; returns the SHA-256 of its values. bfloat16, which NumPy lacks, is kept as its bits."""
+    """Write one array; returns the SHA-256 of its values. bfloat16, which NumPy lacks, is stored as its bits."""
     values = array.detach().contiguous().cpu()
     dtype = str(values.dtype).removeprefix("torch.")
     data = values.view(torch.uint16).numpy() if values.dtype == torch.bfloat16 else values.numpy()
@@ -349,7 +350,7 @@ def _read(folder: Path, name: str, start: int | None = None, stop: int | None = 
     array = open_whole(path, start, stop)
     if not has_checksums(array):
         stat = (path / "zarr.json").stat()
-        _compare_with_sha256(path, stat.st_mtime_ns)
+        compare_with_sha256(path, stat.st_mtime_ns)
     values = torch.from_numpy(read_slice(array, path, start, stop))
     return values.view(torch.bfloat16) if array.attrs["dtype"] == "bfloat16" else values
 
@@ -359,11 +360,11 @@ def _part(path: Path, start: int, stop: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _compare_with_sha256(path: Path, _written_ns: int) -> None:
+def compare_with_sha256(path: Path, _written_ns: int) -> None:
     """Compare an array of an earlier version, whose chunks have no checksums, with its SHA-256 from ingestion.
 
     Raises:
-        DamagedError: it is another.
+        DamagedError: it does not match.
     """
     array, digest = open_whole(path, None, None), hashlib.sha256()
     for start in range(0, array.shape[0], array.chunks[0]):
@@ -375,38 +376,11 @@ def _compare_with_sha256(path: Path, _written_ns: int) -> None:
         raise DamagedError(path, problem)
 
 
-def check_layers(path: Path) -> None:
-    """Make sure that a whole checkpoint has its embeddings, every layer's receipt, and the arrays that it names.
-
-    Raises:
-        DamagedError: one is missing, or a receipt is damaged.
-    """
-    checkpoint = Checkpoint(path)
-    folders = [path / name for name in EMBEDDINGS]
-    for layer in checkpoint.layers:
-        folders += [checkpoint.layer_path(layer) / name for name in checkpoint.sha256(layer)]
-    for folder in folders:
-        if not (folder / "zarr.json").is_file():
-            raise DamagedError(folder / "zarr.json", "missing")
-
-
-def check_array(path: Path) -> bool:
-    """Read a whole array of a checkpoint, and compare it with its SHA-256; returns whether its chunks have checksums.
-
-    Raises:
-        DamagedError: it is damaged.
-    """
-    has = has_checksums(open_array(path))
-    if "sha256" in read_attributes(path):
-        _compare_with_sha256(path, (path / "zarr.json").stat().st_mtime_ns)
-    return has
-
-
 def quality_path(store: Store, checkpoint_id: str, text: str, layer: int) -> Path:
-    """Where the figures of a layer are that were measured on the text of that recipe."""
+    """The file with a layer's quality, measured on the text of that recipe."""
     return store.checkpoint(checkpoint_id) / "quality" / text / f"{layer:02d}.json"
 
 
 def read_quality(store: Store, checkpoint_id: str, text: str, layers: Sequence[int]) -> list[dict[str, object]]:
-    """The quality figures of some layers, as measured on one text."""
+    """Read the quality of some layers, as measured on one text."""
     return [read_json(quality_path(store, checkpoint_id, text, layer)) for layer in layers]

@@ -1,9 +1,9 @@
-"""Files that carry their own checksum, which is compared when they are read.
+"""Files that contain their own checksum, which is checked on reading.
 
-JSON files, Zarr's metadata, the footer of Parquet files and the header of safetensors files hold once the text
-`crc32c:` with eight hex digits: the CRC-32C of all bytes of the file, taken while these digits are zeros. It stands in
-the file itself, so that a file is whole after any kill, and stays checked wherever it is copied. Files that an earlier
-version wrote have none; they are read, and `doctor --store` says how many there are.
+JSON files, Zarr's metadata, the footer of Parquet files and the header of safetensors files contain the text `crc32c:`
+with eight hex digits: the CRC-32C of all bytes of the file, computed with zeros in place of these digits. The checksum
+is in the file itself, so that a file is complete after any kill, and can be checked wherever it is copied. Files
+written by an earlier version have none; they are read, and `doctor --store` says how many there are.
 """
 
 import json
@@ -19,7 +19,7 @@ import google_crc32c
 from storage.layout import remedy
 
 NAME = "checksum"
-"""The key under which a file holds its checksum."""
+"""The key of a file's checksum."""
 
 UNSTAMPED = "crc32c:00000000"
 """Value of the checksum before `stamp` fills it in."""
@@ -27,7 +27,7 @@ UNSTAMPED = "crc32c:00000000"
 _MARK = re.compile(rb"crc32c:([0-9a-f]{8})")
 
 _ENDS = 1 << 16
-"""The checksum stands within so many bytes of a file's end, or of its start."""
+"""The checksum is within this many bytes of the start or the end of a file."""
 
 _PIECE = 1 << 22
 """Files are read in pieces of this size."""
@@ -35,11 +35,11 @@ _PIECE = 1 << 22
 READ_ERRORS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, OverflowError, MemoryError,
 )  # fmt: skip
-"""What the readers of Zarr, Parquet and zip files raise over damaged bytes."""
+"""Errors that the readers of Zarr, Parquet and zip files raise for damaged bytes."""
 
 
 class DamagedError(ValueError):
-    """A file of a store is not as it was written."""
+    """A file of a store does not have the content with which it was written."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(path, problem)
@@ -50,7 +50,7 @@ class DamagedError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message, short enough to be told within another."""
+    """An error's message, short enough to be part of another message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -69,7 +69,7 @@ def check_file(path: Path) -> bool:
     """Compare a file with its checksum, once for each process and state of the file; returns whether it has one.
 
     Raises:
-        DamagedError: it is missing, or its bytes are not those that were written.
+        DamagedError: it is missing, or its bytes have changed.
     """
     try:
         stat = path.stat()
@@ -95,7 +95,7 @@ def _checked(path: Path, _inode: int, size: int, _written_ns: int) -> bool:
 
 
 def _digits_at(file: BinaryIO, size: int) -> int | None:
-    """Where the digits of the checksum stand: the last in the file's end, else the first in its start."""
+    """The position of the checksum's digits: the last near the file's end, or else the first near its start."""
     start = max(0, size - _ENDS)
     file.seek(start)
     marks = list(_MARK.finditer(file.read(_ENDS)))
@@ -107,7 +107,7 @@ def _digits_at(file: BinaryIO, size: int) -> int | None:
 
 
 def _crc32c(file: BinaryIO, size: int, at: int) -> bytes:
-    """The checksum of a file whose digits stand `at` a place, as digits."""
+    """The checksum of a file, as digits, computed with zeros in place of the digits at a position."""
     checksum = 0
     for start, stop in ((0, at), (at + 8, size)):
         file.seek(start)
@@ -122,13 +122,13 @@ def _crc32c(file: BinaryIO, size: int, at: int) -> bytes:
 
 
 def json_text(value: Mapping[str, object]) -> str:
-    """A document as it is written, still unstamped. Keys are sorted, the checksum comes last."""
+    """A document as JSON text with a placeholder for its checksum. Keys are sorted; the checksum comes last."""
     ordered = json.loads(json.dumps(value, sort_keys=True))
     return json.dumps({**ordered, NAME: UNSTAMPED}, indent=1) + "\n"
 
 
 def read_document(path: Path) -> dict[str, object]:
-    """A JSON document of a store, compared with its checksum.
+    """Read a JSON document of a store and check its checksum.
 
     Raises:
         DamagedError: it is missing or damaged.
@@ -144,7 +144,7 @@ def read_document(path: Path) -> dict[str, object]:
 
 
 def write_through(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, would survive a power cut."""
+    """Wait until a file, or a folder's list of names, is on the disk and survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,8 +1,8 @@
-"""Co-activation matrices in Zarr: three for each pair of layers, one writer for each tile of two shards.
+"""Co-activation matrices in Zarr: three for each pair of layers, with one writer for each tile of two shards.
 
 coactivation/<recipe>/<LL>-<LL>/sum_product          (source, target) Σ a_i a_j
                                 sum_source_active    Σ 1(a_j > 0) a_i
-                                n_coactive           tokens at which both are active
+                                n_coactive           number of tokens at which both are active
                                 tiles/<source>-<target>    written last: without it a tile is unfinished
 """
 
@@ -41,13 +41,15 @@ class Matrices(NamedTuple):
         return self.path.name
 
     def receipt(self, source: int, target: int) -> Path:
+        """The file that marks a tile as finished."""
         return self.path / "tiles" / f"{source}-{target}"
 
     def has(self, source: int, target: int) -> bool:
-        """Whether the tile is there whose first features these are."""
+        """Whether the tile that begins with these features is finished."""
         return self.receipt(source, target).exists()
 
     def chunk(self, name: str, source: int, target: int) -> Path:
+        """The file of a tile in one of the arrays."""
         return self.path.joinpath(name, "c", str(source // self.shard_size), str(target // self.shard_size))
 
     def write(self, source: int, target: int, sums: Float64[np.ndarray, "sources targets 3"]) -> None:
@@ -63,7 +65,7 @@ class Matrices(NamedTuple):
             partial.touch()
 
     def read(self, name: str, source: slice, target: slice) -> Float64[np.ndarray, "sources targets"]:
-        """A tile of one matrix.
+        """Read a tile of one matrix.
 
         Raises:
             DamagedError: it is missing or damaged.
@@ -94,12 +96,12 @@ def check_tiles(array: Path) -> bool:
 
 
 def matrices(store: Store, recipe: str, source: int, target: int, shard_size: int) -> Matrices:
-    """The matrices of a pair of layers, whether they are there or not."""
+    """The matrices of a pair of layers, whether they exist or not."""
     return Matrices(store.coactivation(recipe) / f"{source:02d}-{target:02d}", shard_size)
 
 
 def make_matrices(found: Matrices, n_features: int) -> None:
-    """Make the arrays of a pair of layers, empty. Only one may, before any tile is written."""
+    """Create the empty arrays of a pair of layers. Only one process may do so, before any tile is written."""
     if found.path.exists():
         return
     chunk = min(found.shard_size, n_features)

@@ -1,4 +1,4 @@
-"""Read everything that a store holds, and say what is damaged."""
+"""Read every file of a store and report damage."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,25 +10,26 @@ from safetensors import SafetensorError, safe_open
 from storage.activations import check_plain
 from storage.archives import read_arrays
 from storage.arrays import check_chunks, read_attributes, read_metadata
-from storage.checkpoints import check_array, check_layers
+from storage.checkpoint_checks import check_array, check_layers
 from storage.checksums import READ_ERRORS, DamagedError, check_file, one_line, read_document
 from storage.coactivation import check_tiles
 from storage.layout import PARTIAL, Check, Kind, kind_of, remedy
 
 
 class Finding(NamedTuple):
-    """A file that was read."""
+    """A file that was checked."""
 
     path: Path
     kind: Kind
     has_checksum: bool
-    """False: an earlier version wrote it, and it was only found to be readable."""
+    """False if an earlier version wrote it without a checksum; it was only found to be readable."""
     problem: str | None
-    """What is wrong with it; None if it is as it was written."""
+    """What is wrong with it; None if it matches its checksum."""
 
 
 def examine(root: Path, check_catalog: Callable[[Path], None]) -> Iterator[Finding]:
-    """Read every file of a store that a computation may read. Files that come and go meanwhile are left out.
+    """Check every file of a store that a computation may read. Files that are created or removed meanwhile are left
+    out.
 
     `check_catalog` reads a DuckDB file, or raises `DamagedError`.
     """
@@ -48,9 +49,9 @@ def examine(root: Path, check_catalog: Callable[[Path], None]) -> Iterator[Findi
 
 
 def check(path: Path) -> bool | None:
-    """Compare a file with its checksum; a `zarr.json`, all chunks of the array with theirs.
+    """Compare a file with its checksum; for a `zarr.json`, also all chunks of the array with theirs.
 
-    Returns whether there are checksums; None for a file that is read with another.
+    Returns whether there are checksums; None for a file that is checked together with another.
 
     Raises:
         DamagedError: it is damaged.
@@ -93,7 +94,7 @@ def _check_zarr(folder: Path) -> bool:
         elif "n_layers" in attributes and (folder / "receipt.json").is_file():
             check_layers(folder)
     elif "crc32" in _attributes_above(folder):
-        pass  # its values are compared with the block's
+        pass  # its values are checked with the block's
     elif (folder.parent / "tiles").is_dir():
         has_checksum &= check_tiles(folder)
     elif "sha256" in attributes:
@@ -128,5 +129,5 @@ _READERS: dict[str, Callable[[Path], object]] = {
 
 
 def advice(finding: Finding) -> str:
-    """What is to be done about a damaged file that no repair removes, and what a repair leads to."""
+    """What to do about a damaged file that no repair removes, and what a repair of the others leads to."""
     return finding.kind.again if finding.kind.is_repaired else remedy(finding.path)

@@ -1,7 +1,7 @@
-"""Files that other people wrote, read within bounds: so many bytes, so deep, numbers of so many digits.
+"""Read files from outside within limits: of size, of nesting, and of the digits of numbers.
 
 Every settings file, list and index that comes from outside is read here, so that a file made to exhaust time or memory
-is refused by name before it can. The bounds are far above what any release has.
+is refused by name before it can. The limits are far above what any release needs.
 """
 
 import json
@@ -12,48 +12,49 @@ from pathlib import Path
 import yaml
 
 MAX_SETTINGS_BYTES = 2_000_000
-"""The longest file of settings that is read."""
+"""Largest size of a settings file, in bytes."""
 
 MAX_DEPTH = 100
-"""Lists and mappings inside one another."""
+"""Deepest nesting of lists and mappings."""
 
 MAX_YAML_VALUES = 50_000
-"""Values of a YAML file, those behind an alias counted wherever the alias stands: merging takes as many steps."""
+"""Largest number of values in a YAML file. Values behind an alias are counted for each use, since merging takes as many
+steps."""
 
 MAX_DIGITS = 100
-"""Most digits of a whole number in JSON; transformers writes 10^30 for no limit."""
+"""Largest number of digits of a whole number in JSON; transformers writes 10^30 for no limit."""
 
 MAX_INT = 2**63
-"""Whole numbers in YAML are smaller."""
+"""Whole numbers in YAML must be smaller."""
 
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
-"""What Linux takes for a path, and for each name in it."""
+"""Linux's limits for a path, and for each name in it."""
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """A path that the operating system can be asked about; otherwise the question would be an error of its own.
+    """Check that the operating system accepts a path, so that asking about it does not raise an error of its own.
 
     Raises:
-        ValueError: it is too long, or holds a NUL or half of a character.
+        ValueError: it is too long, or has a NUL or half of a surrogate pair.
     """
     text = os.fspath(path)
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:
-        raise ValueError(f"{shown(text)} is no path: it holds half a character") from None
+        raise ValueError(f"{shown(text)} is not a path: it has half a character") from None
     if b"\0" in data:
-        raise ValueError(f"{shown(text)} is no path: it holds a NUL")
+        raise ValueError(f"{shown(text)} is not a path: it has a NUL")
     longest = max(map(len, data.split(b"/")))
     if len(data) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
         raise ValueError(
-            f"{shown(text)} is no path: {len(data)} bytes, its longest name {longest}; expected at most "
+            f"{shown(text)} is not a path: {len(data)} bytes, its longest name {longest}; expected at most "
             f"{MAX_PATH_BYTES} and {MAX_NAME_BYTES}"
         )
     return Path(text)
 
 
 def shown(value: object) -> str:
-    """A value as an error message may repeat it: a scalar, cut where it is long; of anything else its kind."""
+    """A value for an error message: a scalar, shortened if it is long; for anything else its type."""
     if value is None or isinstance(value, str | int | float):
         text = repr(value[:200] if isinstance(value, str) else value)
         return text if len(text) <= 120 else f"{text[:100]}… ({len(str(value))} characters)"
@@ -61,17 +62,17 @@ def shown(value: object) -> str:
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """A whole file.
+    """Read a whole file.
 
     Raises:
-        ValueError: it is missing, no file, not readable, or longer than `max_bytes`.
+        ValueError: it is missing, not a file, not readable, or longer than `max_bytes`.
     """
     check_path(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file" if path.exists() else f"no file {path}")
+        raise ValueError(f"{path} is not a file" if path.exists() else f"no file {path}")
     try:
         with path.open("rb") as file:
-            data = file.read(max_bytes + 1)  # a device or a file of /proc does not say its size
+            data = file.read(max_bytes + 1)  # a device or a file of /proc does not report its size
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > max_bytes:
@@ -81,19 +82,19 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path, max_bytes: int = MAX_SETTINGS_BYTES) -> object:
-    """A JSON file.
+    """Read a JSON file.
 
     Raises:
-        ValueError: it is missing, longer than `max_bytes`, not JSON, or beyond the bounds above.
+        ValueError: it is missing, longer than `max_bytes`, not JSON, or beyond the limits above.
     """
     return parse_json(read_bytes(path, max_bytes), str(path))
 
 
 def parse_json(data: bytes, source: str) -> object:
-    """The value of a JSON text. `source` names it in errors.
+    """Parse a JSON text. `source` names it in errors.
 
     Raises:
-        ValueError: not JSON, or beyond the bounds above.
+        ValueError: it is not JSON, or beyond the limits above.
     """
     try:
         value = json.loads(data.decode("utf-8-sig"), parse_int=_bounded_int)
@@ -108,16 +109,16 @@ def parse_json(data: bytes, source: str) -> object:
 
 
 def _containers(value: object) -> list[object]:
-    """The lists and objects directly in a value."""
+    """The lists and objects directly inside a value."""
     inner: Iterable[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [one for one in inner if isinstance(one, dict | list)]
 
 
 def read_yaml(path: Path) -> object:
-    """A YAML file; None if it is empty.
+    """Read a YAML file; None if it is empty.
 
     Raises:
-        ValueError: it is missing, too long, not YAML, or beyond the bounds above.
+        ValueError: it is missing, too long, not YAML, or beyond the limits above.
     """
     data = read_bytes(path, MAX_SETTINGS_BYTES)
     try:
@@ -128,35 +129,36 @@ def read_yaml(path: Path) -> object:
 
 
 def parse_yaml(text: str, source: str) -> object:
-    """The value of a YAML text of plain values. `source` names it in errors.
+    """Parse a YAML text of plain values. `source` names it in errors.
 
     Raises:
-        ValueError: not YAML, or beyond the bounds above.
+        ValueError: it is not YAML, or beyond the limits above.
     """
     try:
         _check_events(text)
         return yaml.load(text, _Loader)
-    except Exception as error:  # what makes values of texts raises whatever it meets
+    except Exception as error:  # constructors of values can raise almost any exception
         raise ValueError(f"{source}: not YAML ({_one_line(error)})") from None
 
 
 class _Loader(yaml.CSafeLoader):
-    """Plain values, with whole numbers bounded, and no name twice beside itself: the library would take the last."""
+    """Plain values, with limits for whole numbers, and without duplicate keys, of which the library would take the
+    last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen and key.value != "<<":
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} occurs twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _check_events(text: str) -> None:
-    """Count values and depth before anything is made of them; libyaml's own composing recurses without a bound.
+    """Count values and nesting before anything is built, since libyaml's own composer recurses without a limit.
 
-    `counts` has, for each open list or mapping, the values in it so far; `sizes` those of each anchor.
+    `counts` has the number of values so far in each open list or mapping; `sizes` those of each anchor.
     """
     counts, names, sizes = [0], [""], dict[str, int]()
     for event in yaml.parse(text, Loader=_Loader):
@@ -172,7 +174,7 @@ def _check_events(text: str) -> None:
             counts[-1] += size
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise ValueError(f"*{shown(event.anchor)[1:-1]} stands for nothing that is complete")
+                raise ValueError(f"*{shown(event.anchor)[1:-1]} refers to nothing that is complete")
             counts[-1] += sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             counts[-1] += 1

@@ -1,7 +1,7 @@
-"""Repositories of the Hugging Face Hub: which commit a name means, and folders of just the files that are read.
+"""Repositories of the Hugging Face Hub: the commit that a name means, and folders with only the files that are read.
 
-Downloads lie in huggingface_hub's own cache ($HF_HOME), where other programs find them too. A token comes from
-$HF_TOKEN or `hf auth login`; it is handled by that library alone.
+Downloads are in huggingface_hub's own cache ($HF_HOME), where other programs find them too. A token comes from
+$HF_TOKEN or `hf auth login`; only that library handles it.
 """
 
 import errno
@@ -35,7 +35,7 @@ from storage.recipes import short_hash
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 ATTEMPTS = 3
-"""Times that a download whose connection broke is taken up again before giving up."""
+"""How often a download is resumed after its connection broke, before giving up."""
 
 
 class RemoteFile(NamedTuple):
@@ -48,14 +48,14 @@ class RemoteFile(NamedTuple):
 
 
 class UnreachableError(ValueError):
-    """The Hub does not answer, and the cache does not hold what was asked for."""
+    """The Hub does not answer, and the cache does not have what was asked for."""
 
 
 def resolve(repo: str, revision: str) -> str:
     """The commit that a branch, a tag or a commit names; without a network, the one it named last.
 
     Raises:
-        ValueError: no such repository or revision, no access, or no network and never seen.
+        ValueError: there is no such repository or revision, no access, or no network and no earlier answer.
     """
     if COMMIT.fullmatch(revision):
         return revision
@@ -67,7 +67,7 @@ def references(repo: str) -> dict[str, str]:
     """The commits of a repository's branches and tags, by name.
 
     Raises:
-        ValueError: no such repository, no access, or no network.
+        ValueError: there is no such repository, no access, or no network.
     """
     with _told(repo, "main"):
         found = HfApi().list_repo_refs(repo)
@@ -75,10 +75,10 @@ def references(repo: str) -> dict[str, str]:
 
 
 def select(repo: str, commit: str, patterns: Sequence[str]) -> list[RemoteFile]:
-    """The files of a commit that match a pattern: `*` is anything within a folder's name, `**` any folders.
+    """The files of a commit that match a pattern: `*` matches within a folder's name, `**` any folders.
 
     Raises:
-        ValueError: none does, or the Hub does not tell.
+        ValueError: none matches, or the Hub does not list them.
     """
     files = _files(repo, commit)
     chosen = [file for file in files if any(_matches(file.name.split("/"), p.split("/")) for p in patterns)]
@@ -89,7 +89,7 @@ def select(repo: str, commit: str, patterns: Sequence[str]) -> list[RemoteFile]:
 
 
 def missing(repo: str, commit: str, files: Iterable[RemoteFile]) -> list[RemoteFile]:
-    """The files that are not in the cache yet."""
+    """The files that are not in the cache."""
     snapshot, blobs = _snapshot(repo, commit), _folder(repo) / "blobs"
     return [
         file
@@ -99,12 +99,12 @@ def missing(repo: str, commit: str, files: Iterable[RemoteFile]) -> list[RemoteF
 
 
 def fetch(repo: str, revision: str, patterns: Sequence[str]) -> tuple[Path, str]:
-    """A folder of the files that match, and their commit; what the cache lacks is downloaded.
+    """A folder with the files that match, and their commit; files that the cache lacks are downloaded.
 
-    Files that were finished are never downloaded again. Progress is shown if there is a terminal.
+    Completed files are never downloaded again. Progress is shown if there is a terminal.
 
     Raises:
-        ValueError: no such repository, revision or file, no access, no network, or a full disk.
+        ValueError: there is no such repository, revision or file, no access, no network, or the disk is full.
     """
     commit = resolve(repo, revision)
     files = select(repo, commit, patterns)
@@ -118,10 +118,10 @@ def fetch(repo: str, revision: str, patterns: Sequence[str]) -> tuple[Path, str]
 
 
 def fetch_dataset(repo: str, revision: str, patterns: Sequence[str]) -> Path:
-    """The folder of a data set's files that match; what the cache lacks is downloaded.
+    """A folder with the files of a data set that match; files that the cache lacks are downloaded.
 
     Raises:
-        ValueError: no such data set or revision, no access, no network, or no file that matches.
+        ValueError: there is no such data set or revision, no access, no network, or no file matches.
     """
     with _told(repo, revision):
         folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
@@ -143,7 +143,7 @@ def _download(repo: str, commit: str, names: list[str]) -> None:
         try:
             with nullcontext() if sys.stderr.isatty() else disable_progress_bars():
                 snapshot_download(repo, revision=commit, allow_patterns=patterns)
-        except httpx2.ReadError:  # the other breaks of a connection are already retried within a file
+        except httpx2.ReadError:  # other broken connections are already retried within a file
             if attempt == ATTEMPTS - 1:
                 raise
         else:
@@ -187,12 +187,12 @@ def _snapshot(repo: str, commit: str) -> Path:
 
 
 def linked_folders() -> Path:
-    """Where folders of links to what was fetched are."""
+    """The folder with folders of links to downloaded files."""
     return Path(constants.HF_HOME) / "circuit-insights"
 
 
 def _linked(repo: str, commit: str, names: list[str]) -> Path:
-    """A folder of links to these files alone: the cache's folder also holds what else was ever asked for."""
+    """A folder of links to these files only, since the cache's folder also has files downloaded for other purposes."""
     key = short_hash(commit=commit, names=sorted(names))
     folder = linked_folders() / f"{repo.replace('/', '--')}-{key}"
     for name in names:
@@ -201,7 +201,7 @@ def _linked(repo: str, commit: str, names: list[str]) -> Path:
             continue
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
-        with suppress(FileExistsError):  # another run made it just now
+        with suppress(FileExistsError):  # another run made it at the same time
             link.symlink_to(target)
     return folder
 
@@ -218,7 +218,7 @@ def _expect_room(repo: str, n_bytes: int) -> None:
 
 @contextmanager
 def _told(repo: str, revision: str) -> Iterator[None]:
-    """Say in a sentence what went wrong. Requests, which carry the token, are never part of it."""
+    """The error as a sentence. Requests, which contain the token, are never part of it."""
     try:
         yield
     except (httpx2.HTTPError, OSError, RevisionResolutionError) as error:

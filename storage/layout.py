@@ -1,7 +1,7 @@
-"""What a store holds: every kind of file, what it is made from, how it is checked, and what happens once it is removed.
+"""The content of a store: every kind of file, what it is made from, how it is checked, and what follows its removal.
 
-Vacuum, doctor and every check of damage learn the store's layout from here, and from nowhere else. `docs/design.md`
-draws the same as a tree.
+Vacuum, doctor and every check for damage use this description of the store's layout and no other. `docs/design.md`
+shows the same as a tree.
 """
 
 import re
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 PARTIAL = ".partial"
-"""Suffix of what is still being written; swept when the next run takes the store."""
+"""Suffix of files that are being written; leftovers are removed when the next run locks the store."""
 
 UNFINISHED = ".unfinished"
-"""Suffix of a corpus that is still being tokenised. It outlives its run, which is gone on with."""
+"""Suffix of a corpus that is still being tokenised. It outlives its run, so that a later one can continue it."""
 
 MIRROR = ".mirror"
 """Folder in a store that is a mirror of a bucket; see `storage.bucket.mirror`."""
@@ -22,8 +22,8 @@ MIRROR = ".mirror"
 class Check(StrEnum):
     """How damage to a file is found when it is read."""
 
-    STAMP = "a CRC-32C of all its bytes, which stands in the file itself"
-    CHUNK = "a CRC-32C behind each chunk; of the array's zarr.json, one in the document"
+    STAMP = "a CRC-32C of all its bytes, in the file itself"
+    CHUNK = "a CRC-32C after each chunk; for zarr.json, one in the file itself"
     ARRAY = "a CRC-32 of each array in the block's zarr.json"
     ZIP = "the CRC-32 of each array in the zip archive"
     DUCKDB = "DuckDB's checksum of each block"
@@ -31,24 +31,24 @@ class Check(StrEnum):
 
 
 class Origin(StrEnum):
-    """Where a file comes from, and so whether a repair may remove it."""
+    """Where a file comes from, which decides whether a repair may remove it."""
 
     INGESTED = "files outside the store"
-    """Never removed by a repair: the files may not be there any more."""
+    """Never removed by a repair, since the original files may no longer exist."""
     DERIVED = "other files of the store"
-    """Removed by a repair: the next run computes it again."""
-    STATE = "the catalog and what runs note for themselves"
+    """Removed by a repair; the next run computes it again."""
+    STATE = "the catalog and records of runs"
 
 
 class Owner(StrEnum):
-    """By what `vacuum` knows whether a folder or file is needed, by its name."""
+    """How `vacuum` decides whether a folder or file is needed, by its name."""
 
     CHECKPOINT = "a checkpoint of the catalog"
     CORPUS = "a corpus of the catalog"
     TRANSCODERS = "the transcoders of a checkpoint of the catalog"
-    RECIPE = "a recipe from which rows of the catalog came"
-    INDEX = "an index: needed while one of the recipes that it names has output"
-    ANSWERS = "answers that were paid for: removed only if asked for"
+    RECIPE = "a recipe whose output is in the catalog"
+    INDEX = "an index: needed as long as one of the recipes that it names has output"
+    ANSWERS = "answers that were paid for: removed only on request"
     STORE = "the store itself"
 
 
@@ -57,12 +57,12 @@ class Kind(NamedTuple):
 
     name: str
     pattern: str
-    """Its path from the store's root. `*` is a part of a name, `**` any number of folders and a name."""
+    """Its path from the store's root. `*` matches within a name, `**` any number of folders and a name."""
     n_unit: int
-    """How many names of the path are the folder or file that is removed if this one is damaged."""
+    """Number of names at the start of the path that give the folder or file to remove if this one is damaged."""
     origin: Origin
     made_from: tuple[str, ...]
-    """Names of other kinds."""
+    """Names of other kinds that it is made from."""
     check: Check
     owner: Owner
     again: str
@@ -70,7 +70,7 @@ class Kind(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The store's folder in which it lies, or its own name at the store's top."""
+        """The store's folder that it is in, or its own name at the top of the store."""
         return self.pattern.split("/")[0]
 
     @property
@@ -79,7 +79,7 @@ class Kind(NamedTuple):
         return self.origin is Origin.DERIVED or self.check is Check.DUCKDB or self.name == "fingerprints"
 
     def matches(self, path: str) -> bool:
-        """Whether a file at this path, from the store's root, is of the kind."""
+        """Whether a file at this path, from the store's root, is of this kind."""
         return _regex(self.pattern).fullmatch(path) is not None
 
 
@@ -131,13 +131,13 @@ KINDS = (
           "attributed samples", "held-out material", "judgements", "answers"),
          Check.STAMP, Owner.RECIPE, _SHARD),
     Kind("index of equal outputs", "equals/*.json", 2, Origin.DERIVED, ("transcoder layer",), Check.STAMP, Owner.INDEX,
-         "nothing, but that outputs of other checkpoints with these inputs are not found any more"),
+         "nothing; outputs of other checkpoints with these inputs are no longer found"),
     Kind("judgements", "evaluation/*/judged/*.parquet", 4, Origin.DERIVED, ("held-out material", "answers"),
          Check.STAMP, Owner.RECIPE, "the layer is judged again"),
     Kind("held-out material", "evaluation/*/*/*.npz", 4, Origin.DERIVED, ("corpus", "transcoder layer", "parts"),
-         Check.ZIP, Owner.RECIPE, "the texts are read, or the model steered, again"),
+         Check.ZIP, Owner.RECIPE, "the texts are read again, or the model is steered again"),
     Kind("figures of reports", "reports/*/*.json", 3, Origin.DERIVED, ("parts", "activations"), Check.STAMP,
-         Owner.RECIPE, "the figures are worked out again"),
+         Owner.RECIPE, "the figures are computed again"),
     Kind("reports", "reports/*/*", 3, Origin.DERIVED, ("parts",), Check.NONE, Owner.RECIPE,
          "the report is drawn again"),
     Kind("open batches", "answers/batches/*.json", 3, Origin.STATE, (), Check.STAMP, Owner.ANSWERS,
@@ -158,17 +158,17 @@ KINDS = (
     Kind("mirror's notes", f"{MIRROR}/**", 2, Origin.STATE, (), Check.STAMP, Owner.STORE,
          "files are compared with the bucket's again"),
 )  # fmt: skip
-"""Every kind of file, the first that matches a path being its kind."""
+"""Every kind of file. A file is of the first kind that matches its path."""
 
 FOLDERS = tuple(sorted({kind.folder for kind in KINDS if "/" in kind.pattern and kind.folder != MIRROR}))
 """The store's folders."""
 
 FILES = tuple(kind.pattern for kind in KINDS if "/" not in kind.pattern and "*" not in kind.pattern)
-"""All that a store always may hold at its top."""
+"""All names that a store may have at its top."""
 
 
 def kind_of(path: str) -> Kind | None:
-    """The kind of a file by its path from the store's root; None if a store holds no such file."""
+    """The kind of a file by its path from the store's root; None if a store has no such file."""
     return next((kind for kind in KINDS if kind.matches(path)), None)
 
 
@@ -182,7 +182,7 @@ class Place(NamedTuple):
 
 
 def placed(path: Path) -> Place | None:
-    """Which store a file belongs to and what it is there, from its path alone; None if it is none of a store's."""
+    """The store of a file, and its kind there, from its path alone; None if it is not in a store."""
     tops = {kind.folder for kind in KINDS}
     for at in range(len(path.parts) - 1, -1, -1):
         name = path.parts[at]
@@ -196,7 +196,7 @@ def placed(path: Path) -> Place | None:
 
 
 def remedy(path: Path) -> str:
-    """What to do about a damaged file of a store."""
+    """What to do about a damaged file of a store, in words."""
     found = placed(path)
     if found is None:
         return "remove it and run again"

@@ -1,11 +1,11 @@
-"""What was set aside and what was spent on language models, written before a question is sent.
+"""The ledger of money reserved and spent on language models, written before a question is sent.
 
-answers/ledger/<run_id>.jsonl    one line a reservation, one line a settlement; lines are only ever appended
+    answers/ledger/<run_id>.jsonl    a line for each reservation and each settlement; lines are only appended
 
-A reservation is on disk before its question leaves this machine. It is settled by what the answer cost, or by zero
-where the question certainly cost nothing. A reservation that is never settled, because a process died or an answer was
-lost on the way, stays set aside: the provider may have charged for it. So what was charged is never more than what is
-recorded and set aside together, whatever happens in between.
+A reservation is on disk before its question leaves this machine. It is settled with the cost of the answer, or with
+zero if the question certainly cost nothing. A reservation that is never settled, because a process died or an answer
+was lost, stays reserved: the provider may have charged for it. So the amount charged is never more than what is spent
+and reserved together.
 """
 
 import json
@@ -26,9 +26,9 @@ class Spending(NamedTuple):
     """Money in USD."""
 
     recorded: float
-    """For answers whose cost is known."""
+    """For answers with known cost."""
     set_aside: float
-    """For questions whose outcome is not known (yet)."""
+    """For questions whose outcome is not known, or not known yet."""
 
     @property
     def total(self) -> float:
@@ -36,17 +36,17 @@ class Spending(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What may be spent at most, in USD; None: no limit of that kind."""
+    """Limits in USD; None: no limit of that kind."""
 
     run: float
     store: float | None = None
     month: float | None = None
-    """In a calendar month (UTC), by all runs on the store."""
+    """For a calendar month (UTC), by all runs on the store."""
 
 
 @dataclass
 class Reservation:
-    """What is set aside for one question or one batch, and what it turned out to cost."""
+    """The amount reserved for one question or one batch, and what it finally cost."""
 
     run_id: str
     month: str
@@ -54,14 +54,14 @@ class Reservation:
     settled: float | None = None
 
     def sums(self) -> tuple[str, str, str]:
-        """The sums that it is part of: the store's, its run's, its month's."""
+        """The sums that it is part of: of the store, of its run, of its month."""
         return ("store", f"run {self.run_id}", f"month {self.month}")
 
 
 class Ledger:
-    """The ledger of a store, as one run sees and continues it. Safe to use from several threads.
+    """The ledger of a store, as one run reads and continues it. Thread-safe.
 
-    One run at a time holds a store, so no other process appends meanwhile.
+    One run at a time locks a store, so no other process appends meanwhile.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -75,7 +75,7 @@ class Ledger:
             if "set_aside_usd" in line:
                 at, usd = str(line["at"]), float(line["set_aside_usd"])
                 self._entries[str(line["id"])] = Reservation(str(line["run_id"]), at[:7], usd)
-        for line in lines:  # a settlement may stand in another run's file than its reservation
+        for line in lines:  # a settlement may be in another run's file than its reservation
             if "usd" in line and str(line["id"]) in self._entries:
                 self._entries[str(line["id"])].settled = float(line["usd"])
         for entry in self._entries.values():
@@ -89,19 +89,19 @@ class Ledger:
 
     @property
     def of_run(self) -> Spending:
-        """What this run spent and has set aside."""
+        """What this run spent and reserved."""
         return self._sums[f"run {self.run_id}"]
 
     @property
     def of_store(self) -> Spending:
-        """What all runs on the store spent and have set aside."""
+        """What all runs on the store spent and reserved."""
         return self._sums["store"]
 
     def reserve(self, usd: float, limits: Limits, name: str | None = None) -> str | None:
-        """Set aside what a question may cost at most. The reservation is on disk when this returns.
+        """Reserve the greatest amount that a question may cost. The reservation is on disk when this returns.
 
         Returns:
-            The reservation's name, or None where a limit leaves no room for it.
+            The reservation's name, or None if a limit leaves no room for it.
         """
         now = datetime.now(UTC).isoformat()
         name = name or uuid.uuid4().hex
@@ -114,7 +114,7 @@ class Ledger:
         return name
 
     def settle(self, name: str, usd: float) -> None:
-        """Replace what was set aside by what it cost; 0 where it certainly cost nothing."""
+        """Replace a reserved amount by the actual cost; 0 if it certainly cost nothing."""
         with self._lock:
             self._append({"id": name, "usd": usd})
             entry = self._entries[name]
@@ -123,22 +123,22 @@ class Ledger:
             self._count(entry, 1)
 
     def is_open(self, name: str) -> bool:
-        """Whether something is set aside under this name."""
+        """Whether an amount is reserved under this name."""
         entry = self._entries.get(name)
         return entry is not None and entry.settled is None
 
     def set_aside(self, name: str) -> float:
-        """What is, or was, set aside under this name, in USD; 0 where nothing ever was."""
+        """The amount that is, or was, reserved under this name, in USD; 0 if there never was one."""
         entry = self._entries.get(name)
         return 0.0 if entry is None else entry.set_aside
 
     def limit_reached(self, usd: float, limits: Limits) -> str | None:
-        """Which limit leaves no room for so much, as a sentence; None if there is room."""
+        """The limit that leaves no room for an amount, as a sentence; None if there is room."""
         with self._lock:
             return self._limit_reached(usd, limits, datetime.now(UTC).isoformat()[:7])
 
     def room(self, limits: Limits) -> float:
-        """How much may still be set aside, in USD."""
+        """The amount that can still be reserved, in USD."""
         with self._lock:
             of = self._limits(limits, datetime.now(UTC).isoformat()[:7])
             return min(limit - self._sums[name].total for _, limit, name in of if limit is not None)
@@ -163,16 +163,16 @@ class Ledger:
     def _append(self, line: dict[str, str | float]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{self.run_id}.jsonl").open("ab") as file:
-            file.write(b"\n" + json.dumps(line).encode() + b"\n")  # the first ends what a dying process left unfinished
+            file.write(b"\n" + json.dumps(line).encode() + b"\n")  # the first ends an unfinished line
             file.flush()
             os.fsync(file.fileno())
 
 
 def _lines(path: Path) -> Iterator[dict[str, str | float]]:
-    """The whole lines of a ledger file. An unfinished one was never acted on: what it reserves was not sent.
+    """The complete lines of a ledger file. An incomplete one had no effect: its question was not sent.
 
     Raises:
-        ValueError: a whole line is no entry; the message names file and line.
+        ValueError: a complete line is not an entry; the message names file and line.
     """
     for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
         if not raw.strip():
@@ -189,5 +189,5 @@ def _lines(path: Path) -> Iterator[dict[str, str | float]]:
         else:
             raise ValueError(
                 f"{path}, line {number}: expected an entry of the spending ledger, found {raw[:60]!r}; "
-                "budgets cannot be kept without it. Restore the file, or remove it to forget what it says was spent"
+                "budgets cannot be enforced without it. Restore the file, or remove it to forget the amounts in it"
             )

@@ -1,4 +1,4 @@
-"""A cache in memory for values that cost much to read."""
+"""A cache in memory for values that are expensive to read."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -22,7 +22,8 @@ class LRUCache(Generic[Value]):
         self._lock = Lock()
 
     def get(self, key: Hashable, read: Callable[[], Value]) -> Value:
-        """The value of a key, read if it is not in the cache. Two threads that miss it at once both read."""
+        """The value of a key, read if it is not in the cache. Two threads that miss it at the same time both read
+        it."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -38,7 +39,7 @@ class LRUCache(Generic[Value]):
         return value
 
     def clear(self) -> None:
-        """Forget every value."""
+        """Empty the cache."""
         with self._lock:
             self._values.clear()
             self.n_bytes = 0

@@ -1,4 +1,4 @@
-"""The weight files of a model folder: which of them are read, and what their names begin with."""
+"""The weight files of a model folder: which of them are read, and prefixes of the weights' names."""
 
 import re
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from storage.formats.folder import Shape, read_settings, tensor_shapes
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 ADAPTER = "adapter_config.json"
-"""peft's settings of an adapter (LoRA and its like)."""
+"""peft's settings file of an adapter (such as LoRA)."""
 
 WRAPPERS = r"^(?:_orig_mod\.|module\.)+"
-"""What torch.compile and data-parallel training put before the name of every weight."""
+"""Prefixes that torch.compile and data-parallel training put before the name of every weight."""
 
 DEQUANTISED = ("mxfp4",)
 """Quantised weights that are read, in float32, by `quant_method`: those of GPT-OSS."""
@@ -27,12 +27,12 @@ _CONSTANT = re.compile(r"\.(?:masked_bias|rotary_emb\.inv_freq)$|\.(?:attn|atten
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that transformers reads the weights from: `model.safetensors`, or those that the index names.
+    """The files from which transformers reads the weights: `model.safetensors`, or those that the index names.
 
-    Others beside them are another program's, such as `consolidated.safetensors`.
+    Other files beside them, such as `consolidated.safetensors`, belong to other programs.
 
     Raises:
-        ValueError: there are none, the folder holds an adapter, or the index names what is not there.
+        ValueError: there are none, the folder has an adapter, or the index names files that do not exist.
     """
     if (folder / ADAPTER).is_file():
         raise ValueError(f"model.path: {folder} {_about_adapter(folder)}")
@@ -71,17 +71,17 @@ def _about_adapter(folder: Path) -> str:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds an adapter in place of a model.
+    """Refuse a folder with an adapter in place of a model.
 
     Raises:
-        ValueError: it does; the message says what to do.
+        ValueError: it has one; the message says what to do.
     """
     if (folder / ADAPTER).is_file():
         raise ValueError(f"model.path: {folder} {_about_adapter(folder)}")
 
 
 TEXT_PART = {r"^language_model\.lm_head\.": "lm_head.", r"^(?:model\.language_model|language_model\.model)\.": "model."}
-"""Names of the text part within a model of texts and images, and those of the text model alone."""
+"""Name prefixes of the text part within a model of texts and images, and of the text model alone."""
 
 
 def is_of_images(name: str) -> bool:
@@ -90,7 +90,7 @@ def is_of_images(name: str) -> bool:
 
 
 def names_to_change(files: tuple[Path, ...], *, text_part: bool = False) -> dict[str, str] | None:
-    """What transformers has to change in the names of the weights, as it takes it; None where they are as they are.
+    """The renaming of weights that transformers has to do, in its format; None if none is needed.
 
     Raises:
         ValueError: a file is truncated, or names begin both with and without a wrapper's prefix.
@@ -105,7 +105,7 @@ def names_to_change(files: tuple[Path, ...], *, text_part: bool = False) -> dict
 
 
 def unknown_weights(unexpected: list[str], files: tuple[Path, ...]) -> list[str]:
-    """Weights that the model has no place for, apart from constants that older versions of transformers saved."""
+    """Weights that the model has no place for, except for constants that older versions of transformers saved."""
     shapes: Mapping[str, Shape] = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
     by_end = {re.sub(WRAPPERS, "", name): shape for name, shape in shapes.items()}
     return [name for name in unexpected if not _is_constant(name, by_end.get(name, ()))]

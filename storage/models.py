@@ -1,4 +1,4 @@
-"""Read a language model and its tokenizer from a folder, trusting nothing in it."""
+"""Read a language model and its tokenizer from a folder, without trusting its content."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,10 +31,11 @@ from storage.model_weights import (
 from storage.tokenising import TRIAL, TRIAL_S, token_ids
 
 MAX_PADDED_VOCABULARY = 0.05
-"""Models pad their embeddings to round sizes; more rows than this share without a token is another tokenizer."""
+"""Models pad their embeddings to round sizes. If more than this share of rows has no token, the tokenizer is another
+model's."""
 
 MAX_SIZE = 10_000_000
-"""No model is deeper, wider or has more tokens."""
+"""Upper limits for depth, width and number of tokens."""
 
 BOUNDS = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 1000),
@@ -42,29 +43,29 @@ BOUNDS = {
     **dict.fromkeys(("hidden_size", "n_embd", "vocab_size", "intermediate_size", "n_inner", "head_dim"), MAX_SIZE),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 100_000_000),
 }
-"""Settings that transformers makes lists, modules or arrays of, before it looks at any weight."""
+"""Settings from which transformers makes lists, modules or arrays before it reads any weight."""
 
 TEXT_PARTS = ("gemma3", "mistral3")
-"""Models of texts and images of which the text model alone is read, by `model_type`."""
+"""Models of texts and images whose text part alone is read, by `model_type`."""
 
 MAX_SETTINGS = 1000
-"""In a model's config.json; transformers looks at each for itself."""
+"""Limit for the number of settings in a model's config.json, since transformers processes each."""
 
 MAX_TOKENIZER_BYTES = 50_000_000
-"""No file of a tokenizer is longer; Gemma-3's has 33 MB."""
+"""Limit for a tokenizer's file in bytes; Gemma-3's has 33 MB."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json")
-"""A tokenizer is in one of them; without, transformers makes one that knows no word."""
+"""Files of which a tokenizer needs one; without any, transformers makes a tokenizer that knows no word."""
 
 SETTINGS_FILES = ("config.json", *TOKENIZER_FILES)
-"""The small files of a model folder, enough for everything but the weights."""
+"""The small files of a model folder: all but the weights."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder, opened: its settings and files. Weights are read by `load`."""
+    """An opened model folder: its settings and files. `load` reads the weights."""
 
     path: Path
     config: PreTrainedConfig
@@ -85,7 +86,7 @@ class ModelFolder:
 
     @property
     def n_positions(self) -> int:
-        """The longest text that it was made for."""
+        """The longest text that the model was made for, in tokens."""
         return _size(self.config, "max_position_embeddings")
 
     @property
@@ -105,12 +106,12 @@ class ModelFolder:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the tokenizer that the model can read."""
+        """Number of the tokenizer's tokens that the model can read."""
         return min(len(self.tokenizer), self.d_vocab)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that determines what the model computes."""
+        """Every file that the model's results depend on."""
         return (self.path / "config.json", *self.weight_files)
 
     @property
@@ -119,10 +120,10 @@ class ModelFolder:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The folder's tokenizer.
+        """Load the folder's tokenizer.
 
         Raises:
-            ValueError: there is none, or it is of another vocabulary size than the model.
+            ValueError: there is none, or its vocabulary size does not fit the model's.
         """
         for file in self.tokenizer_files:
             if file.stat().st_size > MAX_TOKENIZER_BYTES:
@@ -131,13 +132,13 @@ class ModelFolder:
         if not any((self.path / name).is_file() for name in VOCABULARY_FILES):
             raise ValueError(
                 f"{self.path}: no tokenizer; expected tokenizer.json (or vocab.json and merges.txt) beside the model's "
-                "config.json. Another form, such as tokenizer.model, becomes one by "
+                "config.json. Another form, such as tokenizer.model, is converted by "
                 "transformers.AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
             )
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
-            token_ids(tokenizer, [TRIAL], TRIAL_S)  # settings of a wrong type and bad patterns are found out by use
-        except BaseException as error:  # transformers raises whatever its parsers do, those in Rust no Exception
+            token_ids(tokenizer, [TRIAL], TRIAL_S)  # settings of a wrong type and bad patterns show only in use
+        except BaseException as error:  # transformers' parsers can raise almost anything; those in Rust no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise ValueError(f"{self.path}: no readable tokenizer ({_one_line(error)})") from None
@@ -152,12 +153,12 @@ class ModelFolder:
         return tokenizer
 
     def load(self) -> PreTrainedModel:
-        """The model in float32, ready to run, every weight taken from the files and finite.
+        """Load the model in float32, ready to run, with every weight taken from the files and finite.
 
         Raises:
-            ValueError: a weight file is truncated, a weight is missing, too many, misshaped or not finite.
+            ValueError: a weight file is truncated, or a weight is missing, superfluous, misshaped or not finite.
         """
-        # A truncated file is named here, not guessed at by the loader.
+        # A truncated file is named here, since the loader's message would not.
         names = names_to_change(self.weight_files, text_part=self.whole is not None)
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -173,7 +174,7 @@ class ModelFolder:
                 config=self.config,
                 quantization_config=Mxfp4Config(dequantize=True) if self.quantised else None,
             )
-            assert isinstance(loaded, tuple)  # so it is with output_loading_info
+            assert isinstance(loaded, tuple)  # the return value is a pair because of output_loading_info
             model, report = loaded
         except Exception as error:
             raise ValueError(f"{self.path}: the model cannot be read ({_one_line(error)})") from None
@@ -194,17 +195,17 @@ def open_model(path: Path) -> ModelFolder:
     """Open a transformers folder. No weights are read yet.
 
     Raises:
-        ValueError: no folder, no readable config.json, an unknown family, or no safetensors weights.
+        ValueError: there is no folder, no readable config.json, or no safetensors weights, or the family is unknown.
     """
     model = open_settings(path)
     return replace(model, weight_files=weight_files(path))
 
 
 def open_settings(path: Path) -> ModelFolder:
-    """Open a transformers folder that may lack the weights: settings and tokenizer are there.
+    """Open a transformers folder that may lack the weights; settings and tokenizer must be there.
 
     Raises:
-        ValueError: no folder, no readable config.json, or an unknown family.
+        ValueError: there is no folder or no readable config.json, or the family is unknown.
     """
     refuse_gguf(check_path(path))
     if not path.is_dir():
@@ -233,7 +234,7 @@ def open_settings(path: Path) -> ModelFolder:
     transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its checks do
+    except Exception as error:  # transformers' checks can raise almost any exception
         raise ValueError(f"{config_path}: {_one_line(error)}") from None
     if whole is not None:
         config = config.text_config

@@ -1,4 +1,5 @@
-"""Parquet files of a store: written whole with a checksum in the footer, compared when they are read."""
+"""Parquet files of a store: written completely or not at all with a checksum in the footer, which is checked on
+reading."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from storage.checksums import NAME, READ_ERRORS, UNSTAMPED, DamagedError, check_
 from storage.store import whole_file
 
 READ_PARTS = "read_parquet(?, union_by_name = true, hive_partitioning = false)"
-"""Parts as a table of DuckDB, which otherwise takes a folder `key=value` above a store for a column of every part."""
+"""Parts as a table of DuckDB. Without hive_partitioning=false, a folder `key=value` above a store would become a
+column."""
 
 
 def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
-    """Write a table whole."""
+    """Write a table completely or not at all."""
     with whole_file(path) as partial:
         with pq.ParquetWriter(partial, table.schema, compression="zstd") as writer:
             writer.write_table(table, row_group_size)
@@ -24,7 +26,7 @@ def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) 
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, filters: object = None) -> pa.Table:
-    """Some columns of a file, or those of its rows that the filters choose.
+    """Read some columns of a file, or of those of its rows that the filters select.
 
     Raises:
         DamagedError: it is missing or damaged.
@@ -40,7 +42,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, filters: object
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Compare a file with its checksum; what its reader raises within is told as damage.
+    """Check a file's checksum; errors of its reader inside the block become errors about damage.
 
     Raises:
         DamagedError: it is missing or damaged.

@@ -14,7 +14,7 @@ FeatureKey = tuple[str, str, int, int]
 
 
 class SamplePattern(NamedTuple):
-    """The tokens that one activation came from."""
+    """The tokens that caused one activation."""
 
     sample: int
     cluster: int
@@ -22,7 +22,7 @@ class SamplePattern(NamedTuple):
     position: int
     activation: float
     pattern: list[int]
-    """Positions in the row, in order, the firing token's among them."""
+    """Positions in the row, in order, including the firing token's."""
     texts: list[str]
     """Texts of the tokens."""
     text: str
@@ -36,7 +36,7 @@ def sample_patterns(
     cluster: int | None = None,
     n: int | None = None,
 ) -> list[SamplePattern]:
-    """Patterns of the attributed samples of a feature, or of one of its clusters, the strongest `n` first."""
+    """Patterns of the attributed samples of a feature, or of one of its clusters, of the `n` strongest samples."""
     samples = connection.execute(
         """SELECT sample, cluster, sequence, position, activation FROM samples
            WHERE checkpoint_id = ? AND corpus_id = ? AND layer = ? AND feature = ? AND cluster IS NOT NULL
@@ -68,13 +68,13 @@ def sample_patterns(
 
 
 def corpora_of(connection: duckdb.DuckDBPyConnection, corpus_id: str) -> tuple[str, ...]:
-    """The corpora in whose rows the samples of a corpus are: itself, or those that it was read from, in order."""
+    """The corpora with the rows of a corpus' samples: the corpus itself, or those that it was read from, in order."""
     row = connection.execute("SELECT corpora FROM corpora WHERE corpus_id = ?", [corpus_id]).fetchone()
     return (corpus_id,) if row is None or row[0] is None else tuple(row[0])
 
 
 def _texts(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, rows: dict[int, np.ndarray]) -> dict[int, str]:
-    """The texts of all tokens of some rows; nothing for padding."""
+    """The texts of all tokens of some rows, without padding."""
     wanted = np.unique(np.concatenate(list(rows.values()))).tolist()
     query = "SELECT token_id, text FROM tokens WHERE checkpoint_id = ? AND token_id IN (SELECT unnest(?::INTEGER[]))"
     return {token: "" for token in wanted} | dict(connection.execute(query, [checkpoint_id, wanted]).fetchall())

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from storage.store import Store, read_as, write_json
 
 ID_LENGTH = 12
-"""Hex digits of an identifier: 48 bits, collisions out of reach for the thousands that a store holds."""
+"""Hex digits of an identifier: 48 bits, enough to make collisions among a store's thousands of identifiers
+negligible."""
 
 
 def short_hash(**ingredients: object) -> str:
@@ -33,7 +34,7 @@ def file_sha256(path: Path) -> str:
 
 
 class Fingerprint(NamedTuple):
-    """A file's hash, and the size and modification time that it had when it was hashed."""
+    """A file's hash, with the size and modification time that it had when it was hashed."""
 
     n_bytes: int
     mtime_ns: int
@@ -41,9 +42,9 @@ class Fingerprint(NamedTuple):
 
 
 def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file, taken from the store's memory where size and modification time are unchanged.
+    """SHA-256 of each file, taken from the store if its size and modification time have not changed.
 
-    Files are named from the folder that holds them all, so that a release has the same hashes wherever it lies.
+    Files are named from the folder that they have in common, so that a release has the same hashes wherever it is.
     """
     memory, paths = _memory(store), sorted(files)
     above = os.path.commonpath([path.parent for path in paths]) if paths else ""
@@ -56,7 +57,7 @@ def fingerprints(store: Store, files: Iterable[Path]) -> dict[str, str]:
 
 
 def remember_fingerprints(store: Store, files: Iterable[Path]) -> None:
-    """Keep the files' hashes in the store, so that the next run need not read them again."""
+    """Record the files' hashes in the store, so that the next run need not read the files again."""
     memory = _memory(store)
     for path in files:
         memory[str(path.resolve())] = Fingerprint(*_stamp(path), fingerprints(store, [path])[path.name])
@@ -67,7 +68,7 @@ def _memory(store: Store) -> dict[str, Fingerprint]:
     try:
         return read_as(store.root / "fingerprints.json", dict[str, Fingerprint])
     except (OSError, ValueError):
-        return {}  # nothing is lost with it but the time to read the files again
+        return {}  # if it is lost, the files are only read again
 
 
 def _stamp(path: Path) -> tuple[int, int]:

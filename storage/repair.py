@@ -1,4 +1,4 @@
-"""Remove the derived outputs of a store that are damaged, and have the next run make them again."""
+"""Remove damaged derived outputs of a store, so that the next run makes them again."""
 
 import json
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ from storage.store import Store, remove_folder
 
 
 def repair(store: Store, findings: Iterable[Finding]) -> list[str]:
-    """Remove what is damaged and was made from other files of the store, and what the catalog says of it; a damaged
-    catalog is made again. Only the store's holder may. Returns what was done, a sentence each.
+    """Remove what is damaged and was made from other files of the store, and its records in the catalog; a damaged
+    catalog is made again. The caller must hold the store's lock. Returns a sentence for each thing that was done.
 
-    What came from outside the store stays: see `storage.layout.Origin`.
+    Files from outside the store are not removed: see `storage.layout.Origin`.
     """
     found = [finding for finding in findings if finding.problem and finding.kind.is_repaired]
     done, units = [], dict.fromkeys(_unit(finding.path) for finding in found)
@@ -48,7 +48,7 @@ def _remove(unit: Path) -> None:
 
 
 def _unmark(store: Store, name: str) -> None:
-    """Have the catalog no longer say that stages are loaded which a removed file or folder belongs to: the next run
+    """Remove the records in the catalog that stages are loaded which used a removed file or folder: the next run
     computes what is missing and loads these stages again from their parts."""
     folder, *names = name.split("/")
     if not store.catalog.is_file() or folder in ("equals", "answers") or not names:
@@ -65,7 +65,7 @@ def _unmark(store: Store, name: str) -> None:
 
 
 def _resting_on(connection: duckdb.DuckDBPyConnection, table: str, recipe: str) -> set[str]:
-    """The checkpoints whose rows came from files of a recipe; all, where that was not recorded."""
+    """The checkpoints whose rows came from files of a recipe; all, if that was not recorded."""
     query = "SELECT selected FROM loaded_parts WHERE recipe = ? AND (table_name = ? OR ? = 'attributions')"
     rows = connection.execute(query, [recipe, table, table]).fetchall()
     selected = [item for (text,) in rows for item in json.loads(text).items()]

@@ -1,4 +1,4 @@
-"""Samples of features' activations: by shard as they were drawn, and in order of rows for who reads the corpus.
+"""Samples of features' activations: by shard in the order of drawing, and by row for steps that read the corpus.
 
 parts/samples/<recipe>/layer-<LL>/features-<start>-<stop>.parquet            by feature
 parts/attributions/<recipe>/samples-<LL>-<start>-<stop>.safetensors          by row, until all are attributed
@@ -19,7 +19,7 @@ from storage.store import ShardKey, Store, whole_file
 
 
 def sample_ids(feature: Int64[np.ndarray, " n"], sample: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """One number for each sample of a layer, in order of feature, then sample."""
+    """A single number for each sample of a layer, in order of feature, then sample."""
     return (feature << 32) + sample
 
 
@@ -33,10 +33,10 @@ class ShardSamples(NamedTuple):
     position: Int64[np.ndarray, " n"]
     activation: Float32[np.ndarray, " n"]
     quantile_bin: Int64[np.ndarray, " n"]
-    """Bin of the quantile sample; −1 for samples that are not of it."""
+    """Bin of the quantile sample; −1 for samples outside it."""
 
     def where(self, chosen: Bool[np.ndarray, " n"] | Int64[np.ndarray, " m"]) -> "ShardSamples":
-        """The samples chosen by a mask or by indices."""
+        """The samples selected by a mask or by indices."""
         return ShardSamples(*(column[chosen] for column in self))
 
     @classmethod
@@ -47,19 +47,18 @@ class ShardSamples(NamedTuple):
 
     @property
     def quantile(self) -> "ShardSamples":
-        """The quantile sample alone."""
+        """The quantile sample only."""
         return self.where(self.quantile_bin >= 0)
 
     def first(self, n: int | None) -> "ShardSamples":
-        """The `n` of every feature's quantile sample that were drawn first, or all that it has; None: all.
+        """The first `n` samples drawn for every feature's quantile sample, or all if there are fewer; None: all.
 
-        Samples are numbered as they were drawn, by the weights of the quantile sample, so the first of them are such a
-        sample of `n`.
+        Samples are numbered in the order of drawing, so the first `n` are a quantile sample of size `n`.
         """
         return self if n is None else self.where(self.sample < n)
 
     def top(self, n: int) -> "ShardSamples":
-        """The `n` greatest activations of every feature, downwards; of the same, the earlier first."""
+        """The `n` greatest activations of every feature, in descending order; among equals, the earlier first."""
         place = self.sequence, self.position
         order = np.lexsort((place[1], place[0], -self.activation, self.feature))
         ordered = self.where(order)
@@ -67,14 +66,14 @@ class ShardSamples(NamedTuple):
 
 
 def read_samples(store: Store, key: ShardKey) -> ShardSamples:
-    """The samples of a shard; `key` carries the recipe of the activations stage."""
+    """Read the samples of a shard; `key` has the recipe of the activations stage."""
     table = read_parts([store.part("samples", key)], list(ShardSamples._fields))
     columns = [table[name].fill_null(-1).to_numpy() for name in ShardSamples._fields]
     return ShardSamples(*(column.astype(np.float32 if column.dtype.kind == "f" else np.int64) for column in columns))
 
 
 def samples_by_row_path(store: Store, recipe: str, key: ShardKey) -> Path:
-    """Where a shard's samples lie in order of rows, for the attribution of that recipe."""
+    """The file with a shard's samples in order of rows, for the attribution of that recipe."""
     return store.parts("attributions", recipe) / f"samples-{key.layer:02d}-{key.start}-{key.stop}.safetensors"
 
 
@@ -94,10 +93,10 @@ def write_samples_by_row(path: Path, samples: ShardSamples, marked: Bool[np.ndar
 
 
 def read_samples_of_rows(path: Path, start: int, stop: int) -> tuple[ShardSamples, Bool[np.ndarray, " n"]]:
-    """The samples of rows `start` to `stop` and their marks. No others are read.
+    """Read the samples of rows `start` to `stop` and their marks, and no others.
 
     Raises:
-        DamagedError: the file is not as it was written.
+        DamagedError: the file has changed since it was written.
     """
     check_file(path)
     with safe_open(path, "numpy") as file:

@@ -1,11 +1,11 @@
-"""What another checkpoint of the store had computed from exactly the same: copied, not computed again.
+"""Reuse of results that another checkpoint of the store computed from identical inputs: they are copied.
 
-Paths name a recipe, and a recipe names the checkpoint. What a shard's rows follow from is often less: the arrays of its
-own layer and of those below it. A hash of exactly these *ingredients* is noted with the recipe under which they are
-used, in `equals/<ingredients>.json`; whoever has the same ingredients finds there where equal files lie. Notes are
-written before anything is computed: a file that is there is whole, whoever was killed after it.
+Paths contain a recipe, and a recipe contains the checkpoint. But the rows of a shard often depend on less: the arrays
+of its own layer and of lower ones. A hash of exactly these inputs (*ingredients*) is recorded with the recipe that uses
+them, in `equals/<ingredients>.json`; a stage with the same ingredients finds there where equal files are. Records are
+written before anything is computed, and files are written completely or not at all, so kills do no harm.
 
-Copied parts still have the other checkpoint's id in them. Loading replaces it, and nobody else reads it.
+Copied parts contain the other checkpoint's id. Loading replaces it; nothing else reads it.
 """
 
 import shutil
@@ -27,9 +27,9 @@ class ReuseCount:
 
 
 def take_over(store: Store, ingredients: str, name: str, paths: Callable[[str], Sequence[Path]]) -> bool:
-    """Copy what was computed from the same ingredients; whether there was such.
+    """Copy results computed from the same ingredients; returns whether there were any.
 
-    `name` is the recipe or checkpoint that it is wanted for, and `paths` says where files or folders lie under a name.
+    `name` is the recipe or checkpoint that needs them, and `paths` gives the files or folders for a name.
     """
     known = _noted(store, ingredients)
     for other in known:
@@ -47,7 +47,7 @@ def take_over_shards(
 ) -> list[ShardKey]:
     """Copy the parts of shards that are equal to others; returns the shards that are still to be computed.
 
-    `ingredients` are given by layer, as hashes.
+    `ingredients` are hashes, by layer.
     """
     left = []
     for key in keys:

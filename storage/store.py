@@ -1,4 +1,4 @@
-"""A store folder: where each thing lives, written whole or not at all, held by one run at a time."""
+"""A store folder: the paths in it, files written completely or not at all, and a lock for one run at a time."""
 
 import errno
 import fcntl
@@ -21,11 +21,11 @@ from storage.checksums import DamagedError, json_text, read_document, stamp, wri
 from storage.layout import FILES, FOLDERS, MIRROR, PARTIAL
 
 _LEFT_OVER = re.compile(r".+\.[0-9a-f]{8,32}\.partial(\.wal)?")
-"""Ours, those of Zarr, and DuckDB's log of a catalog that was being made."""
+"""Names at the top of a store: its own, those of Zarr, and DuckDB's log of an unfinished catalog."""
 
 
 class ShardKey(NamedTuple):
-    """A range of one layer's features under one recipe: what travels between tasks instead of arrays."""
+    """A range of one layer's features under one recipe. Tasks pass these to each other instead of arrays."""
 
     recipe: str
     layer: int
@@ -40,7 +40,7 @@ class ShardKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Paths inside a store. `docs/design.md` draws the tree."""
+    """Paths inside a store. `docs/design.md` shows the tree."""
 
     root: Path
 
@@ -49,9 +49,11 @@ class Store:
         return self.root / "catalog.duckdb"
 
     def checkpoint(self, checkpoint_id: str) -> Path:
+        """The folder of a checkpoint."""
         return self.root / "checkpoints" / checkpoint_id
 
     def corpus(self, corpus_id: str) -> Path:
+        """The folder of a corpus."""
         return self.root / "corpora" / corpus_id
 
     def activations(self, recipe: str) -> Path:
@@ -59,6 +61,7 @@ class Store:
         return self.root / "activations" / recipe
 
     def coactivation(self, recipe: str) -> Path:
+        """The folder of co-activation matrices."""
         return self.root / "coactivation" / recipe
 
     def equals(self, ingredients: str) -> Path:
@@ -66,23 +69,25 @@ class Store:
         return self.root / "equals" / f"{ingredients}.json"
 
     def reports(self, recipe: str) -> Path:
-        """Tables and plots to be read by people."""
+        """Tables and plots for people."""
         return self.root / "reports" / recipe
 
     def trained_transcoders(self, recipe: str) -> Path:
+        """The folder of transcoders trained here."""
         return self.root / "transcoders" / recipe
 
     def part(self, table: str, key: ShardKey) -> Path:
-        """The Parquet file that holds one shard's rows of a catalog table."""
+        """The Parquet file with one shard's rows of a catalog table."""
         layer = self.parts(table, key.recipe) / f"layer-{key.layer:02d}"
         return layer / f"features-{key.start}-{key.stop}.parquet"
 
     def parts(self, table: str, recipe: str) -> Path:
+        """The folder of a recipe's parts of a table."""
         return self.root / "parts" / table / recipe
 
 
 def shards(recipe: str, layer: int, n_features: int, shard_size: int) -> list[ShardKey]:
-    """A layer's features tiled into shards; the last may be smaller."""
+    """A layer's features divided into shards; the last may be smaller."""
     return [
         ShardKey(recipe, layer, start, min(start + shard_size, n_features))
         for start in range(0, n_features, shard_size)
@@ -90,14 +95,15 @@ def shards(recipe: str, layer: int, n_features: int, shard_size: int) -> list[Sh
 
 
 def missing_shards(store: Store, keys: Sequence[ShardKey], tables: Sequence[str]) -> list[ShardKey]:
-    """Shards of which a table's part is not there yet."""
+    """Shards without a part of a table."""
     return [key for key in keys if not all(store.part(table, key).exists() for table in tables)]
 
 
 def open_store(root: Path) -> Store:
-    """The store at `root`, made if it is missing: for its owner alone, since it holds the corpus's text.
+    """Open the store at `root`; it is created if missing, accessible to its owner only, since it contains the corpus's
+    text.
 
-    The mode of one that is there is left as it is, and what is in it follows the umask; so `chmod` opens it for good.
+    The mode of an existing store is not changed, and the files in it follow the umask, so `chmod` opens it permanently.
 
     Raises:
         ValueError: the place cannot be written.
@@ -116,7 +122,7 @@ def open_store(root: Path) -> Store:
 
 
 def check_place(root: Path) -> None:
-    """Refuse a place that is not a folder, or a folder of something else.
+    """Refuse a place that is not a folder, or a folder with other content.
 
     Raises:
         ValueError: says what is there.
@@ -128,12 +134,12 @@ def check_place(root: Path) -> None:
     names = {path.name for path in root.iterdir()}
     if names and not names.intersection((*FOLDERS, *FILES, MIRROR)):
         some = ", ".join(sorted(names)[:5])
-        raise ValueError(f"store: {root} holds other things ({some}); name a new folder, or one that holds a store")
+        raise ValueError(f"store: {root} has other content ({some}); name a new folder, or the folder of a store")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file beside its place and rename it there: a reader sees all of it or nothing."""
+    """Write a file under a temporary name and rename it: a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
@@ -147,7 +153,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder beside its place and rename it there. What stands there already is kept."""
+    """Fill a folder under a temporary name and rename it. If the folder exists already, it is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     partial.mkdir()
@@ -163,7 +169,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder atomically for readers; what a kill leaves half removed is swept later."""
+    """Remove a folder atomically for readers; what a kill leaves behind is removed later."""
     going = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     with suppress(FileNotFoundError):
         path.replace(going)
@@ -171,14 +177,14 @@ def remove_folder(path: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a small JSON document whole, with its checksum."""
+    """Write a small JSON document completely or not at all, with its checksum."""
     with whole_file(path) as partial:
         partial.write_text(json_text(value), encoding="utf-8")
         stamp(partial)
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON document.
+    """Read a JSON document.
 
     Raises:
         DamagedError: it is missing or damaged.
@@ -190,7 +196,7 @@ T = TypeVar("T")
 
 
 def read_as(path: Path, kind: type[T]) -> T:
-    """A JSON document as a dataclass or NamedTuple whose fields it has, of their types.
+    """Read a JSON document as a dataclass or NamedTuple with the same fields and types.
 
     Raises:
         DamagedError: it is missing, damaged, or has other fields.
@@ -199,17 +205,17 @@ def read_as(path: Path, kind: type[T]) -> T:
 
 
 def checked_as(kind: type[T], value: object, path: Path) -> T:
-    """The fields that a file holds as a value of their type.
+    """The fields read from a file as a value of a type.
 
     Raises:
-        DamagedError: they are other fields, or of other types; `path` names the file.
+        DamagedError: there are other fields, or other types; `path` names the file.
     """
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise DamagedError(path, f"not {kind.__name__} as it is kept ({where}: {first['msg']})") from None
+        raise DamagedError(path, f"not a {kind.__name__} ({where}: {first['msg']})") from None
 
 
 @lru_cache
@@ -218,17 +224,17 @@ def _adapter(kind: type[T]) -> TypeAdapter[T]:
 
 
 class StoreInUseError(ValueError):
-    """Another run holds the store."""
+    """Another run has locked the store."""
 
 
 @contextmanager
 def held(store: Store, purpose: str) -> Iterator[None]:
-    """Hold the store for one run: no second writer, and leftovers of killed runs swept.
+    """Lock the store for one run: there is no second writer, and leftovers of killed runs are removed.
 
-    The lock is the kernel's, so it ends with the process however that ends.
+    It is a kernel lock, so it ends with the process in any case.
 
     Raises:
-        StoreInUseError: another run holds it; the message says which.
+        StoreInUseError: another run has locked it; the message says which.
         ValueError: the store cannot be written.
     """
     path = store.root / "lock"
@@ -255,7 +261,7 @@ def held(store: Store, purpose: str) -> Iterator[None]:
 
 
 def is_held(store: Store) -> bool:
-    """Whether a run holds the store at this moment."""
+    """Whether a run has locked the store at this moment."""
     try:
         with (store.root / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -267,7 +273,7 @@ def is_held(store: Store) -> bool:
 
 
 def _sweep(store: Store) -> None:
-    """Remove what killed runs left half-written. Only the holder of the lock may."""
+    """Remove what killed runs left half-written. The caller must hold the lock."""
     own = [path for name in (*FOLDERS, MIRROR) for path in (store.root / name).rglob(f"*{PARTIAL}*")]
     for path in [*own, *store.root.glob(f"*{PARTIAL}*")]:
         if not _LEFT_OVER.fullmatch(path.name):

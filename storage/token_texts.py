@@ -1,4 +1,4 @@
-"""The text of every token, whatever its tokenizer calls it."""
+"""The text of every token, for any kind of tokenizer."""
 
 import json
 import re
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
-    """The text of every token id, a leading space kept, bytes that are not UTF-8 as `<0xE2>`.
+    """The text of every token id, with its leading space, and bytes that are not UTF-8 as `<0xE2>`.
 
-    Where a vocabulary marks what goes on with a word rather than what begins one (WordPiece), or has whole words only
-    (word level), words get the space that stands before them in a text.
+    If a vocabulary marks tokens that continue a word rather than those that begin one (WordPiece), or has whole words
+    only (word level), words get the space that comes before them in a text.
     """
     byte_of = {character: byte for byte, character in byte_level_alphabet().items()}
     names = tokenizer.convert_ids_to_tokens(list(range(n_tokens)))
@@ -23,7 +23,7 @@ def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
         if name is None:
             texts.append(f"[unused {token_id}]")
         elif token_id in special or (token_id in added and byte_level):
-            texts.append(name)  # added tokens are written as they stand in a text
+            texts.append(name)  # added tokens are written as they are in a text
         elif byte_level and all(character in byte_of for character in name):
             texts.append(_bytes_as_text(bytes(byte_of[character] for character in name)))
         elif continuing is not None:
@@ -34,7 +34,7 @@ def token_texts(tokenizer: Any, n_tokens: int) -> list[str]:
 
 
 def _continuing(state: Any, names: Sequence[str | None]) -> str | None:
-    """What marks a token that goes on with a word, if whole words are what is not marked; empty: none does."""
+    """The mark of tokens that continue a word, if unmarked ones are whole words; empty if there is no such mark."""
     model = state.get("model") or {}
     if any(name is not None and name.startswith(("▁", "Ġ")) for name in names):
         return None
@@ -57,7 +57,7 @@ def _bytes_as_text(data: bytes) -> str:
 
 
 def byte_level_alphabet() -> dict[int, str]:
-    """GPT-2's table: printable bytes stand for themselves, the others for the characters from U+0100 on."""
+    """GPT-2's table: printable bytes represent themselves, the others are represented by characters from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}

@@ -1,1 +1,2 @@
-"""One step for one shard: read, call `interp`, write, return the key. Done work is recognised and skipped."""
+"""One step for one shard: read, compute with `interp`, write, return the key. Finished work is recognised and
+skipped."""

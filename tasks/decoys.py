@@ -1,4 +1,4 @@
-"""Make a layer's decoys, and note in the catalog what they are."""
+"""Make a layer's decoys, and record in the catalog what they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from tasks.models import loaded_model
 from tasks.shard_task import shard_task
 
 VERSION = 1
-"""Bump when the same features would get other decoys."""
+"""Raise it when the same features would get other decoys."""
 
 CALIBRATION_TOKENS = 1 << 16
-"""Tokens of the corpus on which decoys get the density of real features."""
+"""Tokens of the corpus on which decoys are given the density of real features."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DecoysJob:
     checkpoint_id: str
     model_path: Path
     corpus_id: str
-    """As the tables have it."""
+    """The corpus id in the tables."""
     first_corpus: str
     """The corpus on which their densities are set."""
     counted: ActivationSettings
@@ -49,17 +49,18 @@ class DecoysJob:
     seed: int
 
     def folder(self, store: Store) -> Path:
+        """The folder of the decoys."""
         return store.trained_transcoders(self.recipe)
 
 
 @shard_task("make-decoys", "make decoys L{layer:02d}")
 def make_layer(store: Store, job: DecoysJob, layer: int) -> int:
-    """Write a layer's decoys as a transcoder, and beside it what they are.
+    """Write a layer's decoys as a transcoder, and a file that says what they are.
 
     Memory: the model, the layer's transcoder, and `CALIBRATION_TOKENS` pre-activations of each decoy.
 
     Raises:
-        ValueError: the layer has one feature alone.
+        ValueError: the layer has only one feature.
     """
     weights, about = job.folder(store) / f"layer_{layer}.safetensors", _about(store, job, layer)
     if weights.exists() and about.exists():
@@ -69,7 +70,7 @@ def make_layer(store: Store, job: DecoysJob, layer: int) -> int:
                AND n_active > 0 ORDER BY feature"""
     with open_catalog(store.catalog) as connection:
         densities = dict(connection.execute(query, [job.checkpoint_id, job.corpus_id, layer]).fetchall())
-    if not densities:  # of a layer in which nothing is active, decoys are active once
+    if not densities:  # in a layer without active features, decoys are active once
         densities = dict.fromkeys(range(checkpoint.d_transcoder), 0.0)
     transcoder = checkpoint.transcoder(layer)
     among = torch.tensor(list(densities), dtype=torch.int64)
@@ -99,7 +100,7 @@ def _about(store: Store, job: DecoysJob, layer: int) -> Path:
 
 
 def _pre_activations(store: Store, job: DecoysJob, layer: int, W_enc: Tensor) -> Tensor:
-    """What encoder rows make of the tokens that count in some rows of the corpus, in which statistics were taken."""
+    """The products of encoder rows with the inputs at the tokens that count, in some rows that statistics are from."""
     attributes = corpus_attributes(store, job.first_corpus)
     n_rows = min(attributes.n_sequences, max(1, CALIBRATION_TOKENS // attributes.n_pos))
     chosen = np.sort(np.random.default_rng([job.seed, layer]).choice(attributes.n_sequences, n_rows, replace=False))
@@ -119,7 +120,7 @@ def _pre_activations(store: Store, job: DecoysJob, layer: int, W_enc: Tensor) ->
 
 
 class _About(NamedTuple):
-    """What is kept of a layer's decoys."""
+    """The stored description of a layer's decoys."""
 
     decoys: list[dict[str, object]]
     """Rows of the table, without the checkpoints and the layer."""
@@ -127,7 +128,7 @@ class _About(NamedTuple):
 
 @shard_task("load-decoys", "load decoys")
 def load_decoys(store: Store, job: DecoysJob, decoy_checkpoint_id: str, layers: Sequence[int]) -> int:
-    """Note in the catalog what the decoys are, in the place of the checkpoint's earlier ones; returns how many."""
+    """Record in the catalog what the decoys are, replacing the checkpoint's earlier ones; returns their number."""
     key = {"checkpoint_id": job.checkpoint_id, "decoy_checkpoint_id": decoy_checkpoint_id}
     rows: list[dict[str, object]] = [
         {**key, "layer": layer, **row} for layer in layers for row in read_as(_about(store, job, layer), _About).decoys

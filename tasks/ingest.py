@@ -1,4 +1,4 @@
-"""Bring one checkpoint into the store: measured first, then written layer by layer."""
+"""Add one checkpoint to the store: first its quality is measured, then it is written layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,7 +42,7 @@ from tasks.shard_task import shard_task
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text to measure on: the first `n_tokens` tokens of a source."""
+    """A text for measuring quality: the first `n_tokens` tokens of a source."""
 
     recipe: str
     """Identifies the tokens."""
@@ -73,7 +73,7 @@ class Text:
 
 @dataclass(frozen=True)
 class IngestJob:
-    """What is brought into the store, and the text that it is measured on before."""
+    """The checkpoint to add, and the text on which its quality is measured first."""
 
     checkpoint_id: str
     model_path: Path
@@ -81,7 +81,7 @@ class IngestJob:
     hooks: Hooks
     text: Text
     counted: ActivationSettings
-    """Positions that explained variance and active features are measured at."""
+    """Number of positions for explained variance and active features."""
     n_threads: int = 1
     arithmetic: Arithmetic = FLOAT32
     only: tuple[int, ...] | None = None
@@ -94,9 +94,9 @@ class IngestJob:
 
 @shard_task("measure-quality", "measure L{layers}")
 def measure_layers(store: Store, job: IngestJob, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """Run the transcoders of some layers beside their MLPs on a piece of text and record the figures.
+    """Measure the quality of some layers' transcoders on a text and store it.
 
-    Memory: the model, these transcoders, and what `measure_quality` says.
+    Memory: the model, these transcoders, and the memory of `measure_quality`.
     """
     paths = [quality_path(store, job.checkpoint_id, job.text.recipe, layer) for layer in layers]
     if not all(path.exists() for path in paths):
@@ -139,6 +139,7 @@ def ingest_embeddings(store: Store, job: IngestJob) -> str:
 
 
 def tokens_part(store: Store, checkpoint_id: str) -> Path:
+    """The file with the vocabulary's rows."""
     return store.parts("tokens", checkpoint_id) / "tokens.parquet"
 
 
@@ -152,7 +153,7 @@ def ingest_layer(store: Store, job: IngestJob, layer: int) -> int:
     if job.hooks.feature_input != "mlp_in" or not read_norm.divides:
         read_norm = None  # the norm's weight acts after the point where the transcoder reads, or there is none
     if job.hooks.feature_output != "mlp_out":
-        write_norm = None  # the decoder already stands for what is added to the residual stream
+        write_norm = None  # the decoder already writes what is added to the residual stream
     write_layer(store, job.checkpoint_id, layer, transcoder, read_norm, write_norm)
     return layer
 
@@ -161,7 +162,7 @@ def ingest_layer(store: Store, job: IngestJob, layer: int) -> int:
 def load_checkpoint(
     store: Store, checkpoint_id: str, attributes: CheckpointAttributes, text: str, corpus_id: str | None
 ) -> str:
-    """Mark a checkpoint as ingested and enter it, its vocabulary and its figures in the catalog."""
+    """Mark a checkpoint as ingested and load it, its vocabulary and its quality into the catalog."""
     attributes = replace(attributes, ingested_at=now().isoformat())
     finish(store, checkpoint_id, attributes)
     part = store.parts("transcoder_quality", checkpoint_id) / "quality.parquet"
@@ -184,7 +185,7 @@ def load_checkpoint(
 
 
 def corpus_row(attributes: CorpusAttributes) -> CorpusRow:
-    """The row of `corpora` for a corpus of such attributes."""
+    """The row of `corpora` for a corpus with these attributes."""
     return CorpusRow(
         corpus_id=attributes.corpus_id,
         name=attributes.source,

@@ -1,4 +1,4 @@
-"""A piece of a corpus that descriptions were not made from, as a stream of tokens, and what features do on it."""
+"""A part of a corpus that no descriptions were made from, as a stream of tokens, and features' activations on it."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ from storage.store import Store
 from tasks.models import loaded_encoder, loaded_model
 
 TOKENS_AT_ONCE = 2048
-"""That the model reads together."""
+"""Tokens in a batch."""
 
 LAYERS_AT_ONCE = 16
-"""Whose active entries are held together: the text is read once for so many."""
+"""Layers whose active entries are in memory together; the text is read once for each group."""
 
 
 class Read(NamedTuple):
@@ -34,21 +34,21 @@ class Read(NamedTuple):
 
     rows: Rows
     place: Int64[np.ndarray, "rows n_pos"]
-    """Of each position, its token's place in the stream; -1 of padding."""
+    """For each position, the index of its token in the stream; -1 for padding."""
     stream: Stream
     documents: Int64[np.ndarray, " n"]
-    """Of each token, counted through the corpora."""
+    """The document of each token, counted through the corpora."""
     counted: Bool[np.ndarray, " n"]
     is_held_out: bool
-    """Whether the rows are of documents that no description was made from."""
+    """Whether the rows are of held-out documents."""
 
 
 def read_text(
     store: Store, corpora: Sequence[str], model_path: Path, vocabulary: list[str], n_tokens: int,
     settings: ActivationSettings,
 ) -> Read:  # fmt: skip
-    """Rows spread evenly over the held-out documents of corpora, of about so many tokens; of corpora without any, of
-    those that descriptions were made from."""
+    """Rows spread evenly over the held-out documents of corpora, with about this many tokens; for corpora without
+    held-out documents, rows that descriptions were made from."""
     sizes = [corpus_attributes(store, corpus_id) for corpus_id in corpora]
     is_held_out = any(one.n_held_out_sequences for one in sizes)
     side = "held_out_" if is_held_out else ""
@@ -79,7 +79,7 @@ def read_features(
 ) -> Iterator[tuple[int, FeatureTokens]]:
     """Each layer with its features' activations at the tokens of a stream that count.
 
-    Memory: the model, encoders as far as they are kept, and the active entries of `LAYERS_AT_ONCE` layers, 12 bytes
+    Memory: the model, encoders as far as they are cached, and the active entries of `LAYERS_AT_ONCE` layers, 12 bytes
     each.
     """
     folder, model = loaded_model(model_path, device, open_attention=True)

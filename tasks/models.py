@@ -1,4 +1,4 @@
-"""The model that this process works with, kept between tasks because loading it costs more than a task."""
+"""The model that this process uses, cached between tasks because loading it takes longer than a task."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,8 @@ _loading = Lock()
 def loaded_model(
     path: Path, device: str = "cpu", *, open_attention: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[ModelFolder, nn.Module]:
-    """The model folder and its model; one model is held at a time. `open_attention`: one that says its patterns."""
+    """The model folder and its model; one model is kept at a time. `open_attention`: one that returns its attention
+    patterns."""
     with _loading:
         return _load(path, device, open_attention, dtype)
 
@@ -31,7 +32,7 @@ def loaded_model(
 def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> tuple[ModelFolder, nn.Module]:
     folder = open_model(path)
     model = folder.load()
-    for weight in model.parameters():  # and no buffers: angles of positions need float32
+    for weight in model.parameters():  # but not buffers: rotary angles need float32
         weight.data = weight.data.to(dtype)
     if open_attention:
         model.set_attn_implementation("eager")
@@ -44,19 +45,19 @@ def _placed(model: nn.Module, device: str) -> nn.Module:
 
 def threads(n: int) -> ThreadPoolExecutor:
     """Threads for work within a task, each with its share of the cores."""
-    return ThreadPoolExecutor(n, initializer=torch.get_num_threads)  # before that, products take every core
+    return ThreadPoolExecutor(n, initializer=torch.get_num_threads)  # otherwise matrix products use every core
 
 
 def give_memory_back() -> None:
-    """Hand the system what was let go of. The C library keeps it for this process, for each of its threads apart, where
-    it would add up with what comes next."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others have no such habit
+    """Return freed memory to the system. The C library would keep it for this process, separately for each thread, and
+    the sum could exceed the memory bound."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; other libraries return it anyway
     if trim is not None:
         trim(0)
 
 
 def forget_model() -> None:
-    """Let go of the model; whoever needs it again loads it."""
+    """Drop the cached model; it is loaded again when needed."""
     with _loading:
         _load.cache_clear()
 
@@ -69,7 +70,7 @@ TRANSCODERS: LRUCache[Transcoder] = LRUCache(4_000_000_000, lambda transcoder: t
 
 
 def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = FLOAT32) -> Encoder:
-    """A layer's encoder in float32, with a screen if candidates are to be found in bfloat16."""
+    """A layer's encoder in float32, with a screen if candidates are found in bfloat16."""
 
     def read() -> Encoder:
         encoder = checkpoint.encoder(layer, arithmetic.device)
@@ -79,6 +80,6 @@ def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = 
 
 
 def loaded_transcoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Transcoder:
-    """A layer's transcoder in float32, every decoder included."""
+    """A layer's transcoder in float32, with all its decoders."""
     key = (checkpoint.path, layer, device)
     return TRANSCODERS.get(key, lambda: checkpoint.transcoder(layer, later=True).on(device))

@@ -1,4 +1,4 @@
-"""What all tasks share: where their work is done, retries for what may pass, none for what will not."""
+"""The common base of all tasks: where their work is done, and which failures are retried."""
 
 import errno
 import time
@@ -25,7 +25,7 @@ R = TypeVar("R")
 RETRIES = 2
 
 CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
-"""The Dask cluster whose workers do the work of tasks; without one it is done where the task is."""
+"""The Dask cluster whose workers do the work of tasks; None: it is done in this process."""
 
 
 class Processes(Protocol):
@@ -45,11 +45,11 @@ PROCESSES: ContextVar[Processes | None] = ContextVar("processes", default=None)
 """Whom tasks of the interpreter are given to; without them each is done where the task is."""
 
 PROGRESS: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
-"""Whom a long task tells how many of its parts are done; nobody where it runs on a worker of a cluster."""
+"""Called by a long task with the number of its finished parts; does nothing on a worker of a cluster."""
 
 
 def may_pass(_task: object, _run: "TaskRun", state: "State[object]") -> bool:
-    """Whether a failure is worth a retry: not bad input, not a full disk."""
+    """Whether a failure is worth a retry: not wrong input, not a full disk."""
     try:
         state.result()
     except (ValueError, TypeError, KeyError, AssertionError):
@@ -62,10 +62,10 @@ def may_pass(_task: object, _run: "TaskRun", state: "State[object]") -> bool:
 
 
 class ShardTask(Generic[P, R]):
-    """Work on one shard that a flow hands out as a Prefect task, with the signature of the function that does it.
+    """Work on one shard that a flow runs as a Prefect task, with the signature of the function that does it.
 
-    Prefect's task is made when a flow first asks for it: on a worker of a cluster Prefect is not even imported. Results
-    are files that name their recipe, so Prefect caches nothing.
+    The Prefect task is made when a flow first uses it: on a worker of a cluster Prefect is not even imported. Results
+    are files whose paths contain their recipe, so Prefect's cache is not used.
     """
 
     def __init__(self, work: Callable[P, R], name: str, run_name: str, interpreted: bool = False) -> None:
@@ -73,7 +73,7 @@ class ShardTask(Generic[P, R]):
         self.__doc__ = work.__doc__
 
     def fn(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do the work where it belongs, without Prefect.
+        """Do the work without Prefect, here or on a worker of the cluster.
 
         With a cluster that is the worker that does it, and the thread of the task waits. So it does for a process of
         this machine if the task is one of the interpreter.
@@ -108,11 +108,11 @@ class ShardTask(Generic[P, R]):
         return f"{self.work.__module__}:{self.work.__qualname__}"
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> "PrefectFuture[R]":
-        """Have it done by the flow's runner."""
+        """Submit it to the flow's task runner."""
         return self._task.submit(*args, **kwargs)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do it as a task, and wait for it."""
+        """Run it as a task, and wait for it."""
         return self._task(*args, **kwargs)
 
     @cached_property
@@ -145,10 +145,11 @@ def shard_task(name: str, run_name: str, *, interpreted: bool = False) -> Callab
 
 
 def _work_here(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    torch.get_num_threads()  # in a new thread, matrix products take every core until torch has been asked
+    torch.get_num_threads()  # until this call, matrix products of a new thread use every core
     return work(*args, **kwargs)
 
 
 def _work_on_worker(place: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-    """Do the work of the task at `module:name`, named and not sent, so that a worker's caches outlive its tasks."""
+    """Do the work of the task at `module:name`. It is sent by name, not by value, so that a worker's caches outlive its
+    tasks."""
     return _work_here(resolve_name(place).work, *args, **kwargs)

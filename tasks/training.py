@@ -31,11 +31,11 @@ from tasks.models import forget_model, give_memory_back, loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
 
 SECONDS_PER_STATE = 120.0
-"""A killed training loses at most the steps of so many seconds."""
+"""Seconds between saved states: a killed training loses at most the steps of this time."""
 
 STEPS_PER_RECORD = 10
 HELD_OUT_SHARE = 0.05
-"""Share of the rows, the last ones, that are not trained on but measured on."""
+"""Share of the rows, the last ones, that are used for measuring and not for training."""
 
 MAX_HELD_OUT_TOKENS = 8192
 
@@ -50,7 +50,7 @@ class TrainingJob:
     hooks: Hooks
     settings: TrainingSettings
     counted: ActivationSettings
-    """Which positions count: those of others are neither trained nor measured on."""
+    """Settings that decide which positions count; others are neither trained nor measured on."""
     n_threads: int = 1
     device: str = "cpu"
     """Where the model runs and the trainers compute."""
@@ -58,7 +58,7 @@ class TrainingJob:
 
 @dataclass
 class _Records:
-    """The figures of a training: of every layer, those of each tenth step."""
+    """The figures of a training: for every layer, those of each tenth step."""
 
     curves: dict[int, list[Step]] = field(default_factory=dict)
 
@@ -72,8 +72,8 @@ class _Records:
 def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tuple[int, ...]:
     """Train some layers from one pass of the model, resuming a killed training; writes weights, curves and quality.
 
-    Memory: the model; weights, Adam's moments and a step's streams of every layer; and what a step makes of these in
-    each thread.
+    Memory: the model; weights, Adam's moments and a step's streams of every layer; and the intermediate arrays of a
+    step in each thread.
     """
     folder = store.trained_transcoders(job.recipe)
     left = [n for n in layers if not (_weights(folder, n).exists() and _record(folder, n).exists())]
@@ -127,7 +127,7 @@ def _train(store: Store, job: TrainingJob, layers: list[int], pool: Executor, re
 
 
 def trained_quality(folder: Path) -> list[Quality]:
-    """The figures of all layers of a folder of trained transcoders, on rows that were not trained on."""
+    """The quality of all layers of a folder of trained transcoders, on rows that were not trained on."""
     n_layers = len(list(folder.glob("layer_*.json")))
     records = [_record(folder, layer) for layer in range(n_layers)]
     return [checked_as(Quality, read_json(record)["quality"], record) for record in records]
@@ -162,7 +162,7 @@ def _write_state(path: Path, trainer: Trainer, curve: list[Step]) -> None:
 def _check_finite(transcoder: Transcoder, layer: int, settings: TrainingSettings) -> None:
     if not all(torch.isfinite(tensor).all() for tensor in layer_tensors(transcoder).values()):
         raise ValueError(
-            f"transcoder.train: training of layer {layer} diverged, its weights are no numbers any more; "
+            f"transcoder.train: training of layer {layer} diverged, its weights are not finite any more; "
             f"lower learning_rate, which is {settings.learning_rate:g}"
         )
 
@@ -174,7 +174,7 @@ def _measured(store: Store, job: TrainingJob, transcoders: Mapping[int, Transcod
 
 
 class _Rows:
-    """The rows of a corpus: those of each step, and those that are measured on."""
+    """The rows of a corpus: those of each step, and those for measuring."""
 
     def __init__(self, store: Store, job: TrainingJob) -> None:
         self.store, self.job = store, job
@@ -184,7 +184,7 @@ class _Rows:
         self.special = open_model(job.model_path).tokenizer.all_special_ids
 
     def of_step(self, step: int) -> tuple[Tensor, Tensor]:
-        """(tokens, which positions count): every epoch goes through all rows in an order of its own."""
+        """(tokens, which positions count); every epoch uses all rows in an order of its own."""
         n_train, seed = self.n_train, self.job.settings.seed
         per_step = min(n_train, max(1, self.job.settings.batch_tokens // self.n_pos))
         epoch, at = divmod(step * per_step, n_train)
@@ -193,7 +193,7 @@ class _Rows:
         return tokens, counted
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(tokens, which are real, which count), in batches."""
+        """Batches of (tokens, which are real, which count)."""
         step = max(1, TOKENS_PER_BATCH // self.n_pos)
         stop = min(self.n_rows, self.n_train + max(1, MAX_HELD_OUT_TOKENS // self.n_pos))
         for start in range(self.n_train, stop, step):

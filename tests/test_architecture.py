@@ -49,6 +49,38 @@ def n_parameters(arguments: ast.arguments) -> int:
     return len(names) - (names[:1] in (["self"], ["cls"])) + len(arguments.kwonlyargs)
 
 
+def _members(path: str, text: str) -> Iterator[tuple[str, ast.ClassDef | None, ast.FunctionDef | ast.ClassDef]]:
+    """Public classes, functions and methods, each with its place and its class."""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield f"{path}:{node.lineno} {node.name}", None, node
+            for member in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(member, ast.FunctionDef) and not member.name.startswith("_"):
+                    yield f"{path}:{member.lineno} {node.name}.{member.name}", node, member
+
+
+def _is_plain_property(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether it is a property that only returns something: its name says what, as that of a field does."""
+    names = {getattr(one, "id", "") for one in node.decorator_list}
+    return bool(names & {"property", "cached_property"}) and len(node.body) == 1
+
+
+def undocumented(files: list[tuple[str, str]]) -> list[str]:
+    """Public classes, functions and methods without a docstring, except plain properties and methods that a Protocol
+    in these files documents."""
+    members = [one for path, text in files for one in _members(path, text)]
+    interface = {
+        node.name
+        for _, owner, node in members
+        if owner and "Protocol" in {getattr(base, "id", "") for base in owner.bases} and ast.get_docstring(node)
+    }
+    return [
+        where
+        for where, owner, node in members
+        if not ast.get_docstring(node) and not (owner and (_is_plain_property(node) or node.name in interface))
+    ]
+
+
 def test_no_file_of_the_product_is_longer_than_one_reads() -> None:
     assert too_long(product(), MAX_LINES) == []
 
@@ -98,3 +130,27 @@ def test_deliberate_mistakes_are_made_in_code_that_is_there() -> None:
     """`test_typed_seams` takes a minute and runs seldom; what it changes must still stand in the files."""
     gone = [name for name, one in MISTAKES.items() if one.right not in (ROOT / one.path).read_text(encoding="utf-8")]
     assert gone == []
+
+
+def test_what_is_public_has_a_docstring() -> None:
+    rooms = ("flows", "interp", "storage", "tasks")
+    assert undocumented([one for one in product() if one[0].startswith(rooms) and one[0].endswith(".py")]) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def f():\n    return 1", ["x.py:1 f"]),
+        ('def f():\n    """Is one."""\n    return 1', []),
+        ("def _f():\n    return 1", []),
+        ("class A:\n    def f(self):\n        return 1", ["x.py:1 A", "x.py:2 A.f"]),
+        ('class A:\n    """Has f."""\n    @property\n    def f(self):\n        return 1', []),
+        (
+            'class P(Protocol):\n    """Has f."""\n    def f(self):\n        """Is one."""\n        ...\n'
+            'class A:\n    """Has f."""\n    def f(self):\n        return 1\n    def g(self):\n        return 1',
+            ["x.py:10 A.g"],
+        ),
+    ],
+)
+def test_docstrings_are_missed_where_a_reader_would_miss_them(code: str, found: list[str]) -> None:
+    assert undocumented([("x.py", code)]) == found

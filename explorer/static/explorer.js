@@ -1,4 +1,4 @@
-// What pages gain from JavaScript: keys, copying SQL, light or dark. Without it everything can be read and followed.
+// Optional JavaScript of pages: keys, copying SQL, light or dark. Without it every page can be read and every link works.
 "use strict";
 
 const root = document.documentElement;
@@ -62,7 +62,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// Neighbours take a moment to find, so that they come after the page; without JavaScript their link leads to them.
+// Neighbours take a moment to compute, so they are loaded after the page; without JavaScript there is a link to them.
 const place = document.querySelector("[data-neighbours]");
 if (place) {
   fetch(place.dataset.neighbours).then((answer) => answer.json()).then((page) => {

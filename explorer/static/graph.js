@@ -23,7 +23,7 @@ const number = (value, digits = 3) => value === null || value === undefined ? "â
   : Number(value).toPrecision(digits).replace(/\.?0+(?=$|e)/, "").replace("-", "âˆ’");
 const percent = (value) => (value >= 0.0995 ? (100 * value).toFixed(0) : (100 * value).toPrecision(2)) + "%";
 
-// Of a large graph the nodes of most influence are shown at first.
+// At first, only the nodes of most influence of a large graph are shown.
 function startingThreshold(nodes) {
   const known = nodes.map((node) => node.influence).filter((value) => value !== null).sort((a, b) => a - b);
   return known.length <= SHOWN_AT_FIRST ? 1 : Math.ceil(known[SHOWN_AT_FIRST] * 100) / 100;
@@ -42,7 +42,7 @@ class View {
     this.draw();
   }
 
-  // What is pinned, grouped and pruned is in the address, so that it can be shared.
+  // Pins, groups and the pruning threshold are in the address, so that a view can be shared.
   recall() {
     try {
       const kept = JSON.parse(decodeURIComponent(location.hash.slice(1)) || "{}");
@@ -103,7 +103,7 @@ class View {
       || node.influence === null || node.influence <= this.threshold;
   }
 
-  // Nodes, or where only what is pinned is shown, groups as one.
+  // Nodes; if only pinned ones are shown, a group is one node.
   units() {
     const nodes = this.graph.nodes.filter((node) => this.kept(node));
     if (!this.only) return nodes.map((node) => ({ ...node, nodes: [node], name: node.label }));
@@ -193,7 +193,7 @@ class View {
     return group;
   }
 
-  // Between two places: what nodes give one another, of groups the sum.
+  // Links between two places; for groups, the sum.
   edges(node) {
     const sums = new Map();
     const links = node ? [...node.into, ...node.out]
@@ -232,7 +232,7 @@ class View {
   group() {
     const taken = new Set(this.groups.flatMap((group) => group.ids));
     const ids = [...this.pinned].filter((id) => !taken.has(id));
-    if (ids.length < 2) { this.say("Pin two nodes or more that are in no group yet; then they can be one."); return; }
+    if (ids.length < 2) { this.say("Pin two or more nodes that are in no group yet, to group them."); return; }
     const field = el("input", { "aria-label": "Name of the group", maxlength: "60", placeholder: "Name of the group" });
     this.side.prepend(el("form", { class: "note-form", onsubmit: (event) => { event.preventDefault(); this.groups = [...this.groups, { name: shown(field.value.trim()) || "group " + (this.groups.length + 1), ids }]; this.only = true; this.fit = true; this.build(); this.draw(); } }, field, el("button", {}, `group ${ids.length}`)));
     field.focus();
@@ -292,7 +292,7 @@ class View {
     return el("div", {}, el("h3", {}, `${title} (${links.length})`), el("table", { class: "shares" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "node"), el("th", { scope: "col", class: "n" }, "weight"), el("th", { scope: "col", class: "n", title: "Share of all that the target receives" }, "share"))), el("tbody", {}, ...rows)));
   }
 
-  // The feature's own page, in short: what it says, and where it fires most.
+  // The feature's own page in short: its description, and its greatest activations.
   async card(place, node) {
     try {
       const answer = await fetch(box.dataset.card.replace("LAYER", node.layer).replace("FEATURE", node.index));

@@ -8,9 +8,9 @@ function shown(text) {
     .replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\u2028\u2029]/gu, (c) => "\\u" + c.codePointAt(0).toString(16).padStart(4, "0"));
 }
 
-// What a file holds, whatever wrote it; the server's copy has the same fields.
+// The fields of a graph file, whatever program wrote it; the server uses the same ones.
 function understood(raw) {
-  if (!raw || !Array.isArray(raw.nodes) || !Array.isArray(raw.links)) throw new Error("this is no attribution graph");
+  if (!raw || !Array.isArray(raw.nodes) || !Array.isArray(raw.links)) throw new Error("this is not an attribution graph");
   if (raw.nodes.length > 20000 || raw.links.length > 500000) throw new Error("this graph is too large; prune it");
   const kinds = { "cross layer transcoder": "feature", "mlp reconstruction error": "error", embedding: "token", logit: "logit" };
   const nodes = [], by = new Map();

@@ -1,4 +1,4 @@
-// Search within a static site: words are looked up in files that are loaded as scripts when they are wanted.
+// Search in a static site: words are looked up in files that are loaded as scripts when needed.
 "use strict";
 
 const FEATURES_A_FILE = 1000, LETTERS = 2, SHOWN = 100;
@@ -15,7 +15,7 @@ function loaded(name) {
       const script = document.createElement("script");
       script.src = `${siteRoot}words/${name}.js`;
       script.onload = done;
-      script.onerror = done;  // no word of this site begins so
+      script.onerror = done;  // no word of this site has this beginning
       document.head.append(script);
     }));
   }
@@ -24,7 +24,7 @@ function loaded(name) {
 
 const folded = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/ß/g, "ss");
 
-// Words as the index has them: letters and digits, characters of scripts without blanks one by one; a star ends a beginning.
+// Words as in the index: letters and digits, single characters for scripts without blanks; a star ends a beginning.
 function wordsOf(text) {
   const pattern = /[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|(?:(?![\u3040-\u30ff\u3400-\u9fff])[\p{L}\p{N}])+\*?/gu;
   return [...new Set((folded(text).match(pattern) || []))].slice(0, 16);
@@ -56,7 +56,7 @@ async function show(text) {
   const list = document.querySelector("[data-found]"), said = document.querySelector("[data-said]");
   const place = text.trim().match(/^(\d+)\/(\d+)$/);
   const { n, rows } = place ? { n: 1, rows: [[+place[1], +place[2], ""]] } : await found(text);
-  said.textContent = n ? `${n} feature${n === 1 ? "" : "s"}${n > rows.length ? `, of which the first ${rows.length}` : ""}.` : "No description of this site has these words.";
+  said.textContent = n ? `${n} feature${n === 1 ? "" : "s"}${n > rows.length ? `, of which the first ${rows.length}` : ""}.` : "No description in this site has these words.";
   list.replaceChildren(...rows.map(([layer, feature, label]) => {
     const item = document.createElement("li"), link = document.createElement("a"), words = document.createElement("bdi");
     item.dataset.row = "";

@@ -1,1 +1,1 @@
-"""One page a file: what it reads of the catalog."""
+"""One page in each file: the queries for its content."""

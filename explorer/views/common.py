@@ -1,4 +1,4 @@
-"""What several pages read of the catalog."""
+"""Queries that several pages use."""
 
 from explorer.catalog import Reader, Row
 from explorer.errors import NotFoundError
@@ -18,14 +18,14 @@ LABELS = """(
           AND (layer, feature) IN (SELECT layer, feature FROM found)
         GROUP BY layer, feature
     )"""
-"""The preferred description of every feature in `found`, a table that the query has made before."""
+"""The preferred description of every feature in `found`, a table defined earlier in the query."""
 
 
 def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[str | None, list[Row]]:
-    """The corpus that a page is about, and all on which the checkpoint's features were run; None: on none yet.
+    """The corpus of a page, and all corpora on which the checkpoint's features were run; None if there is none yet.
 
     Raises:
-        NotFoundError: the corpus wanted is none of them.
+        NotFoundError: the given corpus is not one of them.
     """
     rows = reader.kept_panel("", CORPORA, {"checkpoint": checkpoint_id}).rows
     if wanted is None:
@@ -37,7 +37,7 @@ def corpora_of(reader: Reader, checkpoint_id: str, wanted: str | None) -> tuple[
 
 
 def ingested_layers(checkpoint: Row) -> list[int]:
-    """The layers whose transcoders are there; all of those in catalogs of versions that did not say."""
+    """The ingested layers; all layers in catalogs of versions that did not record them."""
     return list(range(checkpoint["n_layers"])) if checkpoint.get("layers") is None else list(checkpoint["layers"])
 
 

@@ -69,7 +69,7 @@ def compare_page(
     metric: Annotated[str, Query(max_length=50, description="By which metric.")] = "clarity",
     corpus: Corpus = None,
 ) -> Page:
-    """Methods of description by one metric: what each has over chance, and examples of each."""
+    """Methods of description by one metric: how much each is above chance, and examples of each."""
     row = reader.checkpoint(checkpoint)
     corpus_id, corpora = corpora_of(reader, row["checkpoint_id"], corpus)
     values = {
@@ -77,7 +77,7 @@ def compare_page(
     }  # fmt: skip
     metrics = [one["metric"] for one in reader.kept_panel("Metrics", SCORED, values).rows]
     if metrics and metric not in metrics:
-        raise BadRequestError(f"metric is {metric!r}; this checkpoint was judged by {', '.join(metrics)}")
+        raise BadRequestError(f"metric is {metric!r}; this checkpoint has scores by {', '.join(metrics)}")
     panels = {
         "methods": reader.kept_panel("Methods", METHODS, values),
         "layers": reader.kept_panel("By layer", LAYERS, values),
@@ -92,7 +92,7 @@ def compare_page(
 
 
 def _method(method: Row, panels: dict[str, Panel]) -> dict[str, object]:
-    """A method's figures with its layers and examples."""
+    """A method's scores with its layers and examples."""
 
     def of(panel: str) -> list[Row]:
         names = ("method", "explainer", "judge")
@@ -122,7 +122,7 @@ def pair_page(
 
 
 def _shared(pages: list[Page], name: str) -> list[list[int]]:
-    """Features that both are wired to."""
+    """Features that have edges with both."""
     places = [{(row["layer"], row["feature"]) for row in page.panels[name].rows} for page in pages]
     return [list(place) for place in sorted(places[0] & places[1])]
 
@@ -137,7 +137,7 @@ def place_of(text: str) -> tuple[int, int]:
     """(layer, feature) of `2/899`, also written `2.899`, `L2 #899` or `2 899`.
 
     Raises:
-        BadRequestError: it is not that.
+        BadRequestError: it has another form.
     """
     found = re.fullmatch(r"\s*L?(\d{1,4})\s*[/.:,#\s]\s*#?(\d{1,9})\s*", text, re.IGNORECASE | re.ASCII)
     if not found:

@@ -1,4 +1,4 @@
-"""Two checkpoints: what became of every feature."""
+"""Two checkpoints: which features were kept, moved, born or died."""
 
 from typing import Annotated, Literal
 
@@ -41,7 +41,7 @@ Surprise = Literal["description changed", "description stayed", ""]
 
 
 class ChangeFilters(BaseModel):
-    """Which of the changes the page lists."""
+    """Which changes the page lists."""
 
     fate: Annotated[Fate, Field(description="Only these.")] = ""
     surprise: Annotated[Surprise, Field(description="Only these.")] = ""
@@ -55,7 +55,7 @@ Id = Annotated[str, Path(max_length=100, description="Id or name of a checkpoint
 
 
 def drifts_page(reader: Reader) -> Page:
-    """Which checkpoints were compared."""
+    """The pairs of checkpoints that were compared."""
     names = {row["checkpoint_id"]: row for row in reader.checkpoints}
     return Page("Drift", None, {"names": names}, {"compared": reader.kept_panel("Compared", COMPARED, {})})
 
@@ -66,16 +66,16 @@ def drift_page(
     b: Id,
     filters: Annotated[ChangeFilters, Query()] = NO_FILTERS,
 ) -> Page:
-    """What became of every feature between two checkpoints."""
+    """The changes of features between two checkpoints."""
     rows = [reader.checkpoint(a), reader.checkpoint(b)]
     wanted = filters.model_dump(exclude={"page"})
     values: dict[str, object] = {
         "a": rows[0]["checkpoint_id"], "b": rows[1]["checkpoint_id"], **wanted,
         "n_rows": PAGE_ROWS, "offset": (filters.page - 1) * PAGE_ROWS,
     }  # fmt: skip
-    fates = reader.kept_panel("What became of features", FATES, values)
+    fates = reader.kept_panel("Changes of features", FATES, values)
     if not fates.rows:
-        raise NotFoundError(f"{rows[0]['name']} and {rows[1]['name']} were not compared; see compare-checkpoints")
+        raise NotFoundError(f"{rows[0]['name']} and {rows[1]['name']} have not been compared; use compare-checkpoints")
     conditions = "".join(f" AND {name} = ${name}" for name, value in wanted.items() if value != "")
     panels = {
         "fates": fates,

@@ -1,4 +1,4 @@
-"""One feature: everything that is known of it, and where to go from it."""
+"""One feature: all its results, with links."""
 
 import re
 
@@ -136,10 +136,10 @@ QUERIES = {
     "activity": ("Activity", ACTIVITY),
     "descriptions": ("Descriptions", DESCRIPTIONS),
     "scores": ("Scores", SCORES),
-    "failures": ("Why there is no answer", FAILURES),
+    "failures": ("Why there is no result", FAILURES),
     "clusters": ("Mechanisms", CLUSTERS),
     "contexts": ("Contexts", CONTEXTS),
-    "tokens": ("Tokens, from weights", TOKENS),
+    "tokens": ("Tokens by weights", TOKENS),
     "upstream": ("Upstream features", EDGES.format(this="target", other="source", labels=LABELS)),
     "downstream": ("Downstream features", EDGES.format(this="source", other="target", labels=LABELS)),
     "causes": ("What made it fire", CAUSES.format(labels=LABELS)),
@@ -148,7 +148,7 @@ QUERIES = {
 
 
 def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: Feature, corpus: Corpus = None) -> Page:
-    """Everything that is known of one feature."""
+    """All results about one feature."""
     row = reader.checkpoint(checkpoint)
     check_feature(row, layer, feature)
     corpus_id, corpora = corpora_of(reader, row["checkpoint_id"], corpus)
@@ -179,7 +179,7 @@ def feature_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: 
 
 
 def _metrics(scores: Panel) -> list[str]:
-    """The metrics that descriptions of the feature have, in the usual order, others behind."""
+    """The metrics of the feature's descriptions, in the usual order, others last."""
     found = {row["metric"] for row in scores.rows if row["judge"] != "none"}
     return [name for name in METRICS if name in found] + sorted(found - set(METRICS))
 

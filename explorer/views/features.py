@@ -1,4 +1,4 @@
-"""The table of features: filtered, sorted, in pages, and to download."""
+"""The table of features: with filters, sorting, pages, and downloads."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ COLUMNS = {
     "score": "score",
     "description": "description",
 }
-"""Columns beside layer and feature, and their headings."""
+"""Columns besides layer and feature, and their headings."""
 
 Sort = Literal["feature", "density", "n_active", "mean_activation", "max_activation", "score"]
 
@@ -67,7 +67,7 @@ class Filters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def without_empty(cls, given: object) -> object:
-        """Forms send every field, also those left empty."""
+        """Remove empty fields, since forms send every field."""
         if not isinstance(given, dict):
             return given
         return {name: value for name, value in given.items() if value not in ("", [""])}
@@ -89,7 +89,7 @@ ALL_FEATURES = """
                NULL::BOOLEAN AS is_dead
         FROM (SELECT unnest($layers) AS range) l, range($n_features) f
 """
-"""Before a corpus was read, the features are known by their numbers alone."""
+"""Before a corpus was read, only the numbers of features are known."""
 
 READ_FEATURES = """
         SELECT layer, feature, density, n_active, mean_activation, max_activation, is_dead FROM features
@@ -145,7 +145,7 @@ CHOICES = {
 
 
 def feature_table(reader: Reader, checkpoint: Checkpoint, filters: Annotated[Filters, Query()]) -> Page:
-    """Features of a checkpoint that fit some filters, a page of them."""
+    """A page of the checkpoint's features that match some filters."""
     row = reader.checkpoint(checkpoint)
     unknown = set(filters.columns) - set(COLUMNS)
     if unknown:
@@ -154,7 +154,7 @@ def feature_table(reader: Reader, checkpoint: Checkpoint, filters: Annotated[Fil
     values |= {"n_rows": PAGE_ROWS, "offset": (filters.page - 1) * PAGE_ROWS}
     found = reader.panel("Features", fitting + shown, values)
     n = found.rows[0]["n_fitting"] if found.rows else 0
-    if not n and filters.page > 1:  # the page is behind the last
+    if not n and filters.page > 1:  # the page number is beyond the last page
         n = reader.panel("", fitting + COUNT, values).rows[0]["n"]
     panels = {
         "features": found,
@@ -175,7 +175,7 @@ def feature_table(reader: Reader, checkpoint: Checkpoint, filters: Annotated[Fil
 
 
 def _query(reader: Reader, row: Row, filters: Filters) -> tuple[str, str, dict[str, object]]:
-    """The features that fit as an SQL prefix, what is shown of them, and the values of both."""
+    """The query of the matching features as an SQL prefix, that of their columns, and the values of both."""
     corpus_id, _ = corpora_of(reader, row["checkpoint_id"], filters.corpus)
     given = filters.model_dump(exclude={"corpus", "columns", "page", "sort", "order"})
     conditions = [sql for name, sql in CONDITIONS.items() if given[name] is not None]
@@ -206,9 +206,9 @@ def add_downloads(app: FastAPI, catalog: Catalog) -> None:
         format: Annotated[Literal["csv", "parquet"], InPath()],
         filters: Annotated[Filters, Query()],
     ) -> StreamingResponse:
-        """All features that fit some filters, as a file."""
+        """All features that match some filters, as a file."""
         parts = _file(catalog, checkpoint, format, filters)
-        first = next(parts)  # an unknown checkpoint is refused before an answer has begun
+        first = next(parts)  # an unknown checkpoint is refused before the answer begins
         name = f'attachment; filename="features.{format}"'
         kind = "text/csv; charset=utf-8" if format == "csv" else "application/vnd.apache.parquet"
 

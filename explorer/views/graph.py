@@ -16,7 +16,7 @@ Name = Annotated[str, Path(max_length=100, description="Name of the graph's file
 
 
 def graphs_page(reader: Reader, checkpoint: Checkpoint) -> Page:
-    """The attribution graphs of the folder that the explorer was given."""
+    """The attribution graphs in the explorer's folder."""
     row = reader.checkpoint(checkpoint)
     return Page("Attribution graphs", row, {"graphs": listed(reader.graphs)})
 
@@ -36,5 +36,5 @@ def graph_file(reader: Reader, checkpoint: Checkpoint, name: Name) -> ReadGraph:
 
 
 def is_own(graph: ReadGraph, checkpoint: Row) -> bool:
-    """Whether the graph's features are the checkpoint's: its scan is then the checkpoint's name."""
+    """Whether the graph's features are the checkpoint's, that is, whether its `scan` is the checkpoint's name."""
     return graph["metadata"]["scan"].lower() == slug_of(checkpoint["name"])

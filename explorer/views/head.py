@@ -1,4 +1,5 @@
-"""One attention head: which features it feeds, from where and why from there, by the attributed activations."""
+"""One attention head: the features it contributes to, the distances it reads from, and why, from attributed
+activations."""
 
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def head_page(
     head: Annotated[int, Path(ge=0, le=10_000, description="Head of the layer, from 0.")],
     corpus: Corpus = None,
 ) -> Page:
-    """Which features a head feeds, from where it brings what it brings, and why it looks there."""
+    """The features that a head contributes to, where it reads from, and why it attends there."""
     row = reader.checkpoint(checkpoint)
     corpus_id, corpora = corpora_of(reader, row["checkpoint_id"], corpus)
     values = {
@@ -70,8 +71,8 @@ def head_page(
         "farthest": FARTHEST, "preferred": list(PREFERRED),
     }  # fmt: skip
     panels = {
-        "fed": reader.panel("Features that it feeds", FED, values),
-        "reasons": reader.panel("Why it looks there", REASONS, values | {"n_reasons": N_REASONS}),
+        "fed": reader.panel("Features it contributes to", FED, values),
+        "reasons": reader.panel("Why it attends there", REASONS, values | {"n_reasons": N_REASONS}),
         "places": reader.panel("From where", PLACES, values),
         "heads": reader.kept_panel("Heads", HEADS, values),
     }

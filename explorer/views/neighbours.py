@@ -1,4 +1,4 @@
-"""Features of the layer whose decoders point the same way."""
+"""Features of the layer with similar decoders."""
 
 from explorer.catalog import Panel, Reader
 from explorer.neighbours import nearest
@@ -20,7 +20,7 @@ NAMED = """
 
 
 def neighbours_page(reader: Reader, checkpoint: Checkpoint, layer: Layer, feature: Feature) -> Page:
-    """Features of the layer whose decoders point the same way."""
+    """Features of the layer with similar decoders."""
     row = reader.checkpoint(checkpoint)
     check_feature(row, layer, feature)
     found = nearest(Store(reader.store).checkpoint(row["checkpoint_id"]), layer, feature, N_SHOWN)

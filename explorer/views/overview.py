@@ -1,4 +1,4 @@
-"""A checkpoint at a glance: what has run, every layer, the best and the worst of it."""
+"""A checkpoint at a glance: finished stages, all layers, the best and the worst descriptions."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from explorer.views.parameters import Checkpoint, Corpus
 
 STAGES = {
     "ingest": "the model and its transcoders, in the store",
-    "weightlens": "tokens and wiring, from weights alone",
+    "weightlens": "tokens and edges, from weights only",
     "activations": "densities, histograms and texts",
-    "coactivation": "TWERA: which features fire together along their wiring",
-    "circuitlens": "what made features fire, their mechanisms and effects",
+    "coactivation": "TWERA: edges weighted by how features fire together",
+    "circuitlens": "causes of activations, their clusters and effects",
     "describe": "descriptions by every method",
-    "evaluate": "how good the descriptions are",
+    "evaluate": "scores of descriptions",
 }
-"""In order, with what pages have by each."""
+"""The stages in order, with what each adds to the pages."""
 
 BINS_A_DECADE = 3
 LEAST_DECADE = -6
@@ -74,14 +74,14 @@ def overview(reader: Reader, checkpoint: Checkpoint, corpus: Corpus = None) -> P
         "checkpoint": checkpoint_id, "corpus": corpus_id, "least": LEAST_DECADE * BINS_A_DECADE, "bins": BINS_A_DECADE
     }  # fmt: skip
     queries = {
-        "stages": ("What has run", STAGE_RUNS),
+        "stages": ("Stages", STAGE_RUNS),
         "layers": ("Layers", LAYERS),
         "activity": ("Activity by layer", ACTIVITY),
         "densities": ("Densities", DENSITIES),
         "clarity": ("Clarity by method", CLARITY),
         "best": ("Clearest descriptions", JUDGED.format(order="DESC")),
-        "worst": ("Least clear descriptions", JUDGED.format(order="ASC")),
-        "failures": ("Without an answer", FAILURES),
+        "worst": ("Descriptions with the lowest clarity", JUDGED.format(order="ASC")),
+        "failures": ("Without a result", FAILURES),
     }
     panels = {name: reader.kept_panel(title, sql, values) for name, (title, sql) in queries.items()}
     done = {stage["stage"]: stage for stage in panels["stages"].rows}
@@ -98,7 +98,8 @@ def overview(reader: Reader, checkpoint: Checkpoint, corpus: Corpus = None) -> P
 
 
 def _layers(n_layers: int, ingested: Sequence[int], panels: dict[str, Panel]) -> list[dict[str, object]]:
-    """What is known of each layer, in one place: quality, descriptions, activity, and its densities as counts a bin."""
+    """All results about each layer in one place: quality, descriptions, activity, and its densities as counts in
+    bins."""
     by_layer = {name: {row["layer"]: row for row in panels[name].rows} for name in ("layers", "activity")}
     counts: dict[int, dict[int, int]] = {}
     for row in panels["densities"].rows:

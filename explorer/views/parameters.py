@@ -1,4 +1,4 @@
-"""The parts of addresses, with their bounds: what is outside them is refused with a sentence."""
+"""Parameters of addresses, with their bounds: values outside them are refused with a sentence."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What ran on the store: stages, how long they took, and what they cost."""
+"""Runs of stages on the store, their durations and costs."""
 
 from explorer.catalog import Reader
 from explorer.page import Page
@@ -26,7 +26,7 @@ SPENT = """
 
 
 def runs_page(reader: Reader) -> Page:
-    """Stages of all runs, the newest first, and what language models cost."""
+    """Stages of all runs, the newest first, and the cost of language models."""
     panels = {
         "runs": reader.panel("Stages", RUNS, {}),
         "usual": reader.panel("How long stages took so far", USUAL, {}),

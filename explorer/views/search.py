@@ -1,4 +1,4 @@
-"""Features by words: in what is said of them, and in the texts on which they fire."""
+"""Search for features by words in their descriptions and in the texts on which they fire."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ def search_page(
     ] = "",
     layer: Annotated[int | Literal[""], Query(description="Only features of this layer.")] = "",
 ) -> Page:
-    """Features by words: in what is said of them, and in the texts on which they fire."""
+    """Search for features by words in their descriptions and in the texts on which they fire."""
     row = reader.checkpoint(checkpoint)
     facts: Facts = {
         "q": q,
@@ -55,7 +55,7 @@ def search_page(
 
 
 def _feature(checkpoint: Row, q: str) -> tuple[int, int] | None:
-    """The feature that a query names, if it names one that there is."""
+    """The feature that a query names, if it names an existing one."""
     try:
         layer, feature = place_of(q)
     except BadRequestError:

@@ -1,4 +1,4 @@
-"""One token: which features it drives, and which promote it."""
+"""One token: the features it fires, and those that promote it."""
 
 from typing import Annotated
 
@@ -45,7 +45,7 @@ def token_page(
     checkpoint: Checkpoint,
     token: Annotated[int, Path(ge=-100_000_000, le=100_000_000, description="Token id.")],
 ) -> Page:
-    """Which features a token drives, and which promote it."""
+    """The features that a token fires, and those that promote it."""
     row = reader.checkpoint(checkpoint)
     values = {
         "checkpoint": row["checkpoint_id"], "token": token, "n_shown": N_SHOWN, "preferred": list(PREFERRED)

@@ -1,4 +1,4 @@
-"""The command line, `circuit-insights`. A module a theme; importing them here is what makes their commands known."""
+"""The command line, `circuit-insights`: a module for each theme. Importing them registers their commands."""
 
 import atexit
 import os
@@ -12,7 +12,8 @@ from flows.start import end_at_once_on_signals
 
 
 def main() -> None:
-    """Entry point. Ends without taking the interpreter apart, over which DuckDB's binding prints pages of warnings."""
+    """Entry point. It exits without tearing down the interpreter, which would make DuckDB's binding print many
+    warnings."""
     code: str | int | None = 0
     end_at_once_on_signals()
     try:

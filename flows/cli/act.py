@@ -1,4 +1,4 @@
-"""Change a model and see what follows: `steer` and `intervene`."""
+"""Change a model and measure the effects: `steer` and `intervene`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,38 +28,40 @@ if TYPE_CHECKING:
     from flows.prompts.steer import Steered, Written
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Configuration; else that of the checkpoint's last run.")
+    Path | None, typer.Option("--config", help="Configuration; default: that of the checkpoint's last run.")
 ]
 FeatureOption = Annotated[
     list[str] | None,
     typer.Option(
         "--feature",
         help="LAYER/FEATURE=VALUE, or LAYER/FEATURE@POSITIONS=VALUE. VALUE: a number (held at it), 2x (times its "
-        "greatest activation on the corpus), off, LOW..HIGH (kept within), add:N. Several: once each.",
+        "greatest activation on the corpus), off, LOW..HIGH (kept within), add:N. May be given several times.",
     ),
 ]
 Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")]
 
 
 def opened(config: Path | None, store: str | None, checkpoint: str | None) -> "Opened":
-    """The checkpoint that a command names, with its model."""
+    """Open the checkpoint that a command names, with its model."""
     from flows.prompts.opened import open_configured, open_named
 
     if config is not None and checkpoint is not None:
-        raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
+        raise ValueError("--checkpoint: --config already names the checkpoint; give one of the two")
     err.print("opening the model", style="dim")
     return open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
 
 
 @app.command()
 def steer(
-    prompt: Annotated[list[str] | None, typer.Argument(help="Text that is continued; several are a batch.")] = None,
+    prompt: Annotated[list[str] | None, typer.Argument(help="Text to continue; several texts are one batch.")] = None,
     feature: FeatureOption = None,
-    prompts: Annotated[Path | None, typer.Option(help="A file with a prompt a line, instead.")] = None,
-    new_tokens: Annotated[int, typer.Option(help="Tokens that are written.")] = 40,
-    temperature: Annotated[float, typer.Option(help="Temperature of sampling; 0: always the likeliest token.")] = 0.0,
+    prompts: Annotated[Path | None, typer.Option(help="A file with a prompt on each line, instead.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Length of the continuation in tokens.")] = 40,
+    temperature: Annotated[
+        float, typer.Option(help="Temperature of sampling; 0: always the most probable token.")
+    ] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Sample among the likeliest tokens that have this probability together.")
+        float, typer.Option(help="Sample among the most probable tokens that together have this probability.")
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     chat: Chat = False,
@@ -68,9 +70,9 @@ def steer(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Continue a prompt with features changed, beside what the model writes as it is.
+    """Continue prompts with features changed, and without.
 
-    A feature is changed at every token of the prompt and of what is written, or at POSITIONS: a position (-1 is the
+    A feature is changed at every token of the prompt and of the continuation, or at POSITIONS: a position (-1 is the
     prompt's last), START:STOP, or `generated`, which is from the prompt's last token on.
     """
     with report_errors():
@@ -102,7 +104,7 @@ def intervene(
     ] = None,
     target: TargetOption = None,
     swap_from: Annotated[
-        str | None, typer.Option(help="Another prompt, whose activations features and heads with =swap take.")
+        str | None, typer.Option(help="Another prompt, which gives the activations for features and heads with =swap.")
     ] = None,
     chat: Chat = False,
     as_json: JsonOption = False,
@@ -110,10 +112,10 @@ def intervene(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Change features and heads on a prompt: what the graph predicts for a target, and what the model does.
+    """Change features and heads on a prompt: the effect on targets as the graph predicts it, and as the model shows it.
 
-    All changes are made together. POSITIONS: a position (-1 is the last), or START:STOP; else all of the prompt.
-    There are two predictions: by direct contributions alone, and by all paths through features that were active. There
+    All changes are made together. POSITIONS: a position (-1 is the last), or START:STOP; default: the whole prompt.
+    There are two predictions: by direct contributions only, and by all paths through features that were active. There
     are two measurements: with attention patterns and norms frozen, and with nothing frozen.
     """
     with report_errors():
@@ -136,15 +138,16 @@ def intervene(
 @app.command("intervene-batch")
 def intervene_batch(
     file: Annotated[
-        Path, typer.Argument(help='JSONL: {"prompt": "…", "changes": ["12/345=off"], "targets": [" Paris"]} a line.')
+        Path,
+        typer.Argument(help='JSONL: {"prompt": "…", "changes": ["12/345=off"], "targets": [" Paris"]} on each line.'),
     ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Make thousands of interventions, each on a prompt of its own, and keep what came of them in `interventions`.
+    """Make thousands of interventions, each on its own prompt, and store the results in the table `interventions`.
 
-    A line's `changes` are written as for `intervene`, features and heads in one list; `targets` and `swap_from` may be
-    left out. It is a run: it holds the store, can be killed at any moment, and done again does nothing.
+    A line's `changes` are written as for `intervene`, features and heads in one list; `targets` and `swap_from` are
+    optional. The command is a run: it locks the store, can be killed at any moment, and skips finished lines.
     """
     with report_errors():
         from flows.intervene_batch import run_batch
@@ -166,7 +169,9 @@ def _print_steered(one: "Steered") -> None:
     out.print(Text.assemble(("prompt    ", "bold cyan"), visible(one.prompt)), soft_wrap=True)
     for name, written in (("original  ", one.original), ("steered   ", one.steered)):
         out.print(Text.assemble((name, "bold cyan"), visible(written.text)), soft_wrap=True)
-    out.print(f"KL divergence of the next token {one.kl_next:.3g} nats, on the original text {one.kl_mean:.3g} a token")
+    out.print(
+        f"KL divergence of the next token {one.kl_next:.3g} nats, mean over the original text {one.kl_mean:.3g} a token"
+    )
     out.print(_likelihoods(one.original, "Original, token by token"))
     out.print(_likelihoods(one.steered, "Steered, token by token"))
 

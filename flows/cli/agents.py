@@ -1,4 +1,4 @@
-"""`mcp`: the store for agents, by the Model Context Protocol over standard input and output."""
+"""`mcp`: the store for agents, by the Model Context Protocol on standard input and output."""
 
 import tempfile
 from functools import partial
@@ -19,14 +19,14 @@ def mcp_(
         typer.Option("--allow-compute", help="Also let agents attribute prompts, which takes minutes each."),
     ] = False,
     graphs: Annotated[
-        Path | None, typer.Option(help="Folder for the graphs of prompts; else they are gone when this ends.")
+        Path | None, typer.Option(help="Folder for the graphs of prompts; default: a temporary one.")
     ] = None,
 ) -> None:
-    """Answer agents by the Model Context Protocol over standard input and output, read-only: checkpoints, search,
-    features, contexts, wiring, SQL."""
+    """Answer agents by the Model Context Protocol on standard input and output. They can only read: checkpoints,
+    search, features, contexts, edges, SQL."""
     with report_errors():
         if graphs is not None and not allow_compute:
-            raise ValueError("--graphs is about --allow-compute, and has no effect without")
+            raise ValueError("--graphs has no effect without --allow-compute")
         from explorer.agents import agents_server
         from explorer.catalog import Catalog
 

@@ -1,4 +1,4 @@
-"""What commands answer with `--json`: one object each, whose fields docs/json.md describes."""
+"""The answers of commands with `--json`: one object each, whose fields docs/json.md describes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from flows.subject.named import chosen_checkpoint
 from storage.catalog.published import open_published
 
 SCHEMA = 1
-"""Of all answers. A field that is added leaves it; one that goes or means something else raises it."""
+"""Version of all answers. A new field does not change it; removing a field or changing its meaning does."""
 
 Rows = list[dict[str, object]]
 
@@ -31,16 +31,16 @@ FEATURE_TABLES = {
     "samples": """SELECT corpus_id, sample, cluster, quantile_bin, activation, before, token, after FROM contexts
         WHERE {key} ORDER BY activation DESC, sample""",
 }
-"""What is known of a feature, by the field of the answer."""
+"""Queries about a feature, by the field of the answer."""
 
 KEY = "checkpoint_id = $checkpoint AND layer = $layer AND feature = $feature"
 
 
 def feature_answer(catalog: Path, layer: int, feature: int, checkpoint: str | None) -> dict[str, object]:
-    """Everything that is known of one feature.
+    """All results about one feature.
 
     Raises:
-        ValueError: no such feature, or several checkpoints and none named.
+        ValueError: there is no such feature, or there are several checkpoints and none is named.
     """
     with open_published(catalog) as connection:
         chosen = chosen_checkpoint(connection, checkpoint)
@@ -59,7 +59,7 @@ def feature_answer(catalog: Path, layer: int, feature: int, checkpoint: str | No
 
 
 def evaluation_answer(catalog: Path, checkpoint_id: str) -> dict[str, object]:
-    """How good the descriptions of a checkpoint are, method by method and layer by layer."""
+    """The scores of a checkpoint's descriptions, by method and layer."""
     query = """SELECT * EXCLUDE (checkpoint_id) FROM method_comparison WHERE checkpoint_id = $checkpoint
                ORDER BY corpus_id, layer, explainer, judge, metric, method"""
     with open_published(catalog) as connection:
@@ -68,7 +68,7 @@ def evaluation_answer(catalog: Path, checkpoint_id: str) -> dict[str, object]:
 
 
 def plan_answer(found: Plan, store: str, not_ready: Sequence[str], notes: Sequence[str]) -> dict[str, object]:
-    """What a run would do and take."""
+    """The plan of a run: its steps and what they take."""
     steps = [step._asdict() for step in found.steps]
     is_work = any(step.todo for step in found.steps)
     return {

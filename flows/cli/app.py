@@ -1,4 +1,4 @@
-"""What all commands share: common options, how errors are printed, how a flow is run."""
+"""The common base of all commands: shared options, error messages, running a flow."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Returned = TypeVar("Returned")
 
 for _name, _value in {
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are told here, once, without tracebacks
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # errors are printed here, once, without tracebacks
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -45,11 +45,11 @@ err = console
 
 BAD_INPUT = 2
 MAX_MESSAGE, MAX_LINES = 3000, 20
-"""Characters and lines of an error message: one screen."""
+"""Largest number of characters and lines of an error message: one screen."""
 NOT_TO_BE_HAD = {
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS,
 }  # fmt: skip
-"""What the operating system says of a path that was named wrongly or may not be used."""
+"""Errors of the operating system for a path that is wrong or may not be used."""
 
 
 def _print_version(asked: bool) -> None:
@@ -66,27 +66,27 @@ def _of_all_commands(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Explain every feature of a language model's transcoders, and ask for what was found."""
+    """Explain every feature of a language model's transcoders, and query the results."""
 
 
-Config = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, like engine.workers=2.")]
+Config = Annotated[Path, typer.Argument(help="A YAML configuration, or the name of a preset; see configs/.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to its settings, like engine.workers=2.")]
 StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
-        help="The store, folder or s3://BUCKET/PREFIX; else the config's, else $CIRCUIT_INSIGHTS_STORE, else ./store.",
+        help="The store: a folder or s3://BUCKET/PREFIX. Default: the config's, $CIRCUIT_INSIGHTS_STORE or ./store.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-AnswerOption = Annotated[bool, typer.Option("--json", help="One JSON object, described in docs/json.md.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on each line.")]
+AnswerOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, described in docs/json.md.")]
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
-        help="What is explained or measured: a token (with its leading space, or #ID), A|B for the difference of two, "
-        "feature:LAYER/FEATURE, direction:FILE.npy; @POSITIONS behind it for others than the last (3, -1, 2:5, or "
-        "several with commas), or alone for the likeliest tokens there. Else the likeliest next.",
+        help="The target: a token (with its leading space, or #ID), A|B for the difference of two tokens, "
+        "feature:LAYER/FEATURE, direction:FILE.npy; add @POSITIONS for positions other than the last (3, -1, 2:5, or "
+        "several with commas); @POSITIONS alone means the most probable tokens there. Default: the most probable next.",
     ),
 ]
 CheckpointOption = Annotated[
@@ -96,14 +96,14 @@ CheckpointOption = Annotated[
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Bad input ends with one message and exit code 2; a full disk says what to do."""
+    """Print one message for wrong input and exit with code 2; for a full disk, also say what to do."""
     try:
         yield
     except ValueError as error:
         fail(str(error), BAD_INPUT)
     except Exception as error:
         if _disk_is_full(error):
-            fail(f"disk full: {error}\nWhat was finished is kept; make room and run the same command again", BAD_INPUT)
+            fail(f"disk full: {error}\nFinished work is kept; make room and run the same command again", BAD_INPUT)
         if isinstance(error, OSError) and error.errno in NOT_TO_BE_HAD and error.filename is not None:
             fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
         raise
@@ -115,7 +115,7 @@ def _disk_is_full(error: Exception) -> bool:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what is wrong on one screen, and end with an exit code."""
+    """Print an error message of at most one screen, and exit."""
     lines = message[:MAX_MESSAGE].split("\n")
     shown = [" " * (len(line) - len(line.lstrip(" "))) + visible(line.strip(" ")) for line in lines[:MAX_LINES]]
     if len(message) > MAX_MESSAGE or len(lines) > MAX_LINES:
@@ -125,6 +125,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
+    """Read a configuration with its overrides; `store` replaces its store."""
     with working("load libraries"):
         from configs.load import load_config
 
@@ -132,20 +133,20 @@ def load(config: Path, overrides: list[str] | None, store: str | None) -> "RunCo
 
 
 def load_to_run(config: Path, overrides: list[str] | None, store: str | None) -> "RunConfig":
-    """Load what a command needs that will run flows: their server starts while libraries load."""
+    """Load the libraries of a command that runs flows; the Prefect server starts meanwhile."""
     start_early()
     return load(config, overrides, store)
 
 
 def store_root(store: str | None) -> Path:
-    """The folder of the store that a command asks; of a URL the local one, its catalog brought up to date."""
+    """The folder of the store that a command uses; for a URL the local one, with its catalog updated."""
     from flows.subject.store_location import store_at
 
     return store_at(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store")).root
 
 
 def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: "RunConfig", force: bool) -> Returned:
-    """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
+    """Run a flow in this process with a Prefect server and return its result; `force` is passed on to the flow."""
     with working("load libraries"):
         from flows.running.in_process import run_flow as run
 
@@ -153,6 +154,7 @@ def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: "RunConfig", for
 
 
 def print_quality(layers: "Sequence[Quality]") -> None:
+    """Print a table of the transcoders' quality."""
     table = Table("layer", "explained variance", "L0", "dead", "loss", "with it replaced", title="Transcoders")
     for layer in layers:
         shares = f"{layer.explained_variance:.3f}", f"{layer.l0:.1f}", f"{layer.dead_share:.1%}"
@@ -163,6 +165,7 @@ def print_quality(layers: "Sequence[Quality]") -> None:
 
 
 def duration_text(seconds: float) -> str:
+    """A duration for people: `< 1 s`, `42 s`, `3 min`, `1.5 h`."""
     if seconds < 1:
         return "< 1 s" if seconds else "-"
     return (
@@ -175,6 +178,7 @@ def duration_text(seconds: float) -> str:
 
 
 def size_text(n_bytes: float) -> str:
+    """A size for people, with a unit: `512 B`, `3 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000:
             return f"{n_bytes:.0f} {unit}" if n_bytes else "-"

@@ -33,20 +33,20 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--prompt-file: {file} is not UTF-8 text: byte {error.start} is none of it") from None
+        raise ValueError(f"--prompt-file: {file} is not UTF-8 text: byte {error.start} is not valid") from None
 
 
 @app.command()
 def attribute(
     prompt: Annotated[
-        str | None, typer.Argument(help="Text whose next token is to be explained; - reads it from standard input.")
+        str | None, typer.Argument(help="Text whose next token is explained; - reads it from standard input.")
     ] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A file with the text, instead.")] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help='Many prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"]} a line of a .jsonl '
-            "file, a prompt a line of any other."
+            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"]} on each line of a .jsonl '
+            "file, or a prompt on each line of any other."
         ),
     ] = None,
     output: Annotated[
@@ -54,10 +54,10 @@ def attribute(
     ] = None,
     target: TargetOption = None,
     validate: Annotated[
-        bool, typer.Option("--validate", help="Test the strongest nodes and edges by intervention on the model.")
+        bool, typer.Option("--validate", help="Test the strongest nodes and edges by interventions in the model.")
     ] = False,
     supernodes: Annotated[
-        bool, typer.Option("--supernodes", help="Group nodes that do the same, and test the groups on the model.")
+        bool, typer.Option("--supernodes", help="Group nodes with the same role, and test the groups in the model.")
     ] = False,
     heads: Annotated[
         bool,
@@ -68,19 +68,25 @@ def attribute(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Configuration; else that of the checkpoint's last run.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration; default: that of the checkpoint's last run.")
+    ] = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
-    max_logits: Annotated[int, typer.Option(help="Next tokens explained, at most, where they are the likeliest.")] = 10,
-    logit_share: Annotated[float, typer.Option(help="Probability that these next tokens have together.")] = 0.95,
-    max_features: Annotated[int, typer.Option(help="Features attributed, the most influential first.")] = 7500,
-    node_threshold: Annotated[float, typer.Option(help="Share of all influence that the nodes kept have.")] = 0.8,
+    max_logits: Annotated[
+        int, typer.Option(help="Largest number of next tokens that are explained, if no target is given.")
+    ] = 10,
+    logit_share: Annotated[float, typer.Option(help="Probability that these next tokens together have.")] = 0.95,
+    max_features: Annotated[
+        int, typer.Option(help="Number of features that are attributed, the most influential first.")
+    ] = 7500,
+    node_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept nodes have.")] = 0.8,
     edge_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept edges have.")] = 0.98,
 ) -> None:
     """Write the attribution graph of a prompt, in circuit-tracer's format.
 
-    Of several targets, those that are named count alike, the likeliest tokens by their probability. With --prompts it
-    is a run that leaves the graphs in the catalog: it can be killed at any moment, and done again does nothing.
+    Named targets have equal weight, probable tokens are weighted by their probability. With --prompts the command is a
+    run that stores the graphs in the catalog: it can be killed at any moment, and skips finished prompts.
     """
     with report_errors():
         from flows import attribute as flow
@@ -93,7 +99,7 @@ def attribute(
         from interp.interventions.validation import ValidationSettings
 
         if config is not None and checkpoint is not None:
-            raise ValueError("--checkpoint: --config says which checkpoint it is; give one of the two")
+            raise ValueError("--checkpoint: --config already names the checkpoint; give one of the two")
         settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
         wanted = flow.Wanted(
             settings,

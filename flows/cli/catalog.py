@@ -1,4 +1,4 @@
-"""What a store knows: `sql`, `show`, `show-head`, `export`, and `import` of what others found."""
+"""Query a store: `sql`, `show`, `show-head`, `search`, `agreement`; `export` results, and `import` those of others."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -25,30 +25,28 @@ EmbeddingsOption = Annotated[
     str | None,
     typer.Option(
         envvar="CIRCUIT_INSIGHTS_EMBEDDINGS",
-        help="Compare meanings too, by this model: a folder, or an OpenAI-compatible address (…/v1).",
+        help="Also compare meanings, by this embedding model: a folder, or an OpenAI-compatible address (…/v1).",
     ),
 ]
 EmbeddingModelOption = Annotated[
     str | None,
-    typer.Option(
-        envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Name of the model, where --embeddings is an address."
-    ),
+    typer.Option(envvar="CIRCUIT_INSIGHTS_EMBEDDING_MODEL", help="Name of the model, if --embeddings is an address."),
 ]
 
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="A query; docs/schema.md has the tables.")],
+    query: Annotated[str, typer.Argument(help="A query; docs/schema.md lists the tables.")],
     store: StoreOption = None,
     format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is given up.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is stopped.")] = 600.0,
 ) -> None:
-    """Ask the catalog, read-only. The answer is written while it is being found.
+    """Query the catalog in SQL, read-only. Rows are written as they are found.
 
-    A table is folded to the width of a terminal, or has one row a block; in a file or pipe it is whole. On a terminal,
-    control characters in texts are shown escaped, in every format. In a file or pipe, csv, json and parquet hold the
-    texts as they are, whatever is in them; a table has them escaped there too.
+    In a terminal, a table is folded to its width, or printed with one row in each block; in a file or pipe it is
+    complete. In a terminal, control characters in texts are escaped, in every format. In a file or pipe, csv, json and
+    parquet contain the texts unchanged; a table has them escaped there too.
     """
     with report_errors():
         ask(store_root(store) / "catalog.duckdb", query, format, output, timeout)
@@ -58,14 +56,15 @@ def sql(
 def attach(
     stores: Annotated[list[Path], typer.Argument(help="Folders of stores, two or more.")],
     query: Annotated[
-        str | None, typer.Option("--sql", help="A query over all; left out: the view `models`. See docs/queries.md.")
+        str | None,
+        typer.Option("--sql", help="A query over all stores; default: the view `models`. See docs/queries.md."),
     ] = None,
     format: Annotated[Format, typer.Option(help="table, csv, json, or parquet with --output.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is given up.")] = 600.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which a query is stopped.")] = 600.0,
 ) -> None:
-    """Ask several stores at once, read-only: every table with the column `store` before its own, and the views `models`
-    and `by_depth`, which compare models."""
+    """Query several stores together, read-only: every table gets the column `store` before its own, and the views
+    `models` and `by_depth` compare models."""
     from flows.reports.several_stores import ask_several
 
     with report_errors():
@@ -80,7 +79,7 @@ def show(
     checkpoint: CheckpointOption = None,
     as_json: AnswerOption = False,
 ) -> None:
-    """Print everything that is known of one feature. Control characters in texts are shown escaped."""
+    """Print all results about one feature. Control characters in texts are escaped."""
     from flows.reports.card import feature_card
 
     with report_errors():
@@ -109,11 +108,11 @@ def search(
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     layer: Annotated[int | None, typer.Option(min=0, help="Only features of this layer.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Features of each list.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Number of features in each list.")] = 10,
     embeddings: EmbeddingsOption = None,
     embedding_model: EmbeddingModelOption = None,
 ) -> None:
-    """Find features by words: in what is said of them, and in the texts on which they fire."""
+    """Search for features by words in their descriptions and in the texts on which they fire."""
     from flows.reports.search_results import Wanted, found
 
     with report_errors():
@@ -130,7 +129,7 @@ def agreement(
     embedding_model: EmbeddingModelOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how descriptions and scores agree with those that were imported, method by method."""
+    """Compare descriptions and scores with imported ones, method by method."""
     from flows.reports.agreement import agreement as compared
     from flows.reports.agreement import agreement_table
 
@@ -148,12 +147,16 @@ def agreement(
 
 
 class Imported(StrEnum):
+    """What `import` reads."""
+
     weightlens_json = "weightlens-json"
     descriptions = "descriptions"
     notes_jsonl = "notes-jsonl"
 
 
 class Exported(StrEnum):
+    """The formats of `export`."""
+
     weightlens_json = "weightlens-json"
     parquet = "parquet"
     hf = "hf"
@@ -169,21 +172,19 @@ def export(
         Exported,
         typer.Option(
             help="weightlens-json: feature_analysis_layer_N.json; parquet: every table, with a manifest; hf: a dataset "
-            "of the Hugging Face Hub, with a card; neuronpedia: the layout of its bulk exports; delphi: its folders of "
-            "latents and explanations; site: the explorer's pages, which open without a server."
+            "for the Hugging Face Hub, with a card; neuronpedia: the layout of its bulk exports; delphi: folders of "
+            "latents and explanations; site: the explorer's pages, which need no server."
         ),
     ],
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into a folder that holds files; those of the same name go.")
+        bool, typer.Option("--overwrite", help="Write into a folder that has files, replacing those of the same name.")
     ] = False,
     features: Annotated[
-        str | None, typer.Option(help="For a site: all, top (100 a layer, those described best), or 2/899,2/902,…")
+        str | None, typer.Option(help="For a site: all, top (the 100 best described of each layer), or 2/899,2/902,…")
     ] = None,
-    graphs: Annotated[
-        Path | None, typer.Option(help="For a site: a folder of attribution graphs to have in it.")
-    ] = None,
+    graphs: Annotated[Path | None, typer.Option(help="For a site: a folder of attribution graphs to include.")] = None,
 ) -> None:
     """Write results in the format of another tool, or as pages to share."""
     from flows.exchange import (
@@ -204,7 +205,7 @@ def export(
             return
         for option, given in (("--features", features), ("--graphs", graphs)):
             if given is not None:
-                raise ValueError(f"{option} is about --format site, and has no effect with {format.value}")
+                raise ValueError(f"{option} needs --format site, and has no effect with {format.value}")
         writers = {
             Exported.weightlens_json: export_weightlens,
             Exported.parquet: export_parquet,
@@ -257,12 +258,12 @@ def import_(
             "Parquet or JSON; notes-jsonl: descriptions by hand."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="Name under which the catalog keeps another tool's results.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the other tool's results in the catalog.")] = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Bring another tool's results about an ingested checkpoint into the catalog, as a checkpoint of their own; or
-    descriptions that people wrote in the explorer, as the method `human`."""
+    """Import another tool's results about an ingested checkpoint, as a checkpoint of their own, or descriptions that
+    people wrote in the explorer, as the method `human`."""
     from flows.exchange import import_weightlens
     from flows.import_notes import import_notes
     from flows.import_published import import_descriptions, local_folder
@@ -274,6 +275,6 @@ def import_(
             out.print(f"{n} descriptions by hand")
             return
         if name is None:
-            raise ValueError("--name: say under which name the catalog shall keep them")
+            raise ValueError("--name: give the name that they get in the catalog")
         bring_in = import_descriptions if format is Imported.descriptions else import_weightlens
         out.print(f"checkpoint {bring_in(Store(store_root(store)), local_folder(place), checkpoint, name)}")

@@ -1,4 +1,4 @@
-"""What `doctor` finds, as lines for people or as one JSON object."""
+"""The findings of `doctor`, as lines for people or as one JSON object."""
 
 from dataclasses import dataclass, field
 
@@ -11,27 +11,27 @@ from flows.cli.app import out, print_json
 
 @dataclass
 class DoctorReport:
-    """Checks in order, and figures by name."""
+    """Checks in order, and numbers by name."""
 
     as_json: bool
     checks: list[dict[str, object]] = field(default_factory=list)
     figures: dict[str, object] = field(default_factory=dict)
 
     def good(self, name: str, text: str) -> None:
-        """A check that held."""
+        """Report a check that passed."""
         self._check(name, text, ok=True)
 
     def bad(self, name: str, text: str) -> None:
-        """A check that did not."""
+        """Report a check that failed."""
         self._check(name, text, ok=False)
 
     def say(self, what: RenderableType) -> None:
-        """Something for people alone: a table, whose figures are among `figures`, or a sentence."""
+        """Print something for people only: a table whose numbers are also in `figures`, or a sentence."""
         if not self.as_json:
             out.print(what, soft_wrap=True, highlight=False)
 
     def finish(self) -> None:
-        """Print the JSON object, if that is wanted."""
+        """Print the JSON object, if it was asked for."""
         if self.as_json:
             ok = all(check["ok"] for check in self.checks)
             print_json({"schema": SCHEMA, "ok": ok, "checks": self.checks, **self.figures})

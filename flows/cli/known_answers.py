@@ -1,4 +1,4 @@
-"""`benchmark-descriptions`: descriptions against known answers."""
+"""`benchmark-descriptions`: test descriptions against known answers."""
 
 from collections.abc import Iterator
 from math import isnan
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
     from interp.activations.settings import ActivationSettings
 
 N_CONFUSIONS = 20
-"""Confusions that are printed as a table; all of them with --json."""
+"""Confusions printed in the table; --json gives all of them."""
 
 
 @app.command("benchmark-descriptions")
 def benchmark_descriptions(
-    tokens: Annotated[int, typer.Option(min=1024, help="Most tokens of held-out text that are read.")] = 65_536,
+    tokens: Annotated[int, typer.Option(min=1024, help="Largest number of tokens of held-out text.")] = 65_536,
     claims: Annotated[
-        int, typer.Option(min=0, help="Descriptions of any features that are tried for each method.")
+        int, typer.Option(min=0, help="For each method, the number of descriptions of random features that are tested.")
     ] = 500,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     store: StoreOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Try descriptions against known answers: features that follow a concept which a program knows.
+    """Test descriptions against known answers: features that follow a concept which a program decides.
 
-    About 250 concepts (digits, month names, a capital behind a full stop, closing brackets, ‘the’ after ‘of’, …) label
+    About 250 concepts (digits, month names, a capital after a full stop, closing brackets, ‘the’ after ‘of’, …) label
     the tokens of held-out text. On one half of its documents, features are found whose activation follows one concept;
-    a description is right if its words and contexts select it on the other half. Nothing is written.
+    a description is right if its words and contexts select that concept on the other half. Nothing is written.
     """
     with report_errors():
         named = opened(config, store, checkpoint)
         from flows.known_answers import Sizes, known_answers
 
         settings = _settings(config, store, checkpoint)
-        with working("read held-out text and try descriptions"):
+        with working("read held-out text and test descriptions"):
             found = known_answers(named, settings, Sizes(tokens, claims))
         if as_json:
             for row in _rows(found):
@@ -63,7 +63,7 @@ def benchmark_descriptions(
 
 
 def _settings(config: Path | None, store: str | None, checkpoint: str | None) -> "ActivationSettings":
-    """Which tokens count, as the checkpoint's runs have it."""
+    """Which tokens count, by the settings of the checkpoint's runs."""
     from flows.prompts.opened import last_config
 
     used = last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
@@ -71,7 +71,7 @@ def _settings(config: Path | None, store: str | None, checkpoint: str | None) ->
 
 
 def _rows(found: "KnownAnswers") -> Iterator[dict[str, object]]:
-    """Everything as rows, which say what they are of in `kind`."""
+    """All results as rows; the column `kind` says what a row is about."""
     sizes = {"n_tokens": found.n_tokens, "is_held_out": found.is_held_out, "n_features": found.n_features}
     yield {"kind": "text", **sizes, "n_known": len(found.known), "concepts": found.concepts}
     for follower in found.known:
@@ -99,7 +99,7 @@ def _print(found: "KnownAnswers") -> None:
     )
     table = Table(
         "method", "features", "right", "95% interval", "recall", "precision", "shuffled", "maxact there", "claims",
-        "true claims", title="Descriptions of features of known meaning",
+        "true claims", title="Descriptions of features with known meaning",
     )  # fmt: skip
     for one in found.methods:
         low, high = one.right_interval
@@ -109,14 +109,14 @@ def _print(found: "KnownAnswers") -> None:
             _share(one.true_claims),
         )  # fmt: skip
     out.print(table)
-    wrong = Table("method", "concept", "said", "features", title="What is said wrongly")
+    wrong = Table("method", "concept", "said", "features", title="Wrong descriptions")
     for confusion in sorted(found.confusions, key=lambda one: -one.n)[:N_CONFUSIONS]:
         wrong.add_row(visible(confusion.method), confusion.concept, confusion.taken_for, str(confusion.n))
     out.print(wrong)
     near = found.distances
     if near.n:
         out.print(
-            f"Source tokens at {near.n} distances that clusters name: AUROC {near.named:.3f}, at other features' "
+            f"Source tokens at {near.n} distances named by clusters: AUROC {near.named:.3f}, at other features' "
             f"distances {near.others:.3f}; difference {near.difference:.3f} ± {near.reach:.3f}; the best of all for "
             f"{near.best:.0%}"
         )

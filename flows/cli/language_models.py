@@ -1,4 +1,4 @@
-"""What is known of language models before any is asked: `prices`."""
+"""`prices`: the known prices of language models."""
 
 from datetime import date
 
@@ -6,12 +6,12 @@ from flows.cli.app import app, out, report_errors
 from flows.reports.tables import Table
 
 OLD_DAYS = 180
-"""Days after which the table of known prices ought to be looked at again."""
+"""The table of known prices should be checked when it is older than this, in days."""
 
 
 @app.command()
 def prices() -> None:
-    """Show the known prices of language models, and how old the table is."""
+    """Show the known prices of language models, and the age of the table."""
     from tasks.llm.prices import known_prices
 
     with report_errors():

@@ -1,4 +1,4 @@
-"""The store and the installation looked after: `vacuum`, `doctor`."""
+"""Maintenance of the store and checks of the installation: `vacuum`, `doctor`."""
 
 import os
 import shutil
@@ -39,10 +39,10 @@ def vacuum(
     store: StoreOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Also remove answers of language models, which were paid for.")
+        bool, typer.Option("--answers", help="Also remove answers of language models that were paid for.")
     ] = False,
 ) -> None:
-    """List files that nothing in the catalog is made from, and remove them."""
+    """List files that nothing in the catalog needs, and remove them."""
     from storage.bucket.working_copy import files_there, hold
     from storage.catalog.vacuum import remove, unneeded
     from storage.store import Store, open_store
@@ -51,7 +51,7 @@ def vacuum(
         place = Store(store_root(store))
         found = unneeded(place, answers=answers, there=files_there(place))
         if not found:
-            out.print("Nothing to remove: the catalog rests on everything that the store holds")
+            out.print("Nothing to remove: the catalog needs every file in the store")
             return
         table = Table("folder or file", "size", "why", title="Not needed")
         for item in found:
@@ -69,17 +69,17 @@ def vacuum(
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="Also check what this configuration names.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Also check the inputs of this configuration.")] = None,
     overrides: Overrides = None,
     store: StoreOption = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what is damaged and can be computed again; never ingested weights.")
+        bool, typer.Option("--repair", help="Remove damaged files that can be computed again, never ingested weights.")
     ] = False,
     as_json: AnswerOption = False,
 ) -> None:
     """Check the installation, the store and, with a configuration, its model, corpus and transcoders.
 
-    With --store or --repair, everything in the store is read and compared with its checksums.
+    With --store or --repair, every file of the store is read and compared with its checksum.
     """
     with report_errors():
         report = DoctorReport(as_json)
@@ -99,7 +99,7 @@ def doctor(
 
 
 def _check_named(report: DoctorReport, loaded: "RunConfig") -> Path:
-    """Check what a configuration names; returns where its store is."""
+    """Check the inputs of a configuration; returns where its store is."""
     from flows.ingest import measured_layers
     from flows.subject.subject import identify, open_source
 
@@ -125,13 +125,13 @@ def _check_named(report: DoctorReport, loaded: "RunConfig") -> Path:
 
 
 def _report_hooks(report: DoctorReport, subject: "Subject") -> None:
-    """Measure the release under every plausible reading, and say which is right."""
+    """Measure the release under every plausible pair of hooks, and say which fits best."""
     from flows.hook_candidates import measure_candidates
 
-    with working("measure the release as it may be read"):
+    with working("measure the release at every plausible pair of hooks"):
         found = measure_candidates(subject)
     layers = [f"layer {layer.layer}" for layer in found.every[0].layers]
-    title = "Explained variance and L0, by where the transcoders read and what they stand for"
+    title = "Explained variance and L0, by where the transcoders read and write"
     table = Table("input", "output", *layers, "", title=title)
     for reading in found.every:
         figures = [f"{layer.explained_variance:.3f}, {layer.l0:.1f}" for layer in reading.layers]
@@ -143,7 +143,7 @@ def _report_hooks(report: DoctorReport, subject: "Subject") -> None:
     ]
     if found.advice is None:
         used = f"input {found.used.feature_input}, output {found.used.feature_output}"
-        report.good("hooks", f"{used}: no other reading explains more")
+        report.good("hooks", f"{used}: no other pair of hooks explains more")
     else:
         report.bad("hooks", found.advice)
 
@@ -175,14 +175,14 @@ def _check_installation(report: DoctorReport) -> None:
     rate = gemm_flops(768, os.cpu_count() or 1) / 1e9
     report.good("machine", f"{os.cpu_count()} cores, float32 matrix products at {rate:.0f} GFLOP/s, {device}")
     server = os.environ.get("PREFECT_API_URL")
-    report.good("prefect", server or "no server set: each run starts one of its own, which costs some seconds")
+    report.good("prefect", server or "no server is set: each run starts its own, which takes some seconds")
 
 
 def _examine(report: DoctorReport, root: Path, repairing: bool) -> None:
-    """Read the whole store, say what is damaged, and repair it if that is wanted.
+    """Check the whole store, report damage, and repair it if wanted.
 
     Raises:
-        ValueError: something is damaged, and stays so.
+        ValueError: something is damaged and not repaired.
     """
     from storage.bucket.working_copy import hold
     from storage.catalog.database import check_database
@@ -194,7 +194,7 @@ def _examine(report: DoctorReport, root: Path, repairing: bool) -> None:
     damaged = [one for one in found if one.problem]
     n_unchecked = sum(not one.has_checksum for one in found)
     if n_unchecked:
-        report.say(f"{n_unchecked} files are of an earlier version and have no checksum; they can be read")
+        report.say(f"{n_unchecked} files were written by an earlier version without a checksum; they can be read")
     report.figures["n_without_checksum"] = n_unchecked
     if not damaged:
         report.good("store", f"{len(found)} files read, nothing is damaged")
@@ -210,7 +210,7 @@ def _examine(report: DoctorReport, root: Path, repairing: bool) -> None:
         left = [one for one in damaged if not one.kind.is_repaired]
     if left:
         n_repaired = sum(one.kind.is_repaired for one in left)
-        how = f"; --repair does what is needed for {n_repaired} of them" if n_repaired else ""
+        how = f"; --repair repairs {n_repaired} of them" if n_repaired else ""
         raise ValueError(f"store: {root} is damaged in {len(left)} places{how}")
 
 
@@ -224,11 +224,11 @@ def _check_store(report: DoctorReport, root: Path, is_examined: bool) -> None:
     existing = next(path for path in (root, *root.resolve().parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise ValueError(f"store: {root} cannot be written; choose another with --store")
-    with suppress(*[DamagedError] * is_examined):  # which is reported with the rest
+    with suppress(*[DamagedError] * is_examined):  # reported with the rest
         check_catalog(root / "catalog.duckdb")
     free = shutil.disk_usage(existing).free
     where = name_of(Store(root))
     if where != str(root):
-        report.good("store", f"{where}, reached; worked with in {root}")
+        report.good("store", f"{where} can be reached; its local copy is {root}")
     state = "new" if not root.exists() else "a run holds it" if is_held(Store(root)) else "no run holds it"
     report.good("store", f"{root}: {state}, {size_text(free)} free")

@@ -1,4 +1,4 @@
-"""`run`, `plan`, and every stage on its own."""
+"""`run`, `plan`, and commands for each stage."""
 
 import os
 import shlex
@@ -45,7 +45,7 @@ Force = Annotated[bool, typer.Option("--force", help="Start even if the disk see
 
 @app.command()
 def run(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
-    """Run the whole pipeline: train transcoders if need be, ingest, and every stage."""
+    """Run the whole pipeline: train transcoders if needed, ingest, and every stage."""
     began = time.monotonic()
     with report_errors():
         loaded = load_to_run(config, overrides, store)
@@ -59,7 +59,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of
 
-        with working("look at what is there"):
+        with working("look for finished work"):
             loaded = pinned(loaded)
             downloads = to_download(loaded)
         steps: list[Step] = []
@@ -87,7 +87,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             if not force:
                 check_room(loaded, steps)
         PLANNED.set(planned_stages(steps))
-        checkpoint_id = run_flow(describe_checkpoint, loaded, force=True)  # the room was looked at above
+        checkpoint_id = run_flow(describe_checkpoint, loaded, force=True)  # the disk space was checked above
         _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
 
 
@@ -95,7 +95,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
 def train_transcoders(
     config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False
 ) -> None:
-    """Train transcoders for a model that has none, and say how good they are and where."""
+    """Train transcoders for a model that has none, and print their quality and folder."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import train_transcoders as flow
@@ -108,7 +108,7 @@ def train_transcoders(
 
 @app.command()
 def ingest(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
-    """Bring a model and its transcoders into the store, after measuring them."""
+    """Measure a model's transcoders, and add the model and transcoders to the store."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import ingest as flow
@@ -143,7 +143,7 @@ def activations(config: Config, overrides: Overrides = None, store: StoreOption 
 
 @app.command()
 def coactivation(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
-    """Sum up which features fire together on the corpus, and find each one's strongest edges by TWERA."""
+    """Sum up which features fire together on the corpus, and find each feature's strongest edges by TWERA."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import coactivation as flow
@@ -153,7 +153,7 @@ def coactivation(config: Config, overrides: Overrides = None, store: StoreOption
 
 @app.command()
 def circuitlens(config: Config, overrides: Overrides = None, store: StoreOption = None, force: Force = False) -> None:
-    """Find out why features fired at their samples, and what they did there."""
+    """Find out what made features fire at their samples, and what effects they had."""
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import circuitlens as flow
@@ -179,7 +179,7 @@ def describe(
     sample: Sample = None,
     force: Force = False,
 ) -> None:
-    """Describe every feature by every method from what the catalog knows of it."""
+    """Describe every feature by every method, from the results of earlier stages."""
     with report_errors():
         drawn = [] if sample is None else [f"describe.sample={sample}", "describe.features_per_layer=null"]
         loaded = load_to_run(config, [*(overrides or []), *drawn], store)
@@ -221,7 +221,7 @@ def evaluate(
 
 
 def _print_extrapolation(config: "RunConfig", checkpoint_id: str, stage: str, verb: str) -> None:
-    """After a random sample: what all features would cost."""
+    """After a random sample, print the estimated cost for all features."""
     if getattr(config, stage).sample is None:
         return
     from flows.reports.extrapolation import extrapolated
@@ -247,7 +247,7 @@ def plan_(
     ] = None,
     as_json: AnswerOption = False,
 ) -> None:
-    """Say what `run` would do, and about how much time, disk and memory it would take. Nothing is done."""
+    """Print what `run` would do, with estimates of time, disk and memory. Nothing is done."""
     with report_errors():
         loaded = load(config, overrides, store)
         from flows.costs.plan import planned
@@ -277,10 +277,11 @@ def plan_(
         for problem in problems(loaded, found.subject, left):
             out.print(f"[bold yellow]not ready:[/] {escape(visible(problem))}", soft_wrap=True, highlight=False)
         root = store_path(loaded)
-        out.print(f"Store: {name_of(Store(root))}, worked with in {root}", soft_wrap=True, markup=False)
+        out.print(f"Store: {name_of(Store(root))}, local copy in {root}", soft_wrap=True, markup=False)
 
 
 def print_plan(steps: "list[Step]", console: Console) -> None:
+    """Print the steps of a plan as a table, with their sums."""
     from flows.costs.plan import STARTUP_S
 
     costs_money = any(step.usd for step in steps)
@@ -305,6 +306,7 @@ def print_left_out(config: "RunConfig", subject: "Subject | None", console: Cons
 
 
 def print_remarks(config: "RunConfig", console: Console) -> None:
+    """Print the remarks on a configuration."""
     from configs.remarks import remarks
 
     for remark in remarks(config):
@@ -335,7 +337,7 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
 
 
 def _next_steps(summary: "Summary", store: str) -> Iterator[tuple[str, str]]:
-    """What to look at now, as commands to copy."""
+    """Suggestions of what to look at, as commands to copy."""
     from flows.reports.summary import quoted_words
 
     program = sys.argv[0] if Path(sys.argv[0]).name == "circuit-insights" else "circuit-insights"
@@ -354,5 +356,5 @@ def _next_steps(summary: "Summary", store: str) -> Iterator[tuple[str, str]]:
 
 
 def _short(path: str) -> str:
-    """A path as one would type it here; URLs are left as they are."""
+    """A path in the shortest form for the working folder; URLs are not changed."""
     return path if "://" in path else min(path, os.path.relpath(path), key=len)

@@ -22,11 +22,14 @@ def compare_checkpoints(
     b: Annotated[str, typer.Argument(help="The later one.")],
     store: StoreOption = None,
     match_cosine: Annotated[
-        float, typer.Option(help="Mean of the encoders' and decoders' cosine from which two features are one.")
+        float,
+        typer.Option(help="Two features match if the mean of the encoders' and decoders' cosine is at least this."),
     ] = 0.7,
-    kept_cosine: Annotated[float, typer.Option(help="Both cosines from which it was kept; below, it moved.")] = 0.95,
+    kept_cosine: Annotated[
+        float, typer.Option(help="A match was kept if both cosines are at least this; otherwise it moved.")
+    ] = 0.95,
     positions: Annotated[
-        int, typer.Option(help="Positions of the corpus on which activations are compared; 0: weights alone.")
+        int, typer.Option(help="Positions of the corpus on which activations are compared; 0: weights only.")
     ] = 65_536,
 ) -> None:
     """Match every feature of two checkpoints one to one: kept, moved, born or died. Writes a report with plots."""
@@ -62,7 +65,9 @@ def watch_checkpoints(
         from flows.subject.series import HUB
 
         if settle_s is not None and place.startswith(HUB):
-            raise ValueError(f"--settle-s: {place} is on the Hub, where a commit is complete; it is for folders")
+            raise ValueError(
+                f"--settle-s: {place} is on the Hub, where every commit is complete; the option is for folders"
+            )
         with prefect_at_hand():
             series = "transcoder" if transcoders else "model"
             settle_s = 10.0 if settle_s is None else settle_s

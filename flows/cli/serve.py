@@ -1,4 +1,4 @@
-"""`serve`: the explorer, pages over a store's catalog for a browser."""
+"""`serve`: the explorer, web pages for a store's catalog."""
 
 import os
 import socket
@@ -21,38 +21,40 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE = "CIRCUIT_INSIGHTS_TOKEN"
 
 ATTRIBUTE_S = 900.0
-"""What a prompt that was given on a page may take."""
+"""Time limit in seconds for a prompt given on a page."""
 
 PAGE_FEATURES = 3000
-"""Features that are attributed for it, at most."""
+"""Largest number of features attributed for it."""
 
 
 @app.command()
 def serve(
     store: StoreOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 is seen by others.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but 127.0.0.1 can be reached by others.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8765,
-    name: Annotated[
-        list[str] | None, typer.Option(help="Host name under which browsers reach it, besides --host.")
-    ] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Further host name under which browsers reach it.")] = None,
     graphs: Annotated[
         Path | None,
-        typer.Option(help="Folder of attribution graphs; else those made on pages are gone when this ends."),
+        typer.Option(help="Folder of attribution graphs; default: a temporary one for those made on pages."),
     ] = None,
     notes: Annotated[
-        Path | None, typer.Option(help="Let people say what features are, and keep it in this DuckDB file.")
+        Path | None, typer.Option(help="Let people describe features, and store their notes in this DuckDB file.")
     ] = None,
     embeddings: Annotated[
-        str | None, typer.Option(help="Search like meanings too, by this model: a folder, or an address (…/v1).")
+        str | None,
+        typer.Option(help="Also search by meaning, with this embedding model: a folder, or an address (…/v1)."),
     ] = None,
     embedding_model: Annotated[
-        str | None, typer.Option(help="Name of the model, where --embeddings is an address.")
+        str | None, typer.Option(help="Name of the model, if --embeddings is an address.")
     ] = None,
     token: Annotated[
-        bool, typer.Option("--token", help=f"Serve only those who have a token: ${TOKEN_VARIABLE}, else a new one.")
+        bool, typer.Option("--token", help=f"Require a token: ${TOKEN_VARIABLE}, else a new one.")
     ] = False,
 ) -> None:
-    """Show the store in a browser: features with their texts, wiring, scores, graphs. Reads, never writes it."""
+    """Show the store in a browser: features with their texts, edges, scores, graphs. The store is read, never
+    written."""
     with report_errors():
         from explorer.app import Settings, create_app
         from explorer.meanings import Meanings
@@ -77,13 +79,13 @@ def serve(
 
 
 def attribute_apart(root: Path, checkpoint_id: str, prompt: str, output: Path, tell: Callable[[str], None]) -> None:
-    """Have `attribute` do it in a process of its own, which takes PyTorch and the model with it when it ends.
+    """Run `attribute` in a separate process, whose memory for PyTorch and the model is freed when it ends.
 
     Raises:
-        ValueError: it failed, with what it said, or took longer than `ATTRIBUTE_S`.
+        ValueError: it failed, with its message, or took longer than `ATTRIBUTE_S`.
     """
     command = [sys.executable, "-m", "flows.cli", "attribute", "--store", str(root), "--checkpoint", checkpoint_id]
-    # A prompt may begin with dashes, and is no option.
+    # A prompt may begin with dashes, which would be read as an option.
     command += ["--output", str(output), "--max-features", str(PAGE_FEATURES), "--", prompt]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -101,7 +103,7 @@ def attribute_apart(root: Path, checkpoint_id: str, prompt: str, output: Path, t
 
 
 def _heard(process: "subprocess.Popen[str]", tell: Callable[[str], None]) -> str:
-    """The next line that a process writes, after passing on lines of progress."""
+    """The next line of a process's output; lines of progress are passed on."""
     assert process.stderr is not None
     line = process.stderr.readline()
     tell(line.strip())
@@ -109,10 +111,10 @@ def _heard(process: "subprocess.Popen[str]", tell: Callable[[str], None]) -> str
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket at the address.
+    """Open a socket at the address.
 
     Raises:
-        ValueError: the address is not this machine's, or the port is taken.
+        ValueError: the address is not this machine's, or the port is in use.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -125,7 +127,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _prefect_pages() -> str | None:
-    """Where Prefect's pages are, if a server of it is named; Prefect itself takes seconds to import."""
+    """The address of Prefect's pages, if a server is set; without importing Prefect, which takes seconds."""
     named = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "")
     return named.rstrip("/").removesuffix("/api") if named.startswith(("http://", "https://")) else None
 
@@ -135,10 +137,10 @@ def _announce(root: Path, access: "Access", port: int) -> None:
     query = f"/?token={access.token}" if access.token else "/"
     out.print(f"http://{shown}:{port}{query}", soft_wrap=True, markup=False, highlight=False)
     if not access.is_local:
-        who = "who has the token" if access.token else "everyone, without a password"
+        who = "everyone with the token" if access.token else "everyone, without a password"
         err.print(
-            f"Exposed on {access.host}, port {port}, to {who} on this network: everything in the catalog of {root}, "
-            "with texts of the corpus and names of models and folders. Nothing is encrypted.",
+            f"Exposed on {access.host}, port {port}, to {who} on this network: the whole catalog of {root}, "
+            "including texts of the corpus and names of models and folders. Nothing is encrypted.",
             soft_wrap=True, markup=False,
         )  # fmt: skip
 

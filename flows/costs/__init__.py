@@ -1,1 +1,1 @@
-"""What a run will take: sizes, rates, and the plan made of them."""
+"""The costs of a run: sizes, rates, and the plan made from them."""

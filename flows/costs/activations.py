@@ -1,4 +1,4 @@
-"""What the passes over a corpus take, and what is drawn from them."""
+"""Costs of the passes over a corpus, and of statistics and samples."""
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -12,23 +12,23 @@ BYTES_PER_ENTRY = 5.2
 """Bytes of an active feature at a token, packed."""
 
 SAMPLE_BYTES = 25
-"""A sample in a part and in the catalog."""
+"""Bytes of a sample in a part and in the catalog."""
 
 TOKENISED_PER_S = 300_000
-"""Tokens a second into the store."""
+"""Tokens per second that are tokenised and written to the store."""
 
 LOADED_PER_S = 500_000
-"""Tokens a second into the catalog, as text."""
+"""Tokens per second that are loaded into the catalog as text."""
 
 TEXT_BYTES = 2.0
-"""A token of text in the catalog."""
+"""Bytes of a token of text in the catalog."""
 
 DRAW_S, GATHER_S = 50e-6, 300e-9
-"""Seconds a feature and an activation to gather them and to draw samples."""
+"""Seconds for each feature and each activation to gather them and to draw samples."""
 
 
 def activations_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     workers, n_features = n_workers(config.engine), sizes.n_layers * sizes.d_transcoder
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
     encoders = 2 * n_features * sizes.d_model

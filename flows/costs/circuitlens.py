@@ -1,4 +1,4 @@
-"""What attribution, clustering and the causal check take."""
+"""Costs of attribution, clustering and the causal check."""
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -14,23 +14,23 @@ from tasks.circuitlens.job import BATCH_BYTES
 from tasks.models import TRANSCODERS
 
 BYTES_PER_SAMPLE = 700
-"""Parts and catalog rows: contributions above all."""
+"""Bytes of a sample in parts and in the catalog, mainly for contributions."""
 
 STEP_S = 20e-6
-"""Seconds that a small product takes, whatever its size."""
+"""Seconds of a small matrix product, independent of its size."""
 
 ORDER_S, ORDERED_BYTES = 1e-6, 49
-"""Seconds a sample to read it and to put it in order of rows, and what it takes there until all are attributed."""
+"""Seconds for each sample to read it and sort it by row, and its bytes there until all are attributed."""
 
 GATHER_S = 0.0004
-"""Seconds a sample to gather and to cluster it."""
+"""Seconds for each sample to gather and cluster it."""
 
 ABLATED_VARIANTS = 11
-"""Forward passes a sample of the causal check: one as it is, and ten with sources silent."""
+"""Forward passes for each sample of the causal check: one without ablation, and ten with sources ablated."""
 
 
 def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name. A sequence is run once; a sample is carried back through half of it."""
+    """The cost of each step, by its name. A sequence is run once; a sample is carried back through half of it."""
     settings, workers, n_pos = config.circuitlens, n_workers(config.engine), config.corpus.row_tokens()
     layers, width = range(sizes.n_layers), sizes.d_transcoder
     n_features = config.transcoder.n_explained(layers, settings.features_per_layer, width)
@@ -40,7 +40,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     once = rows * n_pos * (sizes.model_flops + encoders)
     sweep = (n_pos / 2) * (sizes.n_layers / 2) * 8 * sizes.d_model**2
     n_scores = n_features * min(settings.qk_samples, samples_per_feature(config)) * settings.qk_heads
-    back = n_samples * sweep + n_scores * 2 * (settings.qk_keys + 3) * sweep / 2  # heads lie half as high
+    back = n_samples * sweep + n_scores * 2 * (settings.qk_keys + 3) * sweep / 2  # half the layers, on average
     steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S * rates.slowness / workers
     layer = sizes.d_transcoder * sizes.d_model * 8
     held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
@@ -50,7 +50,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     ablating = n_ablated * ABLATED_VARIANTS * n_pos / 2 * sizes.model_flops / rates.products
     n_blocks = max(1, round(max(n_samples / SAMPLES_PER_BLOCK, rows / MOST_ROWS_PER_BLOCK)))
     per_shard = min(config.shard_size, FEATURES_PER_SHARD)
-    model = 1.3 * sizes.model_bytes  # and the attention's values and outputs once more
+    model = 1.3 * sizes.model_bytes  # and a copy of the attention's values and outputs
     n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
     drawn = sizes.n_layers * sizes.d_transcoder * config.activations.n_samples
     return {

@@ -1,4 +1,4 @@
-"""What sums over features that fire together take, and the edges that follow."""
+"""Costs of co-activation and of its edges."""
 
 import shutil
 
@@ -12,21 +12,21 @@ TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""
 
 READ_S, RANK_S = 15e-9, 60e-9
-"""Seconds for an active feature of a layer that is read beside some targets of another, and for a source and a target
-that are ranked."""
+"""Seconds for an active feature of a layer that is read together with some targets of another, and for each source and
+target that is ranked."""
 
 BEGINNINGS = 9
-"""Beginnings and halves of the text for which edges are ranked."""
+"""Number of beginnings and halves of the text for which edges are ranked."""
 
 PAIR_BYTES, EMPTY_BYTES = 8.0, 0.1
-"""Bytes in the three matrices of a pair of features that were ever active together, and of a pair that never were."""
+"""Bytes in the three matrices for a pair of features that were ever active together, and for another pair."""
 
 EDGE_BYTES = 60
 """Bytes of an edge, in a part and in the catalog."""
 
 
 def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     settings, workers = config.coactivation, n_workers(config.engine)
     pairs = settings.layer_pairs(range(sizes.n_layers))
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
@@ -62,7 +62,8 @@ def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[st
 
 
 def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
-    """About what the matrices of all pairs of layers take, as if no two tokens made the same features fire together."""
+    """Estimated size of the matrices of all pairs of layers, as if no two tokens activated the same features
+    together."""
     pairs = sizes.d_transcoder**2
     together = min(pairs, sizes.corpus_tokens * ACTIVE_PER_TOKEN**2)
     n_layer_pairs = len(config.coactivation.layer_pairs(range(sizes.n_layers)))
@@ -70,10 +71,10 @@ def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
 
 
 def refuse_what_does_not_fit(config: RunConfig, n_bytes: float) -> None:
-    """Compare the matrices that are still to be written with the room there is in the store.
+    """Compare the size of the missing matrices with the free disk space.
 
     Raises:
-        ValueError: it is less; the message has both numbers.
+        ValueError: there is not enough space; the message has both numbers.
     """
     place = store_path(config).resolve()
     existing = next(path for path in (place, *place.parents) if path.exists())

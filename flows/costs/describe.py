@@ -1,4 +1,4 @@
-"""What descriptions take."""
+"""Costs of descriptions."""
 
 from collections.abc import Sequence
 from typing import get_args
@@ -14,26 +14,26 @@ from interp.descriptions.evidence import Method
 from tasks.llm.prices import expected_tokens
 
 DESCRIBE_S = 0.001
-"""Seconds a feature and method to read its evidence and to word it by rule."""
+"""Seconds for each feature and method to read the evidence and write the description by rule."""
 
 BYTES_INHERITED = 400
-"""A feature, of tokens that it inherits along its wiring, in a part and in the catalog."""
+"""Bytes of a feature's inherited tokens, in a part and in the catalog."""
 
 BYTES_PER_DESCRIPTION = 250
-"""In a part and in the catalog."""
+"""Bytes of a description, in a part and in the catalog."""
 
 CHARACTERS_PER_QUESTION = 7_500
 """Characters of a question about a feature's samples: 20 of 32 tokens each, and the instructions."""
 
 CLUSTERS_PER_FEATURE = 4
-"""About as many as the paper finds: 4.5 at Gemma-2-2B's layer 7, 2.8 at layer 12."""
+"""Clusters of a feature, about as many as in the paper: 4.5 at Gemma-2-2B's layer 7, 2.8 at layer 12."""
 
 CHARACTERS_PER_JOIN = 2_500
-"""Characters of a question that joins clusters."""
+"""Characters of a question that combines the descriptions of clusters."""
 
 
 def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     methods = config.describe.methods or tuple(get_args(Method))
     layers, width = range(sizes.n_layers), sizes.d_transcoder
     n_features = config.transcoder.n_explained(layers, config.describe.features_per_layer, width)
@@ -54,8 +54,8 @@ def describe_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
 
 
 def _questions_usd(config: RunConfig, sizes: Sizes, methods: Sequence[Method], n_features: int) -> float:
-    """What a language model is paid for describing so many features: a question a feature and method, or one a cluster,
-    which the methods of circuits share, and one a method to join them."""
+    """The cost in USD of a language model's descriptions of this many features: a question for each feature and method,
+    or one for each cluster, which the methods of CircuitLens share, and one for each method to combine them."""
     attributed = config.circuitlens.features_per_layer or sizes.d_transcoder
     n_attributed = min(n_features, sizes.n_layers * attributed)
     n_methods = sum("circuitlens" in NEEDS[method] for method in methods)

@@ -1,4 +1,4 @@
-"""What judging takes."""
+"""Costs of judging."""
 
 from configs.run import RunConfig
 from flows.costs.questions import questions_usd
@@ -13,13 +13,13 @@ JUDGE_S = 0.004
 """Seconds to judge one description by rule."""
 
 SCORE_S = 0.004
-"""Seconds to work out the figures of one."""
+"""Seconds to compute the scores of one description."""
 
 HASH_S = 4e-7
-"""Seconds a token of the corpus to look for near-duplicates in it."""
+"""Seconds for each token of the corpus to search it for near-duplicates."""
 
 DIFFERENT = 0.35
-"""Share of the texts written from a layer's descriptions that are not written from another as well: only these are
+"""Share of the texts written from a layer's descriptions that are different from each other, since only these are
 read."""
 
 CHARACTERS_PER_TEXT = 160
@@ -29,11 +29,11 @@ CHARACTERS_OF_TASK = 900
 """Characters of a question's instructions."""
 
 MIN_METHODS = 8
-"""Methods that are judged where the configuration does not say which."""
+"""Number of methods that are judged if the configuration does not name them."""
 
 
 def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     how, workers = config.evaluate.how, n_workers(config.engine)
     steering = how.faithfulness
     n_features = _features_per_layer(config, sizes)
@@ -91,19 +91,19 @@ def _features_per_layer(config: RunConfig, sizes: Sizes) -> int:
 
 
 def n_described(config: RunConfig, sizes: Sizes) -> float:
-    """Descriptions that are judged, wrong ones included."""
+    """Number of judged descriptions, including wrong ones."""
     n_features = _features_per_layer(config, sizes) * sizes.n_layers
     methods = len(config.evaluate.methods or ()) or MIN_METHODS
     return n_features * (methods * _times_judged(config) + ("constant" in config.evaluate.controls))
 
 
 def _times_judged(config: RunConfig) -> int:
-    """How often a description is judged: of its own feature, and as a wrong one of others."""
+    """How often a description is judged: for its own feature, and as a wrong one for others."""
     return 1 + sum(control in config.evaluate.controls for control in ("shuffled", "swapped"))
 
 
 def judging_usd(config: RunConfig, n_own: float, n_descriptions: float, steered_share: float) -> float:
-    """What a language model as judge costs, about."""
+    """Estimated cost of a language model as judge, in USD."""
     how, step = config.evaluate.how, config.evaluate.how.texts_per_question
     texts = how.n_rated + how.n_fuzzed + how.n_simulated + 2 * how.n_hard + IN_GROUP * how.n_intruder
     texts += steered_share * len(how.faithfulness.factors) * how.faithfulness.n_prompts

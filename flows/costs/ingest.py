@@ -1,4 +1,4 @@
-"""What bringing a checkpoint into the store takes."""
+"""Costs of ingestion."""
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -6,11 +6,11 @@ from flows.costs.sizes import Sizes
 from interp.quality import ROWS_PER_SPLICE
 
 WRITTEN_BYTES_PER_S = 100e6
-"""Bytes a second of files that are read, hashed and written into the store."""
+"""Bytes per second of files that are read, hashed and written into the store."""
 
 
 def ingest_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     spliced = config.quality_tokens / ROWS_PER_SPLICE * (sizes.n_layers + 2)
     coders = sizes.n_layers * 4 * sizes.d_transcoder * sizes.d_model
     unembedding = sizes.model_flops - sizes.block_flops

@@ -1,4 +1,4 @@
-"""What a run would do, and about how much time, disk and memory it would take."""
+"""The plan of a run: its steps, with estimates of time, disk and memory."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,23 +19,23 @@ from storage.catalog.runs import corrections
 from storage.hub import RemoteFile, UnreachableError
 
 DOWNLOAD_BYTES_PER_S = 50e6
-"""A guess, which only a download could better."""
+"""A guess of a transcoder's number of active features, which is known only after a download."""
 
 STARTUP_S = 14.0
-"""Seconds beside the stages: libraries, Prefect's server, the summary at the end."""
+"""Seconds outside the stages: libraries, Prefect's server, the summary at the end."""
 
 SMALLEST_CATALOG_BYTES = 2 * 3.7e6
-"""The catalog of a dozen features with its published copy: DuckDB writes whole blocks."""
+"""Bytes of the catalog of a dozen features with its published copy, since DuckDB writes whole blocks."""
 
 DOWNLOAD, TRAINING = "download", "train-transcoders"
 
 
 Measure = Callable[[int, RunConfig], Rates]
-"""Rates for a model of some width."""
+"""Gives the rates for a model of some width."""
 
 
 class Plannable(Protocol):
-    """What the plan has to know of a stage; see `flows.running.stage.Stage`."""
+    """The parts of a stage that the plan needs; see `flows.running.stage.Stage`."""
 
     @property
     def name(self) -> str: ...
@@ -49,12 +49,12 @@ class Step(NamedTuple):
     """A line of the plan."""
 
     stage: str
-    """As the table `runs` calls it."""
+    """The stage's name in the table `runs`."""
     name: str
     todo: int
     total: int
     seconds: float
-    """As earlier runs of the store on this machine correct what follows from the arithmetic."""
+    """Factor by which earlier runs of the store on this machine correct the arithmetic."""
     uncorrected_s: float
     disk_bytes: float
     memory_bytes: float
@@ -62,24 +62,24 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is left to do of which checkpoint."""
+    """The steps that are left to do, and the checkpoint."""
 
     subject: Subject | None
-    """None where the model or its transcoders are not here yet."""
+    """None if the model or its transcoders are not on this machine."""
     steps: list[Step]
     from_records: bool = False
-    """Whether the Hub could not be reached, and sizes are those recorded for a preset."""
+    """Whether the Hub could not be reached, so that sizes recorded for a preset are used."""
 
 
 def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
-    """What is left to do of the stages of a run, ingestion the first of them, from what the store and the cache already
-    hold. Nothing is written to the store, and of what is on the Hub only small files are downloaded.
+    """The steps that are left to do in the stages of a run, beginning with ingestion, given what the store and the
+    cache have. Nothing is written to the store, and only small files are downloaded from the Hub.
 
-    Times follow from the arithmetic of each step, and from how fast this machine does a sample of it now; then they are
-    corrected by how long the stages took in earlier runs of the store on this machine.
+    Times are computed from the arithmetic of each step and a sample of this machine's current speed, and corrected by
+    how long the stages took in earlier runs of the store on this machine.
 
     Raises:
-        ValueError: the co-activation matrices that are left do not fit on the disk.
+        ValueError: the missing co-activation matrices do not fit on the disk.
     """
     return planned(config, stages).steps
 
@@ -108,10 +108,10 @@ def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None 
 
 
 def check_room(config: RunConfig, steps: Sequence[Step]) -> None:
-    """Compare what the steps will write into the store with the room there is.
+    """Compare the size of what the steps will write with the free disk space.
 
     Raises:
-        ValueError: it is less; the message has both numbers.
+        ValueError: there is not enough space; the message has both numbers.
     """
     needed = sum(step.disk_bytes for step in steps if step.name != DOWNLOAD)
     place = store_path(config).resolve()
@@ -122,24 +122,24 @@ def check_room(config: RunConfig, steps: Sequence[Step]) -> None:
     if needed > free:
         raise ValueError(
             f"store: the run will write about {needed / 1e6:,.1f} MB, and {existing} has {free / 1e6:,.1f} MB free; "
-            "make room, choose another place (--store), or go on all the same (--force; of a deployment the parameter "
-            "force): when the disk is full, what is finished is kept"
+            "make room, choose another place (--store), or start anyway (--force; for a deployment, the parameter "
+            "force): when the disk is full, finished work is kept"
         )
 
 
 def check_room_for(source: Source, subject: Subject | None, stages: Sequence[Plannable]) -> None:
-    """The same for what is left of some stages where no plan was made; `subject` is None while transcoders are to be
-    trained. The machine is not measured, which takes a second or two.
+    """Check the disk space for the rest of some stages without a plan; `subject` is None if transcoders have to be
+    trained first. The speed of the machine is not measured, which takes a second or two.
 
     Raises:
-        ValueError: there is less room than the stages will write.
+        ValueError: there is less space than the stages will write.
     """
     left = _left_to_train(source, stages, _any_rates) if subject is None else _left(subject, stages, _any_rates)
     check_room(source.config, left)
 
 
 def _any_rates(_: int, __: RunConfig) -> Rates:
-    """What is written does not depend on how fast it is computed."""
+    """Rates for sizes only, which do not depend on speed."""
     return Rates(1.0, 1.0)
 
 
@@ -159,14 +159,14 @@ def _planned(config: RunConfig, stages: Sequence[Plannable], measured: Measure) 
 
 
 def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
-    """All of a run whose transcoders have to be trained."""
+    """The plan of a whole run whose transcoders have to be trained."""
     config, sizes = source.config, sizes_to_train(source)
     rates = measured(sizes.d_model, config)
     return _all_to_do({**_train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
 
 
 def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
-    """What is left of the stages of a checkpoint that is here."""
+    """The plan of the rest of the stages for a checkpoint on this machine."""
     config, store = subject.config, subject.store
     stages = [stage for stage in stages if stage.name not in subject.left_out]
     refresh_all(store)
@@ -186,7 +186,7 @@ def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable], 
 
 
 def _step(name: tuple[str, str], todo: int | None, cost: Cost, config: RunConfig, correction: float) -> Step:
-    """Of a step, named by its stage and itself, what is left of its costs; `todo` None: all."""
+    """A step of the plan with the rest of its costs; `todo` None means all of them."""
     todo = cost.n_tasks if todo is None else todo
     share = todo / max(1, cost.n_tasks)
     seconds, disk, usd = (share * whole for whole in (cost.seconds, cost.disk_bytes, cost.usd))

@@ -1,4 +1,4 @@
-"""What asking language models will cost, before the questions are known."""
+"""The cost of questions to language models, before the questions are known."""
 
 from configs.run import RunConfig
 from flows.subject.language_model import Who, endpoint_for
@@ -6,9 +6,9 @@ from tasks.llm.prices import estimate
 
 
 def questions_usd(config: RunConfig, who: Who, n_questions: float, characters: float, answer_tokens: float) -> float:
-    """Estimated cost in USD of so many questions; 0 where no server is asked.
+    """Estimated cost in USD of this many questions; 0 if no paid server is asked.
 
-    `characters` are those of all questions, `answer_tokens` those that all answers may have.
+    `characters` is the length of all questions, `answer_tokens` the limit for all answers.
 
     Raises:
         ValueError: the server's model is not set, or its prices are not known.

@@ -1,4 +1,4 @@
-"""What a step costs, and how fast this machine does the arithmetic that costs follow from."""
+"""The cost of a step, and this machine's speed, from which times are computed."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,19 +15,19 @@ from interp.projection import ROW_BLOCK, OutlierRule, project
 from storage.block_cache import TILE_ROWS
 
 LIBRARIES_BYTES = 0.6e9
-"""What the libraries take of a process, whatever it computes."""
+"""Bytes that the libraries take in a process, in any case."""
 
 
 class Cost(NamedTuple):
-    """What one step takes when nothing of it is done yet."""
+    """The cost of one step from its beginning."""
 
     n_tasks: int
     seconds: float
     disk_bytes: float
     held_bytes: float
-    """Memory for what a process holds once, whatever it does at once."""
+    """Memory that a process needs once, independent of its number of tasks."""
     task_bytes: float
-    """Memory for what each task holds for itself."""
+    """Memory that each task needs."""
     usd: float = 0.0
     """For questions to a language model, about."""
     interpreted: bool = False
@@ -44,19 +44,19 @@ class Cost(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Operations a second on all workers."""
+    """Speed of all workers together, in operations per second."""
 
     products: float
-    """Float32 matrix products."""
+    """Speed of float32 matrix products."""
     projections: float
-    """The products of projections, selection and bfloat16 screening included."""
+    """Speed of the products of projections, including selection and the bfloat16 screen."""
     slowness: float = 1.0
-    """How many times as long as on the machine where they were fitted the seconds take that costs have as constants:
-    work of the interpreter, of compiled loops and of memory."""
+    """Factor for the constants of costs, which are in seconds of the machine where they were fitted: work of the
+    interpreter, of compiled loops and of memory."""
 
     @classmethod
     def measured(cls, d_model: int, config: RunConfig) -> "Rates":
-        """This machine's, for a model of this width."""
+        """The rates of this machine, for a model of this width."""
         workers = n_workers(config.engine)
         with fast_products(d_model):
             return cls(gemm_flops(d_model, workers), projection_flops(d_model, config, workers), slowness())
@@ -66,11 +66,12 @@ SAMPLE_S = 0.0019
 """Seconds that `_sample` takes on the idle machine where the constants of costs were fitted."""
 
 SAMPLED_S = 0.3
-"""For so long samples are taken: a busy machine shows over more than one of the scheduler's turns."""
+"""Seconds for which samples are taken, so that the load of a busy machine is averaged over several turns of the
+scheduler."""
 
 
 def slowness() -> float:
-    """How many times as long as there a mixed sample of work takes here and now, on one core."""
+    """The ratio of the times of a mixed sample of work on one core of this machine, now, and on the fitting machine."""
     _sample()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < SAMPLED_S:
@@ -80,7 +81,8 @@ def slowness() -> float:
 
 
 def _sample() -> None:
-    """A little of what tasks do beside products: words in the interpreter, sorting, and passes over memory."""
+    """A small amount of what tasks do besides matrix products: words in the interpreter, sorting, passes over
+    memory."""
     words = {f"{number % 977:x}": number for number in range(8_000)}
     "".join(sorted(words))
     values = np.arange(300_000, dtype=np.uint32) * np.uint32(2_654_435_761)
@@ -89,7 +91,8 @@ def _sample() -> None:
 
 
 def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
-    """This machine's rate on projections like those of a run, in operations a second: a tenth of a second of them."""
+    """This machine's speed for projections like those of a run, in operations per second, measured for a tenth of a
+    second."""
     settings = config.weightlens
     rows, columns = torch.randn(ROW_BLOCK, d_model), torch.randn(TILE_ROWS, d_model)
     chosen = arithmetic(config.engine)
@@ -97,7 +100,7 @@ def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
     n_columns = len(tiles) * len(columns)
 
     def sample(_: int) -> None:
-        torch.get_num_threads()  # as tasks do: otherwise each thread takes every core
+        torch.get_num_threads()  # as in tasks: otherwise each thread uses every core
         rule = OutlierRule(settings.mode, settings.token_pool, settings.z_tokens)
         project(rows.to(chosen.device), lambda: iter(tiles), n_columns, rule, screen=chosen.screen)
 
@@ -114,7 +117,7 @@ def projection_flops(d_model: int, config: RunConfig, workers: int) -> float:
 
 
 def gemm_flops(d_model: int, n_threads: int = 1) -> float:
-    """This machine's float32 matrix-multiply rate at a projection's shape, operations a second."""
+    """This machine's speed of float32 matrix products in a projection's shape, in operations per second."""
     rows, columns = torch.randn(1024, d_model), torch.randn(4096, d_model)
     before = torch.get_num_threads()
     torch.set_num_threads(min(n_threads, before))

@@ -1,4 +1,4 @@
-"""Sizes of what the presets name, recorded, for a plan without a network."""
+"""Recorded sizes of the presets' models and transcoders, for a plan without a network."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ RECORDED = Path(__file__).with_name("recorded_sizes.yaml")
 
 
 def recorded_sizes(config: RunConfig) -> Sizes | None:
-    """The sizes of the configuration's model and transcoders on the Hub, as recorded in `recorded_sizes.yaml`.
+    """The sizes of the configuration's model and transcoders on the Hub, from `recorded_sizes.yaml`.
 
-    None where it does not have both.
+    None if it does not have both.
     """
     table = yaml.safe_load(RECORDED.read_text(encoding="utf-8"))
     model = table["models"].get(config.model.repo)

@@ -1,4 +1,4 @@
-"""The sizes that a run's costs follow from, taken from files that are here or from what the Hub says of its own."""
+"""The sizes that a run's costs depend on, from files on this machine or from the Hub's listing."""
 
 import math
 from pathlib import PurePosixPath
@@ -17,13 +17,13 @@ from storage.hub import RemoteFile, fetch, remote_shapes, select
 from storage.models import SETTINGS_FILES, ModelFolder, open_model, open_settings
 
 ACTIVE_PER_TOKEN = 50
-"""Active features a layer at a token, where nothing is known of them."""
+"""Assumed number of active features in a layer at a token, if it is not known."""
 
 BYTES_PER_TOKEN = 3.5
-"""Bytes of text a token, as a guess."""
+"""Assumed bytes of text in a token."""
 
 PYTHON_DOCS_BYTES = 2e6
-"""Text in Python's own documentation, for a guess: 1.94 MB in Python 3.11."""
+"""Assumed bytes of text in Python's own documentation: 1.94 MB in Python 3.11."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt")
 
@@ -35,32 +35,32 @@ class Sizes(NamedTuple):
     d_model: int
     n_tokens: int
     n_weights: float
-    """Weights of the model."""
+    """Number of the model's weights."""
     d_transcoder: int
     n_bytes: float
-    """Files of both on disk."""
+    """Bytes of the files of both."""
     corpus_tokens: float
-    """Tokens of the corpus, held-out ones included; guessed from the size of its files where it is not tokenised yet.
-    """
+    """Tokens of the corpus, including held-out ones; estimated from the size of its files if it is not tokenised
+    yet."""
 
     @property
     def model_bytes(self) -> float:
-        """The model in memory, in float32."""
+        """Bytes of the model in memory, in float32."""
         return self.n_weights * 4
 
     @property
     def block_flops(self) -> float:
-        """A forward pass, a token, without the unembedding."""
+        """Operations of a forward pass for each token, without the unembedding."""
         return (self.n_weights - self.n_tokens * self.d_model) * 2
 
     @property
     def model_flops(self) -> float:
-        """A forward pass, a token: two operations a weight."""
+        """Operations of a forward pass for each token: two for each weight."""
         return self.n_weights * 2
 
 
 def sizes_of(subject: Subject) -> Sizes:
-    """Sizes of a checkpoint whose files are on this machine."""
+    """The sizes of a checkpoint whose files are on this machine."""
     n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
     width = subject.attributes.d_transcoder
     sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
@@ -72,15 +72,15 @@ def sizes_of(subject: Subject) -> Sizes:
 
 
 def sizes_to_train(source: Source) -> Sizes:
-    """Sizes of a model on this machine and of transcoders that will be trained."""
+    """The sizes of a model on this machine and of transcoders that will be trained."""
     return _to_train(source.config, source.model, _weight_bytes(source.model))
 
 
 def sizes_on_hub(config: RunConfig) -> Sizes:
-    """Of what a pinned configuration names, some of it not downloaded yet: only small files are.
+    """The sizes of a pinned configuration whose files are partly not downloaded yet; only small files are downloaded.
 
     Raises:
-        ValueError: a file is missing, unreadable or does not fit, or the Hub does not tell.
+        ValueError: a file is missing, unreadable or does not fit, or the Hub does not list it.
     """
     if config.model.repo is None:
         assert config.model.path is not None
@@ -110,14 +110,15 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
 
 def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
     n_weights = weight_bytes / bytes_per_weight(model.config)
-    config.corpus.row_tokens(model.n_positions)  # which refuses more than the model has
+    config.corpus.row_tokens(model.n_positions)  # it refuses more than the model has
     n_bytes = weight_bytes + transcoder_bytes
     tokens = guessed_tokens(config)
     return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens)
 
 
 def guessed_tokens(config: RunConfig) -> float:
-    """Tokens of the corpus by its files' bytes; without files here, as many as the configuration allows."""
+    """Tokens of the corpus, estimated from its files' size; without files on this machine, the configuration's
+    maximum."""
     return sum(_guessed_tokens_of(config, source) for source in config.corpus.sources)
 
 
@@ -137,7 +138,7 @@ def _to_train(config: RunConfig, model: ModelFolder, weight_bytes: int) -> Sizes
 
 
 def bytes_per_weight(model_config: PreTrainedConfig) -> int:
-    """Bytes a weight of the model's files, by its configuration."""
+    """Bytes for each weight in the model's files, from its configuration."""
     return getattr(model_config.dtype, "itemsize", 4)
 
 
@@ -146,7 +147,7 @@ def _weight_bytes(model: ModelFolder) -> int:
 
 
 def _remote_width(repo: str, commit: str, files: list[RemoteFile], model: ModelFolder) -> int:
-    """Features a layer: by the header of a file if it has one, else as if encoder and decoder were float32."""
+    """Features of a layer: from the header of a file if it has one, else as if encoder and decoder were float32."""
     weights = [file for file in files if PurePosixPath(file.name).suffix in WEIGHT_SUFFIXES]
     if not weights:
         raise ValueError(f"transcoder.repo: {repo} holds no files of weights ({', '.join(WEIGHT_SUFFIXES)})")

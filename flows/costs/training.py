@@ -1,4 +1,4 @@
-"""What training transcoders takes, and which layers train from one pass of the model."""
+"""The cost of training transcoders, and which layers train together in one pass of the model."""
 
 from itertools import pairwise
 
@@ -11,21 +11,21 @@ from flows.subject.machine import n_workers, threads_of_a_lone_task
 from interp.training.settings import TrainingSettings
 
 SHARE_OF_FREE_MEMORY = 0.75
-"""What training takes of it, where `transcoder.train.max_memory` does not say."""
+"""Share of the free memory that training may use, if `transcoder.train.max_memory` is left out."""
 
 SPARSE_SHARE = 0.6
-"""Time that sums over TopK's few active features take, as a share of the time of a dense product; they replace four
+"""Time of the sums over TopK's few active features, as a share of the time of a dense product; they replace four
 products."""
 
 DENSE_PRODUCTS, SPARSE_PRODUCTS = 5, 1 + 4 * SPARSE_SHARE
-"""Encode, decode, and backward to activations and both matrices."""
+"""Number of dense products: encode, decode, and backward to activations and both matrices."""
 
 STREAMS_OF_A_STEP = 4
-"""Arrays like a layer's inputs that a step has beside them."""
+"""Arrays of the size of a layer's inputs that a step needs besides them."""
 
 
 def training_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> tuple[str, Cost]:
-    """The step as the plan calls it, with the number of groups if there are several, and what it takes."""
+    """The name of the step in the plan, with the number of groups if there are several, and its cost."""
     training = _settings(config)
     groups = training_groups(sizes, config)
     products = SPARSE_PRODUCTS if training.activation == "topk" else DENSE_PRODUCTS
@@ -39,8 +39,8 @@ def training_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> tuple[str, 
 
 
 def training_groups(sizes: Sizes, config: RunConfig) -> list[tuple[int, ...]]:
-    """Layers whose weights, optimiser states and streams fit into `transcoder.train.max_memory` together; under Dask at
-    least a group for each worker.
+    """Groups of layers whose weights, optimiser states and streams fit into `transcoder.train.max_memory` together;
+    with Dask at least one group for each worker.
 
     Raises:
         ValueError: not even one layer fits.
@@ -78,7 +78,7 @@ def _layer_bytes(sizes: Sizes, training: TrainingSettings) -> float:
 
 
 def _shared_bytes(sizes: Sizes, config: RunConfig) -> float:
-    """Memory of each thread: gradients, and what a step computes of a layer's streams."""
+    """Memory of each thread: gradients, and the intermediate arrays of a step."""
     training = _settings(config)
     gradients = 2 * training.d_transcoder * sizes.d_model
     step = STREAMS_OF_A_STEP * training.batch_tokens * sizes.d_model

@@ -1,4 +1,4 @@
-"""What WeightLens takes."""
+"""Costs of WeightLens."""
 
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
@@ -8,14 +8,15 @@ from tasks.weightlens.project import COLUMN_BLOCKS
 from tasks.weightlens.single_token import TOKENS_PER_BLOCK
 
 PARTS_BYTES_PER_FEATURE = 2_100
-"""Parquet parts and catalog rows a feature: 2,040 in store/demo after `make demo`, both over 4,096 features."""
+"""Bytes of Parquet parts and catalog rows for each feature: 2,040 in store/demo after `make demo`, over 4,096
+features."""
 
 PROPAGATE_S = 0.0005
-"""Seconds a feature to hand tokens up and to word them."""
+"""Seconds for each feature to propagate its tokens and put them into words."""
 
 
 def weightlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-    """What each step takes, by its name."""
+    """The cost of each step, by its name."""
     n_layers, d_model, n_tokens, d_transcoder = sizes.n_layers, sizes.d_model, sizes.n_tokens, sizes.d_transcoder
     upstream = sum(len(config.weightlens.upstream_layers(layer)) for layer in range(n_layers))
     n_features = n_layers * d_transcoder

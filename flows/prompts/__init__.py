@@ -1,1 +1,1 @@
-"""Questions about one prompt: a checkpoint with its model, what its features do there, what follows if they change."""
+"""Experiments on one prompt: its active features, attribution graphs, and the effects of changes."""

@@ -1,4 +1,4 @@
-"""What features are active at the tokens of a prompt."""
+"""The features that are active at the tokens of a prompt."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Changes as people write them: `12/345=8`, `12/345@-1=off`, `5.3=mean`; what is wrong with one is said in a line."""
+"""Parse changes as people write them: `12/345=8`, `12/345@-1=off`, `5.3=mean`; errors are one line."""
 
 import math
 import re
@@ -27,13 +27,13 @@ Kind = Literal["set", "add", "clamp", "swap", "scale", "mean"]
 
 
 class Amount(NamedTuple):
-    """A number, of its own or in multiples of the feature's greatest activation on the corpus."""
+    """A number, absolute or as a multiple of the feature's greatest activation on the corpus."""
 
     value: float
     of_maximum: bool = False
 
     def resolved(self, maximum: float | None) -> float:
-        """As an activation."""
+        """The number as an activation."""
         if not self.of_maximum:
             return self.value
         assert maximum is not None
@@ -41,13 +41,13 @@ class Amount(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A change as it was asked for, read but not yet of a prompt."""
+    """A change that was parsed but not yet applied to a prompt."""
 
     text: str
-    """As it was written."""
+    """The text as it was written."""
     layer: int
     number: int
-    """Of the feature, or of the head."""
+    """Number of the feature, or of the head."""
     is_head: bool
     where: str | None
     kind: Kind
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
 
 
 def asked_feature(text: str) -> Asked:
-    """A feature's change.
+    """Parse a feature's change.
 
     Raises:
         ValueError: it is not written as `FEATURE_GRAMMAR` says.
@@ -76,14 +76,14 @@ def asked_feature(text: str) -> Asked:
     if ".." in how:
         low, high = (_amount(part, text) for part in how.split("..", 1))
         if low.of_maximum == high.of_maximum and low.value > high.value:
-            raise ValueError(f"feature {text!r}: nothing lies between {low.value:g} and {high.value:g}")
+            raise ValueError(f"feature {text!r}: there is no number between {low.value:g} and {high.value:g}")
         return asked._replace(kind="clamp", low=low, high=high)
     amount = _amount(how, text)
     return asked._replace(low=amount, high=amount)
 
 
 def asked_head(text: str) -> Asked:
-    """A head's change.
+    """Parse a head's change.
 
     Raises:
         ValueError: it is not written as `HEAD_GRAMMAR` says.
@@ -104,7 +104,7 @@ def asked_head(text: str) -> Asked:
 
 
 def asked_change(text: str) -> Asked:
-    """A feature's or a head's change, whichever it is written as.
+    """Parse a feature's or a head's change.
 
     Raises:
         ValueError: it is neither.
@@ -120,20 +120,20 @@ def _amount(text: str, whole: str) -> Amount:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{whole!r}: {text!r} is no number; expected {FEATURE_GRAMMAR}")
+        raise ValueError(f"{whole!r}: {text!r} is not a number; expected {FEATURE_GRAMMAR}")
     return Amount(value, of_maximum)
 
 
 def positions_of(where: str | None, n_prompt: int, text: str) -> tuple[int, int]:
-    """(first position, first one behind) of a change on a prompt of so many tokens; None: everywhere.
+    """(first position, one past the last) of a change on a prompt with this many tokens; None: everywhere.
 
     Raises:
-        ValueError: it is none, or not of the prompt.
+        ValueError: it cannot be parsed, or is not in the prompt.
     """
     if where is None:
         return 0, EVERYWHERE
     if where == GENERATED:
-        return n_prompt - 1, EVERYWHERE  # the prompt's last token is where the first one that is written is made
+        return n_prompt - 1, EVERYWHERE  # the first generated token is computed at the prompt's last token
     found = re.fullmatch(r"(-?\d{1,6})|(-?\d{1,6})?:(-?\d{1,6})?", where, re.ASCII)
     if not found:
         raise ValueError(f"{text!r}: positions {where!r}; expected {POSITIONS_GRAMMAR}")
@@ -144,44 +144,44 @@ def positions_of(where: str | None, n_prompt: int, text: str) -> tuple[int, int]
         return at % n_prompt, at % n_prompt + 1
     start, stop, _ = slice(*(None if part is None else int(part) for part in found.groups()[1:])).indices(n_prompt)
     if start >= stop:
-        raise ValueError(f"{text!r}: positions {where!r} are none; the prompt has {n_prompt} tokens")
+        raise ValueError(f"{text!r}: positions {where!r} are not in the prompt, which has {n_prompt} tokens")
     return start, stop
 
 
 class Source(NamedTuple):
-    """Another prompt from which activations are taken."""
+    """Another prompt, from which activations are taken."""
 
     prompt: Prompt
     activations: Mapping[tuple[int, int, int], float]
-    """By layer, feature and position, of what is active."""
+    """Activations by layer, feature and position."""
     heads: Mapping[int, torch.Tensor]
     """By layer: (n_pos, n_heads, d_head)."""
 
     def place(self, position: int, n_prompt: int, text: str) -> int:
-        """Which of its positions stands for one of a prompt: both prompts end together.
+        """The position in it that corresponds to one of a prompt; both prompts are aligned at their ends.
 
         Raises:
-            ValueError: it does not reach so far back.
+            ValueError: it has too few tokens.
         """
         at = position + len(self.prompt.tokens) - n_prompt
         if at < 0:
             raise ValueError(
-                f"{text!r}: position {position} has none that answers to it in the other prompt, which has "
-                f"{len(self.prompt.tokens)} tokens where this one has {n_prompt} (last stands to last)"
+                f"{text!r}: position {position} has no counterpart in the other prompt, which has "
+                f"{len(self.prompt.tokens)} tokens while this one has {n_prompt} (they are aligned at the end)"
             )
         return at
 
 
 def subject_of(opened: Opened) -> Subject:
-    """The model as what changes are made to."""
+    """The model in the form that interventions need."""
     return Subject(opened.model, opened.folder.family, opened.checkpoint.hooks, opened.transcoder)
 
 
 def check_asked(opened: Opened, asked: Sequence[Asked]) -> None:
-    """Refuse features and heads that there are none of.
+    """Refuse features and heads that do not exist.
 
     Raises:
-        ValueError: says which there are.
+        ValueError: says which exist.
     """
     n_heads, n_layers = opened.folder.family.n_heads(opened.model), opened.checkpoint.n_layers
     for one in asked:
@@ -195,7 +195,7 @@ def check_asked(opened: Opened, asked: Sequence[Asked]) -> None:
 
 
 def source_of(opened: Opened, prompt: Prompt, asked: Sequence[Asked]) -> Source:
-    """What another prompt has to give to the changes that swap."""
+    """The values of another prompt for changes that swap."""
     swapped = [one for one in asked if one.kind == "swap"]
     layers = sorted({one.layer for one in swapped if not one.is_head})
     found = active_at(opened, prompt, layers) if layers else []
@@ -204,7 +204,7 @@ def source_of(opened: Opened, prompt: Prompt, asked: Sequence[Asked]) -> Source:
 
 
 def maxima_of(opened: Opened, asked: Sequence[Asked]) -> dict[tuple[int, int], float]:
-    """The greatest activations on the corpus of those features whose changes are told in multiples of it.
+    """The greatest activations on the corpus of those features whose changes are multiples of it.
 
     Raises:
         ValueError: one is not known, or is 0.
@@ -222,28 +222,28 @@ def maxima_of(opened: Opened, asked: Sequence[Asked]) -> dict[tuple[int, int], f
                 row = connection.execute(query, [opened.checkpoint.checkpoint_id, layer, feature]).fetchone()
                 if row is None or not row[0]:
                     raise ValueError(
-                        f"{text!r}: the greatest activation of {layer}/{feature} is not known: no corpus was read "
-                        "on which it fires; give an activation instead"
+                        f"{text!r}: the greatest activation of {layer}/{feature} is not known: it fires on no "
+                        "corpus; give an activation instead"
                     )
                 found[layer, feature] = float(row[0])
     return found
 
 
 class Given(NamedTuple):
-    """What changes are resolved with."""
+    """The values that changes are resolved with."""
 
     n_prompt: int
     maxima: Mapping[tuple[int, int], float]
     source: Source | None = None
     own_heads: Mapping[int, torch.Tensor] = {}
-    """By layer, of changes to a mean: what heads mix on the prompt itself."""
+    """By layer, for changes to a mean: the heads' mixed values on the prompt itself."""
 
 
 def changes_of(asked: Sequence[Asked], given: Given, row: int = 0) -> Changes:
-    """What is changed in one row.
+    """The changes of one row.
 
     Raises:
-        ValueError: positions that the prompt does not have, a swap without another prompt, or a feature that is changed
+        ValueError: a position is not in the prompt, a swap has no other prompt, or a feature is changed
             twice at one position.
     """
     features: list[FeatureChange] = []
@@ -254,7 +254,9 @@ def changes_of(asked: Sequence[Asked], given: Given, row: int = 0) -> Changes:
         others = seen.setdefault((one.is_head, one.layer, one.number), [])
         for other_start, other_stop, text in others:
             if start < other_stop and other_start < stop:
-                raise ValueError(f"{one.text!r} and {text!r} change the same at the same position; give one of them")
+                raise ValueError(
+                    f"{one.text!r} and {text!r} change the same thing at the same position; give one of them"
+                )
         others.append((start, stop, one.text))
         if one.is_head:
             heads += _head_changes(one, given, row, start, stop)
@@ -277,7 +279,7 @@ def _feature_changes(one: Asked, given: Given, row: int, start: int, stop: int) 
     maximum = given.maxima.get((one.layer, one.number))
     low, high = one.low.resolved(maximum), one.high.resolved(maximum)
     if low > high:
-        raise ValueError(f"{one.text!r}: nothing lies between {low:g} and {high:g}")
+        raise ValueError(f"{one.text!r}: there is no number between {low:g} and {high:g}")
     return [change._replace(add=low) if one.kind == "add" else change._replace(low=low, high=high)]
 
 

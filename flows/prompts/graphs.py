@@ -1,4 +1,4 @@
-"""The attribution graph of a prompt, labelled with the catalog's descriptions, and put to the test if wanted."""
+"""The attribution graph of a prompt, labelled with the catalog's descriptions, and tested if wanted."""
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
@@ -34,21 +34,21 @@ from storage.store import Store
 BATCH_BYTES = 256_000_000
 
 SLUG_LENGTH = 40
-"""Characters of a prompt that name its graph."""
+"""Characters of a prompt that form its graph's name."""
 
 
 class Asked(NamedTuple):
-    """A prompt, and what of it is explained."""
+    """A prompt, and its targets."""
 
     prompt: str
     targets: tuple[str, ...] = ()
-    """As `flows.prompts.targets` reads them; none: the likeliest next tokens."""
+    """Targets in the form for `flows.prompts.targets`; none: the most probable next tokens."""
     chat: bool = False
-    """The prompt is a user's message, in the tokenizer's chat template."""
+    """Whether the prompt is a user's message, for the tokenizer's chat template."""
 
 
 class Wanted(NamedTuple):
-    """What of a graph is computed and kept, and which tests it is put to."""
+    """How much of a graph is computed and kept, and which tests are run."""
 
     graph: GraphSettings = GraphSettings()
     validation: ValidationSettings | None = None
@@ -60,7 +60,7 @@ class Wanted(NamedTuple):
 
 
 class Attributed(NamedTuple):
-    """A graph as its file has it."""
+    """A graph in its file format."""
 
     file: GraphFile
     shares: dict[str, float]
@@ -77,12 +77,12 @@ class _Computed(NamedTuple):
 def attribution(
     opened: Opened, asked: Asked, wanted: Wanted | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> Attributed:
-    """The attribution graph of a prompt in circuit-tracer's format; its slug is made of the prompt's beginning.
+    """The attribution graph of a prompt in circuit-tracer's format; its slug is made from the prompt's beginning.
 
-    `tell` hears what is being done.
+    `tell` is called with each step that begins.
 
     Raises:
-        ValueError: the prompt has no tokens or more than the model reads, a target that there is not, or a setting is
+        ValueError: the prompt has no tokens or more than the model reads, a target does not exist, or a setting is
             out of range.
     """
     wanted = wanted or Wanted()
@@ -150,8 +150,8 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
 
 
 def mean_activations(opened: Opened) -> Tensor:
-    """The mean of each feature, (layer, feature), over all tokens of a corpus that was read; 0 where none was, and of
-    features that never fired."""
+    """The mean of each feature, (layer, feature), over all tokens of a corpus that was read; 0 if there is none, and
+    for features that were never active."""
     query = """
         SELECT layer, feature, mean_activation * density FROM features
         WHERE checkpoint_id = ? AND mean_activation IS NOT NULL AND corpus_id = (
@@ -168,7 +168,7 @@ def mean_activations(opened: Opened) -> Tensor:
 
 
 def check_wanted(wanted: Wanted) -> None:
-    """Refuse settings that make no sense.
+    """Refuse settings that are out of range.
 
     Raises:
         ValueError: one is out of range.
@@ -185,7 +185,7 @@ def check_wanted(wanted: Wanted) -> None:
 
 
 def labels(store: Store, checkpoint_id: str) -> Mapping[tuple[int, int], str]:
-    """The preferred description of every feature that has one. They are kept until the catalog is written again."""
+    """The preferred description of every feature that has one, cached until the catalog changes."""
     stamp = store.catalog.stat().st_mtime_ns if store.catalog.is_file() else 0
     return _labels(store.catalog, stamp, checkpoint_id)
 

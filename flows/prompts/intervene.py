@@ -1,4 +1,4 @@
-"""What follows if features and heads change on a prompt: as the frozen model predicts it, and as the model does it."""
+"""The effects of changing features and heads on a prompt: as the frozen model predicts them, and as measured."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,60 +17,60 @@ from interp.interventions.readings import targets_of
 
 
 class Effect(NamedTuple):
-    """What interventions do to a target: a logit less the mean of all, a difference of logits, or a pre-activation."""
+    """The effect on a target: a logit minus the mean of all, a difference of logits, or a pre-activation."""
 
     target: str
     before: float
-    """Its value as the model is."""
+    """Its value in the unchanged model."""
     predicted: float
-    """Its change by the frozen contributions alone: attention, norms and all other features as they were."""
+    """Its change by the frozen contributions only: attention, norms and all other features as they were."""
     predicted_paths: float
     """Its change along all paths of the attribution graph: active features respond linearly until they are inactive."""
     measured_frozen: float
-    """Its change where MLPs compute anew, while attention patterns and norms' scales are as they were."""
+    """Its change where MLPs are computed anew, with the attention patterns and norm scales of the prompt."""
     measured: float
     """Its change in the model, with nothing frozen."""
 
 
 class Intervened(NamedTuple):
-    """What some interventions, made together, do on a prompt."""
+    """The results of some interventions that were made together on a prompt."""
 
     prompt: str
     tokens: list[str]
     interventions: list[str]
     effects: list[Effect]
     next_before: str
-    """The likeliest next token."""
+    """The most probable next token."""
     probability_before: float
     next_after: str
     probability_after: float
     kl: float
-    """KL divergence of the next token from what it was, in nats."""
+    """KL divergence of the next-token distribution from the unchanged model's, in nats."""
     said: list[str]
-    """What was done to the prompt that whoever gave it may not expect."""
+    """What was done to the prompt that may be unexpected."""
 
 
 class Question(NamedTuple):
-    """A prompt, targets, and from where swaps are taken."""
+    """A prompt, targets, and the prompt for swaps."""
 
     prompt: str
     targets: tuple[str, ...] = ()
-    """As `flows.prompts.targets` reads them; none: the likeliest next token."""
+    """Targets in the form for `flows.prompts.targets`; none: the most probable next token."""
     swap_from: str | None = None
 
 
 def intervene(
     opened: Opened, question: Question, asked: Sequence[Sequence[Asked]], *, chat: bool = False
 ) -> Iterator[Intervened]:
-    """Each of `asked` is made on a copy of the prompt, all that it holds together.
+    """Make each item of `asked` on a copy of the prompt, with all the changes in the item together.
 
     Raises:
-        ValueError: an empty or too long prompt, a feature, head, position or target that there is not, or a swap with
+        ValueError: the prompt is empty or too long, a feature, head, position or target does not exist, or a swap has
             no other prompt.
     """
     every = [one for row in asked for one in row]
     if not every:
-        raise ValueError("no intervention: give a feature or a head to change")
+        raise ValueError("no intervention: name a feature or a head to change")
     check_asked(opened, every)
     prompt = opened.read(question.prompt, chat=chat)
     given = _given(opened, prompt, question, every, chat)
@@ -111,7 +111,7 @@ def _given(opened: Opened, prompt: Prompt, question: Question, asked: Sequence[A
 def _effects(
     opened: Opened, rest: AtRest, changes: Changes, what: tuple[int, list[Target]], unchanged: Measured
 ) -> tuple[list[list[Effect]], Measured]:
-    """Every row's effects, and what the model gave."""
+    """Every row's effects, and the outputs of the model."""
     n_rows, targets = what
     readings = [one.reading for one in targets]
     linear = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
@@ -128,11 +128,11 @@ def _effects(
 
 
 def _silent(rest: AtRest, changes: Changes, asked: Sequence[Asked]) -> Iterator[str]:
-    """Features that were to be switched off and are not on."""
+    """Features that are switched off although they are not active."""
     off = {(one.layer, one.number) for one in asked if not one.is_head and one.kind == "set" and not one.low.value}
     for layer, feature in sorted(off):
         active = rest.frozen.layers[layer].active
         at = active.position[active.feature == feature].tolist()
         mine = [one for one in changes.features if (one.layer, one.feature) == (layer, feature)]
         if not any(one.start <= position < one.stop for one in mine for position in at):
-            yield f"{layer}/{feature} is not active there: switching it off changes nothing"
+            yield f"{layer}/{feature} is not active there: switching it off has no effect"

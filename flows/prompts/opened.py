@@ -1,4 +1,4 @@
-"""A checkpoint of a store together with the model that it is of, ready to read prompts."""
+"""A checkpoint of a store together with its model, ready to read prompts."""
 
 import os
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ from storage.tokenising import token_ids
 from tasks.models import loaded_model, loaded_transcoder
 
 ROWS_COMPARED = 1024
-"""Rows of the embedding and of the unembedding, first and last ones, by which a model is known to be a checkpoint's."""
+"""Number of first and last rows of the embedding and the unembedding that are compared to identify a checkpoint's
+model."""
 
 
 class Prompt(NamedTuple):
@@ -39,14 +40,14 @@ class Prompt(NamedTuple):
 
     tokens: Int64[Tensor, " n_pos"]
     texts: tuple[str, ...]
-    """Text of each token."""
+    """The text of each token."""
     said: tuple[str, ...] = ()
-    """What was done to it that whoever gave it may not expect, in sentences."""
+    """What was done to it that may be unexpected, in sentences."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint, its model and its tokenizer. Transcoders are read when a layer is asked for."""
+    """A checkpoint, its model and its tokenizer. Transcoders are read when a layer is needed."""
 
     store: Store
     checkpoint: Checkpoint
@@ -76,11 +77,11 @@ class Opened:
         return linear_model(self.model, self.folder.family, self.checkpoint.hooks)
 
     def transcoder(self, layer: int) -> Transcoder:
-        """A layer's transcoder in float32; it is kept while there is room."""
+        """A layer's transcoder in float32, cached as far as there is memory."""
         return loaded_transcoder(self.checkpoint, layer, self.device)
 
     def read(self, prompt: str, *, chat: bool = False) -> Prompt:
-        """The tokens of a prompt, with exactly one BOS before it where the model has one.
+        """The tokens of a prompt, with exactly one BOS before it if the model has one.
 
         `chat` puts it as a user's message into the tokenizer's chat template.
 
@@ -94,7 +95,7 @@ class Opened:
         if bos is not None:
             n_own = next((at for at, token in enumerate(ids) if token != bos), len(ids))
             if n_own > 1 or (n_own and not chat):
-                said.append(f"the prompt brought {n_own} BOS of its own; the model reads one")
+                said.append(f"the prompt began with {n_own} BOS of its own; the model reads one")
             ids = [bos, *ids[n_own:]]
         n_most = self.folder.config.max_position_embeddings
         if len(ids) > n_most:
@@ -102,19 +103,19 @@ class Opened:
         return self.prompt_of(ids, said)
 
     def prompt_of(self, ids: Sequence[int], said: Sequence[str] = ()) -> Prompt:
-        """A prompt by its tokens' ids, as they are."""
+        """A prompt from its token ids, unchanged."""
         return Prompt(torch.tensor(ids, device=self.device), tuple(self.texts[token] for token in ids), tuple(said))
 
     def token(self, text: str) -> int:
         """The id of a text that is one token.
 
         Raises:
-            ValueError: it is none or several.
+            ValueError: it is no token or several.
         """
         (ids,) = token_ids(self.folder.tokenizer, [text])
         if len(ids) != 1:
             parts = ", ".join(repr(self.texts[token]) for token in ids) or "none"
-            raise ValueError(f"{text!r} is {len(ids)} tokens ({parts}); expected one, a blank before it included")
+            raise ValueError(f"{text!r} is {len(ids)} tokens ({parts}); expected one, including a leading blank")
         return ids[0]
 
     def check_feature(self, layer: int, feature: int) -> None:
@@ -141,7 +142,7 @@ class Opened:
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt without text, before a model is opened for it.
+    """Refuse an empty prompt, before a model is opened for it.
 
     Raises:
         ValueError: it is empty.
@@ -151,12 +152,12 @@ def check_prompt(prompt: str) -> None:
 
 
 def open_named(root: Path, checkpoint: str | None) -> Opened:
-    """A checkpoint of a store by its id or name, or the only one, with the model that its last run named.
+    """Open a checkpoint of a store by id or name (or the only one), with the model of its last run.
 
-    Nothing is written, so that it may be done beside a run.
+    Nothing is written, so a run may go on at the same time.
 
     Raises:
-        ValueError: no such checkpoint, or its model is not where it was, or is another by now.
+        ValueError: there is no such checkpoint, or its model has been moved or changed.
     """
     config = last_config(root, checkpoint)
     store = Store(root)
@@ -166,10 +167,10 @@ def open_named(root: Path, checkpoint: str | None) -> Opened:
 
 
 def open_configured(config: RunConfig) -> Opened:
-    """The checkpoint that a configuration is about, which has to be ingested.
+    """Open the checkpoint of a configuration, which must be ingested.
 
     Raises:
-        ValueError: it is not, or something that the configuration names is missing or does not fit.
+        ValueError: it is not ingested, or an input of the configuration is missing or does not fit.
     """
     subject = identify(open_source(config))
     return _opened(subject.store, subject.checkpoint_id, subject.source.model.path, config)
@@ -184,7 +185,7 @@ def _opened(store: Store, checkpoint_id: str, model_path: Path, config: RunConfi
 
 
 def _check_same(folder: ModelFolder, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Compare the ends of embedding and unembedding: another step of a training run has others.
+    """Compare the first and last rows of embedding and unembedding, which differ between steps of a training run.
 
     Raises:
         ValueError: they differ.
@@ -205,7 +206,7 @@ def last_config(root: Path, checkpoint: str | None) -> RunConfig:
     """The configuration of the last run on a checkpoint of a store.
 
     Raises:
-        ValueError: no such checkpoint, or this version does not understand its configuration.
+        ValueError: there is no such checkpoint, or this version cannot read its configuration.
     """
     with open_published(root / "catalog.duckdb") as connection:
         checkpoint_id, name, *_ = chosen_checkpoint(connection, checkpoint)
@@ -222,6 +223,6 @@ def last_config(root: Path, checkpoint: str | None) -> RunConfig:
         return RunConfig.model_validate_json(row[0]).model_copy(update={"store": root})
     except ValidationError as error:
         raise ValueError(
-            f"checkpoint {checkpoint_id} ({name}): its last run's configuration is not understood "
+            f"checkpoint {checkpoint_id} ({name}): the configuration of its last run cannot be read "
             f"({first_line(error)}); name one with --config"
         ) from None

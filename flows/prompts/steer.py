@@ -1,4 +1,4 @@
-"""What a model writes with features changed, beside what it writes without."""
+"""Continuations of prompts by a model with features changed, and without."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,23 +12,23 @@ from interp.interventions.changes import Changes
 from interp.interventions.generating import Sampling, continuations, likelihoods
 
 ROWS = 16
-"""Prompts of one length that are continued at once."""
+"""Prompts of equal length in a batch."""
 
 
 class Generation(NamedTuple):
-    """How much is written, and how the next token is chosen."""
+    """The length of the continuation, and how the next token is chosen."""
 
     new_tokens: int = 40
     temperature: float = 0.0
-    """0: the likeliest."""
+    """Temperature; 0: always the most probable token."""
     top_p: float = 1.0
-    """Only of the likeliest tokens that have this probability together."""
+    """Nucleus sampling: only the most probable tokens that together have this probability."""
     seed: int = 0
-    """Seed of the draw; what is written does not depend on which prompts are given together."""
+    """Seed of the draw; the result does not depend on which prompts are given together."""
 
 
 class WrittenToken(NamedTuple):
-    """A token that was written, with its probability there in the model as it is and in the steered one."""
+    """A generated token, with its probability in the unchanged and in the steered model."""
 
     token: str
     probability: float
@@ -36,14 +36,14 @@ class WrittenToken(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What was written on a prompt."""
+    """The continuation of a prompt."""
 
     text: str
     tokens: list[WrittenToken]
 
 
 class Steered(NamedTuple):
-    """A prompt with what the model writes on it, as it is and steered."""
+    """A prompt with its continuations by the unchanged and by the steered model."""
 
     prompt: str
     tokens: list[str]
@@ -51,11 +51,12 @@ class Steered(NamedTuple):
     original: Written
     steered: Written
     kl_next: float
-    """KL divergence of the steered model's next token from the model's, after the prompt; in nats."""
+    """KL divergence of the steered model's next-token distribution after the prompt from the unchanged model's, in
+    nats."""
     kl_mean: float
-    """Its mean over the tokens of the original text."""
+    """The mean of this divergence over the tokens of the unchanged model's text."""
     said: list[str]
-    """What was done to the prompt that whoever gave it may not expect."""
+    """What was done to the prompt that may be unexpected."""
 
 
 def steer(
@@ -64,8 +65,8 @@ def steer(
     """Continue prompts with features changed and without.
 
     Raises:
-        ValueError: a prompt is empty or too long, a feature, layer or position that there is not, or a setting that
-            makes no sense.
+        ValueError: a prompt is empty or too long, a feature, layer or position does not exist, or a setting is
+            out of range.
     """
     how = how or Generation()
     read = _read(opened, prompts, asked, how, chat)
@@ -82,10 +83,10 @@ def steer(
 def generate(
     opened: Opened, prompts: Sequence[str], asked: Sequence[Asked], how: Generation | None = None, *, chat: bool = False
 ) -> list[str]:
-    """What the model writes on prompts with features changed, or with none.
+    """Continuations of prompts by the model with features changed, or with no change.
 
     Raises:
-        ValueError: as `steer` does.
+        ValueError: as for `steer`.
     """
     how = how or Generation()
     read = _read(opened, prompts, asked, how, chat)
@@ -102,7 +103,7 @@ def generate(
 
 
 def _read(opened: Opened, prompts: Sequence[str], asked: Sequence[Asked], how: Generation, chat: bool) -> list[Prompt]:
-    """The prompts' tokens, once all that was asked for was found to make sense."""
+    """The prompts' tokens, after all settings have been checked."""
     _check(prompts, asked, how)
     check_asked(opened, asked)
     read = [opened.read(prompt, chat=chat) for prompt in prompts]
@@ -110,7 +111,7 @@ def _read(opened: Opened, prompts: Sequence[str], asked: Sequence[Asked], how: G
     for one in read:
         if len(one.tokens) + how.new_tokens > n_most:
             raise ValueError(
-                f"the prompt has {len(one.tokens)} tokens and {how.new_tokens} more are wanted; "
+                f"the prompt has {len(one.tokens)} tokens and {how.new_tokens} more are asked for; "
                 f"the model reads {n_most} at most"
             )
     return read
@@ -132,11 +133,11 @@ def _check(prompts: Sequence[str], asked: Sequence[Asked], how: Generation) -> N
         )
     swapped = [one.text for one in asked if one.kind == "swap"]
     if swapped:
-        raise ValueError(f"{swapped[0]!r}: steering has no other prompt to take activations from; see intervene")
+        raise ValueError(f"{swapped[0]!r}: swap needs another prompt, which only intervene has")
 
 
 def _batches(read: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Places of prompts of one length."""
+    """Indices of prompts in batches of equal length."""
     by_length: dict[int, list[int]] = {}
     for at, one in enumerate(read):
         by_length.setdefault(len(one.tokens), []).append(at)
@@ -183,7 +184,7 @@ def _stops(opened: Opened) -> tuple[int, ...]:
 
 
 def _cut(ids: list[int], stop: Sequence[int]) -> list[int]:
-    """Up to the first token that ends the text, itself included."""
+    """The tokens up to and including the first one that ends the text."""
     for at, token in enumerate(ids):
         if token in stop:
             return ids[: at + 1]

@@ -1,4 +1,4 @@
-"""What a prompt is asked about: a token's logit, the difference of two, a feature, a direction, at a position."""
+"""Targets on a prompt: a token's logit, the difference of two, a feature, a direction, at a position."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from interp.interventions.readings import FeatureReading, LogitReading, Reading
 TARGET_GRAMMAR = (
     'a token ("␣Paris" with a blank for ␣, or #ID), two tokens A|B for the difference of their logits, '
     "feature:LAYER/FEATURE, or direction:FILE.npy, then @POSITIONS for others than the last; @POSITIONS alone for the "
-    "likeliest tokens there. POSITIONS: 3, -1, 2:5, or several with commas"
+    "most probable tokens there. POSITIONS: 3, -1, 2:5, or several with commas"
 )
 
 _PLACED = re.compile(
@@ -27,21 +27,21 @@ _PLACED = re.compile(
 
 
 class Target(NamedTuple):
-    """What is looked at, and its name."""
+    """A reading, and its name."""
 
     name: str
     reading: Reading
     token: int | None = None
-    """Whose logit it is; None: something else."""
+    """The token whose logit it is; None for other targets."""
     probability: float = 1.0
-    """Of that token; 1 of anything else."""
+    """Probability of that token; 1 for other targets."""
     weight: float = 1.0
-    """Of its part where several are explained together: what was named counts alike, the likeliest tokens by their
-    probability."""
+    """Its weight if several targets are explained together: named targets have equal weights, probable tokens are
+    weighted by their probability."""
 
 
 class Likeliest(NamedTuple):
-    """How many of the likeliest tokens are meant where no token is named: until they have `share` of the probability
+    """Which of the most probable tokens are meant if no token is named: until they have `share` of the probability
     together, at most `n`."""
 
     n: int = 1
@@ -49,7 +49,7 @@ class Likeliest(NamedTuple):
 
 
 class _On(NamedTuple):
-    """What targets are read on."""
+    """The model and prompt on which targets are read."""
 
     opened: Opened
     frozen: Frozen
@@ -57,12 +57,12 @@ class _On(NamedTuple):
 
 
 def targets_asked(opened: Opened, frozen: Frozen, asked: Sequence[str], top: Likeliest | None = None) -> list[Target]:
-    """Targets as they were written, on a prompt on which the model is frozen; none: the likeliest next token.
+    """Parse targets and resolve them on a prompt for which the model is frozen; none: the most probable next token.
 
-    At several positions one is a target at each. What is asked for twice is there once.
+    A target at several positions becomes one at each. Duplicates are removed.
 
     Raises:
-        ValueError: one is not written as `TARGET_GRAMMAR` says, or names what there is not.
+        ValueError: one is not written as `TARGET_GRAMMAR` says, or names something that does not exist.
     """
     on = _On(opened, frozen, top or Likeliest())
     found = [target for text in asked or ["@-1"] for target in _targets(on, text, bool(asked))]
@@ -118,7 +118,7 @@ def _W_U(opened: Opened) -> Tensor:
 
 
 def _logit(opened: Opened, probability: Tensor, token: int, position: int, suffix: str) -> Target:
-    """A logit less the mean of all: what its probability depends on."""
+    """A logit minus the mean of all, which is the part that its probability depends on."""
     W_U = _W_U(opened)
     direction = W_U[token].float() - W_U.float().mean(0)
     return Target(
@@ -127,10 +127,10 @@ def _logit(opened: Opened, probability: Tensor, token: int, position: int, suffi
 
 
 def _direction(opened: Opened, file: Path) -> Tensor:
-    """A vector of NumPy's format, read at the unembedding: the final norm's output times it.
+    """A vector in NumPy's format, read at the unembedding: the final norm's output times it.
 
     Raises:
-        ValueError: it is none of the model's width.
+        ValueError: the file has no vector of the model's width.
     """
     try:
         found = np.load(file, allow_pickle=False)

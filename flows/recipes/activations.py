@@ -1,4 +1,4 @@
-"""What names the passes over a corpus, and the statistics and samples drawn from them."""
+"""The recipes of the passes over a corpus, and of the statistics and samples drawn from them."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,24 +14,25 @@ from tasks.activations import neighbours
 from tasks.activations.corpus_pass import VERSION, CorpusPass
 
 TEXTS_VERSION = 1
-"""Bump when the same samples would be given other texts."""
+"""Raise it when the same samples would get other texts."""
 
 
 @dataclass(frozen=True)
 class ActivationsRecipe:
-    """The recipes of the pass over each corpus and of what is gathered from them, and their shards."""
+    """The recipes of the pass over each corpus and of the gathered results, and their shards."""
 
     subject: Subject
 
     @cached_property
     def corpus_id(self) -> str:
-        """The corpus that statistics and samples are of; of several, a hash of them all."""
+        """The corpus id of statistics and samples; for several corpora, a hash of them all."""
         return joined_corpora([recipe.corpus_id for recipe in self.subject.source.corpora])
 
     @property
     def passes(self) -> list[CorpusPass]:
-        """A pass a corpus, named by the checkpoint, the corpus and which positions count: not by how many samples are
-        drawn, so that others are drawn without another pass, and not by other corpora, so that one more is read alone.
+        """A pass for each corpus. Its recipe has the checkpoint, the corpus and which positions count. It does not have
+        the number of samples, so that another number needs no new pass, nor the other corpora, so that a new one is
+        read alone.
 
         Rows are numbered through all corpora.
         """
@@ -47,31 +48,31 @@ class ActivationsRecipe:
 
     @cached_property
     def recipe(self) -> str:
-        """Names statistics and samples: by the passes and what is drawn from them."""
+        """The recipe of statistics and samples: the passes and what is drawn from them."""
         drawn = self.subject.config.activations.drawn
         return short_hash(passes=[corpus_pass.recipe for corpus_pass in self.passes], drawn=drawn, version=VERSION)
 
     @property
     def texts(self) -> str:
-        """Names the texts around the samples, which may be kept out of the catalog."""
+        """The recipe of the texts around the samples, which may be kept out of the catalog."""
         keep_text = self.subject.config.corpus.keep_text
         more = {"neighbours": self.neighbours} if self.subject.config.activations.keep == "all" else {}
         return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION, **more)
 
     @property
     def neighbours(self) -> str:
-        """Names what features do around their samples."""
+        """The recipe of features' activations around their samples."""
         reach = (TOKENS_BEFORE, TOKENS_AFTER)
         return short_hash(samples=self.recipe, reach=reach, version=neighbours.VERSION)
 
     def neighbour_shards(self) -> list[ShardKey]:
-        """Every shard of these; none where the sparse activations are not kept."""
+        """All shards of these; none if the sparse activations are not kept."""
         keep = self.subject.config.activations.keep
         return self.subject.all_shards(self.neighbours) if keep == "all" else []
 
     @cached_property
     def ingredients(self) -> list[str]:
-        """By layer, what statistics and samples follow from: the model, the layer's encoder, and the corpora."""
+        """By layer, what statistics and samples depend on: the model, the layer's encoder, and the corpora."""
         config = self.subject.config
         shared = {
             "corpora": [corpus.corpus_id for corpus in self.subject.source.corpora],
@@ -82,5 +83,5 @@ class ActivationsRecipe:
         return self.subject.by_layer(lambda layer: short_hash(**encoder_ingredients(self.subject, layer), **shared))
 
     def shards(self) -> list[ShardKey]:
-        """Every shard of statistics and samples."""
+        """All shards of statistics and samples."""
         return self.subject.all_shards(self.recipe)

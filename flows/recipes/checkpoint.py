@@ -1,4 +1,4 @@
-"""What names a checkpoint, the transcoders trained for it, and the text on which they are measured."""
+"""The recipes of a checkpoint, of the transcoders trained for it, and of the text on which they are measured."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,16 +8,16 @@ from interp.training.settings import TrainingSettings
 from storage.recipes import short_hash
 
 INGEST_VERSION = 1
-"""Bump when the same files would be written differently into the store."""
+"""Raise it when the same files would be written differently into the store."""
 
 TRAINING_VERSION = 3
-"""Bump when the same settings would train other transcoders."""
+"""Raise it when the same settings would train other transcoders."""
 
 MEASURING_VERSION = 3
-"""Bump when the same transcoders would get other figures on the same text."""
+"""Raise it when the same transcoders would get another quality on the same text."""
 
 TRAINED_HOOKS = Hooks("mlp_in", "mlp_out")
-"""Where transcoders trained here read, and what they stand for: exactly the MLP module."""
+"""The hooks of transcoders that are trained here: input and output of the MLP module."""
 
 
 def trained_transcoders(
@@ -27,8 +27,8 @@ def trained_transcoders(
     training: TrainingSettings | None,
     activations: ActivationSettings,
 ) -> str:
-    """Names trained transcoders: by the model, the tokens that they see, which of these count, and how they are
-    trained."""
+    """The recipe of trained transcoders: the model, the tokens that they see, which of these count, and the settings of
+    training."""
     return short_hash(
         model=model_sha256,
         tokenizer=tokenizer_sha256,
@@ -46,18 +46,18 @@ def weights(model_sha256: str, transcoders: Mapping[str, str]) -> str:
 
 
 def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: int | None) -> str:
-    """The checkpoint's id: by its weights, where its transcoders read and what they stand for, and its tokens.
+    """The checkpoint's id: its weights, where its transcoders read and write, and its tokens.
 
-    The same bytes are the same checkpoint, from wherever they come, under whatever name.
+    The same bytes are the same checkpoint, wherever they come from and whatever its name.
     """
     return short_hash(weights=weights_sha256, hooks=hooks, tokenizer=tokenizer_sha256, bos=bos, version=INGEST_VERSION)
 
 
 def measured_text(corpus_id: str, n_tokens: int, activations: ActivationSettings) -> str:
-    """Names the beginning of a corpus on which transcoders are measured, and which of its tokens count."""
+    """The recipe of the beginning of a corpus on which transcoders are measured, and which of its tokens count."""
     return short_hash(corpus=corpus_id, n_tokens=n_tokens, counted=activations.counted, version=MEASURING_VERSION)
 
 
 def joined_corpora(corpus_ids: Sequence[str]) -> str:
-    """The id of one corpus, or of several that are read one after the other: then a hash of them all."""
+    """The id of one corpus, or for several that are read one after the other, a hash of them all."""
     return corpus_ids[0] if len(corpus_ids) == 1 else short_hash(corpora=corpus_ids)

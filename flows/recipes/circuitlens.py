@@ -1,4 +1,4 @@
-"""What names attributed samples and the causal check, and what they are cut into."""
+"""The recipes of attributed samples and of the causal check, and their division into tasks."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,21 +14,21 @@ from storage.store import ShardKey, shards
 from tasks.circuitlens.job import VERSION, CircuitLensJob
 
 SAMPLES_PER_BLOCK, MOST_ROWS_PER_BLOCK = 20_000, 256
-"""A task attributes about so many samples, of so many rows at most."""
+"""Number of samples in a task, and largest number of rows."""
 
 FEATURES_PER_SHARD = 256
-"""Features whose samples are gathered at once, at most."""
+"""Largest number of features whose samples are gathered together."""
 
 
 def samples_per_feature(config: RunConfig) -> int:
-    """How many are attributed, at most."""
+    """Largest number of samples of a feature that are attributed."""
     n_samples = config.activations.n_samples
     return min(config.circuitlens.samples_per_feature or n_samples, n_samples)
 
 
 @dataclass(frozen=True)
 class CircuitLensRecipe:
-    """The recipes of attribution and of the causal check, and what they are cut into."""
+    """The recipes of attribution and of the causal check, and their division into tasks."""
 
     subject: Subject
 
@@ -45,7 +45,7 @@ class CircuitLensRecipe:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The rows that were sampled, in blocks of about so many samples. The corpus has been tokenised."""
+        """The sampled rows, in blocks of about the wanted number of samples. The corpus must be tokenised."""
         last = self.activations.passes[-1]
         n_rows = last.first_row + corpus_attributes(self.subject.store, last.corpus_id).n_sequences
         config, subject = self.subject.config, self.subject
@@ -56,7 +56,7 @@ class CircuitLensRecipe:
         return [Block(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
     def job(self, device: str) -> CircuitLensJob:
-        """What the stage's tasks have to know. The corpus has been tokenised."""
+        """The inputs of the stage's tasks. The corpus must be tokenised."""
         subject, passes = self.subject, self.activations.passes
         return CircuitLensJob(
             checkpoint_id=subject.checkpoint_id,
@@ -76,7 +76,7 @@ class CircuitLensRecipe:
         )
 
     def shards(self) -> list[ShardKey]:
-        """Shards that each lie within one of the activations'."""
+        """Shards, each within one of the activations' shards."""
         return [
             part._replace(start=part.start + key.start, stop=part.stop + key.start)
             for key in self.activations.shards()
@@ -84,7 +84,7 @@ class CircuitLensRecipe:
         ]
 
     def ablations(self) -> list[ShardKey]:
-        """A key a layer for the causal check."""
+        """A key for each layer for the causal check."""
         if not self.subject.config.circuitlens.ablated_features:
             return []
         recipe = short_hash(circuitlens=self.recipe, causal="check")

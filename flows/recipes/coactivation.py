@@ -1,4 +1,4 @@
-"""What names the sums over features that fire together, and the edges that follow."""
+"""The recipes of co-activation matrices and of the edges."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from tasks.activations.coactivation import VERSION, EdgesJob, Summed
 
 @dataclass(frozen=True)
 class CoactivationRecipe:
-    """The recipes of the sums of each corpus and of the edges, and their shards."""
+    """The recipes of the matrices of each corpus and of the edges, and their shards."""
 
     subject: Subject
 
@@ -25,7 +25,8 @@ class CoactivationRecipe:
 
     @cached_property
     def weightlens(self) -> WeightLensRecipe | None:
-        """Of the projections from which edges or their z-scores are taken; None where WeightLens is left out."""
+        """The recipe of the projections from which edges or their z-scores are taken; None if WeightLens is left
+        out."""
         config = self.subject.config
         wanted = "weightlens" in config.stages or config.coactivation.pairs == "edges"
         return WeightLensRecipe(self.subject) if wanted else None
@@ -41,8 +42,8 @@ class CoactivationRecipe:
 
     @property
     def summed(self) -> list[Summed]:
-        """The matrices of every corpus, named by its pass alone: a corpus whose matrices are there is not read again
-        for them. Their tiles are a shard wide, so its size is part of their names."""
+        """The matrices of every corpus. Their recipe has only the corpus' pass, so that the matrices of an earlier
+        corpus are reused. Tiles are as wide as a shard, so the shard's size is part of the recipe."""
         size = self.subject.config.shard_size
         return [
             Summed(corpus_pass, short_hash(activations=corpus_pass.recipe, chunks=size, version=VERSION))
@@ -51,8 +52,8 @@ class CoactivationRecipe:
 
     @cached_property
     def recipe(self) -> str:
-        """Names the edges: by all passes, the stage's settings, whether norms are folded into the directions, and
-        WeightLens's projections where they are looked at."""
+        """The recipe of the edges: all passes, the stage's settings, whether norms are folded into the directions, and
+        WeightLens's projections if they are used."""
         config = self.subject.config
         settings = config.coactivation
         return short_hash(
@@ -68,8 +69,8 @@ class CoactivationRecipe:
 
     @cached_property
     def ingredients(self) -> list[str]:
-        """By layer, what its edges follow from: activations there and in the layers paired with it, both sides' arrays,
-        and WeightLens's edges where they are looked at."""
+        """By layer, what its edges depend on: activations there and in the layers paired with it, the arrays of both
+        sides, and WeightLens's edges if they are used."""
         config, checkpoint, attributes = self.subject.config, opened(self.subject), self.subject.attributes
         active, pairs = self.activations.ingredients, self.layer_pairs
 
@@ -94,7 +95,7 @@ class CoactivationRecipe:
         return self.subject.by_layer(of_layer)
 
     def job(self) -> EdgesJob:
-        """What the stage's tasks have to know. The corpus has been tokenised."""
+        """The inputs of the stage's tasks. The corpus must be tokenised."""
         subject, config = self.subject, self.subject.config
         return EdgesJob(
             checkpoint_id=subject.checkpoint_id,
@@ -107,5 +108,5 @@ class CoactivationRecipe:
         )
 
     def shards(self) -> list[ShardKey]:
-        """Every shard of the edges, by the target's feature."""
+        """All shards of the edges, by the target's feature."""
         return self.subject.all_shards(self.recipe)

@@ -1,4 +1,4 @@
-"""What names the descriptions of an explainer."""
+"""The recipes of an explainer's descriptions."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,14 +24,14 @@ _LEAVE: dict[str, tuple[StageName, ...]] = {
 }
 
 NEEDS: dict[Method, tuple[StageName, ...]] = {method: _LEAVE[kind] for method, kind in SEES.items()}
-"""The stages that leave in the catalog what a method looks at."""
+"""The stages whose results a method needs."""
 
 WIRED: Method = "weightlens+twera"
 
 
 @dataclass(frozen=True)
 class DescribeRecipe:
-    """What is described, under which recipe."""
+    """What is described, and its recipe."""
 
     subject: Subject
 
@@ -45,7 +45,7 @@ class DescribeRecipe:
 
     @cached_property
     def evidence(self) -> dict[str, str | None]:
-        """The recipes of what the catalog holds, by stage."""
+        """The recipes of the results in the catalog, by stage."""
         checkpoint_id = self.subject.checkpoint_id
         read = loaded_subject(checkpoint_id, self.corpus_id)
         subjects = {"weightlens": loaded_subject(checkpoint_id)}
@@ -56,19 +56,19 @@ class DescribeRecipe:
 
     @cached_property
     def methods(self) -> tuple[Method, ...]:
-        """The methods asked for, or all whose evidence the catalog has; without a language model, none that only
-        rewords."""
+        """The methods asked for, or all for which the catalog has the evidence; without a language model, none that
+        only rewords."""
         asked, by_rule = self.subject.config.describe.methods, self.subject.config.describe.explainer == "tokens"
         known = (method for method in get_args(Method) if not self.lacks(method))
         return asked or tuple(method for method in known if not (by_rule and method in REWORDS))
 
     def lacks(self, method: Method) -> list[StageName]:
-        """The stages without whose findings a method has nothing to look at, and that left none."""
+        """The stages whose results a method needs and that are not in the catalog."""
         return [stage for stage in NEEDS[method] if self.evidence[stage] is None]
 
     @property
     def wiring(self) -> WiringJob | None:
-        """What tokens are inherited from by use; None where no method looks at it."""
+        """The co-activation along which tokens are inherited; None if no method uses it."""
         if WIRED not in self.methods:
             return None
         config = self.subject.config
@@ -84,8 +84,8 @@ class DescribeRecipe:
 
     @property
     def left_out(self) -> str | None:
-        """Why tokens are not inherited by use although there are weights to go by; None where they are, or where other
-        methods were asked for."""
+        """Why tokens are not inherited by use although there are weights; None if they are, or if other methods were
+        asked for."""
         if self.subject.config.describe.methods is not None or self.evidence["weightlens"] is None:
             return None
         if "coactivation" in self.subject.left_out:
@@ -100,8 +100,8 @@ class DescribeRecipe:
 
     @cached_property
     def recipe(self) -> str:
-        """Names the descriptions: by the recipes of the evidence that the methods look at, and of WeightLens, whose
-        tokens decide which features come first; by who words it, how, and which features are drawn."""
+        """The recipe of the descriptions: the recipes of the evidence that the methods use, and of WeightLens, whose
+        tokens decide which features come first; the explainer and its settings, and which features are drawn."""
         config = self.subject.config
         used = sorted({stage for method in self.methods for stage in NEEDS[method]} | {"weightlens"})
         return short_hash(
@@ -119,5 +119,5 @@ class DescribeRecipe:
         )
 
     def shards(self) -> list[ShardKey]:
-        """Every shard of the descriptions."""
+        """All shards of the descriptions."""
         return self.subject.all_shards(self.recipe)

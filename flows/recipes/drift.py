@@ -1,4 +1,4 @@
-"""What names the comparison of two checkpoints."""
+"""The recipe of the comparison of two checkpoints."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ class DriftRecipe:
 
     @cached_property
     def passes(self) -> tuple[CorpusPass, CorpusPass] | None:
-        """Both checkpoints' passes over the first corpus; None where weights alone are compared."""
+        """The passes of both checkpoints over the first corpus; None if only weights are compared."""
         if self.pair.subjects is None:
             return None
         a, b = (ActivationsRecipe(subject).passes[0] for subject in self.pair.subjects)
@@ -27,13 +27,13 @@ class DriftRecipe:
 
     @property
     def recipe(self) -> str:
-        """Names the matches: by both checkpoints, the settings, and the passes where activations are compared."""
+        """The recipe of the matches: both checkpoints, the settings, and the passes if activations are compared."""
         a, b = self.pair.ids
         passes = None if self.passes is None else [corpus_pass.recipe for corpus_pass in self.passes]
         return short_hash(a=a, b=b, settings=self.pair.settings, passes=passes, version=VERSION)
 
     @property
     def keys(self) -> list[ShardKey]:
-        """A shard a layer: a feature's like may be anywhere in it."""
+        """A shard for each layer, since a feature's match may be anywhere in it."""
         width, layers = self.pair.b.d_transcoder, self.pair.b.layers
         return [ShardKey(self.recipe, layer, 0, width) for layer in layers]

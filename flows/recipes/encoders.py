@@ -1,4 +1,4 @@
-"""What a layer's activations on given tokens follow from, which several stages' ingredients share."""
+"""What a layer's activations on given tokens depend on; several stages' ingredients share it."""
 
 from flows.subject.subject import Subject
 from storage.checkpoints import ENCODER_ARRAYS, Checkpoint, open_checkpoint
@@ -10,7 +10,7 @@ def opened(subject: Subject) -> Checkpoint:
 
 
 def encoder_ingredients(subject: Subject, layer: int) -> dict[str, object]:
-    """Of the encoder, its arrays and how it is read. Of the model, more than activations read: all of it."""
+    """For the encoder, its arrays and how it is read. For the model, all of it, although activations depend on less."""
     attributes = subject.attributes
     return {
         "layer": layer,

@@ -1,4 +1,4 @@
-"""What names the texts that descriptions are judged on, what a judge said, and the figures that follow."""
+"""The recipes of the texts that descriptions are judged on, of a judge's answers, and of the scores."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ from tasks.evaluation import held_out, judge, score
 
 @dataclass(frozen=True)
 class EvaluateRecipe:
-    """What is judged, under which recipes."""
+    """What is judged, and its recipes."""
 
     subject: Subject
 
@@ -26,7 +26,7 @@ class EvaluateRecipe:
 
     @property
     def explainer(self) -> str:
-        """Whose descriptions are judged."""
+        """The explainer whose descriptions are judged."""
         config = self.subject.config
         return config.evaluate.explainer or config.describe.explainer
 
@@ -53,13 +53,13 @@ class EvaluateRecipe:
 
     @property
     def surprisal_model(self) -> Path | None:
-        """The folder of the model whose surprisal is taken."""
+        """The folder of the model whose surprisal is computed."""
         asked = self.subject.config.evaluate.surprisal
         return self.subject.source.model.path if asked == "subject" else asked
 
     @property
     def _embedder(self) -> tuple[str, str | None] | None:
-        """The model that turns texts into vectors: of a folder, its content."""
+        """The embedding model; for a folder, by its content."""
         embedder = self.subject.config.evaluate.embedder
         if embedder is None or "://" in embedder[0]:
             return embedder
@@ -69,7 +69,7 @@ class EvaluateRecipe:
         """A hash of a model folder's files.
 
         Raises:
-            ValueError: it is no folder with a config.json.
+            ValueError: it is not a folder with a config.json.
         """
         if not (folder / "config.json").is_file():
             raise ValueError(f"evaluate: {folder} holds no config.json; expected a transformers model folder")
@@ -78,7 +78,7 @@ class EvaluateRecipe:
 
     @cached_property
     def material(self) -> str:
-        """Names what is judged on: it depends on which features have descriptions, not on who judges."""
+        """The recipe of the material: it depends on which features have descriptions, not on the judge."""
         config, catalog, checkpoint_id = self.subject.config, self.subject.store.catalog, self.subject.checkpoint_id
         described = [
             loaded_recipe(catalog, loaded_subject(checkpoint_id), "weightlens"),
@@ -99,7 +99,7 @@ class EvaluateRecipe:
 
     @cached_property
     def judged(self) -> str:
-        """Names what the judge says of it."""
+        """The recipe of the judge's answers."""
         config = self.subject.config
         return short_hash(
             material=self.material,
@@ -114,12 +114,12 @@ class EvaluateRecipe:
 
     @cached_property
     def recipe(self) -> str:
-        """Names the whole stage: figures that follow from what the judge said, and from what half of the samples are
-        worded as, so nobody is asked again where only figures change."""
+        """The recipe of the whole stage: scores from the judge's answers, and from descriptions of halves of the
+        samples. It is separate, so that no question is asked again if only scores change."""
         config = self.subject.config
         halves = [config.describe.evidence, config.describe.rule, config.wording]
         return short_hash(judged=self.judged, halves=halves, version=score.VERSION)
 
     def keys(self, recipe: str) -> list[ShardKey]:
-        """A task a layer."""
+        """A task for each layer."""
         return [ShardKey(recipe, layer, 0, self.subject.attributes.d_transcoder) for layer in self.subject.layers]

@@ -1,4 +1,4 @@
-"""What names WeightLens's projections and words."""
+"""The recipes of WeightLens's projections and words."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,38 +14,39 @@ from tasks.weightlens.propagate import WORDING_VERSION
 
 @dataclass(frozen=True)
 class WeightLensRecipe:
-    """The recipes of the two steps, and what each layer's rows follow from."""
+    """The recipes of the two steps, and what each layer's rows depend on."""
 
     subject: Subject
 
     @property
     def projections(self) -> str:
-        """Names candidates and edges. How they are worded is no part of it, so other words project nothing again."""
+        """The recipe of candidates and edges. It does not have the wording, so that other wording needs no new
+        projections."""
         settings = self.subject.config.weightlens
         return short_hash(checkpoint=self.subject.checkpoint_id, weightlens=settings, version=VERSION)
 
     @property
     def recipe(self) -> str:
-        """Names the whole stage: inherited tokens and descriptions."""
+        """The recipe of the whole stage: inherited tokens and descriptions."""
         return short_hash(projection=self.projections, wording=self.subject.config.wording, version=WORDING_VERSION)
 
     def projected(self) -> list[ShardKey]:
-        """Every shard of the projections."""
+        """All shards of the projections."""
         return self.subject.all_shards(self.projections)
 
     def worded(self) -> list[ShardKey]:
-        """Every shard of inherited tokens and descriptions."""
+        """All shards of inherited tokens and descriptions."""
         return self.subject.all_shards(self.recipe)
 
     def single_token_ingredients(self, layer: int) -> str:
-        """What a layer's single-token activations follow from: encoder, model, and how many tokens there are."""
+        """What a layer's single-token activations depend on: encoder, model, and the number of tokens."""
         tokens, compat = self.subject.attributes.n_tokens, self.subject.config.weightlens.compat
         return short_hash(tokens=tokens, compat=compat, **encoder_ingredients(self.subject, layer))
 
     @cached_property
     def projection_ingredients(self) -> list[str]:
-        """By layer, what projections follow from: the layer's arrays, what it may read of earlier ones, the embeddings,
-        and the single-token activations by which candidates are validated."""
+        """By layer, what projections depend on: the layer's arrays, those of earlier layers that it may read, the
+        embeddings, and the single-token activations by which candidates are validated."""
         checkpoint, settings, attributes = opened(self.subject), self.subject.config.weightlens, self.subject.attributes
         shared = {
             "embeddings": checkpoint.sha256(None),
@@ -69,8 +70,8 @@ class WeightLensRecipe:
 
     @cached_property
     def ingredients(self) -> list[str]:
-        """By layer, what inherited tokens and descriptions follow from: projections here and upstream, and the tokens'
-        texts; the authors' way, also the model and the encoder."""
+        """By layer, what inherited tokens and descriptions depend on: projections here and upstream, and the tokens'
+        texts; with `compat: authors`, also the model and the encoder."""
         settings, found = self.subject.config.weightlens, dict[int, str]()
         for layer in self.subject.layers:
             found[layer] = short_hash(

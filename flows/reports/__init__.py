@@ -1,1 +1,1 @@
-"""What people read: cards, summaries, reports, Prefect's pages, answers to SQL."""
+"""Reports for people: cards, summaries, reports, Prefect's pages, answers to SQL."""

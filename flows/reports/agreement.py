@@ -1,4 +1,4 @@
-"""How descriptions agree with published ones: the view `method_agreement`, and how alike their texts are."""
+"""Agreement of descriptions with published ones: the view `method_agreement`, and the similarity of their texts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,18 +14,19 @@ from storage.catalog.published import open_published
 from storage.search.embedders import Embedder
 
 KEY = ("checkpoint_id", "imported_checkpoint_id", "layer", "method", "explainer", "imported_method")
-"""What a row of `method_agreement` is of."""
+"""The columns that identify a row of `method_agreement`."""
 
 Row = dict[str, str | int | float | None]
 
 
 def agreement(catalog: Path, checkpoint: str | None, embedder: Embedder | None) -> list[Row]:
-    """The rows of `method_agreement` for a checkpoint, or for all. With an embedder each has `embedding_likeness`, the
-    mean cosine of both descriptions of a feature, and `likeness_by_chance`, the mean over descriptions of different
-    features: models call all descriptions rather alike, so that the first says nothing without the second.
+    """The rows of `method_agreement` for a checkpoint, or for all. With an embedding model, each has
+    `embedding_likeness`, the mean cosine of both descriptions of a feature, and `likeness_by_chance`, the mean for
+    descriptions of different features: embedding models find all descriptions rather similar, so that the first is
+    only meaningful in comparison with the second.
 
     Raises:
-        ValueError: no such checkpoint, nothing was imported for it, or the embedder does not answer.
+        ValueError: there is no such checkpoint, nothing was imported for it, or the embedding model does not answer.
     """
     with open_published(catalog) as connection:
         checkpoint_id = None if checkpoint is None else chosen_checkpoint(connection, checkpoint)[0]
@@ -52,7 +53,8 @@ def agreement(catalog: Path, checkpoint: str | None, embedder: Embedder | None) 
 def _likeness(
     connection: duckdb.DuckDBPyConnection, checkpoint_id: str | None, embedder: Embedder
 ) -> dict[tuple[str | int | float | None, ...], tuple[float, float | None]]:
-    """By row: the mean cosine of paired texts, and of all others of the two methods; None of a single pair."""
+    """For each row, the mean cosine of paired texts, and of all other pairs of the two methods; None for a single
+    pair."""
     query = f"""SELECT {", ".join(KEY)}, text, imported_text FROM imported_pairs
                 WHERE checkpoint_id = coalesce(?, checkpoint_id) AND text <> '' AND imported_text <> '' ORDER BY ALL"""
     pairs = connection.execute(query, [checkpoint_id]).fetchall()
@@ -72,9 +74,9 @@ def _likeness(
 
 
 def agreement_table(rows: Sequence[Row]) -> Table:
-    """The same to read: correlations and overlaps with two digits."""
+    """The rows as a table, with correlations and overlaps to two digits."""
     names = [name for name in rows[0] if not name.endswith("checkpoint_id")]
-    table = Table(*(name.replace("_", " ") for name in names), title="Beside what was imported")
+    table = Table(*(name.replace("_", " ") for name in names), title="Agreement with imported descriptions")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
     return table

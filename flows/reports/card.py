@@ -1,4 +1,4 @@
-"""One feature as a person reads it."""
+"""One feature as a report for the terminal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ N_PATTERNS = 3
 
 
 class FeatureOf(NamedTuple):
-    """A feature of a checkpoint, as queries take it."""
+    """A feature of a checkpoint, as parameters of queries."""
 
     checkpoint_id: str
     layer: int
@@ -33,7 +33,7 @@ def feature_card(catalog: Path, layer: int, feature: int, checkpoint: str | None
     """Descriptions, tokens and edges of one feature.
 
     Raises:
-        ValueError: no such feature, or several checkpoints and none named.
+        ValueError: there is no such feature, or there are several checkpoints and none is named.
     """
     with open_published(catalog) as connection:
         checkpoint_id, name = _checkpoint(connection, layer, feature, checkpoint)
@@ -112,14 +112,14 @@ _PRIVATE = "SELECT corpus_id FROM corpora WHERE has_text = false"
 
 
 def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: FeatureOf) -> Iterator[RenderableType]:
-    """The mechanisms by which the feature fires, with the input patterns of each one's strongest samples."""
+    """The mechanisms that make the feature fire, with the input patterns of each one's strongest samples."""
     query = """
         SELECT corpus_id, cluster, n_samples, share, signature, stability FROM clusters
         WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY corpus_id, cluster < 0, cluster"""
     rows = connection.execute(query, key).fetchall()
     if not rows:
         return
-    from storage.patterns import corpora_of, sample_patterns  # opens the corpus with Zarr, half a second to import
+    from storage.patterns import corpora_of, sample_patterns  # takes half a second
 
     private = {corpus_id for (corpus_id,) in connection.execute(_PRIVATE).fetchall()}
     shown = {row[0] for row in rows if row[0] not in private}
@@ -138,7 +138,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: FeatureO
 
 
 def _effects(connection: duckdb.DuckDBPyConnection, key: FeatureOf) -> Table:
-    """The next tokens that the feature's activations promote and suppress, on their mean."""
+    """The next tokens that the feature's activations promote and suppress, by the mean effect."""
     table = Table("after", "promotes", "suppresses", title="Effects on the next token")
     query = """
         SELECT e.position, list(t.text ORDER BY effect DESC) FILTER (effect > 0),

@@ -37,7 +37,7 @@ COSINES = """
 
 
 class _Surprise(NamedTuple):
-    """A matched feature whose description and weights do not go together."""
+    """A matched feature whose description changed although its weights did not, or the other way round."""
 
     layer: int
     before: int

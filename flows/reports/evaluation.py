@@ -1,4 +1,5 @@
-"""What judging found, for people: tables by metric, layer and method, plots, examples, and how good the judge is."""
+"""The results of judging as a report: tables by metric, layer and method, plots, examples, and the quality of the
+judge."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,23 +13,23 @@ from storage.catalog.database import open_catalog
 from storage.store import Store, whole_file
 
 N_EXAMPLES = 2
-"""Features a layer that are shown with all their descriptions."""
+"""Features of each layer that are shown with all their descriptions."""
 
 MEANINGS = {
-    "clarity": "texts written from the description drive the feature, natural ones do not (0 to 1)",
+    "clarity": "texts written from the description activate the feature, natural ones do not (0 to 1)",
     "responsiveness": "the activation separates texts that show the description from those that do not (0 to 1)",
-    "purity": "what drives the feature is what the description says (average precision)",
-    "faithfulness": "with the feature held high, the model writes what the description says (0: as without, 1: always)",
-    "faithfulness_paper": "as published: the factor is chosen on the prompts it is measured on, so chance is above 0",
+    "purity": "the texts that activate the feature are those that show the description (average precision)",
+    "faithfulness": "with the feature held high, the model's text shows the description (0: as without, 1: always)",
+    "faithfulness_paper": "faithfulness as published: the factor is chosen on the same prompts, so chance is above 0",
     "simulation": "activity predicted token by token (AUROC; 0.5 is chance)",
-    "detection": "the judge picks out the texts in which it is active (balanced accuracy; 0.5 is chance)",
-    "detection_hard": "the judge picks out its texts among look-alike features' (balanced accuracy; 0.5 is chance)",
-    "fuzzing_hard": "the judge picks out its marks among look-alike features' (balanced accuracy; 0.5 is chance)",
+    "detection": "the judge recognises texts in which the feature is active (balanced accuracy; 0.5 is chance)",
+    "detection_hard": "the judge tells its texts from those of similar ones (balanced accuracy; 0.5 is chance)",
+    "fuzzing_hard": "the judge tells its marked tokens from those of similar ones (balanced accuracy; 0.5 is chance)",
     "intruder": "the judge finds the one of five texts that does not fit the description (0.2 is chance)",
-    "embedding": "texts in which it is active have embeddings nearer to the description's (AUROC; 0.5 is chance)",
-    "surprisal": "the description makes texts where it is active likelier to a language model (AUROC; 0.5 is chance)",
-    "stability": "share of the firing tokens named from either half of the documents that both halves name",
-    "fuzzing": "the judge tells right marks from wrong ones (balanced accuracy; 0.5 is chance)",
+    "embedding": "texts in which it is active have embeddings closer to the description's (AUROC; 0.5 is chance)",
+    "surprisal": "the description raises the likelihood of texts in which it is active (AUROC; 0.5 is chance)",
+    "stability": "share of the firing tokens named in either half of the documents that both halves name",
+    "fuzzing": "the judge tells correct marks from wrong ones (balanced accuracy; 0.5 is chance)",
 }
 
 Key = list[str]
@@ -58,9 +59,9 @@ def write_report(store: Store, recipe: str, key: Key) -> str:
 def _lines(connection: duckdb.DuckDBPyConnection, key: Key, rows: list[tuple[Any, ...]]) -> Iterator[str]:
     yield f"# Descriptions worded by {markdown_cell(key[2])}, judged by {markdown_cell(key[3])}"
     yield ""
-    yield "Means over the features that every method of the table describes, on text that no description was made from:"
-    yield "methods are compared by these. `own`: over all that the method itself describes, ± half of the 95% interval,"
-    yield "with their share of the features that any describes. `lift` is what a method has over its own descriptions"
+    yield "Means over the features that every method in the table describes, on text that no description was made from;"
+    yield "compare methods by these. `own`: over all features that the method describes, ± half of the 95% interval,"
+    yield "with their share of the features that any method describes. `lift`: the difference to the method's own texts"
     yield "shuffled among the features of the layer."
     yield from _usefulness(connection, key)
     for metric in METRICS:
@@ -106,7 +107,7 @@ def _cell(figures: tuple[Any, ...] | None) -> str:
 
 
 def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:
-    """The features that the judge found clearest, with all that was said of them."""
+    """The features with the greatest clarity, with all their descriptions."""
     query = f"""
         WITH best AS (
             SELECT layer, feature FROM scores
@@ -124,7 +125,7 @@ def _examples(connection: duckdb.DuckDBPyConnection, key: Key) -> Iterator[str]:
     rows = connection.execute(query, [*key, *key[1:], key[0], key[2], key[1]]).fetchall()
     yield from (
         "",
-        "## The clearest features",
+        "## The features with the greatest clarity",
         "",
         "| layer | feature | method | description | clarity |",
         "|---" * 5 + "|",

@@ -1,4 +1,4 @@
-"""What describing or judging every feature would cost, from what a random sample of features cost."""
+"""The estimated cost of describing or judging every feature, from the cost of a random sample of features."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from storage.catalog.database import open_catalog
 from storage.store import Store
 
 PURPOSES = {"describe": EXPLAINING, "evaluate": JUDGING}
-"""What a stage asks language models for."""
+"""The purposes for which a stage asks language models."""
 
 
 class Extrapolation(NamedTuple):
-    """Money and features of the newest run of a stage, and of all features that fire."""
+    """Cost and number of features of the newest run of a stage, and the number of all features that fire."""
 
     usd: float
     n_sampled: int
@@ -31,7 +31,7 @@ class Extrapolation(NamedTuple):
 
 
 def extrapolated(store: Store, checkpoint_id: str, stage: str) -> Extrapolation | None:
-    """What the stage cost under its newest recipe, whichever of its runs paid; None where it has not ended yet."""
+    """The cost of the stage under its newest recipe, over all its runs; None if it has not finished."""
     with open_catalog(store.catalog) as connection:
         newest = connection.execute(
             "SELECT recipe, corpus_id FROM runs WHERE stage = ? AND checkpoint_id = ? AND status = 'completed' "

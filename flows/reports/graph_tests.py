@@ -1,4 +1,4 @@
-"""What testing an attribution graph found, for people."""
+"""The results of testing an attribution graph, as a report."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -9,14 +9,14 @@ from storage.exchange.attribution_graph import GraphFile
 from storage.exchange.graph_tests import SupernodesJson, ValidationJson
 
 SHOWN_EDGES = 12
-"""Of those that were tested; the file has all."""
+"""Number of tested nodes and edges that are shown; the file has all."""
 
 LABEL = 40
-"""Characters of a description."""
+"""Characters of a description that are shown."""
 
 
 def tests_of(graph: GraphFile) -> Iterator[Table | str]:
-    """Tables and sentences; none of a graph that was not tested."""
+    """Tables and sentences; none for a graph that was not tested."""
     metadata = graph["metadata"]
     if "validation" in metadata:
         yield from _validation(cast(ValidationJson, metadata["validation"]), graph)
@@ -35,14 +35,14 @@ def _validation(found: ValidationJson, graph: GraphFile) -> Iterator[Table | str
     n_nodes, n_edges = len(found["nodes"]), len(found["edges"])
     yield (
         f"{n_edges} edges: correlation of predicted and measured {_figure(found['edge_correlation'])}, "
-        f"{_percent(found['edges_held'])} hold (at least half of what is predicted, in its direction)"
+        f"{_percent(found['edges_held'])} hold (at least half of the predicted effect, with its sign)"
     )
     yield (
-        f"{n_nodes} nodes: correlation {_figure(found['node_correlation'])}; a random feature of equal activation does "
-        f"{_percent(found['random_effect'])} of what one of them does"
+        f"{n_nodes} nodes: correlation {_figure(found['node_correlation'])}; a random feature of equal activation has "
+        f"{_percent(found['random_effect'])} of the effect of one of them"
     )
     yield (
-        f"all {n_nodes} switched off, {_percent(found['explained'])} of the target's {found['target']:.3g} goes "
+        f"all {n_nodes} switched off, {_percent(found['explained'])} of the target's {found['target']:.3g} is lost "
         f"(predicted {_percent(found['explained_predicted'])}; as many random features of equal activation: "
         f"{_percent(found['explained_random'])})"
     )
@@ -53,7 +53,7 @@ def _supernodes(found: SupernodesJson) -> Iterator[Table | str]:
     shown = ("its own", "random", "layer", "strongest")
     table = Table(
         "supernode", "nodes", "influence", *(f"necessity: {one}" for one in shown),
-        *(f"sufficiency: {one}" for one in shown), title="Supernodes, beside groups of their size",
+        *(f"sufficiency: {one}" for one in shown), title="Supernodes, compared with groups of the same size",
     )  # fmt: skip
     for group in found["groups"]:
         if group["tested"] is not None:
@@ -65,9 +65,7 @@ def _supernodes(found: SupernodesJson) -> Iterator[Table | str]:
         table.add_row("all of these", "", "", *cells)
     yield table
     rest = sum(group["tested"] is None for group in found["groups"])
-    yield (
-        f"{rest} more were not tested; with every feature at its mean {_percent(found['nothing'])} of the target stays"
-    )
+    yield (f"{rest} more were not tested; with all at their means {_percent(found['nothing'])} of the target is left")
 
 
 def _figure(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""One attention head as a person reads it."""
+"""One attention head as a report for the terminal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,14 +26,15 @@ _LABELS = """(
     SELECT layer, feature, arg_min(text, lpad(coalesce(list_position($preferred, method), 99)::VARCHAR, 2, '0')) AS text
     FROM descriptions WHERE checkpoint_id = $checkpoint AND cluster = -1 GROUP BY layer, feature
 )"""
-_SUMS = {"error": "what transcoders miss", "bias": "what is always there"}
+_SUMS = {"error": "transcoder errors", "bias": "biases"}
 
 
 def head_card(catalog: Path, layer: int, head: int, checkpoint: str | None) -> Iterator[RenderableType]:
-    """Which features a head brings most to, from where, and what made it look there.
+    """Which features a head contributes most to, from where, and why it attends there.
 
     Raises:
-        ValueError: the head brought nothing to any attributed activation, or several checkpoints and none named.
+        ValueError: the head contributes to no attributed activation, or there are several checkpoints and none is
+            named.
     """
     with open_published(catalog) as connection:
         checkpoint_id, name, *_ = chosen_checkpoint(connection, checkpoint)
@@ -70,7 +71,7 @@ def _none(connection: duckdb.DuckDBPyConnection, key: Key, name: str) -> str:
     if layer is None:
         return f"{name}: no activation was attributed; run the stage circuitlens first"
     return (
-        f"head {key['layer']}.{key['head']} brought much to no attributed activation of {name}; heads that did are in "
+        f"head {key['layer']}.{key['head']} contributes to no attributed activation of {name}; heads that do are in "
         f"layers 0-{layer}, numbered 0-{head}"
     )
 
@@ -81,7 +82,7 @@ def _features(connection: duckdb.DuckDBPyConnection, key: Key) -> Table:
         FROM ({head_features(_HEAD)}) f LEFT JOIN {_LABELS} d USING (layer, feature)
         ORDER BY rate * mean_share DESC, f.layer, f.feature LIMIT {N_FEATURES}"""
     rows = connection.execute(query, key | {"preferred": list(PREFERRED)}).fetchall()
-    title = f"Features it brings most to; it matters to {rows[0][4]:.0%} of all samples" if rows else ""
+    title = f"Features it contributes most to; it is significant for {rows[0][4]:.0%} of all samples" if rows else ""
     table = Table("feature", "samples", "lift", "mean contribution", "mostly from", "which is", title=title)
     for layer, feature, n, rate, _, lift, score, offset, text in rows:
         table.add_row(
@@ -109,7 +110,7 @@ def _reasons(connection: duckdb.DuckDBPyConnection, key: Key) -> Table:
         LEFT JOIN {_LABELS} q ON query_kind = 'feature' AND (q.layer, q.feature) = (query_layer, query_index)
         LEFT JOIN {_LABELS} k ON key_kind = 'feature' AND (k.layer, k.feature) = (key_layer, key_index)
         ORDER BY n * abs(mean_score) DESC, query_kind, query_index, key_kind, key_index LIMIT {N_REASONS}"""
-    table = Table("the query has", "the key has", "times", "mean score", title="Why it looks there")
+    table = Table("source of the query", "source of the key", "times", "mean score", title="Why it attends there")
     for row in connection.execute(query, key | {"preferred": list(PREFERRED)}).fetchall():
         table.add_row(_side(*row[:6]), _side(*row[6:12]), str(row[12]), f"{row[13]:.3g}")
     return table
@@ -118,7 +119,7 @@ def _reasons(connection: duckdb.DuckDBPyConnection, key: Key) -> Table:
 def _side(
     kind: str, layer: int | None, index: int | None, token: str | None, offset: int | None, text: str | None
 ) -> str:
-    """A source of a query or a key, and how far from its token it was written."""
+    """A source of a query or a key, and its distance from the query's or key's token."""
     at = f" at {offset}" if offset else ""
     if kind == "feature":
         return f"L{layer} #{index}{at} {visible(text or '')}".rstrip()

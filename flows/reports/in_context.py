@@ -1,4 +1,4 @@
-"""Firing tokens in their text, one line each, as a terminal shows them."""
+"""Firing tokens in their text, one line each, for a terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,21 @@ from interp.excerpts import Excerpt, fitted
 FIRING = "bold black on yellow"
 
 LEAST_WIDTH = 40
-"""Characters of text on a line, however narrow the terminal."""
+"""Smallest number of characters of text on a line, even in a narrow terminal."""
 
 N_GREATEST = 5
-"""Contexts of the feature's greatest activations."""
+"""Number of contexts with the feature's greatest activations."""
 
 N_TOP, N_SPREAD = 3, 3
-"""Contexts of each cluster: its greatest activations, and as many across the others."""
+"""Number of contexts for each cluster: its greatest activations, and as many spread over the others."""
 
 
 class InContext(NamedTuple):
-    """A firing token in its text: coloured where the terminal has colours, between « and » where it has none."""
+    """A firing token in its text: coloured if the terminal has colours, otherwise between « and »."""
 
     excerpt: Excerpt
     label: str = ""
-    """What stands before it on the line."""
+    """The text before it on the line."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         coloured = console.color_system is not None
@@ -75,7 +75,7 @@ def contexts(connection: duckdb.DuckDBPyConnection, key: tuple[str, int, int]) -
 
 
 def _by_cluster(found: Sequence[_Context]) -> dict[int | None, list[_Context]]:
-    """Attributed samples by cluster, the largest first and noise last; where there are none, the quantile sample."""
+    """Attributed samples by cluster, the largest first and noise last; if there are none, the quantile sample."""
     groups: dict[int | None, list[_Context]] = defaultdict(list)
     for one in found:
         if one.quantile_bin is not None:

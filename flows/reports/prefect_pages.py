@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a checkpoint: artifacts with keys that stay, so that each has a history.
+"""A checkpoint in Prefect's pages: artifacts with fixed keys, so that each has a history.
 
 All text of vocabularies and corpora goes through `markdown_cell`.
 """
@@ -56,7 +56,7 @@ RUNS = """
 
 
 def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
-    """Show what is known of a checkpoint: layers, best and worst features, methods, money, failures, runs."""
+    """Show a checkpoint: layers, best and worst features, methods, cost, failures, runs."""
     place = f"{explorer_address()}{url('overview', checkpoint=checkpoint_id)}"
     about = (
         f"# {markdown_cell(name)}\n\nCheckpoint `{checkpoint_id}` in the store {markdown_cell(name_of(store))}. "
@@ -83,12 +83,12 @@ def show_checkpoint(store: Store, checkpoint_id: str, name: str) -> None:
 
 
 def explorer_address() -> str:
-    """Where the explorer is or would be: what $CIRCUIT_INSIGHTS_EXPLORER says, else the address that `serve` takes."""
+    """The address of the explorer: $CIRCUIT_INSIGHTS_EXPLORER, or the default address of `serve`."""
     return os.environ.get("CIRCUIT_INSIGHTS_EXPLORER", "http://127.0.0.1:8765").rstrip("/")
 
 
 def show_failure(name: str, error: Exception) -> None:
-    """Put the reason why a run failed on top of what Prefect shows of it."""
+    """Show the reason why a run failed above Prefect's own report."""
     kind, reason = type(error).__name__, str(error)[:2000]
     text = f"# {markdown_cell(name)} failed\n\n{markdown_cell(kind)}: {markdown_cell(reason)}"
     what = f"{markdown_cell(name)}: why its last failed run failed"
@@ -96,7 +96,7 @@ def show_failure(name: str, error: Exception) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as Prefect takes it for a key: lower-case letters, digits and dashes."""
+    """A name in the form of Prefect's keys: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "checkpoint"
 
 

@@ -1,4 +1,4 @@
-"""A query of the catalog, and its answer as a table, CSV, JSON or Parquet, written while it is still being found."""
+"""A query of the catalog, with its answer as a table, CSV, JSON or Parquet, written while rows are found."""
 
 import csv
 import json
@@ -20,20 +20,20 @@ from interp.display import escaped, escaped_json, visible
 if TYPE_CHECKING:
     import duckdb
 
-# The command line reads this file at its start, so what takes long to import is imported where it is used.
+# The command line imports this file at its start, so slow imports are made where they are used.
 
 ROWS = 1000
-"""Rows that are fetched, and of a table laid out, at once."""
+"""Rows that are fetched, and for a table laid out, at a time."""
 
 MEMORY, SPILL = "4GB", "20GB"
-"""What a query may hold in memory, and beyond that in temporary files."""
+"""Memory limit of a query, and limit of its temporary files."""
 
 PATIENCE_S = 5.0
-"""How long a query that was told to stop may take for it."""
+"""Seconds that a stopped query may take to end."""
 
 
 class Format(StrEnum):
-    """How an answer is written."""
+    """The format of an answer."""
 
     table = "table"
     csv = "csv"
@@ -42,13 +42,14 @@ class Format(StrEnum):
 
 
 def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s: float) -> None:
-    """Ask the catalog, read-only and with no other file in reach; the answer goes to a file or to standard output.
+    """Query the catalog, read-only and without access to other files; the answer goes to a file or to standard output.
 
-    Several statements run one after the other; as tables all their answers are written, otherwise one may have one.
-    On a terminal characters that steer it are shown escaped; a file or pipe gets them as they are, but for tables.
+    Several statements run one after the other; in table format all their answers are written, in other formats only one
+    may have an answer. In a terminal, control characters are escaped; a file or pipe gets them unchanged, except in
+    tables.
 
     Raises:
-        ValueError: no query, the query fails or takes longer than `timeout_s`, or the file cannot be written.
+        ValueError: there is no query, the query fails or takes longer than `timeout_s`, or the file cannot be written.
     """
     if format is Format.parquet and output is None:
         raise ValueError("sql: --format parquet needs --output FILE")
@@ -59,7 +60,7 @@ def ask(catalog: Path, sql: str, format: Format, output: Path | None, timeout_s:
 def ask_of(
     connection: "duckdb.DuckDBPyConnection", sql: str, format: Format, output: Path | None, timeout_s: float
 ) -> None:
-    """Answer a query on a connection that is already open.
+    """Answer a query on an open connection.
 
     Raises:
         ValueError: as for `ask`.
@@ -72,20 +73,20 @@ def ask_of(
             _watched(connection, lambda: _answers(connection, statements, format, file), timeout_s)
     except duckdb.Error as error:
         raise ValueError(f"sql: {error}") from None
-    except BrokenPipeError:  # whoever read the answer has enough of it
+    except BrokenPipeError:  # the reader of the answer has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def read_only(catalog: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A connection to what was last published, with bounds to what its queries hold and no other file in reach.
+    """A connection to the published catalog, with limits for its queries and without access to other files.
 
     Raises:
         ValueError: there is no catalog, or it cannot be read.
     """
     from storage.catalog.published import open_published
 
-    spilled = Path(tempfile.gettempdir()) / f"circuit-insights-{uuid.uuid4().hex}"  # which DuckDB makes if it must
+    spilled = Path(tempfile.gettempdir()) / f"circuit-insights-{uuid.uuid4().hex}"  # created by DuckDB when needed
     with open_published(catalog) as connection:
         limits = f"SET memory_limit = '{MEMORY}'; SET max_temp_directory_size = '{SPILL}'"
         connection.execute(f"SET temp_directory = '{spilled}'; {limits}")
@@ -94,10 +95,10 @@ def read_only(catalog: Path) -> Iterator["duckdb.DuckDBPyConnection"]:
 
 
 def relation(connection: "duckdb.DuckDBPyConnection", sql: str) -> "duckdb.DuckDBPyRelation":
-    """What a query of a connection answers, to be computed when it is asked for its rows.
+    """The answer to a query of a connection, computed when its rows are fetched.
 
     Raises:
-        ValueError: no query that has an answer, or it fails.
+        ValueError: it is not a query with an answer, or it fails.
     """
     import duckdb
 
@@ -134,7 +135,7 @@ def _answers(
 def _answer(
     connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement", format: Format, file: TextIO | Path
 ) -> None:
-    """Run one statement, and write what it answers."""
+    """Run one statement, and write its answer."""
     if isinstance(file, Path):
         _write_parquet(connection.sql(statement.query), file)
         return
@@ -188,7 +189,7 @@ def _write_csv(names: list[str], batches: Iterator[list[tuple[object, ...]]], fi
 
 
 def _write_table(names: list[str], batches: Iterator[list[tuple[object, ...]]], file: TextIO) -> None:
-    """Columns are as wide as the first rows need; of a file or pipe they grow where later ones need more."""
+    """Columns are as wide as the first rows need; in a file or pipe they grow if later rows need more."""
     from flows.reports.tables import Columns, block
 
     width = os.get_terminal_size(file.fileno()).columns if file.isatty() else None
@@ -213,9 +214,9 @@ def _write_table(names: list[str], batches: Iterator[list[tuple[object, ...]]], 
 
 
 def _watched(connection: "duckdb.DuckDBPyConnection", work: Callable[[], None], timeout_s: float) -> None:
-    """Work with the connection in a thread of its own, so that this one hears of Ctrl-C and of the time.
+    """Work with the connection in a separate thread, so that this one can react to Ctrl-C and the time limit.
 
-    DuckDB lets no signal through while it is computing.
+    DuckDB blocks signals while it is computing.
     """
     from concurrent.futures import Future
 
@@ -241,7 +242,7 @@ def _watched(connection: "duckdb.DuckDBPyConnection", work: Callable[[], None], 
 
 @contextmanager
 def _opened(output: Path | None, format: Format) -> Iterator[TextIO | Path]:
-    """Where the answer goes: standard output, or a file that is there once it is whole."""
+    """The destination of the answer: standard output, or a file that appears when it is complete."""
     if output is None:
         yield sys.stdout
         return
@@ -264,12 +265,12 @@ def _opened(output: Path | None, format: Format) -> Iterator[TextIO | Path]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Column names with the second of a name called `name_1`, as a record can hold each only once."""
+    """Column names made unique (`name_1` for the second), as a record can have each only once."""
     return [name if (n := names[:at].count(name)) == 0 else f"{name}_{n}" for at, name in enumerate(names)]
 
 
 def _plain(value: object) -> object:
-    """A value that JSON has a word for."""
+    """A value in a type that JSON has."""
     if isinstance(value, dict):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

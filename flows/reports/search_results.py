@@ -1,4 +1,4 @@
-"""What a search found, as a person reads it."""
+"""The results of a search as a report."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,36 +19,36 @@ from storage.search.lexical import ContextHit, DescriptionHit, Query, search_con
 
 
 class Wanted(NamedTuple):
-    """What is looked for."""
+    """A search."""
 
     words: str
     checkpoint: str | None = None
     """Id or name of the checkpoint; None: all are searched."""
     layer: int | None = None
     limit: int = 10
-    """Features of each list."""
+    """Features in each list."""
     embeddings: str | None = None
-    """Folder or address of the model that compares meanings; None: words alone are looked for."""
+    """Folder or address of the embedding model; None: only words are searched."""
     embedding_model: str | None = None
-    """Which model, of an address."""
+    """Name of the model at an address."""
 
 
 class Found(NamedTuple):
-    """What a search by words found."""
+    """The results of a search by words."""
 
     descriptions: list[DescriptionHit]
-    """Features of which something fitting is said, the best first."""
+    """Features with matching descriptions, the best first."""
     contexts: list[ContextHit]
-    """Features that fire on fitting text."""
+    """Features that fire on matching text."""
     has_private_text: bool
-    """Whether the catalog lacks some corpus's text, in which therefore nothing was sought."""
+    """Whether the catalog lacks the text of some corpus, which was therefore not searched."""
 
 
 def look_up(catalog: Path, wanted: Wanted) -> Found:
-    """Features by their descriptions and by the texts on which they fire.
+    """Search for features by their descriptions and by the texts on which they fire.
 
     Raises:
-        ValueError: no words, no catalog, or no such checkpoint.
+        ValueError: there are no words, no catalog, or no such checkpoint.
     """
     if not wanted.words.strip():
         raise ValueError("search: no words to look for")
@@ -64,10 +64,10 @@ def look_up(catalog: Path, wanted: Wanted) -> Found:
 
 
 def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
-    """What `look_up` finds, and descriptions of like meaning where a model that compares them is named.
+    """The results of `look_up`, and descriptions with similar meaning if an embedding model is named.
 
     Raises:
-        ValueError: no words, no catalog, no such checkpoint, or no such model.
+        ValueError: there are no words, no catalog, no such checkpoint, or no such model.
     """
     if wanted.words.strip() and catalog.is_file() and current_index(catalog) is None:
         yield Text("indexing the catalog's words, once …", style="dim")
@@ -81,11 +81,11 @@ def found(catalog: Path, wanted: Wanted) -> Iterator[RenderableType]:
     if not descriptions and not contexts:
         yield Text(f"No feature is described by, or fires on, {visible(wanted.words)}.")
     if private:
-        yield Text("Text of this store is kept private (corpus.keep_text); of it, descriptions alone were searched.")
+        yield Text("Text of this store is kept private (corpus.keep_text); only its descriptions were searched.")
 
 
 def _alike(catalog: Path, wanted: Wanted, place: str) -> Iterator[RenderableType]:
-    """Descriptions of like meaning."""
+    """Descriptions with similar meaning."""
     from storage.search.embedders import open_embedder  # transformers takes seconds to import
     from storage.search.meaning import make_vectors, search_meaning, vectors_are_current, vectors_path
 
@@ -97,7 +97,7 @@ def _alike(catalog: Path, wanted: Wanted, place: str) -> Iterator[RenderableType
         checkpoint_id = None if wanted.checkpoint is None else chosen_checkpoint(connection, wanted.checkpoint)[0]
         query = Query(wanted.words, checkpoint_id, wanted.layer, wanted.limit)
         hits = search_meaning(connection, vectors_path(catalog, embedder), embedder, query)
-    yield _described("Of like meaning", hits, scores=True)
+    yield _described("Similar meaning", hits, scores=True)
 
 
 def _described(title: str, hits: Sequence[DescriptionHit], *, scores: bool = False) -> Table:

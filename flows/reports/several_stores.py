@@ -1,4 +1,4 @@
-"""Several stores asked at once: their tables one above the other, and views that compare their models."""
+"""Query several stores together: their tables combined, and views that compare their models."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,10 +41,10 @@ BY_DEPTH = """
 
 
 def ask_several(stores: Sequence[Path], sql: str, format: Format, output: Path | None, timeout_s: float) -> None:
-    """Ask the published catalogs of several stores, read-only and with no other file in reach.
+    """Query the published catalogs of several stores, read-only and without access to other files.
 
     Raises:
-        ValueError: fewer than two stores, one without a catalog, or as for one store.
+        ValueError: fewer than two stores are given, one has no catalog, or as for one store.
     """
     if format is Format.parquet and output is None:
         raise ValueError("attach: --format parquet needs --output FILE")
@@ -54,10 +54,10 @@ def ask_several(stores: Sequence[Path], sql: str, format: Format, output: Path |
 
 @contextmanager
 def attached(stores: Sequence[Path]) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A connection with every table of several stores as a view, the column `store` first, and the views above.
+    """A connection with every table of several stores as a view, with the column `store` first, and the views above.
 
     Raises:
-        ValueError: fewer than two stores, the same one twice, or one without a catalog.
+        ValueError: fewer than two stores are given, one is given twice, or one has no catalog.
     """
     import duckdb
 
@@ -92,7 +92,7 @@ def attached(stores: Sequence[Path]) -> Iterator["duckdb.DuckDBPyConnection"]:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """What the stores are called: their folders' names, or whole paths where two share one."""
+    """The names of the stores: their folders' names, or whole paths if two are equal."""
     names = [place.name for place in places]
     shown = names if len(set(names)) == len(names) else [str(place) for place in places]
     return [name.replace("'", "''") for name in shown]

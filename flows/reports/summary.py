@@ -1,4 +1,4 @@
-"""What a run found: per layer, and a handful of the most convincing features."""
+"""The results of a run: by layer, and a few of the most convincing features."""
 
 import re
 from dataclasses import fields
@@ -14,26 +14,27 @@ N_SHOWN = 10
 
 
 class Summary(NamedTuple):
-    """Rows for people."""
+    """Rows of the summary."""
 
     layers: list[tuple[int, int, int, float, float, float]]
     """(layer, features, described, share, explained variance, L0)"""
     features: list[tuple[int, int, str]]
     """(layer, feature, description)"""
     n_shards: int
-    """Shards of the last run that another checkpoint may have in common."""
+    """Shards of the last run that could be copied from another checkpoint."""
     n_reused: int
     """Shards of these that were copied from another checkpoint."""
     example: tuple[int, int, str] | None
-    """(layer, feature, description) of the one that is most worth a look: whole words, and judged best where judged."""
+    """(layer, feature, description) of the feature to look at first: described by whole words, and with good scores if
+    there are any."""
     report: Path | None
-    """What the latest evaluation wrote for people."""
+    """The report of the latest evaluation."""
 
     @property
     def reuse(self) -> str | None:
-        """What other checkpoints saved the run, in words."""
+        """What the run copied from other checkpoints, in words."""
         share = f"{self.n_reused} of {self.n_shards} shards" if self.n_reused else None
-        return share and f"{share} taken over from other checkpoints of the store, from which they do not differ"
+        return share and f"{share} copied from other checkpoints of the store, since they are equal"
 
 
 LAYERS = """
@@ -41,8 +42,8 @@ LAYERS = """
     FROM layer_summary WHERE checkpoint_id = ? ORDER BY layer
 """
 
-# A convincing feature: a few whole words explain it, they stand far out of the projection, and they drive the
-# feature hard compared to the others of its layer. The best of every layer, so that the list shows the whole model.
+# A convincing feature is described by a few whole words, which have high z-scores and activate the feature strongly
+# compared with the others of its layer. The best of every layer are shown, so that the list covers the whole model.
 FEATURES = """
     WITH validated AS (
         SELECT layer, feature, count(*) AS n_tokens, max(z_score) AS z, max(activation) AS activation
@@ -84,7 +85,7 @@ EVALUATED = (
 
 
 def layer_quality(store: Store, checkpoint_id: str) -> list[Quality]:
-    """The figures with which a checkpoint was ingested."""
+    """The quality with which a checkpoint was ingested."""
     names = [field.name for field in fields(Quality)]
     query = f"SELECT {', '.join(names)} FROM transcoder_quality WHERE checkpoint_id = ? ORDER BY layer"
     with open_published(store.catalog) as connection:
@@ -124,11 +125,11 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text from a vocabulary, corpus or file, harmless in Markdown, and text only: one cell of a table at most.
+    """Text from a vocabulary, corpus or file, harmless in Markdown, as plain text: at most one cell of a table.
 
-    Characters that mean something are escaped. Renderers also link addresses that stand bare, some of them once
-    escapes are gone; a joiner without width parts what they look for. Prefect's pages show entities as they are
-    written, so none is used.
+    Characters with a meaning are escaped. Renderers also turn bare addresses into links, some of them even when
+    escaped; a zero-width joiner breaks the patterns that they look for. Prefect's pages show HTML entities literally,
+    so none is used.
     """
     escaped = visible(text).translate({ord(character): f"\\{character}" for character in "\\`*_{}[]()#+!|<>~$&@"})
     escaped = _ADDRESS.sub(rf"\g<0>{_JOINER}", escaped)
@@ -138,4 +139,4 @@ def markdown_cell(text: str) -> str:
 _JOINER = "\u2060"
 
 _ADDRESS = re.compile(r"(?i)[a-z]:(?=//)|www(?=\.)|\\@")
-"""Behind which no address goes on: `http:`, `www`, and @."""
+"""Ends of text after which an address must not continue: `http:`, `www`, and @."""

@@ -1,7 +1,7 @@
-"""Tables as people read them: in a terminal folded to its width or one row a block, in a file or pipe whole.
+"""Tables for people: in a terminal folded to its width or with one row in each block, in a file or pipe complete.
 
-Nothing is ever cut off. A table that fits stands as it is; one that is a little too wide has its widest columns folded;
-of one that is far too wide every row becomes a block of lines `column | value`, as psql's \\x prints it.
+Nothing is ever cut off. A table that fits is printed as it is. If it is a little too wide, its widest columns are
+folded; if it is far too wide, every row becomes a block of lines `column | value`, as with psql's \\x.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 FOLDED_WIDTH = 16
-"""A folded column is no narrower; a table that would need it is turned."""
+"""Smallest width of a folded column; a table that needs narrower ones is printed in blocks."""
 
 GAP = " │ "
 
 
 class Table:
-    """Rows under names, printed as one. Cells are plain texts, made `visible` by whoever fills them; a line end in a
-    cell begins another line of it."""
+    """Rows with column names. Cells are plain texts, already made `visible`; a line break in a cell begins another line
+    of it."""
 
     def __init__(self, *names: str, title: str | None = None) -> None:
         self.names = names
@@ -28,7 +28,7 @@ class Table:
         self.styles: list[str] = []
 
     def add_row(self, *cells: str, style: str = "") -> None:
-        """One row, a cell for every name."""
+        """Add one row, with a cell for every column."""
         assert len(cells) == len(self.names)
         self.rows.append(cells)
         self.styles.append(style)
@@ -53,7 +53,7 @@ class Table:
 
 
 class Columns:
-    """Widths of a table's columns, and which of them hold numbers."""
+    """Widths of a table's columns, and which of them have numbers."""
 
     def __init__(self, widths: Sequence[int], is_number: Sequence[bool]) -> None:
         self.widths = list(widths)
@@ -61,16 +61,16 @@ class Columns:
 
     @classmethod
     def of(cls, names: Sequence[str], rows: Sequence[Sequence[str]]) -> "Columns":
-        """As wide as the widest line of each column."""
+        """Widths of the widest line of each column."""
         widths = [max(_width(name), *(_width(row[at]) for row in rows), 0) for at, name in enumerate(names)]
         return cls(widths, [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(len(names))])
 
     def widened(self, other: "Columns") -> "Columns":
-        """As wide as either, for rows that come later; numbers are where they were."""
+        """The greater of both widths, for rows that come later; columns of numbers stay as they were."""
         return Columns(list(map(max, self.widths, other.widths)), self.is_number)
 
     def folded(self, width: int) -> "Columns | None":
-        """Columns that fit into so many characters; None if one of those narrowed would be too narrow to read."""
+        """Columns that fit into this many characters; None if a folded one would be too narrow to read."""
         widths = [min(own, width) for own in self.widths]
         while sum(widths) + len(GAP) * (len(widths) - 1) > width:
             widest = max(range(len(widths)), key=widths.__getitem__)
@@ -80,12 +80,12 @@ class Columns:
         return Columns(widths, self.is_number)
 
     def head(self, names: Sequence[str]) -> Iterator[str]:
-        """The names, and the line under them."""
+        """The column names, and the line under them."""
         yield from Columns(self.widths, [False] * len(names)).lines(names)
         yield "─┼─".join("─" * width for width in self.widths)
 
     def lines(self, row: Sequence[str]) -> Iterator[str]:
-        """A row, as many lines as its longest cell needs."""
+        """A row, with as many lines as its longest cell needs."""
         cells = [fold(cell, width) for cell, width in zip(row, self.widths, strict=True)]
         for parts in zip_longest(*cells, fillvalue=""):
             padded = [
@@ -96,10 +96,10 @@ class Columns:
 
 
 def block(names: Sequence[str], row: Sequence[str], number: int, width: int) -> Iterator[str]:
-    """One row as a block: a line `name │ value` a column, long values folded."""
+    """One row as a block: a line `name │ value` for each column, with long values folded."""
     yield f"─ row {number} " + "─" * max(0, min(width, 40) - len(f"─ row {number} "))
     margin = max(map(_width, names), default=0)
-    if margin + len(GAP) + FOLDED_WIDTH > width:  # no room beside the names
+    if margin + len(GAP) + FOLDED_WIDTH > width:  # no space beside the names
         for name, cell in zip(names, row, strict=True):
             yield from fold(name, width)
             yield from (f"  {part}" for part in fold(cell, max(1, width - 2)))
@@ -110,7 +110,7 @@ def block(names: Sequence[str], row: Sequence[str], number: int, width: int) -> 
 
 
 def fold(text: str, width: int) -> list[str]:
-    """A text in lines of at most so many cells, broken between words where there are some; no character is lost."""
+    """A text in lines of at most this many cells, broken between words where possible; no character is lost."""
     lines = []
     for line in text.split("\n"):
         while cell_len(line) > width:
@@ -124,7 +124,7 @@ def fold(text: str, width: int) -> list[str]:
 
 
 def _fits(text: str, width: int) -> int:
-    """How many of the first characters fit into so many cells; at least one."""
+    """How many of the first characters fit into this many cells; at least one."""
     at = min(len(text), width)
     while at > 1 and cell_len(text[:at]) > width:
         at -= 1

@@ -1,1 +1,1 @@
-"""How flows run: the engine, the held store, and the budget of questions to language models."""
+"""How flows run: the engine, the locked store, and the budget of questions to language models."""

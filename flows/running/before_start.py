@@ -1,6 +1,6 @@
-"""What is checked before anything starts: stages that others must come before, keys, judges and addresses.
+"""Checks before anything starts: stages whose inputs are missing, keys, judges and addresses.
 
-All of it would fail later anyway, after minutes or hours of work.
+Without them, the run would fail after minutes or hours of work.
 """
 
 import socket
@@ -26,11 +26,11 @@ Check = Callable[[], None]
 
 
 def check_before_start(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> None:
-    """Refuse what cannot end well. `left` are the stages that are not done; `subject` is None where the model or its
-    transcoders are not here yet.
+    """Refuse a run that would fail. `left` are the unfinished stages; `subject` is None if the model or its transcoders
+    are not on this machine.
 
     Raises:
-        ValueError: with every problem on a line of its own.
+        ValueError: with a line for every problem.
     """
     found = problems(config, subject, left)
     if found:
@@ -39,17 +39,17 @@ def check_before_start(config: RunConfig, subject: Subject | None, left: Sequenc
 
 
 def check_respondents(config: RunConfig, stages: Sequence[str]) -> None:
-    """Refuse what asks a language model that does not answer.
+    """Refuse a run whose language model does not answer.
 
     Raises:
-        ValueError: a setting or the key is missing or not accepted, or the model is not known or not reached.
+        ValueError: a setting or the key is missing or not accepted, or the model is not known or cannot be reached.
     """
     for who in sorted(_asked(config, stages)):
         check_answers(config, who)
 
 
 def problems(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> list[str]:
-    """What stands in the way of a run, each with what to do about it. Language models are not asked."""
+    """Everything that prevents a run, each with what to do about it. Language models are not asked."""
     checks: list[Check] = [partial(check_order, config, subject, left)]
     checks += [partial(check_can_ask, config, who) for who in sorted(_asked(config, left))]
     checks += [partial(_check_engine, config), check_prefect_answers]
@@ -65,7 +65,7 @@ def _failed(checks: Sequence[Check]) -> Iterator[str]:
 
 
 def _asked(config: RunConfig, stages: Sequence[str]) -> set[Who]:
-    """Who has to answer questions."""
+    """The models that have to answer questions."""
     who: dict[str, Who] = {"describe": config.describe.explainer, "evaluate": config.evaluate.judge}
     return {who[name] for name in stages if name in who}
 
@@ -83,12 +83,12 @@ def _check_engine(config: RunConfig) -> None:
 
 
 def check_order(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> None:
-    """Refuse stages that read what no stage of the run leaves and the store does not hold.
+    """Refuse stages whose inputs are neither in the store nor produced by another stage of the run.
 
-    Of a store with a catalog that cannot be known before the model and its transcoders are here.
+    For a store with a catalog, this cannot be known before the model and its transcoders are on this machine.
 
     Raises:
-        ValueError: which stage lacks what.
+        ValueError: says which stage lacks what.
     """
     if subject is None and Store(store_path(config)).catalog.is_file():
         return
@@ -96,13 +96,14 @@ def check_order(config: RunConfig, subject: Subject | None, left: Sequence[str])
         for stages, is_there in _needed(name, config):
             if not any(stage in left for stage in stages) and not (subject is not None and is_there(subject)):
                 raise ValueError(
-                    f"stages: {name} reads what {' or '.join(stages)} finds, and that is neither in the store, with "
-                    f"these settings, nor about to be run ({', '.join(left)}); add {stages[0]}, or run it first"
+                    f"stages: {name} reads results of {' or '.join(stages)}, which are neither in the store, with "
+                    f"these settings, nor among the stages to run ({', '.join(left)}); add {stages[0]}, or run it first"
                 )
 
 
 def _needed(name: str, config: RunConfig) -> Iterator[tuple[list[StageName], Callable[[Subject], bool]]]:
-    """What a stage reads: the stages that leave it, one of which is enough, and whether the store holds it already."""
+    """The inputs of a stage: the stages that produce them, one of which is enough, and whether the store has them
+    already."""
     if name == "circuitlens":
         yield ["activations"], _is_sampled
     if name == "coactivation" and config.coactivation.pairs == "edges":

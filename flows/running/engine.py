@@ -1,4 +1,4 @@
-"""Spread tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
+"""Distribute tasks over threads or Dask, and wait for them with progress in the terminal and in Prefect's UI."""
 
 import logging
 import os
@@ -32,24 +32,25 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 SECONDS_PER_UPDATE = 2.0
-"""How often the progress artifact is updated: each update is a request to the server."""
+"""Seconds between updates of the progress artifact, each of which is a request to the server."""
 
 SCHEDULER_PATIENCE_S = 10.0
-"""How long a Dask scheduler may take to answer."""
+"""Seconds that a Dask scheduler may take to answer."""
 
 WORKER_PATIENCE_S = 60.0
-"""How long its first worker may take to come."""
+"""Seconds that its first worker may take to connect."""
 
 TELLING_S = 30.0
-"""How long Prefect's server may take to hear what it was not told yet."""
+"""Seconds that Prefect's server may take to receive the remaining events."""
 
 
 @contextmanager
 def engine_running(engine: EngineConfig) -> Iterator[None]:
-    """Within a flow, do the work of tasks where a configuration says: by threads here, or by a Dask cluster's workers.
+    """A context within a flow in which tasks run as the configuration says: in threads, or on a Dask cluster's workers.
 
-    In both cases Prefect's tasks are threads of this process. `prefect_dask` would make them tasks of the workers: each
-    would need a connection to Prefect's server, 0.2 s a task, and a server that all hosts can reach.
+    In both cases Prefect's tasks are threads of this process. With `prefect_dask` they would be tasks of the workers:
+    each would need a connection to Prefect's server, which takes 0.2 s for each task, and a server that all hosts can
+    reach.
 
     Raises:
         ValueError: nothing answers at `engine.dask_address`, or it has no workers.
@@ -63,7 +64,7 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
         at_once = n_workers(engine)
         if cluster is not None and engine.workers is None:
             threads = cluster.nthreads()
-            assert isinstance(threads, dict)  # a coroutine of an asynchronous client alone
+            assert isinstance(threads, dict)  # only an asynchronous client returns a coroutine
             at_once = sum(threads.values())
         runner = stack.enter_context(ThreadPoolTaskRunner(max_workers=at_once))
         stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
@@ -75,10 +76,10 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
 
 @contextmanager
 def _cluster(engine: EngineConfig) -> Iterator["Client"]:
-    """A running Dask cluster with at least one worker, or one of our own, whose workers have a thread each."""
-    from distributed import Client, LocalCluster  # a second to import, and only here wanted
+    """A running Dask cluster with at least one worker, or a local one, whose workers have one thread each."""
+    from distributed import Client, LocalCluster  # imported here because it takes a second
 
-    logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
     with ExitStack() as stack:
         address: Any = engine.dask_address  # Dask's annotations know neither a cluster here nor no page
         if address is None:
@@ -96,7 +97,7 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
 
 @contextmanager
 def prefect_at_hand() -> Iterator[None]:
-    """A Prefect server for this process unless one is set; it ends with the process, however that ends.
+    """A Prefect server for this process unless one is set; it ends with the process in any case.
 
     Raises:
         ValueError: one is set and does not answer.
@@ -117,11 +118,11 @@ def prefect_at_hand() -> Iterator[None]:
 
 
 def tell_prefect_all() -> None:
-    """Wait until Prefect's server has been told of all that happened: for processes that go on after their run.
+    """Wait until Prefect's server has received all events, in processes that continue after their run.
 
-    Prefect tells it from a thread of its own, and that would try for minutes once the server is gone.
+    Prefect sends events from a separate thread, which would retry for minutes once the server is gone.
     """
-    # In a thread of ours, because where an event loop is running, as in a notebook, Prefect would return a coroutine.
+    # In a separate thread, because with a running event loop, as in a notebook, Prefect would return a coroutine.
     telling = Thread(target=partial(EventsWorker.drain_all, timeout=TELLING_S))
     telling.start()
     telling.join()
@@ -129,7 +130,7 @@ def tell_prefect_all() -> None:
 
 @contextmanager
 def _cores_shared(engine: EngineConfig) -> Iterator[None]:
-    """Within one process, give each task its share of the cores instead of all of them to each."""
+    """Within one process, give each task its share of the cores instead of all of them."""
     before = torch.get_num_threads()
     if engine.runner == "threads":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_workers(engine)))

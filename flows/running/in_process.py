@@ -1,4 +1,4 @@
-"""Run a flow in this process from its first moment to its last: Prefect, a damaged catalog, a bucket."""
+"""Run a flow in this process from start to end, with a Prefect server, repair of the catalog, and a bucket."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +21,7 @@ Returned = TypeVar("Returned")
 
 
 def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: RunConfig, force: bool = False) -> Returned:
-    """What a flow returns, run in this process with Prefect at hand; `force` as the flow takes it."""
+    """Run a flow in this process with a Prefect server and return its result; `force` is passed on to the flow."""
     store = Store(store_path(config))
     with prefect_at_hand(), working(f"{flow.name} {config.name}"):
         result = with_catalog_mended(store, lambda: flow(config, force))
@@ -30,10 +30,10 @@ def run_flow(flow: "Flow[[RunConfig, bool], Returned]", config: RunConfig, force
 
 
 def settle(store: Store) -> None:
-    """Do what is left of a run that was killed when all its work was done: its end in `runs`, the catalog's copy, its
-    bucket's last files. A run that holds the store at this moment did the first when it took it."""
+    """Finish a run that was killed after all its work was done: record its end, publish the catalog, push the last
+    files to the bucket. If another run has locked the store, it has already recorded the end."""
     if any_unended(store.catalog):
-        with suppress(StoreInUseError), hold(store, "record what was killed", everything=False):
+        with suppress(StoreInUseError), hold(store, "record the end of a killed run", everything=False):
             mark_killed(store.catalog)
             publish(store.catalog)
     push_rest(store)
@@ -41,13 +41,14 @@ def settle(store: Store) -> None:
 
 
 def with_catalog_mended(store: Store, work: Callable[[], Returned]) -> Returned:
-    """What some work returns; if it meets a damaged catalog, that is made again and the work done once more."""
+    """Run some work and return its result; if it finds the catalog damaged, restore the catalog and run the work
+    again."""
     try:
         return work()
     except DamagedError as error:
         if error.path != store.catalog:
             raise
-        with hold(store, "make the catalog again", everything=False):
+        with hold(store, "restore the catalog", everything=False):
             done = restore(store.catalog)
         if done is None:
             raise

@@ -1,4 +1,4 @@
-"""Have a stage's questions answered: priced before anything is sent, within the budget, nothing asked twice."""
+"""Get a stage's questions answered: their cost is estimated before anything is sent, and limited by the budget."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.llm.local_model import LocalModel
 
 SHARDS_AT_ONCE = 8
-"""Shards whose questions are held in memory together."""
+"""Shards whose questions are in memory together."""
 
 Submit = Callable[[ShardKey, dict[str, Answer]], PrefectFuture[Questions]]
 """Submits the task of a shard, which returns the questions that it still needs answered."""
@@ -29,7 +29,7 @@ Submit = Callable[[ShardKey, dict[str, Answer]], PrefectFuture[Questions]]
 
 @dataclass(frozen=True)
 class Respondent:
-    """Who answers the questions of a run's stage."""
+    """The explainer or judge of a stage."""
 
     config: RunConfig
     store: Store
@@ -37,7 +37,7 @@ class Respondent:
     run_id: str
 
     def model(self) -> "PaidModel | LocalModel | None":
-        """The language model that is asked; None where no one is."""
+        """The language model that is asked; None if there is none."""
         if self.who == "local":
             return local_model(self.config, self.store, self.run_id)
         endpoint = endpoint_for(self.config, self.who)
@@ -48,7 +48,7 @@ class Respondent:
 
 
 def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submit, title: str) -> None:
-    """Run the task of every shard, as often as it has questions left.
+    """Run the task of every shard, repeatedly while it has questions.
 
     Memory: the questions of `SHARDS_AT_ONCE` shards.
 
@@ -75,13 +75,13 @@ def answer_all(respondent: Respondent, shards: Sequence[ShardKey], submit: Submi
 
 
 def _say_what_was_spent(model: PaidModel, usd: float, estimated: float, title: str) -> None:
-    """The cost of a stage beside what it was estimated at."""
+    """Report the cost of a stage compared with its estimate."""
     about = f"${usd:.4f} spent"
     if usd and estimated:
-        about += f"; ${estimated:.4f} were estimated, {estimated / usd:.2f} times as much"
+        about += f"; the estimate was ${estimated:.4f}, {estimated / usd:.2f} times as much"
     set_aside = model.ledger.of_run.set_aside
-    if set_aside >= 5e-5:  # sums that cancel leave a rest
-        about += f"; ${set_aside:.4f} set aside for questions whose outcome is unknown"
+    if set_aside >= 5e-5:  # rounding errors of sums
+        about += f"; ${set_aside:.4f} reserved for questions whose outcome is unknown"
     console.print(f"{title}: {about}; {len(model.unanswered)} questions left without an answer", soft_wrap=True)
 
 
@@ -91,8 +91,8 @@ def _open(group: Sequence[ShardKey], submit: Submit, unanswered: dict[str, Answe
 
 
 def _within_budget(model: PaidModel, questions: Iterable[Questions], title: str) -> float:
-    """Say what the questions and those that follow from them will cost, and refuse them if a limit is smaller; returns
-    that in USD."""
+    """Report the estimated cost of the questions and of those that follow from them, and refuse them if a limit is
+    lower; returns the cost in USD."""
     found = [model.estimate(prompts) for one in questions for prompts in one]
     total = Estimate(*(sum(column) for column in zip(*found, strict=True))) if found else Estimate(0, 0, 0, 0)
     if total.n_questions == 0:

@@ -1,4 +1,4 @@
-"""Run a command of the user's when a stage ended or failed."""
+"""Run the user's command when a stage ended or failed."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ FACTS = ("run_id", "checkpoint_id", "corpus_id", "stage", "recipe")
 
 @contextmanager
 def notifying(config: RunConfig, run: Mapping[str, object]) -> Iterator[None]:
-    """Run `notify.command` when the work within ends, or fails."""
+    """A context that runs `notify.command` when the work in it ends or fails."""
     try:
         yield
     except BaseException as error:
@@ -26,7 +26,7 @@ def notifying(config: RunConfig, run: Mapping[str, object]) -> Iterator[None]:
 
 
 def notify(config: RunConfig, run: Mapping[str, object], event: str, error: str | None) -> None:
-    """Run the command with what happened on its standard input; say on the terminal where it fails."""
+    """Run the command with the event on its standard input; report on the terminal if it fails."""
     command = config.notify.command
     if command is None:
         return

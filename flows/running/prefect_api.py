@@ -12,10 +12,10 @@ NAME = "PREFECT_API_URL"
 
 
 def check_prefect_answers() -> None:
-    """Ask the server that is set, if one is, for a sign of life.
+    """Check that the Prefect server answers, if one is set.
 
     Raises:
-        ValueError: it does not answer; the message has its address, where that was set, and how to run without.
+        ValueError: it does not answer; the message has its address, where that was set, and how to run without it.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -26,12 +26,12 @@ def check_prefect_answers() -> None:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
             f"{NAME} is {url}, set in {_where_set()}, and no Prefect server answers there ({why}); start it with "
-            f"`prefect server start`, or set {NAME}= (to nothing) for this command: the run then starts one of its own"
+            f"`prefect server start`, or set {NAME}= (to nothing) for this command: the run then starts its own"
         )
 
 
 def _where_set() -> str:
-    """The first of the places where Prefect looks for settings, in its order, that names the server."""
+    """The first place in Prefect's order of settings that sets the server's address."""
     if os.environ.get(NAME):
         return "the environment"
     dotenv = Path(".env")

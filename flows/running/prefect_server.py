@@ -1,6 +1,6 @@
-"""A Prefect server for one command, which may be started while the command is still importing its libraries.
+"""A Prefect server for one command, which can be started while the command is still importing its libraries.
 
-Imports nothing but the standard library.
+Imports only the standard library.
 """
 
 import atexit
@@ -16,21 +16,21 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 PATIENCE_S = 180.0
-"""How long a server of our own may take to start: on a busy machine half a minute."""
+"""Seconds that a server started here may take: on a busy machine half a minute."""
 
 _WATCHDOG = "import os, signal, sys\nif not sys.stdin.read(): os.kill(int(sys.argv[1]), signal.SIGTERM)"
-"""Ends a process when the one that holds its standard input dies without a word."""
+"""A program that ends another process when the process that holds its standard input dies."""
 
 
 class Server(NamedTuple):
-    """A process that will answer at `url`, and the one that ends it when we die."""
+    """A server process that will answer at `url`, and the process that ends it when this one dies."""
 
     process: subprocess.Popen[bytes]
     watchdog: subprocess.Popen[bytes]
     url: str
 
     def wait_until_it_answers(self) -> None:
-        """Wait for it.
+        """Wait until it answers.
 
         Raises:
             RuntimeError: it ended, or took longer than `PATIENCE_S`.
@@ -46,6 +46,7 @@ class Server(NamedTuple):
             time.sleep(0.1)
 
     def end(self) -> None:
+        """End the server and the process that watches over it."""
         self.process.terminate()
         self.process.wait()
         self.watchdog.communicate(b"done")
@@ -55,24 +56,24 @@ _early: list[Server] = []
 
 
 def start_early() -> None:
-    """Start the server that this command will want: it takes as long as importing the libraries, beside it."""
+    """Start the server that this command will need, in parallel with importing the libraries."""
     if "PREFECT_API_URL" not in os.environ and not _early:
         _early.append(start())
 
 
 def end_early() -> None:
-    """End the server that was started early and is not wanted."""
+    """End a server that was started early and is not needed."""
     while _early:
         _early.pop().end()
 
 
 def started() -> Server:
-    """The server that was started early, else one that is started now."""
+    """The server that was started early, or one that is started now."""
     return _early.pop() if _early else start()
 
 
 def start() -> Server:
-    """What Prefect would start by itself. Its class for that takes three seconds to import."""
+    """Start the server that Prefect would start itself; its class for that takes three seconds to import."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,6 +1,6 @@
-"""What a command is doing, said while it does it: a line that moves in a terminal, now and then a line in a log.
+"""Progress of a command: a live line in a terminal, an occasional line in a log.
 
-Imports little but `rich`, so that it can speak while the rest is still being imported.
+Imports little but `rich`, so that it can show progress while the rest is being imported.
 """
 
 import threading
@@ -24,16 +24,16 @@ from rich.text import Text
 from flows.running.terminal import Terminal
 
 SILENCE_S = 5.0
-"""A log gets a line at least this often."""
+"""A log gets a line at least this often, in seconds."""
 
 SHOW_CURSOR = "\x1b[?25h"
-"""What a terminal is sent by whoever ends the process while a line moves."""
+"""Escape codes sent to a terminal when the process is ended while a live line is shown."""
 
 console = Terminal(stderr=True)
 
 
 class Step:
-    """Something that is being done, in `total` parts where they can be counted."""
+    """A step of the work, with `total` parts if they can be counted."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self.title, self.total, self.done = title, total, 0
@@ -45,14 +45,14 @@ class Step:
         return time.monotonic() - self.began
 
     def advance(self, done: int) -> None:
-        """So many parts are done."""
+        """Add this many finished parts."""
         self.done = done
         if self.bar is not None:
             _display.progress.update(self.bar, completed=done)
 
     @property
     def text(self) -> str:
-        """For a log, while it goes on."""
+        """The text for a log while the step is running."""
         parts = "" if self.total is None else f"{self.done} of {self.total}, "
         return f"{self.title}: {parts}{self.seconds:.0f} s"
 
@@ -63,7 +63,7 @@ class _CountColumn(ProgressColumn):
 
 
 class _Display:
-    """Steps within steps, of which the innermost is shown."""
+    """Nested steps, of which the innermost is shown."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -124,7 +124,7 @@ _display = _Display()
 
 @contextmanager
 def working(title: str, total: int | None = None) -> Iterator[Step]:
-    """Show that something is being done, for as long as it is; a step with a total says at its end what it took."""
+    """Show a step while it is running; if it has a total, its duration is shown at the end."""
     step = Step(title, total)
     _display.enter(step)
     is_done = False

@@ -1,4 +1,4 @@
-"""What a stage is, and what all stage flows share: the store held, the run recorded."""
+"""The interface of a stage, and the common parts of all stages' flows: locking the store, recording the run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,47 +30,47 @@ from storage.store import Store, check_place, open_store
 
 
 class Stage(Protocol):
-    """One stage of the pipeline: what a run, the plan and the stage's own flow have to know of it.
+    """One stage of the pipeline: what a run, the plan and the stage's own flow need.
 
     Names of steps are the same in `todo` and `costs`.
     """
 
     @property
     def name(self) -> str:
-        """As the command line and the table `runs` call it."""
+        """The name in the command line and in the table `runs`."""
         ...
 
     def recipe(self, subject: Subject) -> str:
-        """Names what the stage leaves behind; see `flows.recipes`."""
+        """The recipe of the stage's output; see `flows.recipes`."""
         ...
 
     def corpus_id(self, subject: Subject) -> str | None:
-        """The corpus that its rows are of; None where they depend on weights alone."""
+        """The corpus of its rows; None if they depend on weights only."""
         ...
 
     def is_done(self, subject: Subject) -> bool:
-        """Whether the catalog already holds what the configuration asks for."""
+        """Whether the catalog already has what the configuration asks for."""
         ...
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
-        """Step by step, how many tasks are left; None: all, where they cannot be counted yet."""
+        """For each step, the number of tasks left; None: all, if they cannot be counted yet."""
         ...
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
-        """What each step takes when nothing of it is done yet."""
+        """The cost of each step from its beginning."""
         ...
 
     def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
-        """Write every file that is not there yet, and count in `reuse` what was taken over."""
+        """Write every file that does not exist yet; files copied from other checkpoints are counted in `reuse`."""
         ...
 
     def load(self, subject: Subject, run_id: str) -> None:
-        """Put what the files say into the catalog."""
+        """Load the files into the catalog."""
         ...
 
 
 class StageRun(NamedTuple):
-    """A stage of a run, as the table `runs` has it."""
+    """A stage of a run, for the table `runs`."""
 
     run_id: str
     stage: str
@@ -80,13 +80,14 @@ class StageRun(NamedTuple):
 
 
 def is_loaded(stage: Stage, subject: Subject, name: str | None = None) -> bool:
-    """Whether the catalog holds what the stage leaves under its recipe; `name` where that is kept under another."""
+    """Whether the stage's output under its recipe is loaded; `name` if it is recorded under another name than the
+    stage's."""
     loaded = loaded_subject(subject.checkpoint_id, stage.corpus_id(subject))
     return loaded_recipe(subject.store.catalog, loaded, name or stage.name) == stage.recipe(subject)
 
 
 def perform(stage: Stage, subject: Subject, run_id: str) -> None:
-    """Do all of a stage that is not done yet, and record it. The store is held."""
+    """Do the unfinished part of a stage, and record it. The caller must hold the store's lock."""
     run = StageRun(run_id, stage.name, stage.recipe(subject), subject.checkpoint_id, stage.corpus_id(subject))
     with stage_recorded(subject.config, subject.store, run) as reuse:
         stage.run(subject, run_id, reuse)
@@ -94,8 +95,7 @@ def perform(stage: Stage, subject: Subject, run_id: str) -> None:
 
 
 def perform_alone(stage: Stage, config: RunConfig, force: bool) -> Subject:
-    """What the flow of a single stage does; returns the checkpoint. `force` starts it even where the disk seems too
-    small.
+    """The flow of a single stage; returns the checkpoint. With `force`, it starts even if the disk seems too small.
 
     Raises:
         ValueError: the checkpoint is not ingested, what the stage reads is not there, what it needs does not answer,
@@ -117,14 +117,14 @@ def perform_alone(stage: Stage, config: RunConfig, force: bool) -> Subject:
 
 @contextmanager
 def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
-    """Hold the store while writing to it, with the engine that the configuration asks for.
+    """Lock the store for writing, with the engine that the configuration asks for.
 
     Raises:
-        ValueError: the store cannot be written, another run holds it, a newer version wrote its catalog, or there is no
-            such engine.
+        ValueError: the store cannot be written, another run has locked it, a newer version wrote its catalog, or there
+            is no such engine.
     """
     check_place(store.root)
-    with suppress(DamagedError):  # it is made again below
+    with suppress(DamagedError):  # it is restored below
         check_catalog(store.catalog)
     open_store(store.root)
     names = [config.name, config.model.repo or str(config.model.path and config.model.path.name)]
@@ -137,16 +137,16 @@ def store_held(config: RunConfig, store: Store, purpose: str) -> Iterator[None]:
 
 
 def mend_catalog(store: Store) -> None:
-    """Make a damaged catalog again, and say so. Only the store's holder may."""
+    """Restore a damaged catalog, and say so. The caller must hold the store's lock."""
     done = restore(store.catalog)
     if done is not None:
         console.print(done, markup=False, soft_wrap=True)
 
 
 def _tag_run(names: list[str]) -> None:
-    """Tag Prefect's flow run by checkpoint and model: what they are is not known when it is made.
+    """Tag Prefect's flow run by checkpoint and model, which are not known when it is created.
 
-    Its tasks are not tagged. For a tagged one Prefect asks the server for limits on the tag, and where the server's
+    Its tasks are not tagged. For a tagged task, Prefect asks the server for limits on the tag, and if the server's
     SQLite is busy at that moment, it asks again after two seconds, which happened to every other long task.
     """
     with get_client(sync_client=True) as client:
@@ -154,18 +154,18 @@ def _tag_run(names: list[str]) -> None:
 
 
 class Planned(NamedTuple):
-    """What a plan gave for a stage."""
+    """A plan's numbers for a stage."""
 
     predicted_s: float
     uncorrected_s: float
 
 
 PLANNED: ContextVar[Mapping[str, Planned] | None] = ContextVar("planned", default=None)
-"""By stage, what the plan gave that the user of this run was shown."""
+"""The plan that was shown to the user of this run, by stage."""
 
 
 def planned_stages(steps: Iterable[Step]) -> dict[str, Planned]:
-    """By stage, what the steps of a plan add up to."""
+    """For each stage, the sum over the steps of a plan."""
     sums: dict[str, Planned] = {}
     for step in steps:
         before = sums.get(step.stage, Planned(0.0, 0.0))
@@ -175,7 +175,7 @@ def planned_stages(steps: Iterable[Step]) -> dict[str, Planned]:
 
 @contextmanager
 def stage_recorded(config: RunConfig, store: Store, run: StageRun) -> Iterator[ReuseCount]:
-    """Enter a stage in the catalog's `runs`. Yields the count of its shards, for the stage to keep."""
+    """Record a stage in the catalog's `runs`. Yields the count of its shards, which the stage updates."""
     expected = (PLANNED.get() or {}).get(run.stage)
     row = {
         **run._asdict(),

@@ -1,4 +1,4 @@
-"""The consoles that everything printed goes through."""
+"""The consoles for all output."""
 
 from collections.abc import Iterable
 
@@ -8,12 +8,11 @@ from rich.segment import Segment
 from interp.display import escaped
 
 WIDE = 1_000_000
-"""Characters of a line that is not for a terminal."""
+"""Width of output that does not go to a terminal, in characters."""
 
 
 class Terminal(Console):
-    """A console that shows whatever would steer a terminal escaped, wherever it comes from. A file or a pipe is as wide
-    as what is written to it."""
+    """A console that escapes control sequences from any source. In a file or a pipe, lines are as long as needed."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr)
@@ -21,6 +20,7 @@ class Terminal(Console):
             self._width = WIDE
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is printed, with control sequences escaped."""
         for segment in super().render(renderable, options):
             if segment.control or not self.is_terminal:
                 yield segment

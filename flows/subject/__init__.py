@@ -1,1 +1,1 @@
-"""What a configuration names: where model and transcoders come from, which checkpoint, which series."""
+"""The inputs of a configuration: where model and transcoders come from, which checkpoint, which series."""

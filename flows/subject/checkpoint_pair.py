@@ -20,9 +20,9 @@ class Pair:
     a: Checkpoint
     b: Checkpoint
     config: RunConfig
-    """With which the later was ingested."""
+    """The configuration with which the later one was ingested."""
     subjects: tuple[Subject, Subject] | None
-    """Both as read on the later one's corpus; None: weights alone are compared."""
+    """Both, as read on the later one's corpus; None: only weights are compared."""
     settings: DriftSettings
 
     @property
@@ -31,10 +31,10 @@ class Pair:
 
 
 def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
-    """Two checkpoints by id or name, if they can be compared.
+    """Open two checkpoints by id or name, if they can be compared.
 
     Raises:
-        ValueError: one is not there, or they are not of the same shape, hooks or tokenizer.
+        ValueError: one does not exist, or they differ in shape, hooks or tokenizer.
     """
     refresh(store)
     with open_published(store.catalog) as connection:
@@ -63,7 +63,7 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
         if subject.checkpoint_id != checkpoint_id:
             raise ValueError(
                 f"checkpoint {checkpoint_id} was read from {subject.source.model.path} and {subject.transcoders.path}, "
-                "where other files are now; compare weights alone, with --positions 0"
+                "where other files are now; to compare weights only, use --positions 0"
             )
     return Pair(store, first, second, configs[1], subjects, settings)
 
@@ -74,6 +74,6 @@ def _on_the_same_text(a: RunConfig, b: RunConfig) -> tuple[Subject, Subject]:
     if first.source.corpus.corpus_id != second.source.corpus.corpus_id:
         raise ValueError(
             f"{a.name} and {b.name} have different tokenizers, so their activations cannot be compared token by token; "
-            "compare weights alone, with --positions 0"
+            "to compare weights only, use --positions 0"
         )
     return first, second

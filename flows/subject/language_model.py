@@ -1,4 +1,4 @@
-"""Which language model a configuration has asked, and under which name its answers are kept."""
+"""The language model that a configuration asks, and the name under which its answers are stored."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from tasks.llm.local_model import LocalModel
 
 Who = Literal["tokens", "rule", "anthropic", "openai", "local"]
-"""Who words or judges: by rule (tokens, rule), Claude, a server that speaks OpenAI's chat completions, or a chat model
-of this process."""
+"""Explainers and judges: by rule (tokens, rule), Claude, a server with OpenAI's chat completions API, or a chat model
+in this process."""
 
 
 EXPLAINING: tuple[Purpose, ...] = ("explain", "join")
-"""Kinds of questions that descriptions follow from."""
+"""Kinds of questions for descriptions."""
 
 JUDGING: tuple[Purpose, ...] = ("synthesise", "rate", "mark", "intruder", "simulate")
-"""Kinds of questions that a judge asks."""
+"""Kinds of questions for judging."""
 
 
 def prompts(config: RunConfig, purposes: tuple[Purpose, ...]) -> dict[str, tuple[str, str]]:
-    """What a recipe knows of the instructions of some kinds of questions: versions and hashes.
+    """The part of a recipe for the instructions of some kinds of questions: versions and hashes.
 
     Raises:
-        ValueError: a user's own file is none, or its placeholders are not those expected.
+        ValueError: a user's own file cannot be read, or its placeholders are not those expected.
     """
     from tasks.llm.instructions import prompt_file
 
@@ -37,10 +37,10 @@ def prompts(config: RunConfig, purposes: tuple[Purpose, ...]) -> dict[str, tuple
 
 
 def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
-    """Under which name answers are kept; None where no language model is asked.
+    """The name under which answers are stored; None if no language model is asked.
 
     Raises:
-        ValueError: a model is asked for and not set, or its prices are not known.
+        ValueError: a model is needed and not set, or its prices are not known.
     """
     if who == "local":
         return local_model(config, store, "").model
@@ -49,13 +49,13 @@ def model_name(config: RunConfig, store: Store, who: Who) -> str | None:
 
 
 def endpoint_for(config: RunConfig, who: Who) -> "Endpoint | None":
-    """The server that is asked; None for rules and for a model of this process.
+    """The server that is asked; None for rules and for a model in this process.
 
     Raises:
-        ValueError: the model is not set, its prices are not known, or the address is none.
+        ValueError: the model is not set, its prices are not known, or the address is not valid.
     """
     if who == "anthropic":
-        from tasks.llm.anthropic_endpoint import AnthropicEndpoint  # a second to import, and only here wanted
+        from tasks.llm.anthropic_endpoint import AnthropicEndpoint  # imported here because it takes a second
 
         return AnthropicEndpoint(config.anthropic, config.llm)
     if who == "openai":
@@ -69,7 +69,7 @@ def local_model(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
     """The chat model of the configuration, not loaded yet.
 
     Raises:
-        ValueError: none is set, or its folder holds no model.
+        ValueError: none is set, or its folder has no model.
     """
     from tasks.llm.local_model import LocalModel, chat_folder
 
@@ -81,10 +81,10 @@ def local_model(config: RunConfig, store: Store, run_id: str) -> "LocalModel":
 
 
 def check_can_ask(config: RunConfig, who: Who) -> None:
-    """Check all that asking a language model needs and that can be seen from here.
+    """Check everything that asking a language model needs, as far as it can be checked on this machine.
 
     Raises:
-        ValueError: a setting or the key is missing, the budget is nothing, or the folder holds no chat model.
+        ValueError: a setting or the key is missing, the budget is 0, or the folder has no chat model.
     """
     if who not in ("tokens", "rule"):
         prompts(config, (*EXPLAINING, *JUDGING))
@@ -97,16 +97,14 @@ def check_can_ask(config: RunConfig, who: Who) -> None:
         endpoint.check_key()
         costs = endpoint.prices.input or endpoint.prices.output
         if costs and not config.llm.budget_usd:
-            raise ValueError(
-                f"llm.budget_usd is 0, so that {endpoint.model} may not be asked; set what a run may spend"
-            )
+            raise ValueError(f"llm.budget_usd is 0, so {endpoint.model} may not be asked; set the limit for a run")
 
 
 def check_answers(config: RunConfig, who: Who) -> None:
-    """Check that too, and that the server accepts the key and knows the model, which costs nothing.
+    """Also check that the server accepts the key and knows the model, which is free of charge.
 
     Raises:
-        ValueError: it does not, or is not reached.
+        ValueError: it does not, or cannot be reached.
     """
     check_can_ask(config, who)
     endpoint = endpoint_for(config, who)

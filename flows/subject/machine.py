@@ -1,4 +1,4 @@
-"""What this machine has to offer a configuration: how many tasks at once, and on which device."""
+"""This machine's resources for a configuration: number of tasks at a time, and the device."""
 
 import os
 
@@ -10,17 +10,17 @@ from interp.projection import Arithmetic
 
 
 def n_workers(engine: EngineConfig) -> int:
-    """Tasks at once."""
+    """Number of tasks at a time."""
     return engine.workers or os.cpu_count() or 1
 
 
 def threads_of_a_lone_task(engine: EngineConfig) -> int:
-    """Threads within a task that has this process to itself; a worker of Dask has one."""
+    """Threads in a task that has this process to itself; a Dask worker has one."""
     return 1 if engine.runner == "dask" else n_workers(engine)
 
 
 def arithmetic(engine: EngineConfig) -> Arithmetic:
-    """On which device the products are computed, and whether they are screened in bfloat16.
+    """The device on which products are computed, and whether candidates are found in bfloat16.
 
     Raises:
         ValueError: a GPU is asked for and there is none.

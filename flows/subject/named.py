@@ -1,4 +1,4 @@
-"""A checkpoint of the catalog by its id or name."""
+"""Find a checkpoint of the catalog by id or name."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ class Chosen(NamedTuple):
     n_layers: int
     d_transcoder: int
     layers: tuple[int, ...]
-    """Those that were ingested."""
+    """The ingested layers."""
 
     def no_feature(self, layer: int, feature: int) -> str | None:
-        """Why there is no such feature; None if there is."""
+        """Why there is no such feature, in words; None if it exists."""
         if not (0 <= layer < self.n_layers and 0 <= feature < self.d_transcoder):
             return (
                 f"no feature {feature} in layer {layer}: {self.name} has layers 0-{self.n_layers - 1}, "
@@ -26,16 +26,16 @@ class Chosen(NamedTuple):
 
 
 def not_ingested(name: str, layer: int, layers: tuple[int, ...]) -> str:
-    """What is said of a layer of the model whose transcoder is not there."""
+    """The message for a layer of the model that was not ingested."""
     there = ", ".join(map(str, layers))
-    return f"layer {layer} is not ingested: of {name} there are layers {there}, as transcoder.only_layers said"
+    return f"layer {layer} is not ingested: {name} has layers {there}, by transcoder.only_layers"
 
 
 def chosen_checkpoint(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> Chosen:
-    """The checkpoint of that id or name, or the only one that holds real features.
+    """The checkpoint with this id or name, or the only one with real features.
 
     Raises:
-        ValueError: none or several fit.
+        ValueError: none fits, or several do.
     """
     query = "SELECT checkpoint_id, name, n_layers, d_transcoder, layers FROM checkpoints"
     known = connection.execute(query).fetchall()

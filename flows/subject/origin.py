@@ -1,4 +1,4 @@
-"""Where the model and the transcoders of a configuration come from: folders here, or repositories of the Hub."""
+"""Where the model and the transcoders of a configuration come from: local folders, or repositories of the Hub."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,24 +10,24 @@ from storage.hub import RemoteFile, fetch, missing, resolve, select
 from storage.models import SETTINGS_FILES
 
 MODEL_FILES = (*SETTINGS_FILES, "*.safetensors", "model.safetensors.index.json")
-"""What is read of a model's repository. Never code, and no format that can hold some."""
+"""Files of a model's repository that are read. Never code, nor a format that can contain code."""
 
 TRANSCODER_FILES = tuple(f"**/*.{suffix}" for suffix in ("safetensors", "npz", "pt", "json", "yaml", "yml"))
-"""What is read of a release's repository, unless the configuration names less."""
+"""Files of a release's repository that are read, unless the configuration names fewer."""
 
 
 class Origin(NamedTuple):
-    """A folder here and where it is from."""
+    """A local folder and where it came from."""
 
     path: Path
     name: str
-    """The repository's id; of a folder, its path."""
+    """The repository's id; for a folder, its path."""
     commit: str | None
     """None for a folder."""
 
 
 def pinned(config: RunConfig) -> RunConfig:
-    """The configuration with commits in place of branches and tags, so that all of a run reads the same files.
+    """The configuration with commits in place of branches and tags, so that the whole run reads the same files.
 
     Raises:
         ValueError: no such repository or revision, no access, no network and never seen, or one of
@@ -69,7 +69,7 @@ def transcoder_files(transcoder: TranscoderConfig) -> tuple[str, ...]:
 
 
 def to_download(config: RunConfig) -> list[RemoteFile]:
-    """What a pinned configuration names on the Hub that is not in the cache."""
+    """The files of a pinned configuration on the Hub that are not in the cache."""
     files = []
     for section, patterns in (
         (config.model, MODEL_FILES),

@@ -21,24 +21,24 @@ HUB = "hf://"
 Series = Literal["model", "transcoder"]
 
 UNFINISHED = re.compile(r".*\.(partial|tmp|incomplete|part|lock)$")
-"""Files of a folder that is still being written."""
+"""Names of files that are still being written."""
 
 
 class Found(NamedTuple):
-    """One of a series."""
+    """One checkpoint of a series."""
 
     step: int
     name: str
-    """Name of the folder; on the Hub the reference and its commit, since a branch may move on."""
+    """Name of the folder; on the Hub the reference and its commit, since a branch may change."""
     path: Path | None
     commit: str | None
 
 
 class Arrived(NamedTuple):
-    """A checkpoint that is complete and was not described yet."""
+    """A complete checkpoint that has not been described."""
 
     config: RunConfig
-    """With which it is to be described."""
+    """The configuration with which it is to be described."""
     place: str
     name: str
     step: int
@@ -47,7 +47,7 @@ class Arrived(NamedTuple):
 def arrived(
     config: RunConfig, place: str, pattern: str, series: Series, settle_s: float
 ) -> Iterator[tuple[Found, Arrived | None]]:
-    """What was found at a place and not described yet, by step; None for what is still being written.
+    """The checkpoints at a place that have not been described, by step; None for those that are still being written.
 
     Raises:
         ValueError: there is no such place.
@@ -63,12 +63,13 @@ def arrived(
 
 
 def full_name(place: str) -> str:
-    """A place as the catalog has it."""
+    """A place in the form of the catalog."""
     return place if place.startswith(HUB) else str(Path(place).resolve())
 
 
 def found_checkpoints(place: str, pattern: str) -> list[Found]:
-    """Folders, branches and tags that fit the pattern and have a number in their name, by the last such number.
+    """Folders, branches and tags that match the pattern and have a number in their name, ordered by the last such
+    number.
 
     Raises:
         ValueError: there is no such folder or repository.
@@ -85,8 +86,8 @@ def found_checkpoints(place: str, pattern: str) -> list[Found]:
 
 
 def is_complete(path: Path, series: Series, settle_s: float) -> bool:
-    """Whether a folder is written wholly: nothing half-written in it, every safetensors file as long as its header
-    says, every file that an index names there, and nothing changed for `settle_s`."""
+    """Whether a folder is complete: no partial file, every safetensors file as long as its header says, every file of
+    an index present, and no change for `settle_s` seconds."""
     files = [file for file in path.rglob("*") if file.is_file()]
     if not files or any(UNFINISHED.fullmatch(file.name) for file in files):
         return False
@@ -104,7 +105,7 @@ def is_complete(path: Path, series: Series, settle_s: float) -> bool:
 
 
 def seen(catalog: Path, place: str) -> dict[str, tuple[int, str]]:
-    """Step and checkpoint of what was described of a series, by its name, in order."""
+    """Step and checkpoint of the described ones of a series, by name, in order."""
     if not catalog.is_file():
         return {}
     query = "SELECT name, step, checkpoint_id FROM watched WHERE place = ? ORDER BY step, name"
@@ -113,7 +114,7 @@ def seen(catalog: Path, place: str) -> dict[str, tuple[int, str]]:
 
 
 def of_checkpoint(config: RunConfig, place: str, found: Found, series: Series) -> RunConfig:
-    """The configuration for one of a series."""
+    """The configuration for one checkpoint of a series."""
     if found.path is not None:
         origin: dict[str, object] = {"path": found.path.resolve(), "repo": None, "revision": "main"}
     else:

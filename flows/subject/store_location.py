@@ -1,4 +1,4 @@
-"""A store by its folder or URL, for those who read it."""
+"""Open a store by its folder or URL, for reading."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from storage.store import Store
 
 
 def store_at(place: str | Path) -> Store:
-    """The store in a folder, or at s3://BUCKET/PREFIX: of a URL the local folder, its catalog brought up to date.
+    """The store in a folder, or at s3://BUCKET/PREFIX; for a URL, the local folder, with its catalog updated.
 
     Raises:
-        ValueError: a URL that is none of ours, or the bucket cannot be reached.
+        ValueError: the URL has an unsupported form, or the bucket cannot be reached.
     """
     store = Store(local_root(place))
     refresh(store)
@@ -20,7 +20,7 @@ def store_at(place: str | Path) -> Store:
 
 
 def checkpoint_at(store: Store, checkpoint_id: str) -> Checkpoint:
-    """A checkpoint's arrays, fetched first where the store is in a bucket.
+    """A checkpoint's arrays, fetched first if the store is in a bucket.
 
     Raises:
         ValueError: it is not in the store, or its ingestion did not finish.

@@ -1,4 +1,4 @@
-"""What a configuration is about: its model, corpus and transcoders, opened, checked and fingerprinted."""
+"""The subject of a configuration: its model, corpus and transcoders, opened, checked and hashed."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -27,16 +27,16 @@ from storage.store import ShardKey, Store, check_place, shards
 
 
 def store_path(config: RunConfig) -> Path:
-    """The store of a configuration, its own, else $CIRCUIT_INSIGHTS_STORE, else ./store; the local folder of a URL."""
+    """The store of a configuration: its own, else $CIRCUIT_INSIGHTS_STORE, else ./store; for a URL the local folder."""
     return local_root(config.store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store"))
 
 
 @dataclass(frozen=True)
 class Source:
-    """The model and the corpus, which are there before any transcoder is."""
+    """The model and the corpus, which exist before any transcoder does."""
 
     config: RunConfig
-    """As given, with commits in place of branches and tags of the Hub."""
+    """The configuration, with commits in place of branches and tags of the Hub."""
     store: Store
     model_from: Origin
     transcoders_from: Origin | None
@@ -46,22 +46,22 @@ class Source:
     tokenizer_sha256: str
     bos: int | None
     corpora: tuple[CorpusRecipe, ...]
-    """One, or several that are read one after the other."""
+    """The corpora, which are read one after the other."""
 
     @property
     def corpus(self) -> CorpusRecipe:
-        """The first corpus: transcoders are trained and measured on it."""
+        """The first corpus, on which transcoders are trained and measured."""
         return self.corpora[0]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files whose hashes are worth remembering."""
+        """The files whose hashes are cached."""
         texts = [file for corpus in self.corpora for file in local_files(corpus.source)]
         return (*self.model.files, *self.model.tokenizer_files, *texts)
 
     @property
     def training_recipe(self) -> str:
-        """Names the transcoders that this configuration trains."""
+        """The recipe of the transcoders that this configuration trains."""
         config = self.config
         return trained_transcoders(
             self.model_sha256, self.tokenizer_sha256, self.corpus.corpus_id, config.transcoder.train, config.activations
@@ -76,13 +76,14 @@ class Source:
 
     @property
     def must_train(self) -> bool:
+        """Whether the transcoders are to be trained here and are not in the store yet."""
         trained = self.store.trained_transcoders(self.training_recipe) / "config.yaml"
         return self.transcoders_from is None and not trained.is_file()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint: model and transcoders that fit each other."""
+    """A checkpoint: a model and transcoders that fit each other."""
 
     source: Source
     transcoders: TranscoderFolder
@@ -99,12 +100,12 @@ class Subject:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files whose hashes are worth remembering."""
+        """The files whose hashes are cached."""
         return (*self.source.files, *self.transcoders.files)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Those that are ingested: all but of a part of a release."""
+        """The ingested layers: all, unless only a part of a release is ingested."""
         return self.attributes.ingested_layers
 
     @property
@@ -117,11 +118,11 @@ class Subject:
         return self.attributes.upstream(self.config.weightlens, layer)
 
     def by_layer(self, what: Callable[[int], str]) -> list[str]:
-        """Something of every layer of the model; empty for those that are not ingested."""
+        """A value for every layer of the model; empty for layers that are not ingested."""
         return [what(layer) if layer in self.layers else "" for layer in range(self.attributes.n_layers)]
 
     def shards(self, recipe: str, layer: int) -> list[ShardKey]:
-        """A layer's features, tiled as the configuration says."""
+        """A layer's features, divided into shards as the configuration says."""
         return shards(recipe, layer, self.attributes.d_transcoder, self.config.shard_size)
 
     def all_shards(self, recipe: str) -> list[ShardKey]:
@@ -130,10 +131,10 @@ class Subject:
 
 
 def open_source(config: RunConfig) -> Source:
-    """Open and fingerprint the model and the corpus; what is on the Hub is downloaded. Nothing is written to the store.
+    """Open and hash the model and the corpus; files on the Hub are downloaded. Nothing is written to the store.
 
     Raises:
-        ValueError: any of it is missing, unreadable or does not fit.
+        ValueError: an input is missing, unreadable or does not fit.
     """
     config = pinned(config)
     store = Store(store_path(config))
@@ -179,7 +180,7 @@ def open_source(config: RunConfig) -> Source:
     )
     names = [recipe.corpus_id for recipe in recipes]
     if len(set(names)) < len(names):
-        raise ValueError(f"corpus.source: two of {list(corpus.sources)} hold the same text; name each once")
+        raise ValueError(f"corpus.source: two of {list(corpus.sources)} have the same text; name each once")
     model_sha256 = short_hash(files=fingerprints(store, model.files))
     source = Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
     folders = [f"corpora/{name}" for name in names]
@@ -190,10 +191,10 @@ def open_source(config: RunConfig) -> Source:
 
 
 def identify(source: Source) -> Subject:
-    """Open the transcoders, check them against the model, and name the checkpoint. Nothing is written.
+    """Open the transcoders, check them against the model, and compute the checkpoint's id. Nothing is written.
 
     Raises:
-        ValueError: transcoders of another width or layer count, or unreadable or non-finite weights.
+        ValueError: transcoders have another width or number of layers, or unreadable or non-finite weights.
     """
     model, settings = source.model, source.config.transcoder
     only = None if settings.only_layers is None else tuple(sorted(set(settings.only_layers)))
@@ -201,7 +202,7 @@ def identify(source: Source) -> Subject:
     hooks = (settings.input_hook or place, settings.output_hook or place)
     folder = open_transcoders(source.transcoder_path, model.family.model_type, *hooks, only)
     if source.transcoders_from is None:
-        for file in folder.files:  # of the store: trained here
+        for file in folder.files:  # in the store: trained here
             check_file(file)
     check_settings(source.config, folder.hooks)
     _check_layers(source, folder, only)
@@ -263,7 +264,7 @@ def identify(source: Source) -> Subject:
 
 
 def _check_layers(source: Source, folder: TranscoderFolder, only: tuple[int, ...] | None) -> None:
-    """Refuse layers that the model does not have, or a release of a part of them that was not asked for."""
+    """Refuse layers that the model does not have, or a release of some layers if that was not asked for."""
     model, upstream = source.model, source.config.weightlens.upstream
     if only is None and len(folder.layers) != model.n_layers:
         raise ValueError(
@@ -292,7 +293,7 @@ def _check_features(source: Source, folder: TranscoderFolder, width: int) -> Non
 
 
 def _activation(folder: TranscoderFolder) -> tuple[ActivationName, int | None]:
-    """The activation function and k of all layers. Reads every weight once: what is not finite is refused here."""
+    """The activation function and k of all layers. Reads every weight once, and refuses those that are not finite."""
     kinds = []
     for layer in folder.layers:
         transcoder = folder.read(layer)

@@ -43,6 +43,7 @@ class Looks(NamedTuple):
     """The position of the key."""
 
     def at(self, start: int, stop: int) -> "Looks":
+        """The heads with these indices."""
         return Looks(*(column[start:stop] for column in self))
 
 

@@ -34,6 +34,7 @@ class Stability:
 
 
 def ranking(found: Strongest) -> Ranking:
+    """The sources of each target, ordered by strength."""
     edges = found.edges()
     lists: Ranking = [[] for _ in range(len(found.strength))]
     for target, layer, feature in zip(*(column.tolist() for column in edges[:3]), strict=True):

@@ -59,6 +59,7 @@ class TargetSums(NamedTuple):
     """Number of documents in which it is active."""
 
     def of(self, target: Integer[np.ndarray, " m"]) -> "TargetSums":
+        """The sums of the targets with these indices."""
         return TargetSums(*(column[target] for column in self))
 
 

@@ -25,6 +25,7 @@ class Kind:
     """Some of its members, for writing example texts."""
 
     def holds(self, text: str) -> bool:
+        """Whether a token's text belongs to the kind."""
         return _matches(self.pattern, text)
 
     def names(self, word: str) -> bool:

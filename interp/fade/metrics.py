@@ -38,6 +38,7 @@ class Score(NamedTuple):
 
     @classmethod
     def none(cls, reason: str, n: int = 0) -> "Score":
+        """A metric without a value, for this reason."""
         return cls(None, None, None, n, reason)
 
 

@@ -33,6 +33,7 @@ class Active(NamedTuple):
     value: Float[np.ndarray, " n"]
 
     def of(self, feature: int) -> "Active":
+        """The entries of one feature."""
         start, stop = np.searchsorted(self.feature, [feature, feature + 1])
         return Active(*(column[start:stop] for column in self))
 

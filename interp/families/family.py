@@ -96,6 +96,7 @@ class Family:
     """Whether norms multiply by 1 + weight (Gemma)."""
 
     def block_modules(self, model: nn.Module) -> list[nn.Module]:
+        """The model's blocks, in order of layers."""
         return list(attrgetter(self.blocks)(model))
 
     def module(self, block: nn.Module, path: str) -> nn.Module:
@@ -133,6 +134,7 @@ class Family:
         return attrgetter(self.position_embedding)(model).weight.detach()
 
     def W_U(self, model: nn.Module) -> Float[Tensor, "d_vocab d_model"]:
+        """The unembedding, a row for each token."""
         return attrgetter(self.unembedding)(model).weight.detach()
 
     def logits(self, model: nn.Module, x: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_vocab"]:
@@ -147,6 +149,7 @@ class Family:
         return self._weight(model, layer, "query")
 
     def b_Q(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_head"] | None:
+        """The query biases of each head, or None."""
         return self._bias(model, layer, "query")
 
     def W_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
@@ -155,6 +158,7 @@ class Family:
         return self._weight(model, layer, "key")
 
     def b_K(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
+        """The key biases of each head, or None."""
         return self._bias(model, layer, "key")
 
     def W_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head d_model"]:
@@ -162,6 +166,7 @@ class Family:
         return self._weight(model, layer, "value")
 
     def b_V(self, model: nn.Module, layer: int) -> Float[Tensor, "n_kv_heads d_head"] | None:
+        """The value biases of each head, or None."""
         return self._bias(model, layer, "value")
 
     def W_O(self, model: nn.Module, layer: int) -> Float[Tensor, "n_heads d_model d_head"]:
@@ -171,9 +176,11 @@ class Family:
         return weight.unflatten(1, (self.n_heads(model), -1)).transpose(0, 1)
 
     def b_O(self, model: nn.Module, layer: int) -> Float[Tensor, " d_model"] | None:
+        """The bias of the attention's output, or None."""
         return _optional_parameter(self._projection(model, layer, self.output), "bias")
 
     def n_heads(self, model: nn.Module) -> int:
+        """Number of attention heads in a layer."""
         return attrgetter("config.num_attention_heads")(model)
 
     def parallel(self, model: nn.Module) -> bool:

@@ -36,6 +36,7 @@ class Labels(NamedTuple):
     """1 where a token belongs to a concept, by concept in order."""
 
     def of(self, name: str) -> Float32[np.ndarray, " n"]:
+        """For each token, 1 where it belongs to this concept."""
         return self.masks[:, self.names.index(name)]
 
 

@@ -70,9 +70,11 @@ class Scaling:
         return cls(x_mean, x_norm, y_mean, y_norm)
 
     def x(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+        """Inputs in scaled units."""
         return (x - self.x_mean).div_(self.x_norm)
 
     def y(self, y: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+        """Outputs in scaled units."""
         return (y - self.y_mean).div_(self.y_norm)
 
 

@@ -1,8 +1,8 @@
-"""One run at a time on a bucket's prefix: a small object that its holder renews.
+"""A lease allows one run at a time on a bucket's prefix. It is a small object that its holder renews.
 
-Every change is a compare-and-swap on the object's tag, so of two only one succeeds. Whether a holder lives is seen from
-its renewals alone: a lease that did not change while another watched it for `LEASE_S` by its own monotonic clock is
-taken over. What the clocks of the hosts say does not matter.
+Every change is a compare-and-swap on the object's tag, so of two concurrent ones only one succeeds. Whether a holder is
+alive is judged by its renewals only: a lease that did not change while another process watched it for `LEASE_S`, by its
+own monotonic clock, is taken over. The clocks of the hosts do not have to agree.
 """
 
 import json
@@ -18,25 +18,26 @@ from storage.store import StoreInUseError
 KEY = "lease.json"
 
 LEASE_S = 60.0
-"""A lease that was not renewed for so long is taken over."""
+"""A lease that was not renewed for this long is taken over."""
 
 RENEW_S = 15.0
-"""How often it is renewed."""
+"""Seconds between renewals."""
 
 POLL_S = 2.0
-"""How often one that watches looks."""
+"""Seconds between checks by a process that waits for the lease."""
 
 
 class LeaseLostError(ValueError):
-    """Another run took the store over."""
+    """Another run took over the store."""
 
 
 class Lease:
-    """The right to write below a URL. Threads may share it."""
+    """The right to write below a URL. Thread-safe."""
 
     def __init__(self, objects: Objects, holder: str, mirror: str) -> None:
         self.objects, self.holder, self.mirror = objects, holder, mirror
-        """`mirror` names the local folder: who holds that one's lock knows that its last holder is dead."""
+        """`mirror` names the local folder: a process that holds the folder's lock knows that its last holder is
+        dead."""
         self._id = uuid.uuid4().hex
         self._count = 0
         self._etag: str | None = None
@@ -46,7 +47,7 @@ class Lease:
         self.lost: LeaseLostError | None = None
 
     def take(self, notify: Callable[[str], None]) -> None:
-        """Take the lease, and renew it from now on; `notify` is given a sentence if that takes time.
+        """Take the lease and renew it from now on. `notify` gets a sentence if that takes time.
 
         Raises:
             StoreInUseError: another run holds it; the message says which.
@@ -61,7 +62,7 @@ class Lease:
         threading.Thread(target=self._go_on, name="lease", daemon=True).start()
 
     def is_in_use(self) -> bool:
-        """Whether another run holds it and lives, which is seen within `LEASE_S`."""
+        """Whether a live run holds it; takes up to `LEASE_S` to find out."""
         try:
             self._when_free(lambda _: None)
         except StoreInUseError:
@@ -69,16 +70,16 @@ class Lease:
         return False
 
     def _check_server(self) -> None:
-        """Refuse a server that ignores the conditions of requests."""
+        """Refuse a server that ignores conditional requests."""
         with suppress(ConflictError):
             self.objects.swap(KEY, _text(holder=None), None)
             raise RefusedError(
                 f"store: {self.objects.url}: the server ignores conditions of writes (If-None-Match); "
-                "expected one that supports them, or two runs would spoil each other's work"
+                "expected one that supports them, since two runs could overwrite each other's work otherwise"
             )
 
     def ensure(self) -> None:
-        """Make sure that the lease is ours, asking again if that was long ago.
+        """Make sure that the lease is still held, renewing it if the last renewal was long ago.
 
         Raises:
             LeaseLostError: it is not.
@@ -89,7 +90,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Renew the lease, so that others see that this run lives.
+        """Renew the lease, so that others see that this run is alive.
 
         Raises:
             LeaseLostError: another run took it over.
@@ -107,10 +108,10 @@ class Lease:
                         "nothing more is written there, run the same command again to go on"
                     )
                     raise self.lost from None
-                self._etag = found.etag  # ours: we had not heard that an earlier request succeeded
+                self._etag = found.etag  # ours: an earlier request succeeded whose answer did not arrive
 
     def release(self) -> None:
-        """Give the lease up."""
+        """Release the lease."""
         self._stop.set()
         with self._lock, suppress(RemoteError, ConflictError):
             if self.lost is None:
@@ -118,7 +119,7 @@ class Lease:
 
     def _go_on(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with suppress(RemoteError):  # as long as nobody else takes it, it is ours when the server is back
+            with suppress(RemoteError):  # unless somebody else takes it, it is still ours when the server answers again
                 try:
                     self.renew()
                 except LeaseLostError:
@@ -132,7 +133,7 @@ class Lease:
         self._renewed_at = sent
 
     def _when_free(self, notify: Callable[[str], None]) -> Found | None:
-        """The lease as it is when it may be taken."""
+        """The state of the lease once it may be taken."""
         found = self.objects.get(KEY)
         return found if found is None or self._is_free(found) else self._watched(found, notify)
 

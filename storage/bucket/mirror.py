@@ -1,18 +1,18 @@
-"""A store at a URL: objects are its durable home, and what works with it works in a local folder, a mirror of them.
+"""A store at a URL: objects in a bucket are its permanent home, and programs work with a local copy of them, a mirror.
 
-A file `parts/x.parquet` is the object `parts/x.parquet.<its SHA-256>`: objects are never written over. Which of them
-are the store is said by `manifest.json` alone, written last and by compare-and-swap, so that a push is there as a whole
-or not at all, wherever it is killed. What a manifest no longer names is removed.
+A file `parts/x.parquet` is the object `parts/x.parquet.<its SHA-256>`; objects are never overwritten. `manifest.json`
+lists the objects that are the store. It is written last, by compare-and-swap, so that a push takes effect completely or
+not at all, wherever it is killed. Objects that a manifest no longer lists are removed.
 
-The folder knows that it is a mirror, so whoever is given its path need not know:
+The folder itself records that it is a mirror, so that code that is given its path need not know:
 
-    .mirror/remote.json     the URL, a name for this folder, and the checkpoints and corpora that are wanted here
-    .mirror/synced.json     size, time and SHA-256 of files that are, or were when last seen, as they are there
-    .mirror/unpushed        there while something may be here that is not there
-    .mirror/lock            held by whoever fetches
+    .mirror/remote.json     the URL, a name for this folder, and the checkpoints and corpora that are needed here
+    .mirror/synced.json     size, time and SHA-256 of files that are, or were when last compared, equal to the bucket's
+    .mirror/unpushed        exists while the folder may have something that the bucket has not
+    .mirror/lock            held by the process that fetches
     .mirror/clock           written to learn the time of the file system
 
-Runs hold a mirror and push what they leave: `storage.bucket.working_copy`.
+Runs lock a mirror and push their output: `storage.bucket.working_copy`.
 """
 
 import fcntl
@@ -39,32 +39,33 @@ CACHE = "CIRCUIT_INSIGHTS_CACHE"
 MANIFEST = "manifest.json"
 
 VERSION = 1
-"""Version of the manifest; bump it when an earlier Circuit Insights would misread it."""
+"""Version of the manifest; raise it when an earlier Circuit Insights would misread it."""
 
 CATALOG = "catalog.duckdb"
 
 TRANSFERS = 16
-"""Files that are transferred at the same time."""
+"""Files transferred at the same time."""
 
 PATIENCE_S = (5.0, 20.0, 60.0)
-"""Waits between tries of a push or pull that failed, each of which retried its requests."""
+"""Seconds between attempts of a push or pull that failed; each attempt also retries its requests."""
 
 KEY_DIGITS = 16
-"""How many digits of a file's SHA-256 its object's key ends with."""
+"""Number of digits of a file's SHA-256 at the end of its object's key."""
 
 
 class Entry(NamedTuple):
-    """A file of the store, as the manifest has it."""
+    """A file of the store in the manifest."""
 
     n_bytes: int
     sha256: str
 
     def key(self, path: str) -> str:
+        """The key of the object that holds the file whose path in the store is `path`."""
         return f"{path}.{self.sha256[:KEY_DIGITS]}"
 
 
 class Stamp(NamedTuple):
-    """A file as it was when its hash was taken, and that hash."""
+    """The size and time of a file when its hash was computed, and that hash."""
 
     n_bytes: int
     mtime_ns: int
@@ -75,10 +76,10 @@ Files = dict[str, Entry]
 
 
 def local_root(store: str | Path) -> Path:
-    """The folder of a store that is given as one, or the local one of a URL, made if it is missing.
+    """The folder of a store that is given as one, or the local folder of a URL, created if it is missing.
 
     Raises:
-        ValueError: a URL that is none of ours.
+        ValueError: the URL has an unsupported form.
     """
     if "://" not in str(store):
         return Path(store)
@@ -97,7 +98,7 @@ def local_root(store: str | Path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where this user's files are kept that can be made again."""
+    """The user's folder for files that can be made again."""
     if given := os.environ.get(CACHE):
         return Path(given).absolute()
     usual = "Library/Caches" if sys.platform == "darwin" else ".cache"
@@ -105,13 +106,13 @@ def cache_folder() -> Path:
 
 
 def name_of(store: Store) -> str:
-    """Where a store is: its folder, or its URL."""
+    """The place of a store: its folder, or its URL."""
     remote = store.root / MIRROR / "remote.json"
     return str(read_json(remote)["url"]) if remote.is_file() else str(store.root)
 
 
 def with_retries(work: Callable[[], object]) -> None:
-    """Try several times what may fail for a while."""
+    """Call a function several times if it fails with a temporary error."""
     for wait_s in PATIENCE_S:
         try:
             work()
@@ -124,7 +125,7 @@ def with_retries(work: Callable[[], object]) -> None:
 
 
 class Remote(NamedTuple):
-    """What `.mirror/remote.json` holds."""
+    """The content of `.mirror/remote.json`."""
 
     url: str
     id: str
@@ -134,7 +135,7 @@ class Remote(NamedTuple):
 
 
 class Mirror:
-    """A local folder and the objects that it is a mirror of."""
+    """A local folder and the objects that it mirrors."""
 
     def __init__(self, store: Store, url: str, name: str, wanted: list[str]) -> None:
         self.store, self.url, self.name, self.wanted = store, url, name, set(wanted)
@@ -145,6 +146,7 @@ class Mirror:
 
     @classmethod
     def of(cls, store: Store) -> "Mirror | None":
+        """The mirror in a store's folder; None for a plain folder."""
         path = store.root / MIRROR / "remote.json"
         if not path.is_file():
             return None
@@ -157,13 +159,13 @@ class Mirror:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the mirror's lock, so that no other process pulls meanwhile."""
+        """Hold the mirror's lock, so that no other process pulls at the same time."""
         with (self.store.root / MIRROR / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def want(self, folders: Sequence[str]) -> None:
-        """Note folders as wanted here, from now on."""
+        """Record folders as needed here, from now on."""
         self.wanted |= set(read_as(self.store.root / MIRROR / "remote.json", Remote).wanted)
         if not self.wanted.issuperset(folders):
             self.wanted.update(folders)
@@ -171,11 +173,12 @@ class Mirror:
             write_json(self.store.root / MIRROR / "remote.json", remote._asdict())
 
     def is_wanted(self, path: str) -> bool:
-        """Whether a run wants a file here: all but checkpoints and corpora of others."""
+        """Whether a run needs a file here: all but checkpoints and corpora that no run here has used."""
         kind, name, *_ = [*path.split("/"), ""]
         return kind not in ("checkpoints", "corpora") or f"{kind}/{name}" in self.wanted
 
     def read_manifest(self) -> Files:
+        """Read the manifest from the bucket; it is empty if there is none."""
         found = self.objects.get(MANIFEST)
         if found is None:
             self.manifest, self.manifest_etag = {}, None
@@ -191,7 +194,8 @@ class Mirror:
         return self.manifest
 
     def pull(self, is_wanted: Callable[[str], bool]) -> None:
-        """Fetch what is wanted and missing or different here; remove what was removed there since it was fetched."""
+        """Fetch what is needed and missing or different here; remove what was removed from the bucket since it was
+        fetched."""
         self.synced = self._read_synced()
         self.read_manifest()
         if self.manifest_etag is None:
@@ -205,7 +209,8 @@ class Mirror:
             self.write_synced()
 
     def fetch_missing(self, within: tuple[str, ...]) -> None:
-        """Fetch files below some folders that are not here, beside a run that holds the mirror: all else is its own."""
+        """Fetch missing files below some folders while a run holds the mirror; all other files are the run's
+        business."""
         self.read_manifest()
         self._fetch_all([path for path in self.manifest if path.startswith(within) and not self.path(path).is_file()])
 
@@ -213,10 +218,10 @@ class Mirror:
         with ThreadPoolExecutor(TRANSFERS) as pool:
             list(pool.map(self._fetch, [path for path in wanted if path != CATALOG]))
         if CATALOG in wanted:
-            self._fetch(CATALOG)  # last: what it rests on is here
+            self._fetch(CATALOG)  # last, since it refers to the other files
 
     def _is_here(self, path: str) -> bool:
-        """Whether the local file is as the bucket has it, or newer."""
+        """Whether the local file equals the bucket's, or is newer."""
         here, entry, known = self.path(path), self.manifest[path], self.synced.get(path)
         if not here.is_file():
             return False
@@ -242,7 +247,7 @@ class Mirror:
                     f"store: {self.url}/{entry.key(path)} is damaged: {n_bytes} bytes with SHA-256 {sha256[:12]}…, "
                     f"expected {entry.n_bytes} with {entry.sha256[:12]}…"
                 )
-            if path == CATALOG:  # what was written here and not pushed is made again
+            if path == CATALOG:  # files written here and not pushed are computed again
                 here.with_name(f"{CATALOG}.wal").unlink(missing_ok=True)
                 published_path(self.store.catalog).unlink(missing_ok=True)
         stat = here.stat()
@@ -260,38 +265,39 @@ class Mirror:
             del self.synced[path]
 
     def is_unchanged(self, path: str) -> bool:
-        """Whether the local file is as it was when it last equalled the bucket's."""
+        """Whether the local file has not changed since it last equalled the bucket's."""
         with suppress(FileNotFoundError):
             stat, known = self.path(path).stat(), self.synced.get(path)
             return known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns)
         return False
 
     def path(self, path: str) -> Path:
-        """Where a file of the store is here.
+        """The local path of a file of the store.
 
         Raises:
-            ValueError: the manifest names a file that is none of a store.
+            ValueError: the manifest names a file that a store cannot have.
         """
         parts = Path(path).parts
         if ".." in parts or parts[:1] not in ((CATALOG,), *((kind,) for kind in FOLDERS)):
-            raise ValueError(f"store: {self.url}/{MANIFEST} names {path}, which is no file of a store")
+            raise ValueError(f"store: {self.url}/{MANIFEST} names {path}, which cannot be a file of a store")
         return self.store.root / path
 
     def _read_synced(self) -> dict[str, Stamp]:
         try:
             return read_as(self.store.root / MIRROR / "synced.json", dict[str, Stamp])
         except (OSError, ValueError):
-            return {}  # nothing is lost with it but the time to read the files again
+            return {}  # if it is lost, the files are only read again
 
     def write_synced(self) -> None:
+        """Write the hashes of files that equal the bucket's."""
         write_json(self.store.root / MIRROR / "synced.json", self.synced)
 
     def snapshot(self, before_ns: int | None) -> set[str]:
-        """Files of this folder that the bucket should hold, the catalog aside; those finished before a time of the
-        file system's own clock, by which what a file vouches for is older than it.
+        """Files of this folder that the bucket should have, except for the catalog. Only files finished before a time
+        of the file system's own clock are listed, so that everything a listed file refers to is listed too.
 
         Raises:
-            FileNotFoundError: something went while it was looked through.
+            FileNotFoundError: a file was removed during the listing.
         """
         found = set()
         for kind in FOLDERS:

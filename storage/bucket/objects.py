@@ -1,6 +1,6 @@
-"""Objects below a URL such as s3://bucket/prefix, with errors that name what to change.
+"""Objects below a URL such as s3://bucket/prefix, with errors that say what to change.
 
-Credentials, endpoint and region are obstore's to read, from the environment and from nowhere else.
+obstore reads credentials, endpoint and region from the environment; nothing else does.
 """
 
 import hashlib
@@ -35,43 +35,43 @@ SCHEMES = ("s3", "gs", "az")
 EXPECTED = "expected s3://BUCKET/PREFIX, or a folder"
 
 RETRIES: "RetryConfig" = {"max_retries": 8, "retry_timeout": timedelta(seconds=60)}
-"""How often one request is tried again, with growing waits: after broken connections, and answers such as 503."""
+"""How often one request is retried, with growing waits: after broken connections, and answers such as 503."""
 
 CONNECT_TIMEOUT, READ_TIMEOUT = "10s", "60s"
-"""Seconds that one try waits for a connection, and between two pieces of an answer."""
+"""Seconds to wait for a connection, and between two pieces of an answer, in one attempt."""
 
 PART_BYTES = 5 << 20
-"""A large object is uploaded in parts, of which there may be 10,000."""
+"""A large object is uploaded in parts of this size; there may be 10,000 of them."""
 
-NO_HTTP = "its endpoint is http:// without TLS; set AWS_ALLOW_HTTP=true if that is meant"
+NO_HTTP = "its endpoint is http:// without TLS; set AWS_ALLOW_HTTP=true if that is intended"
 NO_CREDENTIALS = "no credentials in the environment; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 _METADATA = ("169.254.169.254", "169.254.170.2", "/latest/api/token", "/computeMetadata/")
-"""Where machines of a cloud are given credentials: asked when the environment has none."""
+"""Cloud services that give credentials to their machines, asked if the environment has none."""
 
 _NO_PERMISSION = ("403 Forbidden", "401 Unauthorized", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied")
 
 
 class RemoteError(ValueError):
-    """The object store did not do what it was asked to; trying again may help."""
+    """The object store did not do what it was asked; a retry may help."""
 
 
 class RefusedError(RemoteError):
-    """Trying again does not help: no such bucket, no permission, no credentials."""
+    """A retry does not help: the bucket, permission or credentials are missing."""
 
 
 class ConflictError(Exception):
-    """The object is not the one that was to be replaced: somebody else was here."""
+    """The object is not the one that was to be replaced: another process wrote it."""
 
 
 class Found(NamedTuple):
-    """A small object as it was read."""
+    """A small object that was read."""
 
     data: bytes
     etag: str | None
 
     def json(self) -> dict[str, object]:
-        """The object's content as JSON; an empty dict if it is not an object of ours."""
+        """The object's content as JSON; an empty dict if it was not written by this platform."""
         try:
             return dict(json.loads(self.data))
         except (ValueError, TypeError):
@@ -79,10 +79,10 @@ class Found(NamedTuple):
 
 
 def checked_url(text: str) -> str:
-    """A store's URL without what does not matter.
+    """The normalised URL of a store.
 
     Raises:
-        ValueError: an unknown scheme, no bucket, or something secret in it, which the message does not repeat.
+        ValueError: the scheme is unknown, there is no bucket, or the URL has a secret (the message does not repeat it).
     """
     if re.search(r"[@?#]", text) or ":" in urlsplit(text).netloc:
         raise ValueError(
@@ -98,7 +98,7 @@ def checked_url(text: str) -> str:
 
 
 class Objects:
-    """The objects below a URL. Threads may share it."""
+    """The objects below a URL. Thread-safe."""
 
     def __init__(self, url: str) -> None:
         self.url = checked_url(url)
@@ -108,7 +108,7 @@ class Objects:
             self._store = from_url(self.url, client_options=options, retry_config=RETRIES)
 
     def get(self, key: str) -> Found | None:
-        """A small object; None if there is none."""
+        """Read a small object; None if there is none."""
         with self._told():
             try:
                 found = obstore.get(self._store, key)
@@ -119,10 +119,10 @@ class Objects:
                 return None
 
     def swap(self, key: str, data: bytes, etag: str | None) -> str | None:
-        """Write a small object in the place of the one with that tag (None: of none); returns its own tag.
+        """Replace the small object with this tag (None: create it); returns the new tag.
 
         Raises:
-            ConflictError: another is there.
+            ConflictError: another object is there.
         """
         with self._told():
             try:
@@ -132,12 +132,13 @@ class Objects:
                 raise ConflictError(key) from None
 
     def upload(self, key: str, file: IO[bytes], n_bytes: int) -> None:
-        """Write an object whole. Memory: two parts of `PART_BYTES`, or of the 5,000th part of a larger file."""
+        """Write an object completely or not at all. Memory: two parts of `PART_BYTES`, or of the 5,000th part of a
+        larger file."""
         with self._told():
             obstore.put(self._store, key, file, chunk_size=max(PART_BYTES, n_bytes // 5000), max_concurrency=2)
 
     def download(self, key: str, path: Path) -> str:
-        """Read an object into a file; returns its SHA-256, in hex.
+        """Read an object into a file; returns its SHA-256 in hex.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -155,7 +156,7 @@ class Objects:
         return digest.hexdigest()
 
     def listed(self) -> Iterator[str]:
-        """All keys, from the prefix on."""
+        """All keys, including the prefix."""
         with self._told():
             for page in obstore.list(self._store, chunk_size=1000):
                 yield from (found["path"] for found in page)
@@ -168,7 +169,7 @@ class Objects:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """What goes wrong, as errors for people."""
+        """Turn errors of the object store into errors that say what to do."""
         try:
             yield
         except _MissingError as error:
@@ -195,4 +196,4 @@ class Objects:
 
 
 class _MissingError(Exception):
-    """There is no such object, in a bucket that is there."""
+    """There is no such object, although the bucket exists."""

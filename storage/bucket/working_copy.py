@@ -1,7 +1,7 @@
-"""Hold a store for one run, and keep a mirror of a bucket equal to it meanwhile.
+"""Lock a store for one run; if it is a mirror of a bucket, keep the bucket up to date meanwhile.
 
-Of a plain folder, holding is a kernel lock. Of a mirror it is that and the bucket's lease; what the run leaves is
-pushed every half minute and after each stage, and a run that can push no more ends.
+A plain folder is locked by a kernel lock, a mirror by that and the bucket's lease. The output of the run is pushed
+every half minute and after each stage; a run that cannot push any more ends.
 """
 
 import hashlib
@@ -40,23 +40,23 @@ from storage.layout import FOLDERS, MIRROR
 from storage.store import Store, held, is_held, whole_file
 
 PUSH_EVERY_S = 30.0
-"""How often what is finished is pushed while a stage goes on."""
+"""Seconds between pushes of finished files while a stage is running."""
 
 SNAPSHOTS = 5
-"""How often the folder is looked through for one push, if files go while it is."""
+"""How often the folder is listed for one push, if files are removed during the listing."""
 
 _OURS = re.compile(rf"(({'|'.join(FOLDERS)})/.+|{re.escape(CATALOG)})\.[0-9a-f]{{{KEY_DIGITS}}}")
-"""Keys of files. Whatever else is in a bucket is left alone."""
+"""Keys of files of a store. Other objects of a bucket are never touched."""
 
 _SESSION: ContextVar["_Session | None"] = ContextVar("session", default=None)
-"""The run of this process that holds a mirror."""
+"""The run of this process that has locked a mirror."""
 
 
 def refresh(store: Store, *folders: str) -> None:
-    """Bring the catalog of a mirror up to date, and folders such as `corpora/<corpus_id>`, wanted from now on.
+    """Update the catalog of a mirror and folders such as `corpora/<corpus_id>`, which are needed from now on.
 
-    Nothing is done to a plain folder. While a run holds the mirror, which is then ahead of the bucket, only what is
-    missing in the folders is fetched.
+    A plain folder is not changed. While a run has locked the mirror, and is therefore ahead of the bucket, only missing
+    files of the folders are fetched.
 
     Raises:
         ValueError: the bucket cannot be reached.
@@ -78,7 +78,7 @@ def refresh(store: Store, *folders: str) -> None:
 
 
 def refresh_all(store: Store) -> None:
-    """Bring everything up to date that a run begins with."""
+    """Fetch everything that a run needs at its start."""
     mirror = Mirror.of(store)
     if mirror is not None:
         with mirror.locked():
@@ -87,13 +87,13 @@ def refresh_all(store: Store) -> None:
 
 
 def is_in_use(store: Store) -> bool:
-    """Whether a run holds a store, here or on another host; of a bucket that may take a minute to see."""
+    """Whether a run has locked a store, here or on another host; for a bucket this may take a minute."""
     mirror = Mirror.of(store)
     return is_held(store) or (mirror is not None and _lease(mirror, "nobody").is_in_use())
 
 
 def files_there(store: Store) -> dict[str, int]:
-    """Sizes of all files that a mirror's bucket holds, by their paths in the store; none for a plain folder."""
+    """Sizes of all files in a mirror's bucket, by their paths in the store; empty for a plain folder."""
     mirror = Mirror.of(store)
     return {} if mirror is None else {path: entry.n_bytes for path, entry in mirror.read_manifest().items()}
 
@@ -102,10 +102,10 @@ def files_there(store: Store) -> dict[str, int]:
 def hold(
     store: Store, purpose: str, *, everything: bool = True, notify: Callable[[str], None] = lambda _: None
 ) -> Iterator[None]:
-    """Hold a store for one run, here and, if it is a mirror, in its bucket, which then gets what the run leaves.
+    """Lock a store for one run, here and, if it is a mirror, in its bucket, to which the run's output is pushed.
 
-    `everything`: a run begins with everything that it may find done; otherwise with the catalog. `notify` is given a
-    sentence where one has to wait.
+    `everything`: fetch all that the run may reuse at its start; otherwise only the catalog. `notify` gets a sentence if
+    there is a wait.
 
     Raises:
         StoreInUseError: another run holds it; the message says which.
@@ -117,7 +117,7 @@ def hold(
             yield
         return
     with ExitStack() as stack:
-        with mirror.locked():  # or what a reader is fetching would be swept
+        with mirror.locked():  # otherwise files that a reader is fetching would be swept
             stack.enter_context(held(store, purpose))
         session = _Session(mirror, purpose)
         session.lease.take(notify)
@@ -129,14 +129,14 @@ def hold(
             yield
         except Exception:
             if not session.is_broken:
-                with suppress(Exception):  # the first error is the one to hear of
+                with suppress(Exception):  # only the first error is reported
                     session.push(quiet=False)  # other tasks of the stage may still be writing
             raise
         session.finish()
 
 
 def push_rest(store: Store) -> None:
-    """Push what an earlier run could not."""
+    """Push what an earlier run could not push."""
     mirror = Mirror.of(store)
     if mirror is not None and mirror.unpushed.exists():
         with hold(store, "push"):
@@ -144,21 +144,21 @@ def push_rest(store: Store) -> None:
 
 
 def push_stage() -> None:
-    """Push what is finished, if a mirror is held; nothing may be writing."""
+    """Push what is finished, if a mirror is locked; nothing may be writing."""
     session = _SESSION.get()
     if session is not None:
         session.push_with_retries()
 
 
 def check_held() -> None:
-    """Raise what ends a run that holds a mirror: it was taken over, or its bucket is out of reach for long."""
+    """Raise the error that ends a run: the mirror was taken over, or its bucket has been unreachable for long."""
     session = _SESSION.get()
     if session is not None:
         session.check()
 
 
 def forget(folder: Path) -> None:
-    """A folder of the store is removed: from the bucket too, though it may not be here."""
+    """Also remove a folder of the store from the bucket, even if it is not here."""
     session = _SESSION.get()
     if session is not None:
         session.forgotten.add(folder.relative_to(session.mirror.store.root).as_posix() + "/")
@@ -169,7 +169,7 @@ def _lease(mirror: Mirror, holder: str) -> Lease:
 
 
 class _Session:
-    """A run's hold on a mirror's bucket."""
+    """A run's lock on a mirror's bucket."""
 
     def __init__(self, mirror: Mirror, purpose: str) -> None:
         self.mirror = mirror
@@ -177,17 +177,17 @@ class _Session:
         holder = f"'{purpose}', process {os.getpid()} on {socket.gethostname()}, since {since}"
         self.lease = _lease(mirror, holder)
         self.seen: set[str] = set()
-        """Files that were here at some time of the run: if they are not any more, the run removed them."""
+        """Files that existed here at some time of the run: those that are gone were removed by the run."""
         self.forgotten: set[str] = set()
         self.left_over: set[str] = set()
-        """Keys that no manifest names: of pushes that were killed."""
+        """Keys that no manifest names, left by pushes that were killed."""
         self._pushing = threading.RLock()
         self._stop = threading.Event()
         self._failing_since: float | None = None
         self._failure: Exception | None = None
 
     def begin(self, everything: bool) -> None:
-        """Fetch what is there, and push from now on."""
+        """Fetch the store, and push from now on."""
         mirror = self.mirror
         with mirror.locked():
             mirror.want(())
@@ -199,7 +199,7 @@ class _Session:
         threading.Thread(target=self._go_on, name="push", daemon=True).start()
 
     def want(self, folders: Sequence[str]) -> None:
-        """Fetch folders that turned out to be wanted."""
+        """Fetch folders that turn out to be needed."""
         new = [folder for folder in folders if folder not in self.mirror.wanted]
         if new:
             with self._pushing:
@@ -212,7 +212,7 @@ class _Session:
         return self.lease.lost is not None or self._failure is not None
 
     def check(self) -> None:
-        """Raise what ends the run."""
+        """Raise the error that ends the run."""
         if self.lease.lost is not None:
             raise self.lease.lost
         since, failure = self._failing_since, self._failure
@@ -220,7 +220,7 @@ class _Session:
             raise failure
 
     def push_with_retries(self) -> None:
-        """Push everything, now that nothing is being written."""
+        """Push everything, when nothing is being written any more."""
         try:
             with_retries(lambda: self.push(quiet=True))
         except Exception as error:
@@ -228,7 +228,7 @@ class _Session:
             raise
 
     def finish(self) -> None:
-        """Push the rest, and remove what earlier runs left over."""
+        """Push the rest, and remove leftovers of earlier runs."""
         self._stop.set()
         self.push_with_retries()
         named = {entry.key(path) for path, entry in self.mirror.manifest.items()}
@@ -245,7 +245,7 @@ class _Session:
             try:
                 self.push(quiet=False)
             except FileNotFoundError:
-                continue  # files come and go; there is a next time
+                continue  # files come and go; the next push will have them
             except Exception as error:
                 self._failing_since = self._failing_since or time.monotonic()
                 self._failure = error
@@ -253,10 +253,10 @@ class _Session:
                     return
 
     def push(self, quiet: bool) -> None:
-        """Upload what is new, then say so. `quiet`: nothing is being written, so all that is here is finished.
+        """Upload what is new, then write the manifest. `quiet`: nothing is being written, so all files are finished.
 
         Raises:
-            FileNotFoundError: files went all the while.
+            FileNotFoundError: files were removed during every listing.
         """
         with self._pushing:
             self.lease.ensure()
@@ -265,7 +265,7 @@ class _Session:
                     self._write_manifest(self._upload(quiet))
                     self._failing_since = self._failure = None
                     return
-            raise FileNotFoundError(f"{self.mirror.store.root}: files went while they were pushed")
+            raise FileNotFoundError(f"{self.mirror.store.root}: files were removed while they were pushed")
 
     def _upload(self, quiet: bool) -> Files:
         """Upload what is new; returns all files that the store then has."""
@@ -281,7 +281,7 @@ class _Session:
                 if path not in gone and not path.startswith(tuple(self.forgotten))
             }
             with ThreadPoolExecutor(TRANSFERS) as pool:
-                # Unchanged since it was as there: what the manifest says stands, whatever that is.
+                # Unchanged since it equalled the bucket's file: its entry in the manifest stays.
                 new = [path for path in here if path not in files or not mirror.is_unchanged(path)]
                 files |= zip(new, pool.map(self._uploaded, new), strict=True)
             if catalog is not None:
@@ -315,7 +315,7 @@ class _Session:
                 mirror.manifest_etag = mirror.objects.swap(MANIFEST, data, mirror.manifest_etag)
             except ConflictError:
                 found = mirror.objects.get(MANIFEST)
-                if found is None or found.data != data:  # else: we had not heard that an earlier request succeeded
+                if found is None or found.data != data:  # not our own earlier request
                     self.lease.lost = LeaseLostError(
                         f"store: {mirror.url} was written by another run meanwhile; run the same command again to go on"
                     )
@@ -333,7 +333,8 @@ class _Session:
 
 @contextmanager
 def _catalog(store: Store, quiet: bool) -> Iterator[BufferedReader | None]:
-    """The published catalog, whoever publishes another meanwhile; the newest if nothing is being written."""
+    """A stable copy of the published catalog, even if another is published meanwhile; the newest if nothing is being
+    written."""
     path = newest(store.catalog) if quiet and store.catalog.is_file() else published_path(store.catalog)
     try:
         file = path.open("rb")
@@ -345,8 +346,8 @@ def _catalog(store: Store, quiet: bool) -> Iterator[BufferedReader | None]:
 
 
 def _now_ns(folder: Path) -> int:
-    """The time by the clock of the file system: what has an earlier one was written before."""
-    time.sleep(0.02)  # file systems count in steps
+    """The time by the clock of the file system: a file with an earlier time was written before."""
+    time.sleep(0.02)  # file systems have a coarse clock
     with whole_file(folder / "clock") as partial:
         partial.touch()
     return (folder / "clock").stat().st_ctime_ns

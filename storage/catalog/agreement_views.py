@@ -1,9 +1,9 @@
-"""Our descriptions beside those that others published (`import`): the views `imported_pairs` and `method_agreement`."""
+"""Descriptions compared with published ones (`import`): the views `imported_pairs` and `method_agreement`."""
 
 AGREEMENT_VIEWS = {
     "imported_pairs": (
-        "One feature's description by one method beside one that was imported (`import`): what their words and "
-        "validated tokens have in common, and both their scores.",
+        "One feature's description by one method and an imported one (`import`): the overlap of their words and "
+        "validated tokens, and the scores of both.",
         """
         WITH pairs AS (
             SELECT a.checkpoint_id, b.checkpoint_id AS imported_checkpoint_id
@@ -50,9 +50,9 @@ AGREEMENT_VIEWS = {
         """,
     ),
     "method_agreement": (
-        "One method of description in one layer beside one that was imported (`import`), over the features that both "
-        "describe: what their validated tokens and their words have in common, and whether their scores go together. "
-        "`circuit-insights agreement` adds how alike the texts' embeddings are.",
+        "One method of description in one layer and an imported one (`import`), over the features that both "
+        "describe: the overlap of their validated tokens and of their words, and the correlation of their scores. "
+        "`circuit-insights agreement` adds the similarity of the texts' embeddings.",
         """
         SELECT checkpoint_id, imported_checkpoint_id, layer, method, explainer, imported_method,
                count(*) AS n_features, avg(word_overlap) AS word_overlap, avg(validated_overlap) AS validated_overlap,

@@ -1,4 +1,4 @@
-"""What was read and which runs did it: checkpoints, corpora, vocabularies, runs and their failures."""
+"""Tables of what was read, and of runs: checkpoints, corpora, vocabularies, runs and their failures."""
 
 from storage.catalog.columns import CHECKPOINT, CORPUS, FEATURE, LAYER, Column, Table
 
@@ -9,7 +9,7 @@ TABLES = (
         ("checkpoint_id",),
         (
             CHECKPOINT,
-            Column("name", "VARCHAR", "The configuration's name for it."),
+            Column("name", "VARCHAR", "Its name in the configuration."),
             Column("model_name", "VARCHAR", "Model folder or repository."),
             Column("model_revision", "VARCHAR", "Its revision, null for a local folder."),
             Column("transcoder_name", "VARCHAR", "Transcoder folder or repository."),
@@ -21,10 +21,10 @@ TABLES = (
             Column(
                 "layers",
                 "SMALLINT[]",
-                "Layers whose transcoders were ingested; of others nothing is known. Null: all (earlier versions).",
+                "Layers whose transcoders were ingested. Null: all (earlier versions).",
             ),
             Column("d_model", "INTEGER", "Width of the residual stream."),
-            Column("d_transcoder", "INTEGER", "Features a layer."),
+            Column("d_transcoder", "INTEGER", "Features in each layer."),
             Column("d_vocab", "INTEGER", "Rows of the embedding."),
             Column(
                 "feature_input_hook",
@@ -48,16 +48,16 @@ TABLES = (
         (
             Column("corpus_id", "VARCHAR", "The corpus: a short hash of text, tokenizer and packing."),
             Column("name", "VARCHAR", "Its source."),
-            Column("n_sequences", "BIGINT", "Rows from which statistics and samples are taken."),
-            Column("n_pos", "INTEGER", "Tokens a row."),
-            Column("n_tokens", "BIGINT", "Tokens in them, padding left out."),
-            Column("n_held_out_sequences", "BIGINT", "Rows of the documents that are held out."),
-            Column("n_held_out_tokens", "BIGINT", "Tokens in them, padding left out."),
-            Column("sha256", "VARCHAR", "Hash of the source; of a Hub dataset, its commit and path."),
+            Column("n_sequences", "BIGINT", "Rows that statistics and samples are computed from."),
+            Column("n_pos", "INTEGER", "Tokens in a row."),
+            Column("n_tokens", "BIGINT", "Tokens in them, without padding."),
+            Column("n_held_out_sequences", "BIGINT", "Rows of the held-out documents."),
+            Column("n_held_out_tokens", "BIGINT", "Tokens in them, without padding."),
+            Column("sha256", "VARCHAR", "Hash of the source; for a Hub dataset, of its commit and path."),
             Column(
                 "corpora",
                 "VARCHAR[]",
-                "Of several corpora that were read one after the other, their ids in order; null of a single one.",
+                "The ids of several corpora that were read one after the other, in order; null for a single corpus.",
             ),
             Column(
                 "has_text",
@@ -73,8 +73,14 @@ TABLES = (
         ("checkpoint_id", "token_id"),
         (
             CHECKPOINT,
-            Column("token_id", "INTEGER", "Token id; negative: a text of an imported file that names no one token."),
-            Column("text", "VARCHAR", "Its text, leading space kept; bytes that are no character as <0xE2>."),
+            Column(
+                "token_id", "INTEGER", "Token id; negative: a text in an imported file that does not identify a token."
+            ),
+            Column(
+                "text",
+                "VARCHAR",
+                "Its text, with a leading space if it has one; bytes that are not a character as <0xE2>.",
+            ),
         ),
     ),
     Table(
@@ -91,15 +97,15 @@ TABLES = (
                 "VARCHAR",
                 "train-transcoders, ingest, a stage's name, compare-checkpoints or import.",
             ),
-            Column("recipe", "VARCHAR", "The recipe whose output the stage left in the catalog."),
+            Column("recipe", "VARCHAR", "The recipe of the stage's output in the catalog."),
             Column("status", "VARCHAR", "running, completed, failed or killed."),
             Column("started_at", "TIMESTAMP", "UTC."),
             Column("finished_at", "TIMESTAMP", "UTC; null while running."),
-            Column("predicted_s", "DOUBLE", "Seconds that the plan gave for it; null where none was made."),
-            Column("uncorrected_s", "DOUBLE", "The same, had earlier runs not corrected the plan."),
+            Column("predicted_s", "DOUBLE", "Seconds by the plan; null where none was made."),
+            Column("uncorrected_s", "DOUBLE", "Seconds by the plan without the correction by earlier runs."),
             Column("actual_s", "DOUBLE", "Seconds that it took."),
-            Column("n_shards", "INTEGER", "Shards that can be taken over from another checkpoint, where equal."),
-            Column("n_reused", "INTEGER", "Those that were."),
+            Column("n_shards", "INTEGER", "Shards that can be copied from another checkpoint if they are equal."),
+            Column("n_reused", "INTEGER", "Shards that were copied."),
             Column("config", "VARCHAR", "The configuration, as JSON."),
             Column("code_version", "VARCHAR", "Version of Circuit Insights."),
             Column("host", "VARCHAR", "Machine."),
@@ -108,24 +114,26 @@ TABLES = (
     ),
     Table(
         "transcoder_quality",
-        "How well one layer's transcoder stands for its MLP, measured at ingestion.",
+        "How well one layer's transcoder reproduces its MLP, measured at ingestion.",
         ("checkpoint_id", "layer"),
         (
             CHECKPOINT,
             LAYER,
             Column("explained_variance", "DOUBLE", "1 − Σ‖y − ŷ‖² / Σ‖y − mean(y)‖²."),
-            Column("l0", "DOUBLE", "Mean active features a token."),
-            Column("dead_share", "DOUBLE", "Share of features that fired nowhere in the text."),
+            Column("l0", "DOUBLE", "Mean number of active features of a token."),
+            Column("dead_share", "DOUBLE", "Share of features that were never active in the text."),
             Column("loss", "DOUBLE", "The model's next-token loss on a quarter of the text's rows, nats."),
-            Column("loss_replaced", "DOUBLE", "The same with the layer's MLP replaced by its transcoder."),
-            Column("loss_all_replaced", "DOUBLE", "The same with the MLPs of all layers replaced; NULL: not measured."),
-            Column("n_tokens", "BIGINT", "Tokens that variance and active features are of."),
-            Column("text", "VARCHAR", "The text they are from."),
+            Column("loss_replaced", "DOUBLE", "This loss with the layer's MLP replaced by its transcoder."),
+            Column(
+                "loss_all_replaced", "DOUBLE", "This loss with the MLPs of all layers replaced; null: not measured."
+            ),
+            Column("n_tokens", "BIGINT", "Number of tokens for variance and active features."),
+            Column("text", "VARCHAR", "The text that was used."),
         ),
     ),
     Table(
         "failures",
-        "One feature for which a stage found nothing, and why; feature −1: a layer.",
+        "One feature for which a stage has no result, and why; feature −1: a layer.",
         ("run_id", "stage", "layer", "feature"),
         (
             Column("run_id", "VARCHAR", "The run that loaded it; `runs` names its checkpoint."),
@@ -133,7 +141,7 @@ TABLES = (
             LAYER,
             FEATURE,
             Column("reason", "VARCHAR", "A short code: no_candidates, none_validated."),
-            Column("detail", "VARCHAR", "The same in a sentence, with numbers."),
+            Column("detail", "VARCHAR", "The reason in a sentence, with numbers."),
         ),
     ),
     Table(
@@ -155,20 +163,20 @@ TABLES = (
         (
             Column("call_id", "VARCHAR", "The call."),
             Column("run_id", "VARCHAR", "The run that asked."),
-            Column("purpose", "VARCHAR", "What for: explain, synthesise, rate, …"),
-            Column("model", "VARCHAR", "The model asked."),
+            Column("purpose", "VARCHAR", "The purpose: explain, synthesise, rate, …"),
+            Column("model", "VARCHAR", "The model that was asked."),
             Column("prompt_sha256", "VARCHAR", "Hash of all that was sent."),
-            Column("characters", "BIGINT", "Of the question, instructions included; 0 where they are not known."),
+            Column("characters", "BIGINT", "Length of the question, instructions included; 0 where it is not known."),
             Column("input_tokens", "BIGINT", "Tokens read, cached ones included."),
             Column("output_tokens", "BIGINT", "Tokens written."),
-            Column("cost_usd", "DOUBLE", "What it cost by the configuration's prices."),
+            Column("cost_usd", "DOUBLE", "Its cost by the configuration's prices."),
             Column(
                 "set_aside_usd",
                 "DOUBLE",
-                "What stays set aside for it: its answer got lost, and it may have been charged for.",
+                "The amount still reserved for it: its answer was lost, and it may have been charged for.",
             ),
             Column("latency_s", "DOUBLE", "Seconds until the answer."),
-            Column("cached", "BOOLEAN", "Answered from the store, for nothing."),
+            Column("cached", "BOOLEAN", "Whether it was answered from the store, free of charge."),
             Column("status", "VARCHAR", "ok, unknown (see set_aside_usd), or what went wrong."),
             Column("error", "VARCHAR", "The error, in full."),
         ),

@@ -1,4 +1,4 @@
-"""What a table and a column are, and the columns that many tables have in common."""
+"""The types of tables and columns, and columns that many tables have in common."""
 
 from typing import NamedTuple
 
@@ -22,13 +22,15 @@ ARROW = {
 
 
 class Column(NamedTuple):
+    """A column: its name, its SQL type and its description."""
+
     name: str
     type: str
     meaning: str
 
 
 class Table(NamedTuple):
-    """A table: what a row is, its key and its columns."""
+    """A table: the meaning of a row, its key and its columns."""
 
     name: str
     row: str
@@ -41,6 +43,7 @@ class Table(NamedTuple):
 
     @property
     def ddl(self) -> str:
+        """The SQL statement that creates the table where it does not exist."""
         columns = ", ".join(f"{column.name} {column.type}" for column in self.columns)
         return f"CREATE TABLE IF NOT EXISTS {self.name} ({columns})"
 
@@ -48,7 +51,7 @@ class Table(NamedTuple):
 CHECKPOINT = Column(
     "checkpoint_id", "VARCHAR", "The checkpoint: a short hash of model, transcoders and how they are read."
 )
-CORPUS = Column("corpus_id", "VARCHAR", "The corpus; null where the row depends on weights alone.")
-READ_CORPUS = Column("corpus_id", "VARCHAR", "The corpus that was read; of several, a hash of them all.")
+CORPUS = Column("corpus_id", "VARCHAR", "The corpus; null if the row depends on weights only.")
+READ_CORPUS = Column("corpus_id", "VARCHAR", "The corpus that was read; for several, a hash of them all.")
 LAYER = Column("layer", "SMALLINT", "Layer, from 0.")
 FEATURE = Column("feature", "INTEGER", "Feature of the layer's transcoder, from 0.")

@@ -1,10 +1,10 @@
 """The view `contexts`: every sampled activation with the text around it and the tokens that caused it."""
 
 TOKENS_BEFORE, TOKENS_AFTER = 48, 24
-"""How much of a document is shown on either side of the firing token."""
+"""Largest number of tokens of the document shown on either side of the firing token."""
 
 LEAST_SHARE = 0.1
-"""A token counts as a cause if it has this share of all that heads and embeddings bring, as in input patterns."""
+"""A token counts as a cause if it has this share of all contributions of heads and embeddings, as in input patterns."""
 
 MOST_CAUSES = 8
 
@@ -26,7 +26,7 @@ _CAUSES = f"""
     ) WHERE rank <= {MOST_CAUSES} GROUP BY ALL"""
 
 # The same windows as `interp.descriptions.window.text_around`, which shows no BOS; a test compares the two.
-# A list is counted from 1, positions from 0. A character that several tokens make up is on the first of them, the
+# Lists are counted from 1, positions from 0. A character made of several tokens is on the first of them, and the
 # others are empty: so a firing token's text begins at the last one up to it that is not.
 _PLACED = f"""
     SELECT *, greatest(document_first, position + 1 - {TOKENS_BEFORE}) AS first,

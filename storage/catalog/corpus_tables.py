@@ -1,4 +1,4 @@
-"""What features do on a corpus, and what causes it."""
+"""Tables of features' activations on a corpus and of their causes."""
 
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, READ_CORPUS, Column, Table
 
@@ -21,15 +21,15 @@ SIDES = (
 TABLES = (
     Table(
         "features",
-        "What one feature did on a corpus.",
+        "Statistics of one feature's activations on a corpus.",
         ("checkpoint_id", "corpus_id", "layer", "feature"),
         (
             CHECKPOINT,
             READ_CORPUS,
             LAYER,
             FEATURE,
-            Column("n_active", "BIGINT", "Tokens at which it was active."),
-            Column("density", "DOUBLE", "Their share of all tokens counted."),
+            Column("n_active", "BIGINT", "Number of tokens at which it was active."),
+            Column("density", "DOUBLE", "Their share of all tokens that count."),
             Column("mean_activation", "DOUBLE", "Mean over the tokens at which it was active; null if none."),
             Column("std_activation", "DOUBLE", "Standard deviation over them (n); null if none."),
             Column("max_activation", "FLOAT", "Greatest activation; null if none."),
@@ -39,27 +39,31 @@ TABLES = (
                 "Edges of the quantile bins over the tokens at which it was active, from the least to the greatest "
                 "activation; null if none.",
             ),
-            Column("is_dead", "BOOLEAN", "Never active on the corpus."),
+            Column("is_dead", "BOOLEAN", "Whether it was never active on the corpus."),
         ),
     ),
     Table(
         "samples",
-        "One token of a corpus at which a feature was active, drawn for a closer look.",
+        "One token of a corpus at which a feature was active, drawn as a sample.",
         ("checkpoint_id", "corpus_id", "layer", "feature", "sample"),
         (
             CHECKPOINT,
             READ_CORPUS,
             LAYER,
             FEATURE,
-            Column("sample", "INTEGER", "From 0: first the quantile sample, then the greatest activations, downwards."),
-            Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
+            Column(
+                "sample",
+                "INTEGER",
+                "From 0: first the quantile sample, then the greatest activations in descending order.",
+            ),
+            Column("sequence", "BIGINT", "Row of the corpus; for several corpora, counted through all of them."),
             Column("position", "INTEGER", "Token in the row, from 0."),
             Column("activation", "FLOAT", "The feature's activation there."),
             Column(
                 "quantile_bin",
                 "SMALLINT",
                 "Bin of the quantile sample, 0 for the weakest; null: not in that sample, but among the feature's "
-                "greatest activations. Those in both stand once, so the greatest are ORDER BY activation DESC over "
+                "greatest activations. A sample in both has one row, so the greatest are ORDER BY activation DESC over "
                 "all its samples.",
             ),
             Column("cluster", "SMALLINT", "Cluster by mechanism, −1 noise; null where not attributed."),
@@ -75,7 +79,9 @@ TABLES = (
             LAYER,
             FEATURE,
             Column("sample", "INTEGER", "The sample."),
-            Column("offsets", "SMALLINT[]", "Tokens from the sample: 0 for its own, −1 for the one before it."),
+            Column(
+                "offsets", "SMALLINT[]", "Distances to the sample in tokens: 0 for itself, −1 for the token before it."
+            ),
             Column("activations", "FLOAT[]", "The feature's activation at each."),
         ),
     ),
@@ -85,11 +91,11 @@ TABLES = (
         ("corpus_id", "sequence"),
         (
             READ_CORPUS,
-            Column("sequence", "BIGINT", "Row of the corpus; of several, counted through all of them."),
+            Column("sequence", "BIGINT", "Row of the corpus; for several corpora, counted through all of them."),
             Column(
                 "tokens",
                 "VARCHAR[]",
-                "The texts of its tokens, padding left out. A character that several tokens make up is on the "
+                "The texts of its tokens, without padding. A character made of several tokens is on the "
                 "first of them, and the others are empty.",
             ),
             Column("documents", "INTEGER[]", "The document that each token is from, from 0."),
@@ -146,7 +152,7 @@ TABLES = (
     ),
     Table(
         "qk_contributions",
-        "One pair of sources that made a head look from one token at another, where it brought much to a sampled "
+        "One pair of sources that made a head attend from one token to another, where it contributed much to a sampled "
         "activation.",
         (
             "checkpoint_id",
@@ -175,12 +181,12 @@ TABLES = (
             Column("sample", "INTEGER", "The sample."),
             Column("head_layer", "SMALLINT", "Layer of the head."),
             Column("head", "INTEGER", "The head, from 0."),
-            Column("query_position", "INTEGER", "The token in the row from which it looked: the firing one."),
-            Column("key_position", "INTEGER", "The token at which it looked."),
+            Column("query_position", "INTEGER", "Position of the query in the row: the firing token."),
+            Column("key_position", "INTEGER", "Position of the key in the row."),
             Column(
                 "head_score",
                 "DOUBLE",
-                "The head's score there before the softmax, and before a soft cap where the model has one: the sum of "
+                "The head's score before the softmax, and before a soft cap where the model has one: the sum of "
                 "all pairs.",
             ),
             *SIDES,
@@ -199,27 +205,27 @@ TABLES = (
             Column("sample", "INTEGER", "The sample; −1: the mean over all samples of the feature."),
             Column("position", "INTEGER", "Tokens after the firing one: 0 for the next-token prediction there."),
             Column("token_id", "INTEGER", "The token."),
-            Column("effect", "DOUBLE", "What the activation adds to its logit."),
+            Column("effect", "DOUBLE", "The effect of the activation on its logit."),
         ),
     ),
     Table(
         "clusters",
-        "One mechanism by which a feature fires.",
+        "One mechanism that makes a feature fire.",
         ("checkpoint_id", "corpus_id", "layer", "feature", "cluster"),
         (
             CHECKPOINT,
             READ_CORPUS,
             LAYER,
             FEATURE,
-            Column("cluster", "SMALLINT", "From 0, the largest first; −1: samples that belong to none."),
-            Column("n_samples", "INTEGER", "Samples in it."),
+            Column("cluster", "SMALLINT", "From 0, the largest first; −1: samples in no cluster."),
+            Column("n_samples", "INTEGER", "Number of samples in it."),
             Column("share", "DOUBLE", "Their share of the feature's attributed samples."),
             Column("signature", "VARCHAR[]", "Contributors that most of its samples share: L3 #17, L2 H1 −1, …"),
             Column(
                 "stability",
                 "DOUBLE",
-                "How well it holds when part of the samples is clustered again: of the pairs of its samples with "
-                "others that one of both clusterings puts together, the share that both do; null for noise.",
+                "Its stability when a part of the samples is clustered again: of the pairs of its samples with "
+                "others that share a cluster in one of both clusterings, the share that do so in both; null for noise.",
             ),
         ),
     ),

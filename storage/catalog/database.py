@@ -1,6 +1,6 @@
-"""The DuckDB catalog: one writer for moments, readers for moments, schema known by version.
+"""The DuckDB catalog: short connections for one writer or several readers, and a versioned schema.
 
-Whoever reads for longer than a moment opens the copy of `storage.catalog.published` instead.
+Connections for longer reading open the copy made by `storage.catalog.published` instead.
 """
 
 import json
@@ -23,25 +23,25 @@ SCHEMA_VERSION = 18
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0
-"""How long a connection waits for one in another process to close."""
+"""Seconds that a connection waits for one in another process to close."""
 
 WRITER_MEMORY = "1GB"
-"""What loading may hold; beyond it DuckDB goes on on disk. Its own default is most of the machine's."""
+"""DuckDB's memory limit while loading; beyond it, DuckDB uses the disk. Its default is most of the machine's memory."""
 
 OWN_TABLES = (
     "CREATE TABLE IF NOT EXISTS schema_version (version INTEGER)",
     "CREATE TABLE IF NOT EXISTS loaded (subject VARCHAR, stage VARCHAR, recipe VARCHAR)",
     "CREATE TABLE IF NOT EXISTS loaded_parts (table_name VARCHAR, selected VARCHAR, recipe VARCHAR)",
 )
-"""What the catalog keeps for itself: its version, which recipe each stage left in it, and from which parts."""
+"""Internal tables: the catalog's version, the recipe that each stage has loaded, and the parts it came from."""
 
 
 _DAMAGED = ("Corrupt database file", "not a valid DuckDB database", "Could not read enough bytes")
-"""Words of DuckDB's errors over damaged files."""
+"""Words in DuckDB's errors about damaged files."""
 
 
 class RunOf(NamedTuple):
-    """A run, and what it is of."""
+    """A run, and the checkpoint and corpus that it is about."""
 
     run_id: str
     checkpoint_id: str
@@ -50,15 +50,14 @@ class RunOf(NamedTuple):
 
 
 class CatalogBusyError(ValueError):
-    """Another process keeps the catalog open."""
+    """Another process has the catalog open."""
 
 
 @contextmanager
 def open_catalog(path: Path, *, write: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A short connection to the catalog; a writing one is a transaction and makes the catalog if needed.
+    """A short connection to the catalog; a writing one is a transaction and creates the catalog if needed.
 
-    A writing connection brings a catalog of an earlier version forward, in the same transaction; a reading one finds
-    it as it is.
+    A writing connection migrates a catalog of an earlier version, in the same transaction; a reading one does not.
 
     Raises:
         ValueError: there is no catalog to read, or a newer version of the software wrote it.
@@ -86,10 +85,10 @@ def open_catalog(path: Path, *, write: bool = False) -> Iterator[duckdb.DuckDBPy
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """What DuckDB says within of a damaged file is told as damage to the catalog at `path`.
+    """A context in which DuckDB's errors about damaged files become a `DamagedError` for the catalog at `path`.
 
     Raises:
-        DamagedError: a block of the file has another checksum than it was written with, or the file is too short.
+        DamagedError: the checksum of a block does not match, or the file is too short.
     """
     try:
         yield
@@ -100,7 +99,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def is_damage(error: duckdb.Error) -> bool:
-    """Whether DuckDB says that a file is damaged: it compares the checksum of each block that it reads."""
+    """Whether an error of DuckDB means damage: it checks the checksum of each block that it reads."""
     return any(words in str(error) for words in _DAMAGED)
 
 
@@ -109,8 +108,8 @@ def check_database(path: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
 
     Raises:
         DamagedError: it is damaged.
-        ValueError: it is no catalog, or a newer version of the software wrote it.
-        CatalogBusyError: somebody was still writing after `patience_s`.
+        ValueError: it is not a catalog, or a newer version of the software wrote it.
+        CatalogBusyError: another process was still writing after `patience_s`.
     """
     with connect(path, write=False, patience_s=patience_s) as connection, damage_named(path):
         checked_version(connection, path)
@@ -130,9 +129,9 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
     """Open a DuckDB file, waiting while it is being written elsewhere.
 
     Raises:
-        DamagedError: it is no DuckDB file, or damaged.
+        DamagedError: it is not a DuckDB file, or damaged.
         ValueError: a newer DuckDB wrote it.
-        CatalogBusyError: it was still being written, or for a writer read, after `patience_s`.
+        CatalogBusyError: it was still being written after `patience_s`; for a writer, also: still being read.
     """
     give_up = time.monotonic() + patience_s
     while True:
@@ -141,13 +140,13 @@ def connect(path: Path, *, write: bool, patience_s: float = LOCK_PATIENCE_S) -> 
             config: dict[str, str | bool | int | float | list[str]] = {"autoinstall_known_extensions": "false", **bound}
             return duckdb.connect(path, read_only=not write, config=config)
         except duckdb.Error as error:
-            # the second is what a thread hears that wants to read while another of its process writes
+            # the second is for a thread that wants to read while another thread of the process writes
             if not any(words in str(error) for words in ("Could not set lock", "different configuration")):
                 if is_damage(error):
                     raise DamagedError(path, first_line(error)) from None
                 raise ValueError(f"{path}: not a readable DuckDB catalog ({first_line(error)})") from None
             if time.monotonic() > give_up:
-                raise CatalogBusyError(f"{path} is kept open by another process ({first_line(error)})") from None
+                raise CatalogBusyError(f"{path} is open in another process ({first_line(error)})") from None
             time.sleep(min(0.2, patience_s))
 
 
@@ -157,6 +156,7 @@ def quoted(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     return str(error).splitlines()[0][:300]
 
 
@@ -164,7 +164,7 @@ def checked_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     """The schema version of a catalog.
 
     Raises:
-        ValueError: it is no catalog, or a newer version of the software wrote it.
+        ValueError: it is not a catalog, or a newer version of the software wrote it.
     """
     known = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchone()
     row = connection.execute("SELECT max(version) FROM schema_version").fetchone() if known else None
@@ -173,15 +173,16 @@ def checked_version(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
     version = int(row[0])
     if version > SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {version}, this version knows {SCHEMA_VERSION}; update Circuit Insights"
+            f"{path} has schema version {version}, this version supports {SCHEMA_VERSION}; update Circuit Insights"
         )
     return version
 
 
 def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give a catalog of an earlier version, or an empty file, today's schema. Rows stay; new columns are null in them.
+    """Migrate a catalog of an earlier version, or an empty file, to the current schema. New columns are null in its
+    rows.
 
-    Columns have only ever been added. Version 6 fills `corpora.corpora` of corpora that were read from several.
+    So far, columns have only been added. Version 6 fills `corpora.corpora` of corpora that consist of several.
     """
     for name in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
@@ -202,7 +203,8 @@ def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _fill_corpora(connection: duckdb.DuckDBPyConnection) -> None:
-    """Note from which corpora a corpus was read: its name joins theirs, and its id is the hash of theirs."""
+    """Record the parts of corpora that consist of several: their name joins the parts' names, and their id is the hash
+    of the parts' ids."""
     rows = connection.execute("SELECT corpus_id, name FROM corpora WHERE sha256 <> corpus_id").fetchall()
     query = "SELECT corpus_id, name FROM corpora WHERE sha256 = corpus_id AND corpora IS NULL"
     for joined_id, joined_name in connection.execute(query).fetchall():
@@ -213,19 +215,19 @@ def _fill_corpora(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make a catalog beside its place and put it there: a killed run leaves none that is half made."""
+    """Create a catalog under a temporary name and rename it, so that a killed run leaves no unfinished one."""
     with whole_file(path) as partial, duckdb.connect(partial) as connection:
         bring_forward(connection)
-        connection.execute("CHECKPOINT")  # closing would do it too, but keep silent if the disk is full
+        connection.execute("CHECKPOINT")  # closing would do it too, but would not report a full disk
 
 
 def loaded_subject(checkpoint_id: str, corpus_id: str | None = None) -> str:
-    """What a stage is loaded for, as `loaded` keeps it: a checkpoint, and the corpus where the stage reads one."""
+    """The value of `loaded.subject`: a checkpoint, and the corpus if the stage reads one."""
     return checkpoint_id if corpus_id is None else f"{checkpoint_id} {corpus_id}"
 
 
 def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
-    """Which recipe's output of a stage the catalog holds for a checkpoint or corpus."""
+    """The recipe of a stage's output that is loaded for a checkpoint or corpus."""
     if not path.is_file():
         return None
     with open_catalog(path) as connection:
@@ -235,13 +237,14 @@ def loaded_recipe(path: Path, subject: str, stage: str) -> str | None:
 
 
 def has_text(path: Path, corpus_id: str) -> bool | None:
-    """Whether the catalog holds the text around a corpus's samples; None: no samples, or of an earlier version."""
+    """Whether the catalog has the text around a corpus's samples; None: no samples, or loaded by an earlier version."""
     with open_catalog(path) as connection:
         row = connection.execute("SELECT has_text FROM corpora WHERE corpus_id = ?", [corpus_id]).fetchone()
     return row[0] if row else None
 
 
 def mark_loaded(connection: duckdb.DuckDBPyConnection, subject: str, stage: str, recipe: str) -> None:
+    """Record that a recipe's output of a stage is loaded for a checkpoint or corpus."""
     connection.execute("DELETE FROM loaded WHERE subject = ? AND stage = ?", [subject, stage])
     connection.execute("INSERT INTO loaded VALUES (?, ?, ?)", [subject, stage, recipe])
 
@@ -253,11 +256,10 @@ def replace_rows(
     parts: Sequence[Path],
     run_id: str | None = None,
 ) -> None:
-    """Put the rows of some parts in the place of the rows that `where` selects (None: where it is null), and check the
-    key.
+    """Replace the rows that `where` selects (None: where it is null) by the rows of some parts, and check the key.
 
-    The columns that `where` names are filled from it: parts that several checkpoints share cannot know them. `run_id`
-    likewise, in tables that name the run. What parts lack is null.
+    The columns in `where` get its values, since parts that several checkpoints share do not have them; so does
+    `run_id`, in tables with that column. Other columns that parts lack are null.
 
     Raises:
         ValueError: two rows share a key.
@@ -277,7 +279,7 @@ def replace_rows(
             connection.execute(f"INSERT INTO {table} BY NAME {query}", [*filled.values(), files])
         except duckdb.Error:
             for part in parts:
-                read_table(part)  # which names a damaged one
+                read_table(part)  # its error names a damaged part
             raise
     check_key(connection, table)
     if "run_id" not in where:
@@ -290,7 +292,7 @@ def replace_failures(
     run: RunOf,
     parts: Sequence[Path],
 ) -> None:
-    """Put what a stage could not say of a checkpoint's features in the place of what its earlier runs left."""
+    """Replace the failures of a stage for a checkpoint by those of the current run."""
     of_runs = "SELECT run_id FROM runs WHERE checkpoint_id = ?"
     parameters = [stage, run.checkpoint_id]
     if run.corpus_id is not None:
@@ -302,7 +304,7 @@ def replace_failures(
 def note_recipes(
     connection: duckdb.DuckDBPyConnection, kind: str, where: Mapping[str, object], recipes: Sequence[str]
 ) -> None:
-    """Remember under which recipes something else than parts lies, for `vacuum`: `kind` is the folder of the store."""
+    """Record for `vacuum` which recipes have files other than parts; `kind` is their folder in the store."""
     selected = [kind, json.dumps(where, sort_keys=True)]
     connection.execute("DELETE FROM loaded_parts WHERE table_name = ? AND selected = ?", selected)
     for recipe in sorted(set(recipes)):
@@ -312,7 +314,7 @@ def note_recipes(
 def _note_parts(
     connection: duckdb.DuckDBPyConnection, table: str, where: Mapping[str, object], parts: Sequence[Path]
 ) -> None:
-    """Remember the recipes of the parts that rows came from, so that `vacuum` keeps them."""
+    """Record the recipes of the parts that rows came from, so that `vacuum` keeps them."""
     recipes = {folder.name for part in parts for folder in part.parents if folder.parent.name == table}
     note_recipes(connection, table, where, sorted(recipes))
 
@@ -327,7 +329,7 @@ def insert_row(connection: duckdb.DuckDBPyConnection, table: str, row: Mapping[s
 
 
 class CorpusRow(NamedTuple):
-    """A row of the table `corpora`, without what the catalog decides for itself."""
+    """A row of the table `corpora`, without `has_text`."""
 
     corpus_id: str
     name: str
@@ -338,11 +340,11 @@ class CorpusRow(NamedTuple):
     n_held_out_tokens: int
     sha256: str
     corpora: tuple[str, ...] | None = None
-    """Ids of the corpora that were read one after the other, in order, if this is a union of several."""
+    """Ids of the corpora that were read one after the other, in order, if this one consists of several."""
 
 
 def put_corpus(connection: duckdb.DuckDBPyConnection, row: CorpusRow) -> None:
-    """Enter a corpus, in the place of what was known of it. Whether the catalog has its text stays as it is."""
+    """Insert a corpus, or replace its row; `has_text` is not changed."""
     query = "SELECT has_text FROM corpora WHERE corpus_id = ?"
     known = connection.execute(query, [row.corpus_id]).fetchone()
     corpora = None if row.corpora is None else list(row.corpora)

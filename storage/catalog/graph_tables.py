@@ -3,7 +3,7 @@
 from storage.catalog.columns import CHECKPOINT, FEATURE, LAYER, Column, Table
 from storage.catalog.corpus_tables import SIDES
 
-BATCH = Column("batch", "VARCHAR", "The file of prompts and how it was attributed, as a short hash.")
+BATCH = Column("batch", "VARCHAR", "A short hash of the file of prompts and the settings of the attribution.")
 NUMBER = Column("number", "INTEGER", "Prompt of the file, from 0.")
 GRAPH = (CHECKPOINT, BATCH, NUMBER)
 KEY = tuple(column.name for column in GRAPH)
@@ -11,32 +11,36 @@ KEY = tuple(column.name for column in GRAPH)
 TABLES = (
     Table(
         "graphs",
-        "One attribution graph of a file of prompts: its targets, its scores, and what testing it on the model found.",
+        "One attribution graph of a file of prompts: its targets, its scores, and results of testing it in the model.",
         KEY,
         (
             *GRAPH,
-            Column("prompt_set", "VARCHAR", "The set of prompts that it is of, as the file names it."),
+            Column("prompt_set", "VARCHAR", "The name of its set of prompts in the file."),
             Column("prompt", "VARCHAR", "The prompt."),
-            Column("targets", "VARCHAR[]", "What is explained."),
+            Column("targets", "VARCHAR[]", "The targets that are explained."),
             Column("n_tokens", "INTEGER", "Tokens of the prompt, BOS included."),
             Column("n_nodes", "INTEGER", "Nodes that were kept."),
             Column("n_edges", "INTEGER", "Edges that were kept."),
             Column("replacement", "DOUBLE", "Replacement score of the whole graph, as circuit-tracer defines it."),
             Column("completeness", "DOUBLE", "Completeness score of the whole graph, likewise."),
             Column("target_value", "DOUBLE", "The targets' value by their weights; null here and below: not tested."),
-            Column("explained", "DOUBLE", "Share of it that goes when the strongest nodes are switched off together."),
-            Column("explained_predicted", "DOUBLE", "The same, as the graph predicts it."),
-            Column("explained_random", "DOUBLE", "The same of as many random features of equal activation."),
-            Column("node_correlation", "DOUBLE", "Of nodes' predicted and measured effects on the targets."),
-            Column("edge_correlation", "DOUBLE", "Of edges' predicted and measured effects."),
+            Column(
+                "explained", "DOUBLE", "Share of it that is lost when the strongest nodes are switched off together."
+            ),
+            Column("explained_predicted", "DOUBLE", "The share that the graph predicts."),
+            Column("explained_random", "DOUBLE", "The share for as many random features of equal activation."),
+            Column(
+                "node_correlation", "DOUBLE", "Correlation of nodes' predicted and measured effects on the targets."
+            ),
+            Column("edge_correlation", "DOUBLE", "Correlation of edges' predicted and measured effects."),
             Column("edges_held", "DOUBLE", "Share of edges that do at least half of what is predicted."),
             Column("random_effect", "DOUBLE", "A random feature's effect over that of one of the strongest nodes."),
-            Column("nothing", "DOUBLE", "Share of the target that stays with every feature at its mean."),
+            Column("nothing", "DOUBLE", "Share of the target that is left with every feature at its mean."),
         ),
     ),
     Table(
         "graph_nodes",
-        "A node that was kept of a graph.",
+        "A kept node of a graph.",
         (*KEY, "node_id"),
         (
             *GRAPH,
@@ -44,34 +48,44 @@ TABLES = (
             Column(
                 "kind",
                 "VARCHAR",
-                "`feature`, `error` (left out by the transcoder; no feature), `token` or `target` (without a layer).",
+                "`feature`, `error` (of the transcoder; it has no feature), `token` or `target` (it has no layer).",
             ),
             LAYER,
             FEATURE,
-            Column("token_id", "INTEGER", "Of tokens, and of targets that are a token's logit; null of others."),
-            Column("position", "INTEGER", "Of the prompt, from 0."),
-            Column("label", "VARCHAR", "What it is: of features their description."),
-            Column("activation", "FLOAT", "Of features; null of others."),
-            Column("share", "FLOAT", "Its share of all influence on the targets; null of targets."),
-            Column("probability", "FLOAT", "Of targets that are a token's logit; null of others."),
+            Column(
+                "token_id", "INTEGER", "Token id of tokens, and of targets that are a token's logit; null for others."
+            ),
+            Column("position", "INTEGER", "Position in the prompt, from 0."),
+            Column("label", "VARCHAR", "Its label; for features their description."),
+            Column("activation", "FLOAT", "Activation of a feature; null for others."),
+            Column("share", "FLOAT", "Its share of all influence on the targets; null for targets."),
+            Column("probability", "FLOAT", "Probability of a target that is a token's logit; null for others."),
             Column("supernode", "INTEGER", "The group it is in, from 0; null: in none, or nodes were not grouped."),
-            Column("predicted", "DOUBLE", "The targets' change by the graph if it is switched off; null: not tested."),
-            Column("measured_frozen", "DOUBLE", "In the model with attention patterns and norms frozen."),
-            Column("measured", "DOUBLE", "In the model, nothing frozen."),
+            Column(
+                "predicted",
+                "DOUBLE",
+                "The targets' change predicted by the graph if it is switched off; null: not tested.",
+            ),
+            Column("measured_frozen", "DOUBLE", "The change in the model with attention patterns and norms frozen."),
+            Column("measured", "DOUBLE", "The change in the model with nothing frozen."),
         ),
     ),
     Table(
         "graph_edges",
-        "An edge that was kept of a graph.",
+        "A kept edge of a graph.",
         (*KEY, "source", "target"),
         (
             *GRAPH,
             Column("source", "VARCHAR", "Id of the node that contributes."),
             Column("target", "VARCHAR", "Id of the node that it contributes to."),
-            Column("weight", "FLOAT", "What it contributes directly."),
-            Column("predicted", "DOUBLE", "The target's change by the graph, its source switched off; null: untested."),
-            Column("measured_frozen", "DOUBLE", "In the model with attention patterns and norms frozen."),
-            Column("measured", "DOUBLE", "In the model, nothing frozen."),
+            Column("weight", "FLOAT", "The direct contribution."),
+            Column(
+                "predicted",
+                "DOUBLE",
+                "The target's change predicted by the graph with the source switched off; null: not tested.",
+            ),
+            Column("measured_frozen", "DOUBLE", "The change in the model with attention patterns and norms frozen."),
+            Column("measured", "DOUBLE", "The change in the model with nothing frozen."),
         ),
     ),
     Table(
@@ -118,15 +132,15 @@ TABLES = (
     ),
     Table(
         "graph_supernodes",
-        "A group of a graph's nodes that do the same. Necessity is the share of the targets' value that goes when it "
-        "is switched off, sufficiency the share that stays when all other features are held at their means.",
+        "A group of a graph's nodes with the same role. Necessity is the share of the targets' value that is lost when "
+        "it is switched off, sufficiency the share that is left when all other features are held at their means.",
         (*KEY, "supernode"),
         (
             *GRAPH,
-            Column("supernode", "INTEGER", "From 0, by influence; −1: all tested ones together."),
-            Column("name", "VARCHAR", "What its members' descriptions share; null of −1."),
-            Column("n_nodes", "INTEGER", "Its nodes; null of −1."),
-            Column("share", "FLOAT", "Their share of all influence on the targets; null of −1."),
+            Column("supernode", "INTEGER", "From 0, by influence; −1: all tested groups together."),
+            Column("name", "VARCHAR", "A name, from the terms that its members' descriptions share; null for −1."),
+            Column("n_nodes", "INTEGER", "Number of its nodes; null for −1."),
+            Column("share", "FLOAT", "Their share of all influence on the targets; null for −1."),
             Column("necessity", "DOUBLE", "Null here and below: not tested."),
             Column("sufficiency", "DOUBLE", "Compare `graphs.nothing`."),
             Column("necessity_random", "DOUBLE", "Of as many random nodes of the graph, the mean over draws."),

@@ -1,10 +1,10 @@
-"""Views over the attribution graphs of many prompts: what recurs, what always holds, and what tells two sets apart."""
+"""Views over the attribution graphs of many prompts: recurring features and edges, and differences of two sets."""
 
 _SETS = "sizes AS (SELECT checkpoint_id, batch, prompt_set, count(*) AS n_prompts FROM graphs GROUP BY ALL)"
 
 
 def _end(node: str) -> str:
-    """How an edge's end is named, whatever its position."""
+    """The name of an edge's end, without its position."""
     return f"""
         CASE {node}.kind WHEN 'target' THEN 'target' WHEN 'token' THEN 'token ' || {node}.token_id
              WHEN 'error' THEN 'error ' || {node}.layer ELSE {node}.layer || '/' || {node}.feature END
@@ -13,7 +13,7 @@ def _end(node: str) -> str:
 
 GRAPH_VIEWS = {
     "graph_features": (
-        "One feature in the graphs of a set of prompts: in how many of them it is, at whatever positions. `influence` "
+        "One feature in the graphs of a set of prompts: in how many of them it is, at any position. `influence` "
         "is its share of all influence on the targets, the mean over all prompts of the set.",
         f"""
         WITH {_SETS}, found AS (
@@ -31,8 +31,8 @@ GRAPH_VIEWS = {
     ),
     "recurring_edges": (
         "One edge in the graphs of a set of prompts, between features (12/345), tokens, errors and the targets, at "
-        "whatever positions: in how many of them it is, and its weight there, summed over positions. `holds_in_all`: "
-        "it is in all graphs of the set, always of one sign.",
+        "any positions: in how many of them it is, and its weight there, summed over positions. `holds_in_all`: "
+        "it is in all graphs of the set, with the same sign.",
         f"""
         WITH {_SETS}, found AS (
             SELECT g.checkpoint_id, g.batch, g.prompt_set, g.number, {_end("s")} AS source, {_end("t")} AS target,
@@ -54,7 +54,7 @@ GRAPH_VIEWS = {
     ),
     "graph_contrasts": (
         "One feature in the graphs of two sets of prompts: the shares of graphs that it is in, and its mean influence "
-        "on the targets; 0 where it is in none. Differences are the second less the first.",
+        "on the targets; 0 where it is in none. Differences are second minus first.",
         f"""
         WITH {_SETS}, pairs AS (
             SELECT a.checkpoint_id, a.batch AS batch_a, a.prompt_set AS set_a, b.batch AS batch_b, b.prompt_set AS set_b

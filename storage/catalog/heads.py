@@ -1,12 +1,12 @@
-"""What attention heads do over a whole model, from attributed samples.
+"""Attention heads over a whole model, from attributed samples.
 
-Queries of views, and of pages about one head: `of` is a condition on rows of `contributions` (or `qk_contributions`),
-which DuckDB would not push down through the aggregates by itself.
+Queries of views, and of pages about one head. `of` is a condition on rows of `contributions` (or `qk_contributions`),
+which DuckDB would not push down through the aggregates.
 """
 
 
 def head_features(of: str) -> str:
-    """The features that heads bring most to."""
+    """Query for the features that heads contribute most to."""
     return f"""
         WITH attributed AS (
             SELECT checkpoint_id, corpus_id, layer, feature, n FROM scores
@@ -39,7 +39,7 @@ def head_features(of: str) -> str:
 
 
 def head_offsets(of: str) -> str:
-    """From how far back heads read."""
+    """Query for the distances from which heads read."""
     return f"""
         SELECT checkpoint_id, corpus_id, source_layer AS head_layer, source_index AS head,
                relative_position AS "offset", count(*) AS n, sum(score) AS score,
@@ -52,7 +52,7 @@ def head_offsets(of: str) -> str:
 
 
 def head_reasons(of: str) -> str:
-    """What makes heads look where they look."""
+    """Query for the pairs of sources that make heads attend where they do."""
     return f"""
         WITH pairs AS (
             SELECT checkpoint_id, corpus_id, head_layer, head, query_kind, query_layer, query_index, key_kind,

@@ -1,4 +1,4 @@
-"""Parquet parts: the rows that one shard contributes to one catalog table, written whole."""
+"""Parquet parts: the rows of one shard for one table of the catalog."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from storage.parquet import read_table, write_table
 
 
 def write_part(path: Path, table: str, columns: Mapping[str, object], n_rows: int) -> None:
-    """Write columns of a table; single values are repeated, columns left out are null.
+    """Write a part by columns. A single value is repeated in all rows; missing columns are null.
 
     Raises:
         KeyError: a column that the table does not have.
@@ -31,13 +31,13 @@ def write_part(path: Path, table: str, columns: Mapping[str, object], n_rows: in
 
 
 def columns_of(names: Sequence[str], rows: Sequence[Sequence[object]]) -> dict[str, Sequence[object]]:
-    """Rows of values as columns by name, as `write_part` takes them."""
+    """Rows of values as columns by name, in the form for `write_part`."""
     columns = zip(*rows, strict=True) if rows else ((),) * len(names)
     return dict(zip(names, columns, strict=True))
 
 
 class Failure(NamedTuple):
-    """Why a stage has nothing to say of a feature."""
+    """Why a stage has no result for a feature."""
 
     feature: int
     reason: str
@@ -51,7 +51,7 @@ def write_failures(path: Path, stage: str, layer: int, failures: Sequence[Failur
 
 
 def read_parts(paths: Sequence[Path], columns: list[str]) -> pa.Table:
-    """Some columns of several parts, one after the other.
+    """Read some columns of several parts, one after the other.
 
     Raises:
         DamagedError: a part is damaged or missing.

@@ -1,7 +1,7 @@
-"""What readers open: a copy of the catalog for which no writer waits, and that waits for none.
+"""The published copy of the catalog, so that readers and the writer do not wait for each other.
 
-DuckDB lets a file be open for writing in one process or for reading in several, never both. So a run writes
-`catalog.duckdb`, and after every stage puts a copy beside it by renaming. Whoever has an older copy open keeps it.
+DuckDB allows a file to be open for writing in one process or for reading in several, never both. So a run writes
+`catalog.duckdb`, and after every stage replaces a copy of it by renaming. A reader with an older copy open keeps it.
 """
 
 import errno
@@ -35,7 +35,7 @@ COPY_BYTES = 1 << 22
 """A copy is made in pieces of this size."""
 
 ABANDONED_S = 600.0
-"""A copy that is half made and so long unchanged is a killed process's."""
+"""An unfinished copy that has not changed for this long (in seconds) was left by a killed process."""
 
 CANNOT_BE_WRITTEN = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
@@ -45,16 +45,17 @@ def _to_stderr(sentence: str) -> None:
 
 
 def published_path(catalog: Path) -> Path:
+    """The file of the published copy."""
     return catalog.with_name("catalog.published.duckdb")
 
 
 @contextmanager
 def open_published(catalog: Path, notify: Callable[[str], None] = _to_stderr) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection to what was last published, for as long as one likes.
+    """A read-only connection to the published copy, which may stay open for any time.
 
-    What was written since the last copy is published first, unless somebody is writing at this moment. Where no copy
-    can be made (a store that is read-only for the reader, a full disk), the catalog itself is opened. `notify` is told
-    where the catalog is damaged and an earlier copy is read in its place.
+    If the catalog has changed since the last copy, it is published first, unless a process is writing. If no copy
+    can be made (a store that is read-only for the reader, a full disk), the catalog itself is opened. `notify` gets a
+    sentence if the catalog is damaged and an earlier copy is read in its place.
 
     Raises:
         DamagedError: what is read is damaged.
@@ -63,7 +64,7 @@ def open_published(catalog: Path, notify: Callable[[str], None] = _to_stderr) ->
     if not catalog.is_file():
         raise ValueError(f"no catalog at {catalog}; has a run finished in this store?")
     path = newest(catalog, notify)
-    # Attached, not opened: in one process DuckDB would give every opener the copy that the first of them opened.
+    # Attached, not opened: DuckDB shares an opened file within a process, so that an older copy would be opened again.
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
         try:
@@ -82,9 +83,10 @@ def open_published(catalog: Path, notify: Callable[[str], None] = _to_stderr) ->
 
 
 def newest(catalog: Path, notify: Callable[[str], None] = _to_stderr) -> Path:
-    """The published copy, made anew if it is behind and nobody writes; the catalog itself where none can be made.
+    """The published copy, updated if the catalog is newer and not being written; the catalog itself if no copy can be
+    made.
 
-    A damaged catalog is not copied over a good copy: that is read, and `notify` is told.
+    A damaged catalog does not replace a good copy: the copy is read, and `notify` gets a sentence.
 
     Raises:
         DamagedError: the catalog is damaged, and so is the copy, or there is none.
@@ -121,16 +123,17 @@ def _is_current(path: Path, catalog: Path) -> bool:
 
 
 def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
-    """Copy the catalog for readers, in today's schema; the copy carries the catalog's time, by which it is known.
+    """Copy the catalog for readers, in the current schema. The copy gets the catalog's modification time, by which
+    it is recognised as up to date.
 
-    The copy is put in its place only after it was opened, its tables counted and all their blocks read.
+    The copy replaces the earlier one only after it was opened, its tables counted and all their blocks read.
 
     Raises:
         DamagedError: the catalog is damaged.
         ValueError: a newer version of the software wrote it.
-        CatalogBusyError: somebody was still writing after `patience_s`.
+        CatalogBusyError: another process was still writing after `patience_s`.
     """
-    if _log(catalog).exists():  # of a writer that was killed: opening merges it
+    if _log(catalog).exists():  # left by a killed writer: opening the file merges it
         connect(catalog, write=True, patience_s=patience_s).close()
     # The lock is the process's, and closing any handle of the file gives it up: so the file is closed after the
     # copy is in its place.
@@ -152,14 +155,14 @@ def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
 
 
 def sweep_published(catalog: Path) -> None:
-    """Remove what killed publications left half copied."""
+    """Remove unfinished copies that killed processes left."""
     for path in abandoned_copies(catalog):
-        with suppress(OSError):  # another reader sweeps too, or the store is read-only
+        with suppress(OSError):  # another reader removes it too, or the store is read-only
             path.unlink()
 
 
 def abandoned_copies(catalog: Path) -> list[Path]:
-    """Copies that are half made, and on which nobody has worked for a while."""
+    """Unfinished copies that have not changed for a while."""
     found, oldest = [], time.time() - ABANDONED_S
     for path in catalog.parent.glob(f"{published_path(catalog).name}.*{PARTIAL}*"):
         with suppress(FileNotFoundError):
@@ -168,5 +171,5 @@ def abandoned_copies(catalog: Path) -> list[Path]:
 
 
 def _log(catalog: Path) -> Path:
-    """DuckDB's write-ahead log: there while somebody writes, or after a writer was killed."""
+    """DuckDB's write-ahead log, which exists during writing and after a writer was killed."""
     return catalog.with_name(catalog.name + ".wal")

@@ -1,9 +1,9 @@
-"""A damaged catalog, made again from its published copy and the parts.
+"""Restore a damaged catalog from its published copy and the parts.
 
 Nearly all rows of a catalog come from parts, and a stage whose rows are not marked as loaded loads its parts again.
-Rows that no part has are those of `runs`, `llm_calls` and `watched`, and of checkpoints that were imported. The
-published copy has all of them up to the last stage that ended. Where that is damaged too, what can still be read of the
-three tables is taken from either file, and imported checkpoints have to be imported again.
+Only the rows of `runs`, `llm_calls` and `watched`, and those of imported checkpoints, are in no part. The
+published copy has all of them up to the last finished stage. If it is damaged too, readable rows of the
+three tables are taken from either file, and imported checkpoints have to be imported again.
 """
 
 import shutil
@@ -20,15 +20,15 @@ from storage.checksums import DamagedError
 from storage.store import whole_file
 
 OF_NO_PART = ("runs", "llm_calls", "watched")
-"""Tables whose rows are nowhere else."""
+"""Tables whose rows are in no part."""
 
 
 def restore(catalog: Path) -> str | None:
-    """Make a catalog again that is damaged, or gone while its copy is there; only the store's holder may. Returns a
-    sentence that says what was done, None if there was nothing to do.
+    """Restore a catalog that is damaged, or missing while its copy exists. The caller must hold the store's lock.
+    Returns a sentence that says what was done, None if there was nothing to do.
 
     Raises:
-        CatalogBusyError: another process keeps it open.
+        CatalogBusyError: another process has it open.
     """
     if not catalog.is_file():
         return _made_again(catalog, "missing") if published_path(catalog).is_file() else None
@@ -59,15 +59,15 @@ def _made_again(catalog: Path, problem: str) -> str:
     else:
         kept = _salvage(catalog, [aside, copy])
         copy.unlink(missing_ok=True)
-        source = f"from the parts; of what no part has, {', '.join(kept) or 'nothing'} could still be read"
+        source = f"from the parts; of the tables without parts, {', '.join(kept) or 'none'} could be read"
     return (
-        f"{catalog} was damaged ({problem}) and is made again {source}. Stages that it lacks load their parts again in "
+        f"{catalog} was damaged ({problem}) and is restored {source}. Stages that it lacks load their parts again in "
         f"the next run.{kept_as}"
     )
 
 
 def _salvage(catalog: Path, sources: Sequence[Path]) -> list[str]:
-    """Make a new catalog with what the sources still say of tables that no part has; returns these tables."""
+    """Create a catalog with the readable rows of tables without parts; returns these tables."""
     found = {table: rows for table in OF_NO_PART for rows in [_rows(sources, table)] if rows is not None}
     with open_catalog(catalog, write=True) as connection:
         for table, rows in found.items():
@@ -83,5 +83,5 @@ def _rows(sources: Sequence[Path], table: str) -> pa.Table | None:
             with duckdb.connect(source, read_only=True) as connection:
                 return connection.sql(f"SELECT * FROM {table}").to_arrow_table()
         except duckdb.Error:
-            continue  # this table lies in the damaged part of the file
+            continue  # this table is in the damaged part of the file
     return None

@@ -18,23 +18,24 @@ from storage.shared_shards import ReuseCount
 
 
 def now() -> datetime:
-    """The present, UTC, as the catalog keeps it."""
+    """The current time (UTC) in the catalog's format."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def new_run_id() -> str:
+    """A new id for a run."""
     return uuid.uuid4().hex[:12]
 
 
 def mark_killed(catalog: Path) -> None:
-    """Runs that the catalog calls running while nobody holds the store were killed."""
+    """Mark runs as killed that are recorded as running while no process has locked the store."""
     if catalog.is_file():
         with open_catalog(catalog, write=True) as connection:
             connection.execute("UPDATE runs SET status = 'killed' WHERE status = 'running'")
 
 
 def any_unended(catalog: Path) -> bool:
-    """Whether the catalog calls a run running: one that is, or one that was killed."""
+    """Whether a run is recorded as running, including killed ones."""
     if not catalog.is_file():
         return False
     with open_catalog(catalog) as connection:
@@ -44,7 +45,7 @@ def any_unended(catalog: Path) -> bool:
 @contextmanager
 def recorded(catalog: Path, row: Mapping[str, object]) -> Iterator[ReuseCount]:
     """Record a stage of a run as running, then as completed or failed, and publish the catalog. Yields the count of its
-    shards, for the stage to keep."""
+    shards, which the stage updates."""
     row = {
         **row,
         "status": "running",
@@ -60,7 +61,7 @@ def recorded(catalog: Path, row: Mapping[str, object]) -> Iterator[ReuseCount]:
     except BaseException as error:
         message = f"{type(error).__name__}: {error}"[:2000]
         status = "failed" if isinstance(error, Exception) else "killed"
-        with suppress(OSError, ValueError, duckdb.Error):  # the first error is the one to hear of
+        with suppress(OSError, ValueError, duckdb.Error):  # only the first error is reported
             _put(catalog, {**row, "status": status, "finished_at": now(), "error": message})
             publish(catalog)
         raise
@@ -78,15 +79,15 @@ CORRECTIONS = """
 """
 
 RUNS_COMPARED = 5
-"""The latest of a stage, by which its next one is corrected."""
+"""Number of a stage's latest runs from which its correction is computed."""
 
 LEAST_S = 1.0
-"""A stage for which the plan gave less says nothing of how fast its work is done."""
+"""Seconds by the plan below which a stage's run is too short to compute a correction from."""
 
 
 def corrections(catalog: Path) -> dict[str, float]:
-    """By stage, how many times as long as the arithmetic said its latest runs took on this machine; nothing of stages
-    that took shards over from other checkpoints, or that no plan was made for."""
+    """For each stage, the ratio of actual to planned time in its latest runs on this machine. Runs that copied shards
+    from other checkpoints, or that had no plan, are left out."""
     if not catalog.is_file():
         return {}
     with open_published(catalog) as connection:

@@ -8,10 +8,10 @@ from storage.catalog.view_columns import view_columns
 
 
 def schema_markdown() -> str:
-    """`docs/schema.md`.
+    """The text of `docs/schema.md`.
 
     Raises:
-        ValueError: a column of a view has no meaning yet.
+        ValueError: a column of a view has no description.
     """
     lines = [
         "# The catalog",

@@ -1,4 +1,4 @@
-"""The rows of a corpus that samples are from, as text, for the view `contexts`."""
+"""The text of the corpus rows that have samples, for the view `contexts`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from storage.corpora.rows import CorpusRows, by_corpus
 from storage.store import Store
 
 ROWS_AT_ONCE = 2048
-"""Rows of a corpus that are held while they are loaded."""
+"""Rows in memory at a time while loading."""
 
 
 def load_sequences(
@@ -26,10 +26,10 @@ def load_sequences(
     *,
     keep_text: bool,
 ) -> None:
-    """Put the text of every row that a sample is from into the catalog, or take it out where it is to be kept private.
+    """Load the text of every row that has a sample into the catalog, or remove it if it is to be kept private.
 
-    `corpus_id` is the name under which the samples are; `corpora` are what was read, in order. Texts of tokens are
-    those of the checkpoint's vocabulary, which the catalog has.
+    `corpus_id` is the id in the rows of samples; `corpora` are the corpora that were read, in order. Texts of tokens
+    are from the checkpoint's vocabulary in the catalog.
 
     Memory: `ROWS_AT_ONCE` rows.
     """
@@ -57,7 +57,7 @@ def _vocabulary(connection: duckdb.DuckDBPyConnection, checkpoint_id: str) -> np
 def _blocks(
     store: Store, corpora: Sequence[CorpusRows], sampled: np.ndarray, vocabulary: np.ndarray
 ) -> Iterator[pa.Table]:
-    """Sampled rows as the table `sequences` has them."""
+    """Sampled rows in the form of the table `sequences`."""
     split = np.array([is_bytes(text) for text in vocabulary])
     first_document = 0
     for corpus, own in by_corpus(store, corpora, sampled):

@@ -1,4 +1,4 @@
-"""Student's t in SQL, for the intervals of the catalog's views: DuckDB has no quantile of it."""
+"""Quantiles of Student's t in SQL, for the intervals of the catalog's views, since DuckDB has none."""
 
 from statistics import NormalDist
 
@@ -11,11 +11,11 @@ _NORMAL = [NormalDist().inv_cdf(1 - LEVEL / 2 / k) for k in range(1, MOST_COMPAR
 
 
 def t_quantile(n: str, comparisons: str = "1") -> str:
-    """SQL for the standard errors on each side of the 95% interval of a mean of `n` values.
+    """SQL for the half-width of the 95% interval of a mean of `n` values, in standard errors.
 
-    Of `comparisons` such intervals, 64 at most, all hold in 95% of cases (Bonferroni). Exact for two and for three
-    values; beyond, Cornish and Fisher's expansion about the normal quantile, which is at most 2% too small at four
-    values and 16 comparisons, 0.3% at four values and one.
+    With `comparisons` such intervals (at most 64), all hold together with 95% probability (Bonferroni). Exact for two
+    and three values; beyond, Cornish and Fisher's expansion about the normal quantile, which is at most 2% too small at
+    four values and 16 comparisons, 0.3% at four values and one.
     """
     normal, nu = ", ".join(f"{z:.6f}" for z in _NORMAL), f"(({n}) - 1)::DOUBLE"
     z = f"([{normal}])[least({comparisons}, {MOST_COMPARISONS})]" if comparisons != "1" else f"{_NORMAL[0]:.6f}"

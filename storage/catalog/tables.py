@@ -1,4 +1,4 @@
-"""The catalog's tables and views: with the modules that they are gathered from, the one place that knows their columns.
+"""The catalog's tables and views. This module and those it imports are the only definition of their columns.
 
 `docs/schema.md` is written from here (`make schema`), and so are the Parquet parts.
 """

@@ -1,4 +1,4 @@
-"""What a store holds that nothing in its catalog rests on."""
+"""Find and remove files of a store that nothing in its catalog needs."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from storage.store import Store, remove_folder
 
 
 class Unneeded(NamedTuple):
-    """A folder or file that can go."""
+    """A folder or file that can be removed."""
 
     path: Path
     why: str
@@ -25,22 +25,24 @@ class Unneeded(NamedTuple):
 
 
 def unneeded(store: Store, *, answers: bool = False, there: Mapping[str, int] | None = None) -> list[Unneeded]:
-    """What no checkpoint, corpus or result of the catalog rests on, the work of killed runs included.
+    """Files that no checkpoint, corpus or result of the catalog needs, including those of killed runs.
 
-    What is removed costs time if it is ever wanted again, never a result. By what a folder is known to be needed says
-    `storage.layout`; what that does not name is left alone. `answers`: those of language models too, which would be
-    paid for again. `there`: sizes of files that the store's bucket holds, here or not.
+    Removing them costs time if they are needed again, but no result. `storage.layout` defines how it is known whether a
+    folder is needed; anything else is left alone. `answers`: also list answers of language models, which would have to
+    be paid for again. `there`: sizes of the files in the store's bucket.
 
     Raises:
-        ValueError: there is no catalog to tell.
+        ValueError: there is no catalog.
     """
     files = _Files(store.root, there or {})
     with open_catalog(store.catalog) as connection:
         found = list(_unneeded(store.root, files, _Kept.of(connection)))
     for folder in files.folders(store.root):
         if answers and folder.name in FOLDERS and owner(folder.name) is Owner.ANSWERS:
-            found.append((folder, "what language models answered; whoever wants it again pays again"))
-    found += [(path, "half a copy of the catalog, of a killed run") for path in abandoned_copies(store.catalog)]
+            found.append((folder, "answers of language models, which would have to be paid for again"))
+    found += [
+        (path, "an unfinished copy of the catalog, from a killed run") for path in abandoned_copies(store.catalog)
+    ]
     found += [(path, "a damaged catalog that was set aside") for path in store.root.glob("catalog.damaged-*")]
     return [Unneeded(path, why, files.size(path)) for path, why in found]
 
@@ -73,14 +75,14 @@ class _Files:
 
 
 class _Kept(NamedTuple):
-    """Names of the folders that the catalog rests on."""
+    """Names of the folders that the catalog needs."""
 
     checkpoints: set[str]
     corpora: set[str]
     transcoders: set[str]
     recipes: set[str]
     known: set[str]
-    """Folders of outputs of which the catalog has all recipes that are needed: earlier versions did not record some."""
+    """Kinds of outputs for which the catalog records every needed recipe; earlier versions did not record some."""
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "_Kept":
@@ -106,7 +108,7 @@ class _Kept(NamedTuple):
 
 
 def owner(folder: str) -> Owner:
-    """By what it is known whether something in one of the store's folders is needed."""
+    """How it is known whether something in one of the store's folders is needed."""
     (found,) = {kind.owner for kind in KINDS if kind.folder == folder}
     return found
 
@@ -152,18 +154,18 @@ def _of_recipes(folder: Path, files: _Files, kept: _Kept) -> Iterator[tuple[Path
     for path in paths:
         compared = path.name.startswith("drift-") and kept.checkpoints.issuperset(path.name.split("-")[1:])
         if path.name not in kept.recipes and not compared:
-            yield path, "of other settings than those in the catalog, or of a run that did not finish"
+            yield path, "from settings other than those in the catalog, or from a run that did not finish"
 
 
 def _noted(path: Path, kept: _Kept) -> set[str]:
     try:
         return set(recipes_noted(path))
     except DamagedError:
-        return kept.recipes  # which is doctor's to say
+        return kept.recipes  # reported by doctor
 
 
 def remove(found: list[Unneeded]) -> None:
-    """Remove folders and files, here and in the bucket. Only the store's holder may."""
+    """Remove folders and files, here and in the bucket. The caller must hold the store's lock."""
     for item in found:
         if item.path.is_file():
             item.path.unlink()

@@ -1,13 +1,13 @@
 """Which descriptions pass, and how often wrong ones do: the views `verdicts` and `pass_rates`."""
 
 CHANCE = 0.5
-"""What chance gives for the three scores that decide."""
+"""The value by chance of the three scores that decide."""
 
 FAILED = 0.6
-"""A description fails that is, whatever the sampling error, no better than this by one of the scores that decide."""
+"""A description fails if, for one of the scores that decide, its whole interval is at or below this value."""
 
 DECIDING = ("detection", "detection_hard", "fuzzing_hard")
-"""Balanced accuracies: its texts against others, its texts and its marks against those of look-alike features."""
+"""Balanced accuracies: its texts against others, its texts and its marks against those of similar features."""
 
 RULE = (
     f"pass: the lower ends of {', '.join(DECIDING)} are all above {CHANCE}; fail: the upper end of one is at most "
@@ -29,7 +29,7 @@ _JUDGED = f"""
 """A verdict on every description that was judged, wrong ones included."""
 
 _OF_ITS_OWN = "coalesce(reason, '') NOT LIKE '%: as\\_of\\_%' ESCAPE '\\'"
-"""Whether a description has figures that are not those of another method."""
+"""Whether a description has scores of its own rather than copies of another method's."""
 
 _KINDS = f"""
     judged AS ({_JUDGED}
@@ -46,11 +46,11 @@ _KINDS = f"""
           ON (d.decoy_checkpoint_id, d.layer, d.decoy) = (j.checkpoint_id, j.layer, j.feature)
         WHERE j.method NOT LIKE 'control:%' AND {_OF_ITS_OWN}
     )"""
-"""The same by kind: of real features, of decoys, or a wrong description of a real feature."""
+"""The verdicts by kind: of real features, of decoys, or of wrong descriptions of real features."""
 
 WRONG = ("decoy: random", "decoy: permuted", "shuffled", "swapped")
-"""Kinds that have no business to pass. A decoy `recombined` reads as a real feature does, so that what is said of its
-input may be right."""
+"""Kinds that should not pass. `recombined` decoys are not among them: their encoder is a real feature's, so that a
+description of their input may be right."""
 
 _Z = 1.959964
 
@@ -82,8 +82,8 @@ VERDICT_VIEWS = {
         """,
     ),
     "pass_rates": (
-        "One method of description, and one kind of what it was said of: how many of its descriptions pass (see "
-        "`verdicts`). Those of decoys and wrong descriptions that pass are the false positives of the judge.",
+        "One method of description and one kind of feature or description: how many of the descriptions pass (see "
+        "`verdicts`). Passing descriptions of decoys and passing wrong descriptions are the judge's false positives.",
         f"""
         WITH {_KINDS}
         SELECT checkpoint_id, corpus_id, explainer, judge, method, kind, count(*) AS n_judged,

@@ -1,4 +1,4 @@
-"""The catalog's views: each what a row is, and its query."""
+"""The catalog's views: the meaning of a row, and the query."""
 
 from storage.catalog.agreement_views import AGREEMENT_VIEWS
 from storage.catalog.contexts import CONTEXTS
@@ -63,8 +63,8 @@ VIEWS = {
     ),
     "feature_origins": (
         "One feature of a compared checkpoint, and the checkpoint of its series in which it appeared: followed back "
-        "from each checkpoint to the latest earlier one, by step, then by when they came in, that it was compared "
-        "with. `n_comparisons` is how many it was followed through; 0: born here.",
+        "from each checkpoint to the latest earlier one (by step, then by time of ingestion) that it was compared "
+        "with. `n_comparisons` is the number of comparisons it was followed through; 0: it appeared here.",
         """
         WITH RECURSIVE earlier AS (
             SELECT m.checkpoint_b, arg_max(m.checkpoint_a, (coalesce(a.step, 0), a.ingested_at)) AS checkpoint_a
@@ -95,7 +95,7 @@ VIEWS = {
         """,
     ),
     "relative_contributions": (
-        "One token or upstream feature that a feature's encoder singles out, with its share of all it could read.",
+        "One token or upstream feature that is an outlier for a feature's encoder, and its share of all contributions.",
         """
         SELECT c.checkpoint_id, c.layer, c.feature, 'token' AS kind, c.token_id,
                NULL::SMALLINT AS source_layer, NULL::INTEGER AS source_feature, c.score AS contribution,
@@ -121,11 +121,11 @@ VIEWS = {
         head_offsets("TRUE"),
     ),
     "head_reasons": (
-        "One pair of sources that made a head look from tokens to others, over all samples of which it was asked.",
+        "One pair of sources that made a head attend from tokens to others, over all samples that were analysed.",
         head_reasons("TRUE"),
     ),
     "layer_summary": (
-        "One layer: how many features are described, by what, and the transcoder's quality.",
+        "One layer: how many features are described, the tokens and edges behind this, and the transcoder's quality.",
         """
         SELECT c.checkpoint_id, q.layer, c.d_transcoder AS n_features,
                coalesce(d.n_described, 0) AS n_described,
@@ -152,9 +152,9 @@ VIEWS = {
     ),
     "method_comparison": (
         "One method of description in one layer by one metric: its mean over the features that it describes with a 95% "
-        "interval, over those that every method describes (`common_mean`: methods beside one another are compared by "
-        "it, and two by `method_differences`), and what it has over its own descriptions shuffled among the features "
-        "(`lift`, over the features that have both). Intervals by Student's t; none of one feature alone.",
+        "interval, its mean over those that every method describes (`common_mean`, for comparing several methods; "
+        "for two, see `method_differences`), and the difference to its own descriptions shuffled among the features "
+        "(`lift`, over the features that have both). Intervals by Student's t; there is none for a single feature.",
         f"""
         WITH real AS (
             SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, feature, method FROM scores
@@ -194,7 +194,7 @@ VIEWS = {
     ),
     "method_differences": (
         "Two methods of description in one layer by one metric, over the features that both have: the mean difference "
-        "(the first less the second) with a 95% interval by Student's t.",
+        "(the first minus the second) with a 95% interval by Student's t.",
         f"""
         WITH figures AS (
             SELECT a.checkpoint_id, a.corpus_id, a.layer, a.explainer, a.judge, a.metric, a.method,
@@ -227,7 +227,7 @@ VIEWS = {
             FROM compared
         )
         SELECT checkpoint_id, corpus_id, layer, explainer, judge, metric, any_value(n_methods) AS n_methods,
-               -- where all lifts are equal there is no error to go by: then by the signs
+               -- if all lifts are equal, there is no standard error, and the signs decide
                coalesce(bool_or(lift_low > 0 AND (lift_error > 0 OR n_paired >= log2(40 * n_methods))), false)
                    AS is_useful,
                arg_max(method, lift) AS method, max(lift) AS lift, arg_max(lift_low, lift) AS lift_low
@@ -238,7 +238,7 @@ VIEWS = {
     **GRAPH_VIEWS,
     **AGREEMENT_VIEWS,
     "llm_spend": (
-        "What one run asked one language model for one purpose, and what it cost.",
+        "The questions of one run to one language model for one purpose, and their cost.",
         """
         SELECT run_id, model, purpose, count(*) FILTER (NOT cached) AS n_calls,
                count(*) FILTER (cached) AS n_from_store, count(*) FILTER (status <> 'ok') AS n_without_use,

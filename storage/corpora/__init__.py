@@ -1,1 +1,1 @@
-"""Texts and the rows of tokens made of them: sources, reading, packing, and the tokenised corpus in Zarr."""
+"""Texts and the rows of tokens made from them: sources, reading, packing, and the tokenised corpus in Zarr."""

@@ -1,4 +1,5 @@
-"""Tokenised corpora in Zarr: rows of equal length, document boundaries kept, nothing dropped, tokenised once."""
+"""Tokenised corpora in Zarr: rows of equal length with document boundaries, tokenised once, without dropping
+anything."""
 
 import os
 import shutil
@@ -24,7 +25,7 @@ from storage.recipes import short_hash
 from storage.store import Store, read_as, write_json
 
 VERSION = 3
-"""Bump when the same texts would give other rows."""
+"""Raise it when the same texts would give other rows."""
 
 ROWS_PER_CHUNK = 256
 
@@ -33,10 +34,10 @@ RECEIPT = "receipt.json"
 
 @dataclass(frozen=True)
 class CorpusRecipe:
-    """What determines the rows of a corpus."""
+    """Everything that the rows of a corpus depend on."""
 
     source: str
-    """Where the texts are: a pinned source."""
+    """The pinned source of the texts."""
     source_sha256: str
     """Fingerprint of the source."""
     tokenizer_sha256: str
@@ -46,10 +47,10 @@ class CorpusRecipe:
     text_field: str
     layout: Layout = "packed"
     held_out: float = 0.0
-    """Share of the documents that are kept in rows of their own, from which no statistic or sample is taken."""
+    """Share of the documents that are put into rows of their own, from which no statistic or sample is computed."""
     held_out_seed: int = 0
     ready_tokens: bool = False
-    """`text_field` holds token ids, not texts."""
+    """Whether `text_field` has token ids instead of texts."""
     special_tokens: SpecialTokens = "as_tokens"
     version: int = VERSION
 
@@ -59,11 +60,11 @@ class CorpusRecipe:
 
     @property
     def field(self) -> Field:
-        """What holds a document."""
+        """The field or column with the documents."""
         return Field(self.text_field, self.ready_tokens)
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, n_tokens: int) -> Tokens:
-        """What makes tokens of its texts; `n_tokens` are the ids that the model can read."""
+        """The tokenizer of its texts; `n_tokens` is the number of token ids that the model can read."""
         if self.ready_tokens:
             return ReadyTokens(n_tokens)
         return PlainTexts(tokenizer) if self.special_tokens == "as_text" else tokenizer
@@ -72,7 +73,7 @@ class CorpusRecipe:
 HELD_OUT = "held_out_"
 
 SIDES = ("", HELD_OUT)
-"""What the names of the arrays of each side begin with."""
+"""Prefixes of the array names of each side."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ class PackerState:
     n_left: int
 
 
-"""What a packer needs to go on."""
+"""The state that a packer needs to continue."""
 
 
 @dataclass(frozen=True)
 class CorpusAttributes:
-    """What determined the rows of a corpus, as in `CorpusRecipe`, and how much there is of it."""
+    """What the rows of a corpus depend on, as in `CorpusRecipe`, and its size."""
 
     corpus_id: str
     source: str
@@ -99,7 +100,7 @@ class CorpusAttributes:
     tokenizer_sha256: str
     bos: int | None
     n_pos: int
-    """Tokens a row."""
+    """Tokens in a row."""
     max_tokens: int | None
     text_field: str
     version: int
@@ -107,25 +108,25 @@ class CorpusAttributes:
     held_out: float
     held_out_seed: int
     n_sequences: int
-    """Rows from which statistics and samples are taken."""
+    """Rows for statistics and samples."""
     n_tokens: int
-    """Tokens in them, padding left out."""
+    """Tokens in them, without padding."""
     n_held_out_sequences: int
-    """Rows of the documents that are held out."""
+    """Rows of the held-out documents."""
     n_held_out_tokens: int
     n_documents: int
-    """Documents in all, held-out ones included."""
+    """Number of documents, including held-out ones."""
     ready_tokens: bool = False
-    """The source held token ids."""
+    """Whether the source had token ids."""
     special_tokens: SpecialTokens = "as_tokens"
     passage: int | None = None
-    """Characters of the passages that count as documents, where there are too few documents to draw from."""
+    """Length in characters of the passages that count as documents, if there are too few documents to draw from."""
     cut: Cut | None = None
-    """Where `max_tokens` cut something off."""
+    """Where `max_tokens` cut off the text."""
 
 
 class Receipt(NamedTuple):
-    """What is finished of a corpus, and all that going on needs."""
+    """What is finished of a corpus, with all that is needed to continue."""
 
     source: str
     source_sha256: str
@@ -133,22 +134,22 @@ class Receipt(NamedTuple):
     packers: tuple[PackerState, ...] = ()
     """The state of each side."""
     n_tokens: tuple[int, int] = (0, 0)
-    """Tokens so far, of what is read and of what is held out."""
+    """Tokens so far, in the main rows and in the held-out rows."""
     n_documents: int = 0
     """Documents begun."""
     is_held_out: bool = False
-    """Whether the last of them is."""
+    """Whether the last document is held out."""
     end: Position = Position()
-    """From where reading goes on."""
+    """The position at which reading continues."""
     cut: Cut | None = None
 
     @property
     def n_rows(self) -> list[int]:
-        """Rows of each side."""
+        """Number of rows of each side."""
         return [state.n_rows for state in self.packers] or [0, 0]
 
     def sides(self, recipe: "CorpusRecipe") -> Sides:
-        """What fills the rows, as it was left."""
+        """The packers of both sides in their last state."""
         sides = two_sides(recipe.bos, recipe.n_pos, recipe.layout, recipe.max_tokens, self.draw, recipe.held_out)
         for packer, state in zip((sides.rows, sides.held_out), self.packers, strict=False):
             vars(packer).update(asdict(state))
@@ -156,7 +157,7 @@ class Receipt(NamedTuple):
         return sides
 
     def after(self, block: Block, sides: Sides) -> "Receipt":
-        """What is finished once a block is written."""
+        """The receipt after one more block is written."""
         counts = [int((rows.tokens != PADDING).sum()) for rows in (block.rows, block.held_out)]
         return self._replace(
             packers=(_state(sides.rows), _state(sides.held_out)),
@@ -175,14 +176,14 @@ def _state(packer: Packer) -> PackerState:
 def write_corpus(
     store: Store, recipe: CorpusRecipe, tokenizer: Tokens, tokens_per_block: int = TOKENS_PER_BLOCK
 ) -> None:
-    """Tokenise a source into the store; where an earlier run was killed, from its last finished block on.
+    """Tokenise a source into the store; if an earlier run was killed, continue after its last finished block.
 
     Memory: a block of rows and a batch of texts of about half a million characters, plus the longest line or cell of
-    the source. Attributes of what is written: the recipe, `corpus_id`, `n_tokens` and `n_held_out_tokens` (padding left
-    out), `n_documents`, `passage` (see `Draw`), and if `max_tokens` cut something off, `cut` (see `Cut`), else null.
+    the source. Attributes of the result: the recipe, `corpus_id`, `n_tokens` and `n_held_out_tokens` (without padding),
+    `n_documents`, `passage` (see `Draw`), and if `max_tokens` cut off the text, `cut` (see `Cut`), else null.
 
     Raises:
-        ValueError: the source cannot be read, or holds no text.
+        ValueError: the source cannot be read, or has no text.
     """
     path = store.corpus(recipe.corpus_id)
     if not path.exists():
@@ -211,7 +212,7 @@ def write_corpus(
 
 
 def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Tokens, tokens_per_block: int) -> Receipt:
-    """Write all rows that are not there yet, and a receipt after each block; returns the last."""
+    """Write all rows that do not exist yet, and a receipt after each block; returns the last receipt."""
     receipt = _receipt(folder) or Receipt(
         recipe.source,
         recipe.source_sha256,
@@ -231,7 +232,7 @@ def _tokenise(folder: Path, recipe: CorpusRecipe, tokenizer: Tokens, tokens_per_
 
 
 def _receipt(folder: Path) -> Receipt | None:
-    """The last receipt of an unfinished corpus, if there is one."""
+    """The last receipt of an unfinished corpus, or None."""
     try:
         return read_as(folder / RECEIPT, Receipt)
     except (OSError, ValueError):
@@ -239,7 +240,7 @@ def _receipt(folder: Path) -> Receipt | None:
 
 
 def _group(folder: Path, n_pos: int, n_rows: list[int]) -> zarr.Group:
-    """An unfinished corpus with as many rows of each side as its receipt says."""
+    """Open an unfinished corpus with as many rows of each side as its receipt says."""
     if any(n_rows):
         group = zarr.open_group(folder)
         for side, n in zip(SIDES, n_rows, strict=True):
@@ -256,7 +257,7 @@ def _group(folder: Path, n_pos: int, n_rows: list[int]) -> zarr.Group:
 
 
 def _append(folder: Path, group: zarr.Group, side: str, rows: Rows) -> None:
-    """Append rows and see them onto the disk, so that no receipt is there without them."""
+    """Append rows and sync them to disk, so that no receipt exists without its rows."""
     for name, block in rows._asdict().items():
         array = _array(group, side + name).with_config(WHOLE)
         first = array.shape[0] // ROWS_PER_CHUNK
@@ -278,7 +279,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
-    """Remove what was begun and will not be gone on with: nothing was finished, or the source has changed since."""
+    """Remove unfinished corpora that cannot be continued: they have no finished block, or the source has changed."""
     for folder in corpora.glob(f"*{UNFINISHED}"):
         begun = _receipt(folder)
         if begun is None or (begun.source == recipe.source and begun.source_sha256 != recipe.source_sha256):
@@ -286,18 +287,18 @@ def _remove_outdated(corpora: Path, recipe: CorpusRecipe) -> None:
 
 
 def read_rows(store: Store, corpus_id: str, start: int, stop: int) -> Rows:
-    """Rows `start` to `stop` of a corpus, of those that are not held out."""
+    """Read rows `start` to `stop` of a corpus, without held-out rows."""
     end = open_array(store.corpus(corpus_id) / "tokens").shape[0]
     return read_chosen_rows(store, corpus_id, np.arange(start, min(stop, end)))
 
 
 def read_rows_at(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"]) -> Int32[np.ndarray, "n n_pos"]:
-    """The tokens of some rows, given in ascending order, of those that are not held out."""
+    """Read the tokens of some rows, given in ascending order, without held-out rows."""
     return read_array_rows(store.corpus(corpus_id) / "tokens", rows)
 
 
 def read_chosen_rows(store: Store, corpus_id: str, rows: Int64[np.ndarray, " n"], side: str = "") -> Rows:
-    """Some rows of a side (one of `SIDES`), given in ascending order, with the documents that their tokens are from."""
+    """Read some rows of a side (one of `SIDES`), given in ascending order, with the document of each token."""
     return Rows(*(read_array_rows(store.corpus(corpus_id) / (side + name), rows) for name in Rows._fields))
 
 

@@ -1,4 +1,4 @@
-"""The cells of a column of a .csv or .tsv file, row by row, each with where the next row begins."""
+"""The cells of a column of a .csv or .tsv file, row by row, each with the position of the next row."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import IO, NamedTuple
 from storage.corpora.decompress import skip_to
 
 MAX_EMPTY_ROWS = 2**20
-"""One after the other."""
+"""Largest number of empty rows in succession."""
 
 
 class Cell(NamedTuple):
@@ -17,7 +17,7 @@ class Cell(NamedTuple):
     row: int
     """The line of the file at which its row begins, counted from 0."""
     offset: int
-    """The byte at which it begins."""
+    """The byte at which its row begins."""
     end: int
     """The byte at which the next row begins."""
     end_line: int
@@ -31,13 +31,13 @@ class Table(NamedTuple):
     delimiter: str
     column: str
     max_bytes: int
-    """The longest row that is read."""
+    """The longest row that is read, in bytes."""
     decoded: Callable[[bytes, int], str]
-    """The text of a line, which comes after so many lines."""
+    """Decodes the text of a line; gets the number of lines before it, for messages."""
 
 
 class _Lines:
-    """The lines of a file, for csv's reader, which takes as many as a row needs and no more."""
+    """The lines of a file for csv's reader, which takes only as many as a row needs."""
 
     def __init__(self, table: Table, file: IO[bytes], offset: int, line: int) -> None:
         self.table, self.file, self.offset, self.line = table, file, offset, line
@@ -57,10 +57,10 @@ class _Lines:
 
 
 def cells(table: Table, file: IO[bytes], offset: int, line: int) -> Iterator[Cell]:
-    """The cells of the column from a place on where a row begins; at 0 the header begins, which is read first.
+    """The cells of the column, starting at the beginning of a row. The header is always read first.
 
     Raises:
-        ValueError: no such column, a row with more or fewer cells than the header, or one that is no CSV.
+        ValueError: the column does not exist, a row has more or fewer cells than the header, or a row is not CSV.
     """
     csv.field_size_limit(table.max_bytes)
     lines = _Lines(table, file, 0, 0)
@@ -91,7 +91,7 @@ def _rows(table: Table, lines: _Lines) -> Iterator[tuple[list[str], Cell]]:
                 raise ValueError(f"corpus: {table.name} line {line + 1}: more than {MAX_EMPTY_ROWS} empty lines")
             line = lines.line
     except csv.Error as error:
-        raise ValueError(f"corpus: {table.name} line {line + 1}: no row of a table ({error})") from None
+        raise ValueError(f"corpus: {table.name} line {line + 1}: not a row of a table ({error})") from None
 
 
 def _column(table: Table, header: list[str]) -> int:

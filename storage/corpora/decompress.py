@@ -1,4 +1,4 @@
-"""Files packed with gzip or Zstandard, read as what was packed."""
+"""Read files compressed with gzip or Zstandard."""
 
 import gzip
 import io
@@ -8,22 +8,22 @@ from typing import IO
 import pyarrow as pa
 
 PACKINGS = (".gz", ".zst")
-"""Suffixes behind that of a text file."""
+"""Suffixes of compressed files, after the suffix of the text file."""
 
 DAMAGES = (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException, OSError)
-"""What the readers of damaged or cut off files raise. Arrow's raise a plain OSError; a subclass of it may as well come
-from a network or a disk."""
+"""Errors that readers raise for damaged or truncated files. Arrow's readers raise a plain OSError; its subclasses may
+also come from a network or a disk."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that what was packed cannot be unpacked, and not that it cannot be had."""
+    """Whether an error means that the file cannot be decompressed, rather than that it cannot be read."""
     if isinstance(error, OSError):
         return (type(error) is OSError and error.errno is None) or isinstance(error, gzip.BadGzipFile)
     return isinstance(error, DAMAGES)
 
 
 class _Zstandard(io.RawIOBase):
-    """What a Zstandard file holds, from its beginning on."""
+    """The content of a Zstandard file, from its beginning."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
@@ -38,7 +38,7 @@ class _Zstandard(io.RawIOBase):
 
 
 def unpacked(file: IO[bytes], packing: str) -> IO[bytes]:
-    """A file, or what is packed in it. `packing` is one of `PACKINGS`, or empty."""
+    """A file, or its decompressed content. `packing` is one of `PACKINGS`, or empty."""
     if packing == ".gz":
         return gzip.GzipFile(fileobj=file)  # pyright: ignore[reportReturnType]
     if packing == ".zst":
@@ -47,7 +47,7 @@ def unpacked(file: IO[bytes], packing: str) -> IO[bytes]:
 
 
 def skip_to(file: IO[bytes], offset: int) -> None:
-    """Go to a place in a file that was not read yet; of one that knows no places, read up to it."""
+    """Move to a position in a file that has not been read yet; a file that cannot seek is read up to it."""
     if file.seekable():
         file.seek(offset)
         return

@@ -1,4 +1,4 @@
-"""Which documents of a corpus are held out: drawn by a hash of their content, so that copies go together."""
+"""Which documents of a corpus are held out: drawn by a hash of their content, so that copies are on the same side."""
 
 import hashlib
 from collections.abc import Iterator
@@ -7,45 +7,47 @@ from typing import NamedTuple
 from storage.corpora.texts import Field, Piece, read_texts
 
 HASHED_CHARACTERS = 16_384
-"""How many characters of a document's beginning are hashed: documents are never held whole. Blanks around them do not
-count."""
+"""Number of characters at the start of a document that are hashed, since whole documents are never in memory. Blanks
+around them do not count."""
 
 FEW_DOCUMENTS = 10
-"""With fewer different ones, documents are cut into passages: a share of so few would be anything."""
+"""With fewer different documents than this, documents are cut into passages, since the drawn share would vary too
+much."""
 
 PASSAGES = (8192, 1024, 128)
-"""Characters of a passage at most. The shorter ones are for texts that have not so many of the longer."""
+"""Lengths of passages in characters. Shorter ones are used for texts that do not have enough longer ones."""
 
 HASHES = 1 << 64
 
 
 class Draw(NamedTuple):
-    """How documents are told apart into those that are held out and the rest."""
+    """How documents are divided into held-out ones and others."""
 
     seed: int = 0
     below: int = 0
     """Documents with smaller hashes are held out."""
     passage: int | None = None
-    """Characters of the passages into which documents are cut, each a document of its own from then on; None: documents
-    stay whole."""
+    """Length in characters of the passages into which documents are cut, each of which then counts as a document; None:
+    documents stay whole."""
 
     def holds_out(self, text: str) -> bool:
-        """Whether a document that begins so is held out."""
+        """Whether a document with this beginning is held out."""
         return document_hash(text, self.seed) < self.below
 
 
 def document_hash(text: str, seed: int) -> int:
-    """A number below `HASHES` that follows from a document's beginning."""
+    """A number below `HASHES` computed from a document's beginning."""
     beginning = text.strip()[:HASHED_CHARACTERS]
     return int.from_bytes(hashlib.blake2b(f"{seed} {beginning}".encode(), digest_size=8).digest(), "big")
 
 
 def draw_documents(source: str, field: Field, share: float, seed: int) -> Draw:
-    """Draw about a `share` of a source's documents; it is read until it is sure that each side gets some.
+    """Choose the threshold that holds out about a `share` of a source's documents; the source is read until it is
+    certain that both sides get some.
 
-    Where there are fewer than `FEW_DOCUMENTS`, a share of their passages is drawn. Where chance leaves a side without
-    any, it gets the one whose hash is nearest to its own. A text of one short passage alone cannot be parted: nothing
-    of it is held out.
+    If there are fewer than `FEW_DOCUMENTS`, a share of their passages is drawn. If chance leaves a side without any, it
+    gets the document whose hash is nearest. A text of a single short passage cannot be divided: nothing of it is held
+    out.
 
     Raises:
         ValueError: the source cannot be read.

@@ -1,4 +1,4 @@
-"""Datasets on the Hugging Face Hub, named at an exact commit and read in ranges, never fetched whole."""
+"""Datasets on the Hugging Face Hub, pinned to a commit and read in ranges, never downloaded whole."""
 
 import io
 import re
@@ -13,16 +13,16 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 HUB = "hf://datasets/"
 _SOURCE = re.compile(HUB + r"([\w.-]+/[\w.-]+)(?:@(refs/(?:convert|pr)/[^/]+|[^/]+))?/(.+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_OFFLINE = "for a try without a network, set corpus.source=python-docs"
+_OFFLINE = "to try without a network, set corpus.source=python-docs"
 
 BYTES_PER_REQUEST = 2**23
 
 
 def pin(source: str) -> str:
-    """The source at the commit that its revision names now. A full commit is taken as it is, without the network.
+    """The source at the commit that its revision currently means. A full commit is taken as it is, without the network.
 
     Raises:
-        ValueError: not such a name, or the dataset is missing, gated or cannot be reached.
+        ValueError: the name has another form, or the dataset is missing, gated or cannot be reached.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
@@ -39,10 +39,10 @@ def pin(source: str) -> str:
 
 
 def remote_files(source: str) -> list[str]:
-    """The files of a pinned source, in the order of their names; hidden ones are left out.
+    """The files of a pinned source, in the order of their names, without hidden ones.
 
     Raises:
-        ValueError: there are none, or the Hub does not give them.
+        ValueError: there are none, or the Hub does not list them.
     """
     path = source.removeprefix("hf://")
     with _told(source):
@@ -56,7 +56,7 @@ def remote_files(source: str) -> list[str]:
 
 
 def open_remote(name: str) -> IO[bytes]:
-    """A file of a pinned source, read in ranges of `BYTES_PER_REQUEST`."""
+    """Open a file of a pinned source, read in ranges of `BYTES_PER_REQUEST`."""
     with _told(name):
         file = HfFileSystem().open(name, "rb", block_size=BYTES_PER_REQUEST)
     return io.BufferedReader(file, 2**16)  # pyright: ignore[reportArgumentType]

@@ -14,36 +14,36 @@ from storage.corpora.tokens import Tokens
 from storage.tokenising import token_ids
 
 Layout = Literal["packed", "padded"]
-"""packed: one document after the other, only the last row padded. padded: each document begins a row."""
+"""packed: documents follow one another, and only the last row is padded. padded: each document begins a row."""
 
 TOKENS_PER_BLOCK = 2**19
 PIECES_PER_BATCH = 256
 CHARACTERS_PER_BATCH = 2**19
 
 Row = tuple[list[int], list[int]]
-"""Tokens, and the document that each comes from."""
+"""Tokens, and the document that each of them is from."""
 
 
 class Rows(NamedTuple):
     """Rows of a corpus."""
 
     tokens: Int32[np.ndarray, "rows n_pos"]
-    """Token ids, `PADDING` after the end of the last row or, padded, of any."""
+    """Token ids, with `PADDING` at the end of the last row, or for the layout `padded` of any row."""
     documents: Int32[np.ndarray, "rows n_pos"]
-    """Which document each token comes from, counted from 0; `PADDING` likewise."""
+    """The document of each token, counted from 0; `PADDING` likewise."""
 
 
 class Cut(NamedTuple):
     """Where a corpus was cut off."""
 
     after_document: int
-    """The last document of which something was taken."""
+    """The last document of which a part was taken."""
     n_tokens_known: int
-    """Tokens that were read and not taken; what was not read is not known."""
+    """Tokens that were read and not taken; what was not read is not counted."""
 
 
 class Block(NamedTuple):
-    """Some rows, and from where to go on after them."""
+    """Some rows, and the position at which reading continues after them."""
 
     rows: Rows
     held_out: Rows
@@ -53,13 +53,13 @@ class Block(NamedTuple):
 
 @dataclass
 class Packer:
-    """Fills rows. Between two blocks, its state and a position are all that is needed to go on."""
+    """Fills rows. Between two blocks, its state and a position in the source are all that is needed to continue."""
 
     bos: int | None
     n_pos: int
     layout: Layout = "packed"
     max_rows: int | None = None
-    """No more are filled."""
+    """Largest number of rows."""
     tokens: list[int] = field(default_factory=list)
     """The row that is not full yet."""
     documents: list[int] = field(default_factory=list)
@@ -68,17 +68,17 @@ class Packer:
     last_document: int = -1
     """Number of the last document with tokens in these rows."""
     n_left: int = 0
-    """Tokens that were not taken, because all rows were filled."""
+    """Tokens that were not taken, because all rows are full."""
 
     @property
     def is_full(self) -> bool:
         return self.n_rows == self.max_rows
 
     def add(self, tokens: list[int], document: int, begins: bool) -> Iterator[Row]:
-        """The rows that a document's tokens, or the next of them, make full.
+        """Add the tokens of a document, or its next part; returns the rows that become full.
 
-        A document begins with `bos` where there is one, and so does a row that starts in the middle of a document,
-        unless the document has that very token there.
+        A document begins with `bos` if there is one, and so does a row that starts in the middle of a document, unless
+        the document has that very token there.
         """
         if begins and self.layout == "padded":
             yield from self.rest()
@@ -96,7 +96,7 @@ class Packer:
         self.n_left += sum(token != self.bos for token in tokens[at:])
 
     def rest(self) -> Iterator[Row]:
-        """The row that was being filled, if there is one."""
+        """The row that is not full, if it has tokens."""
         if self.tokens:
             row = self.tokens, self.documents
             self.n_rows, self.last_document = self.n_rows + 1, self.documents[-1]
@@ -110,7 +110,7 @@ class Packer:
 
 @dataclass
 class Sides:
-    """Fills the rows of both sides of a corpus: of the documents that are held out, and of the others."""
+    """Fills the rows of both sides of a corpus: of the held-out documents, and of the others."""
 
     rows: Packer
     held_out: Packer
@@ -118,14 +118,14 @@ class Sides:
     n_documents: int = 0
     """Documents begun."""
     is_held_out: bool = False
-    """Whether the last of them is."""
+    """Whether the last document is held out."""
 
     @property
     def is_full(self) -> bool:
         return self.rows.is_full and (self.held_out.is_full or not self.draw.below)
 
     def add(self, piece: Piece, tokens: list[int]) -> tuple[list[Row], list[Row]]:
-        """The rows of each side that a piece makes full. Passages are documents of their own."""
+        """Add a piece; returns the rows of each side that become full. Passages count as documents."""
         begins = not piece.before or self.draw.passage is not None
         if begins:
             self.n_documents += 1
@@ -135,19 +135,19 @@ class Sides:
         return ([], filled) if self.is_held_out else (filled, [])
 
     def cut(self, more: bool) -> Cut | None:
-        """What was not taken of what has been read; `more`: whether there is more to read."""
+        """What was read and not taken; `more`: whether there is more to read."""
         n_left = self.rows.n_left + self.held_out.n_left
         last = max(self.rows.last_document, self.held_out.last_document)
         return Cut(last, n_left) if n_left or more else None
 
 
 def one_side(bos: int | None, n_pos: int, layout: Layout = "packed", max_rows: int | None = None) -> Sides:
-    """A corpus of which nothing is held out."""
+    """A corpus without held-out documents."""
     return Sides(Packer(bos, n_pos, layout, max_rows), Packer(bos, n_pos, layout, 0), Draw())
 
 
 def two_sides(bos: int | None, n_pos: int, layout: Layout, max_tokens: int | None, draw: Draw, share: float) -> Sides:
-    """Of `max_tokens` tokens, a `share` is for what is held out; at least a row, where there is more than one."""
+    """Of `max_tokens` tokens, a `share` is for held-out documents; at least a row, if there is more than one."""
     limit = max_rows(max_tokens, n_pos)
     n_held_out = limit and min(limit - 1, max(1, round(share * limit)) if draw.below else 0)
     n_rows = None if limit is None or n_held_out is None else limit - n_held_out
@@ -157,10 +157,10 @@ def two_sides(bos: int | None, n_pos: int, layout: Layout, max_tokens: int | Non
 def pack(
     pieces: Iterable[Piece], tokenizer: Tokens, sides: Sides, tokens_per_block: int = TOKENS_PER_BLOCK
 ) -> Iterator[Block]:
-    """Tokenise documents and pack them into rows, a block of about `tokens_per_block` at a time.
+    """Tokenise documents and pack them into rows, a block of about `tokens_per_block` tokens at a time.
 
-    Nothing is dropped: what does not fill a row is padded, what comes after the last row of a side that has only so
-    many is told in the last block. A side that is full waits for the other.
+    Nothing is dropped silently: the last row is padded, and what exceeds the last row of a side with a limit is counted
+    in the last block. When one side is full, reading continues for the other.
     """
     rows: tuple[list[Row], list[Row]] = ([], [])
     end, n_pos, tokenised = Position(), sides.rows.n_pos, _tokenised(pieces, tokenizer)
@@ -189,7 +189,7 @@ def _stacked(rows: list[Row], n_pos: int) -> Rows:
 
 
 def _tokenised(pieces: Iterable[Piece], tokenizer: Tokens) -> Iterator[tuple[Piece, list[int]]]:
-    """Each piece with its tokens. One that goes on within a document is read with the character before it."""
+    """Each piece with its tokens. A piece that continues a document is tokenised with the character before it."""
     for batch in _batches(pieces):
         found = token_ids(tokenizer, [piece.before + piece.text for piece in batch])
         for piece, tokens in zip(batch, found, strict=True):
@@ -216,5 +216,5 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 
 
 def max_rows(max_tokens: int | None, n_pos: int) -> int | None:
-    """How many whole rows so many tokens are, padding counted; at least one."""
+    """The number of whole rows for this many tokens, including padding; at least one."""
     return None if max_tokens is None else max(1, max_tokens // n_pos)

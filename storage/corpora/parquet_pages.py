@@ -1,4 +1,4 @@
-"""What the pages of a Parquet column say of themselves. A reader makes room for that, whatever the footer says.
+"""The sizes in the page headers of a Parquet column. A reader allocates memory by these, whatever the footer says.
 
 A page's header is a struct of Thrift's compact protocol: https://github.com/apache/parquet-format, `PageHeader`.
 """
@@ -7,35 +7,35 @@ from collections.abc import Callable
 from typing import IO, NamedTuple
 
 MAX_HEADER_BYTES = 2**24
-"""Longest header of a page: it may hold the least and the greatest value of the page."""
+"""Longest header of a page, which may include the least and the greatest value of the page."""
 
 MAX_DEPTH, MAX_FIELDS = 8, 64
-"""Of structs in each other, and in a struct. A page's header has three deep and eight."""
+"""Limits for the nesting of structs and for the fields of a struct. A page's header has three levels and eight
+fields."""
 
 UNPACKED, PACKED = 2, 3
-"""Numbers of the header's fields that are wanted."""
+"""Numbers of the header's fields that are read."""
 
 Struct = dict[int, "int | Struct"]
 
 
 class PageError(ValueError):
-    """There is no page where one should be, or one that will not do."""
+    """There is no page where one should be, or one that is refused."""
 
 
 class Page(NamedTuple):
-    """Bytes of a page in the file and in memory."""
+    """Size of a page in the file and in memory, in bytes."""
 
     packed: int
     unpacked: int
 
 
 class WatchedPages:
-    """A file for a reader of Parquet. Whenever it comes to a page of the column that is watched, the page is looked at
-    before the reader has its bytes: nothing is read twice.
-    """
+    """A file for a reader of Parquet. When the reader comes to a page of the watched column, the page header is checked
+    before the reader gets its bytes; nothing is read twice."""
 
     def __init__(self, file: IO[bytes], look: Callable[[Page], None]) -> None:
-        """`look` raises a PageError if a page will not do; the reader ends with it."""
+        """`look` raises a PageError to refuse a page; the reader then ends with it."""
         self._file, self._look = file, look
         self._page = self._end = 0
         self._header = b""
@@ -46,18 +46,19 @@ class WatchedPages:
         self._page, self._end, self._header = start, start + n_bytes, b""
 
     def read(self, n: int = -1) -> bytes:
+        """Read bytes, after checking the pages that begin in them."""
         at = self._file.tell()
         data = self._file.read(n)
         wanted = self._page + len(self._header)
         if self._page < self._end:
             if wanted < at < self._end:
-                raise PageError(f"what follows byte {wanted} is passed over")
+                raise PageError(f"the bytes after {wanted} are skipped")
             if wanted < at + len(data):
                 self._see(self._header + data[max(0, wanted - at) :])
         return data
 
     def _see(self, data: bytes) -> None:
-        """Look at the pages that begin in these bytes, whose first is that of a page."""
+        """Check the pages that begin in these bytes, the first of which begin with a page."""
         at = 0
         while at < len(data) and self._page < self._end:
             try:
@@ -78,22 +79,24 @@ class WatchedPages:
         self._header = b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a position."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """The current position."""
         return self._file.tell()
 
     def close(self) -> None:
-        """The file is whose opened it."""
+        """Do nothing: the file is closed by its owner."""
 
 
 def _struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
-    """Whole numbers and structs of a struct by the number of their field, and where it ends. Other values are passed
-    over.
+    """Parse a struct: its whole numbers and structs by field number, and the position after it. Other values are
+    skipped.
 
     Raises:
         IndexError: it is longer than the data.
-        PageError: it is none.
+        PageError: it is not a struct.
     """
     if depth > MAX_DEPTH:
         raise PageError("structs too deep")
@@ -114,7 +117,8 @@ def _struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple["int | Struct | None", int]:
-    """A value of one of the kinds that such headers have, None if it is not wanted, and where it ends."""
+    """Parse a value of one of the kinds in such headers (None if it is not used); returns it and the position after
+    it."""
     if kind in (1, 2):  # true and false have no bytes of their own
         return None, at
     if kind in (4, 5, 6):

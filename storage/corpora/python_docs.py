@@ -1,4 +1,4 @@
-"""The documentation that every Python carries, as texts."""
+"""The documentation that is part of every Python installation, as texts."""
 
 import ast
 import os
@@ -11,7 +11,7 @@ MIN_DOCSTRING_CHARACTERS = 80
 _NOT_DOCUMENTATION = {"site-packages", "test", "tests", "idlelib", "lib2to3", "pydoc_data"}
 
 _BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
-"""Where statements hold others, in the order of the text."""
+"""Fields of statements that contain statements, in the order of the text."""
 
 
 def python_docs() -> Iterator[str]:
@@ -24,7 +24,7 @@ def python_docs() -> Iterator[str]:
 
 
 def docstrings(root: Path) -> Iterator[str]:
-    """The docstrings below a folder, file by file in order, one document a file."""
+    """The docstrings below a folder, file by file in order, one document for each file."""
     for path in sorted(_sources(root)):
         try:
             tree = ast.parse(path.read_bytes())
@@ -38,14 +38,16 @@ def docstrings(root: Path) -> Iterator[str]:
 
 
 def _sources(root: Path) -> Iterator[Path]:
-    """Source files that are documentation: installed packages, most of the files below, are not entered."""
+    """Source files of the library; installed packages, which are most of the files below the folder, are not
+    included."""
     for folder, folders, names in os.walk(root):
         folders[:] = set(folders) - _NOT_DOCUMENTATION
         yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
-    """The module and all its statements, breadth first. Expressions hold no docstrings and are most of a tree."""
+    """The module and all its statements, breadth first. Expressions have no docstrings and are most of a syntax
+    tree."""
     left: deque[ast.AST] = deque([tree])
     while left:
         node = left.popleft()

@@ -1,4 +1,4 @@
-"""Rows of several corpora that are read one after the other, by numbers counted through all of them."""
+"""Rows of several corpora that are read one after the other, by row numbers counted through all of them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from storage.store import Store
 
 
 class CorpusRows(NamedTuple):
-    """A corpus among those whose rows are numbered through."""
+    """One of several corpora whose rows are numbered consecutively."""
 
     corpus_id: str
     first_row: int
@@ -19,7 +19,7 @@ class CorpusRows(NamedTuple):
 
 
 def numbered(store: Store, corpus_ids: Iterable[str]) -> tuple[CorpusRows, ...]:
-    """Corpora in the order in which they were read, which are all in the store."""
+    """Some corpora in the order in which they were read; all must be in the store."""
     found, first_row = [], 0
     for corpus_id in corpus_ids:
         found.append(CorpusRows(corpus_id, first_row))
@@ -30,7 +30,7 @@ def numbered(store: Store, corpus_ids: Iterable[str]) -> tuple[CorpusRows, ...]:
 def by_corpus(
     store: Store, corpora: Sequence[CorpusRows], sequences: Int64[np.ndarray, " n"]
 ) -> Iterator[tuple[CorpusRows, Int64[np.ndarray, " m"]]]:
-    """Each corpus with those of some rows that are its own, by the same numbers, in ascending order."""
+    """Each corpus with those of the given rows that belong to it, by the same numbers, in ascending order."""
     ordered = np.unique(sequences)
     for corpus in corpora:
         n_rows = corpus_attributes(store, corpus.corpus_id).n_sequences
@@ -40,7 +40,7 @@ def by_corpus(
 def read_numbered_rows(
     store: Store, corpora: Sequence[CorpusRows], sequences: Int64[np.ndarray, " n"]
 ) -> dict[int, Int32[np.ndarray, " n_pos"]]:
-    """The tokens of some rows by their number."""
+    """Read the tokens of some rows by number."""
     found: dict[int, np.ndarray] = {}
     for corpus, own in by_corpus(store, corpora, sequences):
         if len(own):
@@ -52,7 +52,8 @@ def read_numbered_rows(
 def read_numbered_documents(
     store: Store, corpora: Sequence[CorpusRows], sequences: Int64[np.ndarray, " n"]
 ) -> dict[int, Int32[np.ndarray, " n_pos"]]:
-    """Which document each token of some rows is from, by the rows' number; documents are counted through as well."""
+    """Read the document of each token of some rows, by the rows' numbers; documents are numbered consecutively as
+    well."""
     found: dict[int, np.ndarray] = {}
     first_document = 0
     for corpus, own in by_corpus(store, corpora, sequences):

@@ -1,4 +1,4 @@
-"""Where the texts of a corpus lie: a file, a folder of files, a Hub dataset, or the running Python."""
+"""Sources of a corpus: a file, a folder of files, a Hub dataset, or the running Python."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from storage.recipes import fingerprints
 from storage.store import Store
 
 PYTHON_DOCS = "python-docs"
-"""Names the running Python's own documentation as a text source."""
+"""The name of the running Python's own documentation as a source."""
 
 KINDS = {
     ".txt": ".txt", ".jsonl": ".jsonl", ".ndjson": ".jsonl", ".json": ".jsonl", ".csv": ".csv", ".tsv": ".tsv",
     ".parquet": ".parquet",
 }  # fmt: skip
-"""Suffixes of the files that texts are read from, and how they are read: a .json file holds JSON lines too."""
+"""Suffixes of supported files, and how each is read; a .json file has JSON lines too."""
 
 _EXPECTED = (
     f"expected {', '.join(KINDS)} (all but the last also with {' or '.join(PACKINGS)}), "
@@ -30,7 +30,7 @@ _EXPECTED = (
 
 
 class TextFile(NamedTuple):
-    """A file with texts, here or on the Hub."""
+    """A file with texts, on this machine or on the Hub."""
 
     name: str
     kind: str
@@ -41,19 +41,19 @@ class TextFile(NamedTuple):
 
 
 def pinned(source: str) -> str:
-    """A source that will mean the same tomorrow: a Hub dataset at the commit where it stands now, others as they are.
+    """A source that does not change later: a Hub dataset at its current commit, others as they are.
 
     Raises:
-        ValueError: nothing is there, a file is of a kind that is not read, or the Hub does not give the dataset.
+        ValueError: nothing is there, a file has an unsupported type, or the Hub does not give the dataset.
     """
     exact = pin(source) if source.startswith(HUB) else source
     if exact != source or not source.startswith(HUB):
-        text_files(exact)  # what a full commit names is found out when it is read, so that it needs no network before
+        text_files(exact)  # a full commit is checked when it is read, so that no network is needed before
     return exact
 
 
 def source_fingerprint(store: Store, source: str) -> str:
-    """What determines the texts of a pinned source.
+    """What the texts of a pinned source depend on.
 
     The content hash of a file, or of a folder's files by name; of the interpreter and its library's files for
     `python-docs`; commit and path of a Hub dataset.
@@ -72,10 +72,10 @@ def source_fingerprint(store: Store, source: str) -> str:
 
 
 def local_files(source: str) -> list[Path]:
-    """The files of a source on this machine, a folder's in the order of their names; none of other sources.
+    """The files of a source on this machine, those of a folder in the order of their names; empty for other sources.
 
     Raises:
-        ValueError: nothing there, or a folder with files that are no texts (hidden ones do not count).
+        ValueError: nothing is there, or a folder has files of other types (hidden ones do not count).
     """
     path = Path(source)
     if source == PYTHON_DOCS or source.startswith(HUB):
@@ -95,7 +95,7 @@ def text_files(source: str) -> list[TextFile]:
     """The files of a local or Hub source, in the order in which they are read.
 
     Raises:
-        ValueError: nothing there, or a file of a kind that is not read.
+        ValueError: nothing is there, or a file has an unsupported type.
     """
     if source.startswith(HUB):
         return [TextFile(name, *_kind(name), partial(open_remote, name)) for name in remote_files(source)]
@@ -103,7 +103,7 @@ def text_files(source: str) -> list[TextFile]:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """How a file is read, and how it is packed."""
+    """How a file is read, and how it is compressed."""
     packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
     kind = KINDS.get(Path(name.removesuffix(packing)).suffix)
     if kind is None or (packing and kind == ".parquet"):

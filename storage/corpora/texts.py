@@ -1,4 +1,4 @@
-"""Read texts piece by piece, from wherever reading stopped; what cannot be read is named by file and line."""
+"""Read texts piece by piece, from any position; errors name file and line."""
 
 import itertools
 import json
@@ -17,24 +17,27 @@ from storage.corpora.sources import PYTHON_DOCS, TextFile, text_files
 from storage.foreign import shown
 
 PIECE_CHARACTERS = 2**17
-"""Longer documents are handed on, and tokenised, in several pieces. In a .txt file it counts bytes.
+"""Longer documents are read, and tokenised, in several pieces. For a .txt file, bytes are counted.
 
-With much longer ones the allocator loses gigabytes to gaps between the tokenizer's buffers."""
+With much longer pieces, the gaps between the tokenizer's buffers cost the allocator gigabytes.
+"""
 
 ROWS_PER_READ = 256
 BYTES_PER_READ = 2**20
 
 MAX_RECORD_BYTES = 2**24
-"""The longest line of a .jsonl file or cell of a .parquet file. What is made of a line may take thirty times it."""
+"""The longest line of a .jsonl file or cell of a .parquet file, in bytes. Its parsed form may take thirty times as much
+memory."""
 
 MAX_COMPRESSION, MAX_UNPACKED_BEYOND = 50, 100_000_000
-"""Texts are packed to a fifth, tables of few different ones to less; bytes that any group of rows may unpack to."""
+"""Largest ratio and size of unpacked bytes for a group of rows. Texts compress to a fifth, repetitive tables to
+less."""
 
 MAX_EMPTY_LINES = 2**20
-"""One after the other. A small packed file can hold billions."""
+"""Largest number of empty lines in succession; a small compressed file can have billions."""
 
 BYTE_ORDER_MARK = "\ufeff"
-"""Programs of Windows write it before a text in UTF-8; it is no part of the text."""
+"""The byte order mark that programs on Windows put before a text in UTF-8; it is not part of the text."""
 
 OTHER_MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
@@ -42,37 +45,37 @@ OTHER_MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-"""What a file in another encoding of Unicode begins with."""
+"""The byte order marks of other Unicode encodings."""
 
 MAX_TOKEN_DIGITS = 10
 MAX_TOKENS = MAX_RECORD_BYTES // MAX_TOKEN_DIGITS
-"""The longest list of token ids."""
+"""The longest list of token ids in a row."""
 
-TOO_LONG = f"more than {MAX_RECORD_BYTES} bytes; expected a document, a longer one wants a .txt file of its own"
+TOO_LONG = f"more than {MAX_RECORD_BYTES} bytes; expected a document; a longer one needs a .txt file of its own"
 _WORDS = re.compile(r"(?s).*\S(?= \S)")
 _LINES = re.compile(r"(?s).*\S\r?\n(?=\S)")
 
 
 class Field(NamedTuple):
-    """The field of a line or row that holds the document."""
+    """The field of a line or row that has the document."""
 
     name: str = "text"
     is_tokens: bool = False
-    """It is a list of token ids; the document is then read as their numbers with a space between two."""
+    """Whether it is a list of token ids; the document is then read as their numbers, separated by spaces."""
 
 
 class Position(NamedTuple):
-    """A place in a source between two pieces."""
+    """A position in a source between two pieces."""
 
     file: int = 0
     offset: int = 0
-    """Bytes of the file (unpacked), rows of a .parquet file, documents of a list: where the record begins."""
+    """Where the record begins: bytes of the (decompressed) file, rows of a .parquet file, or documents of a list."""
     line: int = 0
     """Lines before it, for messages."""
     characters: int = 0
-    """How much of the record's text lies before it."""
+    """Number of characters of the record's text before it."""
     before: str = ""
-    """The character before it, nothing where a document begins."""
+    """The character before it; empty where a document begins."""
 
 
 class Piece(NamedTuple):
@@ -80,9 +83,9 @@ class Piece(NamedTuple):
 
     text: str
     before: str
-    """The character before it, nothing where a document begins."""
+    """The character before it; empty where a document begins."""
     end: Position
-    """From where reading goes on after it."""
+    """The position at which reading continues after it."""
 
 
 def read_texts(
@@ -93,12 +96,12 @@ def read_texts(
 ) -> Iterator[Piece]:
     """The documents of a source: `python-docs`, a file of texts or tables, a folder of these or a Hub dataset.
 
-    A .txt file is one document; the others have one a line or row, in `field`. Empty lines and rows without
-    a value are none. Pieces have so many `characters` at most, None: `PIECE_CHARACTERS`.
+    A .txt file is one document; other files have one in each line or row, in `field`. Empty lines and rows without a
+    value are skipped. Pieces have at most `characters` characters (None: `PIECE_CHARACTERS`).
 
     Raises:
-        ValueError: missing, of another kind, damaged, not UTF-8, or a document without the field; which file and
-            line is said.
+        ValueError: the source is missing, of another type, damaged or not UTF-8, or a document lacks the field; the
+            message names file and line.
     """
     size = characters or PIECE_CHARACTERS
     if source == PYTHON_DOCS:
@@ -109,7 +112,7 @@ def read_texts(
         try:
             with file.open() as opened:
                 yield from _pieces(file, opened, field, at, size)
-        except Exception as error:  # readers and networks raise whatever they do
+        except Exception as error:  # readers and networks can raise almost any exception
             if type(error) is ValueError:
                 raise
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -177,7 +180,7 @@ def _plain_text(name: str, file: IO[bytes], start: Position, size: int) -> Itera
 
 
 def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
-    """Text of bytes that come after `line` lines; all but the last may end within a character."""
+    """Decode bytes that come after `line` lines; all but the last may end within a character."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -191,14 +194,14 @@ def _decoded(name: str, data: bytes, line: int, is_last: bool) -> str:
 
 
 def _not_utf8(data: bytes, line: int, error: UnicodeDecodeError) -> str:
-    """Where a text that comes after `line` lines stops being UTF-8, and what it may be instead."""
+    """The message for text that is not UTF-8: where, and which encoding it may have."""
     before = data[: error.start]
     number, at = line + 1 + before.count(b"\n"), error.start - before.rfind(b"\n")
     found = f"line {number}: not UTF-8 (byte 0x{data[error.start]:02x}: {error.reason}), the byte {at} of the line"
     other = next((name for mark, name in OTHER_MARKS.items() if line == 0 and data.startswith(mark)), None)
     if other is not None:
-        return f"{found}: it begins like {other}; make it UTF-8: iconv -f {other} -t UTF-8"
-    return f"{found}; if it is in another encoding, make it UTF-8: iconv -f WINDOWS-1252 -t UTF-8, for instance"
+        return f"{found}: it begins like {other}; convert it to UTF-8: iconv -f {other} -t UTF-8"
+    return f"{found}; if it is in another encoding, convert it to UTF-8, for instance by iconv -f WINDOWS-1252 -t UTF-8"
 
 
 def _json_lines(name: str, file: IO[bytes], field: Field, at: Position, size: int) -> Iterator[Piece]:
@@ -224,7 +227,7 @@ def _json_text(name: str, text: str, lines_before: int, field: Field) -> str:
     try:
         value = json.loads(text, parse_int=parse)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON object with '{field.name}' ({error})") from None
+        raise ValueError(f"{where}: not a JSON object with '{field.name}' ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected a JSON object with '{field.name}', found {type(value).__name__}")
     if field.name not in value:
@@ -267,7 +270,7 @@ def _parquet_rows(name: str, file: IO[bytes], field: Field, start: Position, siz
     kind, expected = schema.field(text_field).type, "lists of token ids" if field.is_tokens else "text"
     if not (_is_tokens(kind) if field.is_tokens else _is_text(kind)):
         raise ValueError(f"corpus: {name}: column '{text_field}' is {kind}, not {expected}")
-    # Read as a dictionary, a text that stands in many rows is in memory once.
+    # Read as a dictionary, so that a text that occurs in many rows is in memory once.
     dictionary = [] if field.is_tokens else [text_field]
     sizes = _Unpacked()
     watched: Any = WatchedPages(file, sizes.add)
@@ -299,9 +302,9 @@ def _parquet_rows(name: str, file: IO[bytes], field: Field, start: Position, siz
 
 
 class _Unpacked:
-    """What the texts of a group of rows unpack to: pages are unpacked whole.
+    """The decompressed size of the texts in a group of rows, since pages are decompressed as a whole.
 
-    Their own headers are asked. What the footer says of sizes nobody needs to heed.
+    It is taken from the headers of the pages; the sizes in the footer may be wrong.
     """
 
     def __init__(self) -> None:
@@ -314,7 +317,7 @@ class _Unpacked:
 
 
 def _first_byte(column: pq.ColumnChunkMetaData) -> int:
-    """Of a column's part of a group: its pages begin with a dictionary, if it has one."""
+    """The first byte of a column's part of a group: its pages begin with a dictionary, if it has one."""
     start = column.data_page_offset
     if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
         return column.dictionary_page_offset
@@ -322,7 +325,7 @@ def _first_byte(column: pq.ColumnChunkMetaData) -> int:
 
 
 def _some(names: Iterable[str]) -> str:
-    """Names as a message lists them."""
+    """Names as a list for a message."""
     every = sorted(names)
     return ", ".join(map(shown, every[:12])) + ", …" * (len(every) > 12) if every else "nothing"
 
@@ -339,11 +342,11 @@ def _is_tokens(kind: pa.DataType) -> bool:
 
 
 def _ids_as_text(ids: object, where: str, name: str) -> str:
-    """Token ids as a text of numbers, which is cut and gone on with like any other."""
+    """Token ids as a text of numbers, which is cut into pieces and continued like any other."""
     if not isinstance(ids, list) or any(type(one) is not int for one in ids):
         raise ValueError(f"{where}: '{name}' is {type(ids).__name__}; expected a list of token ids")
     if len(ids) > MAX_TOKENS:
-        raise ValueError(f"{where}: {len(ids)} token ids; expected at most {MAX_TOKENS} a row")
+        raise ValueError(f"{where}: {len(ids)} token ids; expected at most {MAX_TOKENS} in a row")
     return " ".join(map(str, ids))
 
 
@@ -359,12 +362,12 @@ def _checked(text: object, where: str, field: Field) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         surrogate = f"U+{ord(text[error.start]):04X}"
-        raise ValueError(f"{where}: '{text_field}' has a lone surrogate ({surrogate}), which is no text") from None
+        raise ValueError(f"{where}: '{text_field}' has a lone surrogate ({surrogate}), which is not text") from None
     return text
 
 
 def _cut(text: str, at: Position, end: Position, size: int) -> Iterator[Piece]:
-    """A record's text from `at` on, in pieces; `end` is where the next record begins."""
+    """A record's text from `at` on, in pieces; `end` is the position of the next record."""
     start, before = at.characters, at.before
     while len(text) - start > size:
         window = text[start : start + size]
@@ -378,8 +381,8 @@ def _cut(text: str, at: Position, end: Position, size: int) -> Iterator[Piece]:
 def cut_at(text: str) -> int:
     """Where to cut a long text so that its tokens are those of the whole.
 
-    Before the last single space between written characters, where every tokenizer here has a boundary; else after the
-    last single line end between such; else after the last line end, else at the end of the text.
+    Before the last single space between visible characters, where every supported tokenizer has a boundary; else after
+    the last single line end between such characters; else after the last line end, else at the end of the text.
     """
     if found := _WORDS.match(text) or _LINES.match(text):
         return found.end()

@@ -1,4 +1,4 @@
-"""How the texts of a corpus become tokens: by the tokenizer, or already, where a file holds token ids."""
+"""How the texts of a corpus become tokens: by the tokenizer, or directly from a file of token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -6,17 +6,18 @@ from typing import Any, Literal, Protocol
 from transformers import PreTrainedTokenizerBase
 
 SpecialTokens = Literal["as_tokens", "as_text"]
-"""What becomes of the names of special tokens that stand in a text."""
+"""How names of special tokens in a text are read."""
 
 
 class Tokens(Protocol):
-    """What packing asks: the token ids of some texts, by the name `input_ids`; a tokenizer of transformers is one."""
+    """The interface that packing needs: the token ids of some texts as `input_ids`; transformers' tokenizers have
+    it."""
 
     def __call__(self, texts: list[str], /, *, add_special_tokens: bool) -> Mapping[str, Any]: ...
 
 
 class PlainTexts:
-    """A tokenizer to which the name of a special token, such as <|endoftext|>, is a text like any other."""
+    """A tokenizer that reads the name of a special token, such as <|endoftext|>, as ordinary text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -27,9 +28,9 @@ class PlainTexts:
 
 
 class ReadyTokens:
-    """Token ids that stand in the corpus as numbers.
+    """Reads token ids that are in the corpus as numbers.
 
-    Calling it raises ValueError where one is no token of the model.
+    Calling it raises ValueError for an id that is not a token of the model.
     """
 
     def __init__(self, n_tokens: int) -> None:

@@ -12,16 +12,16 @@ from storage.foreign import read_json
 from storage.store import whole_file
 
 INDEX = "graph-metadata.json"
-"""Beside the graphs: the list that viewers offer."""
+"""The list of graphs in a folder, which viewers offer."""
 
 MAX_INDEX_BYTES = 20_000_000
-"""An index has what stands above a graph, its prompt above all: thousands of graphs."""
+"""Limit for an index, in bytes. An entry repeats a graph's metadata, mainly its prompt, so this allows thousands."""
 
 TESTS = ("validation", "supernodes", "heads")
 """What a graph's metadata say of its tests, left out of the index."""
 
 LABEL_LENGTH = 512
-"""Characters of a description that Neuronpedia takes."""
+"""Longest description that Neuronpedia accepts, in characters."""
 
 
 class GraphNode(TypedDict):
@@ -43,7 +43,7 @@ class GraphNode(TypedDict):
 
 
 class GraphLink(TypedDict):
-    """An edge between the nodes of two ids."""
+    """An edge between two nodes, given by their ids."""
 
     source: str
     target: str
@@ -51,7 +51,7 @@ class GraphLink(TypedDict):
 
 
 class GraphFile(TypedDict):
-    """A graph as the format has it."""
+    """A graph in the format."""
 
     metadata: Mapping[str, object]
     qParams: Mapping[str, object]
@@ -60,18 +60,18 @@ class GraphFile(TypedDict):
 
 
 class Explained(NamedTuple):
-    """A target of a graph, as its file shows it."""
+    """A target of a graph, as shown in its file."""
 
     name: str
     token: int
-    """The token of a logit; beyond the vocabulary, as in circuit-tracer, if the target is something else."""
+    """The token of a logit. For other targets it is a number after the vocabulary, as in circuit-tracer."""
     probability: float
-    """Probability of that token; 1 for anything else."""
+    """Probability of that token; 1 for other targets."""
     position: int
 
 
 class Provenance(NamedTuple):
-    """What a graph's file says of how it was made."""
+    """How a graph was made, as stated in its file."""
 
     slug: str
     """The graph's name."""
@@ -79,7 +79,7 @@ class Provenance(NamedTuple):
     """The model's name, as a slug."""
     prompt: str
     targets: tuple[Explained, ...]
-    """What is explained, in the graph's order."""
+    """The targets, in the graph's order."""
     node_threshold: float
     edge_threshold: float
     version: str
@@ -93,7 +93,7 @@ def graph_json(
     texts: Sequence[str],
     labels: Mapping[tuple[int, int], str],
 ) -> GraphFile:
-    """A pruned graph as circuit-tracer writes it.
+    """A pruned graph in circuit-tracer's format.
 
     `texts` are those of all tokens of the vocabulary, `labels` descriptions by (layer, feature).
     """
@@ -133,19 +133,19 @@ def graph_json(
 
 
 def whole_scores(graph: GraphFile) -> Scores:
-    """What a graph of ours says that its scores were before it was pruned."""
+    """The scores of a graph before it was pruned, from the file of a graph made here."""
     scores = graph["metadata"]["scores"]
     assert isinstance(scores, dict)
     return Scores(**scores)
 
 
 def read_scores(graph: GraphFile) -> Scores:
-    """Replacement and completeness score of a graph in this format, ours or another's, by the links that it has.
+    """Replacement and completeness score of any graph in this format, computed from its links.
 
-    A pruned graph lacks the weakest of them, so that its scores are not quite the whole graph's.
+    A pruned graph lacks the weakest links, so its scores differ slightly from those of the whole graph.
 
     Raises:
-        ValueError: a link names a node that is not there, or a probability is missing.
+        ValueError: a link names a node that does not exist, or a probability is missing.
     """
     kinds = {"embedding": 1, "logit": 2}
     nodes = sorted(graph["nodes"], key=lambda node: kinds.get(node["feature_type"], 0))
@@ -173,16 +173,16 @@ def read_scores(graph: GraphFile) -> Scores:
 
 
 def write_graph(path: Path, graph: GraphFile) -> None:
-    """Write a graph, and enter it in the index of its folder in the place of one with the same slug.
+    """Write a graph and add it to the index of its folder, replacing one with the same slug.
 
     Raises:
-        ValueError: the index there is not one.
+        ValueError: the file in the index's place is not an index.
     """
     index = path.parent / INDEX
     known = read_json(index, MAX_INDEX_BYTES) if index.is_file() else {"graphs": []}
     listed = known.get("graphs") if isinstance(known, dict) else None
     if not isinstance(known, dict) or not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise ValueError(f'{index}: expected {{"graphs": […]}}; name a folder of its own for the graph')
+        raise ValueError(f'{index}: expected {{"graphs": […]}}; name a separate folder for the graph')
     others = [entry for entry in listed if entry.get("slug") != graph["metadata"]["slug"]]
     with whole_file(path) as partial:
         partial.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -193,12 +193,13 @@ def write_graph(path: Path, graph: GraphFile) -> None:
 
 
 def cantor(layer: int, feature: int) -> int:
-    """One number for a pair, as viewers number features."""
+    """A single number for a pair, as viewers number features (Cantor pairing)."""
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
 def node_ids(graph: Graph, explained: Sequence[Explained]) -> list[str]:
-    """Ids as circuit-tracer writes them since July 2026, unique in a graph; errors were 0_layer_position before."""
+    """Ids in the format that circuit-tracer has used since July 2026, unique in a graph; before, errors were
+    0_layer_position."""
     n_pos = len(graph.tokens)
     places = zip(graph.layer.tolist(), graph.feature.tolist(), graph.position.tolist(), strict=True)
     ids = [f"{layer}_{feature}_{position}" for layer, feature, position in places]
@@ -208,7 +209,7 @@ def node_ids(graph: Graph, explained: Sequence[Explained]) -> list[str]:
 
 
 class _Place(TypedDict):
-    """Where viewers draw a node, and by which name."""
+    """Where viewers draw a node, and under which name."""
 
     feature: int
     layer: str
@@ -276,7 +277,8 @@ def _place(graph: Graph, at: int, texts: Sequence[str], labels: Mapping[tuple[in
 
 
 def _end(graph: Graph, explained: Sequence[Explained], rank: int, texts: Sequence[str]) -> _Place:
-    """A target: a token's logit, or as viewers have no other kind of node for it, one beyond the vocabulary."""
+    """A target: the logit of a token. Viewers have no other kind of target, so others get a token after the
+    vocabulary."""
     one = explained[rank]
     is_token = one.token < len(texts)
     label = f'Output "{texts[one.token]}" (p={one.probability:.3f})' if is_token else one.name

@@ -1,11 +1,12 @@
-"""Samples and descriptions as EleutherAI's delphi keeps them: `latents/<hookpoint>/` and `explanations/`.
+"""Samples and descriptions in the format of EleutherAI's delphi: `latents/<hookpoint>/` and `explanations/`.
 
     latents/layers.5.mlp/0_8191.safetensors   locations (row, position, feature less the first), activations, tokens
     latents/layers.5.mlp/config.json          which model and text they are of
     explanations/<method>/layers.5.mlp_latent94.txt   a description, as a JSON string
 
-delphi has every activation over its text; a catalog has samples. So rows are those that were sampled, and a feature's
-activations in them those of its samples and, where they are kept (`activations.keep: all`), of the tokens around them.
+delphi has every activation on its text, while a catalog has samples. So the rows written are those with samples, and
+the activations of a feature are those of its samples and, if stored (`activations.keep: all`), of the tokens around
+them.
 """
 
 import json
@@ -27,18 +28,18 @@ FEATURES_PER_FILE = 8192
 MAX_FLOAT16 = 65504.0
 
 ReadRows = Callable[[Int64[np.ndarray, " n"]], dict[int, Int32[np.ndarray, " n_pos"]]]
-"""The tokens of rows by their number, −1 where a row is padded."""
+"""Reads the tokens of rows by number, −1 where a row is padded."""
 
 
 class Exported(NamedTuple):
-    """What is exported, as queries and files have it."""
+    """What is exported, in the form that queries and files need."""
 
     checkpoint_id: str
     corpus_id: str
     corpus: str
     model: str
     hookpoint: str
-    """With `{}` for the layer."""
+    """The module path of an MLP, with `{}` for the layer."""
     layers: list[int]
     width: int
 
@@ -50,9 +51,9 @@ class Exported(NamedTuple):
 def export_delphi(
     connection: duckdb.DuckDBPyConnection, checkpoint_id: str, corpus_id: str, read: ReadRows, folder: Path
 ) -> list[Path]:
-    """Write a checkpoint's samples on a corpus, and every method's descriptions; returns the folders.
+    """Write a checkpoint's samples on a corpus, and the descriptions of every method; returns the folders.
 
-    Memory: the rows that were sampled, and one layer's samples.
+    Memory: the rows with samples, and one layer's samples.
 
     Raises:
         ValueError: there are no samples.
@@ -64,7 +65,7 @@ def export_delphi(
         raise ValueError(f"export: {checkpoint_id} has no samples yet; run `activations` first")
     by_number = read(sequences)
     rows = np.stack([by_number[number] for number in sequences.tolist()])
-    tokens = np.where(rows < 0, 0, rows).astype(np.uint32)  # delphi knows no padding
+    tokens = np.where(rows < 0, 0, rows).astype(np.uint32)  # delphi has no padding
     folders = []
     for layer in exported.layers:
         place = folder / "latents" / exported.hookpoint.format(layer)
@@ -80,7 +81,7 @@ def _exported(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, corpus_
     model_type, model, n_layers, layers, width = connection.execute(query, [checkpoint_id]).fetchall()[0]
     name = connection.execute("SELECT name FROM corpora WHERE corpus_id = ?", [corpus_id]).fetchall()[0][0]
     family = family_of(model_type)
-    hookpoint = f"{family.blocks.partition('.')[2]}.{{}}.{family.mlp}"  # as the model without its head names it
+    hookpoint = f"{family.blocks.partition('.')[2]}.{{}}.{family.mlp}"  # module path from the model without its head
     every = list(range(n_layers)) if layers is None else list(layers)
     return Exported(checkpoint_id, corpus_id, name, model, hookpoint, every, width)
 
@@ -119,7 +120,7 @@ def _write_activations(
 
 
 def _write_config(place: Path, exported: Exported, tokens: np.ndarray) -> None:
-    """delphi's settings of a cache; `dataset_repo` is the corpus, which is not read since the tokens are here."""
+    """delphi's settings of a cache. `dataset_repo` names the corpus, which is not read, since the tokens are here."""
     n_rows, n_pos = tokens.shape
     config = {
         "dataset_repo": exported.corpus,

@@ -1,7 +1,7 @@
-"""Tables of descriptions and scores as other people publish them: Parquet, JSON lines, or an array in JSON.
+"""Tables of descriptions and scores as published by others: Parquet, JSON lines, or an array in JSON.
 
-Their columns go by several names. A table is read where it says of which feature each row is and what is said of it;
-layers may stand in the files' names alone. Other columns are left unread.
+Columns have various names. A table is read if it names the feature of each row and its description; layers may be given
+by the files' names. Other columns are ignored.
 """
 
 import math
@@ -26,7 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "purity": ("purity", "purity_ap", "purity_score"),
     "faithfulness": ("faithfulness", "faithfulness_score"),
 }
-"""For every column the names that it may go by, capitals aside, the first one that is there."""
+"""The possible names of each column, in lower case; the first one that exists is used."""
 
 METRICS = ("clarity", "responsiveness", "purity", "faithfulness")
 
@@ -35,7 +35,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json")
 MAX_LINE_BYTES = 1 << 24
 
 MAX_TEXT = 20_000
-"""Characters of a description."""
+"""Longest description, in characters."""
 
 ROWS_AT_ONCE = 1024
 
@@ -43,7 +43,7 @@ _LAYER = re.compile(r"layer[_-]?([0-9]{1,4})(?![0-9])", re.IGNORECASE)
 
 
 class Published(NamedTuple):
-    """One description that somebody published, and its scores; None where there is none."""
+    """A published description and its scores; None where there is none."""
 
     layer: int
     feature: int
@@ -52,17 +52,19 @@ class Published(NamedTuple):
     tokens: list[str]
     """The tokens, if the description is a list of tokens."""
     scores: dict[str, float | None]
-    """Scores by metric, for the metrics that the table has a column of."""
+    """Scores by metric, for the metrics that have a column in the table."""
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The tables of a folder.
+    """The tables in a folder.
 
     Raises:
         ValueError: there is none.
     """
     if not check_path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder; expected one with {' or '.join(f'*{end}' for end in SUFFIXES)} files")
+        raise ValueError(
+            f"{folder} is not a folder; expected one with {' or '.join(f'*{end}' for end in SUFFIXES)} files"
+        )
     found = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
     if not found:
         raise ValueError(f"{folder}: no {' or '.join(f'*{end}' for end in SUFFIXES)} file")
@@ -70,7 +72,7 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_table(path: Path) -> Iterator[Published]:
-    """The rows of a table in which something is said of a feature. Memory: `ROWS_AT_ONCE` rows.
+    """Read the rows of a table that describe a feature. Memory: `ROWS_AT_ONCE` rows.
 
     Raises:
         ValueError: names the file, the row and the column, what was found and what was expected.
@@ -103,11 +105,11 @@ def _rows(path: Path) -> Iterator[Any]:
                     if line.strip():
                         yield parse_json(line, f"{path}: line {number}")
     except (pa.ArrowException, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: no readable table ({' '.join(str(error).split())[:300]})") from None
+        raise ValueError(f"{path}: not readable as a table ({' '.join(str(error).split())[:300]})") from None
 
 
 def _columns(path: Path, row: Mapping[str, Any], *, has_layer: bool) -> dict[str, str]:
-    """By what is meant, the column of the table."""
+    """The table's column for each meaning."""
     there = {str(name).casefold(): str(name) for name in row}
     found = {meant: there[name] for meant, names in NAMES.items() for name in reversed(names) if name in there}
     wanted = ("feature", "text") if has_layer else ("layer", "feature", "text")

@@ -1,4 +1,4 @@
-"""Rows of the catalog's tables about graphs, from a graph's file."""
+"""Rows of the catalog's tables for graphs, from a graph's file."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
@@ -10,7 +10,7 @@ from storage.exchange.graph_tests import SharesJson, SupernodesJson, ValidationJ
 Row = dict[str, object]
 
 KINDS = {"mlp reconstruction error": "error", "embedding": "token", "logit": "target"}
-"""By the format's feature_type; a feature otherwise."""
+"""Kinds of nodes by the format's feature_type; other types are features."""
 
 SCORES = (
     "explained", "explained_predicted", "explained_random", "node_correlation", "edge_correlation", "edges_held",
@@ -21,7 +21,7 @@ EFFECTS = ("predicted", "measured_frozen", "measured")
 
 
 class GraphRows(NamedTuple):
-    """What one graph brings to each table."""
+    """The rows of one graph for each table."""
 
     graphs: Row
     graph_nodes: list[Row]
@@ -37,7 +37,8 @@ class _Tests(NamedTuple):
 
 
 def graph_rows(file: GraphFile, shares: Mapping[str, float], d_vocab: int) -> GraphRows:
-    """The rows of a graph of ours, without what names it; `shares` are nodes' own shares of influence, by their ids."""
+    """The rows of a graph made here, without the columns that identify it; `shares` are nodes' own shares of influence,
+    by id."""
     metadata = file["metadata"]
     tests = _Tests(
         cast(ValidationJson | None, metadata.get("validation")), cast(SupernodesJson | None, metadata.get("supernodes"))

@@ -1,4 +1,4 @@
-"""What tests of an attribution graph found, as its file and the catalog have it."""
+"""Results of tests of an attribution graph, as stored in its file and in the catalog."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -12,7 +12,7 @@ from storage.exchange.attribution_graph import GraphFile
 
 
 class TestedNode(TypedDict):
-    """What switching a feature off does to the graph's targets."""
+    """The effect of switching a feature off on the graph's targets."""
 
     node_id: str
     predicted: float
@@ -21,7 +21,7 @@ class TestedNode(TypedDict):
 
 
 class TestedEdge(TypedDict):
-    """What switching an edge's source off does to its target."""
+    """The effect of switching an edge's source off on its target."""
 
     source: str
     target: str
@@ -55,28 +55,28 @@ class SharesJson(TypedDict):
 
 
 class SupernodeJson(TypedDict):
-    """A group of nodes; figures of those that were tested."""
+    """A group of nodes; groups that were tested have results."""
 
     name: str
     node_ids: list[str]
     share: float
-    """Of all influence on the targets, its nodes' together."""
+    """Share of all influence on the targets that its nodes have together."""
     tested: dict[str, SharesJson] | None
-    """`group`, and `random`, `layer` and `top` of equal size."""
+    """`group`, and for comparison groups of equal size: `random`, `layer` and `top`."""
 
 
 class SupernodesJson(TypedDict):
-    """A graph's supernodes, and their tests together."""
+    """A graph's supernodes, and the results of testing them together."""
 
     groups: list[SupernodeJson]
     together: dict[str, SharesJson] | None
-    """Of all tested groups as one."""
+    """Results for all tested groups as one."""
     nothing: float | None
-    """The share of the target that stays when every feature is held at its mean."""
+    """The share of the target that is left when every feature is held at its mean."""
 
 
 def validation_json(ids: Sequence[str], found: Validation) -> ValidationJson:
-    """A validation with nodes by their ids."""
+    """A validation, with nodes given by their ids."""
     return {
         "target": found.target,
         "explained": found.explained,
@@ -111,7 +111,7 @@ def _edge(ids: Sequence[str], one: Tested) -> TestedEdge:
 def supernodes_json(
     ids: Sequence[str], groups: Sequence[Supernode], pruned: Pruned, tests: GroupTests | None
 ) -> SupernodesJson:
-    """Supernodes with nodes by their ids, those of most influence first."""
+    """Supernodes with nodes given by their ids, those of most influence first."""
     tested = [*(tests.each if tests else ()), *(None for _ in groups)]
     return {
         "groups": [
@@ -137,7 +137,7 @@ def _shares(shares: Shares) -> SharesJson:
 
 
 def with_tests(file: GraphFile, validation: ValidationJson | None, supernodes: SupernodesJson | None) -> GraphFile:
-    """A graph's file with what was found; supernodes also as viewers draw them."""
+    """A graph's file with the results of tests; viewers also draw the supernodes."""
     metadata: dict[str, object] = {**file["metadata"]}
     parameters: Mapping[str, object] = file["qParams"]
     if validation is not None:

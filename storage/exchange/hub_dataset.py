@@ -1,4 +1,4 @@
-"""The catalog as a dataset of the Hugging Face Hub: a folder of Parquet tables with a card that names each."""
+"""The catalog as a dataset for the Hugging Face Hub: a folder of Parquet tables with a card that lists them."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from storage.exchange.parquet import Exported, export_tables
 from storage.store import whole_file
 
 SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
-"""How the Hub says the size of a dataset, by rows."""
+"""The Hub's categories of dataset size, by rows."""
 
 
 def export_dataset(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Path]:
-    """Write the tables that have rows to FOLDER/data, and a README.md by which `datasets.load_dataset(FOLDER, TABLE)`
+    """Write the tables that have rows to FOLDER/data, and a README.md with which `datasets.load_dataset(FOLDER, TABLE)`
     finds them."""
     exported = [one for one in export_tables(connection, folder / "data") if one.n_rows]
     for empty in set(TABLES) - {one.table for one in exported}:
@@ -51,7 +51,7 @@ def _card(connection: duckdb.DuckDBPyConnection, exported: list[Exported]) -> st
         lines.append(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |")
     lines += [
         "",
-        "Texts of the corpus and descriptions are under the licences of what they were made from: say which, in the",
+        "Texts of the corpus and descriptions have the licences of what they were made from: name it, in the field",
     ]
     lines += ["`license` above, before this is shared.", "", "| table | rows |", "|---|---|"]
     lines += [f"| {one.table} | {one.n_rows} |" for one in exported]

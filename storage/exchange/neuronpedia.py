@@ -1,4 +1,4 @@
-"""Features, activations and explanations in the layout of Neuronpedia's bulk exports, which its importer takes.
+"""Features, activations and explanations in the layout of Neuronpedia's bulk exports, which its importer reads.
 
 A folder a layer (a source), with four files of one line about model, release, set and source, and three folders of
 batches of 1,024 features each, gzipped JSON lines; a batch of which there is nothing has no file. Beside the models,
@@ -20,16 +20,16 @@ from storage.exchange.slugs import slug_of
 from storage.store import whole_file
 
 BATCH = 1024
-"""Features a file."""
+"""Features in a file."""
 
 ACTIVATIONS, TOKENS = 20, 10
-"""How many of a feature's greatest samples, and of the tokens it promotes or suppresses, are written."""
+"""Number of a feature's greatest samples, and of the tokens it promotes or suppresses, that are written."""
 
 MAX_DESCRIPTION = 512
-"""Characters that an explanation may have there."""
+"""Longest explanation that Neuronpedia accepts, in characters."""
 
 CREATOR = "clkht01d40000jv08hvalcvly"
-"""Whom its importer takes for the author where nobody is named."""
+"""The author that its importer assumes if none is named."""
 
 EMPTY = (
     "freq_hist_data_bar_heights", "freq_hist_data_bar_values", "logits_hist_data_bar_heights",
@@ -37,11 +37,11 @@ EMPTY = (
     "correlated_neurons_indices", "correlated_neurons_l1", "correlated_neurons_pearson", "topkCosSimIndices",
     "topkCosSimValues", "vector",
 )  # fmt: skip
-"""Columns of a feature of which this catalog has nothing."""
+"""Columns of a feature that this catalog does not have."""
 
 
 class Named(NamedTuple):
-    """What a checkpoint is called there."""
+    """The names of a checkpoint in Neuronpedia."""
 
     checkpoint_id: str
     model: str
@@ -49,11 +49,12 @@ class Named(NamedTuple):
     hook: str | None
 
     def source(self, layer: int) -> str:
+        """The name of a layer as a source."""
         return f"{layer}-{self.set_name}"
 
 
 def export_neuronpedia(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, folder: Path) -> list[Path]:
-    """Write a checkpoint's layers; returns the folders, one for each layer that was ingested.
+    """Write a checkpoint's layers; returns the folders, one for each ingested layer.
 
     Memory: a batch of features with their samples' texts.
     """
@@ -179,7 +180,7 @@ def _explanations(
 
 
 def method_name(method: str) -> str:
-    """A method's name in the letters that are allowed there: `wl+cl` is wl_and_cl, `maxact*` maxact_sample."""
+    """A method's name in the allowed letters: `wl+cl` becomes wl_and_cl, `maxact*` maxact_sample."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", method.replace("+", "_and_").replace("*", "_sample"))
 
 

@@ -1,4 +1,4 @@
-"""Every table of the catalog as a Parquet file, and a manifest of what is there."""
+"""Every table of the catalog as a Parquet file, and a manifest that lists them."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Exported(NamedTuple):
 
 
 def export_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Exported]:
-    """Write each table whole to FOLDER/TABLE.parquet, in the place of what was there."""
+    """Write each table completely to FOLDER/TABLE.parquet, replacing an earlier file."""
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for table in TABLES:
@@ -35,7 +35,7 @@ def export_tables(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[E
 
 
 def write_manifest(exported: list[Exported], folder: Path) -> Path:
-    """Write FOLDER/manifest.json: the version of the schema, and of each file its table, rows, columns and SHA-256."""
+    """Write FOLDER/manifest.json: the version of the schema, and for each file its table, rows, columns and SHA-256."""
     tables = {
         one.table: {
             "file": one.path.name,

@@ -1,8 +1,8 @@
-"""Names as viewers of attribution graphs take them."""
+"""Names that viewers of attribution graphs accept."""
 
 import re
 
 
 def slug_of(text: str) -> str:
-    """A text as viewers take it for a name: letters, digits, `_`, `.` and `-`."""
+    """Turn a text into such a name: letters, digits, `_`, `.` and `-`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.").lower()[:60] or "graph"

@@ -1,4 +1,4 @@
-"""Writes the files of the authors' WeightLens (see `weightlens_json`) from a catalog."""
+"""Write the files of the authors' WeightLens (see `weightlens_json`) from a catalog."""
 
 import json
 from collections import defaultdict
@@ -15,7 +15,7 @@ from storage.store import whole_file
 T = TypeVar("T")
 
 FEATURES_PER_BLOCK = 1024
-"""Features whose rows are in memory at once while exporting."""
+"""Features whose rows are in memory at a time during export."""
 
 
 class Candidate(NamedTuple):
@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """An earlier feature that a feature is wired to."""
+    """An earlier feature with an edge to a feature."""
 
     layer: int
     feature: int
@@ -52,14 +52,14 @@ class Validation(NamedTuple):
 
 
 class Soft(NamedTuple):
-    """The tokens of a feature's soft description, and the share of them that fires it alone."""
+    """The tokens of a feature's soft description, and the share of them that alone fires it."""
 
     tokens: list[str] | None
     share: float
 
 
 class Described(NamedTuple):
-    """What a file says in words of one feature, and how far that was validated."""
+    """What a file says about one feature in words, and how much of that was validated."""
 
     soft: list[str] | None
     tokens: list[str] | None
@@ -155,7 +155,8 @@ _SOFT = """
     FROM every LEFT JOIN mine m USING (feature, token_id)
     JOIN tokens t ON (t.checkpoint_id, t.token_id) = ($1, every.token_id)
     GROUP BY feature"""
-"""What upstream features and the feature itself offer, and the share of it that fires the feature alone."""
+"""The tokens that upstream features and the feature itself offer, and the share of them that alone fires the
+feature."""
 
 
 def _entry(
@@ -169,7 +170,7 @@ def _entry(
         return [row for row in candidates if row[:2] == (side, sign)]
 
     def relative(rows: list[Candidate]) -> list[float]:
-        shares = np.abs(np.array([row.score for row in rows], np.float32)) / np.float32(total)  # theirs are float32 too
+        shares = np.abs(np.array([row.score for row in rows], np.float32)) / np.float32(total)  # float32 as theirs
         return shares.tolist()
 
     up, down = of("input", 1), of("input", -1)

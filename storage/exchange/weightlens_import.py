@@ -1,8 +1,7 @@
-"""Makes rows of a catalog from the files of the authors' WeightLens (see `weightlens_json`).
+"""Make rows of a catalog from the files of the authors' WeightLens (see `weightlens_json`).
 
-Output tokens stand in the files as texts alone, and where a text belongs to no token, or to several, their ids cannot
-be known. Such a text becomes a token of its own with a negative id, so that nothing is guessed and exporting again
-gives the same file.
+The files give output tokens by text only. If a text belongs to no token, or to several, the id cannot be known. Such a
+text becomes a token of its own with a negative id, so that nothing is guessed and exporting again gives the same file.
 """
 
 from collections import defaultdict
@@ -13,7 +12,7 @@ from storage.exchange.weightlens_json import FeatureAnalysis
 
 
 class TokenNames:
-    """Token ids by text: the vocabulary's, as far as it is unambiguous, and new negative ones for the rest."""
+    """Token ids by text: those of the vocabulary if the text is unambiguous, otherwise new negative ones."""
 
     def __init__(self, vocabulary: Sequence[tuple[int, str]]) -> None:
         self.texts: dict[int, str] = dict(vocabulary)
@@ -23,7 +22,7 @@ class TokenNames:
         self.named: dict[tuple[str, int], int] = {}
 
     def see(self, token_id: int, text: str, where: str) -> None:
-        """Take a text that a file gives for an id; decoders differ in blanks and in pieces of characters.
+        """Record the text that a file gives for an id; decoders differ in blanks and in pieces of characters.
 
         Raises:
             ValueError: the vocabulary has no such id.
@@ -35,20 +34,20 @@ class TokenNames:
             self.ids[text].append(token_id)
 
     def id_of(self, text: str, occurrence: int) -> int:
-        """The id for the `occurrence`-th time (from 0) that a text stands in one list."""
+        """The id for the `occurrence`-th appearance (from 0) of a text in one list."""
         known = self.ids.get(text, [])
         if len(known) == 1 and occurrence == 0:
             return known[0]
         return self.named.setdefault((text, occurrence), -1 - len(self.named))
 
     def rows(self) -> Iterator[tuple[int, str]]:
-        """All tokens, the new ones too."""
+        """All tokens, including the new ones."""
         yield from self.texts.items()
         yield from ((token_id, text) for (text, _), token_id in self.named.items())
 
 
 def see_tokens(features: Sequence[FeatureAnalysis], names: TokenNames, path: Path) -> None:
-    """Take the texts of every id in a layer's file. All layers are seen before any text is looked up."""
+    """Record the texts of every id in a layer's file. All layers are read before any text is looked up."""
     for entry in features:
         of, where = entry.embedding, f"{path}: layer {entry.feature.layer} feature {entry.feature.feature_idx}"
         for ids, texts in (
@@ -60,7 +59,7 @@ def see_tokens(features: Sequence[FeatureAnalysis], names: TokenNames, path: Pat
 
 
 def catalog_rows(features: Sequence[FeatureAnalysis], names: TokenNames) -> dict[str, list[dict[str, object]]]:
-    """The rows of one layer, by table, without the checkpoint."""
+    """The rows of one layer, by table, without the checkpoint's column."""
     rows: dict[str, list[dict[str, object]]] = defaultdict(list)
     for entry in features:
         layer, feature = entry.feature.layer, entry.feature.feature_idx

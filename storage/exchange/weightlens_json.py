@@ -1,6 +1,6 @@
-"""The files that the authors' WeightLens writes, `feature_analysis_layer_N.json`: what they hold, and reading them.
+"""The files of the authors' WeightLens, `feature_analysis_layer_N.json`: their content, and reading them.
 
-Each is an array of features, one object a feature. `weightlens_export` writes them from a catalog, `weightlens_import`
+Each is an array with one object for each feature. `weightlens_export` writes them from a catalog, `weightlens_import`
 makes rows of a catalog from them.
 """
 
@@ -21,6 +21,8 @@ class _Part(BaseModel):
 
 
 class FeatureKey(_Part):
+    """Layer and index of a feature."""
+
     layer: int
     feature_idx: int
 
@@ -40,11 +42,15 @@ class Embedding(_Part):
 
 
 class OutputLogits(_Part):
+    """Output tokens of both tails."""
+
     top_positive_tokens: list[str]
     top_negative_tokens: list[str]
 
 
 class Contribution(_Part):
+    """An edge from an earlier feature."""
+
     from_layer: int
     from_feature_idx: int
     contribution: float
@@ -52,7 +58,7 @@ class Contribution(_Part):
 
 
 class FeatureAnalysis(_Part):
-    """One feature as the authors write it; the order of the fields is theirs."""
+    """One feature in the authors' format, with the fields in their order."""
 
     feature: FeatureKey
     embedding: Embedding
@@ -67,7 +73,8 @@ class FeatureAnalysis(_Part):
 
 
 ENTRY_CHARACTERS = 2**23
-"""So much of a file is in memory at once, or twice as much. An entry may be as long: tens of thousands of edges."""
+"""This much of a file is in memory at a time, or twice as much. It is also the limit for an entry: tens of thousands of
+edges."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 
@@ -79,7 +86,7 @@ def layer_files(folder: Path) -> dict[int, Path]:
         ValueError: there is none.
     """
     if not check_path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder; expected one with feature_analysis_layer_N.json")
+        raise ValueError(f"{folder} is not a folder; expected one with feature_analysis_layer_N.json")
     found = {int(match[1]): path for path in folder.glob("*.json") if (match := FILE.fullmatch(path.name))}
     if not found:
         raise ValueError(f"{folder}: no feature_analysis_layer_N.json")
@@ -87,13 +94,13 @@ def layer_files(folder: Path) -> dict[int, Path]:
 
 
 def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
-    """One file, checked. Memory: its features, and the text of some.
+    """Read and check one file. Memory: its features, and the text of some.
 
     Raises:
-        ValueError: names the file, the entry and what does not fit.
+        ValueError: names the file, the entry and the field that does not fit.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} is not a file")
     features = []
     try:
         for entry in array_entries(path):
@@ -105,14 +112,16 @@ def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no array of features ({str(error)[:200]}, after {len(features)} features)") from None
+        raise ValueError(
+            f"{path}: not an array of features ({str(error)[:200]}, after {len(features)} features)"
+        ) from None
     seen = set()
     for entry in features:
         where = f"{path}: feature {entry.feature.feature_idx}"
         if entry.feature.layer != layer:
             raise ValueError(f"{where} says layer {entry.feature.layer}, the file's name {layer}")
         if entry.feature.feature_idx in seen:
-            raise ValueError(f"{where} is there twice")
+            raise ValueError(f"{where} occurs twice")
         seen.add(entry.feature.feature_idx)
         of = entry.embedding
         for names in (
@@ -127,7 +136,7 @@ def read_layer(path: Path, layer: int) -> list[FeatureAnalysis]:
 
 
 def array_entries(path: Path) -> Iterator[object]:
-    """The entries of a JSON array, one after the other: text that is none is refused before much is made of it."""
+    """The entries of a JSON array, one after the other; text that is not one is refused before much of it is parsed."""
     decoder = json.JSONDecoder(parse_int=_bounded_int)
     with path.open(encoding="utf-8-sig") as file:
         text, at, is_first = file.read(ENTRY_CHARACTERS), 0, True
@@ -144,7 +153,7 @@ def array_entries(path: Path) -> Iterator[object]:
 
 
 def _after(text: str, at: int, expected: str) -> int:
-    """The place behind a character, which blanks may surround.
+    """The position after a character, which blanks may surround.
 
     Raises:
         ValueError: another character is there.

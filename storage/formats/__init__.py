@@ -1,4 +1,4 @@
-"""Transcoder releases on disk. Each format is one file with an `open_…` that returns a `TranscoderFolder`."""
+"""Transcoder releases on disk. Each format is one file with an `open_…` function that returns a `TranscoderFolder`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +28,10 @@ class Format(NamedTuple):
 
     expected: str
     patterns: tuple[str, ...]
-    """A folder with a file that matches one of these is of this format."""
+    """A folder is of this format if it has a file that matches one of these patterns."""
     open: Callable[[Path, HookNames], TranscoderFolder]
     beside: str | None = None
-    """A file that has to be in the same folder, where two formats have weights of one name."""
+    """A file that must be in the same folder, where two formats use the same name for weights."""
 
     def is_in(self, path: Path) -> bool:
         """Whether a folder has files of this format."""
@@ -85,21 +85,21 @@ def open_transcoders(
     output_hook: OutputHook | None = None,
     only: tuple[int, ...] | None = None,
 ) -> TranscoderFolder:
-    """Recognise a folder's format by its files and open it. No weights are read yet.
+    """Recognise the format of a folder by its files and open it. No weights are read yet.
 
-    `model_type` is the model's `config.model_type`, on which depends what names of hooks mean; `input_hook` and
-    `output_hook` hold instead of what the folder says, and `only` these layers are read.
+    `model_type` is the model's `config.model_type`, on which the meaning of hook names depends. `input_hook` and
+    `output_hook` override those that the folder names; only the layers `only` are read.
 
     Raises:
-        ValueError: no such folder, an unknown or ambiguous format, a link that leads out of the folder, or a setting
-            or layer file that does not fit.
+        ValueError: the folder does not exist, its format is unknown or ambiguous, a link leads out of the folder, or a
+            setting or layer file does not fit.
     """
     if not check_path(path).is_dir():
         raise ValueError(f"transcoder.path: no folder {path}")
     refuse_links_out(path)
     found = [known for known in FORMATS if known.is_in(path)]
     if lists_layers(path):
-        found = [CIRCUIT_TRACER]  # it says itself which of the files are meant
+        found = [CIRCUIT_TRACER]  # its config.yaml lists the files to read
     if len(found) == 1:
         return found[0].open(path, HookNames(model_type, input_hook, output_hook, only))
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"

@@ -1,4 +1,4 @@
-"""circuit-tracer's folders: `config.yaml` and one `layer_N.safetensors` a layer, or the files that it lists."""
+"""circuit-tracer's folders: `config.yaml` and one `layer_N.safetensors` for each layer, or the files that it lists."""
 
 import re
 from pathlib import Path
@@ -26,26 +26,26 @@ from storage.formats.hooks import HookNames
 THRESHOLD = "activation_function.threshold"
 
 MAX_LAYERS = 1000
-"""No model is deeper."""
+"""Upper limit for the number of layers."""
 
 ROWS = "W_enc_rows"
-"""A setting of our own, for what a square W_enc cannot say: whether a row is of d_transcoder or of d_model."""
+"""A setting of this platform for a square W_enc: whether its rows are of d_transcoder or of d_model."""
 
 
 def open_circuit_tracer(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open a folder written for circuit-tracer's transcoder sets.
+    """Open a folder in the format of circuit-tracer's transcoder sets.
 
-    W_enc may lie either way round: (d_transcoder, d_model), or (d_model, d_transcoder) as in older releases. Where
-    both are the same number, `W_enc_rows: d_transcoder` (or `d_model`) in config.yaml has to say which it is. W_dec is
-    (d_transcoder, d_model), or the other way round in releases that have no config.yaml, which are read where `names`
-    gives both hooks; the biases tell the two numbers apart.
+    W_enc may be (d_transcoder, d_model), or (d_model, d_transcoder) as in older releases. Where both are equal,
+    `W_enc_rows: d_transcoder` (or `d_model`) in config.yaml must say which it is. W_dec is (d_transcoder, d_model), or
+    transposed in releases without a config.yaml, which are read if `names` gives both hooks; the lengths of the biases
+    tell the two sizes apart.
 
     Raises:
         ValueError: a setting is missing or unknown, or layers are missing.
     """
     told = names.input_hook is not None and names.output_hook is not None
     if told and not (path / "config.yaml").exists():
-        config_path, config = path / "config.yaml", {}  # all that it would have to say has been said
+        config_path, config = path / "config.yaml", {}  # the settings give all that config.yaml would
     else:
         config_path, config = read_config(path)
     expect_setting(config_path, config, "model_kind", "transcoder_set", None)
@@ -71,7 +71,7 @@ def read_config(path: Path) -> tuple[Path, dict[str, object]]:
     """The path and the settings of a folder's config.yaml.
 
     Raises:
-        ValueError: it is missing, beyond the bounds of `storage.foreign`, or holds no settings.
+        ValueError: it is missing, exceeds the limits of `storage.foreign`, or has no settings.
     """
     config_path = path / "config.yaml"
     if not config_path.is_file():
@@ -83,14 +83,14 @@ def read_config(path: Path) -> tuple[Path, dict[str, object]]:
 
 
 def config_hooks(names: HookNames, config_path: Path, config: dict[str, object]) -> Hooks:
-    """The hooks that a config.yaml names. circuit-tracer folds no norm into the models that it reads."""
+    """The hooks that a config.yaml names. circuit-tracer folds no norms into the models that it reads."""
     return names.hooks(
         config_path, config.get("feature_input_hook"), config.get("feature_output_hook"), norm_folded=False
     )
 
 
 def lists_layers(path: Path) -> bool:
-    """Whether a folder has a config.yaml that says which files are its layers."""
+    """Whether a folder has a config.yaml that lists the files of its layers."""
     return (path / "config.yaml").is_file() and "transcoders" in read_config(path)[1]
 
 
@@ -105,13 +105,13 @@ def _layer_files(path: Path, only: tuple[int, ...] | None) -> dict[int, Path]:
 
 
 def _listed_files(path: Path, config_path: Path, config: dict[str, object]) -> list[Path]:
-    """The files of `transcoders:`, in order; of `hf://owner/name/PATH` the folder has to hold PATH."""
+    """The files of `transcoders:`, in order; for `hf://owner/name/PATH`, PATH in the folder."""
     listed = config["transcoders"]
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
-        raise ValueError(f"{config_path}: transcoders is no list of files, one a layer")
+        raise ValueError(f"{config_path}: transcoders is not a list of files, one for each layer")
     if len(listed) > MAX_LAYERS:
         raise ValueError(
-            f"{config_path}: transcoders names {len(listed)} files; expected one a layer, at most {MAX_LAYERS}"
+            f"{config_path}: transcoders names {len(listed)} files; expected one for each layer, at most {MAX_LAYERS}"
         )
     files = []
     for layer, name in enumerate(listed):
@@ -142,7 +142,7 @@ def _layer_shape(file: Path, config_path: Path, config: dict[str, object]) -> tu
 
 
 def _sizes(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
-    """(d_transcoder, d_model): W_dec's shape, turned if the biases say that it lies the other way round."""
+    """(d_transcoder, d_model): the shape of W_dec, reversed if the biases show that it is transposed."""
     rows, columns = matrix_shape(file, shapes, "W_dec")
     biases = shapes.get("b_enc"), shapes.get("b_dec")
     return (columns, rows) if biases == ((columns,), (rows,)) else (rows, columns)
@@ -160,7 +160,7 @@ def _turned(file: Path, shapes: dict[str, tuple[int, ...]], config_path: Path, c
         return declared == "d_model"
     if len(fitting) == 2:
         raise ValueError(
-            f"{file}: W_enc is square ({d_model} features of width {d_model}), so its shape does not say which way "
+            f"{file}: W_enc is square ({d_model} features of width {d_model}), so its shape does not show which way "
             f"round it is; add `{ROWS}: d_transcoder` to {config_path.name} if its rows are features, "
             f"`{ROWS}: d_model` if its columns are"
         )
@@ -223,7 +223,7 @@ def layer_tensors(transcoder: Transcoder) -> dict[str, torch.Tensor]:
 def folder_config(model_name: str, hooks: Hooks, activation: ActivationName, k: int | None) -> str:
     """The `config.yaml` of a folder of `layer_N.safetensors` files."""
     output = {"mlp_out": "mlp.hook_out", "mlp_out_normed": "hook_mlp_out"}[hooks.feature_output]
-    # The last has a name in TransformerLens that does not mean the same in every family.
+    # The last has a name in TransformerLens whose meaning depends on the family.
     inputs = {"resid_mid": "hook_resid_mid", "mlp_in": "mlp.hook_in", "mlp_in_normalized": "mlp_in_normalized"}
     settings: dict[str, object] = {
         "model_kind": "transcoder_set",

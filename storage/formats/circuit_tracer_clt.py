@@ -23,7 +23,7 @@ from storage.formats.hooks import HookNames
 
 
 def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open a cross-layer transcoder: features of a layer that write to its MLP's output and to those above.
+    """Open a cross-layer transcoder: the features of a layer write to its MLP's output and to those of layers above.
 
     Raises:
         ValueError: a setting is missing or unknown, or layers are missing.
@@ -38,8 +38,8 @@ def open_circuit_tracer_clt(path: Path, names: HookNames) -> TranscoderFolder:
     hooks = config_hooks(names, config_path, config)
     if hooks.feature_output == "mlp_out" and family_of(names.model_type).mlp_output_norm is not None:
         raise ValueError(
-            f"{config_path}: a cross-layer transcoder that stands for mlp_out in a {names.model_type} model, whose "
-            "layers each norm their MLP's output; expected mlp_out_normed (hook_mlp_out)"
+            f"{config_path}: a cross-layer transcoder that replaces mlp_out in a {names.model_type} model, whose "
+            "layers normalise their MLP's output; expected mlp_out_normed (hook_mlp_out)"
         )
     return TranscoderFolder(
         path=path,
@@ -77,7 +77,7 @@ def _shape(encoder: Path, decoder: Path, layer: int, n_layers: int) -> tuple[int
 
 
 def _encoder(encoder: Path, layer: int) -> dict[str, torch.Tensor]:
-    """The tensors of a `W_enc_N.safetensors` without the layer in their names."""
+    """The tensors of a `W_enc_N.safetensors`, with the layer removed from their names."""
     tensors = read_tensors(encoder, sorted(tensor_shapes(encoder)))
     return {name.removesuffix(f"_{layer}"): tensor for name, tensor in tensors.items()}
 

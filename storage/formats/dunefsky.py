@@ -1,4 +1,5 @@
-"""Dunefsky et al.'s GPT-2 transcoders: one `…_blocks.N.ln2.hook_normalized_….pt` a layer, read without running it."""
+"""Dunefsky et al.'s GPT-2 transcoders: one `…_blocks.N.ln2.hook_normalized_….pt` for each layer, read without running
+any code in it."""
 
 import re
 from pathlib import Path
@@ -25,12 +26,12 @@ SPARSITIES = "_log_feature_sparsity.pt"
 def open_dunefsky(path: Path, names: HookNames) -> TranscoderFolder:
     """Open transcoders saved by the code of Dunefsky et al. (2024).
 
-    `a = relu(W_enc (x − b_dec) + b_enc)`, `y = W_decᵀ a + b_dec_out`. The model they were trained on had its
-    LayerNorms folded and its weights centred, so `x` is what the norm divides, before weight and bias, and `y` is the
-    MLP's output up to its mean over d_model, which every norm that reads the residual stream takes away.
+    `a = relu(W_enc (x − b_dec) + b_enc)`, `y = W_decᵀ a + b_dec_out`. The model in training had its LayerNorms folded
+    and its weights centred. So `x` is the norm's output before weight and bias, and `y` is the MLP's output up to its
+    mean over d_model, which every norm that reads the residual stream subtracts.
 
     Raises:
-        ValueError: a layer is missing, or a file is none of these or would run code when loaded.
+        ValueError: a layer is missing, or a file is not such a transcoder or would run code when loaded.
     """
     files = one_per_layer(path, _numbered(path), "…_blocks.{}.ln2.hook_normalized_….pt", names.only)
     places = [_places(file, layer) for layer, file in files.items()]
@@ -62,7 +63,7 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
 
 
 def _places(file: Path, layer: int) -> tuple[str, str]:
-    """What a file's transcoder reads and stands for, in TransformerLens's names without the layer."""
+    """Where a file's transcoder reads and writes, in TransformerLens's names without the layer."""
     settings = _content(TorchZip(file))[0]
     read = str(re.sub(r".*_(blocks\..+)_[0-9]+\.pt", r"\1", file.name))
     named = {"hook_point": read, "out_hook_point": f"blocks.{layer}.hook_mlp_out"}
@@ -79,7 +80,7 @@ def _places(file: Path, layer: int) -> tuple[str, str]:
 
 
 def _content(file: TorchZip) -> tuple[dict[str, object], dict[str, StoredTensor]]:
-    """The settings and the tensors of a file; no weight is read."""
+    """The settings and the tensors of a file; no weights are read."""
     whole = file.content
     cfg, tensors = (whole.get("cfg"), whole.get("state_dict")) if isinstance(whole, dict) else (None, None)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):

@@ -1,4 +1,4 @@
-"""What every transcoder format provides, and the checks they share."""
+"""The interface of all transcoder formats, and the checks they share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from storage.hub import linked_folders
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 MAX_HEADER_BYTES = 10_000_000
-"""Enough for a hundred thousand tensors in one safetensors file; the library's own limit takes it seconds."""
+"""Enough for a hundred thousand tensors in one safetensors file; the library's own limit takes it seconds to parse."""
 
 MAX_ENTRIES = 100_000
-"""Files and folders below one that is searched for transcoders."""
+"""Limit for the files and folders that are searched for transcoders."""
 
 SUBTRACTED = "b_dec, which the release subtracts from the input, into b_enc"
-"""What `TranscoderFolder.folded` says of a release whose encoder subtracts b_dec from its input."""
+"""The text of `TranscoderFolder.folded` for a release whose encoder subtracts b_dec from its input."""
 
 Shape = tuple[int, ...]
 
@@ -34,7 +34,7 @@ def _nothing_below(_layer: int) -> dict[int, Transcoder]:
 
 @dataclass(frozen=True)
 class TranscoderFolder:
-    """A release, opened: what it says of itself, and a way to read one layer in the house orientation."""
+    """An opened release: its properties, and functions that read one layer with rows as features."""
 
     path: Path
     format: str
@@ -42,30 +42,31 @@ class TranscoderFolder:
     layers: tuple[int, ...]
     """The layers that are read, in order."""
     files: tuple[Path, ...]
-    """Every file that determines the transcoders."""
+    """Every file that the transcoders depend on."""
     shape: Callable[[int], tuple[int, int]]
     """(d_transcoder, d_model) of a layer, from the file's header."""
     read: Callable[[int], Transcoder]
-    """One layer, in the dtype of the file. Memory: that layer."""
+    """Reads one layer in the dtype of the file. Memory: that layer."""
     folded: tuple[str, ...] = ()
-    """What `read` folds into the biases."""
+    """What `read` folds into the biases, in words."""
     below: Callable[[int], dict[int, Transcoder]] = _nothing_below
-    """By layer, what the layers below add to the output of a layer's MLP: nothing unless the transcoders are
-    cross-layer ones. Memory: an encoder and a decoder of each layer below."""
+    """For a layer, what the lower layers write to its MLP's output: nothing unless the transcoders are cross-layer.
+    Memory: an encoder and a decoder for each lower layer."""
 
     def float32_bytes(self, layer: int) -> int:
-        """Memory of a layer's transcoder in float32, with what `below` has of the layers below it."""
+        """Memory in bytes of a layer's transcoder in float32, with the parts of lower layers in `below`."""
         d_transcoder, d_model = self.shape(layer)
         return 8 * d_transcoder * d_model * (1 if self.below is _nothing_below else layer + 1)
 
 
 def refuse_links_out(root: Path) -> None:
-    """Refuse symbolic links that lead out of a folder, unless to the blobs of the same repository in a Hub cache.
+    """Refuse symbolic links that lead out of a folder, unless they lead to the blobs of the same repository in a Hub
+    cache.
 
-    A folder of links that `storage.hub` made of a repository's files may lead into the whole cache.
+    A folder of links made by `storage.hub` may lead to the whole cache.
 
     Raises:
-        ValueError: names the link, or the folder if it holds more than `MAX_ENTRIES` files.
+        ValueError: names the link, or the folder if it has more than `MAX_ENTRIES` files.
     """
     allowed = [root.resolve()]
     if allowed[0].is_relative_to(linked_folders().resolve()):
@@ -92,11 +93,11 @@ def _refuse_link_out(link: Path, root: Path, allowed: list[Path]) -> None:
 def one_per_layer(
     folder: Path, numbered: Iterable[tuple[int, Path]], pattern: str, only: Sequence[int] | None = None
 ) -> dict[int, Path]:
-    """The file of each layer, in order: of the layers `only`, or of all, which start at 0 and leave none out. `pattern`
-    names a layer's file.
+    """The file of each layer, in order: of the layers `only`, or of all, which must be 0, 1, 2, … `pattern` names a
+    layer's file in messages.
 
     Raises:
-        ValueError: a layer has none or several; the choices are listed.
+        ValueError: a layer has no file or several; these are listed.
     """
     choices: dict[int, list[Path]] = {}
     for layer, file in numbered:
@@ -106,28 +107,28 @@ def one_per_layer(
         if len(files) > 1:
             names = ", ".join(sorted(file.relative_to(folder).as_posix() for file in files)[:12])
             raise ValueError(
-                f"{folder}: layer {layer} is there {len(files)} times: {names}; expected one. To choose, leave one a "
+                f"{folder}: layer {layer} has {len(files)} files: {names}; expected one. To choose, leave one for each "
                 "layer in the folder, or name them in order as `transcoders:` in a config.yaml"
             )
     wanted = range(max(1, len(choices))) if only is None else only
     missing = next((layer for layer in wanted if layer not in choices), None)
     if missing is not None:
         found = sorted(choices)[:40]
-        alone = f". To read those alone: transcoder.only_layers={found}" if found else ""
+        alone = f". To read only these: transcoder.only_layers={found}" if found else ""
         raise ValueError(f"{folder}: no file {pattern.format(missing)}; found layers {found or 'none'}{alone}")
     return {layer: choices[layer][0] for layer in sorted(choices)}
 
 
 def whole_only(folder: Path, only: Sequence[int] | None) -> None:
-    """Refuse to read some layers of a cross-layer transcoder: what an MLP writes is there the sum of all below.
+    """Refuse to read some layers of a cross-layer transcoder, in which all lower layers contribute to an MLP's output.
 
     Raises:
-        ValueError: some were asked for.
+        ValueError: some layers were asked for.
     """
     if only is not None:
         raise ValueError(
             f"transcoder.only_layers: {folder} is a cross-layer transcoder, whose features write to later layers; "
-            "it is read whole or not at all"
+            "all layers must be read"
         )
 
 
@@ -139,10 +140,10 @@ def bias_with_subtracted(W_enc: Tensor, b_enc: Tensor, subtracted: Tensor) -> Te
 
 
 def read_settings(path: Path) -> dict[str, object]:
-    """A JSON file that holds settings by name.
+    """Read the settings in a JSON file.
 
     Raises:
-        ValueError: it is missing, beyond the bounds of `storage.foreign`, or something else.
+        ValueError: it is missing, exceeds the limits of `storage.foreign`, or is not an object.
     """
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -151,7 +152,7 @@ def read_settings(path: Path) -> dict[str, object]:
 
 
 def expect_setting(path: Path, settings: Mapping[str, object], name: str, *expected: object) -> None:
-    """Refuse a setting that is none of `expected`. None stands for one that is not there."""
+    """Refuse a setting with a value other than those in `expected`. None means that the setting is absent."""
     value = settings.get(name)
     if not any(type(value) is type(one) and value == one for one in expected):
         known = " or ".join("left out" if one is None else repr(one) for one in expected)
@@ -159,7 +160,7 @@ def expect_setting(path: Path, settings: Mapping[str, object], name: str, *expec
 
 
 def expect_number(path: Path, settings: Mapping[str, object], name: str) -> int:
-    """A setting that is a positive whole number."""
+    """The value of a setting that must be a positive whole number."""
     value = settings.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{path}: {name} is {shown(value)}; expected a positive number")
@@ -177,7 +178,7 @@ def tensor_shapes(path: Path) -> dict[str, Shape]:
 
 
 def read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """Some tensors of a safetensors file, checked to be finite and of a weight dtype.
+    """Read some tensors of a safetensors file and check that they are finite and of a supported dtype.
 
     Raises:
         ValueError: names the file, the tensor and what is wrong.
@@ -198,7 +199,7 @@ def read_column(path: Path, name: str, at: int) -> Tensor:
 
 
 def check_weights(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse weights of another dtype than the store keeps, or that are not finite."""
+    """Refuse weights of a dtype that the store does not keep, or that are not finite."""
     if tensor.dtype not in WEIGHT_DTYPES:
         raise ValueError(f"{path}: {name} is {tensor.dtype}; expected float32, bfloat16 or float16")
     bad = int((~torch.isfinite(tensor)).sum())
@@ -207,7 +208,7 @@ def check_weights(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def matrix_shape(path: Path, shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
-    """The shape of a tensor that has to be there and be a matrix."""
+    """The shape of a tensor that must exist and be a matrix."""
     if name not in shapes:
         raise ValueError(f"{path}: no tensor {name}; found {', '.join(sorted(shapes)[:12]) or 'none'}")
     if len(shapes[name]) != 2:
@@ -219,7 +220,7 @@ def matrix_shape(path: Path, shapes: Mapping[str, Shape], name: str) -> tuple[in
 def expect_tensors(
     path: Path, shapes: Mapping[str, Shape], expected: Mapping[str, Shape], optional: Mapping[str, Shape] | None = None
 ) -> None:
-    """Refuse a file with a tensor missing, of another shape or unknown."""
+    """Refuse a file with a tensor that is missing, unknown or has another shape."""
     known = {**expected, **(optional or {})}
     for name in sorted(expected.keys() - shapes.keys()):
         raise ValueError(f"{path}: no tensor {name}; found {', '.join(sorted(shapes)[:12]) or 'none'}")

@@ -22,15 +22,15 @@ from storage.formats.hooks import HookNames
 from storage.formats.zip_archive import open_zip
 
 MAX_UNPACKED_BEYOND = 100_000_000
-"""Weights hardly compress; a file that unpacks to so many bytes more than it has is not one of weights."""
+"""Weights hardly compress: a file whose contents exceed its own size by more than this does not hold weights."""
 
 DTYPES = {b"<f4": 4, b"<f2": 2}
-"""Bytes of a value, by how a header names its type."""
+"""Bytes of a value, by its type in the header."""
 
 HEADER = re.compile(
     rb"\{'descr': '([^']{1,8})', 'fortran_order': (?:True|False), 'shape': \(((?:[0-9]{1,12},? ?){0,8})\),? ?\} *\n?"
 )
-"""An array's header as numpy writes it. It is a Python expression, which numpy would parse as one."""
+"""The header of an array as numpy writes it. It is a Python expression; numpy would evaluate it as one."""
 
 MAX_ARRAY_HEADER_BYTES = 4096
 
@@ -72,10 +72,10 @@ def _numbered(path: Path) -> list[tuple[int, Path]]:
 
 
 def layer_shape(file: Path) -> tuple[int, int]:
-    """(d_transcoder, d_model) of a `params.npz`, every array's shape checked, from the arrays' headers.
+    """(d_transcoder, d_model) of a `params.npz`, from the arrays' headers; all shapes are checked.
 
     Raises:
-        ValueError: not an npz file, or arrays missing, unknown, misshaped or larger than the file can hold.
+        ValueError: it is not an npz file, or arrays are missing, unknown, misshaped or larger than the file allows.
     """
     shapes = _npz_shapes(file)
     d_transcoder, d_model = matrix_shape(file, shapes, "W_dec")
@@ -86,7 +86,7 @@ def layer_shape(file: Path) -> tuple[int, int]:
 
 
 def read_layer(file: Path) -> Transcoder:
-    """One layer. The file holds W_enc as (d_model, d_transcoder)."""
+    """Read one layer. The file has W_enc as (d_model, d_transcoder)."""
     layer_shape(file)
     try:
         with np.load(file, allow_pickle=False) as arrays:
@@ -106,17 +106,20 @@ def read_layer(file: Path) -> Transcoder:
 
 
 def _npz_shapes(file: Path) -> dict[str, Shape]:
-    """Shapes of the arrays in an npz file, after checking that none unpacks to more than it says or should."""
+    """Shapes of the arrays in an npz file, after checking that none unpacks to more than it declares or than is
+    plausible."""
     size = file.stat().st_size
     try:
         with open_zip(file) as archive:
             entries = archive.infolist()
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked > size + MAX_UNPACKED_BEYOND:
-                raise ValueError(f"{unpacked} bytes packed into {size}; expected weights, which do not compress so")
+                raise ValueError(
+                    f"{unpacked} bytes packed into {size}; expected weights, which do not compress this well"
+                )
             names = [entry.filename.removesuffix(".npy") for entry in entries]
             if len(set(names)) < len(names):
-                raise ValueError("an array is there twice")
+                raise ValueError("an array occurs twice")
             return {name: _array_shape(archive, entry) for name, entry in zip(names, entries, strict=True)}
     except UNREADABLE as error:
         raise ValueError(f"{file}: truncated or not an npz file of weights ({str(error)[:200]})") from None

@@ -87,7 +87,7 @@ def _hooks(file: Path, layer: int, names: HookNames) -> Hooks:
 
 
 def layer_shape(file: Path) -> tuple[int, int]:
-    """(d_transcoder, d_model) of a `params.safetensors`, every tensor's shape checked.
+    """(d_transcoder, d_model) of a `params.safetensors`; all shapes are checked.
 
     Raises:
         ValueError: tensors are missing, unknown or misshaped.
@@ -106,8 +106,8 @@ def layer_shape(file: Path) -> tuple[int, int]:
 
 
 def read_layer(file: Path) -> Transcoder:
-    """One layer. The file holds w_enc as (d_model, d_transcoder), and the skip connection as what x is multiplied
-    by from the right: `y += x @ affine_skip_connection`."""
+    """Read one layer. The file has w_enc as (d_model, d_transcoder), and a skip connection that multiplies x from the
+    right: `y += x @ affine_skip_connection`."""
     layer_shape(file)
     tensors = read_tensors(file, sorted(tensor_shapes(file)))
     return Transcoder(

@@ -23,14 +23,14 @@ from storage.formats.hooks import HookNames, layer_and_name
 
 
 def open_gemma_scope_2_clt(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open a folder like `clt/width_262k_l0_medium_affine`, or a release that holds one such folder.
+    """Open a folder like `clt/width_262k_l0_medium_affine`, or a release with one such folder.
 
     A layer's `w_dec` is (d_transcoder, n_layers, d_model). Features write to their own layer and to those above; the
-    entries of layers below are left out, as circuit-tracer leaves them out. The skip connection leads from a layer's
-    own input to its own output.
+    entries of lower layers are left out, as in circuit-tracer. The skip connection leads from a layer's own input to
+    its own output.
 
     Raises:
-        ValueError: layers are missing or there several times, a setting does not fit, or it is a crosscoder.
+        ValueError: a layer is missing or occurs several times, a setting does not fit, or it is a crosscoder.
     """
     whole_only(path, names.only)
     numbered = [(_layer(file), file) for file in path.glob("**/params_layer_*.safetensors")]
@@ -61,7 +61,7 @@ def _layer(file: Path) -> int:
 
 
 def _place(config: dict[str, object], name: str) -> str | None:
-    """The place in a layer that a setting names, for one layer or for each in a list; None if they differ."""
+    """The hook that a setting names, for one layer or for each in a list; None if they differ."""
     value = config.get(name)
     named = value if isinstance(value, list) else [value]
     places = {layer_and_name(one)[1] for one in named if isinstance(one, str)}

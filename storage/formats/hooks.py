@@ -16,7 +16,7 @@ INPUTS: dict[str, MlpInput] = {
     "mlp.input": "mlp_in",
     "pre_feedforward_layernorm.output": "mlp_in",
 }
-"""Names of TransformerLens and of modules that mean the same in every family."""
+"""Names of TransformerLens and of modules that have the same meaning in every family."""
 
 OUTPUTS: dict[str, MlpOutput] = {
     **{name: name for name in get_args(MlpOutput)},
@@ -44,23 +44,23 @@ REFUSED_PLACES = {
 """Places of autoencoders that are known and not read, and what they are."""
 
 NORMALIZED, MLP_OUT, MLP_IN = "ln2.hook_normalized", "hook_mlp_out", "hook_mlp_in"
-"""TransformerLens names whose meaning depends on the family, or on who uses them."""
+"""TransformerLens names whose meaning depends on the family, or on the library that uses them."""
 
 
 @dataclass(frozen=True)
 class HookNames:
-    """How a release is to be read: which model its names of hooks are about, what is to hold instead of them, and of
-    which layers."""
+    """How the hooks of a release are read: for which model, which hooks to use instead of those it names, and for which
+    layers."""
 
     model_type: str
     """`config.model_type` of the model."""
     input_hook: InputHook | None = None
     output_hook: OutputHook | None = None
     only: tuple[int, ...] | None = None
-    """Only these layers are read; None: all."""
+    """The layers that are read; None: all."""
 
     def hooks(self, source: Path, input_name: object, output_name: object, *, norm_folded: bool | None = None) -> Hooks:
-        """The hooks that a release, described by the file or folder `source`, names; None where it does not.
+        """The hooks that a release names; `source` is the file or folder for messages. The settings override them.
 
         `norm_folded` says whether the model that the transcoders were trained on had the weight and bias of its
         LayerNorms folded into the next layer.
@@ -105,7 +105,7 @@ class HookNames:
 
 
 def layer_and_name(hook: str) -> tuple[int | None, str]:
-    """Split `blocks.8.hook_mlp_out` or `model.layers.8.mlp.output` into the layer and the place in it."""
+    """Split `blocks.8.hook_mlp_out` or `model.layers.8.mlp.output` into the layer and the rest."""
     match = re.fullmatch(r"(?:.*\.)?(?:blocks|layers|h)\.([0-9]{1,6})\.(.+)", hook)
     return (int(match[1]), match[2]) if match else (None, hook)
 
@@ -115,8 +115,13 @@ def _input_hook(family: Family, source: Path, name: object, norm_folded: bool | 
         if not family.centred or norm_folded:
             return "mlp_in_normalized"
         if norm_folded is False:
-            return "mlp_in"  # TransformerLens puts this hook behind the weight and bias of a LayerNorm
-        raise _unclear(source, "input", name, "after the norm's weight unless that was folded, which is not said")
+            return "mlp_in"  # TransformerLens puts this hook after the weight and bias of a LayerNorm
+        raise _unclear(
+            source,
+            "input",
+            name,
+            "after the norm's weight, unless the weight was folded, which the release does not say",
+        )
     if name == MLP_IN:
         raise _unclear(source, "input", name, "the residual stream in TransformerLens, the MLP's input in SAELens")
     if not isinstance(name, str) or name not in INPUTS:
@@ -139,7 +144,7 @@ def _unclear(source: Path, side: str, name: object, why: str) -> ValueError:
 
 def _unknown(source: Path, side: str, name: object, known: list[str]) -> ValueError:
     if name is None:
-        return ValueError(f"{source}: the {side} hook is not said; set transcoder.{side}_hook")
+        return ValueError(f"{source}: the {side} hook is not named; set transcoder.{side}_hook")
     return ValueError(
         f"{source}: the {side} hook is {shown(name)}; expected one of {', '.join(known)}, or set transcoder.{side}_hook"
     )

@@ -1,4 +1,4 @@
-"""Llamascopium's folders (Llama Scope 2): `config.json` and `sae_weights.safetensors`, one folder a layer."""
+"""Llamascopium's folders (Llama Scope 2): `config.json` and `sae_weights.safetensors`, one folder for each layer."""
 
 import math
 from pathlib import Path
@@ -30,7 +30,7 @@ ACTIVATIONS = ("relu", "jumprelu", "topk")
 
 
 class Layer(NamedTuple):
-    """A folder of a release: its weights and what it says of them."""
+    """A folder of a release: its weights and settings."""
 
     file: Path
     settings: Path
@@ -42,13 +42,13 @@ class Layer(NamedTuple):
 def open_llamascopium(path: Path, names: HookNames) -> TranscoderFolder:
     """Open transcoders saved by Llamascopium (OpenMOSS), a folder for each layer.
 
-    Inputs and outputs are scaled there by their average norms (`norm_activation: dataset-wise`), and what is compared
-    with the threshold or among features is an activation times the norm of its decoder row
-    (`sparsity_include_decoder_norm`). Both are folded into the weights: an activation is the release's times that norm,
-    and what the features write is the same.
+    The release divides inputs and outputs by their average norms (`norm_activation: dataset-wise`), and applies the
+    threshold or TopK to activations times the norm of their decoder rows (`sparsity_include_decoder_norm`). Both are
+    folded into the weights: an activation here is the release's times that norm, and what the features write is the
+    same.
 
     Raises:
-        ValueError: it is an autoencoder, a setting is missing or is not computed here, or layers are missing.
+        ValueError: it is an autoencoder, a setting is missing or not supported, or layers are missing.
     """
     layers = [_open(file) for file in path.glob(f"**/{WEIGHTS}") if file.with_name("config.json").is_file()]
     by_file = {found.file: found for found in layers}
@@ -144,7 +144,7 @@ def _read(found: Layer) -> Transcoder:
 
 
 def _scale(found: Layer, norm: Tensor, d_model: int) -> float:
-    """What activations of that average norm are multiplied by, so that it becomes the root of the width."""
+    """The factor that turns activations of this average norm into activations with norm √width."""
     if not float(norm) > 0:
         raise ValueError(f"{found.file}: an average norm is {float(norm)}; expected more than 0")
     return math.sqrt(d_model) / float(norm)

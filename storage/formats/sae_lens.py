@@ -145,7 +145,7 @@ def _hooks(path: Path, config: Config, names: HookNames) -> Hooks:
     if _is_autoencoder(config):
         return names.autoencoder(path, found[0])
     options = metadata.get("model_from_pretrained_kwargs") or {}
-    # SAELens folds no norm into the models that it loads unless it is told to.
+    # SAELens folds no norms into the models that it loads unless told to.
     folded = isinstance(options, dict) and bool(options.get("fold_ln", False))
     return names.hooks(path, *found, norm_folded=folded)
 

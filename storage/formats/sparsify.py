@@ -1,4 +1,5 @@
-"""sparsify's folders: `<hookpoint>/cfg.json` and `<hookpoint>/sae.safetensors`, a hookpoint like `layers.5.mlp`."""
+"""sparsify's folders: `<hookpoint>/cfg.json` and `<hookpoint>/sae.safetensors`, with a hookpoint like
+`layers.5.mlp`."""
 
 from pathlib import Path
 
@@ -22,17 +23,17 @@ from storage.formats.hooks import HookNames, layer_and_name
 
 
 def open_sparsify(path: Path, names: HookNames) -> TranscoderFolder:
-    """Open transcoders saved by sparsify: what the k largest positive of `encoder(x)` decode to, plus b_dec.
+    """Open transcoders saved by sparsify: TopK of `encoder(x)`, decoded, plus b_dec.
 
-    A hookpoint is a module; a transcoder reads its input and stands for its output. b_dec is added to the output and,
+    A hookpoint is a module; a transcoder reads its input and replaces its output. b_dec is added to the output and,
     unlike in sparsify's autoencoders, not subtracted from the input; the skip connection is `W_skip x`.
 
-    Releases from before February 2025 (Pythia's, for one) lack the setting `transcode`, and there b_dec was subtracted
-    from a transcoder's input too. What has a skip connection is a transcoder; of others that has to be said by
-    giving both hooks.
+    Releases from before February 2025 (such as Pythia's) lack the setting `transcode`, and subtract b_dec from a
+    transcoder's input too. A release with a skip connection is one of transcoders; for others, both hooks must be given
+    to confirm this.
 
     Raises:
-        ValueError: a setting is missing or refused, a hookpoint is no MLP, or layers are missing.
+        ValueError: a setting is missing or refused, a hookpoint is not an MLP, or layers are missing.
     """
     files = one_per_layer(path, _numbered(path), "layers.{}.mlp/sae.safetensors", names.only)
     configs = {layer: read_settings(file.with_name("cfg.json")) for layer, file in files.items()}

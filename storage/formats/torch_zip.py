@@ -1,9 +1,10 @@
-"""Read tensors and plain settings from what `torch.save` wrote, running nothing that the file names.
+"""Read tensors and plain settings from a file of `torch.save` without running any code in it.
 
 A `.pt` file is a zip archive: `…/data.pkl`, a pickle, and `…/data/KEY`, the bytes of one storage each, unpacked. A
-pickle is a program for a small machine. The machine here knows only the instructions that tensors and settings need,
-and each takes bounded time. The pickle may name the few functions that rebuild tensors. Classes of other packages
-become `Inert`, which keeps the state of an object and does nothing; anything else that a pickle can name is refused.
+pickle is a program for a small virtual machine. The machine here has only the instructions that tensors and settings
+need, and each takes bounded time. The pickle may name the few functions that rebuild tensors. Classes of other packages
+become `Inert`, which keeps the state of an object and has no behaviour; anything else that a pickle can name is
+refused.
 """
 
 import pickletools
@@ -22,7 +23,7 @@ from storage.foreign import check_path, shown
 from storage.formats.zip_archive import open_zip
 
 MAX_PICKLE_BYTES = 200_000
-"""A pickle holds names and settings; weights lie outside it."""
+"""Limit for a pickle, which has names and settings; weights are outside it."""
 
 MAX_AXES = 8
 
@@ -34,11 +35,11 @@ STORAGES = {
 }
 
 OWN_PACKAGES = {*sys.stdlib_module_names, "__builtin__", "commands", "copy_reg", "exceptions", "torch"}
-"""Packages whose names are never taken for settings: Python's own, of any version, and PyTorch."""
+"""Packages whose names are never replaced by `Inert`: Python's own, of any version, and PyTorch."""
 
 
 class Inert:
-    """An object of a class that is not there: its state, as the pickle has it."""
+    """An object of an unavailable class: its state from the pickle."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -46,12 +47,12 @@ class Inert:
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor's values lie."""
+    """A tensor whose values are still in the file: in which storage, and where in it."""
 
     dtype: torch.dtype
     key: str
     n: int
-    """Values in its storage."""
+    """Index of the first value in the storage."""
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -63,10 +64,10 @@ class StoredTensor(NamedTuple):
 
 
 class TorchZip:
-    """A file of `torch.save`: `content` is what was saved, with a `StoredTensor` for each tensor.
+    """A file of `torch.save`. `content` is the saved object, with a `StoredTensor` for each tensor.
 
     Raises:
-        ValueError: the file is truncated or something else, or its pickle names what it should not.
+        ValueError: the file is truncated or of another kind, or its pickle names something that is refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +82,7 @@ class TorchZip:
                 if byteorder is not None and archive.open(byteorder).read(10) != b"little":
                     raise ValueError("its numbers are not little-endian")
             self.content = _Machine().run(data)
-        except Exception as error:  # a broken archive or pickle can make its reader raise anything
+        except Exception as error:  # a broken archive or pickle can raise almost any exception
             raise ValueError(
                 f"{path}: refused: {str(error)[:200] or type(error).__name__}; expected a file of torch.save with "
                 "tensors and settings only"
@@ -89,7 +90,7 @@ class TorchZip:
 
     def _check_entries(self, entries: list[zipfile.ZipInfo]) -> None:
         if len(entries) > len(self._entries):
-            raise ValueError("a part of the archive is there twice")
+            raise ValueError("a part of the archive occurs twice")
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
                 raise ValueError(f"{entry.filename} is compressed")
@@ -97,7 +98,7 @@ class TorchZip:
                 raise ValueError(f"{entry.filename} is {entry.file_size} bytes; expected at most {MAX_PICKLE_BYTES}")
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """A tensor's values.
+        """Read a tensor's values.
 
         Raises:
             ValueError: its storage is missing, or shorter than the tensor needs.
@@ -116,7 +117,7 @@ class TorchZip:
         except (zipfile.BadZipFile, EOFError, OSError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"{self.path}: unreadable values ({str(error)[:200]})") from None
         tensor = values.as_strided(stored.shape, stored.stride, stored.offset).contiguous()
-        return tensor if tensor.numel() == stored.n else tensor.clone()  # not the whole storage for a part of it
+        return tensor if tensor.numel() == stored.n else tensor.clone()  # frees the rest of the storage
 
 
 class _Function(NamedTuple):
@@ -126,7 +127,7 @@ class _Function(NamedTuple):
 
 
 class _Class(NamedTuple):
-    """A class that is not there."""
+    """A class that is not available."""
 
     name: str
 
@@ -140,8 +141,8 @@ class _Storage(NamedTuple):
 class _Machine:
     """Runs a pickle: a stack of values, marks in it, and a memo of values that are used again.
 
-    Values may hold one another many times over, so nothing here ever walks, compares, hashes or prints one that is
-    not a scalar.
+    Values may contain one another many times over, so nothing here ever traverses, compares, hashes or prints one that
+    is not a scalar.
     """
 
     def __init__(self) -> None:
@@ -208,13 +209,13 @@ class _Machine:
     def name_from_stack(self, _argument: object) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not text")
         self.name(module, name)
 
     def call(self, _argument: object) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if not isinstance(arguments, tuple):
-            raise ValueError("arguments that are no tuple")
+            raise ValueError("arguments that are not a tuple")
         if isinstance(function, _Function):
             self.stack.append(function.call(*arguments))
         elif isinstance(function, _Class) and not arguments:
@@ -232,11 +233,11 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, Inert):
             target.state = state
-        elif not isinstance(target, OrderedDict):  # a module's state has versions attached, which say nothing here
+        elif not isinstance(target, OrderedDict):  # a module's state has versions attached, which are not needed
             raise ValueError(f"a state for {shown(target)}")
 
     def storage(self, _argument: object) -> None:
-        """A storage is named as ("storage", type, key, device, number of values)."""
+        """A storage is given as ("storage", type, key, device, number of values)."""
         found = self.stack.pop()
         if not isinstance(found, tuple) or len(found) != 5:
             raise ValueError("a storage that is not named as torch.save names it")
@@ -283,7 +284,7 @@ _STEPS: dict[str, Callable[[_Machine, object], None]] = {
 
 
 def _known(module: str, name: str) -> object:
-    """What a name stands for: a type of numbers, one of the functions that are called here, or a class that is not."""
+    """The meaning of a name: a type of numbers, one of the allowed functions, or a class that is not available."""
     functions: dict[tuple[str, str], Callable[..., object]] = {
         ("collections", "OrderedDict"): lambda: OrderedDict(),
         ("torch._utils", "_rebuild_tensor_v2"): _stored_tensor,
@@ -310,7 +311,7 @@ def _stored_tensor(storage: object, offset: object, shape: object, stride: objec
 
 def _axes(value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple) or len(value) > MAX_AXES:
-        raise ValueError(f"a tensor whose axes are no tuple of at most {MAX_AXES}")
+        raise ValueError(f"a tensor whose axes are not a tuple of at most {MAX_AXES}")
     axes = tuple(axis for axis in value if _is_size(axis))
     if len(axes) != len(value):
         raise ValueError("a tensor that is not described as torch.save describes it")
@@ -322,6 +323,6 @@ def _is_size(value: object) -> TypeGuard[int]:
 
 
 def _index(value: object) -> int:
-    """The argument of an opcode that names a place in the memo."""
+    """The argument of an opcode that is an index into the memo."""
     assert isinstance(value, int)
     return value

@@ -1,4 +1,4 @@
-"""Zip archives whose list of entries is short: .npz and .pt files."""
+"""Zip archives (.npz and .pt files) whose list of entries is short."""
 
 import io
 import zipfile
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MAX_DIRECTORY_BYTES = 2_000_000
-"""The list of entries at the end of an archive: a hundred bytes an entry, and a model has some thousands at most."""
+"""Limit for the list of entries at the end of an archive: an entry has a hundred bytes, and a model some thousands."""
 
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive, refusing one whose list of entries would take seconds to read.
+    """Open an archive; refuse one whose list of entries would take seconds to read.
 
     Raises:
-        BadZipFile: not a zip file, or its list of entries is too long.
+        BadZipFile: it is not a zip file, or its list of entries is too long.
     """
     with path.open("rb", buffering=0) as raw, _Opening(raw) as file, zipfile.ZipFile(file) as archive:
         file.is_opening = False
@@ -23,7 +23,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 class _Opening(io.BufferedReader):
-    """A file of which, while it is being opened, nothing long is read at once: zipfile reads the list in one piece."""
+    """A file that refuses long reads while it is being opened, since zipfile reads the list of entries at once."""
 
     is_opening = True
 

@@ -1,1 +1,1 @@
-"""Search: words in descriptions and texts, and descriptions of like meaning."""
+"""Search: for words in descriptions and texts, and for descriptions with similar meaning."""

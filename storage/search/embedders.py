@@ -1,4 +1,4 @@
-"""Models that turn texts into vectors: in a folder, or behind an OpenAI-compatible address."""
+"""Embedding models: in a folder, or behind an OpenAI-compatible address."""
 
 import os
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KEY_VARIABLE = "CIRCUIT_INSIGHTS_EMBEDDINGS_KEY"
-"""Environment variable with the key that an address wants."""
+"""Environment variable with the key for an address."""
 
 TEXTS_AT_ONCE = 64
 
 MAX_TOKENS = 64
-"""Most tokens of a text that a model in a folder reads; most descriptions are shorter."""
+"""Largest number of tokens of a text that a model in a folder reads; most descriptions are shorter."""
 
 TIMEOUT_S = 60.0
 
@@ -28,21 +28,23 @@ Vectors = Float32[np.ndarray, "texts d"]
 
 
 class Embedder(Protocol):
-    """A model that turns texts into vectors of length 1, near one another where texts mean alike."""
+    """A model that turns texts into vectors of length 1, which are close for texts with similar meaning."""
 
     @property
     def embedder_id(self) -> str:
-        """A short hash of what determines the vectors."""
+        """A short hash of everything that the vectors depend on."""
         ...
 
-    def embed(self, texts: Sequence[str]) -> Vectors: ...
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of some texts, one row each."""
+        ...
 
 
 def open_embedder(place: str, model: str | None) -> Embedder:
-    """The model in a folder, or the one of that name behind an address such as http://localhost:11434/v1.
+    """Open the model in a folder, or the model of this name behind an address such as http://localhost:11434/v1.
 
     Raises:
-        ValueError: no such folder, nothing readable in it, or an address without a model's name.
+        ValueError: there is no such folder, it is not readable as a model, or an address has no model's name.
     """
     if "://" not in place:
         return FolderEmbedder(Path(place))
@@ -54,7 +56,8 @@ def open_embedder(place: str, model: str | None) -> Embedder:
 
 
 class FolderEmbedder:
-    """A model in transformers format, as sentence-transformers runs it: the mean over a text's tokens, or the first."""
+    """A model in transformers format, run as by sentence-transformers: the mean over a text's tokens, or the first
+    token."""
 
     def __init__(self, folder: Path) -> None:
         weights = sorted(folder.glob("*.safetensors"))
@@ -73,7 +76,7 @@ class FolderEmbedder:
             self._model: PreTrainedModel = AutoModel.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
             ).eval()
-        except Exception as error:  # transformers raises whatever its parsers do
+        except Exception as error:  # transformers' parsers can raise almost any exception
             raise ValueError(f"embeddings: {folder} cannot be read ({' '.join(str(error).split())[:300]})") from None
         pooling = folder / "1_Pooling" / "config.json"
         self._first = pooling.is_file() and '"pooling_mode_cls_token": true' in pooling.read_text(encoding="utf-8")
@@ -87,7 +90,7 @@ class FolderEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         import torch
 
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # so that little is padded
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # by length, so that there is little padding
         found = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             read = self._tokenizer(
@@ -106,7 +109,7 @@ class FolderEmbedder:
 
 
 class EndpointEmbedder:
-    """A model behind an address that speaks OpenAI's protocol for embeddings."""
+    """A model behind an address with OpenAI's API for embeddings."""
 
     def __init__(self, address: str, model: str, transport: httpx2.BaseTransport | None = None) -> None:
         self._address, self._model = address.rstrip("/"), model
@@ -122,7 +125,7 @@ class EndpointEmbedder:
         """Vectors of some texts.
 
         Raises:
-            ValueError: the address does not answer, or not with vectors.
+            ValueError: the server does not answer, or its answer has no vectors.
         """
         found: list[list[float]] = []
         for start in range(0, len(texts), TEXTS_AT_ONCE):

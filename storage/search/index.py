@@ -1,7 +1,8 @@
-"""The index of words: a SQLite file beside the published catalog, made anew when it is behind.
+"""The index of words: a SQLite file beside the published catalog, made again when the catalog is newer.
 
-Features are found by their descriptions, one document a feature, and rows of the corpus by their words; which features
-fire there the catalog knows. So the index grows with features and with text, not with samples.
+It indexes features by their descriptions (one document for each feature) and rows of the corpus by their words; the
+catalog then gives the features that fire in these rows. So the index grows with features and with text, not with
+samples.
 """
 
 import sqlite3
@@ -19,12 +20,12 @@ from storage.search.words import lemma, words
 from storage.store import whole_file
 
 VERSION = 1
-"""Bump when the same catalog would be indexed otherwise."""
+"""Raise it when the same catalog would be indexed differently."""
 
 NAME = "catalog.search.sqlite"
 
 FEATURE_BITS, LAYER_BITS = 32, 12
-"""A document's number holds the feature or the row of the corpus, then the layer, then the checkpoint or corpus."""
+"""Bits of a document's number: the feature or the row of the corpus, then the layer, then the checkpoint or corpus."""
 
 DOCUMENTS_AT_ONCE = 10_000
 
@@ -46,10 +47,10 @@ _SEQUENCES = "SELECT corpus_id, 0, sequence, array_to_string(tokens, '') FROM se
 
 
 class Document(NamedTuple):
-    """What a document's number in the index refers to."""
+    """The object that a document's number in the index refers to."""
 
     subject: str
-    """The checkpoint of a feature, the corpus of a row."""
+    """The checkpoint of a feature, or the corpus of a row."""
     layer: int
     number: int
     """The feature, or the row of the corpus."""
@@ -64,14 +65,16 @@ class SearchIndex:
         self._ids = {number: subject for subject, number in self._subjects.items()}
 
     def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
     def best(
         self, kind: str, match: str, n: int, subjects: list[str] | None = None, layer: int | None = None
     ) -> list[tuple[Document, float]]:
-        """The documents of a kind, `descriptions` or `sequences`, that fit best, with their BM25 scores, higher better.
+        """The documents of a kind, `descriptions` or `sequences`, that match best, with their BM25 scores (higher is
+        better).
 
-        A word itself counts twice what its dictionary form does.
+        A match of the word itself counts twice as much as one of its dictionary form.
         """
         assert kind in ("descriptions", "sequences")
         found: list[tuple[Document, float]] = []
@@ -101,16 +104,16 @@ def _number(subject: int, layer: int, number: int) -> int:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """A file that nobody writes any more: it is replaced, never changed."""
+    """Open a file as immutable: it is replaced, never changed."""
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     return sqlite3.connect(uri, uri=True, check_same_thread=False)
 
 
 def open_index(catalog: Path) -> SearchIndex:
-    """The index of what was last published of a catalog, made now if there is none or it is behind.
+    """Open the index of the last published catalog; it is made if there is none or the catalog is newer.
 
-    It lies beside the catalog, or in the user's cache folder where nothing can be written there. Making it takes some
-    20 µs a feature and a second for a million tokens of text.
+    It is beside the catalog, or in the user's cache folder if the catalog's folder cannot be written. Making it takes
+    some 20 µs for each feature and a second for a million tokens of text.
 
     Raises:
         ValueError: there is no catalog.
@@ -120,7 +123,7 @@ def open_index(catalog: Path) -> SearchIndex:
 
 
 def current_index(catalog: Path) -> Path | None:
-    """The index file of what was last published, if it is up to date."""
+    """The index file of the last published catalog, if it is up to date."""
     stamp = _stamp(catalog)
     return next((path for path in _places(catalog) if path.is_file() and _stamp_of(path) == stamp), None)
 
@@ -171,7 +174,7 @@ def _write(catalog: Path, path: Path) -> Path:
 
 
 def _fill(index: sqlite3.Connection, kind: str, rows: duckdb.DuckDBPyConnection, subjects: dict[str, int]) -> None:
-    """Memory: `DOCUMENTS_AT_ONCE` texts, and what SQLite holds of the index before it writes it."""
+    """Fill an index. Memory: `DOCUMENTS_AT_ONCE` texts, and what SQLite buffers of the index before it writes."""
     insert = f"INSERT INTO {kind} (rowid, words, lemmas) VALUES (?, ?, ?)"
     while block := rows.fetchmany(DOCUMENTS_AT_ONCE):
         documents = []

@@ -1,4 +1,4 @@
-"""Features by words: in what is said of them, and in the texts on which they fire."""
+"""Search for features by words: in their descriptions, and in the texts on which they fire."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,13 @@ from storage.search.index import Document, SearchIndex
 from storage.search.words import Term, terms, words
 
 ROWS_LOOKED_AT = 300
-"""Rows of the corpus, those that fit best, whose samples are looked at."""
+"""Number of best matching rows of the corpus whose samples are considered."""
 
 MAX_PLACES = 500
-"""Most places of the terms in these rows that are looked at; more places of a frequent word add nothing."""
+"""Largest number of matches in these rows that are considered; further matches of a frequent word change nothing."""
 
 REACH = 8
-"""A sample belongs to a word on which it fires, or so many tokens after it."""
+"""A sample matches a word if the feature fires on it, or at most this many tokens after it."""
 
 BEFORE, AFTER = 24, 12
 """Tokens of a context that are shown."""
@@ -26,19 +26,19 @@ MAX_FOUND = 200
 
 
 class Query(NamedTuple):
-    """What is looked for, and where."""
+    """A search."""
 
     text: str
     """Words; "phrases" in double quotes; beginnings of words with a star."""
     checkpoint_id: str | None = None
-    """None: in all."""
+    """The checkpoint to search; None: all."""
     layer: int | None = None
     n: int = 20
-    """Features wanted, at most `MAX_FOUND`."""
+    """Number of features wanted, at most `MAX_FOUND`."""
 
 
 class DescriptionHit(NamedTuple):
-    """A feature of which something fitting is said."""
+    """A feature with a matching description."""
 
     checkpoint_id: str
     layer: int
@@ -51,7 +51,7 @@ class DescriptionHit(NamedTuple):
 
 
 class ContextHit(NamedTuple):
-    """A feature that fires on fitting text, at its sample that fits best."""
+    """A feature that fires on matching text, with its best sample."""
 
     checkpoint_id: str
     corpus_id: str
@@ -59,8 +59,8 @@ class ContextHit(NamedTuple):
     feature: int
     sample: int
     score: float
-    """The activation's share of the feature's greatest, less for each token between the words and the firing one, plus
-    1 for each further term of the query that stands there."""
+    """The activation as a share of the feature's greatest, reduced for each token between the words and the firing
+    token, plus 1 for each further term of the query that occurs there."""
     activation: float
     before: str
     token: str
@@ -70,9 +70,9 @@ class ContextHit(NamedTuple):
 def search_descriptions(
     connection: duckdb.DuckDBPyConnection, index: SearchIndex, query: Query
 ) -> list[DescriptionHit]:
-    """The features whose descriptions fit best, by BM25: those that have all terms, then those that have some.
+    """The features whose descriptions match best, by BM25: those with all terms, then those with some.
 
-    Without a word in the query (`>>>`), those that have the very text.
+    For a query without a word (`>>>`), those that contain the exact text.
     """
     wanted = terms(query.text)
     if not wanted:
@@ -122,7 +122,7 @@ def _descriptions(
 
 
 def _fit(text: str, wanted: list[Term]) -> tuple[int, int]:
-    """How many of the terms a description has; of equal ones the shorter fits better."""
+    """How many of the terms a description has; among equals, the shorter matches better."""
     own = list(words(text))
     return sum(any(True for _ in term.places(own)) for term in wanted), -len(text)
 
@@ -142,7 +142,7 @@ def _with_text(connection: duckdb.DuckDBPyConnection, query: Query) -> list[Desc
 
 
 class _Row(NamedTuple):
-    """A row of the corpus that was found."""
+    """A row of the corpus that matched."""
 
     corpus_id: str
     sequence: int
@@ -151,9 +151,9 @@ class _Row(NamedTuple):
 
 
 def search_contexts(connection: duckdb.DuckDBPyConnection, index: SearchIndex, query: Query) -> list[ContextHit]:
-    """The features that fire most on fitting text: on the words of the query or a few tokens after them.
+    """The features that fire most on matching text: on the words of the query or a few tokens after them.
 
-    Looked at are the samples in the `ROWS_LOOKED_AT` rows of the corpora that fit best.
+    The samples in the `ROWS_LOOKED_AT` best matching rows of the corpora are considered.
     """
     wanted = terms(query.text)
     if not wanted:
@@ -184,14 +184,14 @@ def _rows(connection: duckdb.DuckDBPyConnection, documents: Sequence[Document]) 
 
 
 def _spans(tokens: list[str], term: Term) -> Iterator[tuple[int, int]]:
-    """The tokens in which a term stands: (first, last)."""
+    """The matches of a term as tokens: (first, last)."""
     token_at = [at for at, token in enumerate(tokens) for _ in token]
     for start, stop in term.places(list(words("".join(tokens)))):
         yield token_at[start], token_at[stop - 1]
 
 
 class _Sample(NamedTuple):
-    """A sample of a feature that fires on a place that was found."""
+    """A sample of a feature that fires on a match."""
 
     key: tuple[str, str, int, int]
     sample: int
@@ -205,7 +205,7 @@ def _samples(
     connection: duckdb.DuckDBPyConnection, places: list[tuple[_Row, int, int, int]], query: Query
 ) -> Iterator[_Sample]:
     """One sample of each feature that fires at some places, the best first. A place is a row of the corpus, the number
-    of a term, and the first and the last token in which it stands."""
+    of a term, and the first and the last token of the match."""
     found = connection.execute(
         f"""
         WITH places AS (
@@ -240,9 +240,9 @@ def _samples(
 
 
 def excerpt(tokens: list[str], documents: list[int], position: int) -> tuple[str, str, str]:
-    """A firing token and a little of its document on either side: (before, token, after)."""
+    """A firing token and some of its document on either side: (before, token, after)."""
     start = position
-    while start > 0 and not tokens[start]:  # within a character, which is on its first token
+    while start > 0 and not tokens[start]:  # within a character, whose text is on its first token
         start -= 1
     own = [at for at, document in enumerate(documents) if document == documents[position]]
     first, last = max(own[0], position - BEFORE), min(own[-1], position + AFTER)

@@ -1,4 +1,5 @@
-"""Features by what their descriptions mean: a vector a feature, in a file beside the published catalog."""
+"""Search for features by the meaning of their descriptions: a vector for each feature, in a file beside the published
+catalog."""
 
 import hashlib
 import os
@@ -16,15 +17,15 @@ from storage.search.lexical import MAX_FOUND, DescriptionHit, Query
 from storage.store import whole_file
 
 VERSION = 1
-"""Bump when the same catalog and model would be read otherwise."""
+"""Raise it when the same catalog and model would give other vectors."""
 
 VECTORS_AT_ONCE = 1 << 14
-"""Vectors that a query is compared with at a time, as float32."""
+"""Vectors compared with a query at a time, as float32."""
 
 TEXTS_AT_ONCE = 2048
 """Texts that are turned into vectors between two reports of progress."""
 
-# A language model's description stands for its feature before one by rule.
+# A language model's description is preferred to one by rule.
 _CHOSEN = """
     SELECT checkpoint_id, layer, feature, text FROM descriptions
     WHERE text IS NOT NULL AND text <> ''
@@ -36,24 +37,25 @@ _CHOSEN = """
 
 
 class Progress(NamedTuple):
-    """Texts turned into vectors so far, and all that are new."""
+    """Number of texts turned into vectors so far, and of all that are new."""
 
     done: int
     n: int
 
 
 def vectors_path(catalog: Path, embedder: Embedder) -> Path:
+    """The file of the vectors by an embedding model."""
     return catalog.with_name(f"catalog.meaning-{VERSION}-{embedder.embedder_id}.npy")
 
 
 def vectors_are_current(catalog: Path, embedder: Embedder) -> bool:
-    """Whether the vectors were made from the newest published catalog, whose time they carry."""
+    """Whether the vectors were made from the last published catalog, whose time they carry."""
     path = vectors_path(catalog, embedder)
     return path.is_file() and path.stat().st_mtime_ns == newest(catalog).stat().st_mtime_ns
 
 
 def make_vectors(catalog: Path, embedder: Embedder) -> Iterator[Progress]:
-    """Bring the vectors up to date: of texts that were there before, they are kept.
+    """Update the vectors; those of texts that were there before are kept.
 
     Memory: all vectors, of which a thousand take 1.6 MB for a model of 768 dimensions.
     """
@@ -101,9 +103,9 @@ def _text_hash(text: str) -> int:
 def search_meaning(
     connection: duckdb.DuckDBPyConnection, vectors: Path, embedder: Embedder, query: Query
 ) -> list[DescriptionHit]:
-    """The features whose descriptions mean most nearly what the query does; the score is the cosine.
+    """The features whose descriptions have the meaning closest to the query's; the score is the cosine.
 
-    Memory: `VECTORS_AT_ONCE` vectors; the file is mapped.
+    Memory: `VECTORS_AT_ONCE` vectors; the file is memory-mapped.
     """
     table = np.load(vectors, mmap_mode="r", allow_pickle=False)
     if not query.text.strip() or not len(table):
@@ -129,7 +131,7 @@ def search_meaning(
 def _hits(
     connection: duckdb.DuckDBPyConnection, rows: Sequence[np.void], scores: Sequence[float]
 ) -> Iterator[DescriptionHit]:
-    """The descriptions that the vectors are of, as the catalog has them."""
+    """The descriptions that the vectors were made from, as the catalog has them."""
     query = """SELECT method, explainer, cluster, text FROM descriptions
                WHERE checkpoint_id = ? AND layer = ? AND feature = ? ORDER BY ALL"""
     for row, score in zip(rows, scores, strict=True):

@@ -1,4 +1,4 @@
-"""What a search treats as a word, and which forms of it are found."""
+"""What counts as a word in a search, and which of its forms are found."""
 
 import re
 import unicodedata
@@ -10,22 +10,22 @@ import simplemma
 
 MIN_LEMMA_LETTERS = 4
 
-# Of scripts that are written without blanks every character is a word; a term of several is a phrase.
+# In scripts without blanks every character counts as a word; a term of several is a phrase.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 _TERM = re.compile(r'"([^"]*)"|(\S+)')
 
 MAX_TERMS = 16
-"""Terms of a query that are looked for; further ones are left out."""
+"""Largest number of terms in a query; further ones are ignored."""
 
 
 class Word(NamedTuple):
     """A word of a text."""
 
     form: str
-    """Casefolded, without accents."""
+    """The word in lower case (casefolded), without accents."""
     start: int
-    """Its characters in the text as it was given."""
+    """Range of its characters in the given text."""
     stop: int
 
 
@@ -51,11 +51,11 @@ def words(text: str) -> Iterator[Word]:
 
 
 class Term(NamedTuple):
-    """One thing that a query asks for: words that follow one another, mostly a single one."""
+    """One term of a query: words that follow one another, usually a single one."""
 
     forms: tuple[str, ...]
     prefix: bool
-    """Whether the last word may go on: `pyth*`."""
+    """Whether the last word may continue: `pyth*`."""
 
     @property
     def lemmas(self) -> tuple[str, ...]:
@@ -63,14 +63,14 @@ class Term(NamedTuple):
 
     @property
     def fts(self) -> str:
-        """The query for SQLite's FTS5. Words consist of letters and digits alone, so that nothing in them is an
+        """The query for SQLite's FTS5. Words consist of letters and digits only, so that nothing in them is an
         operator."""
         star = "*" if self.prefix else ""
         either = f'words : "{" ".join(self.forms)}"{star}'
         return f"({either})" if self.prefix else f'({either} OR lemmas : "{" ".join(self.lemmas)}")'
 
     def places(self, text: list[Word]) -> Iterator[tuple[int, int]]:
-        """Where the term stands in a text: (first character, character after the last)."""
+        """Matches of the term in a text: (first character, character after the last)."""
         n, lemmas = len(self.forms), self.lemmas
         for at in range(len(text) - n + 1):
             here = text[at : at + n]
@@ -84,7 +84,7 @@ class Term(NamedTuple):
 
 
 def terms(query: str) -> list[Term]:
-    """What a query asks for: words, "phrases" in double quotes, and beginnings of words with a star."""
+    """The terms of a query: words, "phrases" in double quotes, and beginnings of words with a star."""
     found = []
     for phrase, single in _TERM.findall(query):
         forms = tuple(word.form for word in words(phrase or single))

@@ -1,1 +1,1 @@
-"""The corpus for one block: tokenising, active features, statistics and samples, co-activation."""
+"""Steps that read the corpus: tokenising, active features, statistics and samples, co-activation."""

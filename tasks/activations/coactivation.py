@@ -1,4 +1,4 @@
-"""Which features fire together: sums over tiles of two shards, and the edges that they make of virtual weights."""
+"""Co-activation: sums over tiles of two shards, and the edges that result from them and the virtual weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,17 +42,17 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.project import encoder_directions, reading_source
 
 VERSION = 3
-"""Bump when the same activations would give other sums or edges."""
+"""Raise it when the same activations would give other sums or edges."""
 
 NO_DOCUMENT = -1
 
 POSITIONS_AT_ONCE = 1 << 15
-"""Over which a source's sums stay in the cache. The more, the seldomer the tile is fetched from memory; but the lists
-of active targets have to stay in the cache too."""
+"""Positions over which a source's sums stay in the cache. With more, the tile is read from memory less often; but the
+lists of active targets have to fit into the cache too."""
 
 
 class Summed(NamedTuple):
-    """A corpus's matrices: the pass that they are of, and the recipe that names them."""
+    """A corpus's matrices: the pass over the corpus that they are from, and their recipe."""
 
     corpus_pass: CorpusPass
     recipe: str
@@ -62,11 +62,11 @@ class Summed(NamedTuple):
 def coactivate(
     store: Store, summed: Summed, source: int, target: ShardKey, n_features: int, shard_size: int
 ) -> ShardKey:
-    """Sum up how every feature of an earlier layer fires together with a shard's, tile by tile.
+    """Sum up the co-activation of every feature of an earlier layer with those of a shard, tile by tile.
 
-    Memory: a tile, 24 bytes a pair of features and while it is written 12 more, and the activations of two shards at
-    `POSITIONS_AT_ONCE` positions, 20 bytes each. Positions are gone through in order, so that the sums do not depend on
-    who adds them up.
+    Memory: a tile, with 24 bytes for each pair of features and 12 more while it is written, and the activations of two
+    shards at `POSITIONS_AT_ONCE` positions, 20 bytes each. Positions are processed in order, so that the sums do not
+    depend on the number of workers.
     """
     found = matrices(store, summed.recipe, source, target.layer, shard_size)
     n_pos = corpus_attributes(store, summed.corpus_pass.corpus_id).n_pos
@@ -85,7 +85,7 @@ def coactivate(
 
 
 def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
-    """Consecutive blocks of so many rows together, or one that has more."""
+    """Consecutive blocks with at most this many rows together, or a single larger block."""
     group: list[Block] = []
     for block in blocks:
         if group and block.stop - group[0].start > n_rows:
@@ -98,34 +98,34 @@ def _groups(blocks: Sequence[Block], n_rows: int) -> Iterator[list[Block]]:
 
 @dataclass(frozen=True)
 class EdgesJob:
-    """What edges are found from, and how."""
+    """The inputs and settings from which edges are computed."""
 
     checkpoint_id: str
     corpus_id: str
-    """As the tables have it; of several corpora, a hash of them all."""
+    """The corpus id in the tables; for several corpora, a hash of them all."""
     summed: tuple[Summed, ...]
     settings: CoactivationSettings
     shard_size: int
     fold_norms: bool
-    """Whether norms are folded into the directions, as WeightLens has it."""
+    """Whether norms are folded into the directions, as in WeightLens."""
     projections: str | None
-    """The recipe of WeightLens's edges, where it has run."""
+    """The recipe of WeightLens's edges, if that stage has run."""
 
     @property
     def passes(self) -> list[CorpusPass]:
         return [each.corpus_pass for each in self.summed]
 
     def layer_pairs(self, target: int, layers: Sequence[int]) -> list[int]:
-        """The source layers, of those that are ingested, whose edges to a target layer are looked for."""
+        """The ingested source layers from which edges to a target layer are computed."""
         return [source for source, other in self.settings.layer_pairs(layers) if other == target]
 
 
 @shard_task("twera", "twera {key.name}")
 def twera_shard(store: Store, job: EdgesJob, key: ShardKey) -> ShardKey:
-    """Find a shard's strongest edges by TWERA, and go through the corpus once more for their figures.
+    """Find a shard's strongest edges by TWERA, and read the corpus once more for their statistics.
 
-    Where WeightLens has run, z-scores are those of its edges, and with `pairs: edges` the edges themselves. Memory:
-    tiles of two shards, 40 bytes a pair of features; and 100 bytes an edge that is a candidate.
+    If WeightLens has run, z-scores are those of its edges, and with `pairs: edges` the edges themselves. Memory: tiles
+    of two shards, 40 bytes for each pair of features; and 100 bytes for each candidate edge.
     """
     path = store.part("feature_edges", key)
     if path.exists():
@@ -208,8 +208,8 @@ def _strongest(store: Store, job: EdgesJob, key: ShardKey, targets: TargetSums) 
 def virtual_weights(
     checkpoint: Checkpoint, rows: Float32[Tensor, "targets d_model"], source: ShardKey, below: int
 ) -> Float32[Tensor, "targets sources"]:
-    """Virtual weights from a shard of an earlier layer to features of layer `below`; `rows` is what these read of that
-    layer."""
+    """Virtual weights from a shard of an earlier layer to features of layer `below`; `rows` is what these features read
+    of that layer."""
     return torch.mm(rows, checkpoint.written(source.layer, source.start, source.stop, below).float().T)
 
 
@@ -236,7 +236,7 @@ def _edge_sums(store: Store, key: ShardKey, edges: Edges, passes: Sequence[Corpu
 
 
 def _weightlens_edges(store: Store, projected: ShardKey) -> tuple[Edges, np.ndarray]:
-    """What WeightLens found of a shard, and its z-scores."""
+    """WeightLens's edges to a shard, with their z-scores."""
     names = ["target_feature", "source_layer", "source_feature", "virtual_weight", "z_score"]
     table = read_parts([store.part("feature_edges", projected)], names)
     target, layer, feature, weight, z = (table[name].to_numpy() for name in names)

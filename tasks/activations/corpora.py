@@ -32,6 +32,6 @@ def batches(store: Store, corpus_id: str, start: int, stop: int) -> Iterator[tup
 
 
 def padded(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows with padding as token 0, and which positions are real. Causal attention never sees what comes last."""
+    """Rows with padding as token 0, and which positions are real. Causal attention never sees it, as it comes last."""
     real = tokens != PADDING
     return torch.where(real, tokens, 0), real

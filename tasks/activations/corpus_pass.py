@@ -41,60 +41,60 @@ from tasks.models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
 VERSION = 2
-"""Bump when the same model and text would give other sparse activations, statistics or samples, or other blocks."""
+"""Raise it when the same model and text would give other sparse activations, statistics, samples or blocks."""
 
 TABLES = ("features", "samples")
-"""Tables whose parts gathering a shard writes, in this order."""
+"""Tables for which gathering a shard writes parts, in this order."""
 
 POSITIONS_PER_BLOCK = 1 << 16
-"""Most positions that one task runs through the model: 65,536, so that a position within a block fits into uint16."""
+"""Largest number of positions in one task: 65,536, so that a position within a block fits into uint16."""
 
 LAYERS_TIMES_POSITIONS = 1 << 18
-"""Most layers times positions of a block: deep models get fewer positions, whose entries then take 0.2 GB at 50 active
-features."""
+"""Largest product of layers and positions of a block: deep models get fewer positions, whose entries take 0.2 GB at 50
+active features."""
 
 POSITIONS_PER_STREAM = 4096
-"""Positions whose streams are held at every layer at once, on the CPU."""
+"""Positions whose streams are in memory at every layer at a time, on the CPU."""
 
 POSITIONS_PER_BATCH = 2048
-"""Positions a forward pass, on the CPU: more of them make it no faster."""
+"""Positions in a forward pass on the CPU; with more it is not faster."""
 
 STREAMS_A_PASS = 24
-"""How many arrays of the residual stream's size a forward pass takes: those inside an MLP and attention."""
+"""Number of arrays of the residual stream's size in a forward pass: those inside an MLP and attention."""
 
 ENTRIES_AT_ONCE = 8_000_000
-"""Activations that a gathering task holds, of as many of its features as that takes."""
+"""Activations in memory in a gathering task, which processes as many features at a time as this allows."""
 
 
 class CorpusPass(NamedTuple):
-    """One reading of one corpus by one checkpoint."""
+    """One pass over one corpus by one checkpoint."""
 
     recipe: str
-    """Names the sparse activations."""
+    """The recipe of the sparse activations."""
     corpus_id: str
     n_layers: int
     first_row: int = 0
-    """Number of the corpus's first row where it is read after others."""
+    """Number of the corpus's first row if it is read after others."""
 
     @property
     def rows(self) -> CorpusRows:
-        """The corpus among those whose rows are numbered through."""
+        """The corpus with the number of its first row."""
         return CorpusRows(self.corpus_id, self.first_row)
 
     def blocks(self, store: Store) -> list[Block]:
-        """The blocks of the corpus's rows; held-out rows are not among them."""
+        """The blocks of the corpus's rows, without held-out rows."""
         attributes = corpus_attributes(store, self.corpus_id)
         return row_blocks(attributes.n_sequences, attributes.n_pos, positions_per_block(self.n_layers))
 
 
 def positions_per_block(n_layers: int) -> int:
-    """Positions that a task runs through a model of so many layers."""
+    """Positions in a task, for a model with this many layers."""
     return min(POSITIONS_PER_BLOCK, LAYERS_TIMES_POSITIONS // n_layers)
 
 
 @dataclass(frozen=True)
 class PassJob:
-    """Which model reads, and which positions count."""
+    """The model, and the settings that decide which positions count."""
 
     checkpoint_id: str
     model_path: Path
@@ -104,11 +104,11 @@ class PassJob:
 
 @shard_task("activations-block", "activations rows {block.start}-{block.stop}")
 def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block: Block) -> Block:
-    """Run a block of rows through the model and keep every layer's active features.
+    """Run a block of rows through the model and store every layer's active features.
 
-    Memory: the streams of so many positions at every layer as `positions_at_once` says, the encoders that fit
-    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and while they are sorted and
-    written 14 more.
+    Memory: the streams of as many positions at every layer as `positions_at_once` says, the encoders that fit
+    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and 14 more while they are sorted and
+    written.
     """
     if has_block(store, corpus_pass.recipe, block):
         return block
@@ -152,7 +152,7 @@ def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, in
     """Positions whose streams are held, and positions a forward pass: on a CUDA device a quarter of its free memory
     for each.
 
-    No more than a block has. A pass that does not fit after all is done in halves.
+    No more than a block has. A pass that does not fit is repeated in halves.
     """
     if not device.startswith("cuda"):
         return POSITIONS_PER_STREAM, POSITIONS_PER_BATCH
@@ -174,17 +174,17 @@ def counted_positions(
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What statistics and samples are drawn from, and how many."""
+    """The inputs and settings of statistics and samples."""
 
     checkpoint_id: str
     corpus_id: str
-    """As the tables have it; of several corpora, a hash of them all."""
+    """The corpus id in the tables; for several corpora, a hash of them all."""
     passes: tuple[CorpusPass, ...]
     settings: ActivationSettings
 
     @property
     def shared(self) -> dict[str, str]:
-        """What all rows of the tables have in common."""
+        """Columns with the same value in all rows of the tables."""
         return {"checkpoint_id": self.checkpoint_id, "corpus_id": self.corpus_id}
 
 
@@ -192,8 +192,8 @@ class SamplingJob:
 def gather_shard(store: Store, job: SamplingJob, key: ShardKey) -> ShardKey:
     """Gather a shard's activations from all blocks: their statistics, and the samples drawn from them.
 
-    Memory: `ENTRIES_AT_ONCE` activations, of one feature if it has more, 12 bytes each and while they are drawn 25
-    more of one feature; and where each feature begins in every block.
+    Memory: `ENTRIES_AT_ONCE` activations (or those of one feature, if it has more), 12 bytes each and 25 more for one
+    feature while its samples are drawn; and the index at which each feature begins in every block.
     """
     if all(store.part(table, key).exists() for table in TABLES):
         return key
@@ -211,7 +211,7 @@ def gather_shard(store: Store, job: SamplingJob, key: ShardKey) -> ShardKey:
 
 
 def n_counted(store: Store, passes: Sequence[CorpusPass]) -> int:
-    """Positions that count, over all corpora."""
+    """Number of positions that count, over all corpora."""
     return sum(open_block(store, r.recipe, block).n_counted for r in passes for block in r.blocks(store))
 
 
@@ -281,7 +281,7 @@ def _write_features(
 
 
 def remove_or_pack_blocks(store: Store, passes: Sequence[CorpusPass], keep: Keep) -> None:
-    """Remove sparse activations that no stage is going to read again, or pack them where they are to be kept."""
+    """Remove sparse activations that no later stage reads, or pack them if they are to be kept."""
     for corpus_pass in passes:
         if keep == "none":
             remove_folder(store.activations(corpus_pass.recipe))
@@ -302,14 +302,14 @@ def load_activations(store: Store, job: SamplingJob, keys: Sequence[ShardKey]) -
             replace_rows(connection, table, job.shared, [store.part(table, key) for key in keys])
         note_recipes(connection, "activations", job.shared, [corpus_pass.recipe for corpus_pass in job.passes])
         mark_loaded(connection, loaded, "activations", recipe)
-        mark_loaded(connection, loaded, "circuitlens", "none")  # clusters went with the samples
+        mark_loaded(connection, loaded, "circuitlens", "none")  # clusters were removed with the samples
     return recipe
 
 
 @shard_task("load-texts", "load texts")
 def load_texts(store: Store, job: SamplingJob, recipe: str, neighbours: Sequence[ShardKey], *, keep_text: bool) -> str:
-    """Load the rows that samples are from, in one transaction; or with `keep_text` false remove them. `neighbours` are
-    the shards of what features do around their samples, if that is wanted."""
+    """Load the rows that samples are from, in one transaction; with `keep_text` false, remove them. `neighbours` are
+    the shards of activations around samples, if they are stored."""
     corpora = [corpus_pass.rows for corpus_pass in job.passes]
     with open_catalog(store.catalog, write=True) as connection:
         load_sequences(connection, store, job.checkpoint_id, job.corpus_id, corpora, keep_text=keep_text)
@@ -320,7 +320,7 @@ def load_texts(store: Store, job: SamplingJob, recipe: str, neighbours: Sequence
 
 
 def _union(corpus_id: str, rows: Sequence[CorpusRow]) -> CorpusRow:
-    """The row of `corpora` for several that are read one after the other."""
+    """The row of `corpora` for several corpora that are read one after the other."""
     return CorpusRow(
         corpus_id=corpus_id,
         name=" + ".join(row.name for row in rows),

@@ -1,4 +1,4 @@
-"""What a feature does around its samples, where the sparse activations are kept."""
+"""A feature's activations around its samples, if the sparse activations are kept."""
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from tasks.activations.corpus_pass import SamplingJob, active_of_shard
 from tasks.shard_task import shard_task
 
 VERSION = 1
-"""Bump when the same activations and samples would give other rows."""
+"""Raise it when the same activations and samples would give other rows."""
 
 TABLE = "sample_neighbours"
 

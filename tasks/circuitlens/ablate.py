@@ -1,4 +1,4 @@
-"""Put attributions to the causal check: run the real model with sources silenced."""
+"""The causal check of attributions: run the real model with sources ablated."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,12 +21,12 @@ METRICS = {
     "heads": "causal_share_heads",
     "random_heads": "causal_share_heads_random",
 }
-"""What the catalog calls each figure of `Drops`, in its order."""
+"""The catalog's metric for each field of `Drops`, in order."""
 
 
 @shard_task("circuitlens-ablate", "ablate {key.name}")
 def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
-    """Put the attributions of some of a layer's features to the causal check.
+    """Check the attributions of some of a layer's features by ablation.
 
     Memory: the model, a transcoder, one feature's attributed samples, and a forward pass of eleven short sequences.
     """
@@ -53,7 +53,7 @@ def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
 def _drops(
     store: Store, job: CircuitLensJob, checkpoint: Checkpoint, linear: LinearModel, own: Attributed
 ) -> list[Drops]:
-    """Drops of one feature, on samples spread evenly over its activations."""
+    """Drops for one feature, on samples spread evenly over its activations."""
     settings, special = (
         job.settings,
         loaded_model(job.model_path, job.device, open_attention=True)[0].tokenizer.all_special_ids,

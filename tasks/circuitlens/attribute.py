@@ -1,4 +1,5 @@
-"""Attribute the samples of a block of rows: all layers' together, so that a sequence is run through the model once."""
+"""Attribute the samples of a block of rows, of all layers together, so that a sequence is run through the model
+once."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -36,10 +37,10 @@ WORST_SUM = 0.02
 is attributed is not the one that was sampled."""
 
 STREAMS = 6
-"""Vectors of d_model at a token and layer that freezing has to know."""
+"""Number of vectors of d_model that freezing needs for each token and layer."""
 
 STREAMS_BYTES = 1 << 26
-"""What is seen of sequences that are run through the model together, at least one."""
+"""Memory for the streams of sequences that are run through the model together (at least one), in bytes."""
 
 _LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
 """A layer's samples, and which of them are continued."""
@@ -47,12 +48,12 @@ _LayerSamples: TypeAlias = tuple[ShardSamples, Bool[np.ndarray, " n"]]
 
 @shard_task("circuitlens-block", "circuitlens rows {block.start}-{block.stop}")
 def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
-    """Attribute every chosen feature's samples in a block of rows, which have been ordered by row.
+    """Attribute every chosen feature's samples in a block of rows; the samples have been ordered by row.
 
     Memory: the model, the transcoders that fit `TRANSCODERS` (at least one), one sequence's frozen state (decoder rows
-    of all features active in it, where not all transcoders fit), `STREAMS_BYTES`, `BATCH_BYTES` of targets,
-    the block's samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every
-    sample of the block.
+    of all features active in it, if not all transcoders fit), `STREAMS_BYTES`, `BATCH_BYTES` of targets, the block's
+    samples, and the results: about a kilobyte and, with output effects, a vector of d_model for every sample of the
+    block.
     """
     path = attributions_path(store, job.recipe, *block)
     if path.exists():
@@ -86,22 +87,22 @@ def _samples(store: Store, job: CircuitLensJob, layer: int, block: Block) -> _La
 
 
 class _Sequence(NamedTuple):
-    """A sequence, cut behind the last of its samples, and these."""
+    """A sequence, cut after the last of its samples, with these samples."""
 
     tokens: Int64[Tensor, " n_pos"]
     samples: list[_LayerSamples]
 
     @classmethod
     def of(cls, row: np.ndarray, number: int, wanted: list[_LayerSamples], device: str) -> "_Sequence":
-        """The one of this number, of all samples of a block."""
+        """The sequence with this number, out of all samples of a block."""
         samples = [(samples.where(w := samples.sequence == number), first[w]) for samples, first in wanted]
         n_pos = 1 + max(int(s.position.max(initial=0)) for s, _ in samples)
         return cls(torch.from_numpy(row[:n_pos].astype(np.int64)).to(device), samples)
 
 
 def _together(linear: LinearModel, sequences: list[_Sequence]) -> Iterator[list[_Sequence]]:
-    """Sequences in order, in groups that are run through the model together: a narrow model takes no longer for twenty
-    than for one, and of a wide one what is seen of a single sequence is large."""
+    """Sequences in order, in groups that are run through the model together. A narrow model takes no longer for twenty
+    than for one; for a wide one, the streams of a single sequence are large."""
     if sequences:
         longest = max(len(one.tokens) for one in sequences)
         per_token = 4 * linear.n_layers * (STREAMS * linear.final.weight.shape[0] + linear.n_heads * longest)
@@ -201,7 +202,7 @@ def _effects(
 
 @torch.no_grad()
 def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
-    """The tokens and the `n` that the model finds likeliest after them, one by one."""
+    """The tokens, and the `n` most probable tokens after them, generated one by one."""
     for _ in range(n):
         logits = linear.family.logits(linear.model, last_hidden(linear.model, linear.family, tokens[None])[0, -1])
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)])

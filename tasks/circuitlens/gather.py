@@ -1,4 +1,4 @@
-"""Gather attributed samples by feature: how they group, what they do, and how well they sum up."""
+"""Gather attributed samples by feature: clusters, effects, and how well contributions sum to activations."""
 
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,15 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
 NOT_CLUSTERED = NOISE - 1
-"""Stands for a cluster where a sample was not attributed or its feature has too few samples; null in the catalog."""
+"""The cluster of a sample that was not attributed, or whose feature has too few samples; null in the catalog."""
 
 Row = dict[str, str | int]
-"""Columns that all rows of a part have in common."""
+"""Columns with the same value in all rows of a part."""
 
 
 @shard_task("circuitlens-gather", "circuitlens {key.name}", interpreted=True)
 def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
-    """Cluster each feature's samples and sum up what they do. Memory: the samples of a shard as blocks left them."""
+    """Cluster each feature's samples and average their effects. Memory: the samples of a shard in the blocks' form."""
     if all(store.part(table, key).exists() for table in TABLES):
         return key
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
@@ -86,7 +86,7 @@ def _write_contributions(path: Path, shared: Row, found: Attributed, settings: C
 def _write_effects(
     path: Path, shared: Row, checkpoint: Checkpoint, found: Attributed, settings: CircuitLensSettings
 ) -> None:
-    """The tokens that a feature promotes and suppresses most, on the mean of its samples."""
+    """The tokens that a feature promotes and suppresses most, by the mean over its samples."""
     features, place = np.unique(found.feature, return_inverse=True)
     parts: list[tuple[np.ndarray, ...]] = []
     unembedding = partial(COLUMN_BLOCKS.tiles, checkpoint, None, "W_U", checkpoint.n_tokens)
@@ -109,7 +109,7 @@ def _write_effects(
 def _write_samples(
     store: Store, job: CircuitLensJob, key: ShardKey, found: Attributed, labels: Int64[np.ndarray, " n"]
 ) -> None:
-    """All samples of a shard once more, those that were attributed with their cluster."""
+    """Write all samples of a shard again, attributed ones with their cluster."""
     within = [k for k in job.sampled_shards(key.layer) if k.start <= key.start < k.stop]
     assert within[0].stop >= key.stop
     samples = read_samples(store, within[0])
@@ -128,7 +128,7 @@ def _write_samples(
 
 
 def _write_sums(path: Path, shared: Row, found: Attributed) -> None:
-    """How far contributions are from summing to the activation, at worst, feature by feature."""
+    """The largest difference between contributions and activation, for each feature."""
     features, place, n = np.unique(found.feature, return_inverse=True, return_counts=True)
     worst = np.zeros(len(features))
     np.maximum.at(worst, place, np.abs(found.total - found.activation) / found.activation)

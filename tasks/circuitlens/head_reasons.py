@@ -22,7 +22,8 @@ from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
 def head_scores(
     linear: LinearModel, frozen: Frozen, found: Attributed, settings: CircuitLensSettings
 ) -> Iterator[pa.Table]:
-    """The strongest pairs of the scores of the strongest heads, of those samples of one sequence that are asked."""
+    """The strongest pairs of the scores of the strongest heads, for those samples of one sequence that are
+    explained."""
     device, every = str(frozen.tokens.device), found.contributors
     asked = (every.kind == KINDS.index(HEAD)) & (found.sample[every.target] < settings.qk_samples)
     heads = Contributors(*(column[asked] for column in every))

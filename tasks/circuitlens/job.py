@@ -1,4 +1,4 @@
-"""What all tasks of CircuitLens have to know, and which features they attribute."""
+"""The common inputs of all tasks of CircuitLens, and the choice of features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from storage.store import ShardKey, Store, shards
 from tasks.activations.corpus_pass import counted_positions
 
 VERSION = 7
-"""Bump when the same samples and settings would give other contributions, clusters, effects or figures."""
+"""Raise it when the same samples and settings would give other contributions, clusters, effects or scores."""
 
 TABLES = ("contributions", "logit_effects", "qk_contributions", "clusters", "samples", "scores", "failures")
-"""Tables whose parts gathering a shard writes, in this order."""
+"""Tables for which gathering a shard writes parts, in this order."""
 
 SIGNED = {"method": "circuitlens", "explainer": "none", "judge": "none"}
 """Values of `explainer` and `judge` in scores of attributions, which have neither."""
 
 BATCH_BYTES = 256_000_000
-"""Gradients and contributions of the targets that are carried back together."""
+"""Memory of the gradients and contributions of the targets that are attributed together, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -38,58 +38,58 @@ class CircuitLensJob:
 
     checkpoint_id: str
     corpus_id: str
-    """As the tables have it; of several corpora, a hash of them all."""
+    """The corpus id in the tables; for several corpora, a hash of them all."""
     model_path: Path
     recipe: str
-    """Names the attributions."""
+    """The recipe of the attributions."""
     samples: str
     """The recipe of the samples."""
     layers: tuple[int, ...]
-    """Those that are ingested."""
+    """The ingested layers."""
     d_transcoder: int
     shard_size: int
-    """Features a shard of the samples."""
+    """Features in a shard of the samples."""
     corpora: tuple[CorpusRows, ...]
-    """The corpora that the samples' rows are in."""
+    """The corpora with the samples' rows."""
     blocks: tuple[Block, ...]
-    """Rows, counted through all corpora, as tasks take them."""
+    """Blocks of rows, counted through all corpora, one for each task."""
     settings: CircuitLensSettings
     counting: ActivationSettings
-    """Settings with which the corpora were read: they say which positions count."""
+    """Settings with which the corpora were read; they decide which positions count."""
     device: str = "cpu"
     only: dict[int, tuple[int, ...]] | None = None
     """By layer, the features that may be chosen; None: all."""
 
     @property
     def shared(self) -> dict[str, str]:
-        """What all rows of the tables have in common."""
+        """Columns with the same value in all rows of the tables."""
         return {"checkpoint_id": self.checkpoint_id, "corpus_id": self.corpus_id}
 
     def sampled_shards(self, layer: int) -> list[ShardKey]:
-        """A layer's shards of the samples."""
+        """The shards of a layer's samples."""
         return shards(self.samples, layer, self.d_transcoder, self.shard_size)
 
     def attributed_paths(self, store: Store) -> list[Path]:
-        """Where the blocks' attributed samples are."""
+        """The files with the blocks' attributed samples."""
         return [attributions_path(store, self.recipe, *block) for block in self.blocks]
 
     def qk_paths(self, store: Store) -> list[Path]:
-        """Files with the pairs that explain where the heads of each block attended."""
+        """The files with the pairs that explain where the heads of each block attended."""
         return [qk_path(store, self.recipe, *block) for block in self.blocks]
 
     def rows(self, store: Store, sequences: Int64[np.ndarray, " n"]) -> dict[int, Int32[np.ndarray, " n_pos"]]:
-        """Rows of the corpora by their number."""
+        """Read rows of the corpora by number."""
         return read_numbered_rows(store, self.corpora, sequences)
 
     def counted(self, store: Store, sequence: int, special: Sequence[int]) -> Bool[np.ndarray, " n_pos"]:
-        """Which positions of a row count, by its number through all corpora."""
+        """Which positions of a row count; the row is given by its number through all corpora."""
         corpus = next(one for one in reversed(self.corpora) if one.first_row <= sequence)
         row = sequence - corpus.first_row
         return counted_positions(store, corpus.corpus_id, Block(row, row + 1), special, self.counting)[0]
 
     def chosen_features(self, store: Store, layer: int) -> Int64[np.ndarray, " n"]:
-        """The features of a layer that are attributed: of those that fired, as many as the settings say, drawn at
-        random (seeded) and in the order of the draw."""
+        """The features of a layer that are attributed: as many as the settings say of those that fired, drawn at random
+        (seeded), in the order of the draw."""
         fired = _fired(store, tuple(self.sampled_shards(layer)))
         order = np.random.default_rng([self.settings.seed, layer]).permutation(self.d_transcoder)
         if self.only is not None:
@@ -99,10 +99,11 @@ class CircuitLensJob:
 
 @lru_cache(maxsize=128)
 def _fired(store: Store, keys: tuple[ShardKey, ...]) -> Int64[np.ndarray, " n"]:
-    """Features that were active anywhere."""
+    """Features that were active at least once."""
     table = read_parts([store.part("features", key) for key in keys], ["feature", "n_active"])
     return table["feature"].to_numpy()[table["n_active"].to_numpy() > 0]
 
 
 def as_tensor(values: np.ndarray, device: str) -> Tensor:
+    """An array as a tensor on a device."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)

@@ -1,4 +1,4 @@
-"""Load what CircuitLens found into the catalog."""
+"""Load the results of CircuitLens into the catalog."""
 
 from collections.abc import Sequence
 

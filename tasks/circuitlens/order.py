@@ -1,4 +1,4 @@
-"""Put the samples that are attributed in order of the corpus's rows, so that a block of rows reads its own alone."""
+"""Sort the samples to attribute by the corpus's rows, so that the task for a block of rows reads only its own."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ from tasks.shard_task import shard_task
 
 @shard_task("circuitlens-order", "order samples {key.name}")
 def order_samples(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
-    """Order a shard of the samples; those of chosen features alone, and marked which are continued.
+    """Sort a shard of the samples by row: those of chosen features only, with a mark for those that are continued.
 
-    Memory: the samples of a shard, 48 bytes each, and in order once more; 8 bytes a row of the corpora.
+    Memory: the samples of a shard, twice, with 48 bytes each; 8 bytes for each row of the corpora.
     """
     path = samples_by_row_path(store, job.recipe, key)
     if path.exists():

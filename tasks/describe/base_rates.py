@@ -1,4 +1,4 @@
-"""How often tokens stand where in the corpora that samples are from."""
+"""Base rates of tokens and contexts in the corpora that samples are from."""
 
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ N_ROWS = 512
 
 @lru_cache(maxsize=2)
 def corpus_base_rates(store: Store, checkpoint_id: str, corpora: tuple[str, ...], shown: tuple[int, int]) -> BaseRates:
-    """Base rates of the corpora; `shown` is how many tokens before and after the firing one are.
+    """Base rates of the corpora. `shown` is the number of tokens shown before and after the firing token.
 
     Memory: `N_ROWS` rows, and the vocabulary.
     """

@@ -36,13 +36,13 @@ SEES: dict[Method, str] = {
     "circuitlens-full": "circuits",
     "wl+cl": "circuits",
 }
-"""What a method needs to know of a feature."""
+"""The evidence that a method needs."""
 
 LOOKS_AT_SAMPLES = frozenset({"samples", "circuits"})
-"""What a method sees whose descriptions are made from sampled activations."""
+"""The samples used by methods that describe sampled activations."""
 
 REWORDS: frozenset[Method] = frozenset({"weightlens+out+llm"})
-"""Methods that say again what the weightlens stage says: by rule, in the same words."""
+"""Methods whose descriptions by rule would equal those of the weightlens stage."""
 
 TABLES = ("descriptions", "failures", "description_clauses")
 
@@ -52,11 +52,11 @@ PASSING = frozenset({"budget", "unreachable", "expired", "rejected"})
 
 @dataclass(frozen=True)
 class DescribeJob:
-    """How a stage describes: everything that its tasks need."""
+    """Everything that the stage's tasks need."""
 
     checkpoint_id: str
     corpus_id: str
-    """As the tables have it, of every description of this stage: those of the weightlens stage have none."""
+    """The corpus id in the tables, for all descriptions of this stage; those of the weightlens stage have none."""
     explainer: str
     methods: tuple[Method, ...]
     sampled_corpus: SampledCorpus | None
@@ -70,15 +70,15 @@ class DescribeJob:
     """None: all."""
     seed: int
     wiring: WiringJob | None
-    """From what tokens were inherited; None where no method looks at it."""
+    """The co-activation along which tokens were inherited; None if no method uses it."""
     left_out: str | None
-    """Why no method does although features have weights; said once."""
+    """Why no method uses it although features have weights; reported once."""
     model: str | None
-    """Who is asked, as the answers are kept under; None for the tokens explainer."""
+    """The model under whose name answers are stored; None for the tokens explainer."""
 
 
 class _Row(NamedTuple):
-    """A description, as the table has it, and what is written of its clauses."""
+    """A description as a row of its table, and the rows of its clauses."""
 
     feature: int
     method: str
@@ -91,7 +91,8 @@ class _Row(NamedTuple):
 
 @shard_task("describe", "describe {key.name}", interpreted=True)
 def describe_shard(store: Store, task: DescribeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
-    """Describe a shard's features; returns the questions that have to be answered first, and then writes nothing.
+    """Describe a shard's features. Returns the questions that have to be answered first; if there are any, nothing is
+    written.
 
     Memory: see `known_features`, and the shard's descriptions or questions.
     """
@@ -138,8 +139,8 @@ def _in_use(
 
 
 def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardKey) -> list[int]:
-    """A shard's part of the features to be described. A method can describe a feature from its validated tokens, its
-    samples, or its attributed samples, as far as they are there."""
+    """The features of a shard that are described. A method can describe a feature if it has validated tokens, samples,
+    or attributed samples, depending on the method."""
     if task.draw.is_all:
         return list(range(key.start, key.stop))
     query = """
@@ -160,7 +161,7 @@ def _drawn(connection: duckdb.DuckDBPyConnection, task: DescribeJob, key: ShardK
 
 
 def is_described(store: Store, key: ShardKey) -> bool:
-    """Whether a shard's parts are there and no question of theirs is worth asking again."""
+    """Whether a shard's parts exist and none of their questions is worth asking again."""
     paths = [store.part(table, key) for table in TABLES]
     if not all(path.exists() for path in paths):
         return False
@@ -177,7 +178,7 @@ def forget_unanswered(store: Store, key: ShardKey) -> None:
 def _reason(
     task: DescribeJob, known: FeatureEvidence, found: set[str], problems: Sequence[Answer]
 ) -> tuple[str, str] | None:
-    """Why a feature lacks descriptions, if it does: what passes first, since it is worth another run."""
+    """Why a feature lacks descriptions; temporary reasons come first, since they are worth another run."""
     for problem in sorted(problems, key=lambda answer: answer.problem not in PASSING):
         lacking = ", ".join(method for method in task.methods if method not in found) or "a cluster"
         return problem.problem or "malformed", f"{lacking}: {problem.detail}"[:500]
@@ -217,12 +218,12 @@ class Loaded(NamedTuple):
     """Outcome of loading."""
 
     is_whole: bool
-    """No question is left for another run."""
+    """Whether no question is left for another run."""
 
 
 @shard_task("load-descriptions", "load descriptions")
 def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequence[ShardKey]) -> Loaded:
-    """Load all parts in one transaction, in the place of this explainer's earlier descriptions."""
+    """Load all parts in one transaction, replacing this explainer's earlier descriptions."""
     descriptions, failures, clauses = ([store.part(table, key) for key in keys] for table in TABLES)
     reasons = set(read_parts(failures, ["reason"])["reason"].to_pylist())
     is_whole = not reasons & PASSING
@@ -241,5 +242,5 @@ def load_descriptions(store: Store, task: DescribeJob, run_id: str, keys: Sequen
 
 
 def loaded_name(explainer: str) -> str:
-    """Name under which the catalog notes what is loaded: each explainer's descriptions stand side by side."""
+    """The name of what is loaded, for the catalog's records, since descriptions of several explainers coexist."""
     return f"describe {explainer}"

@@ -1,4 +1,4 @@
-"""Which features of a layer are described or judged, where not all are."""
+"""Which features of a layer are described or judged, if not all are."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,9 +10,10 @@ class Draw(NamedTuple):
     """How many features are drawn, and how."""
 
     per_layer: int | None
-    """So many of each layer, those first that most methods can describe, ties broken at random (seeded); None: all."""
+    """Number for each layer; features that most methods can describe come first, ties are broken at random (seeded).
+    None: all."""
     sample: int | None
-    """So many of the whole model, each with the same chance within its layer; goes before `per_layer`."""
+    """Number for the whole model, each feature of a layer with equal probability; overrides `per_layer`."""
     layers: tuple[int, ...]
     """Those that are ingested."""
     only: dict[int, tuple[int, ...]] | None = None
@@ -26,8 +27,8 @@ class Draw(NamedTuple):
     def of_layer(self, features: Sequence[int], n_methods: Sequence[int], layer: int, seed: int) -> list[int]:
         """The features of a layer that are drawn, in the order of the draw.
 
-        `n_methods[i]` is how many methods can describe `features[i]`. Equal seeds give equal draws, and a larger number
-        a longer list with the same beginning.
+        `n_methods[i]` is the number of methods that can describe `features[i]`. Equal seeds give equal draws, and a
+        larger number extends the same list.
         """
         if self.only is not None:
             wanted = np.isin(features, self.only.get(layer, ()))

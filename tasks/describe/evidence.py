@@ -1,4 +1,4 @@
-"""What the catalog knows of features, as evidence for descriptions."""
+"""The evidence for descriptions, read from the catalog."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,26 +20,26 @@ from tasks.ingest import tokens_part
 from tasks.weightlens.propagate import read_vocabulary
 
 FEATURES_AT_ONCE = 128
-"""Features whose samples are held in memory together."""
+"""Features whose samples are in memory together."""
 
 
 _AMONG = "feature BETWEEN ? AND ? AND feature IN (SELECT unnest(?))"
 
 
 class SampledCorpus(NamedTuple):
-    """What was read when the samples were drawn: the corpora, one after the other."""
+    """The corpora from which the samples were drawn, one after the other."""
 
     corpus_id: str
-    """As the tables have it."""
+    """The corpus id in the tables."""
     corpora: tuple[str, ...]
 
 
 class EvidenceJob(NamedTuple):
-    """Of which features' evidence is gathered, and how much of it."""
+    """The features whose evidence is gathered, and how much of it."""
 
     checkpoint_id: str
     sampled_corpus: SampledCorpus | None
-    """None: no samples are looked at."""
+    """None: no samples are used."""
     layer: int
     settings: EvidenceSettings
 
@@ -57,10 +57,10 @@ class _Sample(NamedTuple):
 def known_features(
     store: Store, connection: duckdb.DuckDBPyConnection, job: EvidenceJob, features: Sequence[int]
 ) -> Iterator[tuple[int, FeatureEvidence]]:
-    """What is known of each of some features.
+    """The catalog's evidence for some features, one by one.
 
-    Memory: the samples of `FEATURES_AT_ONCE` features, their contributors, and the rows of the corpus that they are
-    from.
+    Memory: the samples of `FEATURES_AT_ONCE` features, their contributors, and the rows of the corpus with these
+    samples.
     """
     for start in range(0, len(features), FEATURES_AT_ONCE):
         block = list(features[start : start + FEATURES_AT_ONCE])
@@ -119,7 +119,7 @@ class _Examples:
         self._base = corpus_base_rates(store, job.checkpoint_id, sampled_corpus.corpora, shown)
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
-        """What is known of a feature, with its samples."""
+        """The evidence for a feature with its samples added."""
         samples, n = self._samples[feature], self._settings.n_moments
         quantile = [one for one in samples if one.quantile_bin is not None]
         places = sorted({round(at) for at in np.linspace(0, len(quantile) - 1, n)}) if quantile else []
@@ -156,7 +156,7 @@ class _Examples:
 
 
 class _Causes:
-    """The positions that attributed samples came from."""
+    """The positions that caused attributed samples."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, here: str, key: list[object], settings: EvidenceSettings
@@ -171,7 +171,7 @@ class _Causes:
         self._source = np.asarray(found["source_position"], np.int64)
 
     def of(self, feature: int, sample: int) -> list[int]:
-        """Those of one sample, the strongest first."""
+        """The causes of one sample, the strongest first."""
         wanted = (feature << 32) + sample
         own = slice(*np.searchsorted(self._ids, [wanted, wanted + 1]).tolist())
         return strongest_sources(
@@ -200,7 +200,7 @@ def _effects(
 def _unstable(
     connection: duckdb.DuckDBPyConnection, here: str, key: list[object], settings: EvidenceSettings
 ) -> set[tuple[int, int]]:
-    """(feature, cluster) of those that do not hold when part of the samples is clustered again."""
+    """(feature, cluster) of clusters that resampling does not reproduce."""
     query = f"SELECT feature, cluster FROM clusters WHERE {here} AND stability < ?"
     return {
         (feature, cluster) for feature, cluster in connection.execute(query, [*key, settings.min_stability]).fetchall()

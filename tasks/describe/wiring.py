@@ -1,4 +1,4 @@
-"""Tokens that features inherit along the wiring that a corpus uses: up the edges of positive TWERA, layer by layer."""
+"""Tokens that features inherit along edges used on a corpus: edges of positive TWERA, layer by layer."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,35 +20,35 @@ from storage.store import ShardKey, Store, shards
 from tasks.shard_task import shard_task
 
 VERSION = 1
-"""Bump when other tokens would be inherited from the same edges."""
+"""Raise it when other tokens would be inherited from the same edges."""
 
 TABLE = "inherited_tokens"
 
 USED = "checkpoint_id = ? AND corpus_id = ? AND target_layer = ? AND twera_low > 0"
-"""Edges that count: those that raise their target, and surely. Where the target is active in one document only there is
-no interval, and so no edge."""
+"""Edges that count: those whose TWERA is certainly positive. If the target is active in one document only, there is no
+interval, and so no edge."""
 
 N_UPSTREAM = 3
-"""Earlier features that a description names."""
+"""Largest number of earlier features that a description names."""
 
 
 @dataclass(frozen=True)
 class WiringJob:
-    """From which co-activation tokens are inherited."""
+    """The co-activation along which tokens are inherited."""
 
     checkpoint_id: str
     corpus_id: str
-    """As the tables have it."""
+    """The corpus id in the tables."""
     recipe: str
     shard_size: int
     compat: Compat | None
-    """Which single-token activations WeightLens validated by."""
+    """The single-token activations used by WeightLens for validation."""
 
 
 @shard_task("wire", "wire {key.name}")
 def wire_shard(store: Store, job: WiringJob, key: ShardKey) -> ShardKey:
-    """Hand a shard's features the validated tokens of the features that drive them on the corpus, as far as they also
-    validate on the features themselves. The layers below have been done.
+    """Pass a shard's features the validated tokens of the features that drive them on the corpus, if they also validate
+    on the features themselves. The lower layers must be finished.
 
     Memory: the shard's edges and single-token activations, and one earlier layer's validated tokens.
     """
@@ -97,7 +97,7 @@ def _edges(connection: duckdb.DuckDBPyConnection, job: WiringJob, key: ShardKey)
 
 
 def _direct(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, key: ShardKey) -> FeatureTokens:
-    """A shard's own validated candidates, its features counted from the shard's start."""
+    """A shard's own validated candidates, with features counted from the shard's start."""
     query = """
         SELECT feature, token_id, activation FROM token_candidates
         WHERE checkpoint_id = ? AND layer = ? AND validated AND side = 'input' AND source_layer IS NULL
@@ -109,7 +109,8 @@ def _direct(connection: duckdb.DuckDBPyConnection, checkpoint_id: str, key: Shar
 
 @lru_cache(maxsize=8)
 def _validated(store: Store, job: WiringJob, d_transcoder: int, layer: int) -> FeatureTokens:
-    """All validated tokens of an earlier layer, own and inherited. Every shard of the layers above asks for them."""
+    """All validated tokens of an earlier layer, own and inherited; cached, since every shard of the layers above needs
+    them."""
     with open_catalog(store.catalog) as connection:
         own = _direct(connection, job.checkpoint_id, ShardKey("", layer, 0, d_transcoder))
     parts = [store.part(TABLE, key) for key in shards(job.recipe, layer, d_transcoder, job.shard_size)]
@@ -124,10 +125,10 @@ def _validated(store: Store, job: WiringJob, d_transcoder: int, layer: int) -> F
 
 
 class InUse(NamedTuple):
-    """What the wiring of a feature says, as far as a corpus uses it."""
+    """The tokens and edges of a feature that are used on a corpus."""
 
     tokens: tuple[str, ...] = ()
-    """Its validated tokens, its own and those inherited, the strongest first."""
+    """Its validated tokens, own and inherited, the strongest first."""
     wires: tuple[Wire, ...] = ()
     """Its strongest edges."""
 
@@ -135,8 +136,8 @@ class InUse(NamedTuple):
 def in_use(
     store: Store, connection: duckdb.DuckDBPyConnection, job: WiringJob, key: ShardKey, features: Sequence[int], n: int
 ) -> dict[int, InUse]:
-    """What the wiring says of some features of a shard that has been wired; `n` tokens of each at most. Features to
-    which no edge that counts leads are left out: their weights alone say as much."""
+    """The tokens and edges of some features of a finished shard, with at most `n` tokens each. Features without an edge
+    that counts are left out, since their description is that from weights."""
     of = [job.checkpoint_id, job.corpus_id, key.layer]
     query = f"""
         SELECT target_feature, source_layer, source_feature, n_coactive FROM feature_edges

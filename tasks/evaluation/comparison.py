@@ -1,5 +1,5 @@
-"""A description beside natural texts, by models that are no judges: how alike their embeddings are, and how much
-likelier the description makes the texts."""
+"""Compare a description with natural texts by models other than the judge: similarity of embeddings, and how much the
+description raises the texts' likelihood."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +17,7 @@ from tasks.models import loaded_model
 class Comparison:
     """Compares descriptions with a layer's texts; a text is embedded once.
 
-    Memory: the models, and a vector a text and description.
+    Memory: the models, and a vector for each text and description.
     """
 
     def __init__(self, task: JudgeJob, texts: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Match one layer's features between two checkpoints, and load the catalog."""
+"""Match one layer's features between two checkpoints, and load the matches into the catalog."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ TABLE = "feature_matches"
 STAGE = "compare-checkpoints"
 
 VERSION = 1
-"""Bump when the same weights and activations would match otherwise."""
+"""Raise it when the same weights and activations would be matched differently."""
 
 
 @shard_task("match-features", "match L{key.layer:02d}")
@@ -34,9 +34,9 @@ def match_layer(
     passes: tuple[CorpusPass, CorpusPass] | None,
     blocks: Sequence[Block],
 ) -> ShardKey:
-    """Match a layer's features; of those matched also compare the activations in some blocks of a corpus.
+    """Match a layer's features; for matched ones, also compare the activations in some blocks of a corpus.
 
-    Memory: the layer's weights in both checkpoints, and its active entries in the blocks, 12 bytes each and twice.
+    Memory: the layer's weights in both checkpoints, and its active entries in the blocks, twice, 12 bytes each.
     """
     path = store.part(TABLE, key)
     if path.exists():
@@ -90,7 +90,7 @@ def _rest(matched: np.ndarray, n: int) -> list[int]:
 
 @shard_task("load-drift", "load drift")
 def load_drift(store: Store, checkpoints: tuple[str, str], keys: Sequence[ShardKey]) -> str:
-    """Load the matches of two checkpoints in one transaction, in the place of what other settings left there."""
+    """Load the matches of two checkpoints in one transaction, replacing those with other settings."""
     a, b = checkpoints
     parts: list[Path] = [store.part(TABLE, key) for key in keys]
     with open_catalog(store.catalog, write=True) as connection:

@@ -1,5 +1,5 @@
-"""What a layer's descriptions are judged on: held-out texts, what features do on them, and what the model writes when a
-feature is held."""
+"""The material that a layer's descriptions are judged on: held-out texts, the features' activations on them, and
+continuations by the model with a feature held."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -31,18 +31,19 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import read_vocabulary
 
 VERSION = 3
-"""Bump when the same features would be judged on other texts or continuations."""
+"""Raise it when the same features would be judged on other texts or continuations."""
 
 ROWS_STEERED = 700
-"""Continuations that are written together."""
+"""Continuations in a batch."""
 
 
 @shard_task("read-held-out", "read held-out L{layers}")
 def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """Draw some layers' features, find their look-alikes, and run the held-out texts through the model, once for all.
+    """Draw the features of some layers, find similar features, and run the held-out texts through the model, once for
+    all.
 
-    Memory: the model, the layers' encoders and one decoder, four bytes a drawn feature and another of a layer, and what
-    `read_activations` says.
+    Memory: the model, the layers' encoders and one decoder, four bytes for each pair of a drawn feature and another of
+    its layer, and what `read_activations` takes.
     """
     left = [layer for layer in layers if not task.natural_path(store, layer).exists()]
     if not left:
@@ -62,7 +63,7 @@ def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[
 
 
 def _drawn_and_alike(store: Store, task: JudgeJob, layer: int) -> dict[str, np.ndarray]:
-    """The features of a layer that are judged, those that look alike, and which of these belong to which."""
+    """The features of a layer that are judged, the features similar to them, and which of these belong to which."""
     features = _drawn(store, task, layer)
     nearest = nearest_features(store, task, layer, features) if task.how.n_hard else NearestFeatures.none(len(features))
     others = np.setdiff1d(np.concatenate([kind.ravel() for kind in nearest]), [-1, *features])
@@ -70,7 +71,7 @@ def _drawn_and_alike(store: Store, task: JudgeJob, layer: int) -> dict[str, np.n
 
 
 def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
-    """Features that are judged, in the order of the draw."""
+    """The features that are judged, in the order of the draw."""
     query = f"""
         SELECT feature, count(DISTINCT method) FROM descriptions
         WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND method IN (SELECT unnest(?))
@@ -84,13 +85,13 @@ def _drawn(store: Store, task: JudgeJob, layer: int) -> np.ndarray:
 
 
 def worded_by(explainer: str) -> str:
-    """The explainer's own descriptions of this corpus, and the weightlens stage's."""
+    """Condition for the explainer's own descriptions on this corpus, and those of the weightlens stage."""
     return f"((explainer = {explainer} AND corpus_id = ?) OR corpus_id IS NULL)"
 
 
 @shard_task("steer", "steer {key.name}")
 def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
-    """Have the model write prompts on with features held at multiples of their greatest natural activation.
+    """Let the model continue prompts with features held at multiples of their greatest natural activation.
 
     Memory: the model, the layer's transcoder, and keys and values of `ROWS_STEERED` continuations.
     """
@@ -127,21 +128,21 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
 
 
 class Natural(NamedTuple):
-    """A layer's held-out texts and what features do on them."""
+    """A layer's held-out texts and the features' activations on them."""
 
     features: np.ndarray
     """The features that were drawn."""
     alike: list[LookAlikes]
-    """Of each of them."""
+    """The similar features of each of them."""
     active: Active
-    """Of the drawn features, then of their look-alikes."""
+    """Activations of the drawn features, then of the similar ones."""
     texts: list[list[int]]
     counted: list[np.ndarray]
     """Which tokens of each text count."""
 
 
 def natural(store: Store, task: JudgeJob, layer: int) -> Natural:
-    """What `read_layers` left of a layer."""
+    """Load what `read_layers` stored for a layer."""
     arrays = read_arrays(task.natural_path(store, layer))
     texts = drawn_texts(store, task).texts
     counted = [mask[: len(text)] for mask, text in zip(arrays["counted"], texts, strict=True)]
@@ -154,7 +155,7 @@ def natural(store: Store, task: JudgeJob, layer: int) -> Natural:
 
 
 def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.ndarray:
-    """Beginnings of natural texts, all of one length."""
+    """Beginnings of natural texts, all of the same length."""
     how = task.how.faithfulness
     long_enough = [text[: how.prompt_tokens] for text in texts if len(text) >= how.prompt_tokens]
     random = np.random.default_rng([task.how.seed, 1])
@@ -163,17 +164,17 @@ def _prompts(texts: list[list[int]], task: JudgeJob, before: list[int]) -> np.nd
 
 
 class LayerMaterial(NamedTuple):
-    """What a layer's descriptions are judged on."""
+    """The material that a layer's descriptions are judged on."""
 
     features: np.ndarray
-    """In the order of the draw."""
+    """The features in the order of the draw."""
     texts: list[Text]
     materials: list[Material]
     """By feature."""
 
 
 def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMaterial:
-    """What was read and written of a layer, and every feature's draw of it: the same at every call."""
+    """Load the material of a layer and draw each feature's part of it; the result is the same at every call."""
     features, alike, active, token_texts, counted = natural(store, task, layer)
     vocabulary = [token.text for token in read_vocabulary(tokens_part(store, task.checkpoint_id))]
 
@@ -193,7 +194,7 @@ def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMateri
 def _steered(
     store: Store, task: JudgeJob, layer: int, as_text: Callable[[Sequence[int]], Text]
 ) -> dict[int, dict[float, list[Text]]]:
-    """Continuations by the feature's place in the draw, then by factor."""
+    """Continuations by the feature's index in the draw, then by factor."""
     found: dict[int, dict[float, list[Text]]] = {}
     for key in task.steered_keys(layer):
         arrays = read_arrays(task.steered_path(store, key))

@@ -1,4 +1,4 @@
-"""Have a layer's descriptions and wrong ones judged, and keep all that was said."""
+"""Judge a layer's descriptions together with wrong ones, and store all answers."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -34,21 +34,22 @@ VERSION = 7
 """Bump when a judge would say otherwise of the same descriptions."""
 
 CONSTANT = "the token ‘the’"
-"""The description that the control `constant` gives to every feature."""
+"""The description that the control `constant` gives every feature."""
 
 CONTROL = "control:shuffled:"
-"""Before a method: the same descriptions, given to other features."""
+"""Prefix of a method whose descriptions are given to other features."""
 
 SWAPPED = "control:swapped:"
-"""Before a method: the same descriptions, each given to the feature that looks most alike."""
+"""Prefix of a method whose descriptions are given to the most similar feature."""
 
 
 @shard_task("judge", "judge L{key.layer:02d}")
 def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
-    """Judge a layer's descriptions; returns the questions that have to be answered first, and then writes nothing.
+    """Judge a layer's descriptions. Returns the questions that have to be answered first; if there are any, nothing is
+    written.
 
-    Memory: the model, the layer's natural texts and 60 bytes an active entry of the drawn features on them, four bytes
-    a drawn feature and text, natural or written, and all that is kept.
+    Memory: the model, the layer's natural texts and 60 bytes for each active entry of the drawn features on them, four
+    bytes for each pair of a drawn feature and a text (natural or written), and all stored answers.
     """
     if is_judged(store, task, key):
         return Questions()
@@ -90,7 +91,7 @@ def _asking(answers: Answers, task: JudgeJob) -> ModelJudge:
 
 
 def is_judged(store: Store, task: JudgeJob, key: ShardKey) -> bool:
-    """Whether all was said of a layer and no question of it is worth asking again."""
+    """Whether a layer is completely judged and none of its questions is worth asking again."""
     failures = store.part("failures", key)
     if not failures.exists() or not task.judged_path(store, key.layer).exists():
         return False
@@ -98,14 +99,15 @@ def is_judged(store: Store, task: JudgeJob, key: ShardKey) -> bool:
 
 
 def forget_unjudged(store: Store, task: JudgeJob, key: ShardKey, scores: ShardKey) -> None:
-    """Have a layer judged anew that an earlier run left with unanswered questions, and its figures worked out anew."""
+    """Remove the judgement and scores of a layer if an earlier run left questions unanswered, so that both are made
+    again."""
     if not is_judged(store, task, key):
         for path in (task.judged_path(store, key.layer), store.part("failures", key), store.part("scores", scores)):
             path.unlink(missing_ok=True)
 
 
 def _descriptions(store: Store, task: JudgeJob, layer: int, features: np.ndarray) -> dict[str, dict[int, str]]:
-    """By method, the descriptions of the drawn features by their places in the draw."""
+    """For each method, the descriptions of the drawn features by their index in the draw."""
     query = f"""
         SELECT method, feature, text FROM descriptions
         WHERE checkpoint_id = ? AND layer = ? AND cluster = {WHOLE} AND {worded_by("?")}
@@ -120,8 +122,8 @@ def _descriptions(store: Store, task: JudgeJob, layer: int, features: np.ndarray
 
 
 def _claims(task: JudgeJob, described: dict[str, dict[int, str]], decoders: np.ndarray) -> dict[str, dict[int, str]]:
-    """What is claimed of features by their places: every method's descriptions, the same shuffled and swapped behind
-    them; at the end what the control `constant` says. `decoders` are the features' rows."""
+    """The descriptions claimed for features by index: every method's own, each followed by the same shuffled and
+    swapped; finally that of the control `constant`. `decoders` are the features' decoder rows."""
     claims = {}
     for method in task.methods:
         by_place = claims[method] = described.get(method, {})
@@ -136,7 +138,7 @@ def _claims(task: JudgeJob, described: dict[str, dict[int, str]], decoders: np.n
 
 
 def _places(claims: dict[str, dict[int, str]]) -> dict[str, list[int]]:
-    """By description, the places of the features of which it is claimed, whatever method claims it."""
+    """For each description, the indices of the features for which any method claims it."""
     places: dict[str, dict[int, None]] = {}
     for by_place in claims.values():
         for at, text in by_place.items():
@@ -145,8 +147,8 @@ def _places(claims: dict[str, dict[int, str]]) -> dict[str, list[int]]:
 
 
 def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
-    """For each feature the one whose description the control `shuffled` gives it: the next in a random circle of which
-    something else is said."""
+    """For each feature, the one whose description the control `shuffled` gives it: the next in a random circle that has
+    a different description."""
     order = np.random.default_rng([seed, 2]).permutation(list(by_place)).tolist()
     given = {}
     for turn, at in enumerate(order):
@@ -156,8 +158,8 @@ def partners(by_place: dict[int, str], seed: int) -> dict[int, int]:
 
 
 def twins(by_place: dict[int, str], decoders: np.ndarray) -> dict[int, int]:
-    """For each feature the one whose description the control `swapped` gives it: of those of which something else is
-    said, the one whose decoder row has the greatest cosine with its own."""
+    """For each feature, the one whose description the control `swapped` gives it: among those with a different
+    description, the one whose decoder row has the greatest cosine similarity."""
     places = list(by_place)
     rows = decoders[places] / np.maximum(np.linalg.norm(decoders[places], axis=1, keepdims=True), 1e-12)
     order = np.argsort(-(rows @ rows.T), axis=1, kind="stable")
@@ -169,7 +171,8 @@ def twins(by_place: dict[int, str], decoders: np.ndarray) -> dict[int, int]:
 
 
 class _Peaks:
-    """The activations of all drawn features on the texts written from a layer's descriptions, each read once."""
+    """The activations of all drawn features on the texts written from a layer's descriptions; each text is read
+    once."""
 
     def __init__(
         self, store: Store, task: JudgeJob, layer: int, features: np.ndarray, written: Iterable[list[str]]
@@ -196,7 +199,7 @@ class Synthetic(NamedTuple):
 
 
 def _kept(source: Material, judged: Judged, synthetic: Synthetic, compared: Compared) -> dict[str, Any]:
-    """All that the figures follow from, so that they can be worked out anew without asking anyone."""
+    """All answers that the scores are computed from, so that they can be computed again without asking."""
     factors = list(judged.continuations)
     return {
         "synthetic": synthetic.texts,

@@ -1,4 +1,4 @@
-"""Which other features of a layer are most like those that are judged."""
+"""The features of a layer that are most similar to those that are judged."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,15 @@ class NearestFeatures(NamedTuple):
 
     @classmethod
     def none(cls, n: int) -> "NearestFeatures":
+        """No similar features, for `n` features."""
         nothing = np.full((n, LOOK_ALIKES), -1)
         return cls(nothing, nothing)
 
 
 def nearest_features(store: Store, task: JudgeJob, layer: int, features: np.ndarray) -> NearestFeatures:
-    """Those of a layer among the features that were active on the corpus.
+    """The nearest features in a layer, among those that were active on the corpus.
 
-    Tokens are WeightLens's candidates on the input side; where that stage has not run, no feature is near by tokens.
+    Tokens are WeightLens's candidates on the input side; if that stage has not run, no feature is near by tokens.
     """
     checkpoint = open_checkpoint(store, task.checkpoint_id)
     key = [task.checkpoint_id, layer]

@@ -1,4 +1,4 @@
-"""Scores computed from what a judge said. The answers are stored, so nobody is asked again."""
+"""Scores computed from a judge's answers. The answers are stored, so no question is asked again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -35,26 +35,26 @@ from tasks.evaluation.texts import drawn_texts
 from tasks.shard_task import shard_task
 
 VERSION = 7
-"""Bump when the same answers would give other scores."""
+"""Raise it when the same answers would give other scores."""
 
 ROWS_AT_ONCE = 256
-"""Judged descriptions that are held in memory together."""
+"""Judged descriptions in memory together."""
 
 READS_OUTPUTS = frozenset({"simulation", "faithfulness", "faithfulness_paper", "embedding", "surprisal"})
-"""Metrics for which the judge by rule looks at what a description says is promoted, or at all of its text."""
+"""Metrics for which the judge by rule considers the promoted words of a description, or its whole text."""
 
 ADDS_OUTPUTS = {"circuitlens-full": "circuitlens-input", "weightlens+out": "weightlens"}
-"""Methods that add to another's descriptions what is promoted: by other metrics they would have its figures again."""
+"""Methods that add promoted tokens to another method's descriptions. By other metrics both have the same scores."""
 
 Row = tuple[int, str, str, Score]
-"""Feature, method, metric, figure."""
+"""Feature, method, metric, score."""
 
 
 @shard_task("score", "score L{key.layer:02d}", interpreted=True)
 def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
-    """Work out every figure of a layer's judged descriptions.
+    """Compute all scores of a layer's judged descriptions.
 
-    Memory: the layer's natural texts, `ROWS_AT_ONCE` judged descriptions, and what `known_features` holds.
+    Memory: the layer's natural texts, `ROWS_AT_ONCE` judged descriptions, and the memory of `known_features`.
     """
     path = store.part("scores", key)
     if path.exists():
@@ -76,7 +76,7 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
 
 
 def _own(task: JudgeJob, method: str, metric: str, score: Score) -> Score:
-    """A figure, or why there is none that says anything of this method."""
+    """A score, or the reason why it would only repeat another method's."""
     base = ADDS_OUTPUTS.get(method.removeprefix(CONTROL).removeprefix(SWAPPED))
     if task.judge != "rule" or base not in task.methods or metric in READS_OUTPUTS:
         return score
@@ -91,7 +91,7 @@ def _judged(store: Store, task: JudgeJob, layer: int) -> Iterator[dict[str, Any]
 
 
 def _said(one: dict[str, Any]) -> Judged:
-    """What a judge said of one description, as it was kept."""
+    """A judge's stored answers about one description."""
     expected = [np.array(activity, np.float32) / 100 for activity in one["expected"]]
     ratings = (np.array(many, np.int8) for many in one["continuation_rating"])
     return Judged(
@@ -112,9 +112,9 @@ def _compared(one: dict[str, Any]) -> Compared:
 def _stability(
     store: Store, task: JudgeJob, layer: int, features: np.ndarray, described: dict[str, dict[int, str]]
 ) -> Iterator[Row]:
-    """How far descriptions by rule agree that were made from every other document and from the rest.
+    """Agreement of descriptions by rule from every other document with those from the remaining documents.
 
-    Defined for methods that look at samples. The control compares with another feature's other half.
+    Defined for methods that use samples. The control compares with the other half of another feature.
     """
     methods = [method for method in get_args(Method) if method in described and SEES[method] in LOOKS_AT_SAMPLES]
     if task.explainer != "tokens" or not methods or not len(features):
@@ -133,7 +133,7 @@ def _stability(
 def _words_of_halves(
     store: Store, task: JudgeJob, layer: int, features: list[int], methods: Sequence[Method]
 ) -> dict[tuple[Method, int], list[frozenset[str]]]:
-    """By method and feature, the firing tokens that a description from each half of the documents names."""
+    """By method and feature, the firing tokens named by a description from each half of the documents."""
     explainer = TokensExplainer(task.rule, task.wording)
     settings = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
     evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, layer, settings)
@@ -167,8 +167,8 @@ def _write(store: Store, task: JudgeJob, key: ShardKey, rows: Sequence[Row]) -> 
 def load_scores(
     store: Store, task: JudgeJob, run_id: str, scored: Sequence[ShardKey], judged: Sequence[ShardKey]
 ) -> bool:
-    """Load all parts in one transaction, in the place of this judge's earlier scores of these descriptions; returns
-    whether no question is left for another run."""
+    """Load all parts in one transaction, replacing this judge's earlier scores of these descriptions. Returns whether
+    no question is left for another run."""
     scores = [store.part("scores", key) for key in scored]
     failures = [store.part("failures", key) for key in judged]
     is_whole = not set(read_parts(failures, ["reason"])["reason"].to_pylist()) & PASSING
@@ -191,5 +191,5 @@ def _note_texts(store: Store, task: JudgeJob, connection: duckdb.DuckDBPyConnect
 
 
 def loaded_name(explainer: str, judge: str) -> str:
-    """Name under which the catalog notes what is loaded: each judge's verdicts on each explainer stand side by side."""
+    """The name of what is loaded, for the catalog's records, since scores of several judges and explainers coexist."""
     return f"evaluate {explainer} {judge}"

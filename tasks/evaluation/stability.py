@@ -1,4 +1,4 @@
-"""How far the edges depend on the text: one layer's figures, and the report of all layers."""
+"""How much the edges depend on the choice of text: the figures of one layer, and the report on all layers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LAYERS_IN_LEGEND = 8
-"""Lines of a plot that a legend can name; of more layers, colours tell the depth."""
+"""Lines of a plot that a legend can name; with more layers, colours show the depth."""
 
 
 @dataclass(frozen=True)
 class LayerFigures(Stability):
-    """Figures of a layer as they are stored and reported."""
+    """Stability of a layer, as it is stored and reported."""
 
     tokens: list[int]
-    """Tokens in each beginning of the text."""
+    """Number of tokens in each beginning of the text."""
 
 
 @shard_task("stability", "stability L{layer:02d}")
 def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, features: Sequence[ShardKey]) -> int:
-    """Rank the sources of some features of a layer by both halves and by beginnings of the text, each as if it were
-    all there is. `features` are the layer's shards, under the recipe of the activations.
+    """Rank the sources of some features of a layer by both halves and by beginnings of the text, each as if it were the
+    whole text. `features` are the layer's shards, under the recipe of the activations.
 
-    Memory: 48 bytes for each of the chosen targets and each feature of one layer, one block's activations of a layer,
+    Memory: 48 bytes for each pair of a chosen target and a feature of one layer, one block's activations of a layer,
     and those of the chosen targets in the whole text.
     """
     if path.exists():
@@ -87,11 +87,11 @@ def measure_stability(store: Store, job: EdgesJob, path: Path, layer: int, featu
 
 
 class _Wanted(NamedTuple):
-    """Whose activations are looked at."""
+    """The features whose activations are needed."""
 
     layer: int
     width: int
-    """Features a layer."""
+    """Features in each layer."""
     targets: np.ndarray
 
 
@@ -101,11 +101,11 @@ class _Segment(NamedTuple):
     recipe: str
     block: Block
     active: FeatureTokens
-    """Of the targets in documents of even number, and then in the others."""
+    """Activations of the targets in documents with even numbers, and in the others."""
     n_positions: int
-    """Of the block."""
+    """The block of the rows."""
     n_rows: int
-    """Rows of the text until the segment's end."""
+    """Number of rows of the text up to the segment's end."""
 
     def totals(self) -> np.ndarray:
         """Σ a of each row of `active`."""
@@ -114,7 +114,7 @@ class _Segment(NamedTuple):
 
 
 def _segments(store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: list[int]) -> Iterator[_Segment]:
-    """Blocks in order, cut where a beginning ends."""
+    """Blocks in order, divided where a beginning ends."""
     n_before, first_document = 0, 0
     for corpus_pass in passes:
         n_pos = corpus_attributes(store, corpus_pass.corpus_id).n_pos
@@ -134,7 +134,7 @@ def _segments(store: Store, passes: Sequence[CorpusPass], of: _Wanted, bounds: l
 
 
 def _at(active: FeatureTokens, targets: np.ndarray, chosen: np.ndarray) -> FeatureTokens:
-    """Some features at some positions of a block."""
+    """The activations of some features at some positions of a block."""
     kept = []
     for target in targets.tolist():
         one = active.features(target, target + 1)
@@ -151,11 +151,12 @@ def _one_after_the_other(parts: Sequence[FeatureTokens]) -> FeatureTokens:
 
 
 def stability_path(folder: Path, layer: int) -> Path:
+    """The file of a layer's stability."""
     return folder / f"layer-{layer:02d}.json"
 
 
 def report(folder: Path, layers: Sequence[int]) -> list[dict[str, object]]:
-    """The figures of all layers as a table; beside them, `convergence.png` draws how they grow with the text."""
+    """Write the figures of all layers as a table, and a plot `convergence.png` of how they grow with the text."""
     figures = [read_as(stability_path(folder, layer), LayerFigures) for layer in layers]
     _draw(folder / "convergence.png", figures)
     rows: list[dict[str, object]] = []
@@ -172,7 +173,7 @@ def report(folder: Path, layers: Sequence[int]) -> list[dict[str, object]]:
                 **{
                     f"{tokens:,} tokens": _percent(share) for tokens, share in zip(one.tokens, one.overlap, strict=True)
                 },
-                "settled at": "not before the end" if one.settled is None else f"{one.tokens[one.settled]:,}",
+                "settled at": "only at the end" if one.settled is None else f"{one.tokens[one.settled]:,}",
             }
         )
     return rows
@@ -183,7 +184,7 @@ def _percent(share: float | None) -> str:
 
 
 def _draw(path: Path, figures: Sequence[LayerFigures]) -> None:
-    from matplotlib.figure import Figure  # half a second to import
+    from matplotlib.figure import Figure  # takes half a second to import
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     draw_convergence(figure, figures)
@@ -192,8 +193,8 @@ def _draw(path: Path, figures: Sequence[LayerFigures]) -> None:
 
 
 def draw_convergence(figure: "Figure", figures: Sequence[LayerFigures]) -> None:
-    """Draw a line a layer. A few layers have a legend; of many, the colour tells the depth, and a bar beside the plot
-    what it means, because a legend of thirty lines hides them and a cycle of ten colours repeats."""
+    """Draw a line for each layer. A few layers have a legend; for many, the colour shows the depth, with a colour bar,
+    since a legend of thirty lines hides the plot and a cycle of ten colours repeats."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

@@ -1,4 +1,4 @@
-"""What features do on texts that are read for a judge, each on its own behind BOS."""
+"""Activations of features on texts that are read for a judge, each text alone after BOS."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from storage.models import open_model
 from tasks.models import loaded_encoder, loaded_model, threads
 
 TOKENS_AT_ONCE = 2048
-"""Tokens of texts that the model reads together: more are no faster, and no longer in a processor's cache."""
+"""Tokens of texts in a batch: more are not faster, and exceed a processor's cache."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of texts: features of one or several layers, at the tokens that count."""
+    """The features to read, of one or several layers, and the tokens that count."""
 
     checkpoint: Checkpoint
     model_path: Path
@@ -37,23 +37,23 @@ class Wanted:
 
 
 class _Block(NamedTuple):
-    """Some texts of about one length, and what the chosen features of a layer do on them."""
+    """Some texts of similar length, and the activations of a layer's chosen features on them."""
 
     text: np.ndarray
-    """Which texts these are."""
+    """Indices of the texts."""
     layer: int
     activation: Tensor
-    """(text, token, feature), 0 behind the end of a text and at tokens that do not count."""
+    """(text, token, feature), with 0 after the end of a text and at tokens that do not count."""
 
 
 _Entries = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def read_activations(wanted: Wanted, texts: Sequence[Sequence[int]], n_threads: int = 1) -> dict[int, Active]:
-    """By layer, where the features are active on texts: each text is run through the model once.
+    """For each layer, where the features are active on texts. Each text is run through the model once.
 
-    Memory: the encoders; the active entries, 16 bytes each and while a layer's are put in order 28 more; and for each
-    thread a block's streams and the activations of a layer.
+    Memory: the encoders; the active entries, 16 bytes each and 28 more while a layer's are sorted; and for each thread
+    a block's streams and the activations of a layer.
     """
     found: dict[int, dict[int, _Entries]] = {layer: {} for layer in wanted.features}
 
@@ -77,9 +77,9 @@ def _in_order(found: list[_Entries]) -> Active:
 
 
 def read_peaks(wanted: Wanted, texts: Sequence[Sequence[int]]) -> dict[int, np.ndarray]:
-    """By layer, every feature's activation on every text, its value at argmax |a| over the tokens that count, as (text,
-    feature); activations are never negative. Memory: four bytes a text and feature, and a block's streams and
-    activations."""
+    """For each layer, every feature's activation on every text, its value at argmax |a| over the tokens that count, as
+    (text, feature); activations are never negative. Memory: four bytes for each text and feature, and a block's
+    streams and activations."""
     peaks = {layer: np.zeros((len(texts), len(features)), np.float32) for layer, features in wanted.features.items()}
 
     def keep(block: _Block) -> None:
@@ -118,7 +118,7 @@ def _read_blocks(
         in_batches("texts that are read", device, len(block), len(block), lambda part: read(block[part]))
 
     blocks = _blocks([len(text) for text in texts], len(before))
-    if n_threads == 1:  # in this thread: another would have memory of its own beside what this one let go of
+    if n_threads == 1:  # in this thread, since another would keep memory of its own after releasing it
         for block in blocks:
             read_all(block)
         return
@@ -127,7 +127,7 @@ def _read_blocks(
 
 
 def _blocks(lengths: Sequence[int], n_before: int) -> list[np.ndarray]:
-    """Texts of about one length, as many as the model reads together; empty ones are left out."""
+    """Texts in batches of similar length; empty ones are left out."""
     length = np.array(lengths, np.int64)
     order = np.argsort(length, kind="stable")
     order = order[length[order] > 0]
@@ -149,7 +149,7 @@ def _activations(encoder: Encoder, chosen: Tensor, x: Tensor, counted: Tensor) -
 def counted_tokens(
     checkpoint: Checkpoint, model_path: Path, texts: Sequence[Sequence[int]], width: int, settings: ActivationSettings
 ) -> np.ndarray:
-    """Which tokens of texts of at most `width` count, as (text, token); what lies behind a text does not."""
+    """Which tokens of texts of at most `width` count, as (text, token); padding does not."""
     before = [] if checkpoint.bos is None else [checkpoint.bos]
     rows = rows_of([list(text) for text in texts], before, width)
     special = open_model(model_path).tokenizer.all_special_ids

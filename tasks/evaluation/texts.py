@@ -1,4 +1,4 @@
-"""Draw the natural texts that descriptions are judged on: held out, and none of them a copy of what was explained."""
+"""Draw the natural texts that descriptions are judged on: held out, and without near-duplicates of other text."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,28 +16,28 @@ from tasks.evaluation.job import JudgeJob
 from tasks.shard_task import shard_task
 
 POSITIONS_AT_ONCE = 1 << 17
-"""Positions of the text that statistics are taken from which are compared together."""
+"""Positions of the text for statistics that are compared at a time."""
 
 
 class LeftOut(NamedTuple):
-    """How many texts there were to draw from, and how many of them are not judged on."""
+    """The number of texts before any was left out, and of those left out."""
 
     n_texts: int
     n_near_duplicates: int
-    """Texts that also stand in the part of the corpus that statistics and samples are taken from."""
+    """Texts that also occur in the part of the corpus that statistics and samples are computed from."""
     n_repeated: int
-    """Texts that stand in the held-out part a second time."""
+    """Texts that occur a second time in the held-out part."""
 
 
 class DrawnTexts(NamedTuple):
-    """Natural texts, as tokens, and what was left out."""
+    """Natural texts as tokens, and how many were left out."""
 
     texts: list[list[int]]
     left_out: LeftOut
 
 
 class TextsJob(NamedTuple):
-    """From which corpora texts are drawn, and how many."""
+    """The corpora that texts are drawn from, and how many."""
 
     corpora: tuple[str, ...]
     bos: int | None
@@ -46,8 +46,8 @@ class TextsJob(NamedTuple):
 
 @shard_task("draw-texts", "draw held-out texts")
 def draw_texts(store: Store, task: JudgeJob) -> int:
-    """Draw texts of documents that no statistic or sample was taken from, an even share of each corpus; returns how
-    many. Memory: twice as many texts, and what `shares_found` says."""
+    """Draw texts of documents that no statistic or sample was computed from, an equal share from each corpus; returns
+    their number. Memory: twice as many texts, and the memory of `shares_found`."""
     path = task.texts_path(store)
     if not path.exists():
         corpora, bos = task.sampled_corpus.corpora, open_checkpoint(store, task.checkpoint_id).bos
@@ -59,23 +59,23 @@ def draw_texts(store: Store, task: JudgeJob) -> int:
 
 
 def drawn_texts(store: Store, task: JudgeJob) -> DrawnTexts:
-    """The texts that `draw_texts` wrote."""
+    """Read the texts that `draw_texts` wrote."""
     arrays = read_arrays(task.texts_path(store))
     return DrawnTexts([row[row >= 0].tolist() for row in arrays["texts"]], LeftOut(*arrays["left_out"].tolist()))
 
 
 def of_corpus(store: Store, job: TextsJob, at: int) -> DrawnTexts:
-    """Texts of one of the corpora.
+    """Texts from one of the corpora.
 
     Raises:
-        ValueError: nothing of it is held out.
+        ValueError: none of its documents are held out.
     """
     corpus_id, how = job.corpora[at], job.how
     share = -(-how.n_texts // len(job.corpora))
     attributes = corpus_attributes(store, corpus_id)
     n_held_out = attributes.n_held_out_sequences
     if not n_held_out:
-        why = f"found nothing to keep apart in {attributes.source}" if attributes.held_out else "is 0"
+        why = f"found no documents to hold out in {attributes.source}" if attributes.held_out else "is 0"
         raise ValueError(f"corpus.held_out {why}; descriptions are judged on held-out text only")
     random = np.random.default_rng([how.seed, at])
     n_rows = min(n_held_out, 2 * (-(-share * how.text_tokens // attributes.n_pos)) + 1)
@@ -94,7 +94,7 @@ def of_corpus(store: Store, job: TextsJob, at: int) -> DrawnTexts:
 
 
 def _explained_rows(store: Store, corpus_id: str) -> Iterator[np.ndarray]:
-    """The tokens that statistics, samples and so descriptions are taken from."""
+    """The tokens of the rows that statistics, samples and so descriptions are computed from."""
     attributes = corpus_attributes(store, corpus_id)
     step = max(1, POSITIONS_AT_ONCE // attributes.n_pos)
     for start in range(0, attributes.n_sequences, step):

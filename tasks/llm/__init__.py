@@ -1,1 +1,1 @@
-"""Language models that word and judge: Anthropic's API, a local chat model, prices, and the log of calls."""
+"""Language models as explainers and judges: endpoints, a local chat model, prices, and the log of calls."""

@@ -33,7 +33,7 @@ from tasks.llm.sdk_errors import translated
 KEY = "ANTHROPIC_API_KEY"
 
 CLOCKS_APART = timedelta(minutes=10)
-"""Largest difference allowed for between this machine's clock and the server's."""
+"""Largest allowed difference between this machine's clock and the server's."""
 
 Result = TypeVar("Result")
 
@@ -54,7 +54,7 @@ class AnthropicEndpoint:
 
     @cached_property
     def _client(self) -> anthropic.Anthropic:
-        """Made when it is first needed. Retries are ours."""
+        """The client, made at the first use. It does not retry; `PaidModel` does."""
         self.check_key()
         return anthropic.Anthropic(api_key=os.environ[KEY], max_retries=0, timeout=self._timeout_s)
 
@@ -75,7 +75,7 @@ class AnthropicEndpoint:
         except NotSentError as error:
             raise ValueError(f"anthropic: nothing answers at {self._client.base_url}: {error}") from None
         except (BusyError, OutcomeUnknownError):
-            return  # that may pass, and is waited for when there is something to ask
+            return  # may be temporary, and will be retried when there is something to ask
 
     def count(self, prompts: Sequence[Prompt]) -> int:
         return sum(self._asked(lambda one=prompt: self._count(one)) for prompt in prompts)
@@ -92,7 +92,7 @@ class AnthropicEndpoint:
         return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
 
     def note_misfit(self) -> None:
-        """Do nothing: the API keeps to schemas, so an answer that does not fit was cut off or refused."""
+        """Do nothing: the API enforces schemas, so an answer that does not fit was cut off or refused."""
 
     def _request(self, question: Question) -> MessageCreateParamsNonStreaming:
         system, messages = _conversation(question)
@@ -104,7 +104,7 @@ class AnthropicEndpoint:
             "output_config": {"format": {"type": "json_schema", "schema": {**question.prompt.schema}}},
         }
 
-    # Batches. The API keeps no name for one: ours are known by their time, their size and the ids of their questions.
+    # Batches. The API stores no name for one: batches are recognised by time, size and the ids of their questions.
 
     def create(self, name: str, questions: dict[str, Question]) -> str:
         requests: list[Request] = [
@@ -143,7 +143,7 @@ class AnthropicEndpoint:
 
 
 def _conversation(question: Question) -> tuple[list[TextBlockParam], list[MessageParam]]:
-    """The instructions, which many questions share, are cached by the API; then the turns."""
+    """The conversation. The instructions, which many questions share, are marked for the API's cache."""
     prompt = question.prompt
     system: list[TextBlockParam] = [{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}]
     turns: list[MessageParam] = [{"role": "user", "content": prompt.user}]

@@ -1,4 +1,4 @@
-"""Words to a model whose server does not hold it to a schema."""
+"""Texts for a model whose server does not enforce a schema."""
 
 import json
 

@@ -1,6 +1,7 @@
 """Batches of questions.
 
-What is sent is noted first, and a batch whose creation got no answer is looked for before it is created again.
+A batch is recorded before it is sent. If its creation got no answer, the server is searched for it before it is created
+again.
 """
 
 import uuid
@@ -24,22 +25,22 @@ from tasks.llm.endpoint import (
 from tasks.llm.paid_model import PaidModel, Sent, Unanswered
 
 LOOKS = 3
-"""How often a server's list is searched for a batch whose creation got no answer, before it is created again."""
+"""How often the server's list is searched for a batch whose creation got no answer, before it is created again."""
 
 
 class Outcome(NamedTuple):
     """The questions of a batch that have no answer."""
 
     returned: dict[str, Unanswered]
-    """The batch came back without theirs."""
+    """Questions that a returned batch has no answer for."""
     given_up: dict[str, Unanswered]
-    """The batch could not be sent, or not be had back."""
+    """Questions of a batch that could not be sent, or whose results could not be fetched."""
 
 
 def send_as_batches(model: PaidModel, prompts: Sequence[Prompt]) -> None:
-    """Send batches, each as large as the limits allow at worst, and collect them.
+    """Send batches, each as large as the limits allow in the worst case, and collect them.
 
-    A question whose batch came back without its answer is sent once more.
+    A question whose batch returned without its answer is sent once more.
     """
     left, returned_before = list(prompts), set()
     while left:
@@ -78,7 +79,7 @@ def _over_budget(model: PaidModel, usd: float) -> Unanswered:
 
 
 def collect_open_batches(model: PaidModel, prompts: Sequence[Prompt]) -> None:
-    """Go on with what an earlier run sent, or was about to send."""
+    """Continue with batches that an earlier run sent, or was about to send."""
     questions = {model.sha(prompt): model.question(prompt) for prompt in prompts}
     for path, batch in list(model.answers.batches()):
         if batch.model not in (None, model.model):
@@ -100,7 +101,7 @@ def _send(model: PaidModel, questions: dict[str, Question]) -> Outcome:
     worst = sum(worst_case_usd(question, model.endpoint.prices, batch=True) for question in questions.values())
     path = model.answers.batch_path(uuid.uuid4().hex)
     batch = OpenBatch(None, list(questions), datetime.now(UTC).isoformat(), model.model)
-    write_json(path, batch._asdict())  # before it is sent: a kill from here on loses nothing that is paid for
+    write_json(path, batch._asdict())  # before it is sent, so that a kill loses nothing that was paid for
     if model.ledger.reserve(worst, model.limits, path.stem) is None:
         path.unlink()
         return Outcome({}, dict.fromkeys(questions, _over_budget(model, worst)))
@@ -114,10 +115,11 @@ def _send(model: PaidModel, questions: dict[str, Question]) -> Outcome:
 
 
 def _create(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str, Question]) -> str:
-    """The id of the batch on the server, created once: where the answer got lost, the server's list is searched first.
+    """The id of the batch on the server, which is created only once: if the answer was lost, the server is searched
+    first.
 
     Raises:
-        Unanswered: rejected, or it is not known whether it was created; the next run looks for it.
+        Unanswered: it was rejected, or it is not known whether it was created; the next run searches for it.
         ValueError: the key is not accepted.
     """
     problem = ""
@@ -144,7 +146,8 @@ def _create(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str,
 
 
 def _find(model: PaidModel, path: Path, batch: OpenBatch) -> str | None:
-    """The id of the batch that an intent became, if it did: one whose results have the ids of our questions."""
+    """The id of the batch that a recorded batch became, if it did: the one whose results have the ids of its
+    questions."""
     batches, ours = _batches(model), set(batch.sha256)
     known = frozenset(other.batch_id for _, other in model.answers.batches() if other.batch_id is not None)
     since = datetime.fromisoformat(batch.sent_at)
@@ -163,14 +166,14 @@ def _named(path: Path, batch: OpenBatch, batch_id: str) -> OpenBatch:
 
 
 def _wait_for_end(model: PaidModel, batch_id: str) -> float:
-    """Wait for the end of a batch; it ends within 24 hours by itself. Returns the seconds that it took."""
+    """Wait until a batch ends, which takes at most 24 hours. Returns the seconds that it took."""
     while (seconds := model.with_retries(lambda: _batches(model).seconds_taken(batch_id))) is None:
         model.sleep(model.settings.poll_s)
     return seconds
 
 
 def _collect(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str, Question]) -> Outcome:
-    """Keep the answers of a batch, settle what they cost, and forget it."""
+    """Store the answers of a batch, settle its cost, and remove its record."""
     assert batch.batch_id is not None
     try:
         latency = _wait_for_end(model, batch.batch_id)
@@ -178,7 +181,7 @@ def _collect(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str
     except Unanswered as error:
         without = {sha256: error for sha256 in batch.sha256 if model.answers.read(sha256) is None}
         if error.problem == "rejected":
-            path.unlink()  # the server no longer knows it; what was set aside for it may have been charged
+            path.unlink()  # the server no longer knows it; the reserved amount may have been charged
         return Outcome({}, without)  # otherwise the next run asks for it again
     _forget(model, path, usd)
     return Outcome(lost, {})
@@ -187,13 +190,13 @@ def _collect(model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str
 def _keep_results(
     model: PaidModel, path: Path, batch: OpenBatch, questions: dict[str, Question], latency: float
 ) -> tuple[float, dict[str, Unanswered]]:
-    """Keep what a batch's results hold; returns what they cost and the questions without an answer."""
+    """Store the answers in a batch's results; returns their cost and the questions without an answer."""
     assert batch.batch_id is not None
     usd, lost, ours = 0.0, {}, set(batch.sha256)
     share = model.ledger.set_aside(path.stem) / max(1, len(ours))
     for one in _batches(model).results(batch.batch_id, questions):
         if one.custom_id not in ours:
-            continue  # the answer to a question that we did not ask
+            continue  # the answer to a question that was not in the batch
         question = questions.get(one.custom_id)
         worst = share if question is None else worst_case_usd(question, model.endpoint.prices, batch=True)
         purpose, n_characters = ("", 0) if question is None else (question.prompt.purpose, question.prompt.n_characters)
@@ -210,7 +213,7 @@ def _keep_results(
 
 
 def _forget(model: PaidModel, path: Path, usd: float) -> None:
-    """Settle a batch and forget it. In this order: a batch that is asked for again costs nothing."""
+    """Settle a batch and remove its record. In this order, since fetching a batch again costs nothing."""
     if model.ledger.is_open(path.stem):
         model.ledger.settle(path.stem, usd)
     path.unlink(missing_ok=True)

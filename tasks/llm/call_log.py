@@ -1,4 +1,4 @@
-"""Enter questions to language models in the catalog."""
+"""Load calls of language models into the catalog."""
 
 from dataclasses import asdict
 
@@ -13,7 +13,7 @@ from tasks.shard_task import shard_task
 
 @shard_task("load-calls", "load calls")
 def load_calls(store: Store, run_id: str, number: int, calls: list[Call]) -> int:
-    """Enter the calls that are not in the catalog yet; returns how many were given."""
+    """Load the calls that are not in the catalog yet; returns the number given."""
     if calls:
         different = [asdict(call) for call in {call.call_id: call for call in calls}.values()]
         path = store.parts("llm_calls", run_id) / f"{number:06d}.parquet"
@@ -29,7 +29,7 @@ def load_calls(store: Store, run_id: str, number: int, calls: list[Call]) -> int
 
 
 def observed_usage(store: Store, model: str) -> dict[str, Observed]:
-    """Average usage by kind of question, over the questions that a model answered; kinds without any are left out."""
+    """Mean usage by kind of question, over the questions that a model answered; kinds without any are left out."""
     query = """SELECT purpose, sum(input_tokens) FILTER (characters > 0) / nullif(sum(characters), 0),
                       avg(output_tokens) FROM llm_calls
                WHERE model = ? AND NOT cached AND status = 'ok' AND input_tokens > 0 GROUP BY purpose"""

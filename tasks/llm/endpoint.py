@@ -1,4 +1,4 @@
-"""Interface to a server of language models: it answers one question, may take batches, and fails in five ways."""
+"""The interface to a server of language models: it answers a question, may accept batches, and fails in five ways."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -19,19 +19,19 @@ class Usage(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back for one question."""
+    """The server's reply to one question."""
 
     reply_id: str
     text: str
     problem: Literal["refusal", "truncated"] | None
     usage: Usage | None
-    """None where what the server says is not credible: the question is then counted at its worst case."""
+    """None if the server's numbers are not credible; the question is then counted at its worst case."""
     room: Room | None = None
-    """How much more the server says that it takes."""
+    """The server's remaining rate limit."""
 
 
 class BatchResult(NamedTuple):
-    """What became of one question of a batch."""
+    """The result of one question of a batch."""
 
     custom_id: str
     reply: Reply | None
@@ -44,23 +44,23 @@ class Question(NamedTuple):
 
     prompt: Prompt
     room: int
-    """Tokens that the answer may have."""
+    """Largest number of tokens of the answer."""
     misfit: str | None = None
-    """An earlier answer that did not fit the schema: it is shown to the model, which is asked to mend it."""
+    """An earlier answer that did not fit the schema; it is sent along, and the model is asked to correct it."""
 
     @property
     def most_input_tokens(self) -> int:
-        """A token has at least a byte, and a provider adds some of its own, so this is never too few."""
+        """An upper bound: a token has at least a byte, and the provider's own tokens are allowed for."""
         prompt = self.prompt
         return len((prompt.system + prompt.user + (self.misfit or "")).encode()) + 2 * len(str(prompt.schema)) + 600
 
 
 class NotSentError(Exception):
-    """The question never left this machine: nothing was charged."""
+    """The question was not sent: nothing was charged."""
 
 
 class BusyError(Exception):
-    """The server declined for now, and charged nothing; it may say for how many seconds."""
+    """The server declined for now and charged nothing; it may say for how many seconds."""
 
     def __init__(self, detail: str, wait_s: float | None = None) -> None:
         super().__init__(detail)
@@ -79,34 +79,34 @@ class Batches(Protocol):
     """A server's batch endpoint."""
 
     def create(self, name: str, questions: dict[str, Question]) -> str:
-        """Send questions by their custom ids, under a name of ours; returns the server's id of the batch."""
+        """Send questions by their custom ids, under a name chosen here; returns the server's id of the batch."""
         ...
 
     def candidates(self, name: str, n_questions: int, since: datetime, known: frozenset[str]) -> list[str]:
-        """Ids of batches that may be the one created under our name since then; `known` are others of ours."""
+        """Ids of batches that may be the one created under this name since then; `known` are other batches."""
         ...
 
     def seconds_taken(self, batch_id: str) -> float | None:
-        """How long the batch took; None while it is going on."""
+        """How long the batch took, in seconds; None while it is not finished."""
         ...
 
     def results(self, batch_id: str, questions: dict[str, Question]) -> Iterator[BatchResult]:
-        """What became of its questions. `questions` are those that are known, for the bounds of their usage."""
+        """The results of its questions. `questions` are the known ones, for the bounds of their usage."""
         ...
 
 
 class Endpoint(Protocol):
-    """A language model behind an address. Everything but `check` raises the errors above, and ValueError for a key that
+    """A language model behind an address. All methods but `check` raise the errors above, and ValueError for a key that
     is not accepted."""
 
     @property
     def model(self) -> str:
-        """Name under which answers are stored."""
+        """The name under which answers are stored."""
         ...
 
     @property
     def prices(self) -> Prices:
-        """What the model costs."""
+        """The model's prices."""
         ...
 
     @property
@@ -116,7 +116,7 @@ class Endpoint(Protocol):
 
     @property
     def repairs(self) -> bool:
-        """Whether an answer that does not fit is shown to the model again."""
+        """Whether an answer that does not fit is sent back to the model for correction."""
         ...
 
     @property
@@ -125,36 +125,36 @@ class Endpoint(Protocol):
         ...
 
     def check_key(self) -> None:
-        """See whether there is a key, where one is needed.
+        """Check that there is a key, if one is needed.
 
         Raises:
-            ValueError: there is none; the message names the environment's variable.
+            ValueError: there is none; the message names the environment variable.
         """
         ...
 
     def check(self) -> None:
-        """Ask the server, for nothing, whether key, address and model are right.
+        """Check key, address and model on the server, free of charge.
 
         Raises:
-            ValueError: one of them is not; the message names the setting.
+            ValueError: one of them is wrong; the message names the setting.
         """
         ...
 
     def count(self, prompts: Sequence[Prompt]) -> int | None:
-        """Tokens of some questions by the server's own count; None where it has none."""
+        """The server's own count of the tokens of some questions; None if it has none."""
         ...
 
     def send(self, question: Question) -> Reply:
-        """Ask one question, and wait for the answer."""
+        """Ask one question and wait for the answer."""
         ...
 
     def note_misfit(self) -> None:
-        """Learn that an answer did not fit its schema, though the server had been asked to keep to it."""
+        """Called when an answer did not fit its schema although the server had been asked to enforce it."""
         ...
 
 
 def cost_usd(usage: Usage, prices: Prices, *, batch: bool) -> float:
-    """What an answer costs."""
+    """The cost of an answer in USD."""
     write = prices.input if prices.cache_write is None else prices.cache_write
     read = prices.input if prices.cache_read is None else prices.cache_read
     full = usage.input * prices.input + usage.output * prices.output + usage.cache_write * write
@@ -162,14 +162,14 @@ def cost_usd(usage: Usage, prices: Prices, *, batch: bool) -> float:
 
 
 def worst_case_usd(question: Question, prices: Prices, *, batch: bool) -> float:
-    """What an answer costs at most."""
+    """The greatest cost of an answer in USD."""
     most = max(prices.input, prices.cache_write or 0.0, prices.cache_read or 0.0)
     usd = (question.most_input_tokens * most + question.room * prices.output) / 1e6
     return usd * (prices.batch if batch else 1.0)
 
 
 def credible(usage: Usage | None, question: Question | None) -> bool:
-    """Whether a server can have used so many tokens; `question` is None where it is not known any more."""
+    """Whether these numbers of tokens are possible; `question` is None if it is no longer known."""
     if usage is None or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in usage):
         return False
     if question is None:

@@ -1,4 +1,4 @@
-"""The instructions of every kind of question to a language model: files with versions, or a user's own."""
+"""The instructions of every kind of question to a language model: versioned files, or a user's own."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).with_name("prompts")
 MAX_BYTES = 1 << 16
 
 FILLED_IN = {"fence_note": FENCE_NOTE, "n_texts": str(TEXTS_PER_WRITING)}
-"""What stands in the place of `{fence_note}` and `{n_texts}`."""
+"""Values of the placeholders `{fence_note}` and `{n_texts}`."""
 
 ALLOWED: dict[Purpose, frozenset[str]] = {
     purpose: frozenset({"fence_note", "n_texts"} if purpose == "synthesise" else {"fence_note"})
@@ -23,7 +23,7 @@ ALLOWED: dict[Purpose, frozenset[str]] = {
 }
 
 REQUIRED = "fence_note"
-"""Says that the texts of a corpus are data; no instructions go without it."""
+"""The text that says that the texts of a corpus are data; it is part of all instructions."""
 
 _VERSION = re.compile(r"version: ([0-9]+)\n\n")
 
@@ -31,10 +31,10 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 class PromptFile(NamedTuple):
-    """The instructions of one kind of question, as a file has them."""
+    """The instructions of one kind of question, from a file."""
 
     version: str
-    """The number at its head, or `own` for a user's."""
+    """The number at its head, or `own` for a user's file."""
     text: str
     """Its text, with placeholders."""
 
@@ -44,15 +44,15 @@ class PromptFile(NamedTuple):
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What a recipe knows of it: its version and a hash of its content."""
+        """Its part of a recipe: the version and a hash of the content."""
         return self.version, hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
 
 def prompt_file(purpose: Purpose, own: Path | None = None) -> PromptFile:
-    """The instructions of a kind of question: the platform's, or a user's own file.
+    """The instructions of a kind of question: the built-in ones, or a user's own file.
 
     Raises:
-        ValueError: there is no such file, it is not UTF-8, or a placeholder is lacking or unknown.
+        ValueError: the file does not exist or is not UTF-8, or a placeholder is missing or unknown.
     """
     path = own or FOLDER / f"{purpose}.md"
     try:
@@ -66,11 +66,11 @@ def prompt_file(purpose: Purpose, own: Path | None = None) -> PromptFile:
     found, allowed = set(_PLACEHOLDER.findall(text)), ALLOWED[purpose]
     expected = " and ".join(f"{{{name}}}" for name in sorted(allowed))
     for name in sorted(found - allowed):
-        raise ValueError(f"prompts.{purpose}: {path} has the placeholder {{{name}}}; expected {expected} alone")
+        raise ValueError(f"prompts.{purpose}: {path} has the placeholder {{{name}}}; expected only {expected}")
     if REQUIRED not in found:
         raise ValueError(
-            f"prompts.{purpose}: {path} lacks {{{REQUIRED}}}, in whose place it is said that quoted text is data and "
-            "no instruction; write it where that shall stand"
+            f"prompts.{purpose}: {path} lacks {{{REQUIRED}}}, which becomes the statement that quoted text is data, "
+            "not instructions; put it where that statement should be"
         )
     return PromptFile("own" if own is not None else head[1] if head else "0", text)
 

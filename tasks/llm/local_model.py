@@ -1,4 +1,4 @@
-"""Ask a chat model from a local folder, on the processor or a GPU and for nothing, several questions at once."""
+"""Ask a chat model from a local folder, on the CPU or a GPU, several questions at a time."""
 
 import time
 import uuid
@@ -17,7 +17,7 @@ from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept
 from tasks.llm.ask_again import MEND, instructions_with_schema
 
 OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""Nothing is downloaded, and no code of the folder is run."""
+"""Settings with which nothing is downloaded and no code of the folder is run."""
 
 
 def chat_folder(path: Path | None) -> Path:
@@ -34,10 +34,10 @@ def chat_folder(path: Path | None) -> Path:
 
 
 def check_chat_model(path: Path | None) -> None:
-    """Refuse a folder that is no chat model, without reading its weights.
+    """Refuse a folder without a chat model; its weights are not read.
 
     Raises:
-        ValueError: none is set, it holds no config.json or no safetensors weights, or its tokenizer no chat template.
+        ValueError: none is set, it has no config.json or no safetensors weights, or its tokenizer has no chat template.
     """
     path = chat_folder(path)
     if not any(path.glob("*.safetensors")):
@@ -48,7 +48,7 @@ def check_chat_model(path: Path | None) -> None:
 def _tokenizer(path: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **OPTIONS)
-    except Exception as error:  # transformers raises whatever its parsers do
+    except Exception as error:  # transformers' parsers can raise almost any exception
         raise _unreadable(path, error) from None
     if not tokenizer.chat_template:
         raise ValueError(f"local_model.path: the tokenizer of {path} has no chat template; a chat model is needed")
@@ -56,22 +56,22 @@ def _tokenizer(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"local_model.path: {path} holds no readable model ({' '.join(str(error).split())[:300]})")
+    return ValueError(f"local_model.path: {path} has no readable model ({' '.join(str(error).split())[:300]})")
 
 
 @lru_cache(maxsize=1)
 def _load(path: Path, device: str) -> tuple[Any, Any]:
-    """The model, whose weights are safetensors, on a device, and its tokenizer, which fills up on the left.
+    """The model on a device, and its tokenizer, which pads on the left.
 
     Raises:
-        ValueError: the folder holds no such model, or its tokenizer has no chat template.
+        ValueError: the folder has no model with safetensors weights, or its tokenizer has no chat template.
     """
     tokenizer = _tokenizer(path)
     try:
         model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **OPTIONS)
     except Exception as error:
         raise _unreadable(path, error) from None
-    tokenizer.padding_side = "left"  # what is written goes on at the right
+    tokenizer.padding_side = "left"  # generated text follows on the right
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     placed: Any = model.eval()
@@ -79,7 +79,7 @@ def _load(path: Path, device: str) -> tuple[Any, Any]:
 
 
 class Turn(NamedTuple):
-    """What a model says, and tokens read and written."""
+    """The model's output, and the numbers of tokens read and written."""
 
     text: str
     n_read: int
@@ -91,7 +91,7 @@ Messages = list[dict[str, str]]
 
 @dataclass
 class LocalModel:
-    """Asks a model of this machine; greedy, so the same question has the same answer."""
+    """Asks a model on this machine; greedy, so the same question always gets the same answer."""
 
     path: Path
     fingerprint: str
@@ -102,33 +102,33 @@ class LocalModel:
     unanswered: dict[str, Answer] = field(default_factory=dict)
     spent_usd: float = 0.0
     device: str = "cpu"
-    """Name of the device, as PyTorch has it."""
+    """PyTorch's name of the device."""
     at_once: int = 8
-    """Questions that are answered together."""
+    """Questions in a batch."""
 
     @property
     def model(self) -> str:
         return f"local:{self.path.name}:{self.fingerprint}"
 
     def outstanding(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """The questions that still have to be asked, each once."""
+        """The questions that have no answer yet, each once."""
         different = {prompt.sha256(self.model): prompt for prompt in prompts}
         return [prompt for sha256, prompt in different.items() if self.answers.read(sha256) is None]
 
     def ask(self, prompts: Sequence[Prompt]) -> None:
-        """Have every question answered, those of about one length together.
+        """Answer every question, in batches of similar length.
 
-        Memory: the model, and keys and values of `at_once` conversations; fewer where a GPU has no room for them.
+        Memory: the model, and keys and values of `at_once` conversations; fewer on a GPU without room for them.
 
         Raises:
-            ValueError: the folder holds no chat model.
+            ValueError: the folder has no chat model.
         """
         left = sorted(self.outstanding(prompts), key=lambda prompt: prompt.n_characters)
         for start in range(0, len(left), self.at_once):
             self._ask_together(left[start : start + self.at_once])
 
     def _ask_together(self, prompts: Sequence[Prompt]) -> None:
-        """An answer that does not fit is shown to the model and asked for again, once."""
+        """Answer a batch. An answer that does not fit is shown to the model once for correction."""
         conversations = {at: _messages(prompt) for at, prompt in enumerate(prompts)}
         calls: dict[int, list[Call]] = {at: [] for at in conversations}
         for attempt in range(1, MAX_ANSWERS + 1):
@@ -208,13 +208,13 @@ def _turns(of: LocalModel, conversations: Sequence[Messages], max_tokens: Sequen
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens with which an answer ends."""
+    """Tokens that end an answer."""
     known = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
 
 
 def _for_template(tokenizer: Any, messages: Messages) -> Messages:
-    """A conversation without a system's turn where the template knows none."""
+    """A conversation with the system's turn merged into the first, if the template does not support it."""
     if "system" in tokenizer.chat_template:
         return messages
     (system, first), later = messages[:2], messages[2:]

@@ -1,4 +1,4 @@
-"""Every server that speaks OpenAI's chat completions, and its batch endpoint where it has one."""
+"""Servers with OpenAI's chat completions API, and its batch endpoint if there is one."""
 
 import io
 import ipaddress
@@ -72,7 +72,7 @@ class OpenAIEndpoint:
 
     @cached_property
     def _client(self) -> openai.OpenAI:
-        """Made when it is first needed. Retries are ours."""
+        """The client, made at the first use. It does not retry; `PaidModel` does."""
         self.check_key()
         return openai.OpenAI(
             api_key=os.environ.get(self._settings.key_variable) or "none",
@@ -92,7 +92,7 @@ class OpenAIEndpoint:
             raise ValueError(f"{variable} is not set in the environment; it is needed to ask {self.model}")
 
     def check(self) -> None:
-        """Servers list their models. One that does not, and costs nothing, is asked for one token."""
+        """Ask for the list of models. If the server has none and costs nothing, ask the model for one token."""
         url = self._settings.base_url
         try:
             names = [model.id for model in self._asked(lambda: list(self._client.models.list()))]
@@ -117,7 +117,7 @@ class OpenAIEndpoint:
             raise ValueError(f"openai: {self._settings.base_url} does not answer for {self.model}: {error}") from None
 
     def count(self, prompts: Sequence[Prompt]) -> None:
-        """The API has no count of its own."""
+        """The API cannot count tokens."""
 
     def send(self, question: Question) -> Reply:
         create = self._client.chat.completions.with_raw_response.create
@@ -130,14 +130,14 @@ class OpenAIEndpoint:
                 or "response_format" not in str(error)
             ):
                 raise
-            self._structured = False  # the server cannot, from now on
+            self._structured = False  # the server does not support schemas, from now on
             raw = self._asked(lambda: create(**self._request(question)))
         reply = _reply(self._asked(raw.parse), question)
         used = reply.usage
         return reply._replace(room=room_left(raw.headers, 0 if used is None else used.input + used.output))
 
     def note_misfit(self) -> None:
-        """Some servers ignore `response_format` without a word: from now on the schema stands in the question."""
+        """Some servers ignore `response_format` silently; from now on the schema is part of the question."""
         if self._settings.structured_output == "auto":
             self._structured = False
 
@@ -162,7 +162,7 @@ class OpenAIEndpoint:
             request["response_format"] = form
         return request
 
-    # Batches: a file of requests goes up, a file of answers comes down; our name for a batch is in its metadata.
+    # Batches: a file of questions is uploaded, a file of answers downloaded; the batch's name is in its metadata.
 
     def create(self, name: str, questions: dict[str, Question]) -> str:
         lines = [
@@ -174,7 +174,7 @@ class OpenAIEndpoint:
         try:
             uploaded = self._asked(lambda: self._client.files.create(file=file, purpose="batch")).id
         except OutcomeUnknownError as error:
-            raise BusyError(str(error)) from None  # a file alone costs nothing
+            raise BusyError(str(error)) from None  # an uploaded file alone costs nothing
         batch = self._asked(
             lambda: self._client.batches.create(
                 input_file_id=uploaded,
@@ -212,7 +212,7 @@ class OpenAIEndpoint:
 
 
 def is_nearby(host: str) -> bool:
-    """Whether a host is this machine or in a private network, by its name alone."""
+    """Whether a host is this machine or in a private network, by its name only."""
     if (
         host == "localhost"
         or host.endswith((".localhost", ".local", ".internal"))

@@ -1,5 +1,5 @@
-"""How many questions may be on their way at once: fewer while the server is busy, more again while it is not, and never
-more than its headers leave room for."""
+"""The number of questions that may be sent at the same time: fewer while the server is busy, more again later, and
+never more than its headers allow."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SUCCESSES_TO_GROW = 8
-"""Answers in a row after which one more question may be on its way."""
+"""Successive answers after which one more question may be sent at the same time."""
 
 
 class Pace:
-    """Shared by the threads that ask. A server that declines halves the number, and all wait as long as it says."""
+    """Shared by the threads that ask. If the server declines, the number is halved, and all wait as long as it says."""
 
     def __init__(self, most: int, sleep: Callable[[float], None] = time.sleep) -> None:
         self._most, self._allowed, self._running, self._successes = most, most, 0, 0
@@ -22,12 +22,12 @@ class Pace:
 
     @property
     def allowed(self) -> int:
-        """Questions that may be on their way now."""
+        """Number of questions that may be outstanding now."""
         return min(self._allowed, self._room)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for one's turn, and hold it for the time of one request."""
+        """A context for one request: wait until it is allowed, and count it while it runs."""
         with self._changed:
             self._changed.wait_for(lambda: self._running < self.allowed)
             self._running += 1
@@ -42,7 +42,7 @@ class Pace:
                 self._changed.notify_all()
 
     def answered(self) -> None:
-        """Note an answer."""
+        """Record an answer."""
         with self._changed:
             self._successes += 1
             if self._successes >= SUCCESSES_TO_GROW and self._allowed < self._most:
@@ -50,7 +50,7 @@ class Pace:
                 self._changed.notify_all()
 
     def limited(self, n_questions: int, reset_s: float) -> None:
-        """Take in the server's limits: it takes `n_questions` now, and more after `reset_s` seconds."""
+        """Apply the server's limits: it accepts `n_questions` now, and more after `reset_s` seconds."""
         with self._changed:
             self._room = min(self._most, max(1, n_questions))
             if n_questions == 0:
@@ -58,7 +58,7 @@ class Pace:
             self._changed.notify_all()
 
     def declined(self, wait_s: float) -> None:
-        """Note that the server was busy and wants to be left alone for so many seconds."""
+        """Record that the server was busy and asked for a wait of this many seconds."""
         with self._changed:
             self._allowed, self._successes = max(1, self._allowed // 2), 0
             self._not_before = max(self._not_before, time.monotonic() + wait_s)

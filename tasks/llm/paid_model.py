@@ -1,4 +1,5 @@
-"""Ask a language model behind an endpoint: what it may cost is set aside first, answers are kept as they arrive."""
+"""Ask a language model behind an endpoint: the greatest possible cost is reserved first, and answers are stored as they
+arrive."""
 
 import threading
 import time
@@ -28,20 +29,20 @@ from tasks.llm.prices import CHARACTERS_PER_TOKEN, Estimate, Observed, estimate,
 
 Problem = Literal["budget", "expired", "rejected", "unreachable"]
 
-NOT_CREDIBLE = "the server's count of tokens is not credible: counted at the most it can have cost"
+NOT_CREDIBLE = "the server's count of tokens is not credible: counted at the greatest possible cost"
 
 Result = TypeVar("Result")
 
 
 class Sent(NamedTuple):
-    """A question on its way."""
+    """A question that has been sent."""
 
     purpose: str
     reservation: str
-    """In the ledger; of a batch that of all its questions."""
+    """The name of the reservation in the ledger; for a batch, that of all its questions."""
     worst_usd: float
     characters: int = 0
-    """Of the question; 0 where it is not known any more."""
+    """Length of the question; 0 if it is no longer known."""
     batch: bool = False
 
 
@@ -55,8 +56,8 @@ class Unanswered(Exception):  # noqa: N818
 
 @dataclass
 class PaidModel:
-    """Asks an endpoint within the limits of `LLMSettings`. What comes back is in the answer store, what it cost in the
-    ledger and in `calls`."""
+    """Asks an endpoint within the limits of `LLMSettings`. Answers go to the answer store, their cost to the ledger and
+    to `calls`."""
 
     endpoint: Endpoint
     settings: LLMSettings
@@ -64,11 +65,11 @@ class PaidModel:
     run_id: str
     sleep: Callable[[float], None] = time.sleep
     observed: Mapping[str, Observed] = field(default_factory=dict)
-    """By the kind of question, what earlier ones took with this model."""
+    """Usage of earlier questions to this model, by kind of question."""
     calls: list[Call] = field(default_factory=list)
-    """Since they were last taken."""
+    """Calls since they were last loaded."""
     unanswered: dict[str, Answer] = field(default_factory=dict)
-    """By hash, the questions without a kept answer; another run may get one."""
+    """By hash, the questions without a stored answer and the reason; another run may get one."""
 
     def __post_init__(self) -> None:
         self.model = self.endpoint.model
@@ -78,19 +79,19 @@ class PaidModel:
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
         self._stopped: str | None = None
-        """Why nothing is sent any more."""
+        """Why no more questions are sent; None while they are."""
 
     @property
     def spent_usd(self) -> float:
-        """What this run's answers cost, as far as it is known."""
+        """The known cost of this run's answers in USD."""
         return self.ledger.of_run.recorded
 
     def look_up(self, prompt: Prompt) -> Answer | None:
-        """The kept answer, or why there is none, or None if the question was not asked yet."""
+        """The stored answer, or the reason why there is none, or None if the question has not been asked."""
         return look_up(self.answers, self.model, prompt, self.unanswered)
 
     def outstanding(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """The questions that still have to be asked, each once."""
+        """The questions that have no answer yet, each once."""
         different = {self.sha(prompt): prompt for prompt in prompts}
         return [prompt for sha256, prompt in different.items() if self._is_outstanding(sha256, prompt)]
 
@@ -99,10 +100,10 @@ class PaidModel:
         return kept is None or asked_again(kept, prompt)
 
     def estimate(self, prompts: Sequence[Prompt]) -> Estimate:
-        """Estimated cost of the outstanding ones of some questions.
+        """Estimated cost of those among some questions that have no answer yet.
 
-        What earlier questions of a kind took is what the next ones are expected to take. The server counts the tokens
-        of a few of them, if it can.
+        Questions are expected to take as many tokens as earlier ones of their kind. The server counts the tokens of a
+        few of them, if it can.
         """
         left = self.outstanding(prompts)
         characters = float(sum(self._characters(prompt) for prompt in left))
@@ -115,27 +116,27 @@ class PaidModel:
         return estimate(len(left), characters, answers, self.endpoint.prices, batch=self.goes_as_batch(len(left)))
 
     def _characters(self, prompt: Prompt) -> float:
-        """Of a question; where questions of its kind were asked before, as many as are counted as the tokens that it
-        will have by those."""
+        """Length of a question; if questions of its kind were asked before, scaled so that it gives the number of
+        tokens expected from those."""
         before = self.observed.get(prompt.purpose)
         if before is None or before.tokens_per_character is None:
             return float(prompt.n_characters)
         return prompt.n_characters * before.tokens_per_character * CHARACTERS_PER_TOKEN
 
     def _answer_tokens(self, prompt: Prompt) -> float:
-        """How many an answer is expected to have: as many as those of its kind had before."""
+        """Expected number of tokens of an answer: the mean of earlier ones of its kind."""
         before = self.observed.get(prompt.purpose)
         return expected_tokens(prompt.purpose, prompt.max_tokens) if before is None else before.output_tokens
 
     def goes_as_batch(self, n_questions: int) -> bool:
-        """Whether so many questions are sent to the batch endpoint."""
+        """Whether this many questions are sent to the batch endpoint."""
         above = self.endpoint.batch_above
         return self.endpoint.batches is not None and above is not None and n_questions > above
 
     def ask(self, prompts: Sequence[Prompt]) -> None:
-        """Have every question answered, or its reason in `unanswered`.
+        """Ask every question; those without an answer are in `unanswered` with the reason.
 
-        Memory: the prompts, and the results of one batch as they stream in.
+        Memory: the prompts, and the results of one batch as they are received.
 
         Raises:
             ValueError: there is no key, or it is not accepted.
@@ -155,14 +156,14 @@ class PaidModel:
                     list(pool.map(self._ask_one, left))
 
     def sha(self, prompt: Prompt) -> str:
-        """Under which name the answer to a question is kept."""
+        """The hash under which the answer to a question is stored."""
         return prompt.sha256(self.model)
 
     def question(self, prompt: Prompt) -> Question:
         """A question as it is sent.
 
-        After an answer that was cut off the next may have twice as many tokens. One that did not fit is shown to the
-        model, where the server cannot hold it to a schema.
+        After a truncated answer, the next may have twice as many tokens. An answer that did not fit is shown to the
+        model, if the server cannot enforce a schema.
         """
         kept = self.answers.read(self.sha(prompt))
         truncated = kept is not None and kept.problem == "truncated"
@@ -187,7 +188,7 @@ class PaidModel:
                 self._note_failure(error.detail)
 
     def _answered(self, sha256: str, question: Question) -> tuple[Sent, Reply]:
-        """The answer to a question, and what was set aside for it: every attempt is set aside for anew."""
+        """The answer to a question, and the name of its reservation. Each attempt has a reservation of its own."""
         worst, problem = worst_case_usd(question, self.endpoint.prices, batch=False), ""
         for attempt in range(self.settings.retries + 1):
             with self._pace.turn():
@@ -207,7 +208,7 @@ class PaidModel:
                 except RejectedError as error:
                     self.ledger.settle(sent.reservation, 0.0)
                     raise Unanswered("rejected", str(error)) from None
-                except ValueError:  # the key: nothing is charged for a question that is turned away
+                except ValueError:  # the key is refused: nothing is charged for a refused question
                     self.ledger.settle(sent.reservation, 0.0)
                     raise
             if attempt < self.settings.retries:
@@ -223,10 +224,10 @@ class PaidModel:
         return Sent(prompt.purpose, name, usd, prompt.n_characters)
 
     def _wait(self, attempt: int, asked_for: float | None, problem: str) -> None:
-        """Wait before the next attempt, as long as the server asks for.
+        """Wait before the next attempt, for as long as the server asks.
 
         Raises:
-            Unanswered: that is longer than we wait.
+            Unanswered: it asks for a longer wait than the settings allow.
         """
         wait = 2.0**attempt if asked_for is None else asked_for
         if wait > self.settings.max_wait_s and asked_for is not None:
@@ -239,10 +240,10 @@ class PaidModel:
         self.sleep(wait)
 
     def with_retries(self, send: Callable[[], Result]) -> Result:
-        """The result of a request that costs nothing, sent again while the server is busy or out of reach.
+        """The result of a request that is free of charge, retried while the server is busy or unreachable.
 
         Raises:
-            Unanswered: it stayed so, or the request is wrong.
+            Unanswered: all attempts failed, or the request is wrong.
         """
         for attempt in range(self.settings.retries + 1):
             try:
@@ -262,16 +263,16 @@ class PaidModel:
                 n = self._failures_in_a_row
                 self._stopped = f"{n} questions in a row got no answer (llm.max_failures): {detail}"
 
-    # What came back
+    # Results
 
     def keep(self, sha256: str, reply: Reply, sent: Sent, latency: float) -> float:
-        """Keep an answer on disk and enter what it cost, once; returns that."""
+        """Store an answer and record its cost, once; returns the cost."""
         before = self.answers.read(sha256)
         call_id = f"{sent.reservation}-{sha256[:16]}" if sent.batch else sent.reservation
         calls = [] if before is None else before.calls
         for call in calls:
             if call.call_id == call_id:
-                return call.cost_usd  # collected already, before a kill
+                return call.cost_usd  # fetched already, before a kill
         call = self._call(call_id, sha256, sent.purpose, reply.problem or "ok", latency)
         if reply.usage is None:
             usd = sent.worst_usd
@@ -289,14 +290,14 @@ class PaidModel:
         return usd
 
     def failed(self, sha256: str, purpose: str, error: Unanswered, latency: float) -> None:
-        """Enter a question without an answer; another run may ask it again."""
+        """Record a question without an answer; another run may ask it again."""
         call = self._call(uuid.uuid4().hex, sha256, purpose, error.problem, latency)
         with self._lock:
             self.calls.append(replace(call, error=error.detail))
             self.unanswered[sha256] = Answer(None, error.problem, error.detail)
 
     def note_unknown(self, sha256: str, sent: Sent, detail: str) -> None:
-        """Enter a question that may have been answered and charged; what was set aside for it stays so."""
+        """Record a question that may have been answered and charged; its reservation stays."""
         call = self._call(sent.reservation, sha256, sent.purpose, "unknown", 0.0)
         with self._lock:
             self.calls.append(replace(call, set_aside_usd=sent.worst_usd, error=detail))
@@ -305,7 +306,7 @@ class PaidModel:
         return Call(call_id, self.run_id, purpose, self.model, sha256, latency_s=latency, status=status)
 
     def _note_cached(self, prompts: Sequence[Prompt]) -> None:
-        """Enter answers that were there already, and what they cost when they were paid for."""
+        """Record answers from the store, with their cost when they were paid for."""
         for sha256, prompt in {self.sha(prompt): prompt for prompt in prompts}.items():
             kept = self.answers.read(sha256)
             if kept is None:

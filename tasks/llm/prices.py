@@ -1,4 +1,4 @@
-"""What asking a language model costs: known prices, and estimates before anything is asked."""
+"""The cost of asking a language model: known prices, and estimates before anything is asked."""
 
 import re
 from datetime import date
@@ -14,16 +14,17 @@ from interp.descriptions.settings import Prices
 KNOWN_PRICES = Path(__file__).with_name("known_prices.yaml")
 
 CHARACTERS_PER_TOKEN = 3.0
-"""Fewer than in English text, since much of a prompt is JSON and token lists; so the estimate is rather too high."""
+"""Characters of a token in prompts: fewer than in English text, since much of a prompt is JSON and token lists. The
+estimate is therefore rather too high."""
 
 DESCRIPTION_SHARE, OTHER_SHARE = 0.2, 0.5
-"""Share of the tokens allowed to an answer that it is expected to use: a description, and whatever else is asked."""
+"""Expected share of the tokens allowed for an answer, for a description and for other answers."""
 
 _SNAPSHOT = re.compile(r"-\d{8}$")
 
 
 class KnownPrices(NamedTuple):
-    """The table of known prices, and the day it was taken from the provider's list."""
+    """The table of known prices, and the date when it was copied from the provider's list."""
 
     as_of: date
     models: dict[str, Prices]
@@ -31,7 +32,7 @@ class KnownPrices(NamedTuple):
 
 @cache
 def known_prices() -> KnownPrices:
-    """The table that comes with this version."""
+    """The table of this version."""
     table = yaml.safe_load(KNOWN_PRICES.read_text(encoding="utf-8"))
     return KnownPrices(table["as_of"], {name: Prices(**prices) for name, prices in table["models"].items()})
 
@@ -62,20 +63,21 @@ class Estimate(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What questions of a kind took."""
+    """Usage of earlier questions of a kind."""
 
     tokens_per_character: float | None
-    """Of a question; None where nobody counted its characters."""
+    """Tokens for each character of a question; None if its characters were not counted."""
     output_tokens: float
-    """Of an answer, on average."""
+    """Mean number of tokens of an answer."""
 
 
 def estimate(
     n_questions: int, characters: float, answer_tokens: float, prices: Prices, *, batch: bool = False
 ) -> Estimate:
-    """What questions of so many characters cost, whose answers are expected to have so many tokens.
+    """The cost of questions with these numbers of characters, whose answers are expected to have these numbers of
+    tokens.
 
-    Caching of prompts is left out of account.
+    The provider's prompt cache is not considered.
     """
     share = prices.batch if batch else 1.0
     read = characters / CHARACTERS_PER_TOKEN
@@ -84,5 +86,5 @@ def estimate(
 
 
 def expected_tokens(purpose: Purpose, max_tokens: float) -> float:
-    """How many tokens answers are expected to have where none of the kind was seen yet; `max_tokens` are allowed."""
+    """Expected number of tokens of answers if no earlier one of the kind is known; `max_tokens` are allowed."""
     return max_tokens * (DESCRIPTION_SHARE if purpose in ("explain", "join") else OTHER_SHARE)

@@ -1,4 +1,4 @@
-"""What a server's headers say about how much may be asked: OpenAI's and its likes', and Anthropic's."""
+"""Rate limits in a server's headers, in OpenAI's form and in Anthropic's."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class Room(NamedTuple):
-    """How many questions like the last one the server still takes, and when it takes more."""
+    """How many questions like the last one the server still accepts, and when it accepts more."""
 
     n_questions: int
     reset_s: float
-    """Seconds until the limit that is nearest is reset."""
+    """Seconds until the tightest limit is reset."""
 
 
 _OF_REQUESTS = (
@@ -28,9 +28,9 @@ _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?
 
 
 def room_left(headers: Mapping[str, str], n_tokens: int, now: datetime | None = None) -> Room | None:
-    """What is left by the limit that is nearest; None where no header says.
+    """The remaining rate by the tightest limit; None if no header has one.
 
-    `n_tokens` are those of the last question and its answer. What is not a number or a time is as if it were not there.
+    `n_tokens` are those of the last question and its answer. Headers that are neither a number nor a time are ignored.
     """
     rooms = list(_rooms(headers, max(1, n_tokens), now or datetime.now(UTC)))
     return min(rooms, default=None)
@@ -45,7 +45,7 @@ def _rooms(headers: Mapping[str, str], n_tokens: int, now: datetime) -> Iterator
 
 
 def _seconds(text: str, now: datetime) -> float:
-    """Seconds of a duration (6m0s, 20ms, 1.5) or until a time (RFC 3339); 0 where it is neither."""
+    """Seconds of a duration (6m0s, 20ms, 1.5) or until a time (RFC 3339); 0 if it is neither."""
     found = _DURATION.fullmatch(text)
     if found and any(found.groups()):
         sizes = (86_400, 3600, 60, 1, 0.001)

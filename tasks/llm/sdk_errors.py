@@ -1,4 +1,4 @@
-"""Errors of the clients of Anthropic and OpenAI, which are made alike, as the ways in which an endpoint fails."""
+"""Map errors of the Anthropic and OpenAI clients, which have the same structure, to the failures of an endpoint."""
 
 from collections.abc import Callable
 from json import JSONDecodeError
@@ -10,18 +10,18 @@ import httpx2
 from tasks.llm.endpoint import BusyError, NotSentError, OutcomeUnknownError, RejectedError
 
 DECLINED = frozenset({429, 503, 529})
-"""HTTP statuses of a server that is busy: it says so before it computes anything."""
+"""HTTP statuses of a busy server, which answers so before it computes anything."""
 
 BROKEN = frozenset({408, 409, 425, 500, 502, 504})
-"""Statuses after which nobody knows whether an answer was made."""
+"""Statuses after which it is not known whether an answer was generated."""
 
 Result = TypeVar("Result")
 
 
 def translated(sdk: ModuleType, variable: str, asked: str, send: Callable[[], Result]) -> Result:
-    """The result of a request of a client (`anthropic` or `openai`).
+    """The result of a client's request (`anthropic` or `openai`), with its errors mapped.
 
-    `variable`, which holds the key, and who is `asked` are named in the message about a key that is not accepted.
+    `variable`, which holds the key, and the model `asked` are named in the message about a key that is not accepted.
 
     Raises:
         ValueError: the key is not accepted, or the account may not be used.
@@ -38,7 +38,7 @@ def translated(sdk: ModuleType, variable: str, asked: str, send: Callable[[], Re
         if status in BROKEN or status >= 500:
             raise OutcomeUnknownError(said) from None
         raise RejectedError(said) from None
-    except sdk.APIError as error:  # no connection, time-out, or an answer that is no JSON
+    except sdk.APIError as error:  # no connection, a time-out, or an answer that is not JSON
         never_sent = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         raise (NotSentError if never_sent else OutcomeUnknownError)(one_line(error)) from None
     except (httpx2.HTTPError, JSONDecodeError) as error:
@@ -46,7 +46,7 @@ def translated(sdk: ModuleType, variable: str, asked: str, send: Callable[[], Re
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, on one line; never a header, so never the key."""
+    """An error's message on one line; never a header, so never the key."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
@@ -54,4 +54,4 @@ def _seconds(header: str | None) -> float | None:
     try:
         return max(0.0, float(header)) if header else None
     except ValueError:
-        return None  # a date: our own waiting will do
+        return None  # a date: the default wait is used

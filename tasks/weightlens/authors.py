@@ -28,14 +28,15 @@ from tasks.weightlens.propagate import (
 )
 
 SOURCES_PER_BLOCK = 512
-"""Upstream descriptions run through the model at once."""
+"""Upstream descriptions in a batch."""
 
 
 @shard_task("describe-as-authors", "describe as authors {key.name}")
 def describe_shard_as_authors(store: Store, job: PropagationJob, key: ShardKey) -> ShardKey:
-    """Join what upstream descriptions leave when they are read as sequences, and validate the whole as one.
+    """Combine the tokens that survive when upstream descriptions are read as sequences, and validate all as one
+    sequence.
 
-    The soft description holds every token of the upstream descriptions, fired by or not.
+    The soft description has every token of the upstream descriptions, whether it fires the feature or not.
     """
     tables = (*PROPAGATED_TABLES, "sequence_validation")
     if all(store.part(table, key).exists() for table in tables):
@@ -85,7 +86,7 @@ def describe_shard_as_authors(store: Store, job: PropagationJob, key: ShardKey) 
 
 
 class _Reader:
-    """Runs descriptions as sequences and tells what fires in one layer."""
+    """Runs descriptions as sequences and finds what fires in one layer."""
 
     def __init__(self, checkpoint: Checkpoint, model_path: Path, layer: int) -> None:
         self.folder, self.model = loaded_model(model_path)
@@ -94,7 +95,7 @@ class _Reader:
         self.known_ids: dict[str, int] = {}
 
     def ids(self, texts: Sequence[str]) -> list[int]:
-        """Each text's last token, as the tokenizer splits it: not always the token that the text came from."""
+        """The last token of each text, as the tokenizer splits it: not always the token that the text came from."""
         for text in texts:
             if text not in self.known_ids:
                 ids = self.folder.tokenizer(text, add_special_tokens=False).input_ids
@@ -102,14 +103,14 @@ class _Reader:
         return [self.known_ids[text] for text in texts]
 
     def run(self, sequences: Sequence[Sequence[int]]) -> list[Callable[[np.ndarray], np.ndarray]]:
-        """For each sequence a function from features to their activations at its tokens."""
+        """For each sequence, a function from features to their activations at its tokens."""
         xs = sequence_inputs(
             self.model, self.folder.family, self.checkpoint.hooks, self.layer, sequences, self.checkpoint.bos
         )
         return [lambda features, x=x: firing(self.transcoder, x, features.tolist()).numpy() for x in xs]
 
     def fired(self, key: ShardKey, texts: Sequence[Sequence[str]]) -> list[Float32[np.ndarray, " n"]]:
-        """Each feature's activations along its own description; none where that is empty."""
+        """Each feature's activations along its own description; none if that is empty."""
         found: list[np.ndarray] = [np.zeros(0, np.float32)] * len(texts)
         features = [at for at, words in enumerate(texts) if words]
         for start in range(0, len(features), SOURCES_PER_BLOCK):
@@ -133,7 +134,7 @@ def _described(store: Store, job: PropagationJob, layer: int, d_transcoder: int)
 
 
 def _inherited(taken: list[tuple[int, int, float, int, int, float]], candidates: Candidates) -> Inherited:
-    """One entry a feature and token, that of the strongest edge; a feature's own tokens are not inherited."""
+    """One entry for each feature and token, that of the strongest edge; a feature's own tokens are not inherited."""
     best: dict[tuple[int, int], tuple[int, int, float, int, int, float]] = {}
     for entry in sorted(taken, key=lambda entry: (-entry[5], entry[3], entry[4])):
         if entry[1] not in _own(candidates, entry[0]):

@@ -1,4 +1,4 @@
-"""Project a shard's features on tokens and earlier features, and keep and validate what stands out."""
+"""Project a shard's features on tokens and earlier features; store the outliers and validate them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,14 @@ from storage.store import ShardKey, Store
 from tasks.shard_task import shard_task
 
 PROJECTED_TABLES = ("token_candidates", "contribution_totals", "feature_edges")
-"""What projecting a shard leaves behind, in this order."""
+"""The tables that projecting a shard writes, in this order."""
 
 COLUMN_BLOCKS = BlockCache(max_bytes=1_200_000_000)
-"""Embeddings and decoders that the shards of this process score against. GPT-2-small's fit, larger ones stream."""
+"""Embeddings and decoders that the shards of this process score against. GPT-2-small's fit in memory, larger ones are
+streamed."""
 
 VERSION = 1
-"""Bump when the same weights and settings would give other candidates, edges or inherited tokens."""
+"""Raise it when the same weights and settings would give other candidates, edges or inherited tokens."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class ProjectionJob:
     checkpoint_id: str
     settings: WeightLensSettings
     arithmetic: Arithmetic
-    """On which device and how products are computed, with the same result."""
+    """The device and the way in which products are computed; the results are the same."""
 
 
 @shard_task("weightlens", "weightlens {key.name}")
 def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
-    """Score a shard's features against tokens and earlier features; keep and validate what stands out."""
+    """Score a shard's features against tokens and earlier features; store and validate the outliers."""
     if all(store.part(table, key).exists() for table in PROJECTED_TABLES):
         return key
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
@@ -69,7 +70,8 @@ def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
 def _directions(
     checkpoint: Checkpoint, key: ShardKey, fold_norms: bool
 ) -> tuple[Float32[Tensor, "shard d_model"], Float32[Tensor, "shard d_model"]]:
-    """What a shard's encoders read in the residual stream, and what its decoders write to the final norm's output."""
+    """The directions that a shard's encoders read in the residual stream, and that its decoders write to the final
+    norm's output."""
     encoder = encoder_directions(checkpoint, key, fold_norms)
     W_dec = checkpoint.written(key.layer, key.start, key.stop).float()
     if not fold_norms:
@@ -79,12 +81,12 @@ def _directions(
     assert final_weight is not None
     if write_weight is not None:
         W_dec = W_dec * write_weight
-    # The logits read the final norm's output: what W_U sees of a direction is its centred, weighted part.
+    # The logits read the final norm's output: W_U sees the centred, weighted part of a direction.
     return encoder, fold_norm(W_dec, None, centred) * final_weight
 
 
 def encoder_directions(checkpoint: Checkpoint, key: ShardKey, fold_norms: bool) -> Float32[Tensor, "shard d_model"]:
-    """What a shard's encoders read in the residual stream."""
+    """The directions that a shard's encoders read in the residual stream."""
     W_enc = checkpoint.rows(key.layer, "W_enc", key.start, key.stop).float()
     if not fold_norms:
         return W_enc
@@ -95,7 +97,7 @@ def encoder_directions(checkpoint: Checkpoint, key: ShardKey, fold_norms: bool) 
 def reading_source(
     checkpoint: Checkpoint, encoder: Float32[Tensor, "shard d_model"], source: int, fold_norms: bool
 ) -> Float32[Tensor, "shard d_model"]:
-    """What encoders read of an earlier layer's decoders: times these, it gives virtual weights."""
+    """What encoders read of an earlier layer's decoders; the product of both is the virtual weight."""
     write_weight = checkpoint.vector(source, "write_weight") if fold_norms else None
     return encoder if write_weight is None else encoder * write_weight
 
@@ -156,7 +158,7 @@ def _upstream(
     encoder: Float32[Tensor, "shard d_model"],
     job: ProjectionJob,
 ) -> list[tuple[int, Projection]]:
-    """Earlier layers with what stands out among their features' virtual weights to the shard's features."""
+    """Earlier layers with the outliers among their features' virtual weights to the shard's features."""
     settings, arithmetic = job.settings, job.arithmetic
     found = []
     for source in checkpoint.attributes.upstream(settings, key.layer):

@@ -1,4 +1,4 @@
-"""Hand a shard the validated tokens of its upstream features, put its tokens into words, and load the catalog."""
+"""Pass a shard the validated tokens of its upstream features, put its tokens into words, and load the catalog."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,25 +24,25 @@ from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
 PROPAGATED_TABLES = ("token_candidates", "descriptions", "failures")
-"""What propagating into a shard leaves behind, in this order."""
+"""The tables that propagating into a shard writes, in this order."""
 
 OTHER_INPUT = ("no_input_side", "the feature reads what attention or an MLP wrote, which no token's embedding enters")
 """Why a feature that does not read the residual stream has no input tokens."""
 
 WORDING_VERSION = 2
-"""Bump when the same tokens would be put into other words."""
+"""Raise it when the same tokens would be put into other words."""
 
 
 @dataclass(frozen=True)
 class PropagationJob:
-    """Where tokens are handed up from, and how they are worded."""
+    """The inputs of propagation and wording."""
 
     checkpoint_id: str
     model_path: Path
     projections: str
-    """The recipe of the candidates and edges from which this starts."""
+    """The recipe of the candidates and edges that are used."""
     recipe: str
-    """Recipe of this step."""
+    """The recipe of this step."""
     shard_size: int
     wording: WordingSettings
     reads_stream: bool = True
@@ -55,7 +55,7 @@ class PropagationJob:
 
 @shard_task("propagate", "propagate {key.name}")
 def propagate_shard(store: Store, job: PropagationJob, key: ShardKey) -> ShardKey:
-    """Give a shard's features the tokens they inherit, and put all their tokens into words."""
+    """Pass a shard's features the tokens they inherit, and put all their tokens into words."""
     if all(store.part(table, key).exists() for table in PROPAGATED_TABLES):
         return key
     checkpoint = open_checkpoint(store, job.checkpoint_id)
@@ -76,14 +76,14 @@ def propagate_shard(store: Store, job: PropagationJob, key: ShardKey) -> ShardKe
 
 
 class Candidates(NamedTuple):
-    """What projecting a shard found, its features counted from the shard's start."""
+    """The candidates of a shard, with features counted from the shard's start."""
 
     direct: FeatureTokens
     """Validated input tokens."""
     n_input: Int64[np.ndarray, " shard"]
     """Input candidates, validated or not."""
     outputs: list[Int64[np.ndarray, " n"]]
-    """By feature, the tokens that it promotes, the strongest first."""
+    """For each feature, the tokens that it promotes, the strongest first."""
     edges: Edges
 
 
@@ -115,7 +115,8 @@ def _edges(store: Store, projected: ShardKey) -> Edges:
 
 @lru_cache(maxsize=32)
 def _validated(store: Store, keys: tuple[ShardKey, ...], d_transcoder: int) -> FeatureTokens:
-    """All validated tokens of an earlier layer, direct and inherited. Every shard of the layers above asks for them."""
+    """All validated tokens of an earlier layer, direct and inherited; cached, since every shard of the layers above
+    needs them."""
     parts = [store.part("token_candidates", key) for key in keys]
     table = read_parts(parts, ["feature", "token_id", "activation", "validated"])
     table = table.filter(table["validated"])
@@ -158,9 +159,9 @@ def write_words(
     inputs: Sequence[Sequence[Token]],
     soft: Sequence[Sequence[Token]] | None = None,
 ) -> None:
-    """Describe the features that have tokens, and record why the others have none.
+    """Describe the features that have tokens, and record why the others have no description.
 
-    `inputs` are each feature's validated tokens, the strongest first; `soft`, where given, those of `weightlens-soft`.
+    `inputs` are each feature's validated tokens, the strongest first; `soft`, if given, those of `weightlens-soft`.
     """
     vocabulary, wording = read_vocabulary(tokens_part(store, job.checkpoint_id)), job.wording
     described: list[tuple[int, str, str, list[str]]] = []
@@ -189,7 +190,7 @@ def write_words(
 
 
 def _by_strength(direct: FeatureTokens, inherited: Inherited) -> Iterator[list[int]]:
-    """Each feature's validated tokens, those that fire it most first."""
+    """Each feature's validated tokens, those with the greatest activation first."""
     starts = np.searchsorted(inherited.target, np.arange(direct.n_features + 1))
     for at in range(direct.n_features):
         own = slice(direct.indptr[at], direct.indptr[at + 1])
@@ -212,8 +213,8 @@ def _reason(n_candidates: int, n_edges: int) -> tuple[str, str]:
 def load_weightlens(
     store: Store, checkpoint_id: str, run_id: str, projected: Sequence[ShardKey], propagated: Sequence[ShardKey]
 ) -> str:
-    """Load all parts into the catalog, in one transaction, in the place of what an earlier recipe left there."""
-    COLUMN_BLOCKS.clear()  # nobody projects any more, and the catalog wants room
+    """Load all parts into the catalog in one transaction, replacing those of an earlier recipe."""
+    COLUMN_BLOCKS.clear()  # projections are finished, and the catalog needs the memory
     recipe = propagated[0].recipe
     where = {"checkpoint_id": checkpoint_id}
     with open_catalog(store.catalog, write=True) as connection:

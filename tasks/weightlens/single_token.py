@@ -1,4 +1,4 @@
-"""What every token alone activates: blocks of the vocabulary through the model, then turned round by feature."""
+"""The features that every token alone activates: blocks of the vocabulary through the model, then sorted by feature."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from tasks.models import forget_model, loaded_model
 from tasks.shard_task import shard_task
 
 TOKENS_PER_BLOCK = 2048
-"""Vocabulary entries a task runs through the model."""
+"""Vocabulary entries in a task."""
 
 ENTRY_FIELDS = ("token", "feature", "value")
 """Arrays of a layer's active features in a block."""
@@ -29,7 +29,7 @@ ENTRY_FIELDS = ("token", "feature", "value")
 
 @dataclass(frozen=True)
 class SingleTokenJob:
-    """Which model is asked, and how."""
+    """The model and how it is run."""
 
     checkpoint_id: str
     model_path: Path
@@ -39,7 +39,7 @@ class SingleTokenJob:
 
 @shard_task("single-token-block", "single tokens {start}-{stop}")
 def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int) -> int:
-    """Run a block of the vocabulary, a token at a time, and keep the active features of layers that are not gathered.
+    """Run a block of the vocabulary, a token at a time, and store the active features of layers that are not finished.
 
     Memory: the model, one encoder, the inputs of the block at every layer, and its active pairs, 12 bytes each.
     """
@@ -68,7 +68,7 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
 
 
 def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: str) -> Encoder:
-    """A layer's encoder; the authors' way, as if nothing were subtracted from its input."""
+    """A layer's encoder; for `compat: authors`, as if nothing were subtracted from its input."""
     encoder, subtracted = checkpoint.encoder(layer, device), checkpoint.vector(layer, "subtracted")
     if compat is None or subtracted is None:
         return encoder
@@ -79,7 +79,7 @@ def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: 
 def single_token_layer(store: Store, job: SingleTokenJob, layer: int, starts: Sequence[int]) -> int:
     """Gather one layer's activations from all blocks, by feature. Memory: that layer's active pairs, 16 bytes each."""
     checkpoint_id, compat = job.checkpoint_id, job.compat
-    forget_model()  # every block has been run, and what follows wants the room
+    forget_model()  # every block has been run, and the next steps need the memory
     if not single_token_path(store, checkpoint_id, layer, compat).exists():
         blocks = [_read_block(_block_path(store, checkpoint_id, start, compat), layer) for start in starts]
         token, feature, value = (np.concatenate(column) for column in zip(*blocks, strict=True))
@@ -95,7 +95,7 @@ def _read_block(path: Path, layer: int) -> list[np.ndarray]:
 
 
 def drop_single_token_blocks(store: Store, checkpoint_id: str, starts: Sequence[int], compat: Compat | None) -> None:
-    """Remove the blocks once every layer has been gathered."""
+    """Remove the blocks once every layer is gathered."""
     for start in starts:
         _block_path(store, checkpoint_id, start, compat).unlink(missing_ok=True)
 

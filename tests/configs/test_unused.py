@@ -88,5 +88,5 @@ def test_a_stage_or_step_that_is_left_out_may_keep_its_settings() -> None:
 def test_a_setting_that_a_file_has_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("name: a\nmodel: {path: m}\nshard_size: 3\nmodel: {path: n}\n")
-    with pytest.raises(ValueError, match=r"run\.yaml: .*model is there twice.*line 4"):
+    with pytest.raises(ValueError, match=r"run\.yaml: .*model occurs twice.*line 4"):
         load_config(path, [])

@@ -159,7 +159,7 @@ def test_contexts_are_read_and_opened_without_javascript(open_page: Open, checkp
     page.get_by_role("button", name="Show").click()
     assert "words=the" in page.url
     page.goto(page.url.split("/c/")[0] + f"{checkpoint}/graph/cat")
-    page.get_by_text("The same in tables").click()
+    page.get_by_text("The graph as tables").click()
     assert page.get_by_text("about 1_2_1").first.is_visible()
 
 

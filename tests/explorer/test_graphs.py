@@ -202,7 +202,7 @@ def test_the_queue_has_an_end(tmp_path: Path) -> None:
         wait.wait(10)
 
     jobs = Jobs(attribute, tmp_path)
-    with pytest.raises(LimitError, match="are waiting already"):
+    with pytest.raises(LimitError, match="are already waiting"):
         for _ in range(MAX_WAITING + 2):
             jobs.add(CHECKPOINT, "A cat")
     wait.set()

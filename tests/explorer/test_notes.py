@@ -44,7 +44,7 @@ def test_what_is_said_stands_on_the_page_and_in_the_list(client: TestClient) -> 
         assert "fires on &lt;b&gt;cats" in text
         assert "<script>alert" not in text
         assert "against\n" in text or "against maxact" in text
-    assert "fires on" not in client.get(f"/c/{CHECKPOINT}/feature/2/0").text
+    assert "fires on &lt;b&gt;" not in client.get(f"/c/{CHECKPOINT}/feature/2/0").text
 
 
 def test_notes_are_exported_and_imported_as_the_method_human(client: TestClient, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_feature_that_is_not_there_has_no_notes(client: TestClient) -> None:
 
 def test_without_a_file_nothing_can_be_said(explorer: TestClient) -> None:
     assert explorer.post(f"{PAGE}/note", data={"kind": "note", "text": "x"}).status_code == 404
-    assert "By hand" not in explorer.get(PAGE).text
+    assert "Notes by people" not in explorer.get(PAGE).text
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def test_feature_page_leads_up_and_down_the_wiring(explorer: TestClient) -> None
 
 
 def test_neighbours_without_arrays_say_so(explorer: TestClient) -> None:
-    assert "does not have the checkpoint" in explorer.get(f"/c/{CHECKPOINT}/feature/2/1/neighbours").text
+    text = explorer.get(f"/c/{CHECKPOINT}/feature/2/1/neighbours").text
+    assert "needed to find neighbours, are not in the store" in text
 
 
 def test_scores_stand_beside_what_chance_reaches(explorer: TestClient) -> None:
@@ -195,13 +196,13 @@ def test_a_query_ends_when_its_time_is_up(small_catalog: Path) -> None:
 
 def test_a_query_ends_when_it_needs_too_much_memory(small_catalog: Path) -> None:
     catalog = Catalog(small_catalog, Limits(memory="32MB"))
-    with catalog.reading() as reader, pytest.raises(LimitError, match="more memory"):
+    with catalog.reading() as reader, pytest.raises(LimitError, match=r"more than the .* of memory"):
         reader.panel("", "SELECT list(random()) FROM range(20000000) GROUP BY range % 10000000", {})
 
 
 def test_pages_wait_for_their_turn_and_downloads_keep_none_waiting(small_catalog: Path) -> None:
     catalog = Catalog(small_catalog, Limits(pages=1, downloads=1, waiting=0.05))
-    refused = pytest.raises(LimitError, match="too many other pages")
+    refused = pytest.raises(LimitError, match="too many other requests")
     with catalog.downloading(5), catalog.reading(), refused, catalog.reading():
         pass
     with pytest.raises(ValueError, match="goes wrong"), catalog.reading():
@@ -250,7 +251,7 @@ def test_search_finds_like_meanings_where_a_model_is_named(tmp_path: Path, monke
             assert "being read" in facts["alike_reason"]
             time.sleep(0.02)
         assert {(hit["layer"], hit["feature"]) for hit in facts["alike"]} >= {(0, 0), (2, 2)}
-        assert "Descriptions of like meaning" in client.get(address.removeprefix("/api")).text
+        assert "Descriptions with similar meaning" in client.get(address.removeprefix("/api")).text
 
 
 def test_a_model_that_cannot_be_opened_is_told_on_the_page(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_texts_of_models_and_corpora_do_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("features", "expected"),
-    [("2/60", "features 0 to 59"), ("3/0", "layers 0 to 2"), ("best", "'best' is no feature"), ("1/2,", "'' is no")],
+    [("2/60", "features 0 to 59"), ("3/0", "layers 0 to 2"), ("best", "'best' is not a feature"), ("1/2,", "'' is no")],
 )
 def test_other_features_are_refused(small_catalog: Path, tmp_path: Path, features: str, expected: str) -> None:
     with pytest.raises(ValueError, match=re.escape(expected)):
@@ -138,7 +138,7 @@ def test_only_an_earlier_site_is_replaced(small_catalog: Path, tmp_path: Path) -
     write_site(place, CHECKPOINT, "0/1", folder)
     assert [page.name for page in (folder / "feature").rglob("*.html")] == ["1.html"]
     (folder / MARK).unlink()
-    with pytest.raises(ValueError, match="holds other things than a site"):
+    with pytest.raises(ValueError, match="has files that are not part of a site"):
         write_site(place, CHECKPOINT, "0/0", folder)
     assert (folder / "feature" / "0" / "1.html").is_file()
 

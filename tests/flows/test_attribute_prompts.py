@@ -162,8 +162,8 @@ def test_other_files_have_a_prompt_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--prompts", "a.txt", "a"), "PROMPT is about one prompt"),
-        (("--prompts", "a.txt", "--output", "b.json"), "--output is about one prompt"),
+        (("--prompts", "a.txt", "a"), "PROMPT has no effect with --prompts"),
+        (("--prompts", "a.txt", "--output", "b.json"), "--output has no effect with --prompts"),
         (("a",), "--output: name a file"),
         (("--prompts", "none.txt"), "none.txt"),
     ],

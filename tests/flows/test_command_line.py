@@ -22,7 +22,7 @@ def refused(*arguments: object) -> str:
 
 def test_an_option_that_would_have_no_effect_is_refused(tmp_path: Path) -> None:
     said = refused("attribute", "Hello", "--output", tmp_path / "a.json", "--config", CONFIG, "--checkpoint", "demo")
-    assert "--checkpoint: --config says which checkpoint it is" in said
+    assert "--checkpoint: --config already names the checkpoint" in said
     said = refused("watch-checkpoints", CONFIG, "hf://someone/model", "--settle-s", "3", "--store", tmp_path / "store")
     assert "--settle-s: hf://someone/model is on the Hub" in said
 

@@ -38,7 +38,7 @@ def test_a_cross_layer_transcoder(tmp_path: Path, cli: Callable[..., subprocess.
     as_cross_layer(tmp_path / "transcoders")
     refused = cli("run", CONFIG, *overrides)
     assert refused.returncode == 2
-    assert "the input hook is not said; set transcoder.input_hook" in refused.stderr
+    assert "the input hook is not named; set transcoder.input_hook" in refused.stderr
     hooks = ("transcoder.input_hook=mlp_in", "transcoder.output_hook=mlp_out")
     result = cli("run", CONFIG, *overrides, *hooks)
     assert result.returncode == 0, result.stderr

@@ -23,13 +23,13 @@ def test_a_head_shows_features_places_and_reasons(tmp_path: Path) -> None:
     assert "layer 1  head 2" in said
     assert "L2 #1" in said
     assert "6 (100%)" in said
-    assert "what transcoders miss" in said
+    assert "transcoder errors" in said
     assert "-1" in said
 
 
 def test_a_head_that_brings_nothing_is_answered_with_those_that_do(tmp_path: Path) -> None:
     write_small_catalog(tmp_path)
     with pytest.raises(
-        ValueError, match=r"head 0\.3 brought much to no attributed activation.*layers 0-1, numbered 0-2"
+        ValueError, match=r"head 0\.3 contributes to no attributed activation.*layers 0-1, numbered 0-2"
     ):
         shown(tmp_path / "catalog.duckdb", 0, 3)

@@ -38,6 +38,6 @@ def reading(hooks: Hooks, *variances: float) -> HookCandidate:
 def test_what_to_set_names_only_what_differs() -> None:
     best, used = Hooks("mlp_in", "mlp_out_normed"), Hooks("mlp_in", "mlp_out")
     found = HookCandidates((reading(best, 0.9, 0.8), reading(used, 0.9, 0.7)), used)
-    assert str(found.advice).endswith("otherwise: set transcoder.output_hook=mlp_out_normed")
+    assert str(found.advice).endswith("with other hooks: set transcoder.output_hook=mlp_out_normed")
     near = HookCandidates((reading(best, 0.9, 0.8), reading(used, 0.89, 0.79)), used)
     assert near.advice is None

@@ -68,4 +68,4 @@ def test_ctrl_c_ends_it_at_once_with_a_sentence(program: str) -> None:
     _, message = process.communicate(timeout=30)
     assert time.monotonic() - sent < 15  # the programs would go on for 20 s
     assert process.returncode == 130
-    assert message.strip() == "interrupted; the store is whole, run the same command again to go on"
+    assert message.strip() == "interrupted; the store is consistent, run the same command again to continue"

@@ -139,7 +139,7 @@ def test_what_reads_a_store_fetches_what_it_needs(
     assert bucket in invoke("doctor", "--store", bucket)
     assert "Nothing to remove" in invoke("vacuum", "--store", bucket)
     told = invoke("plan", CONFIG, *overrides, "--store", bucket)
-    assert f"Store: {bucket}, worked with in {local_root(bucket)}" in told.replace("\n", "")
+    assert f"Store: {bucket}, local copy in {local_root(bucket)}" in told.replace("\n", "")
     todo = [line.split("│")[2].strip() for line in told.splitlines() if line.count("│") > 5]
     assert set(todo) <= {"0", ""}, told
 

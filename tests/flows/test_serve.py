@@ -47,7 +47,7 @@ def test_serve_says_what_it_exposes_and_asks_for_its_token(tmp_path: Path) -> No
         found = re.fullmatch(r"http://0\.0\.0\.0:(\d+)/\?token=(\S+)", address)
         assert found
         assert listening(process.pid) == {"0.0.0.0"}
-        assert re.match(r"Exposed on 0\.0\.0\.0, port \d+, to who has the token", process.stderr.readline())
+        assert re.match(r"Exposed on 0\.0\.0\.0, port \d+, to everyone with the token", process.stderr.readline())
         page = f"http://127.0.0.1:{found[1]}/c/{CHECKPOINT}"
         try:
             status = urlopen(page).status

@@ -26,7 +26,7 @@ def test_one_layer_is_described_and_the_other_added_later(tmp_path: Path, cli: C
     (tmp_path / "transcoders" / "layer_0.safetensors").rename(tmp_path / "layer_0.safetensors")
     refused = cli("run", CONFIG, *overrides)
     assert refused.returncode == 2
-    assert "found layers [1]. To read those alone: transcoder.only_layers=[1]" in refused.stderr
+    assert "found layers [1]. To read only these: transcoder.only_layers=[1]" in refused.stderr
     one = cli("run", CONFIG, *overrides, "transcoder.only_layers=[1]")
     assert one.returncode == 0, one.stderr
     catalog = tmp_path / "store" / "catalog.duckdb"
@@ -43,7 +43,7 @@ def test_one_layer_is_described_and_the_other_added_later(tmp_path: Path, cli: C
         assert score > 6  # what feature 3 of layer 0 wrote is now what that MLP wrote, of an activation of 6.5
     shown = cli("show", "0", "3", "--store", tmp_path / "store")
     assert shown.returncode == 2
-    assert "layer 0 is not ingested: of planted there are layers 1" in shown.stderr
+    assert "layer 0 is not ingested: planted has layers 1" in shown.stderr
     with TestClient(create_app(Settings(catalog)), base_url="http://127.0.0.1") as client:
         overview = client.get(f"/c/{checkpoint}").text
         gone = client.get(f"/c/{checkpoint}/feature/0/3")
@@ -60,7 +60,7 @@ def test_one_layer_is_described_and_the_other_added_later(tmp_path: Path, cli: C
     (tmp_path / "layer_0.safetensors").rename(tmp_path / "transcoders" / "layer_0.safetensors")
     both = cli("run", CONFIG, *overrides)
     assert both.returncode == 0, both.stderr
-    assert "taken over" in both.stdout
+    assert "copied from other checkpoints" in both.stdout
     with open_catalog(catalog) as connection:
         whole = connection.execute("SELECT checkpoint_id, layers FROM checkpoints WHERE len(layers) = 2").fetchall()
         assert whole[0][1] == [0, 1]

@@ -366,7 +366,7 @@ def test_what_was_begun_is_removed_when_its_source_has_changed(tmp_path: Path, m
 
 
 BAD_FILES = {
-    "cut json": ("a.jsonl", b'{"text": "x"}\n{"text"', r"a\.jsonl line 2: no JSON object"),
+    "cut json": ("a.jsonl", b'{"text": "x"}\n{"text"', r"a\.jsonl line 2: not a JSON object"),
     "no field": ("a.jsonl", b'{"body": "x"}\n', r"line 1: no field 'text'; it has 'body'"),
     "no text": ("a.jsonl", b'\n\n{"text": 5}\n', "line 3: 'text' is int, not a text"),
     "no object": ("a.jsonl", b'{"text": "x"}\n["text"]\n', "line 2: expected a JSON object with 'text', found list"),
@@ -384,13 +384,17 @@ BAD_FILES = {
     "zst none": ("a.jsonl.zst", b'{"text": "x"}\n', "after line 0: damaged Zstandard file"),
     "suffix": ("a.xls", b"x", r"'\.xls' file; expected \.txt, .*\.parquet \(all but the last also with \.gz or"),
     "windows json": ("a.jsonl", '{"text": "ça"}\n'.encode("cp1252"), r"0xe7: .*\), the byte 11 of the line; .*iconv"),
-    "utf-16": ("a.csv", "text\nx".encode("utf-16"), "line 1: .* it begins like UTF-16; make it UTF-8: iconv -f UTF-16"),
+    "utf-16": (
+        "a.csv",
+        "text\nx".encode("utf-16"),
+        "line 1: .* it begins like UTF-16; convert it to UTF-8: iconv -f UTF-16",
+    ),
     "csv column": ("a.csv", b"a,b\n1,2\n", r"a\.csv has no column 'text'; it has 'a', 'b'"),
     "csv twice": ("a.csv", b"text,text\n1,2\n", "has 2 columns 'text'"),
     "csv cells": ("a.csv", b'id,text\n1,"a\nb"\n2\n', "line 4: a row of 1 cells; the header names 2 columns"),
-    "csv quotes": ("a.csv", b'id,text\n1,"a"b\n', "line 2: no row of a table"),
+    "csv quotes": ("a.csv", b'id,text\n1,"a"b\n', "line 2: not a row of a table"),
     "csv not utf-8": ("a.csv", b"id,text\n1,\xff\n", r"line 2: not UTF-8 \(byte 0xff"),
-    "csv open": ("a.csv", b'id,text\n1,"' + b"x\n" * 20, "line 2: no row of a table"),
+    "csv open": ("a.csv", b'id,text\n1,"' + b"x\n" * 20, "line 2: not a row of a table"),
     "csv nothing": ("a.csv", b"", "no header"),
     "empty text": ("a.txt", b"", "holds no text"),
     "empty json": ("a.jsonl", b"\n\n", "holds no text"),

@@ -321,7 +321,7 @@ class TestCatalog:
         self.damage(store.catalog)
         said = restore(store.catalog)
         assert said is not None
-        assert "made again from catalog.published.duckdb" in said
+        assert "restored from catalog.published.duckdb" in said
         with open_catalog(store.catalog) as connection:
             assert self.runs(connection) == [("run",)]
             assert connection.execute("SELECT count(*) FROM features").fetchall() == [(9,)]
@@ -335,7 +335,7 @@ class TestCatalog:
             published_path(store.catalog).unlink()
             flip(store.catalog, 8 * at)
             said = restore(store.catalog)
-            if said is not None and "no part has, runs" in said:
+            if said is not None and "without parts, runs" in said:
                 n_kept = 1
                 with open_catalog(store.catalog) as connection:
                     assert self.runs(connection) == [("run",)]

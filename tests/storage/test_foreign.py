@@ -22,11 +22,11 @@ MERGED = "\n".join(
         ("[" + "0," * 900_000 + "0]", "more than 50000 values"),
         ("- " * 100_000, "more than 100 deep"),
         ("[" * 100_000, "more than 100 deep"),
-        ("&a [*a]", r"\*a stands for nothing that is complete"),
+        ("&a [*a]", r"\*a refers to nothing that is complete"),
         ("a: 99999999999999999999", "the number 99999999999999999999"),
         ("a: !!int ''", "IndexError"),
         ("a: !!python/object/apply:os.system [true]", "could not determine a constructor"),
-        ("a: 1\na: 2", "a is there twice"),
+        ("a: 1\na: 2", "a occurs twice"),
         ("a: \x00", "control characters"),
         ("a: '\ud800'", "surrogates"),
     ],
@@ -75,8 +75,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_bytes(b" " * (MAX_SETTINGS_BYTES + 1))
     for name, problem in (
-        ("folder", "is no file"),
-        ("pipe", "is no file"),
+        ("folder", "is not a file"),
+        ("pipe", "is not a file"),
         ("missing", "no file"),
         ("long", "2000001 bytes"),
     ):
@@ -89,7 +89,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a" * 256, "a/" * 2048 + "a", "a\0b", "a\ud800", "é" * 128])
 def test_names_that_no_file_can_have(name: str) -> None:
-    with pytest.raises(ValueError, match="is no path"):
+    with pytest.raises(ValueError, match="is not a path"):
         check_path(name)
 
 

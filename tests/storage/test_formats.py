@@ -120,7 +120,7 @@ class TestEveryFormat:
 
     def test_some_layers_alone_are_read(self, release: Release, folder: TranscoderFolder) -> None:
         if "CLT" in release.format:
-            with pytest.raises(ValueError, match=r"cross-layer transcoder.*read whole or not at all"):
+            with pytest.raises(ValueError, match=r"cross-layer transcoder.*all layers must be read"):
                 open_transcoders(folder.path, release.model_type, only=(3, 10))
             return
         some = open_transcoders(folder.path, release.model_type, only=(3, 10))
@@ -289,14 +289,14 @@ class TestRecognition:
     def test_choices_for_a_layer_are_listed(self, tmp_path: Path, release: str, first: str, second: str) -> None:
         path, model_type = write(release, tmp_path)
         shutil.copytree(path / first, path / second)
-        with pytest.raises(ValueError, match=r"layer 3 is there 2 times.*To choose") as refusal:
+        with pytest.raises(ValueError, match=r"layer 3 has 2 files.*To choose") as refusal:
             open_transcoders(path, model_type)
         assert all(choice in str(refusal.value) for choice in (first, second))
 
     def test_the_same_layer_under_two_names(self, tmp_path: Path) -> None:
         write_circuit_tracer(tmp_path, draw(names=HOUSE)())
         shutil.copy(tmp_path / "layer_3.safetensors", tmp_path / "layer_03.safetensors")
-        with pytest.raises(ValueError, match="layer 3 is there 2 times"):
+        with pytest.raises(ValueError, match="layer 3 has 2 files"):
             open_transcoders(tmp_path, "llama")
 
     def test_a_layer_far_away_costs_nothing(self, tmp_path: Path) -> None:
@@ -336,10 +336,10 @@ class TestHooks:
     @pytest.mark.parametrize(
         ("name", "problem"),
         [
-            ("ln2.hook_normalized", "which is not said; set transcoder.input_hook"),
+            ("ln2.hook_normalized", "which the release does not say; set transcoder.input_hook"),
             ("hook_mlp_in", "the residual stream in TransformerLens, the MLP's input in SAELens"),
             ("hook_q", "'hook_q'; expected one of .*or set transcoder.input_hook"),
-            (None, "not said; set transcoder.input_hook"),
+            (None, "not named; set transcoder.input_hook"),
             ([["x"] * 3] * 3, "is a list; expected"),
         ],
     )
@@ -376,7 +376,7 @@ class TestCircuitTracer:
     )
     def test_listed_files_lie_in_the_folder(self, tmp_path: Path, entry: object) -> None:
         write_circuit_tracer(tmp_path / "a", draw(names=HOUSE)(), transcoders=[entry])
-        with pytest.raises(ValueError, match=r"layer 0 is .*; expected the file .* inside|no list of files"):
+        with pytest.raises(ValueError, match=r"layer 0 is .*; expected the file .* inside|not a list of files"):
             open_transcoders(tmp_path / "a", "llama")
 
     @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ class TestCircuitTracer:
             ({"activation": "gelu"}, "activation is 'gelu'"),
             ({"activation": "jumprelu"}, "activation is jumprelu, but layer_0.safetensors holds a relu"),
             ({"activation": "topk", "k": 0}, "k is 0; expected a positive number"),
-            ({"feature_input_hook": ...}, "the input hook is not said"),
+            ({"feature_input_hook": ...}, "the input hook is not named"),
             ({"W_enc_rows": True}, "W_enc_rows is True"),
         ],
     )
@@ -477,7 +477,7 @@ def test_gemma_scope_2_without_config_needs_the_hooks(tmp_path: Path) -> None:
     path, model_type = write("Gemma Scope 2", tmp_path)
     for config in path.rglob("config.json"):
         config.unlink()
-    with pytest.raises(ValueError, match=r"the input hook is not said; set transcoder\.input_hook"):
+    with pytest.raises(ValueError, match=r"the input hook is not named; set transcoder\.input_hook"):
         open_transcoders(path, model_type)
     assert open_transcoders(path, model_type, "mlp_in", "mlp_out_normed").layers == tuple(range(N_LAYERS))
 

@@ -382,7 +382,7 @@ def test_a_damaged_object_is_not_taken(bucket: str, elsewhere: Callable[[str], S
 def test_a_manifest_can_name_nothing_outside_of_a_store(bucket: str, path: str) -> None:
     content = json.dumps({"version": mirror.VERSION, "files": {path: [1, "0" * 64]}})
     Objects(bucket).swap(mirror.MANIFEST, content.encode(), None)
-    with pytest.raises(ValueError, match="which is no file of a store"), hold(Store(local_root(bucket)), "test"):
+    with pytest.raises(ValueError, match="which cannot be a file of a store"), hold(Store(local_root(bucket)), "test"):
         pass
 
 

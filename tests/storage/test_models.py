@@ -159,7 +159,7 @@ def test_a_tokenizer_that_does_not_come_to_an_end_is_given_up() -> None:
         never.wait()
         return {"input_ids": [[0] for _ in texts]}
 
-    with pytest.raises(ValueError, match=r"10 characters take more than 0\.01 s; is there a pattern"):
+    with pytest.raises(ValueError, match=r"10 characters take more than 0\.01 s; does tokenizer.json have a pattern"):
         token_ids(tokenizer, ["0123456789"], 0.01)
     never.set()
     assert token_ids(tokenizer, ["a", "b"]) == [[0], [0]]

@@ -103,7 +103,7 @@ def test_the_layer_may_stand_in_the_name_and_a_description_be_a_list_of_tokens(s
         ([{"layer": 0, "feature": 1, "text": "x", "clarity": 7}], "row 1: clarity is 7; expected a number from -1"),
         ([{"layer": 0, "feature": 1, "text": 5}], "row 1: text is 5; expected a text"),
         ([{"layer": 0, "feature": 1, "text": "x"}] * 2, "is described twice"),
-        ([{"layer": 0, "feature": 1, "text": ""}], "nothing is said of any feature"),
+        ([{"layer": 0, "feature": 1, "text": ""}], "no table describes a feature"),
         ([[1, 2]], "row 1 is"),
     ],
 )
@@ -118,13 +118,13 @@ def test_a_table_that_does_not_fit_is_refused_by_name(
 
 
 def test_files_that_are_no_tables_are_named(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         import_descriptions(store, tmp_path / "nothing", None, "theirs")
     (tmp_path / "in").mkdir()
     with pytest.raises(ValueError, match=r"no \*\.parquet or"):
         import_descriptions(store, tmp_path / "in", None, "theirs")
     (tmp_path / "in" / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match=r"a\.parquet: no readable table"):
+    with pytest.raises(ValueError, match=r"a\.parquet: not readable as a table"):
         import_descriptions(store, tmp_path / "in", None, "theirs")
 
 

@@ -275,7 +275,7 @@ def test_only_what_a_store_leaves_behind_is_swept(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_things_is_no_place_for_a_store(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"holds other things \(thesis.tex\)"):
+    with pytest.raises(ValueError, match=r"has other content \(thesis.tex\)"):
         check_place(tmp_path)
     (tmp_path / "lock").touch()
     check_place(tmp_path)

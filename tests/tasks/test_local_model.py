@@ -64,7 +64,7 @@ def test_what_stays_malformed_is_kept_as_such_and_not_asked_for_again(tmp_path: 
 
 def test_a_folder_without_a_chat_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no readable model"):
+    with pytest.raises(ValueError, match="empty has no readable model"):
         asked(tmp_path / "empty", tmp_path)
     path = write_chat_model(tmp_path / "plain", first="x", second="y")
     template = path / "chat_template.jinja"
