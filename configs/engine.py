@@ -20,6 +20,9 @@ class EngineConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$")] = "auto"
     """Where every stage computes and `local_model` answers: on a GPU if PyTorch sees one (auto), cpu, cuda, one of
     several GPUs (cuda:1), or mps (Apple's)."""
+    devices: Literal["all"] | Annotated[int, Field(gt=0)] | None = None
+    """With `runner: dask`, how many of this machine's NVIDIA GPUs work at the same time, each with a worker process of
+    its own: all, or a number. Left out: workers are one per core."""
     bfloat16: Literal["auto"] | bool = "auto"
     """Find outliers and active features by bfloat16 products and score them again in float32. The results are the same,
     and come sooner on processors with bfloat16 arithmetic. auto: if this machine's processor has it."""

@@ -28,6 +28,10 @@ class ModelConfig(Section):
     bos: Literal["auto", "none"] | Annotated[int, Field(ge=0)] = "auto"
     """The token put before a single token and at the start of documents. auto: the tokenizer's own BOS; none: for a
     model that was trained without one; or a token id."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Number format of the model's weights wherever the model is run on text; auto: the checkpoint's own on a GPU,
+    float32 on a CPU. Sums, statistics, scores and thresholds are float32 in any case, and so are transcoders,
+    projections and CircuitLens's decompositions. A model in another format is another checkpoint of the store."""
     step: int | None = None
     """Training step of the model, for one of a series of checkpoints."""
 

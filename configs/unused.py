@@ -45,6 +45,12 @@ def _trains_topk(config: "RunConfig") -> bool:
 CONDITIONS = (
     Condition(("engine.dask_address",), "engine.runner=dask", lambda c: c.engine.runner == "dask"),
     Condition(
+        ("engine.devices",),
+        "engine.runner=dask, engine.device=auto or cuda, and neither engine.dask_address nor engine.workers",
+        lambda c: c.engine.runner == "dask" and c.engine.device in ("auto", "cuda")
+        and c.engine.dask_address is None and c.engine.workers is None,
+    ),
+    Condition(
         ("engine.bfloat16",),
         "engine.device=cpu, since a GPU screens nothing",
         lambda c: c.engine.device in ("auto", "cpu") or c.engine.bfloat16 is not True,

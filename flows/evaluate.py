@@ -14,7 +14,7 @@ from flows.running.corpus import tokenise
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
-from flows.subject.machine import arithmetic, threads_of_a_lone_task
+from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Subject
 from interp.activations.encoding import encoder_bytes
 from storage.checkpoints import open_checkpoint
@@ -134,7 +134,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         evidence=config.describe.evidence,
         rule=config.describe.rule,
         wording=config.wording,
-        arithmetic=arithmetic(config.engine),
+        arithmetic=subject.arithmetic,
         n_threads=threads_of_a_lone_task(config.engine),
     )
 

@@ -13,7 +13,7 @@ from flows.recipes.checkpoint import measured_text
 from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.stage import is_loaded, perform, store_held
-from flows.subject.machine import arithmetic, threads_of_a_lone_task
+from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Subject, identify, open_source
 from interp.quality import Quality
 from storage.catalog.runs import new_run_id
@@ -80,7 +80,7 @@ def quality_job(subject: Subject) -> IngestJob:
         text=quality_text(subject),
         counted=subject.config.activations,
         n_threads=threads_of_a_lone_task(subject.config.engine),
-        arithmetic=arithmetic(subject.config.engine),
+        arithmetic=subject.arithmetic,
         only=None if subject.config.transcoder.only_layers is None else subject.layers,
     )
 

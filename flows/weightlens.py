@@ -117,7 +117,7 @@ def _single_tokens(subject: Subject, recipe: WeightLensRecipe) -> None:
         if not take_over(store, recipe.single_token_ingredients(layer), checkpoint_id, partial(places, layer=layer))
     ]
     if left:
-        job = SingleTokenJob(checkpoint_id, subject.source.model.path, compat, arithmetic(subject.config.engine))
+        job = SingleTokenJob(checkpoint_id, subject.source.model.path, compat, subject.arithmetic)
         ends = [(start, min(start + TOKENS_PER_BLOCK, n_tokens)) for start in starts]
         futures = [single_token_block.submit(store, job, start, stop) for start, stop in ends]
         wait_for_all(futures, "single tokens: run")

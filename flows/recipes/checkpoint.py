@@ -45,12 +45,19 @@ def weights(model_sha256: str, transcoders: Mapping[str, str]) -> str:
     return short_hash(model=model_sha256, transcoders=transcoders)
 
 
-def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: int | None) -> str:
+def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: int | None, dtype: str) -> str:
     """The checkpoint's id: its weights, where its transcoders read and write, and its tokens.
 
-    The same bytes are the same checkpoint, wherever they come from and whatever its name.
+    The same bytes are the same checkpoint, wherever they come from and whatever its name. A model that is
+    run in another number format than float32 is another one.
     """
-    return short_hash(weights=weights_sha256, hooks=hooks, tokenizer=tokenizer_sha256, bos=bos, version=INGEST_VERSION)
+    read = {"weights": weights_sha256, "hooks": hooks, "tokenizer": tokenizer_sha256, "bos": bos}
+    return short_hash(**read, **rounded(dtype), version=INGEST_VERSION)
+
+
+def rounded(dtype: str) -> dict[str, str]:
+    """What a hash of a model has beside its weights, where it is not run in float32."""
+    return {} if dtype == "float32" else {"dtype": dtype}
 
 
 def measured_text(corpus_id: str, n_tokens: int, activations: ActivationSettings) -> str:

@@ -1,5 +1,6 @@
 """What a layer's activations on given tokens depend on; several stages' ingredients share it."""
 
+from flows.recipes.checkpoint import rounded
 from flows.subject.subject import Subject
 from storage.checkpoints import ENCODER_ARRAYS, Checkpoint, open_checkpoint
 
@@ -15,6 +16,7 @@ def encoder_ingredients(subject: Subject, layer: int) -> dict[str, object]:
     return {
         "layer": layer,
         "model": subject.source.model_sha256,
+        **rounded(subject.source.dtype),
         "arrays": opened(subject).sha256(layer, *ENCODER_ARRAYS),
         "activation": attributes.activation,
         "k": attributes.k,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from flows.running.engine import wait_for_all
-from flows.subject.machine import arithmetic
 from flows.subject.subject import Subject
 from storage.activations import Block, has_block
 from tasks.activations.corpora import tokenise_corpus
@@ -32,6 +31,6 @@ def missing_blocks(subject: Subject, passes: Sequence[CorpusPass]) -> list[tuple
 def run_blocks(subject: Subject, blocks: Sequence[tuple[CorpusPass, Block]], title: str) -> None:
     """Run blocks of rows through the model and store the sparse activations."""
     config, model_path = subject.config, subject.source.model.path
-    job = PassJob(subject.checkpoint_id, model_path, config.activations, arithmetic(config.engine))
+    job = PassJob(subject.checkpoint_id, model_path, config.activations, subject.arithmetic)
     futures = [activations_block.submit(subject.store, job, corpus_pass, block) for corpus_pass, block in blocks]
     wait_for_all(futures, title)

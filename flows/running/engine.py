@@ -22,12 +22,12 @@ from flows.running.prefect_api import check_prefect_answers
 from flows.running.prefect_server import end_early, started
 from flows.running.processes import processes_at_hand
 from flows.running.progress import working
-from flows.subject.machine import n_workers
+from flows.subject.machine import n_workers, visible_devices
 from storage.bucket.working_copy import check_held
 from tasks.shard_task import CLUSTER
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 R = TypeVar("R")
 
@@ -77,14 +77,13 @@ def engine_running(engine: EngineConfig) -> Iterator[None]:
 @contextmanager
 def _cluster(engine: EngineConfig) -> Iterator["Client"]:
     """A running Dask cluster with at least one worker, or a local one, whose workers have one thread each."""
-    from distributed import Client, LocalCluster  # imported here because it takes a second
+    from distributed import Client  # imported here because it takes a second
 
     logging.getLogger("distributed").setLevel(logging.WARNING)  # it logs every connection
     with ExitStack() as stack:
         address: Any = engine.dask_address  # Dask's annotations know neither a cluster here nor no page
         if address is None:
-            local: Any = {"n_workers": n_workers(engine), "threads_per_worker": 1, "dashboard_address": None}
-            address = stack.enter_context(LocalCluster(**local))
+            address = stack.enter_context(local_cluster(engine))
         try:
             client = stack.enter_context(Client(address, timeout=SCHEDULER_PATIENCE_S, set_as_default=False))
             client.wait_for_workers(1, timeout=WORKER_PATIENCE_S)
@@ -93,6 +92,26 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
                 raise
             raise ValueError(f"engine.dask_address: no Dask workers at {engine.dask_address}: {error}") from None
         yield client
+
+
+def local_cluster(engine: EngineConfig) -> "LocalCluster":
+    """Workers on this machine, with a thread each; with `engine.devices` each sees one GPU and no other."""
+    from distributed import LocalCluster
+
+    devices = [None] * n_workers(engine) if engine.devices is None else visible_devices(engine)
+
+    class OneDeviceEach(LocalCluster):
+        def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
+            specs: dict[Any, Any] = super().new_worker_spec()  # a worker's, as Dask would have it
+            [(name, spec)] = specs.items()
+            device = devices[len(self.worker_spec) % len(devices)]
+            own = {} if device is None else {"env": {"CUDA_VISIBLE_DEVICES": device}}
+            return {name: {**spec, "options": {**spec["options"], **own}}}
+
+    settings: Any = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = OneDeviceEach(**settings)
+    cluster.scale(len(devices))
+    return cluster
 
 
 @contextmanager

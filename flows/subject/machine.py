@@ -11,7 +11,23 @@ from interp.projection import Arithmetic
 
 def n_workers(engine: EngineConfig) -> int:
     """Number of tasks at a time."""
+    if engine.devices is not None:
+        return len(visible_devices(engine))
     return engine.workers or os.cpu_count() or 1
+
+
+def visible_devices(engine: EngineConfig) -> list[str]:
+    """The GPUs of `engine.devices`, as CUDA_VISIBLE_DEVICES names them.
+
+    Raises:
+        ValueError: there are fewer, or none.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wanted = n_gpus if engine.devices == "all" else engine.devices or 1
+    if not 0 < wanted <= n_gpus:
+        raise ValueError(f"engine.devices is {engine.devices}; PyTorch sees {n_gpus} GPUs here")
+    known = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (known or [str(at) for at in range(n_gpus)])[:wanted]
 
 
 def threads_of_a_lone_task(engine: EngineConfig) -> int:

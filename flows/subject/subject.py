@@ -3,14 +3,19 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from configs.run import RunConfig
 from configs.stages import StageName
 from flows.recipes.checkpoint import checkpoint, trained_transcoders, weights
 from flows.subject.left_out import check_settings, stages_left_out
+from flows.subject.machine import arithmetic, device
 from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
 from interp.families.agreement import disagreement
+from interp.projection import Arithmetic
 from interp.transcoder import ActivationName
 from storage.bucket.mirror import local_root
 from storage.bucket.working_copy import refresh
@@ -24,6 +29,8 @@ from storage.formats.autoencoders import place_of_repo
 from storage.models import ModelFolder, open_model
 from storage.recipes import fingerprints, short_hash
 from storage.store import ShardKey, Store, check_place, shards
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def store_path(config: RunConfig) -> Path:
@@ -58,6 +65,15 @@ class Source:
         """The files whose hashes are cached."""
         texts = [file for corpus in self.corpora for file in local_files(corpus.source)]
         return (*self.model.files, *self.model.tokenizer_files, *texts)
+
+    @cached_property
+    def dtype(self) -> str:
+        """The number format of the model's weights where the model is run, by its name."""
+        asked = self.config.model.dtype
+        if asked != "auto":
+            return asked
+        own = str(self.model.config.dtype or "float32").removeprefix("torch.")
+        return "float32" if device(self.config.engine) == "cpu" else own
 
     @property
     def training_recipe(self) -> str:
@@ -102,6 +118,11 @@ class Subject:
     def files(self) -> tuple[Path, ...]:
         """The files whose hashes are cached."""
         return (*self.source.files, *self.transcoders.files)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """Where and how the model is run and products are computed."""
+        return arithmetic(self.config.engine)._replace(dtype=DTYPES[self.source.dtype])
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -223,7 +244,7 @@ def identify(source: Source) -> Subject:
     _check_features(source, folder, sizes[0][0])
     fingerprint = fingerprints(source.store, folder.files)
     weights_sha256 = weights(source.model_sha256, fingerprint)
-    checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos)
+    checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos, source.dtype)
     refresh(source.store, f"checkpoints/{checkpoint_id}")
     if is_ingested(source.store, checkpoint_id):
         attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes

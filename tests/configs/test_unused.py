@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 TRAIN = ("transcoder.path=null", "corpus.source=t.txt")
 CASES = {
     "engine.dask_address=tcp://127.0.0.1:1": ("engine.runner=dask", ()),
+    "engine.devices=all": ("engine.runner=dask, engine.device", ("engine.runner=dask", "engine.workers=2")),
     "engine.bfloat16=true": ("engine.device=cpu", ("engine.device=cuda",)),
     "corpus.text_field=body": ("corpus.source", ()),
     "corpus.token_field=ids": ("corpus.source", ()),

@@ -1,5 +1,7 @@
 """Which device a configuration gets, on machines that have other ones than this."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,8 +11,18 @@ from flows.costs.evaluate import evaluate_costs
 from flows.costs.machines import MACHINES, on_machine, rates_of
 from flows.costs.rates import Rates
 from flows.costs.recorded import recorded_sizes
-from flows.subject.machine import arithmetic, device, n_workers
+from flows.costs.sizes import sizes_of
+from flows.running.before_start import _check_model_fits
+from flows.running.engine import local_cluster
+from flows.subject.machine import arithmetic, device, n_workers, visible_devices
+from flows.subject.subject import identify, open_source
 from tests.conftest import ROOT
+
+
+def gpus(patch: pytest.MonkeyPatch, n: int) -> None:
+    """Have PyTorch see so many GPUs."""
+    patch.setattr(torch.cuda, "is_available", lambda: n > 0)
+    patch.setattr(torch.cuda, "device_count", lambda: n)
 
 
 @pytest.mark.parametrize(
@@ -18,8 +30,7 @@ from tests.conftest import ROOT
     [("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cpu", 2, "cpu"), ("cuda", 1, "cuda"), ("cuda:1", 2, "cuda:1")],
 )
 def test_the_device_that_is_asked_for(asked: str, n_gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    gpus(monkeypatch, n_gpus)
     assert device(EngineConfig(device=asked)) == expected
     if expected != "cpu":
         assert not arithmetic(EngineConfig(device=asked)).screen
@@ -34,8 +45,7 @@ def test_the_device_that_is_asked_for(asked: str, n_gpus: int, expected: str, mo
     ],
 )
 def test_a_device_that_is_not_there(asked: str, n_gpus: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    gpus(monkeypatch, n_gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=says):
         device(EngineConfig(device=asked))
@@ -58,3 +68,45 @@ def test_a_plan_for_another_machine_has_its_rates_and_cores(monkeypatch: pytest.
     assert n_workers(on_machine(load_config(ROOT / "configs" / "gpt2.yaml", ["engine.workers=3"]), "h100").engine) == 3
     with pytest.raises(ValueError, match=r"no machine 'v100' is known; known are h100, h200, a100, 4090, cpu-16"):
         rates_of("v100", 768, config)
+
+
+def test_each_worker_of_several_gpus_sees_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus(monkeypatch, 4)
+    every = EngineConfig(runner="dask", devices="all")
+    assert n_workers(every) == 4
+    assert device(every) == "cuda"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7,GPU-8ab,9")
+    assert visible_devices(every) == ["5", "7", "GPU-8ab", "9"]
+    assert visible_devices(EngineConfig(runner="dask", devices=2)) == ["5", "7"]
+    with pytest.raises(ValueError, match=r"engine.devices is 5; PyTorch sees 4 GPUs here"):
+        n_workers(EngineConfig(runner="dask", devices=5))
+    gpus(monkeypatch, 0)
+    with pytest.raises(ValueError, match=r"engine.devices is all; PyTorch sees 0 GPUs here"):
+        n_workers(every)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(("devices", "expected"), [("all", ["3", "1"]), (None, [None, None])])
+def test_a_local_cluster_of_a_worker_a_gpu(
+    devices: str | None, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(monkeypatch, 2)
+    engine = EngineConfig(runner="dask", devices=devices, workers=None if devices else 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if devices:
+        monkeypatch.setattr("flows.running.engine.visible_devices", lambda _: expected)
+    with local_cluster(engine) as cluster, cluster.get_client() as client:
+        client.wait_for_workers(2, timeout=60)
+        seen = client.run(os.getenv, "CUDA_VISIBLE_DEVICES")
+    assert sorted(map(str, seen.values())) == sorted(map(str, expected))
+
+
+def test_a_model_that_a_gpu_has_no_room_for_is_refused(planted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = identify(open_source(load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda"])))
+    gpus(monkeypatch, 1)
+    n_bytes = sizes_of(subject).model_bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, n_bytes - 1))
+    with pytest.raises(ValueError, match=r"weights take 0.0 GB in float32, and cuda has 0.0 GB; compute on the CPU"):
+        _check_model_fits(subject.config, subject)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, n_bytes))
+    _check_model_fits(subject.config, subject)

@@ -48,6 +48,7 @@ SECTIONS: dict[str, set[str]] = {
 
 SETTINGS: dict[str, set[str]] = {
     "model.bos": {*EVERYTHING, *READ},
+    "model.dtype": EVERYTHING,
     "quality_tokens": {"measured"},
     "shard_size": {"sums"},
     "corpus.keep_text": {"texts"},
@@ -79,6 +80,7 @@ SETTINGS: dict[str, set[str]] = {
 
 VALUES: dict[str, object] = {
     "model.bos": "none", "corpus.layout": "padded", "weightlens.mode": "paper", "weightlens.upstream": [0],
+    "model.dtype": "bfloat16",
     "weightlens.compat": "authors", "wording.languages": ("en", "de"), "activations.special_tokens": "count",
     "circuitlens.heads": "jacobian", "circuitlens.sources": "direct", "circuitlens.precision": "bfloat16",
     "circuitlens.clustering": "hdbscan", "coactivation.pairs": [(0, 1)],
@@ -93,7 +95,7 @@ VALUES: dict[str, object] = {
 
 ELSEWHERE = {
     "store", "stages", "corpus.source", "describe.explainer", "evaluate.judge", "evaluate.explainer", "engine.runner",
-    "engine.dask_address", "corpus.token_field", "corpus.tokenizer_sha256",
+    "engine.dask_address", "engine.devices", "corpus.token_field", "corpus.tokenizer_sha256",
 }  # fmt: skip
 """Settings that need other files, a language model or a cluster to be changed; tests of their own have them."""
 

@@ -56,7 +56,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def read(subject: Subject, how: Arithmetic, layer: int) -> np.ndarray:
     """A layer's activations of a block, dense."""
     [corpus_pass] = ActivationsRecipe(subject).passes
-    corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}")
+    corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}-{how.dtype}")
     block, model = Block(0, 10), subject.source.model.path
     reading.activations_block.fn(
         subject.store, reading.PassJob(subject.checkpoint_id, model, COUNTED, how), corpus_pass, block
@@ -71,6 +71,14 @@ def test_the_corpus_pass(subject: Subject, there: str) -> None:
     found, expected = read(subject, on(there), 2), read(subject, FLOAT32, 2)
     assert (expected > 0).sum() > 1000
     assert np.allclose(found, expected, atol=2e-5)
+
+
+def test_the_corpus_pass_of_a_model_in_bfloat16(subject: Subject) -> None:
+    found, expected = read(subject, FLOAT32._replace(dtype=torch.bfloat16), 2), read(subject, FLOAT32, 2)
+    both = (found > 0) & (expected > 0)
+    assert both.sum() > 0.9 * (expected > 0).sum()
+    difference = np.abs(found - expected)[both]
+    assert 0 < np.median(difference) < 0.03 * np.median(expected[both])
 
 
 def test_single_tokens_and_projections(subject: Subject, there: str) -> None:
