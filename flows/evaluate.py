@@ -16,7 +16,6 @@ from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
 from flows.subject.machine import threads_of_a_lone_task
 from flows.subject.subject import Subject
-from interp.activations.encoding import encoder_bytes
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
@@ -28,7 +27,7 @@ from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
 from tasks.evaluation.score import load_scores, loaded_name, score_layer
 from tasks.evaluation.texts import draw_texts
 from tasks.llm.instructions import instructions
-from tasks.models import ENCODERS
+from tasks.models import layers_together
 
 
 class EvaluateStage:
@@ -82,7 +81,7 @@ class EvaluateStage:
         for key, scores in zip(judged, scored, strict=True):
             forget_unjudged(store, job, key, scores)
         wait_for_all([draw_texts.submit(store, job)], "evaluate: draw texts")
-        groups = _read_together(subject)
+        groups = layers_together(subject.attributes, subject.layers)
         wait_for_all([read_layers.submit(store, job, layers) for layers in groups], "evaluate: read held-out")
         steering = [key for layer in subject.layers for key in job.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, job, key) for key in steering], "evaluate: steer")
@@ -137,15 +136,6 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         arithmetic=subject.arithmetic,
         n_threads=threads_of_a_lone_task(config.engine),
     )
-
-
-def _read_together(subject: Subject) -> list[tuple[int, ...]]:
-    """Layers in groups whose encoders fit into memory together."""
-    attributes = subject.attributes
-    encoder = encoder_bytes(attributes.d_transcoder, attributes.d_model, screened=False)
-    at_once = max(1, ENCODERS.max_bytes // encoder)
-    layers = list(subject.layers)
-    return [tuple(layers[start : start + at_once]) for start in range(0, len(layers), at_once)]
 
 
 @flow(name="evaluate", flow_run_name="evaluate descriptions of {config.name}")

@@ -1,6 +1,7 @@
 """The model that this process uses, cached between tasks because loading it takes longer than a task."""
 
 import ctypes
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -9,10 +10,10 @@ from threading import Lock
 import torch
 from torch import nn
 
-from interp.activations.encoding import Encoder
+from interp.activations.encoding import Encoder, encoder_bytes
 from interp.projection import FLOAT32, Arithmetic
 from interp.transcoder import Transcoder
-from storage.checkpoints import Checkpoint
+from storage.checkpoints import Checkpoint, CheckpointAttributes
 from storage.lru_cache import LRUCache
 from storage.models import ModelFolder, open_model
 
@@ -67,6 +68,13 @@ ENCODERS: LRUCache[Encoder] = LRUCache(1_400_000_000, lambda encoder: encoder.n_
 
 TRANSCODERS: LRUCache[Transcoder] = LRUCache(4_000_000_000, lambda transcoder: transcoder.n_bytes)
 """Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
+
+
+def layers_together(attributes: CheckpointAttributes, layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """Layers in groups whose encoders are kept in memory together."""
+    encoder = encoder_bytes(attributes.d_transcoder, attributes.d_model, screened=False)
+    at_once = max(1, ENCODERS.max_bytes // encoder)
+    return [tuple(layers[start : start + at_once]) for start in range(0, len(layers), at_once)]
 
 
 def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = FLOAT32) -> Encoder:
