@@ -10,15 +10,14 @@ from pathlib import Path
 
 from delphi.config import ConstructorConfig, SamplerConfig
 from delphi.latents import LatentDataset
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 
 def main() -> None:
     folder, model, output = map(Path, sys.argv[1:])
     modules = sorted(path.name for path in (folder / "latents").iterdir())
-    dataset = LatentDataset(
-        folder / "latents", SamplerConfig(), ConstructorConfig(), AutoTokenizer.from_pretrained(model), modules
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json"))
+    dataset = LatentDataset(folder / "latents", SamplerConfig(), ConstructorConfig(), tokenizer, modules)
     found: dict[str, dict[str, list[float]]] = {module: {} for module in modules}
     for buffer in dataset.buffers:
         for data in buffer:
