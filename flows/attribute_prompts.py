@@ -14,6 +14,7 @@ from flows.running.engine import prefect_at_hand, wait_for_all
 from flows.running.progress import working
 from flows.running.stage import StageRun, stage_recorded, store_held
 from flows.subject.named import chosen_checkpoint
+from interp.circuitlens.graph import MAX_MEMORY_GB
 from storage.bucket.working_copy import push_rest
 from storage.catalog.database import loaded_recipe, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part
@@ -123,10 +124,16 @@ def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) 
         version=VERSION,
         checkpoint=checkpoint_id,
         lines=lines,
-        wanted=wanted if wanted.heads else wanted[:-1],  # as batches of earlier versions were named
+        wanted=_named(wanted),
         directions=[file_sha256(file) for file in files if file.is_file()],
         labels=said,
     )
+
+
+def _named(wanted: Wanted) -> list[object]:
+    """What is wanted as names of batches have it: without what earlier versions did not know, where it is as then."""
+    graph = wanted.graph[:-1] if wanted.graph.max_memory_gb == MAX_MEMORY_GB else wanted.graph
+    return [graph, *(wanted[1:] if wanted.heads else wanted[1:-1])]
 
 
 @flow(name="attribute", flow_run_name="attribute {file}")

@@ -80,6 +80,9 @@ def attribute(
     max_features: Annotated[
         int, typer.Option(help="Number of features that are attributed, the most influential first.")
     ] = 7500,
+    max_memory: Annotated[
+        float, typer.Option(help="GB for edges; beyond it fewer features and the strongest edges alone are held.")
+    ] = 8.0,
     node_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept nodes have.")] = 0.8,
     edge_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept edges have.")] = 0.98,
 ) -> None:
@@ -100,7 +103,7 @@ def attribute(
 
         if config is not None and checkpoint is not None:
             raise ValueError("--checkpoint: --config already names the checkpoint; give one of the two")
-        settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold)
+        settings = GraphSettings(max_logits, logit_share, max_features, node_threshold, edge_threshold, max_memory)
         wanted = flow.Wanted(
             settings,
             ValidationSettings() if validate else None,

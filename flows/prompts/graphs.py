@@ -1,7 +1,8 @@
 """The attribution graph of a prompt, labelled with the catalog's descriptions, and tested if wanted."""
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from flows.prompts.asked import subject_of
 from flows.prompts.opened import Opened
 from flows.prompts.targets import Likeliest, Target, targets_asked
 from interp.circuitlens.frozen import Frozen, freeze
-from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, attribution_graph, prune
+from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, Step, attribution_steps, prune
 from interp.circuitlens.loadings import LoadingSettings, carried_edges
 from interp.circuitlens.supernodes import SupernodeSettings, supernodes
 from interp.descriptions.preference import PREFERRED
@@ -32,6 +33,9 @@ from storage.exchange.slugs import slug_of
 from storage.store import Store
 
 BATCH_BYTES = 256_000_000
+
+TELL_EVERY_S = 5.0
+"""Seconds between two sentences on how far a graph is."""
 
 SLUG_LENGTH = 40
 """Characters of a prompt that form its graph's name."""
@@ -144,9 +148,31 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
         readings = targets_of(linear, frozen, opened.transcoder, [one.reading for one in targets])
         ends = Ends(readings, np.array([one.weight for one in targets], np.float32))
         encoder = partial(checkpoint.encoder, device=device)
-        graph = attribution_graph(linear, frozen, encoder, ends, settings, BATCH_BYTES)
+        graph = _attributed(attribution_steps(linear, frozen, encoder, ends, settings, BATCH_BYTES), tell)
     tell("pruning")
     return _Computed(frozen, targets, graph, prune(graph, settings.node_threshold, settings.edge_threshold))
+
+
+def _attributed(steps: Generator[Step, None, Graph], tell: Callable[[str], None]) -> Graph:
+    """A graph's steps to their end; every few seconds `tell` hears how far they are and how long the rest takes."""
+    began = said = time.monotonic()
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            graph: Graph = end.value
+            break
+        now = time.monotonic()
+        if now - said >= TELL_EVERY_S:
+            left = (now - began) * (step.n_wanted - step.n_attributed) / step.n_attributed
+            tell(f"attributing: {step.n_attributed:,} of {step.n_wanted:,} features, about {left:,.0f} s left")
+            said = now
+    if graph.cut is not None:
+        tell(
+            f"--max-memory: {graph.cut.n_features:,} features were left out, and of each node's edges all but the "
+            f"{graph.cut.n_strongest:,} strongest, which are {graph.cut.held:.1%} of what goes into nodes"
+        )
+    return graph
 
 
 def mean_activations(opened: Opened) -> Tensor:
@@ -178,6 +204,8 @@ def check_wanted(wanted: Wanted) -> None:
         value = getattr(settings, name)
         if not 0 < value <= 1:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected more than 0 and at most 1")
+    if not settings.max_memory_gb > 0:
+        raise ValueError(f"--max-memory is {settings.max_memory_gb}; expected more than 0 GB")
     for name in ("max_logits", "max_features"):
         value = getattr(settings, name)
         if value is not None and value < 1:

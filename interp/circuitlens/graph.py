@@ -5,7 +5,7 @@ next tokens or other readings. An edge is the direct contribution of one node to
 nodes, not as paths.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +15,15 @@ from torch import Tensor
 
 from interp.activations.encoding import Encoder
 from interp.circuitlens.attribution import Targets, contributions, feature_targets
+from interp.circuitlens.edges import FoundEdges, influence_of, limits
 from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.linear import LinearModel
 from interp.transcoder import Transcoder
 
 ACTIVE_FIELDS = ("feature", "position", "activation")
 
-MOST_STEPS = 1000
-"""An upper bound for the length of paths; no model has so many layers."""
-
-NUMBERS_AT_ONCE = 1 << 20
-"""Number of edges copied at a time to be summed (4 MB)."""
+MAX_MEMORY_GB = 8.0
+"""For edges, unless said otherwise."""
 
 
 class Graph(NamedTuple):
@@ -45,6 +43,8 @@ class Graph(NamedTuple):
     n_layers: int
     edges: Float32[np.ndarray, "n_rows n_nodes"]
     """One row for each attributed feature, then one for each target; other nodes have no sources within the graph."""
+    cut: "Cut | None" = None
+    """What was left out for want of memory; None: nothing."""
 
     @property
     def n_features(self) -> int:
@@ -106,9 +106,22 @@ class GraphSettings(NamedTuple):
     """Share of all influence on the targets that the kept nodes have."""
     edge_threshold: float = 0.98
     """Share of all influence that the kept edges between them have."""
+    max_memory_gb: float = MAX_MEMORY_GB
+    """Memory for edges, in GB, while they are found and pruned; beyond it fewer features are attributed and the weakest
+    edges of each node are dropped (`Graph.cut`)."""
 
 
-@torch.no_grad()
+class Cut(NamedTuple):
+    """What of a graph was left out for want of memory."""
+
+    n_features: int
+    """Features that would have been attributed, and were not."""
+    n_strongest: int
+    """Edges of each node that were held while nodes were chosen, the strongest ones."""
+    held: float
+    """Of what goes into the nodes, weighted by their influence, the share of these edges."""
+
+
 def attribution_graph(
     linear: LinearModel,
     frozen: Frozen,
@@ -119,111 +132,128 @@ def attribution_graph(
 ) -> Graph:
     """Attribute the targets, then features, in order of influence where not all are attributed.
 
-    `encoder` gives a layer's encoder and is called once for each. Memory: the graph, its edges from features that are
-    not attributed, and `max_bytes`.
+    `encoder` gives a layer's encoder, which is read in each round that has features of the layer. Memory: the frozen
+    model, `settings.max_memory_gb`, and `max_bytes` for gradients.
+
+    Raises:
+        ValueError: `max_memory_gb` is too little for the prompt.
     """
-    n_ends = len(ends.weight)
-    n_active, targets = frozen.n_active, _all_features(linear, frozen, encoder)
-    n_wanted = n_active if settings.max_features is None else min(settings.max_features, n_active)
-    edges = _Edges(linear, frozen, n_wanted, n_ends, max_bytes)
-    edges.attribute(ends.readings, edges.n_sources + np.arange(n_ends))
-    while edges.n_features < n_wanted:
-        left = n_wanted - edges.n_features
+    steps = attribution_steps(linear, frozen, encoder, ends, settings, max_bytes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            graph: Graph = end.value
+            return graph
+
+
+class Step(NamedTuple):
+    """How far a graph is."""
+
+    n_attributed: int
+    n_wanted: int
+
+
+@torch.no_grad()
+def attribution_steps(
+    linear: LinearModel,
+    frozen: Frozen,
+    encoder: Callable[[int], Encoder | Transcoder],
+    ends: Ends,
+    settings: GraphSettings,
+    max_bytes: int,
+) -> Generator[Step, None, Graph]:
+    """The same step by step, for whoever waits: it yields after each batch of features, and returns the graph."""
+    n_ends, n_active = len(ends.weight), frozen.n_active
+    n_others = (linear.n_layers + 1) * frozen.n_pos
+    n_asked = n_active if settings.max_features is None else min(settings.max_features, n_active)
+    fits = limits(n_asked, n_active + n_others, n_others, n_ends, 1e9 * settings.max_memory_gb)
+    n_wanted, n_sources = fits.n_features, n_active + n_others
+    edges = FoundEdges(n_sources + n_ends, n_wanted + n_ends, fits.n_strongest)
+    where = _Where.of(frozen)
+    is_attributed = np.zeros(n_sources + n_ends, bool)
+    for rows, nodes in _rows(linear, frozen, ends.readings, max_bytes):
+        edges.add(_with_ends(rows, n_ends), n_sources + nodes)
+    n_done = 0
+    while n_done < n_wanted:
         if n_wanted == n_active:
             next_ = np.arange(n_active)
         else:
-            influence = edges.influence(ends.weight)[:n_active].copy()
-            influence[edges.is_attributed[:n_active]] = -1
-            next_ = np.argsort(-influence, kind="stable")[: min(left, max(64, n_wanted // 8))]
-        edges.attribute(targets.at(torch.from_numpy(next_).to(targets.layer.device)), next_)
-    features, rows = edges.taken()
-    columns = [torch.cat([getattr(layer.active, name) for layer in frozen.layers]) for name in ACTIVE_FIELDS]
-    of_layer = np.repeat(np.arange(linear.n_layers), [len(layer.active.feature) for layer in frozen.layers])
-    feature, position, activation = (column.cpu().numpy()[features] for column in columns)
+            reached = edges.influence(ends.weight)[:n_active].copy()
+            reached[is_attributed[:n_active]] = -1
+            next_ = np.argsort(-reached, kind="stable")[: min(n_wanted - n_done, max(64, n_wanted // 8))]
+        targets, order = where.targets(linear, frozen, encoder, next_)
+        for rows, nodes in _rows(linear, frozen, targets, max_bytes):
+            edges.add(_with_ends(rows, n_ends), order[nodes])
+            n_done += len(nodes)
+            yield Step(n_done, n_wanted)
+        is_attributed[next_] = True
+    features = np.nonzero(is_attributed[:n_active])[0]
+    kept = np.concatenate([features, np.arange(n_active, n_sources + n_ends)])
+    cut = None
+    if n_wanted < n_asked or edges.n_strongest is not None:
+        held = edges.held(ends.weight)
+        cut = Cut(n_asked - n_wanted, edges.n_strongest or n_sources, held)
     return Graph(
-        layer=of_layer[features],
-        feature=feature,
-        position=position,
-        activation=activation,
+        layer=where.layer[features],
+        feature=where.feature[features],
+        position=where.position[features],
+        activation=where.activation[features],
         tokens=frozen.tokens.cpu().numpy(),
         ends=ends,
         n_layers=linear.n_layers,
-        edges=rows,
+        edges=edges.among(np.argsort(edges.nodes, kind="stable"), kept),
+        cut=cut,
     )
 
 
-def _all_features(linear: LinearModel, frozen: Frozen, encoder: Callable[[int], Encoder | Transcoder]) -> Targets:
-    """Every active feature as a target, in the order of the frozen layers."""
-    per_layer = [
-        feature_targets(linear, frozen, at, encoder(at), layer.active.feature, layer.active.position)
-        for at, layer in enumerate(frozen.layers)
-    ]
-    return Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
+class _Where(NamedTuple):
+    """All active features, in the order of the frozen layers."""
+
+    layer: Int64[np.ndarray, " n_active"]
+    feature: Int64[np.ndarray, " n_active"]
+    position: Int64[np.ndarray, " n_active"]
+    activation: Float32[np.ndarray, " n_active"]
+
+    @classmethod
+    def of(cls, frozen: Frozen) -> "_Where":
+        active = [layer.active for layer in frozen.layers]
+        layer = np.repeat(np.arange(len(active)), [len(one.feature) for one in active])
+        columns = (torch.cat([getattr(one, name) for one in active]).cpu().numpy() for name in ACTIVE_FIELDS)
+        return cls(layer, *columns)
+
+    def targets(
+        self,
+        linear: LinearModel,
+        frozen: Frozen,
+        encoder: Callable[[int], Encoder | Transcoder],
+        features: Int64[np.ndarray, " n"],
+    ) -> tuple[Targets, Int64[np.ndarray, " n"]]:
+        """Some of them as targets, and which these are in their order."""
+        parts, order = [], []
+        for layer in np.unique(self.layer[features]).tolist():
+            own = np.sort(features[self.layer[features] == layer])
+            where = (torch.from_numpy(x[own]).to(frozen.embedding.device) for x in (self.feature, self.position))
+            parts.append(feature_targets(linear, frozen, layer, encoder(layer), *where))
+            order.append(own)
+        return Targets(*(torch.cat(columns) for columns in zip(*parts, strict=True))), np.concatenate(order)
 
 
-class _Edges:
-    """The rows of edges found so far: to features (by their number among all active ones) and to targets."""
-
-    def __init__(self, linear: LinearModel, frozen: Frozen, n_wanted: int, n_ends: int, max_bytes: int) -> None:
-        self.linear, self.frozen, self.max_bytes = linear, frozen, max_bytes
-        self.n_sources = frozen.n_active + (linear.n_layers + 1) * frozen.n_pos
-        self.is_attributed = np.zeros(self.n_sources + n_ends, bool)
-        self.rows = np.zeros((n_wanted + n_ends, self.n_sources + n_ends), np.float32)
-        self.nodes = np.zeros(0, np.int64)
-        """Features whose rows have been found, in order."""
-
-    @property
-    def n_features(self) -> int:
-        return int(self.is_attributed[: self.frozen.n_active].sum())
-
-    def attribute(self, targets: Targets, nodes: Int64[np.ndarray, " n"]) -> None:
-        n_active, n_layers, n_pos = self.frozen.n_active, self.linear.n_layers, self.frozen.n_pos
-        for found in contributions(self.linear, self.frozen, targets, max_bytes=self.max_bytes):
-            n, seen = len(found.target), found.tokens.shape[0]
-            rows = self.rows[len(self.nodes) :][:n]
-            rows[:, :n_active] = found.features.T.cpu().numpy()
-            rest = np.zeros((n, n_layers + 1, n_pos), np.float32)
-            rest[:, :-1, :seen] = found.errors.permute(2, 0, 1).cpu().numpy()
-            rest[:, -1, :seen] = found.tokens.T.cpu().numpy()
-            rows[:, n_active : self.n_sources] = rest.reshape(n, -1)
-            self.nodes = np.concatenate([self.nodes, nodes[found.target.cpu().numpy()]])
-        self.is_attributed[self.nodes] = True
-
-    def influence(self, weight: Float32[np.ndarray, " n_ends"]) -> np.ndarray:
-        """The influence of every node, from the rows found so far."""
-        return _influence(self.rows[: len(self.nodes)], self.nodes, weight)
-
-    def taken(self) -> tuple[np.ndarray, np.ndarray]:
-        """The attributed features in order, and their rows and those of targets without other features as sources."""
-        features = np.nonzero(self.is_attributed[: self.frozen.n_active])[0]
-        columns = np.concatenate([features, np.arange(self.frozen.n_active, len(self.is_attributed))])
-        return features, self.rows[np.ix_(np.argsort(self.nodes, kind="stable"), columns)]
+def _rows(
+    linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int
+) -> Iterator[tuple[Float[Tensor, "n n_sources"], Int64[np.ndarray, " n"]]]:
+    """What all features, errors and tokens contribute to some targets, and which of the targets these are."""
+    for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
+        n, seen = len(found.target), found.tokens.shape[0]
+        rest = found.features.new_zeros(n, linear.n_layers + 1, frozen.n_pos)
+        rest[:, :-1, :seen] = found.errors.permute(2, 0, 1)
+        rest[:, -1, :seen] = found.tokens.T
+        yield torch.cat([found.features.T, rest.flatten(1)], 1), found.target.cpu().numpy()
 
 
-def _influence(
-    edges: Float32[np.ndarray, "n_rows n_nodes"],
-    node_of_row: Int64[np.ndarray, " n_rows"],
-    weight: Float32[np.ndarray, " n_ends"],
-) -> Float32[np.ndarray, " n_nodes"]:
-    """The influence of every node on the targets along paths of any length. Each node passes its influence on to its
-    inputs in proportion to their contributions."""
-    n_nodes = edges.shape[1]
-    n_rows = max(1, NUMBERS_AT_ONCE // n_nodes)
-    parts = [slice(at, at + n_rows) for at in range(0, len(edges), n_rows)]
-    rows, of_row = torch.from_numpy(edges), torch.from_numpy(node_of_row)
-    inputs = torch.cat([rows[part].abs().sum(1) for part in parts]).clamp(min=1e-10)
-    total = torch.zeros(n_nodes)
-    passing = total.clone()
-    passing[-len(weight) :] = torch.from_numpy(weight)
-    for _ in range(MOST_STEPS):
-        shared, passing = passing[of_row] / inputs, torch.zeros_like(total)
-        for part in parts:
-            if shared[part].any():
-                passing += shared[part] @ rows[part].abs()
-        if not passing.any():
-            return total.numpy()
-        total += passing
-    raise ValueError("the graph has a cycle: a feature seems to contribute to itself")
+def _with_ends(rows: Float[Tensor, "n n_sources"], n_ends: int) -> Float[Tensor, "n n_nodes"]:
+    """Targets contribute to nothing."""
+    return torch.cat([rows, rows.new_zeros(len(rows), n_ends)], 1)
 
 
 class Pruned(NamedTuple):
@@ -245,7 +275,7 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     """
     n_features, n_always = graph.n_features, len(graph.tokens) + graph.n_ends
     n_nodes, node_of_row = graph.n_nodes, graph.node_of_row
-    influence = _influence(graph.edges, node_of_row, graph.ends.weight)
+    influence = influence_of(graph.edges, node_of_row, graph.ends.weight)
     nodes = influence >= _threshold(influence, node_threshold)
     nodes[n_nodes - n_always :] = True
     inside = np.ix_(np.nonzero(nodes[node_of_row])[0], np.nonzero(nodes)[0])
@@ -253,7 +283,7 @@ def prune(graph: Graph, node_threshold: float, edge_threshold: float) -> Pruned:
     place = np.cumsum(nodes)[node_of_row[inside[0][:, 0]]] - 1  # the row of each kept node
     absolute = np.abs(among)
     shares = absolute / np.maximum(absolute.sum(1, keepdims=True), 1e-10)
-    reached = _influence(among, place, graph.ends.weight)
+    reached = influence_of(among, place, graph.ends.weight)
     reached[-graph.n_ends :] += graph.ends.weight
     scores = shares * reached[place, None]
     kept = scores >= _threshold(scores.ravel(), edge_threshold)
@@ -304,7 +334,7 @@ def scores_of(
     tokens: Bool[np.ndarray, " n_nodes"],
 ) -> Scores:
     """The same scores for edges between nodes in any order, with the targets last. Both are 0 without any influence."""
-    influence = _influence(edges, node_of_row, weight).astype(np.float64)
+    influence = influence_of(edges, node_of_row, weight).astype(np.float64)
     inputs = np.abs(edges).sum(1, dtype=np.float64).clip(1e-10)
     from_errors = np.zeros(len(influence))
     from_errors[node_of_row] = np.abs(edges[:, errors]).sum(1, dtype=np.float64) / inputs

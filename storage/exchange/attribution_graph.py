@@ -125,6 +125,7 @@ def graph_json(
             "info": {"generator": {"name": "circuit-insights", "version": made.version}},
             "pruning_settings": {"node_threshold": made.node_threshold, "edge_threshold": made.edge_threshold},
             "scores": graph_scores(graph)._asdict(),
+            **({} if graph.cut is None else {"cut": graph.cut._asdict()}),
         },
         "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""},
         "nodes": [n for n in nodes if n["node_id"] in linked or n["feature_type"] in ("embedding", "logit")],
