@@ -4,8 +4,8 @@
 
 STORE has an ingested checkpoint with its model; TEXT is a file of text, of whose beginning so many tokens are the
 prompt. Each length is a process of its own: `seconds` from the opened model to the finished graph, `memory` the most that
-the process held, in GB, model and transcoders included (`memory_opened` before the prompt); `cut` what was left out to
-stay within `--max-memory`.
+the process held, in GB, model and transcoders included (`memory_opened` before the prompt); `cut` what was left out
+to stay within `--max-memory`.
 """
 
 import argparse
