@@ -3,9 +3,9 @@
     python -m benchmarks.prompts STORE TEXT [--tokens 16 64 256 1024] [--max-features 7500] [--max-memory 8] [--json]
 
 STORE has an ingested checkpoint with its model; TEXT is a file of text, of whose beginning so many tokens are the
-prompt. Each length is a process of its own: `seconds` from the opened model to the finished graph, `memory` the most that
-the process held, in GB, model and transcoders included (`memory_opened` before the prompt); `cut` what was left out
-to stay within `--max-memory`.
+prompt. Each length is a process of its own: `seconds` from the opened model to the finished graph, `memory` the most
+that the process held, in GB, model and transcoders included (`memory_opened` before the prompt); `cut` what was left
+out to stay within `--max-memory`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def measure(store: Path, text: str, n_tokens: int, settings: GraphSettings, answ
     """Attribute the beginning of a text; the figures go to `answer`."""
     opened = open_named(store, None)
     (ids,) = token_ids(opened.folder.tokenizer, [text[: 12 * n_tokens]])
-    prompt = opened.folder.tokenizer.decode(ids[:n_tokens])
+    prompt = "".join(opened.texts[token] for token in ids[:n_tokens])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     found = attribution(opened, Asked(prompt), Wanted(settings)).file

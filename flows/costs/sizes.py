@@ -28,6 +28,16 @@ PYTHON_DOCS_BYTES = 2e6
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt")
 
 
+class Heads(NamedTuple):
+    """Sizes of a layer's attention."""
+
+    n: int
+    mixed: int
+    """Numbers of all heads' outputs together,"""
+    values: int
+    """and of their values, which heads may share."""
+
+
 class Sizes(NamedTuple):
     """Sizes of a model and its transcoders."""
 
@@ -42,6 +52,14 @@ class Sizes(NamedTuple):
     corpus_tokens: float
     """Tokens of the corpus, including held-out ones; estimated from the size of its files if it is not tokenised
     yet."""
+
+    heads: Heads | None = None
+    """None where the model's configuration is not at hand."""
+
+    @property
+    def attention(self) -> Heads:
+        """Sizes of a layer's attention; where they are not known, as if heads of 64 filled the model's width."""
+        return self.heads or Heads(max(1, self.d_model // 64), self.d_model, self.d_model)
 
     @property
     def model_bytes(self) -> float:
@@ -113,7 +131,15 @@ def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcode
     config.corpus.row_tokens(model.n_positions)  # it refuses more than the model has
     n_bytes = weight_bytes + transcoder_bytes
     tokens = guessed_tokens(config)
-    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens)
+    heads = _heads(model.config, model.d_model)
+    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens, heads)
+
+
+def _heads(config: PreTrainedConfig, d_model: int) -> Heads:
+    n: int = config.num_attention_heads
+    d_head: int = getattr(config, "head_dim", None) or d_model // n
+    n_shared: int = getattr(config, "num_key_value_heads", None) or n
+    return Heads(n, n * d_head, n_shared * d_head)
 
 
 def guessed_tokens(config: RunConfig) -> float:

@@ -180,13 +180,13 @@ def _sweep(
             above = joined(g, targets, k, counts[layer])
             g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
         observe(layer, above)
-        bias[: above.shape[1]] += torch.einsum("skd,sd->k", above, at.attention_bias[:n_pos])
+        bias[: above.shape[1]] += torch.bmm(above, at.attention_bias[:n_pos, :, None]).sum((0, 2))
         g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
         if linear.reads == "block":
             g = joined(g, targets, k, counts[layer])
     tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
     if frozen.position_embedding is not None:
-        bias += torch.einsum("skd,sd->k", g, frozen.position_embedding[:n_pos])
+        bias += torch.bmm(g, frozen.position_embedding[:n_pos, :, None]).sum((0, 2))
     return Contributions(which, features, errors, tokens, bias, by_head)
 
 
@@ -210,8 +210,8 @@ def read_mlp(
 ) -> None:
     """What features, error and constant wrote to one layer's MLP output, times the gradient there."""
     at, (n_pos, k, _) = frozen.layers[layer], g.shape
-    errors[:, :k] = torch.einsum("skd,sd->sk", g, at.error[:n_pos])
-    bias[:k] += torch.einsum("skd,sd->k", g, at.mlp_bias[:n_pos])
+    errors[:, :k] = torch.bmm(g, at.error[:n_pos, :, None])[:, :, 0]
+    bias[:k] += torch.bmm(g, at.mlp_bias[:n_pos, :, None]).sum((0, 2))
     for source, written in enumerate(at.written, layer + 1 - len(at.written)):
         begin, active = frozen.first_active()[source], frozen.layers[source].active
         read_written(written, active, g, features[begin : begin + len(active.feature), :k])

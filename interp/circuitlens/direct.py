@@ -79,7 +79,7 @@ def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which:
             g = joined(g, targets, k, counts[layer])
     tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
     if frozen.position_embedding is not None:
-        bias += torch.einsum("skd,sd->k", g, frozen.position_embedding[:n_pos])
+        bias += torch.bmm(g, frozen.position_embedding[:n_pos, :, None]).sum((0, 2))
     return Contributions(which, features, errors, tokens, bias, None)
 
 

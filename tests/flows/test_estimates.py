@@ -1,14 +1,16 @@
 """What a run is expected to cost, before anything is there: money for a language model, memory of all processes."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from configs.engine import EngineConfig
 from configs.run import RunConfig
+from flows.costs.circuitlens import BATCHED, cheapest_mode, circuitlens_costs, sample_operations
 from flows.costs.plan import Step
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
-from flows.costs.sizes import Sizes
+from flows.costs.sizes import Heads, Sizes
 from flows.describe import DESCRIBE
 from flows.describe_checkpoint import STAGES
 from flows.evaluate import EVALUATE
@@ -68,3 +70,24 @@ def test_a_stage_is_expected_to_take_what_its_steps_take() -> None:
         Step(stage, "step", 1, 1, 2.0 * seconds, seconds, 0, 0) for stage, seconds in (("a", 1), ("b", 5), ("a", 3))
     ]
     assert planned_stages(steps) == {"a": Planned(8.0, 4.0), "b": Planned(10.0, 5.0)}
+
+
+def test_modes_of_attribution_are_counted_and_the_cheapest_that_agrees_is_named() -> None:
+    of_gemma = GEMMA._replace(heads=Heads(8, 2048, 1024))
+    whole = sample_operations(of_gemma, 128, "float32")
+    carried = 13 * 64 * (2 * 2304 * (2048 + 1024) + 2 * 64 * 2048)
+    assert carried < whole / BATCHED < 1.1 * carried  # and what is read of features, errors and tokens
+    assert sample_operations(of_gemma, 128, "bfloat16") == whole
+    assert sample_operations(of_gemma, 128, "direct") < whole / 20
+    assert [cheapest_mode(of_gemma, 128, at) for at in (0.5, 0.99, 1.0)] == ["direct", "bfloat16", "float32"]
+    with pytest.raises(ValueError, match="--agreement is 2"):
+        cheapest_mode(of_gemma, 128, 2)
+    config = RunConfig.model_validate({
+        "name": "g", "model": {"path": "."}, "transcoder": {"path": "."}, "corpus": {"source": "x"},
+    })  # fmt: skip
+    seconds = []
+    for changes in ({}, {"precision": "bfloat16"}, {"sources": "direct"}):
+        settings = dataclasses.replace(config.circuitlens, qk_samples=0, **changes)
+        costs = circuitlens_costs(of_gemma, config.model_copy(update={"circuitlens": settings}), RATES)
+        seconds.append(costs["attribute"].seconds)
+    assert seconds[0] > seconds[1] > seconds[2]
