@@ -11,8 +11,8 @@ among the workers. Prints Markdown.
 import argparse
 
 from configs.run import RunConfig
-from flows.costs.rates import Cost, Rates
 from flows.costs.circuitlens import BYTES_PER_SAMPLE, sample_operations
+from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Heads, Sizes
 from flows.describe_checkpoint import STAGES
 
