@@ -108,13 +108,13 @@ def test_what_fired_alone_is_described_and_judged(done: tuple[Path, list[str]]) 
 
 
 def test_stages_that_do_not_apply_say_so(done: tuple[Path, list[str]], cli: Cli) -> None:
-    _, given = done
+    store, given = done
     planned = cli("plan", CONFIG, *given, "--json")
     answer = json.loads(planned.stdout)
     assert "coactivation" in answer["left_out"]
     assert "coactivation" not in {step["stage"] for step in answer["steps"]}
     assert not any(step["todo"] for step in answer["steps"])
-    graph = cli("attribute", "word1 word5 word7", "--store", given[2].removeprefix("store="))
+    graph = cli("attribute", "word1 word5", "--output", store / "g.json", "--store", store)
     assert graph.returncode == 2
     assert "planted has autoencoders of resid_post: graphs and predictions" in graph.stderr.replace("\n", " ")
     alone = cli("coactivation", CONFIG, *given)
