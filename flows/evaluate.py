@@ -26,6 +26,7 @@ from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import forget_unjudged, is_judged, judge_layer
 from tasks.evaluation.score import load_scores, loaded_name, score_layer
 from tasks.evaluation.texts import draw_texts
+from tasks.evaluation.written import read_written
 from tasks.llm.instructions import instructions
 from tasks.models import layers_together
 
@@ -48,13 +49,14 @@ class EvaluateStage:
         recipe, store = EvaluateRecipe(subject), subject.store
         job = _job(recipe)
         left = [key.layer for key in recipe.keys(recipe.judged) if not is_judged(store, job, key)]
-        steering = [key for layer in left for key in job.steered_keys(layer)]
+        unscored = missing_shards(store, recipe.keys(recipe.recipe), ("scores",))
         return {
             "draw texts": int(bool(left) and not job.texts_path(store).exists()),
             "read held-out": sum(not job.natural_path(store, layer).exists() for layer in left),
-            "steer": sum(not job.steered_path(store, key).exists() for key in steering),
+            "steer": sum(not job.steered_path(store, key).exists() for one in left for key in job.steered_keys(one)),
             "judge": len(left),
-            "score": len(missing_shards(store, recipe.keys(recipe.recipe), ("scores",))),
+            "read written": sum(not job.written_path(store, key.layer).exists() for key in unscored),
+            "score": len(unscored),
         }
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
@@ -66,9 +68,8 @@ class EvaluateStage:
         Raises:
             ValueError: nothing is described, or the questions cost more than the budget.
         """
-        config, store = subject.config, subject.store
+        config, store, recipe = subject.config, subject.store, EvaluateRecipe(subject)
         open_checkpoint(store, subject.checkpoint_id)
-        recipe = EvaluateRecipe(subject)
         if not recipe.methods:
             raise ValueError("evaluate: the catalog has no descriptions; run weightlens or describe first")
         if recipe.explainer == HUMAN and HUMAN not in recipe.methods:
@@ -81,8 +82,8 @@ class EvaluateStage:
         for key, scores in zip(judged, scored, strict=True):
             forget_unjudged(store, job, key, scores)
         wait_for_all([draw_texts.submit(store, job)], "evaluate: draw texts")
-        groups = layers_together(subject.attributes, subject.layers)
-        wait_for_all([read_layers.submit(store, job, layers) for layers in groups], "evaluate: read held-out")
+        reading = [read_layers.submit(store, job, one) for one in layers_together(subject.attributes, subject.layers)]
+        wait_for_all(reading, "evaluate: read held-out")
         steering = [key for layer in subject.layers for key in job.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, job, key) for key in steering], "evaluate: steer")
         answer_all(
@@ -91,7 +92,9 @@ class EvaluateStage:
             lambda key, unanswered: judge_layer.submit(store, job, key, unanswered),
             "evaluate: judge",
         )
-        wait_for_all([score_layer.submit(store, job, key) for key in scored], "evaluate: score")
+        unscored = missing_shards(store, scored, ("scores",))
+        wait_for_all([read_written.submit(store, job, key.layer) for key in unscored], "evaluate: read written")
+        wait_for_all([score_layer.submit(store, job, key) for key in unscored], "evaluate: score")
 
     def load(self, subject: Subject, run_id: str) -> None:
         """Load the catalog, and write the report from it."""

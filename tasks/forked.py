@@ -7,7 +7,12 @@ import signal
 from importlib import import_module
 from multiprocessing import spawn
 
-MODULES = ("tasks.circuitlens.gather", "tasks.describe.describe", "tasks.evaluation.score")
+MODULES = (
+    "tasks.circuitlens.gather",
+    "tasks.describe.describe",
+    "tasks.evaluation.judge",
+    "tasks.evaluation.score",
+)
 """They have the work, and import what it needs: loaded once for every process that is forked."""
 
 

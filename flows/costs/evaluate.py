@@ -67,11 +67,15 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
         ),
         "judge": Cost(
             sizes.n_layers,
-            n_descriptions * JUDGE_S * by_description + synthetic / rates.products,
+            n_descriptions * JUDGE_S * by_description,
             n_descriptions * 2_500,
-            sizes.model_bytes,
-            layer + 500e6,
+            0,
+            500e6,
             usd,
+            interpreted=True,
+        ),
+        "read written": Cost(
+            sizes.n_layers, synthetic / rates.products, n_own * how.n_synthetic * 100, sizes.model_bytes, layer + 200e6
         ),
         "score": Cost(
             sizes.n_layers,

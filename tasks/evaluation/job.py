@@ -71,6 +71,10 @@ class JudgeJob:
         """The file of the judge's answers about a layer."""
         return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}.parquet"
 
+    def written_path(self, store: Store, layer: int) -> Path:
+        """What features do on texts that were written from a layer's descriptions."""
+        return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}-written.parquet"
+
     def steered_keys(self, layer: int) -> list[ShardKey]:
         """The tasks of steering, which divide the features by their index in the layer's draw."""
         n, step = min(self.how.faithfulness.features_per_layer, self.how.features_per_layer), FEATURES_STEERED

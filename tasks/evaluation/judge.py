@@ -1,9 +1,8 @@
 """Judge a layer's descriptions together with wrong ones, and store all answers."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +13,16 @@ from interp.fade.judge import Judge
 from interp.fade.judging import Compared, Judged, Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
-from interp.products import fast_products
 from storage.answers import AnswerStore, look_up
 from storage.catalog.database import open_catalog
 from storage.catalog.parts import Failure, read_parts, write_failures
 from storage.checkpoints import open_checkpoint
-from storage.models import open_model
 from storage.parquet import write_table
 from storage.store import ShardKey, Store
-from storage.tokenising import token_ids
 from tasks.describe.describe import PASSING
 from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.held_out import load_layer_material, worded_by
 from tasks.evaluation.job import JudgeJob
-from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.shard_task import shard_task
 
 VERSION = 7
@@ -43,13 +38,13 @@ SWAPPED = "control:swapped:"
 """Prefix of a method whose descriptions are given to the most similar feature."""
 
 
-@shard_task("judge", "judge L{key.layer:02d}")
+@shard_task("judge", "judge L{key.layer:02d}", interpreted=True)
 def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[str, Answer]) -> Questions:
     """Judge a layer's descriptions. Returns the questions that have to be answered first; if there are any, nothing is
     written.
 
-    Memory: the model, the layer's natural texts and 60 bytes for each active entry of the drawn features on them, four
-    bytes for each pair of a drawn feature and a text (natural or written), and all stored answers.
+    Memory: the layer's natural texts and 60 bytes for each active entry of the drawn features on them, four bytes for
+    each pair of a drawn feature and a text, and all stored answers; a model that texts are compared by.
     """
     if is_judged(store, task, key):
         return Questions()
@@ -70,13 +65,11 @@ def judge_layer(store: Store, task: JudgeJob, key: ShardKey, unanswered: dict[st
         judged |= {(text, at): one for at, one in zip(of, said, strict=True)}
     if answers is not None and answers.missing:
         return Questions(answers.missing)
-    peaks = _Peaks(store, task, key.layer, features, written.values())
     compare = Comparison(task, [text.whole for text in texts])
     kept: list[dict[str, Any]] = []
     for method, by_place in claims.items():
         for at, text in by_place.items():
-            synthetic = Synthetic(written[text], peaks.of(at, written[text]))
-            said = _kept(materials[at], judged[text, at], synthetic, compare(text, materials[at]))
+            said = _kept(materials[at], judged[text, at], written[text], compare(text, materials[at]))
             kept.append({"feature": int(features[at]), "method": method, "description": text, **said})
     _write_kept(task.judged_path(store, key.layer), kept)
     problems = [] if answers is None else answers.problems
@@ -102,7 +95,8 @@ def forget_unjudged(store: Store, task: JudgeJob, key: ShardKey, scores: ShardKe
     """Remove the judgement and scores of a layer if an earlier run left questions unanswered, so that both are made
     again."""
     if not is_judged(store, task, key):
-        for path in (task.judged_path(store, key.layer), store.part("failures", key), store.part("scores", scores)):
+        judged = task.judged_path(store, key.layer), task.written_path(store, key.layer)
+        for path in (*judged, store.part("failures", key), store.part("scores", scores)):
             path.unlink(missing_ok=True)
 
 
@@ -170,40 +164,11 @@ def twins(by_place: dict[int, str], decoders: np.ndarray) -> dict[int, int]:
     return given
 
 
-class _Peaks:
-    """The activations of all drawn features on the texts written from a layer's descriptions; each text is read
-    once."""
-
-    def __init__(
-        self, store: Store, task: JudgeJob, layer: int, features: np.ndarray, written: Iterable[list[str]]
-    ) -> None:
-        self._row = {text: at for at, text in enumerate(dict.fromkeys(text for many in written for text in many))}
-        tokenizer = open_model(task.model_path).tokenizer
-        longest = 2 * task.how.text_tokens
-        encoded = token_ids(tokenizer, list(self._row)) if self._row else []
-        checkpoint = open_checkpoint(store, task.checkpoint_id)
-        tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]
-        wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted, task.arithmetic)
-        with fast_products(checkpoint.attributes.d_model):
-            self._peaks = read_peaks(wanted, tokens)[layer]
-
-    def of(self, feature: int, texts: list[str]) -> np.ndarray:
-        return self._peaks[[self._row[text] for text in texts], feature]
-
-
-class Synthetic(NamedTuple):
-    """Texts written from a description, and the feature's activation on each."""
-
-    texts: list[str]
-    activations: np.ndarray
-
-
 def _kept(source: Material, judged: Judged, synthetic: Synthetic, compared: Compared) -> dict[str, Any]:
     """All answers that the scores are computed from, so that they can be computed again without asking."""
     factors = list(judged.continuations)
     return {
-        "synthetic": synthetic.texts,
-        "synthetic_activation": synthetic.activations,
+        "synthetic": written,
         "rated": source.rated,
         "rated_activation": source.peaks[source.rated],
         "rating": judged.ratings,
@@ -226,7 +191,7 @@ def _kept(source: Material, judged: Judged, synthetic: Synthetic, compared: Comp
 KEPT = pa.schema(
     [
         ("feature", pa.int32()), ("method", pa.string()), ("description", pa.string()),
-        ("synthetic", pa.list_(pa.string())), ("synthetic_activation", pa.list_(pa.float32())),
+        ("synthetic", pa.list_(pa.string())),
         ("rated", pa.list_(pa.int64())), ("rated_activation", pa.list_(pa.float32())), ("rating", pa.list_(pa.int8())),
         ("hard", pa.list_(pa.int64())), ("hard_rating", pa.list_(pa.int8())), ("hard_mark", pa.list_(pa.int8())),
         ("odd", pa.list_(pa.int8())), ("likeness", pa.list_(pa.float32())),

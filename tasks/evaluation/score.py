@@ -32,6 +32,7 @@ from tasks.evaluation.held_out import load_layer_material
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import CONTROL, SWAPPED, partners
 from tasks.evaluation.texts import drawn_texts
+from tasks.evaluation.written import WrittenPeaks
 from tasks.shard_task import shard_task
 
 VERSION = 7
@@ -63,10 +64,11 @@ def score_layer(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     place = {int(feature): at for at, feature in enumerate(features)}
     described: dict[str, dict[int, str]] = {}
     rows: list[Row] = []
+    written = WrittenPeaks(store, task, key.layer)
     for one in _judged(store, task, key.layer):
         feature, method = one["feature"], one["method"]
         described.setdefault(method, {})[place[feature]] = one["description"]
-        synthetic = np.array(one["synthetic_activation"], np.float32)
+        synthetic = written.of(place[feature], one["synthetic"])
         found = figures(_said(one), materials[place[feature]], synthetic, task.how, _compared(one))
         rows += [(feature, method, metric, score) for metric, score in found.items()]
     rows += _stability(store, task, key.layer, features, described)

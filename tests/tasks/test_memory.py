@@ -51,6 +51,7 @@ from tasks.evaluation.held_out import JudgeJob, natural, read_layers
 from tasks.evaluation.judge import judge_layer
 from tasks.evaluation.text_activations import TOKENS_AT_ONCE
 from tasks.evaluation.texts import draw_texts
+from tasks.evaluation.written import read_written
 from tasks.llm.instructions import instructions
 from tasks.weightlens.project import COLUMN_BLOCKS, ProjectionJob, project_shard
 from tests.tasks.demo_store import ingested
@@ -257,21 +258,21 @@ def judge_job(subject: Subject) -> JudgeJob:
     )
 
 
-def evaluation_peaks(store: Store, job: JudgeJob) -> tuple[int, int]:
-    few = Draw(20, None, N_LAYERS)
+def evaluation_peaks(store: Store, job: JudgeJob) -> tuple[int, int, int]:
+    few = Draw(20, None, tuple(range(N_LAYERS)))
     small = replace(job, draw=few, material_recipe="small", how=replace(JUDGED, n_texts=20, n_rated=10))
     for one in (small, job):
         draw_texts.fn(store, one)
     read = peak_of(partial(read_layers.fn, store, small, (1,)), partial(read_layers.fn, store, job, (1,)))
     key = ShardKey("small", 1, 0, WIDTH), ShardKey("judged", 1, 0, WIDTH)
     judged = peak_of(partial(judge_layer.fn, store, small, key[0], {}), partial(judge_layer.fn, store, job, key[1], {}))
-    return read, judged
+    return read, judged, peak_of(partial(read_written.fn, store, small, 1), partial(read_written.fn, store, job, 1))
 
 
 def test_evaluation(wide: Subject, measure: Measure) -> None:
     """Active entries of the drawn features on held-out texts; what they do on the texts that are written."""
     job = judge_job(wide)
-    read, judged = measure(evaluation_peaks, wide.store, job)
+    read, judged, written = measure(evaluation_peaks, wide.store, job)
     found = natural(wide.store, job, 1)
     n_known = len(found.features) + len(read_arrays(job.natural_path(wide.store, 1))["others"])
     at_once = TOKENS_AT_ONCE * (2 * n_known + corpus_pass.STREAMS_A_PASS * D_MODEL) * 4
@@ -279,3 +280,4 @@ def test_evaluation(wide: Subject, measure: Measure) -> None:
     likenesses = 2 * 4 * FEATURES * WIDTH  # and what they are sorted by
     kept_within(read, 44 * n_active + likenesses + at_once)
     kept_within(judged, 60 * n_active + 4 * FEATURES * (n_written + len(found.texts)) + at_once)
+    kept_within(written, 16 * FEATURES * n_written + at_once)
