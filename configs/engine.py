@@ -12,8 +12,8 @@ class EngineConfig(Section):
     """How tasks are distributed over this machine or a cluster."""
 
     runner: Literal["threads", "dask"] = "threads"
-    """threads: in this process, but describing, clustering, judging and scoring, which on Linux get processes once there
-    is much of it; dask: worker processes of a Dask cluster."""
+    """threads: in this process, but describing, clustering, judging and scoring, which on Linux get processes once
+    there is much of it; dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks that run at the same time; left out: one for each core, or one for each thread of a running Dask cluster's
     workers."""

@@ -28,8 +28,8 @@ def read_written(store: Store, task: JudgeJob, layer: int) -> int:
     """Run the texts written from a layer's descriptions through the model, each once, up to that layer.
 
     Texts of one layer are seldom those of another, so layers are read apart: each pass ends where its layer reads.
-    Memory: the model, the layer's encoder, a block's streams, and four bytes a text and drawn feature, sixteen while
-    they are written.
+    Memory: the model, the layer's encoder, a block's streams, and four bytes a text and drawn feature,
+    twenty-four while they are written.
     """
     path = task.written_path(store, layer)
     if path.exists():

@@ -280,4 +280,4 @@ def test_evaluation(wide: Subject, measure: Measure) -> None:
     likenesses = 2 * 4 * FEATURES * WIDTH  # and what they are sorted by
     kept_within(read, 44 * n_active + likenesses + at_once)
     kept_within(judged, 60 * n_active + 4 * FEATURES * (n_written + len(found.texts)) + at_once)
-    kept_within(written, 16 * FEATURES * n_written + at_once)
+    kept_within(written, 24 * FEATURES * n_written + at_once)
