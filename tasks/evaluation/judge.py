@@ -164,7 +164,7 @@ def twins(by_place: dict[int, str], decoders: np.ndarray) -> dict[int, int]:
     return given
 
 
-def _kept(source: Material, judged: Judged, synthetic: Synthetic, compared: Compared) -> dict[str, Any]:
+def _kept(source: Material, judged: Judged, written: list[str], compared: Compared) -> dict[str, Any]:
     """All answers that the scores are computed from, so that they can be computed again without asking."""
     factors = list(judged.continuations)
     return {
