@@ -105,7 +105,7 @@ class Graph:
 
 def attribute(
     store: Store,
-    prompt: str,
+    prompt: str | tuple[str, str],
     *,
     targets: str | Sequence[str] = (),
     settings: GraphSettings | None = None,
@@ -119,13 +119,16 @@ def attribute(
     for positions other than the last; "@3" alone means the most probable tokens there. None: the most probable next
     tokens. Among several targets, named ones have equal weight, and probable tokens are weighted by probability.
 
-    `tests` are run in the model, each given by name or by its settings: "validate" tests the strongest nodes and edges
-    (see `Graph.validation`), "supernodes" groups nodes and tests the groups (see `Graph.supernodes`).
+    `tests` are made in the model, each named or given by its settings: "validate" tests the strongest nodes and edges
+    (see `Graph.validation`), "supernodes" groups nodes and tests the groups (see `Graph.supernodes`). A pair of prompts
+    is the prompt and a counterfactual one, with as many tokens and another answer: the sufficiency of supernodes is
+    measured against it.
 
     Raises:
         ValueError: the prompt is empty or too long, a target or test does not exist, or a setting is out of range.
     """
-    asked = Asked(prompt, (targets,) if isinstance(targets, str) else tuple(targets), chat)
+    text, counterfactual = (prompt, None) if isinstance(prompt, str) else prompt
+    asked = Asked(text, (targets,) if isinstance(targets, str) else tuple(targets), chat, counterfactual)
     chosen = [_test(one) for one in tests]
     wanted = Wanted(
         settings or GraphSettings(),

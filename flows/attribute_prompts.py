@@ -1,25 +1,18 @@
 """Attribute the prompts of a file, distributed over tasks; the graphs go to the catalog's tables."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.prompts.graphs import Asked, Wanted, attribution, check_wanted, labels
+from flows.prompts.graphs import Asked, Wanted, attribution, check_asked, check_wanted, labels
 from flows.prompts.opened import check_prompt, last_config, open_named
-from flows.running.engine import prefect_at_hand, wait_for_all
-from flows.running.progress import working
-from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.named import chosen_checkpoint
+from flows.running.batches import Batch, checkpoint_named, perform_batch, read_lines, run_batch_flow
 from interp.circuitlens.graph import MAX_MEMORY_GB
-from storage.bucket.working_copy import push_rest
-from storage.catalog.database import loaded_recipe, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part
-from storage.catalog.published import open_published
-from storage.catalog.runs import new_run_id
 from storage.exchange.graph_rows import GraphRows, Row, graph_rows
 from storage.recipes import file_sha256, short_hash
 from storage.store import ShardKey, Store
@@ -27,7 +20,7 @@ from tasks.shard_task import shard_task
 
 STAGE = "attribute_prompts"
 
-VERSION = 2
+VERSION = 3
 """Raise it when the same prompt would get another graph."""
 
 PROMPTS_A_TASK = 8
@@ -35,7 +28,7 @@ PROMPTS_A_TASK = 8
 TABLES = ("graph_nodes", "graph_edges", "graph_supernodes", "graph_heads", "graph_head_pairs", "graphs")
 """A graph's parts in the order in which they are written: the last one says that all are there."""
 
-KEYS = {"prompt", "targets", "set"}
+KEYS = {"prompt", "targets", "set", "counterfactual"}
 
 
 @dataclass(frozen=True)
@@ -48,40 +41,32 @@ class Line:
 
 def read_prompts(file: Path, targets: Sequence[str] = (), *, chat: bool = False) -> list[Line]:
     """Read the prompts of a file. A .jsonl file has `{"prompt": "…", "set": "plural", "targets": [" are| is"]}` on each
-    line; `set` (default: the file's name) and `targets` (default: those given) are optional. Any other file has a
-    prompt on each line.
+    line; `set` (default: the file's name), `targets` (default: those given) and `counterfactual` are optional. Any other
+    file has a prompt on each line.
 
     Raises:
         ValueError: the file or a line has another form; the line is named.
     """
-    try:
-        texts = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{file} is not UTF-8 text") from None
-    lines = []
-    for number, text in enumerate(texts, 1):
-        if text.strip():
-            try:
-                value: object = json.loads(text) if file.suffix == ".jsonl" else {"prompt": text}
-                lines.append(_line(value, file.stem, targets, chat))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{file}, line {number}: {error}") from None
-    if not lines:
-        raise ValueError(f"{file} holds no prompts")
-    return lines
+    is_json = file.suffix == ".jsonl"
+
+    def line_of(value: object) -> Line:
+        return _line(value if is_json else {"prompt": value}, file.stem, targets, chat)
+
+    return read_lines(file, line_of, is_json=is_json, holds="prompts")
 
 
 def _line(value: object, name: str, targets: Sequence[str], chat: bool) -> Line:
     if not isinstance(value, dict) or not {"prompt"} <= set(value) <= KEYS:
-        raise ValueError('expected {"prompt": "…", "set": "…", "targets": ["…"]}')
+        raise ValueError('expected {"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"}')
     prompt, prompt_set, own = value["prompt"], value.get("set", name), value.get("targets", list(targets))
-    for what, one in (("the prompt", prompt), ("set", prompt_set)):
-        if not isinstance(one, str):
+    counterfactual = value.get("counterfactual")
+    for what, one in (("the prompt", prompt), ("set", prompt_set), ("counterfactual", counterfactual)):
+        if not isinstance(one, str) and not (what == "counterfactual" and one is None):
             raise ValueError(f"{what} is {one!r}; expected a text")
     check_prompt(prompt)
     if not isinstance(own, list) or not all(isinstance(one, str) for one in own):
         raise ValueError(f"targets are {own!r}; expected a list of texts")
-    return Line(Asked(prompt, tuple(own), chat), prompt_set)
+    return Line(Asked(prompt, tuple(own), chat, counterfactual), prompt_set)
 
 
 @shard_task("attribute", "attribute {key.name}")
@@ -140,24 +125,14 @@ def _named(wanted: Wanted) -> list[object]:
 def attribute_prompts(config: RunConfig, checkpoint_id: str, file: Path, lines: list[Line], wanted: Wanted) -> str:
     """Attribute every prompt of a file; returns the batch's name in the tables. Finished prompts are not repeated."""
     store = Store(Path(str(config.store)))
-    batch = _batch(store, checkpoint_id, lines, wanted)
-    subject = f"{checkpoint_id} {batch}"
-    if loaded_recipe(store.catalog, subject, STAGE) == batch:
-        return batch
-    starts = range(0, len(lines), PROMPTS_A_TASK)
-    keys = [ShardKey(batch, 0, start, min(start + PROMPTS_A_TASK, len(lines))) for start in starts]
-    run = StageRun(new_run_id(), STAGE, batch, checkpoint_id)
-    with store_held(config, store, f"attribute {file}"), stage_recorded(config, store, run):
-        futures = [
-            attribute_lines.submit(store, checkpoint_id, lines[key.start : key.stop], wanted, key) for key in keys
-        ]
-        wait_for_all(futures, "attribute")
-        with open_catalog(store.catalog, write=True) as connection:
-            where = {"checkpoint_id": checkpoint_id, "batch": batch}
-            for table in TABLES:
-                replace_rows(connection, table, where, [_part(store, table, batch, at) for at in range(len(lines))])
-            mark_loaded(connection, subject, STAGE, batch)
-    return batch
+    batch = Batch(STAGE, checkpoint_id, _batch(store, checkpoint_id, lines, wanted), f"attribute {file}")
+
+    def submit() -> list[PrefectFuture[ShardKey]]:
+        keys = batch.shards(len(lines), PROMPTS_A_TASK)
+        return [attribute_lines.submit(store, checkpoint_id, lines[key.start : key.stop], wanted, key) for key in keys]
+
+    parts = {table: [_part(store, table, batch.name, at) for at in range(len(lines))] for table in TABLES}
+    return perform_batch(config, batch, submit, parts)
 
 
 def run_prompts(root: Path, checkpoint: str | None, file: Path, lines: list[Line], wanted: Wanted) -> str:
@@ -167,10 +142,11 @@ def run_prompts(root: Path, checkpoint: str | None, file: Path, lines: list[Line
         ValueError: another run has locked the store, a prompt is too long, or a target is not valid.
     """
     check_wanted(wanted)
+    for line in lines:
+        check_asked(line.asked, wanted)
     store = Store(root)
-    with open_published(store.catalog) as connection:
-        checkpoint_id = chosen_checkpoint(connection, checkpoint)[0]
-    with prefect_at_hand(), working(f"attribute {file.name}"):
-        batch = attribute_prompts(last_config(root, checkpoint_id), checkpoint_id, file, lines, wanted)
-    push_rest(store)
-    return batch
+    checkpoint_id = checkpoint_named(store, checkpoint)
+    config = last_config(root, checkpoint_id)
+    return run_batch_flow(
+        store, f"attribute {file.name}", lambda: attribute_prompts(config, checkpoint_id, file, lines, wanted)
+    )

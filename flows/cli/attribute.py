@@ -45,8 +45,8 @@ def attribute(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"]} on each line of a .jsonl '
-            "file, or a prompt on each line of any other."
+            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"} on each '
+            "line of a .jsonl file, or a prompt on each line of any other."
         ),
     ] = None,
     output: Annotated[
@@ -65,6 +65,13 @@ def attribute(
             "--heads", help="Name the heads that carry the strongest edges between tokens, and why they looked there."
         ),
     ] = False,
+    counterfactual: Annotated[
+        str | None,
+        typer.Option(
+            help="Another prompt with as many tokens and another answer, for --supernodes: sufficiency is measured "
+            "against it."
+        ),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message, in the tokenizer's chat template.")
     ] = False,
@@ -93,6 +100,7 @@ def attribute(
     """
     with report_errors():
         from flows import attribute as flow
+        from flows.prompts.graphs import check_asked
         from flows.prompts.opened import check_prompt, open_configured, open_named
         from flows.reports.graph_heads import heads_of
         from flows.reports.graph_tests import tests_of
@@ -112,7 +120,7 @@ def attribute(
         )
         if prompts is not None:
             for name, given in (("PROMPT", prompt), ("--prompt-file", prompt_file), ("--output", output),
-                                ("--config", config)):  # fmt: skip
+                                ("--config", config), ("--counterfactual", counterfactual)):  # fmt: skip
                 if given is not None:
                     raise ValueError(f"{name} is about one prompt, and has no effect with --prompts")
             from flows.attribute_prompts import TABLES, read_prompts, run_prompts
@@ -126,12 +134,14 @@ def attribute(
         flow.check_output(output)
         text = _prompt(prompt, prompt_file)
         check_prompt(text)
+        asked = flow.Asked(text, tuple(target or ()), chat, counterfactual)
+        check_asked(asked, wanted)
         tell = partial(err.print, style="dim", markup=False)
         tell("opening the model")
         opened = (
             open_named(store_root(store), checkpoint) if config is None else open_configured(load(config, None, store))
         )
-        graph = flow.attribute(opened, flow.Asked(text, tuple(target or ()), chat), output, wanted, tell)
+        graph = flow.attribute(opened, asked, output, wanted, tell)
         scores = flow.whole_scores(graph)
         said = f"{len(graph['nodes'])} nodes, {len(graph['links'])} edges"
         said += f"; replacement score {scores.replacement:.3f}, completeness score {scores.completeness:.3f}"

@@ -49,6 +49,9 @@ class Asked(NamedTuple):
     """Targets in the form for `flows.prompts.targets`; none: the most probable next tokens."""
     chat: bool = False
     """Whether the prompt is a user's message, for the tokenizer's chat template."""
+    counterfactual: str | None = None
+    """Another prompt with as many tokens, on which the targets have another value; the sufficiency of supernodes is
+    measured against it."""
 
 
 class Wanted(NamedTuple):
@@ -72,6 +75,7 @@ class Attributed(NamedTuple):
 
 
 class _Computed(NamedTuple):
+    counterfactual: Tensor | None
     frozen: Frozen
     targets: list[Target]
     graph: Graph
@@ -91,6 +95,7 @@ def attribution(
     """
     wanted = wanted or Wanted()
     check_wanted(wanted)
+    check_asked(asked, wanted)
     settings = wanted.graph
     found = _computed(opened, asked, settings, tell)
     explained = tuple(
@@ -130,9 +135,27 @@ def attribution(
     if wanted.supernodes is not None:
         tell("testing supernodes in the model")
         some = supernodes(found.graph, found.pruned, said, wanted.supernodes)
-        tests = group_tests(of, some, mean_activations(opened).__getitem__, wanted.supernodes)
-        groups = supernodes_json(ids, some, found.pruned, tests)
+        others = found.counterfactual
+        if others is None:
+            others = mean_activations(opened).__getitem__
+        tests = group_tests(of, some, others, wanted.supernodes)
+        groups = supernodes_json(ids, some, found.pruned, tests, asked.counterfactual)
     return Attributed(with_tests(file, validation, groups), shares)
+
+
+def _counterfactual(opened: Opened, asked: Asked, tokens: Tensor) -> Tensor | None:
+    """The tokens of the counterfactual prompt, which has to differ from the prompt and to be as long."""
+    if asked.counterfactual is None:
+        return None
+    other = opened.read(asked.counterfactual, chat=asked.chat).tokens
+    if len(other) != len(tokens):
+        raise ValueError(
+            f"the counterfactual prompt has {len(other)} tokens, the prompt {len(tokens)}; expected as many, because "
+            "features are moved from position to position"
+        )
+    if torch.equal(other, tokens):
+        raise ValueError("the counterfactual prompt is the prompt itself; give one with another answer")
+    return other
 
 
 def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Callable[[str], None]) -> _Computed:
@@ -140,6 +163,7 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
     read = opened.read(asked.prompt, chat=asked.chat)
     for sentence in read.said:
         tell(sentence)
+    counterfactual = _counterfactual(opened, asked, read.tokens)
     tell(f"reading {len(read.tokens)} tokens")
     with fast_products(checkpoint.attributes.d_model):
         frozen = freeze(linear, lambda layer: checkpoint.transcoder(layer, later=True).on(device), read.tokens)
@@ -150,7 +174,8 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
         encoder = partial(checkpoint.encoder, device=device)
         graph = _attributed(attribution_steps(linear, frozen, encoder, ends, settings, BATCH_BYTES), tell)
     tell("pruning")
-    return _Computed(frozen, targets, graph, prune(graph, settings.node_threshold, settings.edge_threshold))
+    pruned = prune(graph, settings.node_threshold, settings.edge_threshold)
+    return _Computed(counterfactual, frozen, targets, graph, pruned)
 
 
 def _attributed(steps: Generator[Step, None, Graph], tell: Callable[[str], None]) -> Graph:
@@ -191,6 +216,20 @@ def mean_activations(opened: Opened) -> Tensor:
     layer, feature, mean = (torch.from_numpy(np.array(column)) for column in rows.values())
     means[layer.long(), feature.long()] = mean.float()
     return means.to(opened.device)
+
+
+def check_asked(asked: Asked, wanted: Wanted) -> None:
+    """Refuse a counterfactual prompt that is empty, or that no test would use.
+
+    Raises:
+        ValueError: says which of the two.
+    """
+    if asked.counterfactual is None:
+        return
+    if not asked.counterfactual.strip():
+        raise ValueError("the counterfactual prompt is empty; give some text")
+    if wanted.supernodes is None:
+        raise ValueError("a counterfactual prompt is for the test of supernodes; ask for that (--supernodes) as well")
 
 
 def check_wanted(wanted: Wanted) -> None:

@@ -49,23 +49,39 @@ def _validation(found: ValidationJson, graph: GraphFile) -> Iterator[Table | str
 
 
 def _supernodes(found: SupernodesJson) -> Iterator[Table | str]:
-    names = ("group", "random", "layer", "top")
-    shown = ("its own", "random", "layer", "strongest")
+    names = ("group", "random", "layer", "top", "effect")
+    shown = ("its own", "random", "layer", "most influence", "most effect")
     table = Table(
-        "supernode", "nodes", "influence", *(f"necessity: {one}" for one in shown),
+        "supernode", "nodes", "predicted", *(f"necessity: {one}" for one in shown),
         *(f"sufficiency: {one}" for one in shown), title="Supernodes, compared with groups of the same size",
     )  # fmt: skip
     for group in found["groups"]:
         if group["tested"] is not None:
             tested = group["tested"]
             cells = [_percent(tested[name][figure]) for figure in ("necessity", "sufficiency") for name in names]
-            table.add_row(visible(group["name"]), str(len(group["node_ids"])), _percent(group["share"]), *cells)
+            table.add_row(
+                visible(group["name"]),
+                str(len(group["node_ids"])),
+                _percent(_predicted(group["effect"], found)),
+                *cells,
+            )
     if found["together"] is not None:
         cells = [_percent(found["together"][name][figure]) for figure in ("necessity", "sufficiency") for name in names]
-        table.add_row("all of these", "", "", *cells)
+        together = [group for group in found["groups"] if group["tested"] is not None]
+        n_nodes, effect = sum(len(one["node_ids"]) for one in together), sum(one["effect"] for one in together)
+        table.add_row("all of these", str(n_nodes), _percent(_predicted(effect, found)), *cells)
     yield table
     rest = sum(group["tested"] is None for group in found["groups"])
-    yield (f"{rest} more were not tested; with all at their means {_percent(found['nothing'])} of the target is left")
+    against = sum(group["effect"] * (found["target"] or 0) < 0 for group in found["groups"])
+    yield f"{rest} more were not tested, of which {against} act against the target"
+    if found["counterfactual"] is None:
+        yield f"with every feature at its mean {_percent(found['nothing'])} of the target is left"
+    else:
+        yield f"the target is {found['target']:.3g}, on the counterfactual prompt {found['counterfactual']:.3g}"
+
+
+def _predicted(effect: float, found: SupernodesJson) -> float | None:
+    return effect / found["target"] if found["target"] else None
 
 
 def _figure(value: float | None) -> str:

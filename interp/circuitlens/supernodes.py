@@ -17,6 +17,9 @@ from interp.circuitlens.graph import Graph, Pruned
 NAME_TERMS = 3
 """Largest number of terms in a supernode's name."""
 
+FARTHEST = 2.0
+"""Distance between a feature that raises the targets' value and one that lowers it."""
+
 NAME_LENGTH = 60
 """Characters of a description used as the name of a supernode whose members share no term."""
 
@@ -24,12 +27,15 @@ NAME_LENGTH = 60
 class SupernodeSettings(NamedTuple):
     """How nodes are grouped, and how groups are tested."""
 
-    similarity: float = 0.4
+    nodes: int = 60
+    """Number of features that are grouped: those with the largest effect on the targets, in either direction."""
+    similarity: float = 0.25
     """Two groups are joined if the mean similarity of their members is at least this."""
     of_descriptions: float = 0.5
     """Weight of the similarity of descriptions, where both nodes have one; the rest is that of attribution profiles."""
     tested: int = 8
-    """Groups whose necessity and sufficiency are measured, those of most influence first."""
+    """Groups whose necessity and sufficiency are measured, of those that raise the targets' value: the ones with the
+    largest effect."""
     draws: int = 5
     """Random groups of equal size for each of them."""
     seed: int = 0
@@ -41,35 +47,57 @@ class Supernode(NamedTuple):
 
     name: str
     nodes: tuple[int, ...]
-    """Numbers of its features in the graph, those of most influence first."""
+    """Numbers of its features in the graph, those with the largest effect on the targets first."""
+    effect: float
+    """What its features add to the targets' value together, along all paths of the graph; negative if they lower it."""
 
 
 def supernodes(
     graph: Graph, pruned: Pruned, labels: Mapping[tuple[int, int], str], settings: SupernodeSettings
 ) -> list[Supernode]:
-    """Group a graph's kept features; groups have at least two members, and those of most influence come first. A
-    feature that is similar to no other is in no group.
+    """Group the kept features with the largest effect on a graph's targets. Groups have at least two members, and those
+    with the largest effect come first. A feature that is similar to no other is in no group.
 
-    Groups are joined while their members' mean similarity is great enough (average linkage). Memory: several times the
-    square of the number of kept features.
+    Groups are joined while their members' mean similarity is great enough (average linkage). Features that raise the
+    targets' value and features that lower it are never in one group.
     """
+    effect = effects_on_targets(graph)
     kept = np.nonzero(pruned.nodes[: graph.n_features])[0]
+    kept = np.sort(kept[np.argsort(-np.abs(effect[kept]), kind="stable")][: settings.nodes])
     if len(kept) < 2:
         return []
     said = [labels.get((int(graph.layer[node]), int(graph.feature[node])), "") for node in kept]
     terms = [terms_of(text) for text in said]
     alike = similarity(profiles(graph, pruned, kept), term_vectors(terms), settings.of_descriptions)
-    distance = 1 - alike
+    raises = effect[kept] > 0
+    distance = np.where(raises[:, None] == raises, 1 - alike, FARTHEST)
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(distance, checks=False), "average")
     label = fcluster(tree, 1 - settings.similarity, "distance")
     groups = [np.nonzero(label == one)[0] for one in np.unique(label)]
-    groups = [group[np.argsort(-pruned.share[kept[group]], kind="stable")] for group in groups if len(group) > 1]
-    groups.sort(key=lambda group: -float(pruned.share[kept[group]].sum()))
+    groups = [group[np.argsort(-np.abs(effect[kept[group]]), kind="stable")] for group in groups if len(group) > 1]
+    groups.sort(key=lambda group: -abs(float(effect[kept[group]].sum())))
     rarity = rarities(terms)
     found = [(_name([terms[at] for at in group], [said[at] for at in group], rarity), group) for group in groups]
     names = distinct([name or f"{graph.layer[kept[g[0]]]}/{graph.feature[kept[g[0]]]}" for name, g in found])
-    return [Supernode(name, tuple(kept[group].tolist())) for name, (_, group) in zip(names, found, strict=True)]
+    return [
+        Supernode(name, tuple(kept[group].tolist()), float(effect[kept[group]].sum()))
+        for name, (_, group) in zip(names, found, strict=True)
+    ]
+
+
+def effects_on_targets(graph: Graph) -> Float[np.ndarray, " n_features"]:
+    """What each feature adds to the value of a graph's targets, by their weights, along all paths through features.
+
+    Influence sums the sizes of paths; here paths of opposite sign cancel.
+    """
+    n = graph.n_features
+    passing = graph.ends.weight / graph.ends.weight.sum() @ graph.edges[n:, :n]
+    total = passing.astype(np.float64)
+    for _ in range(graph.n_layers):
+        passing = (passing / graph.activation) @ graph.edges[:n, :n]
+        total += passing
+    return total
 
 
 def profiles(graph: Graph, pruned: Pruned, nodes: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:

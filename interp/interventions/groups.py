@@ -1,22 +1,25 @@
 """Necessity and sufficiency of groups of features, measured in the model, and compared with groups of equal size.
 
-Necessity is the share of the target that is lost when a group is switched off, sufficiency the share that is left when
-all other features of all layers are held at their means over a corpus, at every position.
+Necessity is the share of the target that is lost when a group is switched off. Sufficiency is measured against a
+counterfactual prompt of equal length, on which the target has another value: the group's features are given, on that
+prompt, the activations that they have on the graph's prompt, and sufficiency is the share of the difference that this
+makes up. Without a counterfactual prompt it is the share of the target that is left when all other features of all
+layers are held at their means over a corpus, at every position.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from interp.capture import on_feature_input, on_feature_output, removing
-from interp.circuitlens.supernodes import Supernode, SupernodeSettings
-from interp.interventions.changes import Changes
+from interp.circuitlens.supernodes import Supernode, SupernodeSettings, effects_on_targets
+from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.effects import in_rows, interventions_at_once, switched_off
 from interp.interventions.measured import measured
 from interp.interventions.running import Subject
@@ -26,6 +29,9 @@ from interp.transcoder import Transcoder
 Means = Callable[[int], Float[Tensor, " d_transcoder"]]
 """Means of a layer's features over all tokens of a corpus."""
 
+Others = Means | Int64[Tensor, " n_pos"]
+"""What a group alone is measured against: the means of all other features, or the tokens of a counterfactual prompt."""
+
 
 class Shares(NamedTuple):
     """Necessity and sufficiency of a group, or their means over some groups."""
@@ -33,7 +39,8 @@ class Shares(NamedTuple):
     necessity: float
     """The share of the target that is lost when the group is switched off."""
     sufficiency: float
-    """The share that is left when all other features are held at their means."""
+    """The share of the difference to the counterfactual prompt that its features make up there; without such a prompt,
+    the share that is left when all other features are held at their means."""
 
 
 class Tested(NamedTuple):
@@ -45,51 +52,67 @@ class Tested(NamedTuple):
     layer: Shares
     """The strongest nodes of the layer with most of its members, then of neighbouring layers."""
     top: Shares
-    """The strongest nodes of the graph."""
+    """The strongest nodes of the graph, by their influence."""
+    effect: Shares
+    """The nodes that raise the targets' value most, as the graph predicts it."""
 
 
 class GroupTests(NamedTuple):
     """Results of testing supernodes."""
 
-    each: tuple[Tested, ...]
-    """The tested groups in the order of the supernodes."""
+    each: Mapping[int, Tested]
+    """The tested groups by their number among the supernodes."""
     together: Tested | None
     """All of these as one group; None: there are none."""
     target: float
     """The targets' value in the unchanged model, by their weights."""
     nothing: float
-    """The share of it that is left when every feature is held at its mean."""
+    """The sufficiency of no features at all: 0 where it is measured against a counterfactual prompt."""
+    counterfactual: float | None
+    """The targets' value on the counterfactual prompt; None: there is none."""
 
 
 def group_tests(
-    of: Ablated, groups: Sequence[Supernode], means: Means, settings: SupernodeSettings
+    of: Ablated, groups: Sequence[Supernode], others: Others, settings: SupernodeSettings
 ) -> GroupTests | None:
-    """Test the first groups; None where the target's value is 0, so that shares of it are undefined.
+    """Test the groups with the largest effect among those that raise the targets' value.
 
-    Memory: what `keeping` takes for the rows that are computed together.
+    None where shares are undefined: the targets' value is 0, or the same on the counterfactual prompt. Memory: what
+    `keeping` takes for the rows that are computed together.
     """
-    chosen = groups[: settings.tested]
-    sets = [list(group.nodes) for group in chosen]
+    value = _value(of, of.rest.frozen.tokens)
+    base = _value(of, others) if isinstance(others, Tensor) else 0.0
+    if not value or value == base:
+        return None
+    sign = 1 if value > 0 else -1
+    chosen = [at for at, group in enumerate(groups) if group.effect * sign > 0][: settings.tested]
+    sets = [list(groups[at].nodes) for at in chosen]
     everything = [node for members in sets for node in members]
     kept = of.strongest(of.graph.n_features).tolist()
+    effect = effects_on_targets(of.graph) * sign
+    by_effect = sorted(kept, key=lambda node: -float(effect[node]))
     generator = np.random.default_rng(settings.seed)
     every: list[list[int]] = []
     for members in [*sets, everything]:
         n = len(members)
-        every += [members, _of_layer(of, members, kept), kept[:n]]
+        every += [members, _of_layer(of, members, kept), kept[:n], by_effect[:n]]
         every += [generator.choice(kept, n, replace=False).tolist() for _ in range(settings.draws)]
-    value, off, stay = _values(of, [*every, []], means)
-    if not value:
-        return None
-    shares = [Shares(1 - gone / value, left / value) for gone, left in zip(off, stay, strict=True)]
-    step = 3 + settings.draws
+    off, alone = _values(of, [*every, []], others)
+    shares = [Shares(1 - gone / value, (left - base) / (value - base)) for gone, left in zip(off, alone, strict=True)]
+    step = 4 + settings.draws
     found = [_tested(shares[at : at + step]) for at in range(0, len(every), step)]
-    return GroupTests(tuple(found[:-1]), found[-1] if sets else None, value, shares[-1].sufficiency)
+    return GroupTests(
+        each=dict(zip(chosen, found[:-1], strict=True)),
+        together=found[-1] if sets else None,
+        target=value,
+        nothing=shares[-1].sufficiency,
+        counterfactual=base if isinstance(others, Tensor) else None,
+    )
 
 
 def _tested(shares: Sequence[Shares]) -> Tested:
-    group, layer, top, *random = shares
-    return Tested(group, Shares(*np.mean(random, axis=0).tolist()), layer, top)
+    group, layer, top, effect, *random = shares
+    return Tested(group, Shares(*np.mean(random, axis=0).tolist()), layer, top, effect)
 
 
 def _of_layer(of: Ablated, members: Sequence[int], kept: Sequence[int]) -> list[int]:
@@ -98,24 +121,43 @@ def _of_layer(of: Ablated, members: Sequence[int], kept: Sequence[int]) -> list[
     return sorted(kept, key=lambda node: abs(int(of.graph.layer[node]) - most))[: len(members)]
 
 
-def _values(of: Ablated, groups: Sequence[Sequence[int]], means: Means) -> tuple[float, list[float], list[float]]:
-    """The targets' value in the unchanged model, with each group switched off, and with all but the group at their
-    means."""
-    tokens, readings = of.rest.frozen.tokens, of.readings
-    value = float(measured(of.subject, tokens, Changes(), 1, readings).readings[0] @ of.weight)
+def _value(of: Ablated, tokens: Int64[Tensor, " n_pos"]) -> float:
+    return float(measured(of.subject, tokens, Changes(), 1, of.readings).readings[0] @ of.weight)
+
+
+def _values(of: Ablated, groups: Sequence[Sequence[int]], others: Others) -> tuple[list[float], list[float]]:
+    """The targets' value with each group switched off, and with the group alone."""
+    tokens = of.rest.frozen.tokens
     places = [[of.place(node) for node in group] for group in groups]
     off: list[float] = []
-    stay: list[float] = []
+    alone: list[float] = []
     n_pos, d_model = of.rest.frozen.embedding.shape
     d_widest = max(d_model, of.rest.transcoder(0).W_enc.shape[0])
     at_once = interventions_at_once(n_pos, d_widest)
     for start in range(0, len(places), at_once):
-        some = places[start : start + at_once]
-        rows = in_rows([switched_off(group) for group in some])
-        off += (measured(of.subject, tokens, rows, len(some), readings).readings @ of.weight).tolist()
-        with keeping(of.subject, some, means):
-            stay += (measured(of.subject, tokens, Changes(), len(some), readings).readings @ of.weight).tolist()
-    return value, off, stay
+        some, nodes = places[start : start + at_once], groups[start : start + at_once]
+        off += _in_rows(of, tokens, [switched_off(group) for group in some])
+        if isinstance(others, Tensor):
+            alone += _in_rows(of, others, [_as_in_graph(of, group) for group in nodes])
+        else:
+            with keeping(of.subject, some, others):
+                alone += _in_rows(of, tokens, [Changes() for _ in some])
+    return off, alone
+
+
+def _in_rows(of: Ablated, tokens: Int64[Tensor, " n_pos"], changes: Sequence[Changes]) -> list[float]:
+    found = measured(of.subject, tokens, in_rows(changes), len(changes), of.readings)
+    return (found.readings @ of.weight).tolist()
+
+
+def _as_in_graph(of: Ablated, nodes: Sequence[int]) -> Changes:
+    """Features held at the activations that they have in the graph."""
+    changes: list[FeatureChange] = []
+    for node in nodes:
+        layer, feature, position = of.place(node)
+        here = FeatureChange(0, layer, feature, start=position, stop=position + 1)
+        changes.append(here.held_at(float(of.graph.activation[node])))
+    return Changes(changes)
 
 
 @contextmanager

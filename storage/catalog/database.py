@@ -19,7 +19,7 @@ from storage.parquet import READ_PARTS, read_table
 from storage.recipes import short_hash
 from storage.store import whole_file
 
-SCHEMA_VERSION = 18
+SCHEMA_VERSION = 19
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0

@@ -54,9 +54,11 @@ def graph_rows(file: GraphFile, shares: Mapping[str, float], d_vocab: int) -> Gr
         "n_edges": len(file["links"]),
         "replacement": scores.replacement,
         "completeness": scores.completeness,
-        "target_value": validation["target"] if validation else None,
+        "target_value": validation["target"] if validation else groups["target"] if groups else None,
         **{name: validation[name] if validation else None for name in SCORES},
         "nothing": groups["nothing"] if groups else None,
+        "counterfactual": groups["counterfactual_prompt"] if groups else None,
+        "counterfactual_value": groups["counterfactual"] if groups else None,
     }
     nodes, edges = list(_nodes(file, shares, d_vocab, tests)), list(_edges(file, validation))
     carried = cast(list[CarriedEdge], metadata.get("heads", []))
@@ -98,15 +100,22 @@ def _edges(file: GraphFile, validation: ValidationJson | None) -> Iterator[Row]:
 
 def _groups(groups: SupernodesJson) -> Iterator[Row]:
     for at, one in enumerate(groups["groups"]):
-        named = {"supernode": at, "name": one["name"], "n_nodes": len(one["node_ids"]), "share": one["share"]}
-        yield {**named, **_shares(one["tested"])}
+        figures = {"n_nodes": len(one["node_ids"]), "share": one["share"], "effect": one["effect"]}
+        yield {"supernode": at, "name": one["name"], **figures, **_shares(one["tested"])}
     if groups["together"]:
-        yield {"supernode": -1, "name": None, "n_nodes": None, "share": None, **_shares(groups["together"])}
+        tested = [one for one in groups["groups"] if one["tested"]]
+        figures = {
+            "n_nodes": sum(len(one["node_ids"]) for one in tested),
+            "share": sum(one["share"] for one in tested),
+            "effect": sum(one["effect"] for one in tested),
+        }
+        yield {"supernode": -1, "name": None, **figures, **_shares(groups["together"])}
 
 
 def _shares(tested: Mapping[str, SharesJson] | None) -> Row:
     row: Row = {}
-    for name, suffix in (("group", ""), ("random", "_random"), ("layer", "_layer"), ("top", "_top")):
+    for name in ("group", "random", "layer", "top", "effect"):
+        suffix = "" if name == "group" else f"_{name}"
         row["necessity" + suffix] = tested[name]["necessity"] if tested else None
         row["sufficiency" + suffix] = tested[name]["sufficiency"] if tested else None
     return row

@@ -60,9 +60,11 @@ class SupernodeJson(TypedDict):
     name: str
     node_ids: list[str]
     share: float
-    """Share of all influence on the targets that its nodes have together."""
+    """Of all influence on the targets, its nodes' together."""
+    effect: float
+    """What its nodes add to the targets' value together, along all paths of the graph; negative if they lower it."""
     tested: dict[str, SharesJson] | None
-    """`group`, and for comparison groups of equal size: `random`, `layer` and `top`."""
+    """`group`, and `random`, `layer`, `top` and `effect` of equal size; see `interp.interventions.groups.Tested`."""
 
 
 class SupernodesJson(TypedDict):
@@ -72,7 +74,13 @@ class SupernodesJson(TypedDict):
     together: dict[str, SharesJson] | None
     """Results for all tested groups as one."""
     nothing: float | None
-    """The share of the target that is left when every feature is held at its mean."""
+    """The sufficiency of no features at all: what is left when every feature is held at its mean."""
+    target: float | None
+    """The targets' value by their weights; None: nothing was tested."""
+    counterfactual: float | None
+    """Their value on the counterfactual prompt; None: there is none."""
+    counterfactual_prompt: str | None
+    """Its text."""
 
 
 def validation_json(ids: Sequence[str], found: Validation) -> ValidationJson:
@@ -109,22 +117,30 @@ def _edge(ids: Sequence[str], one: Tested) -> TestedEdge:
 
 
 def supernodes_json(
-    ids: Sequence[str], groups: Sequence[Supernode], pruned: Pruned, tests: GroupTests | None
+    ids: Sequence[str],
+    groups: Sequence[Supernode],
+    pruned: Pruned,
+    tests: GroupTests | None,
+    prompt: str | None,
 ) -> SupernodesJson:
-    """Supernodes with nodes given by their ids, those of most influence first."""
-    tested = [*(tests.each if tests else ()), *(None for _ in groups)]
+    """Supernodes with nodes by their ids, those with the largest effect first; `prompt` is the counterfactual one."""
+    tested = tests.each if tests else {}
     return {
         "groups": [
             {
                 "name": group.name,
                 "node_ids": [ids[node] for node in group.nodes],
                 "share": float(pruned.share[list(group.nodes)].sum()),
-                "tested": None if its is None else _tested(its),
+                "effect": group.effect,
+                "tested": _tested(tested[at]) if at in tested else None,
             }
-            for group, its in zip(groups, tested, strict=False)
+            for at, group in enumerate(groups)
         ],
         "together": _tested(tests.together) if tests and tests.together else None,
         "nothing": tests.nothing if tests else None,
+        "target": tests.target if tests else None,
+        "counterfactual": tests.counterfactual if tests else None,
+        "counterfactual_prompt": prompt,
     }
 
 

@@ -1,21 +1,28 @@
 """Graphs of a file of prompts: in the catalog once, with their tests; what recurs, always holds, and sets apart."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
 
+from configs.engine import EngineConfig
 from flows import attribute_prompts
 from flows.attribute_prompts import read_prompts, run_prompts
 from flows.cli import app
 from flows.prompts.graphs import Wanted
+from flows.prompts.opened import last_config
 from interp.circuitlens.graph import GraphSettings
 from interp.circuitlens.loadings import LoadingSettings
 from interp.circuitlens.supernodes import SupernodeSettings
 from interp.interventions.validation import ValidationSettings
 from storage.catalog.database import open_catalog
+from tests.conftest import ROOT, cli_environment
+from tests.flows.contents import contents
 from tests.planted_store import planted_store
 
 WANTED = Wanted(GraphSettings(), ValidationSettings(), SupernodeSettings(draws=1), LoadingSettings())
@@ -114,11 +121,11 @@ def test_supernodes_of_a_catalog_by_hand_have_a_row_each() -> None:
     from storage.exchange.graph_rows import graph_rows
 
     shares = {"necessity": 0.5, "sufficiency": 0.25}
-    tested = dict.fromkeys(("group", "random", "layer", "top"), shares)
+    tested = dict.fromkeys(("group", "random", "layer", "top", "effect"), shares)
     groups = {
-        "groups": [{"name": "nine", "node_ids": ["0_3_2", "0_4_2"], "share": 0.5, "tested": tested},
-                   {"name": "rest", "node_ids": ["0_5_2", "0_6_2"], "share": 0.1, "tested": None}],
-        "together": tested, "nothing": 0.1,
+        "groups": [{"name": "nine", "node_ids": ["0_3_2", "0_4_2"], "share": 0.5, "effect": 2.0, "tested": tested},
+                   {"name": "rest", "node_ids": ["0_5_2", "0_6_2"], "share": 0.1, "effect": -1.0, "tested": None}],
+        "together": tested, "nothing": 0.1, "target": 3.0, "counterfactual": -3.0, "counterfactual_prompt": "b",
     }  # fmt: skip
     metadata = {"prompt": "a", "prompt_tokens": ["a"], "targets": [], "scores": {"replacement": 1, "completeness": 1}}
     file = {"metadata": {**metadata, "supernodes": groups}, "qParams": {}, "nodes": [], "links": []}
@@ -128,7 +135,55 @@ def test_supernodes_of_a_catalog_by_hand_have_a_row_each() -> None:
     ]  # fmt: skip
     names = {column.name for column in TABLES["graph_supernodes"].columns}
     assert {"checkpoint_id", "batch", "number", *found.graph_supernodes[0]} == names
-    assert found.graphs["nothing"] == 0.1
+    assert [row["effect"] for row in found.graph_supernodes] == [2.0, -1.0, 2.0]
+    named = {name: found.graphs[name] for name in ("nothing", "target_value", "counterfactual", "counterfactual_value")}
+    assert named == {"nothing": 0.1, "target_value": 3.0, "counterfactual": "b", "counterfactual_value": -3.0}
+
+
+KILLED_AFTER_SOME = """
+import os, signal, sys
+from pathlib import Path
+from flows import attribute_prompts
+from tests.flows.test_attribute_prompts import WANTED
+
+write, paths = attribute_prompts.write_part, []
+def killed(path, *arguments):
+    paths.append(path)
+    if len(paths) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, *arguments)
+attribute_prompts.write_part = killed
+root, file = map(Path, sys.argv[1:3])
+attribute_prompts.run_prompts(root, None, file, attribute_prompts.read_prompts(file), WANTED)
+"""
+
+
+@pytest.mark.whole
+def test_killed_and_started_again_it_leaves_the_same_tables(
+    attributed: tuple[Path, Path, str], prefect_home: Path, prefect_api: str, tmp_path: Path
+) -> None:
+    """It is killed between the tables of a graph, then between graphs, and ends on the workers of a Dask cluster."""
+    undisturbed, file, batch = attributed
+    root = planted_store(tmp_path).store.root
+    for n_written in (2, 5):
+        command = [sys.executable, "-c", KILLED_AFTER_SOME, str(root), str(file), str(n_written)]
+        environment = cli_environment(prefect_home, prefect_api)
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    kept = {path: path.stat().st_mtime_ns for path in (root / "parts" / "graphs").rglob("*.parquet")}
+    assert len(kept) == 1
+    config = last_config(root, None)
+    on_dask = config.model_copy(update={"engine": EngineConfig(runner="dask", workers=2)})
+    with mock.patch.object(attribute_prompts, "last_config", return_value=on_dask):
+        assert run_prompts(root, None, file, read_prompts(file), WANTED) == batch
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    found, expected = (contents(store / "catalog.duckdb") for store in (root, undisturbed))
+    for table in attribute_prompts.TABLES:
+        assert found[table] == expected[table], table
+        assert found[table] or table == "graph_supernodes"
+    assert rows(root, "SELECT status FROM runs WHERE stage = 'attribute_prompts' ORDER BY started_at") == [
+        ("killed",), ("killed",), ("completed",)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -139,6 +194,7 @@ def test_supernodes_of_a_catalog_by_hand_have_a_row_each() -> None:
         ({"prompt": "a", "set": 1}, "set is 1; expected a text"),
         ({"prompt": "a", "targets": "b"}, "targets are 'b'; expected a list of texts"),
         ({"prompt": "a", "target": ["b"]}, 'expected {"prompt"'),
+        ({"prompt": "a", "counterfactual": 4}, "counterfactual is 4; expected a text"),
         ([1], 'expected {"prompt"'),
     ],
 )
@@ -166,6 +222,9 @@ def test_other_files_have_a_prompt_a_line(tmp_path: Path) -> None:
         (("--prompts", "a.txt", "--output", "b.json"), "--output has no effect with --prompts"),
         (("a",), "--output: name a file"),
         (("--prompts", "none.txt"), "none.txt"),
+        (("--prompts", "a.txt", "--counterfactual", "a"), "--counterfactual is about one prompt"),
+        (("a", "--output", "b.json", "--counterfactual", "b"), "a counterfactual prompt is for the test of supernodes"),
+        (("a", "--output", "b.json", "--supernodes", "--counterfactual", " "), "the counterfactual prompt is empty"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(planted_root: Path, arguments: tuple[str, ...], said: str) -> None:

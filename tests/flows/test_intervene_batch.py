@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from flows import intervene_batch
-from flows.intervene_batch import read_lines, run_batch
+from flows.intervene_batch import read_interventions, run_batch
 from storage.catalog.database import open_catalog
 from tests.planted_store import planted_store
 
@@ -58,7 +58,7 @@ def test_a_file_of_interventions_is_in_the_catalog_once(tmp_path: Path, monkeypa
 )
 def test_wrong_lines_are_named(tmp_path: Path, line: object, said: str) -> None:
     with pytest.raises(ValueError, match=r"some\.jsonl, line 1") as error:
-        read_lines(write(tmp_path / "some.jsonl", line))
+        read_interventions(write(tmp_path / "some.jsonl", line))
     assert said in str(error.value)
     with pytest.raises(ValueError, match="holds no interventions"):
-        read_lines(write(tmp_path / "none.jsonl"))
+        read_interventions(write(tmp_path / "none.jsonl"))
