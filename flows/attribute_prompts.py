@@ -41,8 +41,8 @@ class Line:
 
 def read_prompts(file: Path, targets: Sequence[str] = (), *, chat: bool = False) -> list[Line]:
     """Read the prompts of a file. A .jsonl file has `{"prompt": "…", "set": "plural", "targets": [" are| is"]}` on each
-    line; `set` (default: the file's name), `targets` (default: those given) and `counterfactual` are optional. Any other
-    file has a prompt on each line.
+    line; `set` (default: the file's name), `targets` (default: those given) and `counterfactual` are optional. Any
+    other file has a prompt on each line.
 
     Raises:
         ValueError: the file or a line has another form; the line is named.

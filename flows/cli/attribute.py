@@ -45,8 +45,8 @@ def attribute(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"} on each '
-            "line of a .jsonl file, or a prompt on each line of any other."
+            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"} on '
+            "each line of a .jsonl file, or a prompt on each line of any other."
         ),
     ] = None,
     output: Annotated[
