@@ -122,7 +122,7 @@ def attribute(
             for name, given in (("PROMPT", prompt), ("--prompt-file", prompt_file), ("--output", output),
                                 ("--config", config), ("--counterfactual", counterfactual)):  # fmt: skip
                 if given is not None:
-                    raise ValueError(f"{name} is about one prompt, and has no effect with --prompts")
+                    raise ValueError(f"{name} has no effect with --prompts")
             from flows.attribute_prompts import TABLES, read_prompts, run_prompts
 
             lines = read_prompts(prompts, target or (), chat=chat)

@@ -222,7 +222,7 @@ def test_other_files_have_a_prompt_a_line(tmp_path: Path) -> None:
         (("--prompts", "a.txt", "--output", "b.json"), "--output has no effect with --prompts"),
         (("a",), "--output: name a file"),
         (("--prompts", "none.txt"), "none.txt"),
-        (("--prompts", "a.txt", "--counterfactual", "a"), "--counterfactual is about one prompt"),
+        (("--prompts", "a.txt", "--counterfactual", "a"), "--counterfactual has no effect with --prompts"),
         (("a", "--output", "b.json", "--counterfactual", "b"), "a counterfactual prompt is for the test of supernodes"),
         (("a", "--output", "b.json", "--supernodes", "--counterfactual", " "), "the counterfactual prompt is empty"),
     ],
