@@ -245,11 +245,19 @@ def plan_(
             "eight cores) or cpu-16."
         ),
     ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            help="Also print the cheapest way to attribute that agrees so well with a sweep in float32 (0 to 1: of the "
+            "features that stand out in one or the other, the share that do in both)."
+        ),
+    ] = None,
     as_json: AnswerOption = False,
 ) -> None:
     """Print what `run` would do, with estimates of time, disk and memory. Nothing is done."""
     with report_errors():
         loaded = load(config, overrides, store)
+        from flows.costs.circuitlens import SETTING, cheapest_mode
         from flows.costs.plan import planned
         from flows.describe_checkpoint import stages, unfinished
         from flows.running.before_start import check_order, problems
@@ -258,6 +266,7 @@ def plan_(
         from storage.store import Store
 
         found = planned(loaded, stages(loaded), machine)
+        cheapest = None if agreement is None else cheapest_mode(found.sizes, loaded.corpus.row_tokens(), agreement)
         left = unfinished(loaded, found.subject)
         check_order(loaded, found.subject, left)
         if as_json:
@@ -270,6 +279,8 @@ def plan_(
         print_plan(found.steps, out)
         print_left_out(loaded, found.subject, out)
         print_remarks(loaded, out)
+        if cheapest is not None:
+            out.print(f"Cheapest attribution with this agreement: {SETTING[cheapest]}", soft_wrap=True, markup=False)
         if found.from_records:
             out.print(
                 "The Hugging Face Hub cannot be reached: sizes are those recorded for this preset", soft_wrap=True

@@ -39,6 +39,13 @@ AGREEMENT: dict[Mode, float] = {"float32": 1.0, "bfloat16": 0.995, "direct": 0.5
 """Of the features that stand out in this mode or in a float32 sweep, those that do in both (SmolLM2, docs/methods.md).
 """
 
+SETTING: dict[Mode, str] = {
+    "float32": "circuitlens.precision=float32 (the default)",
+    "bfloat16": "circuitlens.precision=bfloat16",
+    "direct": "circuitlens.sources=direct",
+}
+"""What to set for a mode."""
+
 SPEED: dict[Mode, float] = {"float32": 0.5, "bfloat16": 0.64, "direct": 0.065}
 """The rate of a mode's operations as a share of that of large float32 products, likewise: what is no product takes half
 of a sweep's time, and direct contributions are read from memory."""

@@ -66,6 +66,8 @@ class Plan(NamedTuple):
 
     subject: Subject | None
     """None if the model or its transcoders are not on this machine."""
+    sizes: Sizes
+    """Of the model and its transcoders."""
     steps: list[Step]
     from_records: bool = False
     """Whether the Hub could not be reached, so that sizes recorded for a preset are used."""
@@ -150,22 +152,22 @@ def _planned(config: RunConfig, stages: Sequence[Plannable], measured: Measure) 
         rates = measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else _train(sizes, config, rates)
         costs = {(DOWNLOAD, DOWNLOAD): _download(left), **training, **_costs(stages, sizes, config, rates)}
-        return Plan(None, _all_to_do(costs, config))
+        return Plan(None, sizes, _all_to_do(costs, config))
     source = open_source(config)
     if source.must_train:
-        return Plan(None, _left_to_train(source, stages, measured))
-    subject = identify(source)
-    return Plan(subject, _left(subject, stages, measured))
+        return _left_to_train(source, stages, measured)
+    return _left(identify(source), stages, measured)
 
 
-def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
+def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> Plan:
     """The plan of a whole run whose transcoders have to be trained."""
     config, sizes = source.config, sizes_to_train(source)
     rates = measured(sizes.d_model, config)
-    return _all_to_do({**_train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
+    steps = _all_to_do({**_train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
+    return Plan(None, sizes, steps)
 
 
-def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> list[Step]:
+def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> Plan:
     """The plan of the rest of the stages for a checkpoint on this machine."""
     config, store = subject.config, subject.store
     stages = [stage for stage in stages if stage.name not in subject.left_out]
@@ -175,14 +177,15 @@ def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> l
     todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
     by_stage = corrections(store.catalog) if measured == Rates.measured else {}  # they are of this machine
     costs = _costs(stages, sizes, config, rates)
-    return [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
+    steps = [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
+    return Plan(subject, sizes, steps)
 
 
 def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> Plan:
     """The whole of a run on what a preset names, without the Hub."""
     download = Cost(1, sizes.n_bytes / DOWNLOAD_BYTES_PER_S, sizes.n_bytes, 0, 0)
     costs = _costs(stages, sizes, config, measured(sizes.d_model, config))
-    return Plan(None, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
+    return Plan(None, sizes, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
 
 
 def _step(name: tuple[str, str], todo: int | None, cost: Cost, config: RunConfig, correction: float) -> Step:
