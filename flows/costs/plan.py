@@ -137,7 +137,7 @@ def check_room_for(source: Source, subject: Subject | None, stages: Sequence[Pla
         ValueError: there is less space than the stages will write.
     """
     left = _left_to_train(source, stages, _any_rates) if subject is None else _left(subject, stages, _any_rates)
-    check_room(source.config, left)
+    check_room(source.config, left.steps)
 
 
 def _any_rates(_: int, __: RunConfig) -> Rates:

@@ -45,14 +45,16 @@ def disagreement(model: nn.Module, family: Family) -> str | None:
 def _run(model: nn.Module, family: Family, tokens: Tensor) -> tuple[_Seen, Tensor]:
     blocks, seen = family.block_modules(model), _Seen([], [], [], [], [])
 
-    def kept(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+    def kept(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, *tuple[object, ...]]) -> None:
         seen.streams.append(vectors_of(output))
 
     def attended(_module: nn.Module, _args: object, output: tuple[Tensor, Tensor]) -> None:
         seen.attention.append(output[0])
         seen.patterns.append(output[1])
 
-    def mixed(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    def mixed(
+        _module: nn.Module, args: tuple[Tensor, ...], output: Tensor | tuple[Tensor, *tuple[object, ...]]
+    ) -> None:
         seen.mlp_in.append(args[0])
         seen.mlp.append(vectors_of(output))
 
