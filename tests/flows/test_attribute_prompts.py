@@ -53,6 +53,7 @@ def rows(root: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
 
 
+@pytest.mark.whole
 def test_graphs_are_in_the_catalog_once(attributed: tuple[Path, Path, str]) -> None:
     root, file, batch = attributed
     with mock.patch.object(attribute_prompts, "attribution", side_effect=AssertionError("computed again")):

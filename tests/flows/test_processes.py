@@ -58,6 +58,7 @@ def started(here: ForkedProcesses) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.whole
 def test_processes_begin_when_they_pay_and_end_with_the_run(begun: ForkedProcesses) -> None:
     token = PROCESSES.set(begun)
     try:
@@ -108,6 +109,7 @@ with processes.processes_at_hand(2):  # without a guard: a process that imported
 """
 
 
+@pytest.mark.whole
 def test_processes_end_with_a_run_that_is_killed_and_do_not_run_its_script(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(SCRIPT)

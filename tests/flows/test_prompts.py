@@ -153,7 +153,7 @@ def test_directions_and_positions_are_targets(planted_root: Path, tmp_path: Path
         (("intervene", "word3", "--feature", "1/2=1", "--target", "direction:none.npy"), "none.npy cannot be read"),
         (("attribute", "word3", "--output", "a.json", "--target", "two words"), "is 2 tokens"),
         (("attribute", "word3", "--output", "a.json", "--target", "feature:1/2@0,5"), "no position 5"),
-        (("attribute", "word3", "--output", "a.json", "--target", "@2:"), "positions '2:' are none"),
+        (("attribute", "word3", "--output", "a.json", "--target", "@2:"), "positions '2:' are not in the prompt"),
         (
             ("intervene", "word3", "--feature", "1/2=1", "--config", "c.yaml", "--checkpoint", "x"),
             "give one of the two",

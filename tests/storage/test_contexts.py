@@ -93,7 +93,7 @@ def test_long_documents_are_cut_and_later_corpora_counted_on(store: Store) -> No
 
 def test_causes_are_what_heads_and_embeddings_bring_the_strongest_first(store: Store) -> None:
     load(store)
-    cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, 0, ?, 0, 0, ?, ?, ?, NULL)"
+    cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, 0, ?, 0, 0, ?, ?, ?, NULL, 'jacobian')"
     with open_catalog(store.catalog, write=True) as connection:
         for kind, position, score in [("head", 1, 3.0), ("token", 1, 3.0), ("token", 2, 3.5), ("head", 0, 0.5)]:
             connection.execute(cause, [kind, position, position - 2, score])
@@ -160,7 +160,7 @@ def test_causes_and_windows_are_those_that_explainers_see(store: Store) -> None:
             n = int(random.integers(1, 30))
             kind, source = random.choice(kinds, n), random.integers(0, position + 1, n)
             score = random.integers(-2, 6, n).astype(np.float64)  # whole numbers: many are equal
-            cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, ?, ?, 0, 0, ?, ?, ?, NULL)"
+            cause = "INSERT INTO contributions VALUES ('c', 'ab', 1, 7, ?, ?, 0, 0, ?, ?, ?, NULL, 'jacobian')"
             rows = zip(kind.tolist(), source.tolist(), (source - position).tolist(), score.tolist(), strict=True)
             connection.executemany(cause, [[sample, *one] for one in rows])
             causes = strongest_sources(kind.tolist(), source, score, min_share=LEAST_SHARE, most=MOST_CAUSES)
