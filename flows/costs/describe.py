@@ -13,7 +13,7 @@ from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
 from tasks.llm.prices import expected_tokens
 
-DESCRIBE_S = 0.001
+DESCRIBE_S = 0.0018
 """Seconds for each feature and method to read the evidence and write the description by rule."""
 
 BYTES_INHERITED = 400
