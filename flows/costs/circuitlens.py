@@ -20,7 +20,7 @@ BYTES_PER_SAMPLE = 700
 """Bytes of a sample in parts and in the catalog, mainly for contributions."""
 
 STEP_S = 6e-6
-"""Seconds of a small step of a layer at one position, independent of its size; sequences of narrow models share them."""
+"""Seconds of a small step of a layer at one position, of any size; sequences of narrow models share them."""
 
 ORDER_S, ORDERED_BYTES = 1e-6, 49
 """Seconds for each sample to read it and sort it by row, and its bytes there until all are attributed."""

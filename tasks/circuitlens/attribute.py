@@ -204,8 +204,8 @@ def _effects(
 def _continued(linear: LinearModel, tokens: Tensor, n: int) -> Tensor:
     """The tokens, and the `n` most probable tokens after them, generated one by one."""
     for _ in range(n):
-        logits = linear.family.logits(linear.model, last_hidden(linear.model, linear.family, tokens[None])[0, -1])
-        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)])
+        logits = linear.family.logits(linear.model, last_hidden(linear.model, linear.family, tokens[None])[0, -1:])
+        tokens = torch.cat([tokens, logits.argmax(-1)])
     return tokens
 
 

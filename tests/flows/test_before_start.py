@@ -116,10 +116,10 @@ def test_a_dask_scheduler_that_is_not_there(planted: list[str], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        ("[circuitlens]", "stages: circuitlens reads what activations finds"),
-        ("[describe]", "stages: describe reads what weightlens or activations finds"),
-        ("[activations, evaluate]", "stages: evaluate reads what describe or weightlens finds"),
-        ("[activations, coactivation]", "stages: coactivation reads what weightlens finds"),
+        ("[circuitlens]", "stages: circuitlens reads results of activations"),
+        ("[describe]", "stages: describe reads results of weightlens or activations"),
+        ("[activations, evaluate]", "stages: evaluate reads results of describe or weightlens"),
+        ("[activations, coactivation]", "stages: coactivation reads results of weightlens"),
     ],
 )
 def test_stages_whose_evidence_is_nowhere(planted: list[str], tmp_path: Path, stages: str, said: str) -> None:
@@ -132,7 +132,7 @@ def test_stages_whose_evidence_is_nowhere(planted: list[str], tmp_path: Path, st
 
 def test_a_method_whose_evidence_is_nowhere(planted: list[str]) -> None:
     overrides = [*planted, "stages=[weightlens, describe]", "describe.methods=[maxact]"]
-    with pytest.raises(ValueError, match="stages: describe reads what activations finds"):
+    with pytest.raises(ValueError, match="stages: describe reads results of activations"):
         check(*overrides)
 
 
@@ -175,7 +175,7 @@ def test_something_else_at_the_address_of_prefect(
 @pytest.mark.parametrize(
     ("stage", "said"),
     [
-        ("circuitlens", "circuitlens reads what activations finds"),
+        ("circuitlens", "circuitlens reads results of activations"),
         ("describe", "ANTHROPIC_API_KEY is not set in the environment"),
     ],
 )
