@@ -23,7 +23,7 @@ LOADED_PER_S = 500_000
 TEXT_BYTES = 2.0
 """Bytes of a token of text in the catalog."""
 
-DRAW_S, GATHER_S = 50e-6, 60e-9
+DRAW_S, GATHER_S = 50e-6, 120e-9
 """Seconds for each feature and each activation to gather them and to draw samples."""
 
 

@@ -19,7 +19,7 @@ from tasks.models import TRANSCODERS
 BYTES_PER_SAMPLE = 700
 """Bytes of a sample in parts and in the catalog, mainly for contributions."""
 
-STEP_S = 6e-6
+STEP_S = 9e-6
 """Seconds of a small step of a layer at one position, of any size; sequences of narrow models share them."""
 
 ORDER_S, ORDERED_BYTES = 1e-6, 49

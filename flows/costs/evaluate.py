@@ -45,7 +45,7 @@ def evaluate_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, C
     written = rows * (steering.prompt_tokens + steering.new_tokens) * sizes.model_flops
     n_descriptions = n_described(config, sizes)
     n_own = n_descriptions / _times_judged(config)
-    tokens_written = DIFFERENT * n_own * how.n_synthetic * how.text_tokens
+    tokens_written = DIFFERENT * n_own * how.n_synthetic * 1.5 * how.text_tokens
     synthetic = tokens_written * (sizes.model_flops / 2 + 2 * sizes.d_transcoder * sizes.d_model)
     by_description = rates.slowness / workers
     usd = 0.0
