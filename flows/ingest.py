@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from prefect import flow
 
 from configs.run import RunConfig
-from flows.costs.ingest import ingest_costs
+from flows.costs.ingest import MEASURED_BYTES, ingest_costs
 from flows.costs.plan import check_room_for
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
@@ -21,9 +21,6 @@ from storage.checkpoints import is_ingested, read_quality
 from storage.recipes import remember_fingerprints
 from storage.shared_shards import ReuseCount
 from tasks.ingest import IngestJob, Text, ingest_embeddings, ingest_layer, load_checkpoint, measure_layers, measured
-
-MEASURED_BYTES = 4_000_000_000
-"""Memory for the transcoders measured in one pass, in bytes; a larger one is measured alone."""
 
 
 class IngestStage:
