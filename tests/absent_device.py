@@ -7,7 +7,7 @@ Apple's devices lack. A test that passes with it has shown that every tensor is 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -76,13 +76,13 @@ def _outer(value: Any) -> Any:
     return Absent(value)
 
 
-def _registered() -> torch.library.Library:
+def _registered() -> library.Library:
     """What makes tensors of the device, or copies to it, does not always ask a tensor's class."""
-    library = torch.library.Library("aten", "IMPL")
+    device = library.Library("aten", "IMPL")
     made = (aten.empty.memory_format, aten.empty_strided.default, aten.arange.default, aten.arange.start)
     for func in (*made, aten.arange.start_step, aten.copy_.default, aten._copy_from.default):
-        library.impl(func, lambda *args, func=func, **kwargs: _computed(func, args, kwargs), "PrivateUse1")
-    return library
+        device.impl(func, lambda *args, func=func, **kwargs: _computed(func, args, kwargs), "PrivateUse1")
+    return device
 
 
 _LIBRARY = _registered()

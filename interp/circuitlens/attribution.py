@@ -7,6 +7,7 @@ of a source is what it wrote times `g`. Contributions sum to the reading (docs/m
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -161,13 +162,8 @@ def _sweep(
     """Carry the gradients of a batch from the top layer down to the embedding. The targets of the highest layers come
     first."""
     n_pos, n = int(targets.position.max()) + 1, len(targets)
-    device = targets.direction.device
-    features = torch.zeros(frozen.n_active, n, device=device)
-    errors = torch.zeros(linear.n_layers, n_pos, n, device=device)
-    by_head = torch.zeros(linear.n_layers, linear.n_heads, n_pos, n, device=device) if heads else None
-    bias = targets.constant.clone()
-    counts = counts_above(targets.layer, linear.n_layers)
-    g = joined(torch.zeros(n_pos, 0, targets.direction.shape[1], device=device), targets, 0, counts[linear.n_layers])
+    counts, g, features, errors, bias = begin(linear, frozen, targets)
+    by_head = torch.zeros(linear.n_layers, linear.n_heads, n_pos, n, device=g.device) if heads else None
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
         at, k = frozen.layers[layer], g.shape[1]
         read_mlp(frozen, layer, g, features, errors[layer], bias)
@@ -194,6 +190,30 @@ def counts_above(layer: Tensor, n_layers: int) -> list[int]:
     """For each layer, the number of targets that read at that layer or above."""
     below = torch.arange(n_layers + 1, device=layer.device)
     return (layer[None] >= below[:, None]).sum(1).tolist()
+
+
+class Beginning(NamedTuple):
+    """A batch of targets before the first layer is read."""
+
+    counts: list[int]
+    """By layer, how many targets lie above it, as `counts_above` has them."""
+    gradient: Float[Tensor, "n_pos k d_model"]
+    """Of the targets above the top layer."""
+    features: Float[Tensor, "n_active n"]
+    """Zeros, for what each active feature contributes."""
+    errors: Float[Tensor, "n_layers n_pos n"]
+    """Zeros, likewise."""
+    bias: Float[Tensor, " n"]
+    """The constants of the targets."""
+
+
+def begin(linear: LinearModel, frozen: Frozen, targets: Targets) -> Beginning:
+    """Room for the contributions to a batch of targets, and the gradients of those above the top layer."""
+    n_pos, n = int(targets.position.max()) + 1, len(targets)
+    zeros, counts = partial(torch.zeros, device=targets.direction.device), counts_above(targets.layer, linear.n_layers)
+    gradient = joined(zeros(n_pos, 0, targets.direction.shape[1]), targets, 0, counts[linear.n_layers])
+    features, errors = zeros(frozen.n_active, n), zeros(linear.n_layers, n_pos, n)
+    return Beginning(counts, gradient, features, errors, targets.constant.clone())
 
 
 def joined(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:

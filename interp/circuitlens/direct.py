@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuitlens.attribution import Contributions, Targets, batches, counts_above, joined, read_mlp
+from interp.circuitlens.attribution import Contributions, Targets, batches, begin, counts_above, joined, read_mlp
 from interp.circuitlens.frozen import Frozen, FrozenLayer
 from interp.circuitlens.linear import AttentionWeights, LinearModel
 
@@ -56,13 +56,8 @@ def direct_contributions(
 
 def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor) -> Contributions:
     """As a sweep, except that a layer's heads are reached by the targets' own directions at their own tokens alone."""
-    n_pos, n = int(targets.position.max()) + 1, len(targets)
-    device = targets.direction.device
-    features = torch.zeros(frozen.n_active, n, device=device)
-    errors = torch.zeros(linear.n_layers, n_pos, n, device=device)
-    bias = targets.constant.clone()
-    counts = counts_above(targets.layer, linear.n_layers)
-    g = joined(torch.zeros(n_pos, 0, targets.direction.shape[1], device=device), targets, 0, counts[linear.n_layers])
+    n_pos = int(targets.position.max()) + 1
+    counts, g, features, errors, bias = begin(linear, frozen, targets)
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
         at, k = frozen.layers[layer], g.shape[1]
         read_mlp(frozen, layer, g, features, errors[layer], bias)
@@ -73,7 +68,7 @@ def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which:
             first, above = k, joined(g, targets, k, counts[layer])
             g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
         bias[first : above.shape[1]] += torch.einsum("skd,sd->k", above[:, first:], at.attention_bias[:n_pos])
-        its = torch.arange(first, g.shape[1], device=device)
+        its = torch.arange(first, g.shape[1], device=g.device)
         _add_heads(linear.attention[layer], at, targets.at(its), g[:, first:])
         if linear.reads == "block":
             g = joined(g, targets, k, counts[layer])
