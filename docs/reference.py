@@ -144,17 +144,21 @@ def prompts_markdown() -> str:
         found = prompt_file(purpose)
         lines += [f"## {purpose}", "", f"Version {found.version}.", ""]
         lines += [line for line in "".join(f"> {line}\n" for line in found.text.split("\n")).split("\n")]
-    lines += ["In the place of `{fence_note}`:", "", f"> {FENCE_NOTE}"]
+    lines += ["## The note about quoted material", "", "It replaces `{fence_note}`:", "", f"> {FENCE_NOTE}"]
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 
-PROMPTS = """What language models are told, as the files of `tasks/llm/prompts/` have it. The material of a question
-follows as JSON between `<data>` and `</data>`, escaped so that nothing inside can close it, and every answer has to fit
-a schema of its own. Which version was used is part of the recipe that names a stage's output.
+PROMPTS = """The instructions that language models get, word for word, from the files of `tasks/llm/prompts/`. What a
+question is about follows as JSON between `<data>` and `</data>`, escaped so that nothing inside can close it. Every
+answer has to fit a JSON schema.
 
-Yours go in their place by `prompts.explain=FILE` and the like, in a configuration or on the command line. The file's
-content is then part of the recipe. `{fence_note}` has to stand in it; `{n_texts}` may, where texts are written.
-Explaining has `explain` and `join`; judging has the others."""
+To use instructions of your own, set `prompts.explain=FILE` (or another name of this page) in a configuration or on the
+command line. They must contain `{fence_note}`, which is replaced by the note at the end of this page; `synthesise` may
+also contain `{n_texts}`, the number of texts to write. The version of an instruction, or the content of your file, is
+part of the recipe that names a stage's output: with other instructions, the questions are asked anew.
+
+The stage `describe` uses `explain` and `join` (one description from those of several mechanisms); `evaluate` uses the
+others. Which models can be asked, and what that costs, is in [language models](guides/language-models.md)."""
 
 LLMS_HEAD = """# Circuit Insights
 
