@@ -48,9 +48,10 @@ class DescribeStage:
 
     def todo(self, subject: Subject) -> dict[str, int | None]:
         recipe, store = DescribeRecipe(subject), subject.store
-        wiring = [] if recipe.wiring is None else subject.all_shards(recipe.wiring.recipe)
+        wiring = recipe.planned_wiring
+        keys = [] if wiring is None else subject.all_shards(wiring.recipe)
         left = sum(not is_described(store, key) for key in recipe.shards())
-        return {"wire": len(missing_shards(store, wiring, (INHERITED,))) if left else 0, "describe": left}
+        return {"wire": len(missing_shards(store, keys, (INHERITED,))) if left else 0, "describe": left}
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return describe_costs(sizes, config, rates)

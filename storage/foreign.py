@@ -6,6 +6,7 @@ is refused by name before it can. The limits are far above what any release need
 
 import json
 import os
+import re
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ MAX_DIGITS = 100
 
 MAX_INT = 2**63
 """Whole numbers in YAML must be smaller."""
+
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""The beginning of an escape of JSON for half of a surrogate pair."""
 
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
 """Linux's limits for a path, and for each name in it."""
@@ -94,7 +98,7 @@ def parse_json(data: bytes, source: str) -> object:
     """Parse a JSON text. `source` names it in errors.
 
     Raises:
-        ValueError: it is not JSON, or beyond the limits above.
+        ValueError: it is not JSON, beyond the limits above, or has half of a surrogate pair.
     """
     try:
         value = json.loads(data.decode("utf-8-sig"), parse_int=_bounded_int)
@@ -105,7 +109,18 @@ def parse_json(data: bytes, source: str) -> object:
         level = [inner for one in level for inner in _containers(one)]
     if level:
         raise ValueError(f"{source}: lists and objects more than {MAX_DEPTH} deep; expected settings")
+    if SURROGATE.search(data):
+        _refuse_half_characters(value, source)
     return value
+
+
+def _refuse_half_characters(value: object, source: str) -> None:
+    """Refuse texts with half of a surrogate pair, which can be written nowhere."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(error.object[error.start]):04X}"
+        raise ValueError(f"{source}: half of a surrogate pair ({half}) in a text; expected whole characters") from None
 
 
 def _containers(value: object) -> list[object]:

@@ -69,8 +69,19 @@ class DescribeRecipe:
     @property
     def wiring(self) -> WiringJob | None:
         """The co-activation along which tokens are inherited; None if no method uses it."""
-        if WIRED not in self.methods:
-            return None
+        return self._wiring if WIRED in self.methods else None
+
+    @property
+    def planned_wiring(self) -> WiringJob | None:
+        """As `wiring`, once the stages of the configuration that are still to run have run."""
+        config = self.subject.config
+        if config.describe.methods is not None:
+            return self.wiring
+        to_come = set(config.stages) - set(self.subject.left_out)
+        return self._wiring if to_come.issuperset(self.lacks(WIRED)) else None
+
+    @property
+    def _wiring(self) -> WiringJob:
         config = self.subject.config
         recipe = short_hash(
             checkpoint=self.subject.checkpoint_id,

@@ -73,6 +73,18 @@ def test_matrices_that_do_not_fit_on_the_disk(case: tuple[Path, list[str]], monk
     assert planned.exit_code == 0, planned.output
 
 
+def test_a_fresh_plan_counts_what_the_stages_before_will_make_possible(case: tuple[Path, list[str]]) -> None:
+    overrides = case[1]
+
+    def wired(*more: str) -> int:
+        planned = CliRunner().invoke(app, ["plan", CONFIG, *overrides, *more, "--json"])
+        assert planned.exit_code == 0, planned.output
+        return next(step["todo"] for step in json.loads(planned.stdout)["steps"] if step["name"] == "wire")
+
+    assert wired("stages=[weightlens, activations, coactivation, describe]") > 0
+    assert wired("stages=[weightlens, activations, describe]") == 0
+
+
 @pytest.mark.parametrize("text", ["- a list", "model: [1, 2]", "1: 2", "", "name: [", "name: x\nmodel: null", "\x00"])
 def test_configurations_that_are_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"

@@ -56,6 +56,7 @@ def test_yaml_within_them_means_what_it_says() -> None:
         (b"{", "not JSON"),
         (b"\xff{}", "not JSON"),
         (b"", "not JSON"),
+        (b'{"text": "\\ud83d"}', r"half of a surrogate pair \(U\+D83D\)"),
     ],
 )
 def test_json_beyond_the_bounds_is_refused(data: bytes, problem: str) -> None:
@@ -68,6 +69,7 @@ def test_json_within_them() -> None:
         "model_max_length": 1000000000000000019884624838656
     }
     assert parse_json(b"[" * 100 + b"]" * 100, "f")
+    assert parse_json(b'["\\ud83d\\ude00", "\\\\ud83d"]', "f") == ["😀", r"\ud83d"]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
