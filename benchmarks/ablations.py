@@ -8,7 +8,7 @@ STORE is a described store with its model (`circuit-insights run configs/demo.ya
 - WeightLens without validation (candidates by their scores, and those of upstream features), without propagation
   (direct tokens alone), without grouping (each token named by itself), and with the wiring in use (`weightlens+twera`):
   that with as many tokens as WeightLens has, and beside it as many tokens that fire a feature alone most;
-- CircuitLens's input side, with what is promoted, and with its clusters put together; with WeightLens's tokens; and
+- CircuitLens's input side, with what is promoted, and with its clusters merged; with WeightLens's tokens; and
   `maxact` on the same features. These are drawn among the features that were attributed.
 
 OTHER are stores of the same checkpoint described from other text: a part of the tokens (`corpus.max_tokens`), or text
@@ -195,7 +195,7 @@ def _propagated_unchecked(
 def circuit_variants(
     store: Store, connection: duckdb.DuckDBPyConnection, corpus: Corpus, config: RunConfig, features: Sequence[Feature]
 ) -> dict[str, Described]:
-    """Descriptions from samples, and those of attributed ones with clusters put together."""
+    """Descriptions from samples, and those of attributed ones with clusters merged."""
     checkpoint_id = connection.execute("SELECT DISTINCT checkpoint_id FROM samples").fetchone()
     assert checkpoint_id is not None
     explainer = TokensExplainer(config.describe.rule, config.wording)
@@ -221,7 +221,7 @@ def _told(known: FeatureEvidence, n_moments: int) -> Iterator[tuple[str, Method,
         )
         one = Cluster(0, 1.0, tuple(together[:n_moments]))
         yield "circuitlens-input", "circuitlens-input", known
-        yield "clusters put together", "circuitlens-input", replace(known, clusters=(one,))
+        yield "clusters merged", "circuitlens-input", replace(known, clusters=(one,))
         yield "circuitlens-full", "circuitlens-full", known
         yield "wl+cl", "wl+cl", known
 
@@ -279,7 +279,7 @@ BASES = {
     "without validation": "weightlens", "without propagation": "weightlens", "without grouping": "weightlens",
     "weightlens+twera": "weightlens", "weightlens+twera, as many tokens as weightlens": "weightlens",
     "strongest alone, as many tokens as weightlens+twera": "weightlens+twera",
-    "maxact*": "maxact", "circuitlens-input": "maxact", "clusters put together": "circuitlens-input",
+    "maxact*": "maxact", "circuitlens-input": "maxact", "clusters merged": "circuitlens-input",
     "circuitlens-full": "circuitlens-input", "wl+cl": "circuitlens-input",
 }  # fmt: skip
 """What each variant is compared with."""
