@@ -1,13 +1,14 @@
 """WeightLens from Zarr to Parquet, beside the matrix products alone in the same run.
 
     python -m benchmarks.weightlens [--json] [--shape gpt2-small] [--layers 0 6 11] [--features 4096] [--workers 1 2]
-    python -m benchmarks.weightlens --table FILE [FILE …] > docs/benchmarks.md
+    python -m benchmarks.weightlens --table FILE [FILE …]
 
 Random weights with planted outliers at a model's shapes. A `ratio` is the stage's rate over the rate that the float32
 products of the same shapes allow, all measured here, interleaved; `planned` is what `plan` would expect. `naive` is one
 feature at a time, full scores and a sort, as a researcher's script does it: with the encoder's column read strided from
 (d_model, d_transcoder), and with contiguous rows. Only the layers measured are written, and the lowest, which stands
-for the others. The second form turns what `--json` printed, here or by other benchmarks, into tables.
+for the others. The second form turns what `--json` printed, here or by other benchmarks, into the tables of
+docs/benchmarks.md.
 """
 
 import argparse
@@ -219,13 +220,12 @@ def table(files: list[Path]) -> str:
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(tuple(row), []).append(row)
-    text = "# Benchmarks\n\nWritten by `benchmarks.weightlens --table` from what the benchmarks named print.\n"
-    text += "Rows may be of different machines: compare figures of one row, or rows that one command printed.\n"
+    text = ""
     for names, alike in kinds.items():
         lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * len(names)]
         lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in alike]
         text += "\n" + "\n".join(lines) + "\n"
-    return text.rstrip("\n")
+    return text.strip("\n")
 
 
 def main() -> None:
