@@ -7,6 +7,7 @@ how rows and columns were tiled.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from interp.kernels.selection import N_BINS, beyond, columns_of, fold, least_score, moments, score_again, trim
 from interp.precision import wide
+from interp.transfers import ahead, to_device
 
 ZScoreMode = Literal["paper", "full"]
 Tiles = Callable[[], Iterator[tuple[int, Float[Tensor, "tile d_model"]]]]
@@ -99,8 +101,8 @@ def project(
     loops, which is always so if `rows` is on another device.
 
     Memory: two pools of `(POOL_ROOM + 1) · pool` entries of 8 bytes for each row, 2 kB for each row for the bins of the
-    pools, one tile of columns, one block of scores; on a GPU pools of `pool` entries, `GPU_COLUMNS` columns, and 28
-    bytes for each of their scores.
+    pools, one tile of columns, one block of scores; on a GPU pools of `pool` entries, twice `GPU_COLUMNS` columns (the
+    next ones are copied ahead), and 28 bytes for each of their scores.
 
     Raises:
         OverflowError: with the index of the first row whose scores, or their squares, exceed float32.
@@ -114,8 +116,9 @@ def project(
     block = max(1, len(rows)) if tensors else ROW_BLOCK
     left = rows.bfloat16() if screen else rows
     room = left.new_empty(0)
-    for start, tile in _blocked(tiles, GPU_COLUMNS) if tensors else tiles():
-        columns = tile.to(rows.device, left.dtype).T
+    groups = _grouped(tiles, GPU_COLUMNS) if tensors else ((start, [tile]) for start, tile in tiles())
+    for start, block_of_columns in ahead(groups, partial(_joined, rows.device, left.dtype), rows.device):
+        columns = block_of_columns.T
         if room.numel() < block * columns.shape[1]:
             room = left.new_empty(block * columns.shape[1])  # reused for every block, so that memory is not fragmented
         for at in range(0, len(rows), block):
@@ -256,17 +259,24 @@ def _spread(
     return mean, deviation
 
 
-def _blocked(tiles: Tiles, width: int) -> Iterator[tuple[int, Float[Tensor, "wide d_model"]]]:
-    """Neighbouring tiles joined to at most `width` columns, since a GPU needs larger products."""
+def _grouped(tiles: Tiles, width: int) -> Iterator[tuple[int, list[Tensor]]]:
+    """Neighbouring tiles of together at most `width` columns, since a GPU needs larger products."""
     start, held = 0, []
     for at, tile in tiles():
         if held and sum(map(len, held)) + len(tile) > width:
-            yield start, torch.cat(held)
+            yield start, held
             held = []
         start = at if not held else start
         held.append(tile)
     if held:
-        yield start, torch.cat(held)
+        yield start, held
+
+
+def _joined(device: torch.device, dtype: torch.dtype, group: tuple[int, list[Tensor]]) -> tuple[int, Tensor]:
+    """The tiles of a group in one array on a device."""
+    start, tiles = group
+    there = [to_device(tile, device).to(dtype) for tile in tiles]
+    return start, there[0] if len(there) == 1 else torch.cat(there)
 
 
 def torch_keys(scores: Float32[Tensor, "rows tile"], start: int) -> Int64[Tensor, "rows tile"]:

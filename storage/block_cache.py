@@ -1,7 +1,8 @@
 """A cache for blocks of arrays, because every shard of a layer reads the same ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
+from threading import Lock
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,32 +16,61 @@ TILE_ROWS = 2048
 
 class BlockCache:
     """LRU cache of blocks, bounded by `max_bytes`. Thread-safe; entries never go stale, since checkpoints do not
-    change."""
+    change.
 
-    def __init__(self, max_bytes: int) -> None:
+    Blocks of the checkpoint read last stay on a GPU as far as there is room, the first ones that are read: embeddings,
+    and decoders of low layers, which most layers read.
+    """
+
+    def __init__(self, max_bytes: int, room_on: Callable[[str], int] | None = None) -> None:
+        """`room_on` gives the bytes that blocks may take on a device; left out: they stay on the CPU."""
         self.max_bytes = max_bytes
         self._held: LRUCache[Tensor] = LRUCache(max_bytes, lambda tile: tile.nbytes)
+        self._room_on, self._lock = room_on or (lambda _: 0), Lock()
+        self._there: dict[Hashable, Tensor] = {}
+        self._there_of: Hashable = None
+        self._left = 0
 
     def tiles(
-        self, checkpoint: Checkpoint, layer: int | None, name: str, stop: int
+        self, checkpoint: Checkpoint, layer: int | None, name: str, stop: int, device: str = "cpu"
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
-        """An array's rows up to `stop` in blocks, each with the index of its first row."""
+        """An array's rows up to `stop` in blocks, each with the index of its first row; those that have no room on the
+        device are on the CPU."""
         for start in range(0, stop, TILE_ROWS):
             end = min(start + TILE_ROWS, stop)
             key = (checkpoint.path, layer, name, start, end)
-            yield start, self._held.get(key, partial(checkpoint.rows, layer, name, start, end))
+            yield start, self._block(device, key, partial(checkpoint.rows, layer, name, start, end))
 
     def written(
-        self, checkpoint: Checkpoint, layer: int, below: int
+        self, checkpoint: Checkpoint, layer: int, below: int, device: str = "cpu"
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
         """Blocks of the decoders with which a layer's features write to layers below `below`."""
         if not checkpoint.cross_layer:
-            yield from self.tiles(checkpoint, layer, "W_dec", checkpoint.d_transcoder)
+            yield from self.tiles(checkpoint, layer, "W_dec", checkpoint.d_transcoder, device)
             return
         for start in range(0, checkpoint.d_transcoder, TILE_ROWS):
             end = min(start + TILE_ROWS, checkpoint.d_transcoder)
             key = (checkpoint.path, layer, "W_dec", start, end, below)
-            yield start, self._held.get(key, partial(checkpoint.written, layer, start, end, below))
+            yield start, self._block(device, key, partial(checkpoint.written, layer, start, end, below))
+
+    def _block(self, device: str, key: tuple[Hashable, ...], read: Callable[[], Tensor]) -> Tensor:
+        if device == "cpu":
+            return self._held.get(key, read)
+        with self._lock:
+            if self._there_of != (device, key[0]):  # another checkpoint
+                self._there, self._there_of, self._left = {}, (device, key[0]), self._room_on(device)
+            if key in self._there:
+                return self._there[key]
+        block = self._held.get(key, read)
+        with self._lock:
+            if self._there_of != (device, key[0]) or block.nbytes > self._left or key in self._there:
+                return self._there.get(key, block)
+            self._left -= block.nbytes
+        placed = block.to(device)  # the copy is finished when another thread finds the block
+        with self._lock:
+            if self._there_of == (device, key[0]):
+                self._there[key] = placed
+        return placed
 
     @property
     def n_bytes(self) -> int:
@@ -48,5 +78,7 @@ class BlockCache:
         return self._held.n_bytes
 
     def clear(self) -> None:
-        """Empty the cache."""
+        """Empty the cache, on the CPU and elsewhere."""
         self._held.clear()
+        with self._lock:
+            self._there, self._there_of = {}, None

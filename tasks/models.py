@@ -3,7 +3,7 @@
 import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 
@@ -12,10 +12,12 @@ from torch import nn
 
 from interp.activations.encoding import Encoder, encoder_bytes
 from interp.projection import FLOAT32, Arithmetic
+from interp.streamed_layers import StreamedLayers, layers_to_stream, weight_bytes
 from interp.transcoder import Transcoder
 from storage.checkpoints import Checkpoint, CheckpointAttributes
 from storage.lru_cache import LRUCache
 from storage.models import ModelFolder, open_model
+from tasks.device_memory import room_for_cache, room_for_weights
 
 _loading = Lock()
 
@@ -24,7 +26,11 @@ def loaded_model(
     path: Path, device: str = "cpu", *, open_attention: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[ModelFolder, nn.Module]:
     """The model folder and its model; one model is kept at a time. `open_attention`: one that returns its attention
-    patterns."""
+    patterns. Layers for which the device has no room are streamed from host memory (`interp.streamed_layers`).
+
+    Raises:
+        ValueError: a weight is not as it should be, or embeddings and two layers do not fit on the device.
+    """
     with _loading:
         return _load(path, device, open_attention, dtype)
 
@@ -37,11 +43,21 @@ def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> 
         weight.data = weight.data.to(dtype)
     if open_attention:
         model.set_attn_implementation("eager")
-    return folder, _placed(model, device)
+    return folder, _placed(folder, model, device)
 
 
-def _placed(model: nn.Module, device: str) -> nn.Module:
-    return model.to(device)
+def _placed(folder: ModelFolder, model: nn.Module, device: str) -> nn.Module:
+    room, blocks = room_for_weights(device), folder.family.block_modules(model)
+    if room is None:
+        return model.to(device)
+    try:
+        streamed = layers_to_stream(*weight_bytes(blocks, model), room)
+    except ValueError as error:
+        raise ValueError(f"{folder.path} does not fit on {device}, even layer by layer: {error}") from None
+    if not streamed:
+        return model.to(device)
+    StreamedLayers(model, blocks, streamed, torch.device(device))
+    return model
 
 
 def threads(n: int) -> ThreadPoolExecutor:
@@ -66,6 +82,12 @@ def forget_model() -> None:
 ENCODERS: LRUCache[Encoder] = LRUCache(1_400_000_000, lambda encoder: encoder.n_bytes)
 """Encoders that a process keeps: GPT-2-small's fit with their screens, larger ones are read again at every step."""
 
+
+@cache
+def _encoders_on(device: str) -> LRUCache[Encoder]:
+    return LRUCache(room_for_cache(device, ENCODERS.max_bytes), lambda encoder: encoder.n_bytes)
+
+
 TRANSCODERS: LRUCache[Transcoder] = LRUCache(4_000_000_000, lambda transcoder: transcoder.n_bytes)
 """Whole transcoders that a process keeps: GPT-2-small's take 1.8 GB, larger ones are read again for every sequence."""
 
@@ -78,13 +100,15 @@ def layers_together(attributes: CheckpointAttributes, layers: Sequence[int]) -> 
 
 
 def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = FLOAT32) -> Encoder:
-    """A layer's encoder in float32, with a screen if candidates are found in bfloat16."""
+    """A layer's encoder in float32, with a screen if candidates are found in bfloat16. Those on a GPU stay there as
+    far as a tenth of its memory has room for them."""
 
     def read() -> Encoder:
         encoder = checkpoint.encoder(layer, arithmetic.device)
         return encoder.screened() if arithmetic.screen else encoder
 
-    return ENCODERS.get((checkpoint.path, layer, arithmetic), read)
+    kept = ENCODERS if arithmetic.device == "cpu" else _encoders_on(arithmetic.device)
+    return kept.get((checkpoint.path, layer, arithmetic), read)
 
 
 def loaded_transcoder(checkpoint: Checkpoint, layer: int, device: str = "cpu") -> Transcoder:

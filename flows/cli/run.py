@@ -36,6 +36,7 @@ from interp.display import visible
 if TYPE_CHECKING:
     from configs.run import RunConfig
     from flows.costs.plan import Step
+    from flows.costs.sizes import Sizes
     from flows.reports.summary import Summary
     from flows.subject.subject import Subject
 
@@ -50,7 +51,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         with working("load libraries"):
-            from flows.costs.plan import check_room, plan
+            from flows.costs.plan import check_room, planned
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
             from flows.running.before_start import check_before_start
             from flows.running.in_process import settle, with_catalog_mended
@@ -67,8 +68,10 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
         if downloads:
             check_before_start(loaded, None, unfinished(loaded, None))
             with working("plan"):
-                steps = plan(loaded, stages(loaded))
+                found = planned(loaded, stages(loaded))
+            steps = found.steps
             print_plan(steps, err)
+            print_streaming(found.sizes, loaded, err)
             if not force:
                 check_room(loaded, steps)
         with working("open model and transcoders"):
@@ -82,8 +85,10 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
         check_before_start(source.config, subject, unfinished(source.config, subject))
         if not downloads:
             with working("plan"):
-                steps = plan(loaded, stages(loaded))
+                found = planned(loaded, stages(loaded))
+            steps = found.steps
             print_plan(steps, err)
+            print_streaming(found.sizes, loaded, err)
             if not force:
                 check_room(loaded, steps)
         PLANNED.set(planned_stages(steps))
@@ -272,11 +277,14 @@ def plan_(
         if as_json:
             from configs.remarks import remarks
             from flows.cli.answers import plan_answer
+            from flows.costs.streaming import streaming
 
             where, not_ready = name_of(Store(store_path(loaded))), problems(loaded, found.subject, left)
-            print_json(plan_answer(found, where, not_ready, remarks(loaded)))
+            notes = [*remarks(loaded), *filter(None, [streaming(found.sizes, loaded, machine)])]
+            print_json(plan_answer(found, where, not_ready, notes))
             return
         print_plan(found.steps, out)
+        print_streaming(found.sizes, loaded, out, machine)
         print_left_out(loaded, found.subject, out)
         print_remarks(loaded, out)
         if cheapest is not None:
@@ -307,6 +315,15 @@ def print_plan(steps: "list[Step]", console: Console) -> None:
     money = [f"${sum(step.usd for step in steps):,.2f}"] * costs_money
     table.add_row("total", "", "", duration_text(seconds), size_text(size), memory, *money, style="bold")
     console.print(table)
+
+
+def print_streaming(sizes: "Sizes", config: "RunConfig", console: Console, machine: str | None = None) -> None:
+    """Say that a model's layers are streamed, if they are."""
+    from flows.costs.streaming import streaming
+
+    said = streaming(sizes, config, machine)
+    if said is not None:
+        console.print(f"[bold yellow]note:[/] {escape(said)}", soft_wrap=True, highlight=False)
 
 
 def print_left_out(config: "RunConfig", subject: "Subject | None", console: Console) -> None:

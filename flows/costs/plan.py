@@ -73,25 +73,17 @@ class Plan(NamedTuple):
     """Whether the Hub could not be reached, so that sizes recorded for a preset are used."""
 
 
-def plan(config: RunConfig, stages: Sequence[Plannable]) -> list[Step]:
-    """The steps that are left to do in the stages of a run, beginning with ingestion, given what the store and the
-    cache have. Nothing is written to the store, and only small files are downloaded from the Hub.
+def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> Plan:
+    """The plan: the steps that are left to do in the stages of a run, beginning with ingestion, given what the store
+    and the cache have, and the checkpoint that it is for. Nothing is written to the store, and only small files are
+    downloaded from the Hub. Where the Hub cannot be reached, presets are planned from their recorded sizes.
 
     Times are computed from the arithmetic of each step and a sample of this machine's current speed, and corrected by
-    how long the stages took in earlier runs of the store on this machine.
+    how long the stages took in earlier runs of the store on this machine. `machine` names another machine, whose times
+    the plan then has.
 
     Raises:
-        ValueError: the missing co-activation matrices do not fit on the disk.
-    """
-    return planned(config, stages).steps
-
-
-def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> Plan:
-    """The plan and the checkpoint that it is for. Where the Hub cannot be reached, presets are planned from their
-    recorded sizes. `machine` names another machine than this, whose times the plan then has.
-
-    Raises:
-        ValueError: no machine of that name is known.
+        ValueError: the missing co-activation matrices do not fit on the disk, or no machine of that name is known.
     """
     measured: Measure = Rates.measured
     if machine is not None:

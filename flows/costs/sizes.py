@@ -55,6 +55,8 @@ class Sizes(NamedTuple):
 
     heads: Heads | None = None
     """None where the model's configuration is not at hand."""
+    bytes_in_files: int = 4
+    """Of a weight of the model."""
 
     @property
     def attention(self) -> Heads:
@@ -127,12 +129,13 @@ def sizes_on_hub(config: RunConfig) -> Sizes:
 
 
 def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcoder: int, transcoder_bytes: int) -> Sizes:
-    n_weights = weight_bytes / bytes_per_weight(model.config)
+    each = bytes_per_weight(model.config)
     config.corpus.row_tokens(model.n_positions)  # it refuses more than the model has
     n_bytes = weight_bytes + transcoder_bytes
     tokens = guessed_tokens(config)
     heads = _heads(model.config, model.d_model)
-    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens, heads)
+    n_weights = weight_bytes / each
+    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens, heads, each)
 
 
 def _heads(config: PreTrainedConfig, d_model: int) -> Heads:

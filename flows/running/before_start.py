@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-import torch
-
 from configs.run import RunConfig
 from configs.stages import StageName
 from flows.costs.sizes import sizes_of
+from flows.costs.streaming import check_model_fits
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.describe import NEEDS, DescribeRecipe
 from flows.recipes.evaluate import EvaluateRecipe
@@ -20,7 +19,7 @@ from flows.recipes.weightlens import WeightLensRecipe
 from flows.running.engine import SCHEDULER_PATIENCE_S
 from flows.running.prefect_api import check_prefect_answers
 from flows.subject.language_model import Who, check_answers, check_can_ask
-from flows.subject.machine import arithmetic, device, n_workers
+from flows.subject.machine import arithmetic, n_workers
 from flows.subject.subject import Subject, store_path
 from storage.catalog.database import loaded_recipe, loaded_subject
 from storage.store import Store
@@ -55,7 +54,10 @@ def problems(config: RunConfig, subject: Subject | None, left: Sequence[str]) ->
     """Everything that prevents a run, each with what to do about it. Language models are not asked."""
     checks: list[Check] = [partial(check_order, config, subject, left)]
     checks += [partial(check_can_ask, config, who) for who in sorted(_asked(config, left))]
-    checks += [partial(_check_engine, config), partial(_check_model_fits, config, subject), check_prefect_answers]
+    checks.append(partial(_check_engine, config))
+    if subject is not None:
+        checks.append(partial(check_model_fits, sizes_of(subject), config, left))
+    checks.append(check_prefect_answers)
     return list(_failed(checks))
 
 
@@ -84,18 +86,6 @@ def _check_engine(config: RunConfig) -> None:
         socket.create_connection((place.hostname or "", place.port or 8786), SCHEDULER_PATIENCE_S).close()
     except (OSError, ValueError) as error:
         raise ValueError(f"engine.dask_address: no Dask workers at {address}: {error}") from None
-
-
-def _check_model_fits(config: RunConfig, subject: Subject | None) -> None:
-    where = device(config.engine)
-    if subject is None or not where.startswith("cuda"):
-        return
-    needed, (_, there) = sizes_of(subject).model_bytes, torch.cuda.mem_get_info(where)
-    if needed > there:
-        raise ValueError(
-            f"engine.device: the model's weights take {needed / 1e9:.1f} GB in float32, and {where} has "
-            f"{there / 1e9:.1f} GB; compute on the CPU (engine.device=cpu) or on a GPU with more memory"
-        )
 
 
 def check_order(config: RunConfig, subject: Subject | None, left: Sequence[str]) -> None:

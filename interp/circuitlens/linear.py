@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from interp.capture import Hooks
 from interp.families import Family, Norm
+from interp.streamed_layers import is_streamed
 from interp.weightlens.coordinates import fold_norm
 
 Reads = Literal["mlp", "block", "attention"]
@@ -99,7 +100,16 @@ def rounded(linear: LinearModel) -> LinearModel:
 
 
 def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
-    """Fold norms into the attention's weights, layer by layer."""
+    """Fold norms into the attention's weights, layer by layer.
+
+    Raises:
+        ValueError: weights of the model are in host memory, because its device has no room for them.
+    """
+    if is_streamed(model):
+        raise ValueError(
+            "attribution (circuitlens, graphs, predictions) needs the weights of all layers at once, and layers of "
+            "this model are streamed from host memory, since the GPU has no room for them; set engine.device=cpu"
+        )
     layers = range(len(family.block_modules(model)))
     whole_output = hooks.rebuilds or hooks.feature_output == "mlp_out"
     return LinearModel(

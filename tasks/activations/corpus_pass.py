@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from interp.capture import HookedModel
 from interp.products import fast_products
 from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import FeatureTokens
+from interp.transfers import read_ahead
 from storage.activations import Block, block_path, has_block, joined, open_block, pack_block, row_blocks, write_block
 from storage.catalog.database import (
     CorpusRow,
@@ -107,8 +109,8 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
     """Run a block of rows through the model and store every layer's active features.
 
     Memory: the streams of as many positions at every layer as `positions_at_once` says, the encoders that fit
-    `ENCODERS` (at least one), and the block's active entries, 10 bytes each and 14 more while they are sorted and
-    written.
+    `ENCODERS` (at least one, on a GPU two), and the block's active entries, 10 bytes each and 14 more while they are
+    sorted and written.
     """
     if has_block(store, corpus_pass.recipe, block):
         return block
@@ -126,6 +128,7 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
     step, batch = (
         max(1, positions // n_pos) for positions in positions_at_once(arithmetic.device, len(layers), d_model)
     )
+    encoder_of = partial(loaded_encoder, checkpoint, arithmetic=arithmetic)
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         kept = counted[part]
@@ -134,12 +137,11 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
         mask = torch.from_numpy(kept).to(arithmetic.device)
         with fast_products(d_model):
             xs = transcoder_inputs(hooked, len(layers), tokens, mask, batch)
-            for layer in layers:
-                if layer in checkpoint.layers:
-                    active_here = find_active(loaded_encoder(checkpoint, layer, arithmetic), xs[layer], position)
-                else:
-                    active_here = no_entries(dtype)
-                found[layer].append(active_here)
+            encoders = read_ahead(checkpoint.layers, encoder_of, arithmetic.device)
+            for layer, encoder in zip(checkpoint.layers, encoders, strict=True):
+                found[layer].append(find_active(encoder, xs[layer], position))
+            for layer in set(layers) - set(checkpoint.layers):
+                found[layer].append(no_entries(dtype))
     active = []
     for layer in layers:
         active.append(gather_active(found[layer], checkpoint.d_transcoder))

@@ -16,14 +16,16 @@ from storage.block_cache import BlockCache
 from storage.catalog.parts import write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store
+from tasks.device_memory import room_for_cache
 from tasks.shard_task import shard_task
 
 PROJECTED_TABLES = ("token_candidates", "contribution_totals", "feature_edges")
 """The tables that projecting a shard writes, in this order."""
 
-COLUMN_BLOCKS = BlockCache(max_bytes=1_200_000_000)
+MAX_COLUMN_BYTES = 1_200_000_000
+COLUMN_BLOCKS = BlockCache(MAX_COLUMN_BYTES, lambda device: room_for_cache(device, MAX_COLUMN_BYTES))
 """Embeddings and decoders that the shards of this process score against. GPT-2-small's fit in memory, larger ones are
-streamed."""
+streamed; on a GPU as many as a tenth of its memory has room for are copied there once."""
 
 VERSION = 1
 """Raise it when the same weights and settings would give other candidates, edges or inherited tokens."""
@@ -112,7 +114,7 @@ def _against_tokens(
     n_tokens = checkpoint.n_tokens
     return project(
         rows.to(arithmetic.device),
-        lambda: COLUMN_BLOCKS.tiles(checkpoint, None, name, n_tokens),
+        lambda: COLUMN_BLOCKS.tiles(checkpoint, None, name, n_tokens, arithmetic.device),
         n_tokens,
         OutlierRule(settings.mode, settings.token_pool, settings.z_tokens),
         screen=arithmetic.screen,
@@ -165,7 +167,7 @@ def _upstream(
         rows = reading_source(checkpoint, encoder, source, settings.fold_norms)
         projection = project(
             rows.to(arithmetic.device),
-            lambda source=source: COLUMN_BLOCKS.written(checkpoint, source, key.layer),
+            lambda source=source: COLUMN_BLOCKS.written(checkpoint, source, key.layer, arithmetic.device),
             checkpoint.d_transcoder,
             OutlierRule(settings.mode, settings.feature_pool, settings.z_features, negative=False),
             screen=arithmetic.screen,

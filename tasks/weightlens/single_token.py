@@ -10,14 +10,14 @@ from safetensors.numpy import save_file
 
 from interp.activations.encoding import Encoder, find_active
 from interp.products import fast_products
-from interp.projection import Arithmetic
+from interp.projection import FLOAT32, Arithmetic
 from interp.sparse import feature_tokens
 from interp.weightlens.settings import AUTHORS_BOS, Compat
 from interp.weightlens.single_token import single_token_inputs
 from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.store import Store, whole_file
-from tasks.models import forget_model, loaded_model
+from tasks.models import forget_model, loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
 TOKENS_PER_BLOCK = 2048
@@ -69,7 +69,11 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
 
 def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: str) -> Encoder:
     """A layer's encoder; for `compat: authors`, as if nothing were subtracted from its input."""
-    encoder, subtracted = checkpoint.encoder(layer, device), checkpoint.vector(layer, "subtracted")
+    if device == "cpu":
+        encoder = checkpoint.encoder(layer)
+    else:  # it stays there for the next block
+        encoder = loaded_encoder(checkpoint, layer, FLOAT32._replace(device=device))
+    subtracted = checkpoint.vector(layer, "subtracted")
     if compat is None or subtracted is None:
         return encoder
     return replace(encoder, b_enc=encoder.b_enc + encoder.W_enc @ subtracted.float().to(device))

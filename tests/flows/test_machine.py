@@ -4,15 +4,17 @@ import os
 
 import pytest
 import torch
+from rich.console import Console
 
 from configs.engine import EngineConfig
 from configs.load import load_config
+from flows.cli.run import print_streaming
 from flows.costs.evaluate import evaluate_costs
 from flows.costs.machines import MACHINES, on_machine, rates_of
 from flows.costs.rates import Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import sizes_of
-from flows.running.before_start import _check_model_fits
+from flows.costs.streaming import check_model_fits, streaming
 from flows.running.engine import local_cluster
 from flows.subject.machine import arithmetic, device, n_workers, visible_devices
 from flows.subject.subject import identify, open_source
@@ -101,12 +103,37 @@ def test_a_local_cluster_of_a_worker_a_gpu(
     assert sorted(map(str, seen.values())) == sorted(map(str, expected))
 
 
-def test_a_model_that_a_gpu_has_no_room_for_is_refused(planted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = identify(open_source(load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda"])))
+def test_a_model_larger_than_the_gpu_is_streamed_and_refused_where_it_cannot_be(
+    planted: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda"])
+    subject = identify(open_source(config))
     gpus(monkeypatch, 1)
-    n_bytes = sizes_of(subject).model_bytes
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, n_bytes - 1))
-    with pytest.raises(ValueError, match=r"weights take 0.0 GB in float32, and cuda has 0.0 GB; compute on the CPU"):
-        _check_model_fits(subject.config, subject)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, n_bytes))
-    _check_model_fits(subject.config, subject)
+    sizes = sizes_of(subject)._replace(n_weights=1e9, n_layers=40, n_tokens=50_000, d_model=1000, bytes_in_files=2)
+
+    def gb(memory: float) -> None:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, int(memory * 1e9)))
+
+    gb(7)
+    assert streaming(sizes, config) is None
+    check_model_fits(sizes, config, ["circuitlens"])
+    gb(6)
+    said = "layers are streamed from host memory: 4.0 GB model, 6.0 GB on cuda:0, of which weights may take 60%"
+    assert streaming(sizes, config) == said
+    print_streaming(sizes, config, Console())
+    assert said in " ".join(capsys.readouterr().out.split())
+    check_model_fits(sizes, config, ["activations", "evaluate"])
+    with pytest.raises(
+        ValueError, match=r"circuitlens needs the weights of all layers at once, 4.0 GB in float32, and"
+    ):
+        check_model_fits(sizes, config, ["activations", "circuitlens"])
+    gb(0.6)
+    with pytest.raises(ValueError, match=r"does not fit on cuda:0, even layer by layer: embeddings and room for two"):
+        check_model_fits(sizes, config, [])
+    half = load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda", "model.dtype=auto"])
+    gb(4)
+    assert streaming(sizes, half) is None
+    assert streaming(sizes._replace(n_weights=1e10), half, "4090") == (
+        "layers are streamed from host memory: 20.0 GB model, 24.0 GB on 4090, of which weights may take 60%"
+    )
+    assert streaming(sizes._replace(n_weights=1e10), half, "cpu-16") is None

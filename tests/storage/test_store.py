@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from interp.families import Norm
 from interp.sparse import feature_tokens
@@ -32,6 +33,7 @@ from storage.catalog.tables import TABLES
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
 from storage.recipes import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
+from tests.absent_device import NAME
 from tests.storage.test_damage import ATTRIBUTES
 
 
@@ -150,6 +152,29 @@ def test_tiles_are_the_array_whether_they_fit_in_memory_or_not(tmp_path: Path, m
                 assert [start for start, _ in found] == list(range(0, stop, 100))
                 assert torch.equal(torch.cat([tile for _, tile in found]), W_E[:stop])
         assert cache.n_bytes <= max(max_bytes, 100 * 8 * 4)
+
+
+def test_blocks_stay_on_a_device_as_far_as_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.block_cache.TILE_ROWS", 100)
+    store, W_E = Store(tmp_path), torch.randn(450, 8)
+    for name in ("c", "d"):
+        write_embeddings(store, name, W_E, -W_E, Norm(torch.ones(8), None, 1e-5, centred=False))
+        finish(store, name, ATTRIBUTES)
+    cache = BlockCache(10**6, lambda _: 250 * 8 * 4)
+
+    def found(checkpoint: str, array: str) -> list[Tensor]:
+        return [tile for _, tile in cache.tiles(open_checkpoint(store, checkpoint), None, array, 450, NAME)]
+
+    first, again, other = found("c", "W_E"), found("c", "W_E"), found("c", "W_U")
+    assert [tile.device.type for tile in first] == [NAME, NAME, "cpu", "cpu", NAME]  # the last one is smaller
+    assert all(one is two for one, two in zip(first, again, strict=True))
+    assert {tile.device.type for tile in other} == {"cpu"}
+    assert torch.equal(torch.cat([tile.cpu() for tile in first]), W_E)
+    assert torch.equal(torch.cat([tile.cpu() for tile in other]), -W_E)
+    assert [tile.device.type for tile in found("d", "W_U")[:3]] == [NAME, NAME, "cpu"]  # those of "c" are let go
+    cache.clear()
+    assert [tile.device.type for tile in found("d", "W_E")[:3]] == [NAME, NAME, "cpu"]
+    assert {tile.device.type for _, tile in cache.tiles(open_checkpoint(store, "d"), None, "W_E", 450)} == {"cpu"}
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -1,6 +1,8 @@
 """Every stage on a device other than the CPU: nothing of it stays behind, and the results are those of the CPU."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from flows.ingest import quality_job
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
 from flows.subject.subject import Subject
+from interp import streamed_layers
 from interp.activations.settings import ActivationSettings
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.interventions.changes import Changes, FeatureChange
@@ -24,6 +28,7 @@ from storage.activations import Block, open_block
 from storage.attributions import attributions_path
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
+from tasks import models
 from tasks.activations import corpus_pass as reading
 from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.order import order_samples
@@ -32,7 +37,7 @@ from tasks.ingest import measured
 from tasks.models import loaded_model
 from tasks.training import TrainingJob, train_layers
 from tasks.weightlens.single_token import SingleTokenJob, single_token_block
-from tests.absent_device import NAME
+from tests.absent_device import NAME, LateCopies
 from tests.tasks.demo_store import ingested
 
 COUNTED = ActivationSettings()
@@ -42,10 +47,26 @@ def on(device: str) -> Arithmetic:
     return FLOAT32._replace(device=device)
 
 
-@pytest.fixture(params=[NAME, pytest.param("cuda", marks=pytest.mark.gpu)])
-def there(request: pytest.FixtureRequest) -> str:
-    """The device: one that is not there, and a GPU where one is."""
-    return request.param
+STREAMED = "streamed"
+ROOM = 2_700_000
+"""Bytes for the demo's embeddings and two of its four layers."""
+
+NUMBER = count()
+"""Outputs get names of their own: what is there already would not be computed."""
+
+
+@pytest.fixture(params=[NAME, STREAMED, pytest.param("cuda", marks=pytest.mark.gpu)])
+def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The device: one that is not there, the same with room for its embeddings and two of four layers, and a GPU where
+    one is."""
+    if request.param != STREAMED:
+        yield request.param
+        return
+    monkeypatch.setattr(models, "room_for_weights", lambda device: None if device == "cpu" else ROOM)
+    monkeypatch.setattr(streamed_layers, "copies_to", lambda _: LateCopies())
+    models.forget_model()
+    yield NAME
+    models.forget_model()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +77,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def read(subject: Subject, how: Arithmetic, layer: int) -> np.ndarray:
     """A layer's activations of a block, dense."""
     [corpus_pass] = ActivationsRecipe(subject).passes
-    corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}-{how.dtype}")
+    corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}-{next(NUMBER)}")
     block, model = Block(0, 10), subject.source.model.path
     reading.activations_block.fn(
         subject.store, reading.PassJob(subject.checkpoint_id, model, COUNTED, how), corpus_pass, block
@@ -81,9 +102,21 @@ def test_the_corpus_pass_of_a_model_in_bfloat16(subject: Subject) -> None:
     assert 0 < np.median(difference) < 0.03 * np.median(expected[both])
 
 
-def test_single_tokens_and_projections(subject: Subject, there: str) -> None:
-    job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, on(there))
-    assert single_token_block.fn(subject.store, job, 0, 50) == 0
+def test_single_tokens(subject: Subject, there: str) -> None:
+    def active(device: str) -> dict[str, np.ndarray]:
+        job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, on(device))
+        single_token_block.fn(subject.store, job, 0, 50)
+        [block] = (subject.store.root / "checkpoints").rglob("block-*.safetensors")
+        found = load_file(block)
+        block.unlink()
+        return found
+
+    found, expected = active(there), active("cpu")
+    assert sum(len(column) for column in expected.values()) > 1000
+    assert all(np.allclose(np.sort(found[name]), np.sort(expected[name]), atol=2e-5) for name in expected)
+
+
+def test_projections(there: str) -> None:
     torch.manual_seed(0)
     rows, columns = torch.randn(9, 16), torch.randn(300, 16)
     rule = OutlierRule("paper", 40, 2.0)
@@ -112,7 +145,7 @@ def test_training(subject: Subject, there: str, activation: Any) -> None:
         "cpu", subject.source.model.path, subject.source.corpus.corpus_id, subject.transcoders.hooks, settings, COUNTED
     )
     weights = []
-    for recipe, device in ((f"{activation}-on-{there}", there), (f"{activation}-of-{there}", "cpu")):
+    for recipe, device in ((f"on-{next(NUMBER)}", there), (f"on-{next(NUMBER)}", "cpu")):
         train_layers.fn(subject.store, replace(job, recipe=recipe, device=device), (1, 3))
         weights.append((subject.store.trained_transcoders(recipe) / "layer_3.safetensors").read_bytes())
     found, expected = (np.frombuffer(one[-4 * 40 * 64 :], np.float32) for one in weights)
@@ -147,6 +180,7 @@ def test_steering(subject: Subject, there: str) -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.parametrize("there", [NAME, pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_circuitlens(subject: Subject, there: str) -> None:
     store, samples = subject.store, ActivationsRecipe(subject)
     job = reading.PassJob(subject.checkpoint_id, subject.source.model.path, COUNTED)

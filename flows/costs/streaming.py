@@ -1,0 +1,76 @@
+"""Whether a model has room on the GPU where it runs, and what is said and refused if it has not."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from configs.run import RunConfig
+from flows.costs.machines import machine_named
+from flows.costs.sizes import Sizes
+from flows.subject.machine import device
+from interp.streamed_layers import layers_to_stream
+from tasks.device_memory import WEIGHTS_SHARE, device_bytes
+
+
+class Gpu(NamedTuple):
+    """A GPU by name, with its memory in bytes."""
+
+    name: str
+    memory: float
+
+
+def gpu_of(config: RunConfig, machine: str | None = None) -> Gpu | None:
+    """The GPU on which a configuration runs here, or on a machine known by name; None if that has no memory of its
+    own."""
+    if machine is not None:
+        known = machine_named(machine)
+        return Gpu(machine, known.memory) if known.is_gpu else None
+    where = device(config.engine)
+    memory = device_bytes(where)
+    return None if memory is None else Gpu("cuda:0" if where == "cuda" else where, memory)
+
+
+def run_bytes(sizes: Sizes, config: RunConfig) -> float:
+    """Bytes of the model's weights where it is run on text."""
+    dtype = config.model.dtype
+    return sizes.n_weights * (sizes.bytes_in_files if dtype == "auto" else getattr(torch, dtype).itemsize)
+
+
+def streaming(sizes: Sizes, config: RunConfig, machine: str | None = None) -> str | None:
+    """What is to be said if the model does not fit: its layers are streamed."""
+    gpu, needed = gpu_of(config, machine), run_bytes(sizes, config)
+    if gpu is None or needed <= WEIGHTS_SHARE * gpu.memory:
+        return None
+    return (
+        f"layers are streamed from host memory: {needed / 1e9:,.1f} GB model, {gpu.memory / 1e9:,.1f} GB on "
+        f"{gpu.name}, of which weights may take {WEIGHTS_SHARE:.0%}"
+    )
+
+
+def check_model_fits(sizes: Sizes, config: RunConfig, left: Sequence[str]) -> None:
+    """Refuse a model of which not even two layers fit beside its embeddings, and attribution through one that is
+    streamed. `left` are the stages to do.
+
+    Raises:
+        ValueError: says what was needed and what is there.
+    """
+    gpu = gpu_of(config)
+    if gpu is None:
+        return
+    room, needed = WEIGHTS_SHARE * gpu.memory, run_bytes(sizes, config)
+    embeddings = needed * sizes.n_tokens * sizes.d_model / sizes.n_weights
+    layer = int((needed - embeddings) / sizes.n_layers)
+    try:
+        layers_to_stream([layer] * sizes.n_layers, int(embeddings), int(room))
+    except ValueError as error:
+        raise ValueError(
+            f"engine.device: the model does not fit on {gpu.name}, even layer by layer: {error}; compute on the CPU "
+            "(engine.device=cpu) or on a GPU with more memory"
+        ) from None
+    if "circuitlens" in left and sizes.model_bytes > room:
+        raise ValueError(
+            f"engine.device: circuitlens needs the weights of all layers at once, {sizes.model_bytes / 1e9:,.1f} GB in "
+            f"float32, and {gpu.name} has {gpu.memory / 1e9:,.1f} GB, of which weights may take {WEIGHTS_SHARE:.0%}; "
+            "leave it out of stages, or run it on the CPU (engine.device=cpu) or on a GPU with more memory"
+        )
