@@ -1,4 +1,4 @@
-"""The interface to a server of language models: it answers a question, may accept batches, and fails in five ways."""
+"""The interface to a server of language models: it answers a question, may accept batches, and fails in four ways."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
