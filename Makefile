@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(if $(TORCH_INDEX),--no-deps --require-hashes -r requirements-torch.lock --extra-index-url $(TORCH_INDEX),torch==2.13.0)
 
-.PHONY: gpu wheels docs reference setup lock demo test unit whole-tests slow-tests browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
+.PHONY: gpu wheels docs reference setup lock demo test quick-tests end-to-end-tests slow-tests browser-tests explore screenshots chaos oracles check format schema demo-model clean server worker deploy
 
 setup: $(READY)
 
@@ -54,10 +54,10 @@ TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --
 test: $(READY)  ## All but whole runs; under four minutes on two cores
 	$(TESTS) -m "not slow and not browser and not whole" --durations=15
 
-unit: $(READY)  ## The science and the configuration; under a minute
+quick-tests: $(READY)  ## The science and the configuration; under a minute
 	$(TESTS) -m "not slow and not whole" tests/interp tests/configs
 
-whole-tests: $(READY)  ## Whole runs, kills, buckets and servers; ten minutes
+end-to-end-tests: $(READY)  ## Whole runs, kills, buckets and servers; ten minutes
 	$(TESTS) -m "whole and not slow" --durations=15
 
 slow-tests: $(READY)  ## What takes minutes, or has to be alone: deployments, memory, bit flips, fuzz

@@ -34,7 +34,7 @@ import duckdb
 import numpy as np
 
 from configs.run import RunConfig
-from flows.prompts.opened import Opened, last_config, open_named
+from flows.one_prompt.opened import Opened, last_config, open_named
 from interp.descriptions.evidence import WHOLE, Cluster, FeatureEvidence, Method
 from interp.descriptions.explaining import TokensExplainer, describe
 from interp.descriptions.kinds import Kind
@@ -204,22 +204,22 @@ def circuit_variants(
         evidence = EvidenceJob(checkpoint_id[0], SampledCorpus(*corpus), layer, config.describe.evidence)
         mine = [feature for at, feature in features if at == layer]
         for feature, known in known_features(store, connection, evidence, mine):
-            for name, method, told in _told(known, config.describe.evidence.n_moments):
+            for name, method, told in _told(known, config.describe.evidence.n_examples):
                 for one in describe(method, told, explainer):
                     if one.cluster == WHOLE:
                         found[name][layer, feature] = one.text
     return found
 
 
-def _told(known: FeatureEvidence, n_moments: int) -> Iterator[tuple[str, Method, FeatureEvidence]]:
+def _told(known: FeatureEvidence, n_examples: int) -> Iterator[tuple[str, Method, FeatureEvidence]]:
     """Name, method and evidence of each variant that a feature has something for."""
     yield "maxact", "maxact", known
     yield "maxact*", "maxact*", known
     if known.clusters:
         together = sorted(
-            (moment for cluster in known.clusters for moment in cluster.moments), key=lambda one: -one.activation
+            (example for cluster in known.clusters for example in cluster.examples), key=lambda one: -one.activation
         )
-        one = Cluster(0, 1.0, tuple(together[:n_moments]))
+        one = Cluster(0, 1.0, tuple(together[:n_examples]))
         yield "circuitlens-input", "circuitlens-input", known
         yield "clusters merged", "circuitlens-input", replace(known, clusters=(one,))
         yield "circuitlens-full", "circuitlens-full", known

@@ -39,7 +39,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.random_checkpoint import random_attributes
 from configs.engine import EngineConfig
-from flows.subject.machine import arithmetic
+from flows.inputs.machine import arithmetic
 from interp.activations.model_inputs import transcoder_inputs
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.sums import N_SUMS, add_coactive, by_token
@@ -52,7 +52,7 @@ from storage.corpora.corpus import CorpusRecipe, corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from storage.store import ShardKey, Store, shards
 from tasks.activations import corpus_pass as tasks
-from tasks.models import loaded_encoder, loaded_model
+from tasks.loaded_models import loaded_encoder, loaded_model
 
 N_LAYERS, D_TRANSCODER, D_MODEL, D_VOCAB, N_POS = 12, 24_576, 768, 2000, 128  # no pass reaches the unembedding
 ACTIVE = 45
@@ -289,15 +289,15 @@ def measure_memory(shard_size: int = 256, n_rows: int = 256) -> list[dict[str, A
     """Peak memory of the pass over the demo's checkpoint and 1, 4 and 16 times so many rows, a process each."""
     from configs.load import load_config
     from flows.ingest import quality_job
-    from flows.subject.subject import identify, open_source
+    from flows.inputs.checkpoint_plan import identify, open_inputs
     from tasks.ingest import ingest_layer
 
     with tempfile.TemporaryDirectory() as folder:
-        subject = identify(open_source(load_config(Path("configs/demo.yaml"), [f"store={folder}/first"])))
-        store, job = Store(Path(folder)), replace(quality_job(subject), checkpoint_id=CHECKPOINT)
-        for layer in subject.layers:
+        plan = identify(open_inputs(load_config(Path("configs/demo.yaml"), [f"store={folder}/first"])))
+        store, job = Store(Path(folder)), replace(quality_job(plan), checkpoint_id=CHECKPOINT)
+        for layer in plan.layers:
             ingest_layer.fn(store, job, layer)
-        finish(store, CHECKPOINT, subject.attributes)
+        finish(store, CHECKPOINT, plan.attributes)
         tokens = np.random.default_rng(0).integers(1, 1999, (16 * n_rows, N_POS)).astype(np.int32)
         found = []
         for times in (1, 4, 16):
@@ -344,14 +344,14 @@ def main() -> None:
             tell({"shape": arguments.shape, **figures})
         if arguments.config:
             from configs.load import load_config
-            from flows.subject.subject import identify, open_source
+            from flows.inputs.checkpoint_plan import identify, open_inputs
 
-            subject = identify(open_source(load_config(arguments.config, arguments.overrides)))
+            plan = identify(open_inputs(load_config(arguments.config, arguments.overrides)))
             for name in ("checkpoints", "corpora"):
-                (store.root / name).symlink_to((subject.store.root / name).resolve())
-            measured = Measured(subject.checkpoint_id, subject.source.model.path, subject.source.corpus.corpus_id)
-            figures = measure_pass(store, measured, arguments.tokens, arguments.workers, subject.config.shard_size)
-            tell({"config": subject.config.name, **figures})
+                (store.root / name).symlink_to((plan.store.root / name).resolve())
+            measured = Measured(plan.checkpoint_id, plan.inputs.model.path, plan.inputs.corpus.corpus_id)
+            figures = measure_pass(store, measured, arguments.tokens, arguments.workers, plan.config.shard_size)
+            tell({"config": plan.config.name, **figures})
 
 
 if __name__ == "__main__":

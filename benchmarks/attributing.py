@@ -25,7 +25,7 @@ from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import freeze
 from interp.circuitlens.linear import LinearModel, linear_model
-from interp.circuitlens.qk import Looks, score_parts
+from interp.circuitlens.qk import AttendedPairs, score_parts
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.circuitlens.streams import read_streams
 from interp.products import fast_products
@@ -74,10 +74,10 @@ def parts(linear: LinearModel, coders: list[Transcoder], tokens: torch.Tensor, n
     )
     firing = Activations(torch.from_numpy(layer), feature, at, torch.ones(n_targets))
     timed("effects", figures, lambda: output_effects(linear, frozen, coders.__getitem__, firing))
-    looks = Looks(torch.tensor([0]), at[-1:], at[-1:] // 2)
+    attended = AttendedPairs(torch.tensor([0]), at[-1:], at[-1:] // 2)
     timed(
         "one_head_score", figures,
-        lambda: list(score_parts(linear, frozen, int(layer[-1]), looks, n_keys=4, max_bytes=MAX_BYTES)),
+        lambda: list(score_parts(linear, frozen, int(layer[-1]), attended, n_keys=4, max_bytes=MAX_BYTES)),
     )  # fmt: skip
     return figures
 

@@ -31,8 +31,8 @@ import numpy as np
 from configs.load import load_config
 from configs.run import RunConfig
 from flows.evaluate import _job
+from flows.inputs.checkpoint_plan import identify, open_inputs
 from flows.recipes.evaluate import EvaluateRecipe
-from flows.subject.subject import identify, open_source
 from interp.descriptions.evidence import WHOLE, Method
 from interp.descriptions.explaining import TokensExplainer, describe
 from interp.fade.judging import figures, judge_description
@@ -47,7 +47,7 @@ from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.judge import partners
 from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.evaluation.texts import draw_texts
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 
 METHODS: tuple[Method, ...] = ("maxact", "maxact*", "circuitlens-input", "circuitlens-full", "wl+cl")
 
@@ -105,17 +105,17 @@ def drawing(n: int) -> list[str]:
 def job_of(config: RunConfig, *, read: bool = False) -> tuple[JudgeJob, Store, list[int]]:
     """How the configuration's `evaluate` stage judges, on the material that its store has; with `read`, on that of its
     own draw, which is read if it is not there."""
-    subject = identify(open_source(config))
-    job = _job(EvaluateRecipe(subject))
+    plan = identify(open_inputs(config))
+    job = _job(EvaluateRecipe(plan))
     if read:
-        draw_texts.fn(subject.store, job)
-        for layer in subject.layers:
-            read_layers.fn(subject.store, job, (layer,))
-        return job, subject.store, list(subject.layers)
-    folders = sorted((subject.store.root / "evaluation").glob("*/natural"), key=lambda folder: folder.stat().st_mtime)
+        draw_texts.fn(plan.store, job)
+        for layer in plan.layers:
+            read_layers.fn(plan.store, job, (layer,))
+        return job, plan.store, list(plan.layers)
+    folders = sorted((plan.store.root / "evaluation").glob("*/natural"), key=lambda folder: folder.stat().st_mtime)
     if not folders:
-        raise ValueError(f"{subject.store.root}: evaluate has read no held-out texts; run it first")
-    return replace(job, material_recipe=folders[-1].parent.name), subject.store, list(subject.layers)
+        raise ValueError(f"{plan.store.root}: evaluate has read no held-out texts; run it first")
+    return replace(job, material_recipe=folders[-1].parent.name), plan.store, list(plan.layers)
 
 
 def judged(store: Store, job: JudgeJob, layer: int, *, by_third: bool = False) -> list[Row]:

@@ -20,13 +20,13 @@ from interp.circuitlens.linear import linear_model
 from interp.families import family_of
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from interp.projection import OutlierRule, project
 from interp.training.settings import TrainingSettings
 from interp.training.streams import captured
 from interp.training.trainer import Trainer
 from interp.transcoder import Transcoder
-from tasks.models import threads
+from tasks.loaded_models import threads
 
 HOOKS = Hooks("mlp_in", "mlp_out")
 
@@ -256,7 +256,7 @@ def steering(shape: Shape, device: str) -> dict[str, float]:
     model, coders = model_of(shape, device), coders_of(shape, device)
     layer = shape.config.num_hidden_layers // 2
     prompts = rows_of(shape, device, 7 * shape.n_pos)[:, :8].repeat(shape.steered // 7 + 1, 1)[: shape.steered]
-    of = Subject(model, family_of(shape.config.model_type), HOOKS, lambda _: coders[0])
+    of = SteerableModel(model, family_of(shape.config.model_type), HOOKS, lambda _: coders[0])
     held = Changes([FeatureChange(row, layer, row % 5).held_at(float(row % 7)) for row in range(len(prompts))])
     took = seconds(lambda: continuations(of, held, prompts, 7), device)
     return {"tokens_per_s": 7 * len(prompts) / took}

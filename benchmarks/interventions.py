@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from flows.intervene_batch import run_batch
-from flows.prompts.activations import active_at
-from flows.prompts.opened import Opened, open_named
+from flows.one_prompt.activations import active_at
+from flows.one_prompt.opened import Opened, open_named
 
 
 def lines_of(opened: Opened, prompts: list[str], each: int) -> list[dict[str, object]]:

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from flows.prompts.opened import Opened, open_named
+from flows.one_prompt.opened import Opened, open_named
 from interp.circuitlens.attribution import (
     Contributions,
     Targets,

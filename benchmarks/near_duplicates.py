@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from configs.load import load_config
-from flows.subject.subject import open_source
+from flows.inputs.checkpoint_plan import open_inputs
 from tasks.activations.corpora import tokenise_corpus
 from tasks.evaluation.texts import TextsJob, of_corpus
 
@@ -19,10 +19,10 @@ def measured(config: str, corpus: str, n_texts: int) -> dict[str, object]:
     """Counts of one corpus, tokenised as a run would."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"store={folder}", f"corpus.source={corpus}", f"evaluate.how.n_texts={n_texts}"]
-        source = open_source(load_config(Path(config), overrides))
-        tokenise_corpus.fn(source.store, source.corpus, source.model.path)
-        how = source.config.evaluate.how
-        found = of_corpus(source.store, TextsJob((source.corpus.corpus_id,), source.bos, how), 0)
+        inputs = open_inputs(load_config(Path(config), overrides))
+        tokenise_corpus.fn(inputs.store, inputs.corpus, inputs.model.path)
+        how = inputs.config.evaluate.how
+        found = of_corpus(inputs.store, TextsJob((inputs.corpus.corpus_id,), inputs.bos, how), 0)
     counts = found.left_out._asdict()
     share = counts["n_near_duplicates"] / max(1, counts["n_texts"])
     return {"corpus": Path(corpus).name, **counts, "share_near_duplicates": round(share, 4)}

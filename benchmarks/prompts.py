@@ -16,8 +16,8 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from flows.prompts.graphs import Asked, Wanted, attribution
-from flows.prompts.opened import open_named
+from flows.one_prompt.graphs import Asked, Wanted, attribution
+from flows.one_prompt.opened import open_named
 from interp.circuitlens.graph import GraphSettings
 from storage.tokenising import token_ids
 

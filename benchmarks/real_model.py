@@ -31,8 +31,8 @@ from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import sizes_of
 from flows.costs.training import training_costs
 from flows.describe_checkpoint import stages
-from flows.subject.machine import n_workers
-from flows.subject.subject import identify, open_source
+from flows.inputs.checkpoint_plan import identify, open_inputs
+from flows.inputs.machine import n_workers
 from interp.products import fast_products
 from storage.catalog.database import open_catalog
 
@@ -71,10 +71,10 @@ def core_rate(d_model: int) -> float:
 
 def floors(config: RunConfig) -> Iterator[tuple[str, float, float]]:
     """(stage, seconds of its products, seconds of its writing), of a store that is empty."""
-    subject = identify(open_source(config))
-    sizes, workers = sizes_of(subject), n_workers(config.engine)
+    plan = identify(open_inputs(config))
+    sizes, workers = sizes_of(plan), n_workers(config.engine)
     rate = core_rate(sizes.d_model) * min(workers, os.cpu_count() or 1)
-    rates, disk = Rates(rate, rate, slowness=0.0), disk_rate(subject.store.root)
+    rates, disk = Rates(rate, rate, slowness=0.0), disk_rate(plan.store.root)
     by_stage: dict[str, list[Cost]] = {
         stage.name: list(stage.costs(sizes, config, rates).values()) for stage in stages(config)
     }
@@ -86,13 +86,13 @@ def floors(config: RunConfig) -> Iterator[tuple[str, float, float]]:
 
 def lines(config: RunConfig) -> Iterator[dict[str, object]]:
     """A line a stage, in the order in which they ended."""
-    subject = identify(open_source(config))
+    plan = identify(open_inputs(config))
     floor = {name: (products, writing) for name, products, writing in floors(config)}
     query = """SELECT stage, arg_max(actual_s, finished_at), max(finished_at) AS ended FROM runs
                WHERE status = 'completed' AND actual_s IS NOT NULL AND (checkpoint_id = ? OR stage = ?)
                GROUP BY stage ORDER BY ended"""
-    with open_catalog(subject.store.catalog) as connection:
-        took = connection.execute(query, [subject.checkpoint_id, TRAINING]).fetchall()
+    with open_catalog(plan.store.catalog) as connection:
+        took = connection.execute(query, [plan.checkpoint_id, TRAINING]).fetchall()
     for stage, seconds, _ in took:
         if stage in floor:
             products, writing = floor[stage]

@@ -26,8 +26,8 @@ from prefect import flow
 from benchmarks.full_run import D_MODEL, D_TRANSCODER, D_VOCAB, stage_seconds, write_model, write_transcoders
 from configs.engine import EngineConfig
 from flows.costs.rates import gemm_flops
+from flows.inputs.machine import n_workers
 from flows.running.engine import engine_running, prefect_at_hand
-from flows.subject.machine import n_workers
 from storage.catalog.database import open_catalog
 from tasks.shard_task import shard_task
 from tasks.weightlens.single_token import TOKENS_PER_BLOCK

@@ -23,7 +23,7 @@ from interp.training.streams import POSITIONS_PER_PASS, captured
 from interp.training.together import train_together
 from interp.training.trainer import Trainer
 from storage.models import open_model
-from tasks.models import threads
+from tasks.loaded_models import threads
 
 HOOKS = Hooks("mlp_in", "mlp_out")
 N_POS = 128

@@ -31,7 +31,7 @@ from benchmarks.random_checkpoint import random_attributes
 from configs.engine import EngineConfig
 from configs.load import load_config
 from flows.costs.rates import projection_flops
-from flows.subject.machine import arithmetic
+from flows.inputs.machine import arithmetic
 from interp.families import Norm
 from interp.projection import ROW_BLOCK, Arithmetic
 from interp.sparse import feature_tokens

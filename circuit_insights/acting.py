@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from circuit_insights.store import Store
 from explorer.card import intervened_html, steered_html
-from flows.prompts import intervene as interventions
-from flows.prompts import steer as steering
-from flows.prompts.asked import Asked, asked_change, asked_feature
-from flows.prompts.intervene import Question
-from flows.prompts.steer import Generation
+from flows.one_prompt import intervene as interventions
+from flows.one_prompt import steer as steering
+from flows.one_prompt.asked import Asked, asked_change, asked_feature
+from flows.one_prompt.intervene import Question
+from flows.one_prompt.steer import Generation
 
 
 class Steered(steering.Steered):

@@ -10,10 +10,10 @@ from configs.load import load_config
 from configs.run import RunConfig
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
+from flows.inputs.checkpoint_plan import open_inputs
+from flows.inputs.origin import pinned
 from flows.running.engine import prefect_at_hand, tell_prefect_all
 from flows.running.in_process import run_flow
-from flows.subject.origin import pinned
-from flows.subject.subject import open_source
 from interp.drift import DriftSettings
 from interp.training.settings import TrainingSettings
 
@@ -38,13 +38,13 @@ def explain(
         ValueError: a setting is wrong or missing, or an input cannot be read.
     """
     whole = _configuration(config, {"model": model, "transcoder": transcoders, "corpus": corpus}, sections)
-    source = open_source(pinned(whole))
-    checkpoint_id = nothing_to_do(source)
+    inputs = open_inputs(pinned(whole))
+    checkpoint_id = nothing_to_do(inputs)
     if checkpoint_id is None:
         with prefect_at_hand():
-            checkpoint_id = run_flow(describe_checkpoint, source.config)
+            checkpoint_id = run_flow(describe_checkpoint, inputs.config)
             tell_prefect_all()
-    return open_store(source.store.root, checkpoint_id)
+    return open_store(inputs.store.root, checkpoint_id)
 
 
 def compare(store: Store, earlier: str, later: str, settings: DriftSettings | None = None) -> Store:

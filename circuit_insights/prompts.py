@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from circuit_insights.store import Store
 from explorer.card import activations_html
-from flows.prompts.activations import Firing, active_at
-from flows.prompts.graphs import labels
+from flows.one_prompt.activations import Firing, active_at
+from flows.one_prompt.graphs import labels
 
 
 class PromptActivations(NamedTuple):

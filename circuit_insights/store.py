@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from circuit_insights.feature import Feature
 from explorer.catalog import Catalog
+from flows.inputs.named import chosen_checkpoint, not_ingested
+from flows.inputs.store_location import checkpoint_at, store_at
 from flows.reports.query import read_only, relation
 from flows.reports.search_results import Found, Wanted, look_up
-from flows.subject.named import chosen_checkpoint, not_ingested
-from flows.subject.store_location import checkpoint_at, store_at
 
 if TYPE_CHECKING:
     import duckdb
     from torch import nn
 
     from circuit_insights.prompts import PromptActivations
-    from flows.prompts.opened import Opened
+    from flows.one_prompt.opened import Opened
     from interp.transcoder_module import TranscoderModule
 
 
@@ -147,7 +147,7 @@ class Store:
 
     def opened(self) -> "Opened":
         """The checkpoint with its model, as the functions for prompts need it."""
-        from flows.prompts.opened import open_named
+        from flows.one_prompt.opened import open_named
 
         return open_named(self.root, self._chosen)
 

@@ -6,7 +6,7 @@ Settings of the methods are dataclasses beside the functions that use them, in `
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.section import Section
 from interp.descriptions.evidence import Method
@@ -37,6 +37,14 @@ class DescribeConfig(Section):
     """Seed of the draw of `sample`."""
     evidence: EvidenceSettings = EvidenceSettings()
     rule: RuleSettings = RuleSettings()
+
+    @field_validator("evidence", mode="before")
+    @classmethod
+    def _renamed(cls, value: object) -> object:
+        """The setting `n_examples` under the name that it had in version 0.1."""
+        if isinstance(value, dict) and "n_moments" in value and "n_examples" not in value:
+            return {"n_examples" if name == "n_moments" else name: given for name, given in value.items()}
+        return value
 
 
 class EvaluateConfig(Section):

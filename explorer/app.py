@@ -18,7 +18,7 @@ from explorer.forms import Sent
 from explorer.jobs import Attribute, Jobs
 from explorer.links import PAGES, url
 from explorer.meanings import Meanings
-from explorer.notes import Notes, Subject
+from explorer.notes import NotedFeature, Notes
 from explorer.page import STATIC, Page, PageModel, as_json, environment, render, shell
 from explorer.security import Access, Guard
 from explorer.views import compare, drift, feature, features, graph, head, neighbours, overview, runs, search, tokens
@@ -85,7 +85,7 @@ class Explorer:
         served = {*VIEWS, *(("notes",) if self.notes is not None else ())}
         known = shell(self.settings.catalog.parent.name, self.catalog.checkpoints, served)
         if self.notes is not None and name == "feature" and page.checkpoint is not None:
-            about = Subject(page.checkpoint["checkpoint_id"], page.facts["layer"], page.facts["feature"])
+            about = NotedFeature(page.checkpoint["checkpoint_id"], page.facts["layer"], page.facts["feature"])
             known["notes"] = self.notes.rows(about)
         if self.jobs is not None:
             known |= {"can_attribute": True, "jobs": self.jobs.jobs}
@@ -185,7 +185,7 @@ def _add_notes(app: FastAPI, explorer: Explorer, notes: Notes) -> None:
         with explorer.catalog.reading() as reader:
             row = reader.checkpoint(checkpoint)
             check_feature(row, layer, feature)
-        notes.add(Subject(row["checkpoint_id"], layer, feature), sent)
+        notes.add(NotedFeature(row["checkpoint_id"], layer, feature), sent)
         return RedirectResponse(url("feature", checkpoint=row["checkpoint_id"], layer=layer, feature=feature), 303)
 
     def listed(request: Request) -> HTMLResponse:

@@ -26,7 +26,7 @@ DDL = """
 """
 
 
-class Subject(NamedTuple):
+class NotedFeature(NamedTuple):
     """The feature of a note."""
 
     checkpoint_id: str
@@ -52,7 +52,7 @@ class Notes:
         with self._open() as connection:
             connection.execute(DDL)
 
-    def add(self, subject: Subject, form: Mapping[str, str]) -> None:
+    def add(self, about: NotedFeature, form: Mapping[str, str]) -> None:
         """Store a form about a feature.
 
         Raises:
@@ -64,15 +64,15 @@ class Notes:
             number, n = connection.execute("SELECT coalesce(max(number), 0) + 1, count(*) FROM notes").fetchall()[0]
             if n >= MAX_NOTES:
                 raise LimitError(f"there are already {MAX_NOTES} notes; start another file")
-            values = [number, datetime.now(UTC).replace(tzinfo=None), *subject, row["kind"], row["text"]]
+            values = [number, datetime.now(UTC).replace(tzinfo=None), *about, row["kind"], row["text"]]
             values += [row["method"], row["explainer"], row["vote"]]
             connection.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
-    def rows(self, subject: Subject | None = None) -> list[Row]:
+    def rows(self, about: NotedFeature | None = None) -> list[Row]:
         """The notes on one feature, or all, the newest first."""
-        query = "SELECT * FROM notes" + (" WHERE (checkpoint_id, layer, feature) = (?, ?, ?)" if subject else "")
+        query = "SELECT * FROM notes" + (" WHERE (checkpoint_id, layer, feature) = (?, ?, ?)" if about else "")
         with self._open() as connection:
-            found = connection.execute(query + " ORDER BY number DESC", list(subject or ()))
+            found = connection.execute(query + " ORDER BY number DESC", list(about or ()))
             names = [column[0] for column in found.description]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
         return [{**row, "created_at": row["created_at"].isoformat(timespec="seconds")} for row in rows]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.prompts.graphs import Asked, Attributed, Wanted, attribution
-from flows.prompts.opened import Opened
+from flows.one_prompt.graphs import Asked, Attributed, Wanted, attribution
+from flows.one_prompt.opened import Opened
 from storage.exchange.attribution_graph import GraphFile, GraphLink, GraphNode, whole_scores, write_graph
 from storage.exchange.graph_tests import SupernodesJson, ValidationJson
 from storage.exchange.slugs import slug_of

@@ -8,13 +8,13 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.prompts.graphs import Asked, Wanted, attribution, check_asked, check_wanted, labels
-from flows.prompts.opened import check_prompt, last_config, open_named
+from flows.one_prompt.graphs import Asked, Wanted, attribution, check_asked, check_wanted, labels
+from flows.one_prompt.opened import check_prompt, last_config, open_named
 from flows.running.batches import Batch, checkpoint_named, perform_batch, read_lines, run_batch_flow
 from interp.circuitlens.graph import MAX_MEMORY_GB
 from storage.catalog.parts import write_part
 from storage.exchange.graph_rows import GraphRows, Row, graph_rows
-from storage.recipes import file_sha256, short_hash
+from storage.hashing import file_sha256, short_hash
 from storage.store import ShardKey, Store
 from tasks.shard_task import shard_task
 

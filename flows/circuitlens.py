@@ -6,13 +6,13 @@ from configs.run import RunConfig
 from flows.costs.circuitlens import circuitlens_costs
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.inputs.checkpoint_plan import CheckpointPlan
+from flows.inputs.machine import arithmetic
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
 from flows.running.corpus import is_tokenised
 from flows.running.engine import wait_for_all
 from flows.running.stage import is_loaded, perform_alone
-from flows.subject.machine import arithmetic
-from flows.subject.subject import Subject
 from storage.activations import Block
 from storage.attributions import attributions_path
 from storage.catalog.database import loaded_recipe, loaded_subject
@@ -33,18 +33,18 @@ class CircuitLensStage:
 
     name = "circuitlens"
 
-    def recipe(self, subject: Subject) -> str:
-        return CircuitLensRecipe(subject).recipe
+    def recipe(self, plan: CheckpointPlan) -> str:
+        return CircuitLensRecipe(plan).recipe
 
-    def corpus_id(self, subject: Subject) -> str:
-        return CircuitLensRecipe(subject).activations.corpus_id
+    def corpus_id(self, plan: CheckpointPlan) -> str:
+        return CircuitLensRecipe(plan).activations.corpus_id
 
-    def is_done(self, subject: Subject) -> bool:
-        return is_loaded(self, subject)
+    def is_done(self, plan: CheckpointPlan) -> bool:
+        return is_loaded(self, plan)
 
-    def todo(self, subject: Subject) -> dict[str, int | None]:
-        store, recipe = subject.store, CircuitLensRecipe(subject)
-        blocks = _missing_blocks(recipe) if is_tokenised(subject) else None
+    def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
+        store, recipe = plan.store, CircuitLensRecipe(plan)
+        blocks = _missing_blocks(recipe) if is_tokenised(plan) else None
         return {
             "order samples": None if blocks is None else len(_missing_orders(recipe)) if blocks else 0,
             "attribute": None if blocks is None else len(blocks),
@@ -55,17 +55,17 @@ class CircuitLensStage:
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return circuitlens_costs(sizes, config, rates)
 
-    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+    def run(self, plan: CheckpointPlan, run_id: str, reuse: ReuseCount) -> None:
         """Attribute all samples, cluster them by feature, check some by ablation.
 
         Raises:
             ValueError: the corpus has not been sampled.
         """
-        store = subject.store
-        open_checkpoint(store, subject.checkpoint_id)
-        _refuse_without_samples(subject)
-        recipe = CircuitLensRecipe(subject)
-        job, blocks = recipe.job(arithmetic(subject.config.engine).device), _missing_blocks(recipe)
+        store = plan.store
+        open_checkpoint(store, plan.checkpoint_id)
+        _refuse_without_samples(plan)
+        recipe = CircuitLensRecipe(plan)
+        job, blocks = recipe.job(arithmetic(plan.config.engine).device), _missing_blocks(recipe)
         if blocks:
             futures = [order_samples.submit(store, job, key) for key in _missing_orders(recipe)]
             wait_for_all(futures, "circuitlens: order samples")
@@ -76,8 +76,8 @@ class CircuitLensStage:
         missing = missing_shards(store, recipe.ablations(), ("scores",))
         wait_for_all([ablate_layer.submit(store, job, key) for key in missing], "circuitlens: ablate")
 
-    def load(self, subject: Subject, run_id: str) -> None:
-        store, recipe = subject.store, CircuitLensRecipe(subject)
+    def load(self, plan: CheckpointPlan, run_id: str) -> None:
+        store, recipe = plan.store, CircuitLensRecipe(plan)
         load_circuitlens(store, recipe.job("cpu"), run_id, recipe.shards(), recipe.ablations())
         remove_folder(store.parts("attributions", recipe.recipe))
 
@@ -85,15 +85,15 @@ class CircuitLensStage:
 CIRCUITLENS = CircuitLensStage()
 
 
-def _refuse_without_samples(subject: Subject) -> None:
-    samples = ActivationsRecipe(subject)
-    loaded = loaded_subject(subject.checkpoint_id, samples.corpus_id)
-    if loaded_recipe(subject.store.catalog, loaded, "activations") != samples.recipe:
+def _refuse_without_samples(plan: CheckpointPlan) -> None:
+    samples = ActivationsRecipe(plan)
+    loaded = loaded_subject(plan.checkpoint_id, samples.corpus_id)
+    if loaded_recipe(plan.store.catalog, loaded, "activations") != samples.recipe:
         raise ValueError("circuitlens: the corpus has not been sampled with these settings; run `activations` first")
 
 
 def _missing_blocks(recipe: CircuitLensRecipe) -> list[Block]:
-    store = recipe.subject.store
+    store = recipe.plan.store
     if not missing_shards(store, recipe.shards(), TABLES) and not missing_shards(
         store, recipe.ablations(), ("scores",)
     ):
@@ -103,7 +103,7 @@ def _missing_blocks(recipe: CircuitLensRecipe) -> list[Block]:
 
 def _missing_orders(recipe: CircuitLensRecipe) -> list[ShardKey]:
     """Shards of the samples that are not sorted by row yet."""
-    store, keys = recipe.subject.store, recipe.activations.shards()
+    store, keys = recipe.plan.store, recipe.activations.shards()
     return [key for key in keys if not samples_by_row_path(store, recipe.recipe, key).exists()]
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.inputs.checkpoint_pair import Pair, open_pair
 from flows.recipes.drift import DriftRecipe
 from flows.reports.drift import write_report
 from flows.running.corpus import run_blocks
 from flows.running.engine import wait_for_all
 from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.checkpoint_pair import Pair, open_pair
 from interp.drift import DriftSettings
 from storage.activations import Block, has_block
 from storage.bucket.mirror import local_root
@@ -42,20 +42,20 @@ def perform(pair: Pair, run_id: str) -> None:
 
 def _read(pair: Pair, recipe: DriftRecipe) -> list[Block]:
     """The blocks of the corpus's beginning, read by both checkpoints if that has not been done."""
-    if pair.subjects is None or recipe.passes is None:
+    if pair.plans is None or recipe.passes is None:
         return []
-    store, corpus = pair.store, pair.subjects[1].source.corpus
+    store, corpus = pair.store, pair.plans[1].inputs.corpus
     if not store.corpus(corpus.corpus_id).exists():
-        wait_for_all([tokenise_corpus.submit(store, corpus, pair.subjects[1].source.model.path)], "tokenise")
+        wait_for_all([tokenise_corpus.submit(store, corpus, pair.plans[1].inputs.model.path)], "tokenise")
     blocks, n_positions = [], 0
     for block in recipe.passes[1].blocks(store):
         if n_positions >= pair.settings.n_positions:
             break
         blocks.append(block)
         n_positions += (block.stop - block.start) * corpus.n_pos
-    for subject, corpus_pass in zip(pair.subjects, recipe.passes, strict=True):
+    for plan, corpus_pass in zip(pair.plans, recipe.passes, strict=True):
         missing = [(corpus_pass, block) for block in blocks if not has_block(store, corpus_pass.recipe, block)]
-        run_blocks(subject, missing, f"activations of {subject.config.name}")
+        run_blocks(plan, missing, f"activations of {plan.config.name}")
     return blocks
 
 

@@ -7,14 +7,14 @@ from functools import cached_property
 from configs.inputs import TranscoderConfig
 from configs.run import RunConfig
 from configs.stages import StageName
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from flows.recipes.activations import ActivationsRecipe
 from flows.running.engine import wait_for_all
 from flows.running.stage import Stage, perform
-from flows.subject.subject import Subject, identify, open_source
 from storage.catalog.database import open_catalog
 from storage.checksums import UNSTAMPED, stamp
 from storage.formats.circuit_tracer import folder_config
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import whole_file
 from tasks.decoys import VERSION, DecoysJob, load_decoys, make_layer
 
@@ -26,24 +26,24 @@ LEFT_OUT: tuple[StageName, ...] = ("coactivation",)
 class DecoyRun:
     """The decoys of a checkpoint, and the configuration that describes and judges them."""
 
-    subject: Subject
+    plan: CheckpointPlan
 
     @cached_property
     def job(self) -> DecoysJob:
         """The job that draws the decoys of each layer."""
-        config, activations = self.subject.config, ActivationsRecipe(self.subject)
+        config, activations = self.plan.config, ActivationsRecipe(self.plan)
         per_layer, seed = config.evaluate.decoys, config.evaluate.how.seed
         recipe = short_hash(samples=activations.recipe, per_layer=per_layer, seed=seed, decoys=VERSION)
-        first = self.subject.source.corpus.corpus_id
-        ids = (recipe, self.subject.checkpoint_id, self.subject.source.model.path, activations.corpus_id, first)
+        first = self.plan.inputs.corpus.corpus_id
+        ids = (recipe, self.plan.checkpoint_id, self.plan.inputs.model.path, activations.corpus_id, first)
         return DecoysJob(*ids, config.activations, per_layer, seed)
 
     @property
     def config(self) -> RunConfig:
         """The checkpoint's configuration, with the decoys in place of its transcoders."""
-        config = self.subject.config
-        only_layers = self.subject.config.transcoder.only_layers
-        folder = self.job.folder(self.subject.store)
+        config = self.plan.config
+        only_layers = self.plan.config.transcoder.only_layers
+        folder = self.job.folder(self.plan.store)
         transcoder = TranscoderConfig(path=folder, accept_poor_quality=True, only_layers=only_layers)
         model = config.model.model_copy(update={"step": None})
         describe = config.describe.model_copy(update={"features_per_layer": None, "sample": None})
@@ -54,40 +54,40 @@ class DecoyRun:
 
     @property
     def is_made(self) -> bool:
-        return (self.job.folder(self.subject.store) / "config.yaml").is_file()
+        return (self.job.folder(self.plan.store) / "config.yaml").is_file()
 
     def is_done(self, stages: Sequence[Stage]) -> bool:
         """Whether there are none to judge, or all are judged and in the catalog."""
-        if not self.subject.config.evaluate.decoys:
+        if not self.plan.config.evaluate.decoys:
             return True
         if not self.is_made:
             return False
-        decoys = identify(open_source(self.config))
+        decoys = identify(open_inputs(self.config))
         query = "SELECT count(*) FROM decoys WHERE (checkpoint_id, decoy_checkpoint_id) = (?, ?)"
-        with open_catalog(self.subject.store.catalog) as connection:
-            (n,) = connection.execute(query, [self.subject.checkpoint_id, decoys.checkpoint_id]).fetchall()[0]
+        with open_catalog(self.plan.store.catalog) as connection:
+            (n,) = connection.execute(query, [self.plan.checkpoint_id, decoys.checkpoint_id]).fetchall()[0]
         return n > 0 and all(stage.is_done(decoys) for stage in stages)
 
 
-def judge_decoys(subject: Subject, stages: Sequence[Stage], run_id: str) -> None:
+def judge_decoys(plan: CheckpointPlan, stages: Sequence[Stage], run_id: str) -> None:
     """Make a checkpoint's decoys and run some stages on them. The caller must hold the store's lock.
 
     Raises:
         ValueError: the activations of the checkpoint, which determine the decoys' densities, are not in the catalog.
     """
-    run, store = DecoyRun(subject), subject.store
+    run, store = DecoyRun(plan), plan.store
     if not run.is_made:
         with open_catalog(store.catalog) as connection:
             query = "SELECT 1 FROM features WHERE (checkpoint_id, corpus_id) = (?, ?) LIMIT 1"
-            if not connection.execute(query, [subject.checkpoint_id, run.job.corpus_id]).fetchall():
+            if not connection.execute(query, [plan.checkpoint_id, run.job.corpus_id]).fetchall():
                 raise ValueError("evaluate.decoys: decoys get the densities of real features; run activations first")
-        wait_for_all([make_layer.submit(store, run.job, layer) for layer in subject.layers], "decoys: make")
-        text = folder_config(run.config.name, subject.transcoders.hooks, "relu", None)
+        wait_for_all([make_layer.submit(store, run.job, layer) for layer in plan.layers], "decoys: make")
+        text = folder_config(run.config.name, plan.transcoders.hooks, "relu", None)
         with whole_file(run.job.folder(store) / "config.yaml") as path:
             path.write_text(f"{text}# {UNSTAMPED}\n", encoding="utf-8")
             stamp(path)
-    decoys = identify(open_source(run.config))
+    decoys = identify(open_inputs(run.config))
     for stage in stages:
         if not stage.is_done(decoys):
             perform(stage, decoys, run_id)
-    wait_for_all([load_decoys.submit(store, run.job, decoys.checkpoint_id, list(subject.layers))], "decoys: load")
+    wait_for_all([load_decoys.submit(store, run.job, decoys.checkpoint_id, list(plan.layers))], "decoys: load")

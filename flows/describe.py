@@ -6,11 +6,11 @@ from configs.run import RunConfig
 from flows.costs.describe import describe_costs
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.describe import DescribeRecipe
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
-from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
@@ -37,39 +37,39 @@ class DescribeStage:
 
     name = "describe"
 
-    def recipe(self, subject: Subject) -> str:
-        return DescribeRecipe(subject).recipe
+    def recipe(self, plan: CheckpointPlan) -> str:
+        return DescribeRecipe(plan).recipe
 
-    def corpus_id(self, subject: Subject) -> str:
-        return DescribeRecipe(subject).corpus_id
+    def corpus_id(self, plan: CheckpointPlan) -> str:
+        return DescribeRecipe(plan).corpus_id
 
-    def is_done(self, subject: Subject) -> bool:
-        return is_loaded(self, subject, loaded_name(subject.config.describe.explainer))
+    def is_done(self, plan: CheckpointPlan) -> bool:
+        return is_loaded(self, plan, loaded_name(plan.config.describe.explainer))
 
-    def todo(self, subject: Subject) -> dict[str, int | None]:
-        recipe, store = DescribeRecipe(subject), subject.store
+    def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
+        recipe, store = DescribeRecipe(plan), plan.store
         wiring = recipe.planned_wiring
-        keys = [] if wiring is None else subject.all_shards(wiring.recipe)
+        keys = [] if wiring is None else plan.all_shards(wiring.recipe)
         left = sum(not is_described(store, key) for key in recipe.shards())
         return {"wire": len(missing_shards(store, keys, (INHERITED,))) if left else 0, "describe": left}
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return describe_costs(sizes, config, rates)
 
-    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+    def run(self, plan: CheckpointPlan, run_id: str, reuse: ReuseCount) -> None:
         """Describe every shard.
 
         Raises:
             ValueError: a method is asked for whose evidence is not there, or the questions cost more than the budget.
         """
-        config, store = subject.config, subject.store
-        open_checkpoint(store, subject.checkpoint_id)
-        recipe = DescribeRecipe(subject)
+        config, store = plan.config, plan.store
+        open_checkpoint(store, plan.checkpoint_id)
+        recipe = DescribeRecipe(plan)
         _refuse_without_evidence(recipe)
         job, keys = _job(recipe), recipe.shards()
         if job.wiring is not None:
-            for layer in subject.layers:  # a layer inherits from those below it
-                missing = missing_shards(store, subject.shards(job.wiring.recipe, layer), (INHERITED,))
+            for layer in plan.layers:  # a layer inherits from those below it
+                missing = missing_shards(store, plan.shards(job.wiring.recipe, layer), (INHERITED,))
                 wired = [wire_shard.submit(store, job.wiring, key) for key in missing]
                 wait_for_all(wired, f"describe: wire L{layer:02d}")
         for key in keys:
@@ -81,9 +81,9 @@ class DescribeStage:
             "describe",
         )
 
-    def load(self, subject: Subject, run_id: str) -> None:
-        recipe = DescribeRecipe(subject)
-        load_descriptions(subject.store, _job(recipe), run_id, recipe.shards())
+    def load(self, plan: CheckpointPlan, run_id: str) -> None:
+        recipe = DescribeRecipe(plan)
+        load_descriptions(plan.store, _job(recipe), run_id, recipe.shards())
 
 
 DESCRIBE = DescribeStage()
@@ -92,7 +92,7 @@ DESCRIBE = DescribeStage()
 def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
     for method in recipe.methods:
         for stage in recipe.lacks(method):
-            if reason := recipe.subject.left_out.get(stage):
+            if reason := recipe.plan.left_out.get(stage):
                 raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds, and here {reason}")
             raise ValueError(f"describe.methods: {method} looks at what the stage {stage} finds; run it first")
         if method in REWORDS and recipe.model is None:
@@ -108,11 +108,11 @@ def _refuse_without_evidence(recipe: DescribeRecipe) -> None:
 
 
 def _job(recipe: DescribeRecipe) -> DescribeJob:
-    config = recipe.subject.config
+    config = recipe.plan.config
     looks_at_samples = any(SEES[method] in LOOKS_AT_SAMPLES for method in recipe.methods)
     corpora = tuple(one.corpus_id for one in recipe.activations.passes)
     return DescribeJob(
-        checkpoint_id=recipe.subject.checkpoint_id,
+        checkpoint_id=recipe.plan.checkpoint_id,
         corpus_id=recipe.corpus_id,
         explainer=config.describe.explainer,
         methods=recipe.methods,
@@ -125,7 +125,7 @@ def _job(recipe: DescribeRecipe) -> DescribeJob:
         draw=Draw(
             config.describe.features_per_layer,
             config.describe.sample,
-            recipe.subject.layers,
+            recipe.plan.layers,
             config.transcoder.only_features,
         ),
         seed=config.describe.seed,

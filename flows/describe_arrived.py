@@ -5,8 +5,8 @@ from prefect import flow
 from configs.run import RunConfig
 from flows.compare_checkpoints import compare_checkpoints
 from flows.describe_checkpoint import describe_checkpoint
-from flows.subject.series import seen
-from flows.subject.subject import store_path
+from flows.inputs.checkpoint_plan import store_path
+from flows.inputs.series import seen
 from interp.drift import DriftSettings
 from storage.bucket.working_copy import hold, refresh
 from storage.catalog.database import insert_row, open_catalog

@@ -14,10 +14,10 @@ from flows.decoys import DecoyRun, judge_decoys
 from flows.describe import DESCRIBE
 from flows.evaluate import EVALUATE
 from flows.ingest import INGEST
+from flows.inputs.checkpoint_plan import CheckpointPlan, Inputs, identify, open_inputs
 from flows.reports.prefect_pages import show_checkpoint, show_failure
 from flows.running.before_start import check_before_start
 from flows.running.stage import Stage, perform, store_held
-from flows.subject.subject import Source, Subject, identify, open_source
 from flows.train_transcoders import train
 from flows.weightlens import WEIGHTLENS
 from storage.catalog.runs import new_run_id
@@ -34,36 +34,36 @@ STAGES: dict[StageName, Stage] = {
 """The stages after ingestion, in their order."""
 
 
-def stages(config: RunConfig, subject: Subject | None = None) -> list[Stage]:
+def stages(config: RunConfig, plan: CheckpointPlan | None = None) -> list[Stage]:
     """The stages that a configuration asks for, in order, without those that have nothing to do for a checkpoint;
     ingestion is always the first."""
-    left_out = {} if subject is None else subject.left_out
+    left_out = {} if plan is None else plan.left_out
     return [INGEST, *(stage for name, stage in STAGES.items() if name in config.stages and name not in left_out)]
 
 
-def unfinished(config: RunConfig, subject: Subject | None) -> list[StageName]:
+def unfinished(config: RunConfig, plan: CheckpointPlan | None) -> list[StageName]:
     """The stages that are left to do; all of them where the model or its transcoders are not here yet."""
-    wanted = stages(config, subject)
-    return [name for name, stage in STAGES.items() if stage in wanted and not (subject and stage.is_done(subject))]
+    wanted = stages(config, plan)
+    return [name for name, stage in STAGES.items() if stage in wanted and not (plan and stage.is_done(plan))]
 
 
-def nothing_to_do(source: Source) -> str | None:
+def nothing_to_do(inputs: Inputs) -> str | None:
     """The checkpoint's id, if the catalog has everything that the configuration asks for."""
-    if source.must_train:
+    if inputs.must_train:
         return None
-    subject = identify(source)
-    return subject.checkpoint_id if is_complete(subject) else None
+    plan = identify(inputs)
+    return plan.checkpoint_id if is_complete(plan) else None
 
 
-def is_complete(subject: Subject) -> bool:
+def is_complete(plan: CheckpointPlan) -> bool:
     """Whether the catalog holds everything that the configuration asks for."""
-    return all(stage.is_done(subject) for stage in stages(subject.config, subject)) and not decoys_left(subject)
+    return all(stage.is_done(plan) for stage in stages(plan.config, plan)) and not decoys_left(plan)
 
 
-def decoys_left(subject: Subject) -> bool:
+def decoys_left(plan: CheckpointPlan) -> bool:
     """Whether the configuration asks for decoys that have not been judged."""
-    run = DecoyRun(subject)
-    return "evaluate" in subject.config.stages and not run.is_done(stages(run.config))
+    run = DecoyRun(plan)
+    return "evaluate" in plan.config.stages and not run.is_done(stages(run.config))
 
 
 @flow(name="describe-checkpoint", flow_run_name="describe {config.name}")
@@ -81,30 +81,30 @@ def describe_checkpoint(config: RunConfig, force: bool = False) -> str:
 
 
 def _describe(config: RunConfig, force: bool) -> tuple[Store, str]:
-    source = open_source(config)
-    subject = None if source.must_train else identify(source)
-    check_before_start(config, subject, unfinished(config, subject))
+    inputs = open_inputs(config)
+    plan = None if inputs.must_train else identify(inputs)
+    check_before_start(config, plan, unfinished(config, plan))
     if not force:
-        check_room_for(source, subject, stages(source.config, subject))
+        check_room_for(inputs, plan, stages(inputs.config, plan))
     run_id = new_run_id()
-    with store_held(config, source.store, f"run {config.name}"):
-        if subject is None:
-            train(source, run_id)
-            subject = identify(source)
-        for stage in stages(config, subject):
-            if not stage.is_done(subject):
-                perform(stage, subject, run_id)
-        if decoys_left(subject):
-            judge_decoys(subject, stages(DecoyRun(subject).config), run_id)
-    return source.store, subject.checkpoint_id
+    with store_held(config, inputs.store, f"run {config.name}"):
+        if plan is None:
+            train(inputs, run_id)
+            plan = identify(inputs)
+        for stage in stages(config, plan):
+            if not stage.is_done(plan):
+                perform(stage, plan, run_id)
+        if decoys_left(plan):
+            judge_decoys(plan, stages(DecoyRun(plan).config), run_id)
+    return inputs.store, plan.checkpoint_id
 
 
 @flow(name="judge-decoys", flow_run_name="judge decoys of {config.name}")
 def decoys(config: RunConfig, force: bool = False) -> str:
     """Run a checkpoint's decoys through the pipeline, if the configuration asks for some; returns the checkpoint's id.
     `force` has no effect, since decoys need little space."""
-    subject = identify(open_source(config))
-    if decoys_left(subject):
-        with store_held(config, subject.store, f"decoys {config.name}"):
-            judge_decoys(subject, stages(DecoyRun(subject).config), new_run_id())
-    return subject.checkpoint_id
+    plan = identify(open_inputs(config))
+    if decoys_left(plan):
+        with store_held(config, plan.store, f"decoys {config.name}"):
+            judge_decoys(plan, stages(DecoyRun(plan).config), new_run_id())
+    return plan.checkpoint_id

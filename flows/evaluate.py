@@ -8,14 +8,14 @@ from flows.costs.evaluate import evaluate_costs
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.import_notes import HUMAN
+from flows.inputs.checkpoint_plan import CheckpointPlan
+from flows.inputs.machine import threads_of_a_lone_task
 from flows.recipes.evaluate import EvaluateRecipe
 from flows.reports.evaluation import write_report
 from flows.running.corpus import tokenise
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
 from flows.running.stage import is_loaded, perform_alone
-from flows.subject.machine import threads_of_a_lone_task
-from flows.subject.subject import Subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
@@ -28,7 +28,7 @@ from tasks.evaluation.score import load_scores, loaded_name, score_layer
 from tasks.evaluation.texts import draw_texts
 from tasks.evaluation.written import read_written
 from tasks.llm.instructions import instructions
-from tasks.models import layers_together
+from tasks.loaded_models import layers_together
 
 
 class EvaluateStage:
@@ -36,17 +36,17 @@ class EvaluateStage:
 
     name = "evaluate"
 
-    def recipe(self, subject: Subject) -> str:
-        return EvaluateRecipe(subject).recipe
+    def recipe(self, plan: CheckpointPlan) -> str:
+        return EvaluateRecipe(plan).recipe
 
-    def corpus_id(self, subject: Subject) -> str:
-        return EvaluateRecipe(subject).corpus_id
+    def corpus_id(self, plan: CheckpointPlan) -> str:
+        return EvaluateRecipe(plan).corpus_id
 
-    def is_done(self, subject: Subject) -> bool:
-        return is_loaded(self, subject, loaded_name(EvaluateRecipe(subject).explainer, subject.config.evaluate.judge))
+    def is_done(self, plan: CheckpointPlan) -> bool:
+        return is_loaded(self, plan, loaded_name(EvaluateRecipe(plan).explainer, plan.config.evaluate.judge))
 
-    def todo(self, subject: Subject) -> dict[str, int | None]:
-        recipe, store = EvaluateRecipe(subject), subject.store
+    def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
+        recipe, store = EvaluateRecipe(plan), plan.store
         job = _job(recipe)
         left = [key.layer for key in recipe.keys(recipe.judged) if not is_judged(store, job, key)]
         unscored = missing_shards(store, recipe.keys(recipe.recipe), ("scores",))
@@ -62,14 +62,14 @@ class EvaluateStage:
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
         return evaluate_costs(sizes, config, rates)
 
-    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+    def run(self, plan: CheckpointPlan, run_id: str, reuse: ReuseCount) -> None:
         """Read held-out text, steer the model, judge every description, compute the scores.
 
         Raises:
             ValueError: nothing is described, or the questions cost more than the budget.
         """
-        config, store, recipe = subject.config, subject.store, EvaluateRecipe(subject)
-        open_checkpoint(store, subject.checkpoint_id)
+        config, store, recipe = plan.config, plan.store, EvaluateRecipe(plan)
+        open_checkpoint(store, plan.checkpoint_id)
         if not recipe.methods:
             raise ValueError("evaluate: the catalog has no descriptions; run weightlens or describe first")
         if recipe.explainer == HUMAN and HUMAN not in recipe.methods:
@@ -77,14 +77,14 @@ class EvaluateStage:
                 "evaluate.explainer is human, and the catalog has no descriptions by people; import them with "
                 "circuit-insights import FILE --format notes-jsonl"
             )
-        tokenise(subject)
+        tokenise(plan)
         job, judged, scored = _job(recipe), recipe.keys(recipe.judged), recipe.keys(recipe.recipe)
         for key, scores in zip(judged, scored, strict=True):
             forget_unjudged(store, job, key, scores)
         wait_for_all([draw_texts.submit(store, job)], "evaluate: draw texts")
-        reading = [read_layers.submit(store, job, one) for one in layers_together(subject.attributes, subject.layers)]
+        reading = [read_layers.submit(store, job, one) for one in layers_together(plan.attributes, plan.layers)]
         wait_for_all(reading, "evaluate: read held-out")
-        steering = [key for layer in subject.layers for key in job.steered_keys(layer)]
+        steering = [key for layer in plan.layers for key in job.steered_keys(layer)]
         wait_for_all([steer_features.submit(store, job, key) for key in steering], "evaluate: steer")
         answer_all(
             Respondent(config, store, config.evaluate.judge, run_id),
@@ -96,24 +96,24 @@ class EvaluateStage:
         wait_for_all([read_written.submit(store, job, key.layer) for key in unscored], "evaluate: read written")
         wait_for_all([score_layer.submit(store, job, key) for key in unscored], "evaluate: score")
 
-    def load(self, subject: Subject, run_id: str) -> None:
+    def load(self, plan: CheckpointPlan, run_id: str) -> None:
         """Load the catalog, and write the report from it."""
-        recipe = EvaluateRecipe(subject)
+        recipe = EvaluateRecipe(plan)
         job = _job(recipe)
-        load_scores(subject.store, job, run_id, recipe.keys(recipe.recipe), recipe.keys(recipe.judged))
-        shown = [subject.checkpoint_id, recipe.corpus_id, job.explainer, job.judge]
-        create_markdown_artifact(write_report(subject.store, recipe.recipe, shown), key="descriptions-judged")
+        load_scores(plan.store, job, run_id, recipe.keys(recipe.recipe), recipe.keys(recipe.judged))
+        shown = [plan.checkpoint_id, recipe.corpus_id, job.explainer, job.judge]
+        create_markdown_artifact(write_report(plan.store, recipe.recipe, shown), key="descriptions-judged")
 
 
 EVALUATE = EvaluateStage()
 
 
 def _job(recipe: EvaluateRecipe) -> JudgeJob:
-    subject, config = recipe.subject, recipe.subject.config
+    plan, config = recipe.plan, recipe.plan.config
     corpora = tuple(one.corpus_id for one in recipe.activations.passes)
     return JudgeJob(
-        checkpoint_id=subject.checkpoint_id,
-        model_path=subject.source.model.path,
+        checkpoint_id=plan.checkpoint_id,
+        model_path=plan.inputs.model.path,
         sampled_corpus=SampledCorpus(recipe.corpus_id, corpora),
         counted=config.activations,
         material_recipe=recipe.material,
@@ -127,7 +127,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         draw=Draw(
             config.evaluate.how.features_per_layer,
             config.evaluate.sample,
-            subject.layers,
+            plan.layers,
             config.transcoder.only_features,
         ),
         embeddings=config.evaluate.embedder,
@@ -136,7 +136,7 @@ def _job(recipe: EvaluateRecipe) -> JudgeJob:
         evidence=config.describe.evidence,
         rule=config.describe.rule,
         wording=config.wording,
-        arithmetic=subject.arithmetic,
+        arithmetic=plan.arithmetic,
         n_threads=threads_of_a_lone_task(config.engine),
     )
 

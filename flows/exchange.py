@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.subject.named import chosen_checkpoint
+from flows.inputs.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
 from storage.catalog.database import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part
@@ -20,7 +20,7 @@ from storage.exchange.parquet import export_tables, write_manifest
 from storage.exchange.weightlens_export import export_layer
 from storage.exchange.weightlens_import import TokenNames, catalog_rows, see_tokens
 from storage.exchange.weightlens_json import FeatureAnalysis, layer_files, read_layer
-from storage.recipes import file_sha256, short_hash
+from storage.hashing import file_sha256, short_hash
 from storage.store import Store
 
 IMPORTED = ("token_candidates", "feature_edges", "contribution_totals", "sequence_validation", "descriptions")

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import NamedTuple, get_args
 
 from flows.ingest import quality_job
-from flows.subject.subject import Subject
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from interp.capture import Hooks, MlpInput, Place
 from interp.quality import Quality
 from tasks.ingest import IngestJob, measured
@@ -60,22 +60,22 @@ class HookCandidates(NamedTuple):
         return f"the release reconstructs clearly more with other hooks: set {words}"
 
 
-def measure_candidates(subject: Subject) -> HookCandidates:
+def measure_candidates(plan: CheckpointPlan) -> HookCandidates:
     """Measure a release with every pair of hooks that its model allows. Nothing is written.
 
     Memory: the model, and one transcoder (for a cross-layer one, an encoder and a decoder of each lower layer).
     """
-    job, layers = quality_job(subject), subject.layers
+    job, layers = quality_job(plan), plan.layers
     job = replace(job, text=replace(job.text, n_tokens=min(N_TOKENS, job.text.n_tokens)))
     sampled = tuple(sorted({layers[0], layers[len(layers) // 2], layers[-1]}))
-    found = [HookCandidate(hooks, _measured(job, hooks, sampled)) for hooks in plausible(subject)]
-    return HookCandidates(tuple(sorted(found, key=lambda one: -one.explained_variance)), subject.transcoders.hooks)
+    found = [HookCandidate(hooks, _measured(job, hooks, sampled)) for hooks in plausible(plan)]
+    return HookCandidates(tuple(sorted(found, key=lambda one: -one.explained_variance)), plan.transcoders.hooks)
 
 
-def plausible(subject: Subject) -> list[Hooks]:
+def plausible(plan: CheckpointPlan) -> list[Hooks]:
     """Where a release for this model may read and what it may stand for; of autoencoders, the places that they may
     rebuild."""
-    family, used = subject.source.model.family, subject.transcoders.hooks
+    family, used = plan.inputs.model.family, plan.transcoders.hooks
     outputs = ("mlp_out",) if family.mlp_output_norm is None else ("mlp_out", "mlp_out_normed")
     if used.rebuilds:
         places: tuple[Place, ...] = ("resid_pre", "resid_post", "attn_out", *outputs)

@@ -7,7 +7,7 @@ from typing import Annotated
 import duckdb
 from pydantic import BaseModel, Field, ValidationError
 
-from flows.subject.named import chosen_checkpoint
+from flows.inputs.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
 from storage.catalog.database import (
     check_catalog,
@@ -19,7 +19,7 @@ from storage.catalog.database import (
 )
 from storage.catalog.published import open_published, publish
 from storage.foreign import parse_json, read_bytes
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import Store
 from tasks.describe.describe import loaded_name
 

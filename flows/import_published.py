@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.subject.named import chosen_checkpoint
+from flows.inputs.named import chosen_checkpoint
 from storage.bucket.working_copy import hold
 from storage.catalog.database import check_catalog, insert_row, mark_loaded, open_catalog, replace_rows
 from storage.catalog.parts import write_part
@@ -13,8 +13,8 @@ from storage.catalog.published import open_published, publish
 from storage.catalog.runs import mark_killed, new_run_id, now, recorded
 from storage.catalog.tables import TABLES
 from storage.exchange.description_tables import Published, read_table, table_files
+from storage.hashing import file_sha256, short_hash
 from storage.hub import fetch_dataset
-from storage.recipes import file_sha256, short_hash
 from storage.store import Store
 
 AUTHORS = "authors"

@@ -9,12 +9,12 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
-from flows.prompts.asked import asked_change
-from flows.prompts.intervene import Intervened, Question, intervene
-from flows.prompts.opened import check_prompt, last_config, open_named
+from flows.one_prompt.asked import asked_change
+from flows.one_prompt.intervene import Intervened, Question, intervene
+from flows.one_prompt.opened import check_prompt, last_config, open_named
 from flows.running.batches import Batch, checkpoint_named, perform_batch, read_lines, run_batch_flow
 from storage.catalog.parts import write_part
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import ShardKey, Store
 from tasks.shard_task import shard_task
 
@@ -75,7 +75,7 @@ def _line(value: object) -> Line:
 def intervene_lines(store: Store, checkpoint_id: str, lines: Sequence[Line], key: ShardKey) -> ShardKey:
     """Make the interventions of some lines, those of one prompt together.
 
-    Memory: the model, its transcoders as far as they are cached, and the memory of `flows.prompts.intervene`.
+    Memory: the model, its transcoders as far as they are cached, and the memory of `flows.one_prompt.intervene`.
     """
     path = _part(store, key)
     if path.exists():

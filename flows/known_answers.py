@@ -8,7 +8,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-from flows.prompts.opened import Opened
+from flows.one_prompt.opened import Opened
 from interp.activations.settings import ActivationSettings
 from interp.fade.judge import Text
 from interp.known_answers import contexts, words

@@ -6,44 +6,44 @@ from configs.run import RunConfig
 from flows.costs.plan import check_room_for
 from flows.costs.sizes import sizes_to_train
 from flows.costs.training import training_groups
+from flows.inputs.checkpoint_plan import Inputs, open_inputs
+from flows.inputs.machine import device, threads_of_a_lone_task
 from flows.recipes.checkpoint import TRAINED_HOOKS
 from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
 from flows.running.progress import working
 from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.machine import device, threads_of_a_lone_task
-from flows.subject.subject import Source, open_source
 from storage.bucket.working_copy import check_held
 from storage.catalog.runs import new_run_id
 from storage.checksums import UNSTAMPED, stamp
 from storage.formats.circuit_tracer import folder_config
-from storage.recipes import remember_fingerprints
+from storage.hashing import remember_fingerprints
 from storage.store import Store, whole_file
 from tasks.activations.corpora import tokenise_corpus
 from tasks.shard_task import PROGRESS
 from tasks.training import TrainingJob, train_layers
 
 
-def train(source: Source, run_id: str) -> None:
+def train(inputs: Inputs, run_id: str) -> None:
     """Train every layer; the folder's config.yaml, written last, marks it as complete."""
-    config, store, recipe = source.config, source.store, source.training_recipe
+    config, store, recipe = inputs.config, inputs.store, inputs.training_recipe
     settings = config.transcoder.train
     assert settings is not None
-    run = StageRun(run_id, "train-transcoders", recipe, corpus_id=source.corpus.corpus_id)
+    run = StageRun(run_id, "train-transcoders", recipe, corpus_id=inputs.corpus.corpus_id)
     with stage_recorded(config, store, run):
-        remember_fingerprints(store, source.files)
-        tokenise_corpus(store, source.corpus, source.model.path)
+        remember_fingerprints(store, inputs.files)
+        tokenise_corpus(store, inputs.corpus, inputs.model.path)
         job = TrainingJob(
             recipe=recipe,
-            model_path=source.model.path,
-            corpus_id=source.corpus.corpus_id,
+            model_path=inputs.model.path,
+            corpus_id=inputs.corpus.corpus_id,
             hooks=TRAINED_HOOKS,
             settings=settings,
             counted=config.activations,
             n_threads=threads_of_a_lone_task(config.engine),
             device=device(config.engine),
         )
-        _train_groups(store, job, training_groups(sizes_to_train(source), config), config)
+        _train_groups(store, job, training_groups(sizes_to_train(inputs), config), config)
         text = folder_config(config.name, TRAINED_HOOKS, settings.activation, _k(settings.activation, settings.k))
         with whole_file(store.trained_transcoders(recipe) / "config.yaml") as path:
             path.write_text(f"{text}# {UNSTAMPED}\n", encoding="utf-8")
@@ -73,13 +73,13 @@ def _k(activation: str, k: int) -> int | None:
 @flow(name="train-transcoders", flow_run_name="train-transcoders {config.name}")
 def train_transcoders(config: RunConfig, force: bool = False) -> str:
     """Train the transcoders that a configuration asks for; returns their folder."""
-    source = open_source(config)
+    inputs = open_inputs(config)
     if config.transcoder.train is None:
         raise ValueError("transcoder.train is not set: there is nothing to train")
-    if source.must_train:
+    if inputs.must_train:
         check_before_start(config, None, [])
         if not force:
-            check_room_for(source, None, [])
-        with store_held(config, source.store, f"train-transcoders {config.name}"):
-            train(source, new_run_id())
-    return str(source.transcoder_path)
+            check_room_for(inputs, None, [])
+        with store_held(config, inputs.store, f"train-transcoders {config.name}"):
+            train(inputs, new_run_id())
+    return str(inputs.transcoder_path)

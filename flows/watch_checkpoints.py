@@ -9,8 +9,8 @@ from prefect.events import emit_event
 
 from configs.run import RunConfig
 from flows.describe_arrived import describe_arrived
-from flows.subject.series import Series, arrived
-from flows.subject.subject import store_path
+from flows.inputs.checkpoint_plan import store_path
+from flows.inputs.series import Series, arrived
 from storage.bucket.working_copy import is_in_use
 from storage.store import Store
 

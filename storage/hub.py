@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import disable_progress_bars
 
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -23,7 +23,7 @@ from storage.corpora.packing import PADDING
 from storage.formats.circuit_tracer import layer_tensors
 from storage.store import Store, read_as, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 from tasks.shard_task import shard_task
 
 VERSION = 1

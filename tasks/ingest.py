@@ -36,7 +36,7 @@ from storage.models import ModelFolder
 from storage.store import Store, write_json
 from storage.token_texts import token_texts
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
-from tasks.models import loaded_model, threads
+from tasks.loaded_models import loaded_model, threads
 from tasks.shard_task import shard_task
 
 

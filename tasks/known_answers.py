@@ -20,7 +20,7 @@ from storage.corpora.corpus import corpus_attributes, read_chosen_rows
 from storage.corpora.packing import PADDING, Rows
 from storage.models import open_model
 from storage.store import Store
-from tasks.models import loaded_encoder, loaded_model
+from tasks.loaded_models import loaded_encoder, loaded_model
 
 TOKENS_AT_ONCE = 2048
 """Tokens in a batch."""

@@ -27,7 +27,7 @@ from storage.formats.circuit_tracer import layer_tensors
 from storage.models import open_model
 from storage.store import Store, checked_as, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
-from tasks.models import forget_model, give_memory_back, loaded_model, threads
+from tasks.loaded_models import forget_model, give_memory_back, loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
 
 SECONDS_PER_STATE = 120.0

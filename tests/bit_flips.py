@@ -26,9 +26,9 @@ from unittest.mock import patch
 from configs.load import load_config
 from configs.run import RunConfig
 from flows.describe_checkpoint import stages
+from flows.inputs.checkpoint_plan import identify, open_inputs
 from flows.reports.card import feature_card
 from flows.running.in_process import with_catalog_mended
-from flows.subject.subject import identify, open_source
 from storage.catalog.published import open_published, publish
 from storage.catalog.tables import TABLES
 from storage.checksums import DamagedError
@@ -96,13 +96,13 @@ def without_prefect() -> Iterator[None]:
 
 def run(config: RunConfig) -> None:
     """Do all stages that are not done yet."""
-    subject = identify(open_source(config))
-    store = subject.store
+    plan = identify(open_inputs(config))
+    store = plan.store
     store.root.mkdir(parents=True, exist_ok=True)
     for stage in stages(config):
-        if not with_catalog_mended(store, lambda stage=stage: stage.is_done(subject)):
-            stage.run(subject, "run", ReuseCount())
-            stage.load(subject, "run")
+        if not with_catalog_mended(store, lambda stage=stage: stage.is_done(plan)):
+            stage.run(plan, "run", ReuseCount())
+            stage.load(plan, "run")
     publish(store.catalog)
 
 

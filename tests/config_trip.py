@@ -1,9 +1,9 @@
 """How far a configuration travels through one stage: python -m tests.config_trip FOLDER [--stage circuitlens]
 
-A *stop* is a function of the product called with the configuration or with something made from it: a section,
-settings, the source, the subject, a recipe or a job. A *room* is a folder of the product, and a *climb* a call with
-such an argument to a function in a room above the caller's, in the order of docs/design.md. The stage is run on the
-demo's checkpoint, made small, in FOLDER; what it builds on is done first and not counted.
+A *stop* is a function called with the configuration or with something made from it: a section, settings, the inputs,
+the plan of a checkpoint, a recipe or a job. A *climb* is a call with such an argument to a function in a package that
+stands above the caller's in docs/design.md. The stage is run on the demo's checkpoint, made small, in FOLDER; what it
+builds on is done first and not counted.
 """
 
 import argparse
@@ -19,25 +19,25 @@ from configs.run import RunConfig
 from configs.section import Section
 from configs.stages import StageName
 from flows.describe_checkpoint import STAGES, stages
-from flows.subject.subject import Source, Subject, identify, open_source
+from flows.inputs.checkpoint_plan import CheckpointPlan, Inputs, identify, open_inputs
 from storage.catalog.published import publish
 from storage.shared_shards import ReuseCount
 from tests.bit_flips import SMALL, run, without_prefect
 from tests.conftest import ROOT
 
-ORDER = ("interp", "storage", "tasks", "flows.subject", "flows.recipes", "flows.costs", "flows.running", "flows")
-"""Rooms from below."""
+ORDER = ("interp", "storage", "tasks", "flows.inputs", "flows.recipes", "flows.costs", "flows.running", "flows")
+"""Packages, the lowest first."""
 CARRIERS = ("Recipe", "Job", "Settings")
 """Ends of the names of classes that carry what a configuration says."""
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     return next((name for name in reversed(ORDER[:-1]) if module.startswith(f"{name}.")), module.partition(".")[0])
 
 
 def carries(value: object) -> bool:
     kind = type(value)
-    return isinstance(value, Section | Source | Subject) or (
+    return isinstance(value, Section | Inputs | CheckpointPlan) or (
         kind.__name__.endswith(CARRIERS)
         and kind.__module__.partition(".")[0] in ("interp", "storage", "tasks", "flows")
     )
@@ -59,7 +59,7 @@ def counting(stops: Counter[str], climbs: Counter[str]) -> Iterator[None]:
         stops[name] += 1
         above = frame.f_back
         caller = str(above.f_globals.get("__name__", "")) if above else ""
-        if caller.partition(".")[0] in ORDER and ORDER.index(room(module)) > ORDER.index(room(caller)):
+        if caller.partition(".")[0] in ORDER and ORDER.index(package(module)) > ORDER.index(package(caller)):
             climbs[f"{caller} -> {name}"] += 1
 
     sys.setprofile(note)
@@ -86,18 +86,19 @@ def main() -> None:
         run(config(*before))
         asked = config(*before, stage)
         with counting(stops, climbs):
-            subject = identify(open_source(asked))
+            plan = identify(open_inputs(asked))
             [wanted] = [one for one in stages(asked) if one.name == stage]
-            if not wanted.is_done(subject):
-                wanted.run(subject, "run", ReuseCount())
-                wanted.load(subject, "run")
-        publish(subject.store.catalog)
+            if not wanted.is_done(plan):
+                wanted.run(plan, "run", ReuseCount())
+                wanted.load(plan, "run")
+        publish(plan.store.catalog)
     modules = {name.rsplit(".", 1)[0] for name in stops}
     for name in sorted(stops):
         print(name)
     for name in sorted(climbs):
         print("climb:", name)
-    print(f"{len(stops)} stops in {len(modules)} files and {len(set(map(room, modules)))} rooms, {len(climbs)} climbs")
+    packages = set(map(package, modules))
+    print(f"{len(stops)} stops in {len(modules)} files and {len(packages)} packages, {len(climbs)} climbs")
 
 
 if __name__ == "__main__":

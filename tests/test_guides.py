@@ -25,17 +25,17 @@ pytestmark = pytest.mark.whole
 @pytest.fixture(scope="module")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's checkpoint with a catalog, without descriptions."""
-    subject = ingested(tmp_path_factory.mktemp("demo"))
-    attributes, store = subject.attributes, subject.store
+    plan = ingested(tmp_path_factory.mktemp("demo"))
+    attributes, store = plan.attributes, plan.store
     with open_catalog(store.catalog, write=True) as connection:
         row = {name: getattr(attributes, name) for name in ("checkpoint_id", "name", "n_layers", "d_transcoder")}
         insert_row(connection, "checkpoints", {**row, "model_name": "demo", "ingested_at": datetime(2026, 1, 1)})
-        run = {"run_id": "a run", "checkpoint_id": subject.checkpoint_id, "stage": "ingest", "status": "completed"}
+        run = {"run_id": "a run", "checkpoint_id": plan.checkpoint_id, "stage": "ingest", "status": "completed"}
         insert_row(
-            connection, "runs", {**run, "started_at": datetime(2026, 1, 1), "config": subject.config.model_dump_json()}
+            connection, "runs", {**run, "started_at": datetime(2026, 1, 1), "config": plan.config.model_dump_json()}
         )
         connection.execute(
-            "INSERT INTO tokens SELECT * FROM read_parquet(?)", [str(tokens_part(store, subject.checkpoint_id))]
+            "INSERT INTO tokens SELECT * FROM read_parquet(?)", [str(tokens_part(store, plan.checkpoint_id))]
         )
     publish(store.catalog)
     return store.root

@@ -141,19 +141,19 @@ def test_the_model_is_the_one_that_activations_are_of(planted_ci: ci.Store) -> N
 
 
 def test_another_model_in_its_place_is_refused(tmp_path: Path) -> None:
-    subject = planted_store(tmp_path)
-    model = planted_store(tmp_path / "other").source.model
-    weights = subject.source.model.path / "model.safetensors"
+    plan = planted_store(tmp_path)
+    model = planted_store(tmp_path / "other").inputs.model
+    weights = plan.inputs.model.path / "model.safetensors"
     from safetensors.torch import load_file, save_file
 
     changed = load_file(model.path / "model.safetensors")
     changed["lm_head.weight"][0, 0] += 1
     save_file(changed, weights, metadata={"format": "pt"})
-    from tasks.models import forget_model
+    from tasks.loaded_models import forget_model
 
     forget_model()
     with (
-        ci.open_store(subject.store.root) as planted,
+        ci.open_store(plan.store.root) as planted,
         pytest.raises(ValueError, match=r"is another model than that of checkpoint .*: W_U differs"),
     ):
         planted.model()

@@ -49,12 +49,12 @@ MISTAKES = {
     ),
     "a stage whose function takes something else": Mistake(
         "flows/describe.py",
-        "def load(self, subject: Subject, run_id: str)",
-        "def load(self, subject: Subject, run_id: int)",
+        "def load(self, plan: CheckpointPlan, run_id: str)",
+        "def load(self, plan: CheckpointPlan, run_id: int)",
         "perform_alone(DESCRIBE",
     ),
     "a misspelt attribute of a checkpoint": Mistake(
-        "flows/weightlens.py", "subject.attributes.n_tokens", "subject.attributes.number_of_tokens", "number_of_tokens"
+        "flows/weightlens.py", "plan.attributes.n_tokens", "plan.attributes.number_of_tokens", "number_of_tokens"
     ),
     "a misspelt attribute of a corpus": Mistake(
         "tasks/activations/corpus_pass.py", "passes[0].corpus_id).n_pos", "passes[0].corpus_id).length", ".length"

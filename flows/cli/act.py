@@ -23,9 +23,9 @@ from flows.reports.tables import Table
 from interp.display import visible
 
 if TYPE_CHECKING:
-    from flows.prompts.intervene import Intervened
-    from flows.prompts.opened import Opened
-    from flows.prompts.steer import Steered, Written
+    from flows.one_prompt.intervene import Intervened
+    from flows.one_prompt.opened import Opened
+    from flows.one_prompt.steer import Steered, Written
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration; default: that of the checkpoint's last run.")
@@ -43,7 +43,7 @@ Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a user's messa
 
 def opened(config: Path | None, store: str | None, checkpoint: str | None) -> "Opened":
     """Open the checkpoint that a command names, with its model."""
-    from flows.prompts.opened import open_configured, open_named
+    from flows.one_prompt.opened import open_configured, open_named
 
     if config is not None and checkpoint is not None:
         raise ValueError("--checkpoint: --config already names the checkpoint; give one of the two")
@@ -76,10 +76,10 @@ def steer(
     prompt's last), START:STOP, or `generated`, which is from the prompt's last token on.
     """
     with report_errors():
-        from flows.prompts.asked import asked_feature
-        from flows.prompts.opened import check_prompt
-        from flows.prompts.steer import Generation
-        from flows.prompts.steer import steer as run
+        from flows.one_prompt.asked import asked_feature
+        from flows.one_prompt.opened import check_prompt
+        from flows.one_prompt.steer import Generation
+        from flows.one_prompt.steer import steer as run
 
         texts = [*(prompt or []), *(_lines(prompts) if prompts is not None else [])]
         for text in texts or [""]:
@@ -119,10 +119,10 @@ def intervene(
     are two measurements: with attention patterns and norms frozen, and with nothing frozen.
     """
     with report_errors():
-        from flows.prompts.asked import asked_feature, asked_head
-        from flows.prompts.intervene import Question
-        from flows.prompts.intervene import intervene as run
-        from flows.prompts.opened import check_prompt
+        from flows.one_prompt.asked import asked_feature, asked_head
+        from flows.one_prompt.intervene import Question
+        from flows.one_prompt.intervene import intervene as run
+        from flows.one_prompt.opened import check_prompt
 
         check_prompt(prompt)
         if swap_from is not None:

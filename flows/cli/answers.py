@@ -5,8 +5,8 @@ from pathlib import Path
 
 import duckdb
 
-from flows.costs.plan import STARTUP_S, Plan
-from flows.subject.named import chosen_checkpoint
+from flows.costs.plan import STARTUP_S, CostPlan
+from flows.inputs.named import chosen_checkpoint
 from storage.catalog.published import open_published
 
 SCHEMA = 1
@@ -67,21 +67,21 @@ def evaluation_answer(catalog: Path, checkpoint_id: str) -> dict[str, object]:
     return {"schema": SCHEMA, "checkpoint_id": checkpoint_id, "methods": rows}
 
 
-def plan_answer(found: Plan, store: str, not_ready: Sequence[str], notes: Sequence[str]) -> dict[str, object]:
+def plan_answer(found: CostPlan, store: str, not_ready: Sequence[str], notes: Sequence[str]) -> dict[str, object]:
     """The plan of a run: its steps and what they take."""
     steps = [step._asdict() for step in found.steps]
     is_work = any(step.todo for step in found.steps)
     return {
         "schema": SCHEMA,
         "store": store,
-        "checkpoint_id": None if found.subject is None else found.subject.checkpoint_id,
+        "checkpoint_id": None if found.checkpoint_plan is None else found.checkpoint_plan.checkpoint_id,
         "from_records": found.from_records,
         "steps": steps,
         "seconds": sum(step.seconds for step in found.steps) + STARTUP_S * is_work,
         "disk_bytes": sum(step.disk_bytes for step in found.steps),
         "memory_bytes": max((step.memory_bytes for step in found.steps if step.todo), default=0),
         "usd": sum(step.usd for step in found.steps),
-        "left_out": {} if found.subject is None else dict(found.subject.left_out),
+        "left_out": {} if found.checkpoint_plan is None else dict(found.checkpoint_plan.left_out),
         "not_ready": list(not_ready),
         "notes": list(notes),
     }

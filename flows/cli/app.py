@@ -140,7 +140,7 @@ def load_to_run(config: Path, overrides: list[str] | None, store: str | None) ->
 
 def store_root(store: str | None) -> Path:
     """The folder of the store that a command uses; for a URL the local one, with its catalog updated."""
-    from flows.subject.store_location import store_at
+    from flows.inputs.store_location import store_at
 
     return store_at(store or os.environ.get("CIRCUIT_INSIGHTS_STORE", "store")).root
 

@@ -100,8 +100,8 @@ def attribute(
     """
     with report_errors():
         from flows import attribute as flow
-        from flows.prompts.graphs import check_asked
-        from flows.prompts.opened import check_prompt, open_configured, open_named
+        from flows.one_prompt.graphs import check_asked
+        from flows.one_prompt.opened import check_prompt, open_configured, open_named
         from flows.reports.graph_heads import heads_of
         from flows.reports.graph_tests import tests_of
         from interp.circuitlens.graph import GraphSettings

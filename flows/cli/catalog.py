@@ -222,7 +222,7 @@ def _export_site(root: Path, checkpoint: str | None, features: str, folder: Path
 
     from explorer.catalog import Place
     from explorer.site import write_site
-    from flows.subject.named import chosen_checkpoint
+    from flows.inputs.named import chosen_checkpoint
     from storage.catalog.published import open_published
 
     if graphs is not None and not graphs.is_dir():

@@ -64,7 +64,7 @@ def benchmark_descriptions(
 
 def _settings(config: Path | None, store: str | None, checkpoint: str | None) -> "ActivationSettings":
     """Which tokens count, by the settings of the checkpoint's runs."""
-    from flows.prompts.opened import last_config
+    from flows.one_prompt.opened import last_config
 
     used = last_config(store_root(store), checkpoint) if config is None else load(config, None, store)
     return used.activations

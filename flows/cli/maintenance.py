@@ -30,8 +30,8 @@ from interp.display import visible
 
 if TYPE_CHECKING:
     from configs.run import RunConfig
-    from flows.subject.origin import Origin
-    from flows.subject.subject import Subject
+    from flows.inputs.checkpoint_plan import CheckpointPlan
+    from flows.inputs.origin import Origin
 
 
 @app.command()
@@ -101,35 +101,35 @@ def doctor(
 def _check_named(report: DoctorReport, loaded: "RunConfig") -> Path:
     """Check the inputs of a configuration; returns where its store is."""
     from flows.ingest import measured_layers
-    from flows.subject.subject import identify, open_source
+    from flows.inputs.checkpoint_plan import identify, open_inputs
 
-    source = open_source(loaded)
-    model = source.model
+    inputs = open_inputs(loaded)
+    model = inputs.model
     size = f"{model.n_layers} layers, d_model {model.d_model}, {model.n_tokens} tokens"
-    report.good("model", f"{_place(source.model_from)}: {', '.join([model.family.model_type, size, *model.folded])}")
-    names = ", ".join(corpus.source for corpus in source.corpora)
-    report.good("corpus", f"{names}, rows of {source.corpus.n_pos} tokens, BOS {source.bos}")
-    if source.must_train:
+    report.good("model", f"{_place(inputs.model_from)}: {', '.join([model.family.model_type, size, *model.folded])}")
+    names = ", ".join(corpus.source for corpus in inputs.corpora)
+    report.good("corpus", f"{names}, rows of {inputs.corpus.n_pos} tokens, BOS {inputs.bos}")
+    if inputs.must_train:
         report.good("transcoders", "none yet; `run` trains them")
-        return source.store.root
-    subject = identify(source)
-    a = subject.attributes
+        return inputs.store.root
+    plan = identify(inputs)
+    a = plan.attributes
     what = f"{a.transcoder_format}, {a.d_transcoder} features a layer, {a.activation}"
     report.good("transcoders", f"{a.transcoder_name}: {what}, checkpoint {a.checkpoint_id}")
-    _report_hooks(report, subject)
-    layers = list(measured_layers(subject))
+    _report_hooks(report, plan)
+    layers = list(measured_layers(plan))
     report.figures["quality"] = [asdict(layer) for layer in layers]
     if not report.as_json:
         print_quality(layers)
-    return source.store.root
+    return inputs.store.root
 
 
-def _report_hooks(report: DoctorReport, subject: "Subject") -> None:
+def _report_hooks(report: DoctorReport, plan: "CheckpointPlan") -> None:
     """Measure the release under every plausible pair of hooks, and say which fits best."""
     from flows.hook_candidates import measure_candidates
 
     with working("measure the release at every plausible pair of hooks"):
-        found = measure_candidates(subject)
+        found = measure_candidates(plan)
     layers = [f"layer {layer.layer}" for layer in found.every[0].layers]
     title = "Explained variance and L0, by where the transcoders read and write"
     table = Table("input", "output", *layers, "", title=title)

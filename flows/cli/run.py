@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from configs.run import RunConfig
     from flows.costs.plan import Step
     from flows.costs.sizes import Sizes
+    from flows.inputs.checkpoint_plan import CheckpointPlan
     from flows.reports.summary import Summary
-    from flows.subject.subject import Subject
 
 
 Force = Annotated[bool, typer.Option("--force", help="Start even if the disk seems too small.")]
@@ -53,11 +53,11 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
         with working("load libraries"):
             from flows.costs.plan import check_room, planned
             from flows.describe_checkpoint import describe_checkpoint, is_complete, stages, unfinished
+            from flows.inputs.checkpoint_plan import identify, open_inputs
+            from flows.inputs.origin import pinned, to_download
             from flows.running.before_start import check_before_start
             from flows.running.in_process import settle, with_catalog_mended
             from flows.running.stage import PLANNED, planned_stages
-            from flows.subject.origin import pinned, to_download
-            from flows.subject.subject import identify, open_source
             from storage.bucket.mirror import name_of
 
         with working("look for finished work"):
@@ -75,14 +75,16 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
             if not force:
                 check_room(loaded, steps)
         with working("open model and transcoders"):
-            source = open_source(loaded)
-            subject = None if source.must_train else identify(source)
-        print_left_out(loaded, subject, err)
-        if subject is not None and with_catalog_mended(source.store, lambda: is_complete(subject)):
-            settle(source.store)
-            err.print(f"Nothing to do: checkpoint {subject.checkpoint_id} is complete in {name_of(source.store)}")
+            inputs = open_inputs(loaded)
+            checkpoint_plan = None if inputs.must_train else identify(inputs)
+        print_left_out(loaded, checkpoint_plan, err)
+        if checkpoint_plan is not None and with_catalog_mended(inputs.store, lambda: is_complete(checkpoint_plan)):
+            settle(inputs.store)
+            err.print(
+                f"Nothing to do: checkpoint {checkpoint_plan.checkpoint_id} is complete in {name_of(inputs.store)}"
+            )
             return
-        check_before_start(source.config, subject, unfinished(source.config, subject))
+        check_before_start(inputs.config, checkpoint_plan, unfinished(inputs.config, checkpoint_plan))
         if not downloads:
             with working("plan"):
                 found = planned(loaded, stages(loaded))
@@ -93,7 +95,7 @@ def run(config: Config, overrides: Overrides = None, store: StoreOption = None, 
                 check_room(loaded, steps)
         PLANNED.set(planned_stages(steps))
         checkpoint_id = run_flow(describe_checkpoint, loaded, force=True)  # the disk space was checked above
-        _print_summary(source.store.root, checkpoint_id, time.monotonic() - began)
+        _print_summary(inputs.store.root, checkpoint_id, time.monotonic() - began)
 
 
 @app.command("train-transcoders")
@@ -117,8 +119,8 @@ def ingest(config: Config, overrides: Overrides = None, store: StoreOption = Non
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import ingest as flow
+        from flows.inputs.checkpoint_plan import store_path
         from flows.reports.summary import layer_quality
-        from flows.subject.subject import store_path
         from storage.store import Store
 
         checkpoint_id = run_flow(flow.ingest, loaded, force)
@@ -218,7 +220,7 @@ def evaluate(
         _print_extrapolation(loaded, checkpoint_id, "evaluate", "judged")
         if as_json:
             from flows.cli.answers import evaluation_answer
-            from flows.subject.subject import store_path
+            from flows.inputs.checkpoint_plan import store_path
 
             print_json(evaluation_answer(store_path(loaded) / "catalog.duckdb", checkpoint_id))
             return
@@ -229,8 +231,8 @@ def _print_extrapolation(config: "RunConfig", checkpoint_id: str, stage: str, ve
     """After a random sample, print the estimated cost for all features."""
     if getattr(config, stage).sample is None:
         return
+    from flows.inputs.checkpoint_plan import store_path
     from flows.reports.extrapolation import extrapolated
-    from flows.subject.subject import store_path
     from storage.store import Store
 
     found = extrapolated(Store(store_path(config)), checkpoint_id, stage)
@@ -265,27 +267,27 @@ def plan_(
         from flows.costs.circuitlens import SETTING, cheapest_mode
         from flows.costs.plan import planned
         from flows.describe_checkpoint import stages, unfinished
+        from flows.inputs.checkpoint_plan import store_path
         from flows.running.before_start import check_order, problems
-        from flows.subject.subject import store_path
         from storage.bucket.mirror import name_of
         from storage.store import Store
 
         found = planned(loaded, stages(loaded), machine)
         cheapest = None if agreement is None else cheapest_mode(found.sizes, loaded.corpus.row_tokens(), agreement)
-        left = unfinished(loaded, found.subject)
-        check_order(loaded, found.subject, left)
+        left = unfinished(loaded, found.checkpoint_plan)
+        check_order(loaded, found.checkpoint_plan, left)
         if as_json:
             from configs.remarks import remarks
             from flows.cli.answers import plan_answer
             from flows.costs.streaming import streaming
 
-            where, not_ready = name_of(Store(store_path(loaded))), problems(loaded, found.subject, left)
+            where, not_ready = name_of(Store(store_path(loaded))), problems(loaded, found.checkpoint_plan, left)
             notes = [*remarks(loaded), *filter(None, [streaming(found.sizes, loaded, machine)])]
             print_json(plan_answer(found, where, not_ready, notes))
             return
         print_plan(found.steps, out)
         print_streaming(found.sizes, loaded, out, machine)
-        print_left_out(loaded, found.subject, out)
+        print_left_out(loaded, found.checkpoint_plan, out)
         print_remarks(loaded, out)
         if cheapest is not None:
             out.print(f"Cheapest attribution with this agreement: {SETTING[cheapest]}", soft_wrap=True, markup=False)
@@ -293,7 +295,7 @@ def plan_(
             out.print(
                 "The Hugging Face Hub cannot be reached: sizes are those recorded for this preset", soft_wrap=True
             )
-        for problem in problems(loaded, found.subject, left):
+        for problem in problems(loaded, found.checkpoint_plan, left):
             out.print(f"[bold yellow]not ready:[/] {escape(visible(problem))}", soft_wrap=True, highlight=False)
         root = store_path(loaded)
         out.print(f"Store: {name_of(Store(root))}, local copy in {root}", soft_wrap=True, markup=False)
@@ -326,9 +328,9 @@ def print_streaming(sizes: "Sizes", config: "RunConfig", console: Console, machi
         console.print(f"[bold yellow]note:[/] {escape(said)}", soft_wrap=True, highlight=False)
 
 
-def print_left_out(config: "RunConfig", subject: "Subject | None", console: Console) -> None:
+def print_left_out(config: "RunConfig", checkpoint_plan: "CheckpointPlan | None", console: Console) -> None:
     """Say which stages of a configuration have nothing to do for its checkpoint."""
-    for name, reason in ({} if subject is None else subject.left_out).items():
+    for name, reason in ({} if checkpoint_plan is None else checkpoint_plan.left_out).items():
         if name in config.stages:
             console.print(f"[bold]left out:[/] {name}: {escape(reason)}", soft_wrap=True, highlight=False)
 

@@ -61,8 +61,8 @@ def watch_checkpoints(
     with report_errors():
         loaded = load_to_run(config, overrides, store)
         from flows import watch_checkpoints as flow
+        from flows.inputs.series import HUB
         from flows.running.engine import prefect_at_hand
-        from flows.subject.series import HUB
 
         if settle_s is not None and place.startswith(HUB):
             raise ValueError(

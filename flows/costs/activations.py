@@ -3,10 +3,10 @@
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import ACTIVE_PER_TOKEN, Sizes
-from flows.subject.machine import arithmetic, n_workers
+from flows.inputs.machine import arithmetic, n_workers
 from interp.activations.encoding import encoder_bytes
 from tasks.activations.corpus_pass import ENTRIES_AT_ONCE, POSITIONS_PER_STREAM, positions_per_block
-from tasks.models import ENCODERS
+from tasks.loaded_models import ENCODERS
 
 BYTES_PER_ENTRY = 5.2
 """Bytes of an active feature at a token, packed."""

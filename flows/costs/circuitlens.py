@@ -5,16 +5,16 @@ from typing import Literal
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import ACTIVE_PER_TOKEN, Sizes
+from flows.inputs.machine import n_workers
 from flows.recipes.circuitlens import (
     FEATURES_PER_SHARD,
     MOST_ROWS_PER_BLOCK,
     SAMPLES_PER_BLOCK,
     samples_per_feature,
 )
-from flows.subject.machine import n_workers
 from interp.circuitlens.settings import CircuitLensSettings
 from tasks.circuitlens.job import BATCH_BYTES
-from tasks.models import TRANSCODERS
+from tasks.loaded_models import TRANSCODERS
 
 BYTES_PER_SAMPLE = 700
 """Bytes of a sample in parts and in the catalog, mainly for contributions."""

@@ -5,8 +5,8 @@ import shutil
 from configs.run import RunConfig
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import ACTIVE_PER_TOKEN, Sizes
-from flows.subject.machine import n_workers
-from flows.subject.subject import store_path
+from flows.inputs.checkpoint_plan import store_path
+from flows.inputs.machine import n_workers
 
 TILE_S, EDGE_S = 4e-9, 3e-9
 """Seconds for a pair of active features at a token, and for an active token of a candidate edge."""

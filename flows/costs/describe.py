@@ -8,8 +8,8 @@ from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
 from flows.costs.weightlens import PROPAGATE_S
+from flows.inputs.machine import n_workers
 from flows.recipes.describe import NEEDS, WIRED
-from flows.subject.machine import n_workers
 from interp.descriptions.evidence import Method
 from tasks.llm.prices import expected_tokens
 

@@ -4,7 +4,7 @@ from configs.run import RunConfig
 from flows.costs.questions import questions_usd
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.subject.machine import n_workers
+from flows.inputs.machine import n_workers
 from interp.fade.harder import IN_GROUP
 from interp.fade.model_judge import TEXTS_PER_WRITING
 from tasks.llm.prices import expected_tokens

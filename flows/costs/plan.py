@@ -12,8 +12,8 @@ from flows.costs.rates import Cost, Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import Sizes, sizes_of, sizes_on_hub, sizes_to_train
 from flows.costs.training import training_costs
-from flows.subject.origin import pinned, to_download
-from flows.subject.subject import Source, Subject, identify, open_source, store_path
+from flows.inputs.checkpoint_plan import CheckpointPlan, Inputs, identify, open_inputs, store_path
+from flows.inputs.origin import pinned, to_download
 from storage.bucket.working_copy import refresh_all
 from storage.catalog.runs import corrections
 from storage.hub import RemoteFile, UnreachableError
@@ -40,7 +40,7 @@ class Plannable(Protocol):
     @property
     def name(self) -> str: ...
 
-    def todo(self, subject: Subject) -> dict[str, int | None]: ...
+    def todo(self, plan: CheckpointPlan) -> dict[str, int | None]: ...
 
     def costs(self, sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]: ...
 
@@ -61,10 +61,10 @@ class Step(NamedTuple):
     usd: float = 0.0
 
 
-class Plan(NamedTuple):
+class CostPlan(NamedTuple):
     """The steps that are left to do, and the checkpoint."""
 
-    subject: Subject | None
+    checkpoint_plan: CheckpointPlan | None
     """None if the model or its transcoders are not on this machine."""
     sizes: Sizes
     """Of the model and its transcoders."""
@@ -73,7 +73,7 @@ class Plan(NamedTuple):
     """Whether the Hub could not be reached, so that sizes recorded for a preset are used."""
 
 
-def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> Plan:
+def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> CostPlan:
     """The plan: the steps that are left to do in the stages of a run, beginning with ingestion, given what the store
     and the cache have, and the checkpoint that it is for. Nothing is written to the store, and only small files are
     downloaded from the Hub. Where the Hub cannot be reached, presets are planned from their recorded sizes.
@@ -121,15 +121,19 @@ def check_room(config: RunConfig, steps: Sequence[Step]) -> None:
         )
 
 
-def check_room_for(source: Source, subject: Subject | None, stages: Sequence[Plannable]) -> None:
-    """Check the disk space for the rest of some stages without a plan; `subject` is None if transcoders have to be
+def check_room_for(inputs: Inputs, checkpoint_plan: CheckpointPlan | None, stages: Sequence[Plannable]) -> None:
+    """Check the disk space for the rest of some stages; `checkpoint_plan` is None if transcoders must be
     trained first. The speed of the machine is not measured, which takes a second or two.
 
     Raises:
         ValueError: there is less space than the stages will write.
     """
-    left = _left_to_train(source, stages, _any_rates) if subject is None else _left(subject, stages, _any_rates)
-    check_room(source.config, left.steps)
+    left = (
+        _left_to_train(inputs, stages, _any_rates)
+        if checkpoint_plan is None
+        else _left(checkpoint_plan, stages, _any_rates)
+    )
+    check_room(inputs.config, left.steps)
 
 
 def _any_rates(_: int, __: RunConfig) -> Rates:
@@ -137,47 +141,47 @@ def _any_rates(_: int, __: RunConfig) -> Rates:
     return Rates(1.0, 1.0)
 
 
-def _planned(config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> Plan:
+def _planned(config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> CostPlan:
     left = to_download(config)
     if left:
         sizes = sizes_on_hub(config)
         rates = measured(sizes.d_model, config)
         training = {} if config.transcoder.train is None else _train(sizes, config, rates)
         costs = {(DOWNLOAD, DOWNLOAD): _download(left), **training, **_costs(stages, sizes, config, rates)}
-        return Plan(None, sizes, _all_to_do(costs, config))
-    source = open_source(config)
-    if source.must_train:
-        return _left_to_train(source, stages, measured)
-    return _left(identify(source), stages, measured)
+        return CostPlan(None, sizes, _all_to_do(costs, config))
+    inputs = open_inputs(config)
+    if inputs.must_train:
+        return _left_to_train(inputs, stages, measured)
+    return _left(identify(inputs), stages, measured)
 
 
-def _left_to_train(source: Source, stages: Sequence[Plannable], measured: Measure) -> Plan:
+def _left_to_train(inputs: Inputs, stages: Sequence[Plannable], measured: Measure) -> CostPlan:
     """The plan of a whole run whose transcoders have to be trained."""
-    config, sizes = source.config, sizes_to_train(source)
+    config, sizes = inputs.config, sizes_to_train(inputs)
     rates = measured(sizes.d_model, config)
     steps = _all_to_do({**_train(sizes, config, rates), **_costs(stages, sizes, config, rates)}, config)
-    return Plan(None, sizes, steps)
+    return CostPlan(None, sizes, steps)
 
 
-def _left(subject: Subject, stages: Sequence[Plannable], measured: Measure) -> Plan:
+def _left(checkpoint_plan: CheckpointPlan, stages: Sequence[Plannable], measured: Measure) -> CostPlan:
     """The plan of the rest of the stages for a checkpoint on this machine."""
-    config, store = subject.config, subject.store
-    stages = [stage for stage in stages if stage.name not in subject.left_out]
+    config, store = checkpoint_plan.config, checkpoint_plan.store
+    stages = [stage for stage in stages if stage.name not in checkpoint_plan.left_out]
     refresh_all(store)
-    sizes = sizes_of(subject)
+    sizes = sizes_of(checkpoint_plan)
     rates = measured(sizes.d_model, config)
-    todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(subject).items()}
+    todo = {(stage.name, name): n_tasks for stage in stages for name, n_tasks in stage.todo(checkpoint_plan).items()}
     by_stage = corrections(store.catalog) if measured == Rates.measured else {}  # they are of this machine
     costs = _costs(stages, sizes, config, rates)
     steps = [_step(name, todo[name], cost, config, by_stage.get(name[0], 1.0)) for name, cost in costs.items()]
-    return Plan(subject, sizes, steps)
+    return CostPlan(checkpoint_plan, sizes, steps)
 
 
-def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> Plan:
+def _from_records(sizes: Sizes, config: RunConfig, stages: Sequence[Plannable], measured: Measure) -> CostPlan:
     """The whole of a run on what a preset names, without the Hub."""
     download = Cost(1, sizes.n_bytes / DOWNLOAD_BYTES_PER_S, sizes.n_bytes, 0, 0)
     costs = _costs(stages, sizes, config, measured(sizes.d_model, config))
-    return Plan(None, sizes, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
+    return CostPlan(None, sizes, _all_to_do({(DOWNLOAD, DOWNLOAD): download, **costs}, config), from_records=True)
 
 
 def _step(name: tuple[str, str], todo: int | None, cost: Cost, config: RunConfig, correction: float) -> Step:

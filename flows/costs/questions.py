@@ -1,7 +1,7 @@
 """The cost of questions to language models, before the questions are known."""
 
 from configs.run import RunConfig
-from flows.subject.language_model import Who, endpoint_for
+from flows.inputs.language_model import Who, endpoint_for
 from tasks.llm.prices import estimate
 
 

@@ -9,7 +9,7 @@ import torch
 
 from configs.engine import EngineConfig
 from configs.run import RunConfig
-from flows.subject.machine import arithmetic, n_workers
+from flows.inputs.machine import arithmetic, n_workers
 from interp.products import fast_products
 from interp.projection import ROW_BLOCK, OutlierRule, project
 from storage.block_cache import TILE_ROWS

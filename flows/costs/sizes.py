@@ -7,8 +7,8 @@ from typing import NamedTuple
 from transformers import PreTrainedConfig
 
 from configs.run import RunConfig
-from flows.subject.origin import MODEL_FILES, transcoder_files
-from flows.subject.subject import Source, Subject
+from flows.inputs.checkpoint_plan import CheckpointPlan, Inputs
+from flows.inputs.origin import MODEL_FILES, transcoder_files
 from storage.corpora.corpus import corpus_attributes
 from storage.corpora.hub_datasets import HUB
 from storage.corpora.sources import local_files
@@ -79,19 +79,19 @@ class Sizes(NamedTuple):
         return self.n_weights * 2
 
 
-def sizes_of(subject: Subject) -> Sizes:
+def sizes_of(plan: CheckpointPlan) -> Sizes:
     """The sizes of a checkpoint whose files are on this machine."""
-    n_bytes = sum(path.stat().st_size for path in subject.transcoders.files)
-    width = subject.attributes.d_transcoder
-    sizes = _sizes(subject.config, subject.source.model, _weight_bytes(subject.source.model), width, n_bytes)
-    store, names = subject.store, [recipe.corpus_id for recipe in subject.source.corpora]
+    n_bytes = sum(path.stat().st_size for path in plan.transcoders.files)
+    width = plan.attributes.d_transcoder
+    sizes = _sizes(plan.config, plan.inputs.model, _weight_bytes(plan.inputs.model), width, n_bytes)
+    store, names = plan.store, [recipe.corpus_id for recipe in plan.inputs.corpora]
     if not all(store.corpus(name).exists() for name in names):
         return sizes
     corpora = [corpus_attributes(store, name) for name in names]
     return sizes._replace(corpus_tokens=sum(corpus.n_tokens + corpus.n_held_out_tokens for corpus in corpora))
 
 
-def sizes_to_train(source: Source) -> Sizes:
+def sizes_to_train(source: Inputs) -> Sizes:
     """The sizes of a model on this machine and of transcoders that will be trained."""
     return _to_train(source.config, source.model, _weight_bytes(source.model))
 

@@ -8,7 +8,7 @@ import torch
 from configs.run import RunConfig
 from flows.costs.machines import machine_named
 from flows.costs.sizes import Sizes
-from flows.subject.machine import device
+from flows.inputs.machine import device
 from interp.streamed_layers import layers_to_stream
 from tasks.device_memory import WEIGHTS_SHARE, device_bytes
 

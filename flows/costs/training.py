@@ -7,7 +7,7 @@ import psutil
 from configs.run import RunConfig
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.costs.sizes import Sizes
-from flows.subject.machine import n_workers, threads_of_a_lone_task
+from flows.inputs.machine import n_workers, threads_of_a_lone_task
 from interp.training.settings import TrainingSettings
 
 SHARE_OF_FREE_MEMORY = 0.75

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.checkpoint import joined_corpora
 from flows.recipes.encoders import encoder_ingredients
-from flows.subject.subject import Subject
 from storage.catalog.contexts import TOKENS_AFTER, TOKENS_BEFORE
 from storage.corpora.corpus import corpus_attributes
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import ShardKey
 from tasks.activations import neighbours
 from tasks.activations.corpus_pass import VERSION, CorpusPass
@@ -21,12 +21,12 @@ TEXTS_VERSION = 1
 class ActivationsRecipe:
     """The recipes of the pass over each corpus and of the gathered results, and their shards."""
 
-    subject: Subject
+    plan: CheckpointPlan
 
     @cached_property
     def corpus_id(self) -> str:
         """The corpus id of statistics and samples; for several corpora, a hash of them all."""
-        return joined_corpora([recipe.corpus_id for recipe in self.subject.source.corpora])
+        return joined_corpora([recipe.corpus_id for recipe in self.plan.inputs.corpora])
 
     @property
     def passes(self) -> list[CorpusPass]:
@@ -36,10 +36,10 @@ class ActivationsRecipe:
 
         Rows are numbered through all corpora.
         """
-        config, store = self.subject.config, self.subject.store
-        ingredients = {"checkpoint": self.subject.checkpoint_id, "counted": config.activations.counted}
-        n_layers, found, first_row = self.subject.attributes.n_layers, [], 0
-        for corpus in self.subject.source.corpora:
+        config, store = self.plan.config, self.plan.store
+        ingredients = {"checkpoint": self.plan.checkpoint_id, "counted": config.activations.counted}
+        n_layers, found, first_row = self.plan.attributes.n_layers, [], 0
+        for corpus in self.plan.inputs.corpora:
             recipe = short_hash(corpus=corpus.corpus_id, version=VERSION, **ingredients)
             found.append(CorpusPass(recipe, corpus.corpus_id, n_layers, first_row))
             if store.corpus(corpus.corpus_id).exists():
@@ -49,14 +49,14 @@ class ActivationsRecipe:
     @cached_property
     def recipe(self) -> str:
         """The recipe of statistics and samples: the passes and what is drawn from them."""
-        drawn = self.subject.config.activations.drawn
+        drawn = self.plan.config.activations.drawn
         return short_hash(passes=[corpus_pass.recipe for corpus_pass in self.passes], drawn=drawn, version=VERSION)
 
     @property
     def texts(self) -> str:
         """The recipe of the texts around the samples, which may be kept out of the catalog."""
-        keep_text = self.subject.config.corpus.keep_text
-        more = {"neighbours": self.neighbours} if self.subject.config.activations.keep == "all" else {}
+        keep_text = self.plan.config.corpus.keep_text
+        more = {"neighbours": self.neighbours} if self.plan.config.activations.keep == "all" else {}
         return short_hash(samples=self.recipe, keep_text=keep_text, version=TEXTS_VERSION, **more)
 
     @property
@@ -67,21 +67,21 @@ class ActivationsRecipe:
 
     def neighbour_shards(self) -> list[ShardKey]:
         """All shards of these; none if the sparse activations are not kept."""
-        keep = self.subject.config.activations.keep
-        return self.subject.all_shards(self.neighbours) if keep == "all" else []
+        keep = self.plan.config.activations.keep
+        return self.plan.all_shards(self.neighbours) if keep == "all" else []
 
     @cached_property
     def ingredients(self) -> list[str]:
         """By layer, what statistics and samples depend on: the model, the layer's encoder, and the corpora."""
-        config = self.subject.config
+        config = self.plan.config
         shared = {
-            "corpora": [corpus.corpus_id for corpus in self.subject.source.corpora],
+            "corpora": [corpus.corpus_id for corpus in self.plan.inputs.corpora],
             "counted": config.activations.counted,
             "drawn": config.activations.drawn,
             "version": VERSION,
         }
-        return self.subject.by_layer(lambda layer: short_hash(**encoder_ingredients(self.subject, layer), **shared))
+        return self.plan.by_layer(lambda layer: short_hash(**encoder_ingredients(self.plan, layer), **shared))
 
     def shards(self) -> list[ShardKey]:
         """All shards of statistics and samples."""
-        return self.subject.all_shards(self.recipe)
+        return self.plan.all_shards(self.recipe)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from interp.training.settings import TrainingSettings
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 
 INGEST_VERSION = 1
 """Raise it when the same files would be written differently into the store."""

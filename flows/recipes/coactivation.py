@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.encoders import opened
 from flows.recipes.weightlens import WeightLensRecipe
-from flows.subject.subject import Subject
 from storage.checkpoints import DECODER_ARRAYS
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import ShardKey
 from tasks.activations.coactivation import VERSION, EdgesJob, Summed
 
@@ -17,23 +17,23 @@ from tasks.activations.coactivation import VERSION, EdgesJob, Summed
 class CoactivationRecipe:
     """The recipes of the matrices of each corpus and of the edges, and their shards."""
 
-    subject: Subject
+    plan: CheckpointPlan
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
-        return ActivationsRecipe(self.subject)
+        return ActivationsRecipe(self.plan)
 
     @cached_property
     def weightlens(self) -> WeightLensRecipe | None:
         """The recipe of the projections from which edges or their z-scores are taken; None if WeightLens is left
         out."""
-        config = self.subject.config
+        config = self.plan.config
         wanted = "weightlens" in config.stages or config.coactivation.pairs == "edges"
-        return WeightLensRecipe(self.subject) if wanted else None
+        return WeightLensRecipe(self.plan) if wanted else None
 
     @property
     def layer_pairs(self) -> list[tuple[int, int]]:
-        return self.subject.config.coactivation.layer_pairs(self.subject.layers)
+        return self.plan.config.coactivation.layer_pairs(self.plan.layers)
 
     @property
     def target_layers(self) -> list[int]:
@@ -44,7 +44,7 @@ class CoactivationRecipe:
     def summed(self) -> list[Summed]:
         """The matrices of every corpus. Their recipe has only the corpus' pass, so that the matrices of an earlier
         corpus are reused. Tiles are as wide as a shard, so the shard's size is part of the recipe."""
-        size = self.subject.config.shard_size
+        size = self.plan.config.shard_size
         return [
             Summed(corpus_pass, short_hash(activations=corpus_pass.recipe, chunks=size, version=VERSION))
             for corpus_pass in self.activations.passes
@@ -54,7 +54,7 @@ class CoactivationRecipe:
     def recipe(self) -> str:
         """The recipe of the edges: all passes, the stage's settings, whether norms are folded into the directions, and
         WeightLens's projections if they are used."""
-        config = self.subject.config
+        config = self.plan.config
         settings = config.coactivation
         return short_hash(
             passes=[corpus_pass.recipe for corpus_pass in self.activations.passes],
@@ -71,11 +71,11 @@ class CoactivationRecipe:
     def ingredients(self) -> list[str]:
         """By layer, what its edges depend on: activations there and in the layers paired with it, the arrays of both
         sides, and WeightLens's edges if they are used."""
-        config, checkpoint, attributes = self.subject.config, opened(self.subject), self.subject.attributes
+        config, checkpoint, attributes = self.plan.config, opened(self.plan), self.plan.attributes
         active, pairs = self.activations.ingredients, self.layer_pairs
 
         def of_layer(layer: int) -> str:
-            sources = [at for at in self.subject.layers if at < layer]
+            sources = [at for at in self.plan.layers if at < layer]
             return short_hash(
                 active=active[layer],
                 arrays=checkpoint.sha256(layer),
@@ -92,13 +92,13 @@ class CoactivationRecipe:
                 feature_output_hook=attributes.feature_output_hook,
             )
 
-        return self.subject.by_layer(of_layer)
+        return self.plan.by_layer(of_layer)
 
     def job(self) -> EdgesJob:
         """The inputs of the stage's tasks. The corpus must be tokenised."""
-        subject, config = self.subject, self.subject.config
+        plan, config = self.plan, self.plan.config
         return EdgesJob(
-            checkpoint_id=subject.checkpoint_id,
+            checkpoint_id=plan.checkpoint_id,
             corpus_id=self.activations.corpus_id,
             summed=tuple(self.summed),
             settings=config.coactivation,
@@ -109,4 +109,4 @@ class CoactivationRecipe:
 
     def shards(self) -> list[ShardKey]:
         """All shards of the edges, by the target's feature."""
-        return self.subject.all_shards(self.recipe)
+        return self.plan.all_shards(self.recipe)

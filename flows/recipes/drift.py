@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from flows.inputs.checkpoint_pair import Pair
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.checkpoint_pair import Pair
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import ShardKey
 from tasks.activations.corpus_pass import CorpusPass
 from tasks.evaluation.drift import VERSION
@@ -20,9 +20,9 @@ class DriftRecipe:
     @cached_property
     def passes(self) -> tuple[CorpusPass, CorpusPass] | None:
         """The passes of both checkpoints over the first corpus; None if only weights are compared."""
-        if self.pair.subjects is None:
+        if self.pair.plans is None:
             return None
-        a, b = (ActivationsRecipe(subject).passes[0] for subject in self.pair.subjects)
+        a, b = (ActivationsRecipe(plan).passes[0] for plan in self.pair.plans)
         return a, b
 
     @property

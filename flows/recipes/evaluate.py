@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
+from flows.inputs.language_model import JUDGING, model_name, prompts
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.language_model import JUDGING, model_name, prompts
-from flows.subject.subject import Subject
 from storage.catalog.database import loaded_recipe, loaded_subject, open_catalog
-from storage.recipes import fingerprints, short_hash
+from storage.hashing import fingerprints, short_hash
 from storage.store import ShardKey
 from tasks.describe.describe import loaded_name as loaded_descriptions
 from tasks.evaluation import held_out, judge, score
@@ -18,16 +18,16 @@ from tasks.evaluation import held_out, judge, score
 class EvaluateRecipe:
     """What is judged, and its recipes."""
 
-    subject: Subject
+    plan: CheckpointPlan
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
-        return ActivationsRecipe(self.subject)
+        return ActivationsRecipe(self.plan)
 
     @property
     def explainer(self) -> str:
         """The explainer whose descriptions are judged."""
-        config = self.subject.config
+        config = self.plan.config
         return config.evaluate.explainer or config.describe.explainer
 
     @property
@@ -37,30 +37,30 @@ class EvaluateRecipe:
     @cached_property
     def methods(self) -> tuple[str, ...]:
         """The methods asked for, or all that have descriptions."""
-        asked, catalog = self.subject.config.evaluate.methods, self.subject.store.catalog
+        asked, catalog = self.plan.config.evaluate.methods, self.plan.store.catalog
         if asked is not None or not catalog.is_file():
             return tuple(asked or ())
         query = """SELECT DISTINCT method FROM descriptions WHERE checkpoint_id = ? AND method <> 'weightlens-soft'
                    AND ((explainer = ? AND corpus_id = ?) OR corpus_id IS NULL) ORDER BY method"""
         with open_catalog(catalog) as connection:
-            parameters = [self.subject.checkpoint_id, self.explainer, self.corpus_id]
+            parameters = [self.plan.checkpoint_id, self.explainer, self.corpus_id]
             return tuple(row[0] for row in connection.execute(query, parameters).fetchall())
 
     @cached_property
     def model(self) -> str | None:
         """The language model that is asked; None for the judge by rule."""
-        return model_name(self.subject.config, self.subject.store, self.subject.config.evaluate.judge)
+        return model_name(self.plan.config, self.plan.store, self.plan.config.evaluate.judge)
 
     @property
     def surprisal_model(self) -> Path | None:
         """The folder of the model whose surprisal is computed."""
-        asked = self.subject.config.evaluate.surprisal
-        return self.subject.source.model.path if asked == "subject" else asked
+        asked = self.plan.config.evaluate.surprisal
+        return self.plan.inputs.model.path if asked == "subject" else asked
 
     @property
     def _embedder(self) -> tuple[str, str | None] | None:
         """The embedding model; for a folder, by its content."""
-        embedder = self.subject.config.evaluate.embedder
+        embedder = self.plan.config.evaluate.embedder
         if embedder is None or "://" in embedder[0]:
             return embedder
         return self._content(Path(embedder[0])), None
@@ -74,12 +74,12 @@ class EvaluateRecipe:
         if not (folder / "config.json").is_file():
             raise ValueError(f"evaluate: {folder} holds no config.json; expected a transformers model folder")
         files = sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".safetensors", ".txt", ".model"})
-        return short_hash(files=fingerprints(self.subject.store, files))
+        return short_hash(files=fingerprints(self.plan.store, files))
 
     @cached_property
     def material(self) -> str:
         """The recipe of the material: it depends on which features have descriptions, not on the judge."""
-        config, catalog, checkpoint_id = self.subject.config, self.subject.store.catalog, self.subject.checkpoint_id
+        config, catalog, checkpoint_id = self.plan.config, self.plan.store.catalog, self.plan.checkpoint_id
         described = [
             loaded_recipe(catalog, loaded_subject(checkpoint_id), "weightlens"),
             loaded_recipe(catalog, loaded_subject(checkpoint_id, self.corpus_id), loaded_descriptions(self.explainer)),
@@ -100,7 +100,7 @@ class EvaluateRecipe:
     @cached_property
     def judged(self) -> str:
         """The recipe of the judge's answers."""
-        config = self.subject.config
+        config = self.plan.config
         return short_hash(
             material=self.material,
             judge=config.evaluate.judge,
@@ -116,10 +116,10 @@ class EvaluateRecipe:
     def recipe(self) -> str:
         """The recipe of the whole stage: scores from the judge's answers, and from descriptions of halves of the
         samples. It is separate, so that no question is asked again if only scores change."""
-        config = self.subject.config
+        config = self.plan.config
         halves = [config.describe.evidence, config.describe.rule, config.wording]
         return short_hash(judged=self.judged, halves=halves, version=score.VERSION)
 
     def keys(self, recipe: str) -> list[ShardKey]:
         """A task for each layer."""
-        return [ShardKey(recipe, layer, 0, self.subject.attributes.d_transcoder) for layer in self.subject.layers]
+        return [ShardKey(recipe, layer, 0, self.plan.attributes.d_transcoder) for layer in self.plan.layers]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.encoders import encoder_ingredients, opened
-from flows.subject.subject import Subject
 from storage.checkpoints import DECODER_ARRAYS
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.store import ShardKey
 from tasks.weightlens.project import VERSION
 from tasks.weightlens.propagate import WORDING_VERSION
@@ -16,38 +16,38 @@ from tasks.weightlens.propagate import WORDING_VERSION
 class WeightLensRecipe:
     """The recipes of the two steps, and what each layer's rows depend on."""
 
-    subject: Subject
+    plan: CheckpointPlan
 
     @property
     def projections(self) -> str:
         """The recipe of candidates and edges. It does not have the wording, so that other wording needs no new
         projections."""
-        settings = self.subject.config.weightlens
-        return short_hash(checkpoint=self.subject.checkpoint_id, weightlens=settings, version=VERSION)
+        settings = self.plan.config.weightlens
+        return short_hash(checkpoint=self.plan.checkpoint_id, weightlens=settings, version=VERSION)
 
     @property
     def recipe(self) -> str:
         """The recipe of the whole stage: inherited tokens and descriptions."""
-        return short_hash(projection=self.projections, wording=self.subject.config.wording, version=WORDING_VERSION)
+        return short_hash(projection=self.projections, wording=self.plan.config.wording, version=WORDING_VERSION)
 
     def projected(self) -> list[ShardKey]:
         """All shards of the projections."""
-        return self.subject.all_shards(self.projections)
+        return self.plan.all_shards(self.projections)
 
     def worded(self) -> list[ShardKey]:
         """All shards of inherited tokens and descriptions."""
-        return self.subject.all_shards(self.recipe)
+        return self.plan.all_shards(self.recipe)
 
     def single_token_ingredients(self, layer: int) -> str:
         """What a layer's single-token activations depend on: encoder, model, and the number of tokens."""
-        tokens, compat = self.subject.attributes.n_tokens, self.subject.config.weightlens.compat
-        return short_hash(tokens=tokens, compat=compat, **encoder_ingredients(self.subject, layer))
+        tokens, compat = self.plan.attributes.n_tokens, self.plan.config.weightlens.compat
+        return short_hash(tokens=tokens, compat=compat, **encoder_ingredients(self.plan, layer))
 
     @cached_property
     def projection_ingredients(self) -> list[str]:
         """By layer, what projections depend on: the layer's arrays, those of earlier layers that it may read, the
         embeddings, and the single-token activations by which candidates are validated."""
-        checkpoint, settings, attributes = opened(self.subject), self.subject.config.weightlens, self.subject.attributes
+        checkpoint, settings, attributes = opened(self.plan), self.plan.config.weightlens, self.plan.attributes
         shared = {
             "embeddings": checkpoint.sha256(None),
             "settings": settings,
@@ -58,11 +58,11 @@ class WeightLensRecipe:
             "feature_input_hook": attributes.feature_input_hook,
             "feature_output_hook": attributes.feature_output_hook,
         }
-        return self.subject.by_layer(
+        return self.plan.by_layer(
             lambda layer: short_hash(
                 layer=layer,
                 arrays=checkpoint.sha256(layer),
-                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in self.subject.upstream(layer)],
+                upstream=[(at, checkpoint.sha256(at, *DECODER_ARRAYS)) for at in self.plan.upstream(layer)],
                 single_token=checkpoint.single_token_sha256(layer, settings.compat),
                 **shared,
             )
@@ -72,14 +72,14 @@ class WeightLensRecipe:
     def ingredients(self) -> list[str]:
         """By layer, what inherited tokens and descriptions depend on: projections here and upstream, and the tokens'
         texts; with `compat: authors`, also the model and the encoder."""
-        settings, found = self.subject.config.weightlens, dict[int, str]()
-        for layer in self.subject.layers:
+        settings, found = self.plan.config.weightlens, dict[int, str]()
+        for layer in self.plan.layers:
             found[layer] = short_hash(
                 projected=self.projection_ingredients[layer],
-                upstream=[found[at] for at in self.subject.upstream(layer)],
-                tokenizer=self.subject.source.tokenizer_sha256,
-                wording=self.subject.config.wording,
-                sequences=None if settings.compat is None else encoder_ingredients(self.subject, layer),
+                upstream=[found[at] for at in self.plan.upstream(layer)],
+                tokenizer=self.plan.inputs.tokenizer_sha256,
+                wording=self.plan.config.wording,
+                sequences=None if settings.compat is None else encoder_ingredients(self.plan, layer),
                 version=WORDING_VERSION,
             )
-        return self.subject.by_layer(found.__getitem__)
+        return self.plan.by_layer(found.__getitem__)

@@ -7,8 +7,8 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from flows.inputs.named import chosen_checkpoint
 from flows.reports.tables import Table
-from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from storage.catalog.published import open_published
 from storage.search.embedders import Embedder

@@ -8,9 +8,9 @@ import duckdb
 from rich.console import RenderableType
 from rich.text import Text
 
+from flows.inputs.named import chosen_checkpoint
 from flows.reports.in_context import contexts
 from flows.reports.tables import Table
-from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from storage.bucket.working_copy import refresh
 from storage.catalog.published import open_published
@@ -119,7 +119,7 @@ def _clusters(connection: duckdb.DuckDBPyConnection, store: Store, key: FeatureO
     rows = connection.execute(query, key).fetchall()
     if not rows:
         return
-    from storage.patterns import corpora_of, sample_patterns  # takes half a second
+    from storage.sample_patterns import corpora_of, sample_patterns  # takes half a second
 
     private = {corpus_id for (corpus_id,) in connection.execute(_PRIVATE).fetchall()}
     shown = {row[0] for row in rows if row[0] not in private}

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flows.subject.language_model import EXPLAINING, JUDGING
+from flows.inputs.language_model import EXPLAINING, JUDGING
 from storage.catalog.database import open_catalog
 from storage.store import Store
 

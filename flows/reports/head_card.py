@@ -7,8 +7,8 @@ import duckdb
 from rich.console import RenderableType
 from rich.text import Text
 
+from flows.inputs.named import chosen_checkpoint
 from flows.reports.tables import Table
-from flows.subject.named import chosen_checkpoint
 from interp.descriptions.preference import PREFERRED
 from interp.display import visible
 from storage.catalog.heads import head_features, head_offsets, head_reasons

@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from flows.inputs.named import chosen_checkpoint
 from flows.reports.in_context import InContext
 from flows.reports.tables import Table
-from flows.subject.named import chosen_checkpoint
 from interp.display import visible
 from interp.excerpts import Excerpt
 from storage.catalog.published import open_published

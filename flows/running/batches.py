@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
+from flows.inputs.named import chosen_checkpoint
 from flows.running.engine import prefect_at_hand, wait_for_all
 from flows.running.progress import working
 from flows.running.stage import StageRun, stage_recorded, store_held
-from flows.subject.named import chosen_checkpoint
 from storage.bucket.working_copy import push_rest
 from storage.catalog.database import loaded_recipe, mark_loaded, open_catalog, replace_rows
 from storage.catalog.published import open_published

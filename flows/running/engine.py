@@ -18,11 +18,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from configs.engine import EngineConfig
+from flows.inputs.machine import n_workers, visible_devices
 from flows.running.prefect_api import check_prefect_answers
 from flows.running.prefect_server import end_early, started
 from flows.running.processes import processes_at_hand
 from flows.running.progress import working
-from flows.subject.machine import n_workers, visible_devices
 from storage.bucket.working_copy import check_held
 from tasks.shard_task import CLUSTER
 

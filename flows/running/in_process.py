@@ -7,9 +7,9 @@ from typing import TypeVar
 from prefect import Flow
 
 from configs.run import RunConfig
+from flows.inputs.checkpoint_plan import store_path
 from flows.running.engine import prefect_at_hand
 from flows.running.progress import console, working
-from flows.subject.subject import store_path
 from storage.bucket.working_copy import hold, push_rest
 from storage.catalog.published import publish, sweep_published
 from storage.catalog.restore import restore

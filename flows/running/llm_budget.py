@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from prefect.futures import PrefectFuture
 
 from configs.run import RunConfig
+from flows.inputs.language_model import Who, endpoint_for, local_model
 from flows.running.engine import wait_for_all
 from flows.running.progress import console
-from flows.subject.language_model import Who, endpoint_for, local_model
 from interp.descriptions.llm_questions import Answer, Questions
 from storage.answers import AnswerStore
 from storage.store import ShardKey, Store

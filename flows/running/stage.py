@@ -14,11 +14,11 @@ from configs.run import RunConfig
 from flows.costs.plan import Step, check_room_for
 from flows.costs.rates import Cost, Rates
 from flows.costs.sizes import Sizes
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from flows.running.before_start import check_before_start
 from flows.running.engine import engine_running
 from flows.running.notify import notifying
 from flows.running.progress import console, working
-from flows.subject.subject import Subject, identify, open_source
 from storage.bucket.working_copy import hold, push_stage
 from storage.catalog.database import check_catalog, loaded_recipe, loaded_subject
 from storage.catalog.restore import restore
@@ -40,19 +40,19 @@ class Stage(Protocol):
         """The name in the command line and in the table `runs`."""
         ...
 
-    def recipe(self, subject: Subject) -> str:
+    def recipe(self, plan: CheckpointPlan) -> str:
         """The recipe of the stage's output; see `flows.recipes`."""
         ...
 
-    def corpus_id(self, subject: Subject) -> str | None:
+    def corpus_id(self, plan: CheckpointPlan) -> str | None:
         """The corpus of its rows; None if they depend on weights only."""
         ...
 
-    def is_done(self, subject: Subject) -> bool:
+    def is_done(self, plan: CheckpointPlan) -> bool:
         """Whether the catalog already has what the configuration asks for."""
         ...
 
-    def todo(self, subject: Subject) -> dict[str, int | None]:
+    def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         """For each step, the number of tasks left; None: all, if they cannot be counted yet."""
         ...
 
@@ -60,11 +60,11 @@ class Stage(Protocol):
         """The cost of each step from its beginning."""
         ...
 
-    def run(self, subject: Subject, run_id: str, reuse: ReuseCount) -> None:
+    def run(self, plan: CheckpointPlan, run_id: str, reuse: ReuseCount) -> None:
         """Write every file that does not exist yet; files copied from other checkpoints are counted in `reuse`."""
         ...
 
-    def load(self, subject: Subject, run_id: str) -> None:
+    def load(self, plan: CheckpointPlan, run_id: str) -> None:
         """Load the files into the catalog."""
         ...
 
@@ -79,40 +79,40 @@ class StageRun(NamedTuple):
     corpus_id: str | None = None
 
 
-def is_loaded(stage: Stage, subject: Subject, name: str | None = None) -> bool:
+def is_loaded(stage: Stage, plan: CheckpointPlan, name: str | None = None) -> bool:
     """Whether the stage's output under its recipe is loaded; `name` if it is recorded under another name than the
     stage's."""
-    loaded = loaded_subject(subject.checkpoint_id, stage.corpus_id(subject))
-    return loaded_recipe(subject.store.catalog, loaded, name or stage.name) == stage.recipe(subject)
+    loaded = loaded_subject(plan.checkpoint_id, stage.corpus_id(plan))
+    return loaded_recipe(plan.store.catalog, loaded, name or stage.name) == stage.recipe(plan)
 
 
-def perform(stage: Stage, subject: Subject, run_id: str) -> None:
+def perform(stage: Stage, plan: CheckpointPlan, run_id: str) -> None:
     """Do the unfinished part of a stage, and record it. The caller must hold the store's lock."""
-    run = StageRun(run_id, stage.name, stage.recipe(subject), subject.checkpoint_id, stage.corpus_id(subject))
-    with stage_recorded(subject.config, subject.store, run) as reuse:
-        stage.run(subject, run_id, reuse)
-        stage.load(subject, run_id)
+    run = StageRun(run_id, stage.name, stage.recipe(plan), plan.checkpoint_id, stage.corpus_id(plan))
+    with stage_recorded(plan.config, plan.store, run) as reuse:
+        stage.run(plan, run_id, reuse)
+        stage.load(plan, run_id)
 
 
-def perform_alone(stage: Stage, config: RunConfig, force: bool) -> Subject:
+def perform_alone(stage: Stage, config: RunConfig, force: bool) -> CheckpointPlan:
     """The flow of a single stage; returns the checkpoint. With `force`, it starts even if the disk seems too small.
 
     Raises:
         ValueError: the checkpoint is not ingested, what the stage reads is not there, what it needs does not answer,
             there is no room for what it writes, or it has nothing to do for such a checkpoint.
     """
-    subject = identify(open_source(config))
-    for name, reason in subject.left_out.items():
+    plan = identify(open_inputs(config))
+    for name, reason in plan.left_out.items():
         if name == stage.name:
             raise ValueError(f"{name}: nothing to do for this checkpoint: {reason}")
-    open_checkpoint(subject.store, subject.checkpoint_id)
-    if not stage.is_done(subject):
-        check_before_start(config, subject, [stage.name])
+    open_checkpoint(plan.store, plan.checkpoint_id)
+    if not stage.is_done(plan):
+        check_before_start(config, plan, [stage.name])
         if not force:
-            check_room_for(subject.source, subject, [stage])
-        with store_held(config, subject.store, f"{stage.name} {config.name}"):
-            perform(stage, subject, new_run_id())
-    return subject
+            check_room_for(plan.inputs, plan, [stage])
+        with store_held(config, plan.store, f"{stage.name} {config.name}"):
+            perform(stage, plan, new_run_id())
+    return plan
 
 
 @contextmanager

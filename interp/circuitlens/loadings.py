@@ -20,7 +20,7 @@ from interp.circuitlens.forward import N_SUMS, streams_carried
 from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.graph import Graph, Pruned
 from interp.circuitlens.linear import LinearModel
-from interp.circuitlens.qk import Looks, QKPairs, score_parts, sources_beneath, strongest_pairs
+from interp.circuitlens.qk import AttendedPairs, QKPairs, score_parts, sources_beneath, strongest_pairs
 from interp.transcoder import Transcoder
 
 
@@ -171,9 +171,11 @@ def carried_edges(
     pairs: dict[int, QKPairs] = {}
     for layer in np.unique(found.layer).tolist():
         own = np.flatnonzero(found.layer == layer)
-        looks = Looks(*(torch.from_numpy(column[own]).to(device) for column in (found.head, found.query, found.key)))
+        attended = AttendedPairs(
+            *(torch.from_numpy(column[own]).to(device) for column in (found.head, found.query, found.key))
+        )
         sources = sources_beneath(frozen, layer)
-        parts = score_parts(linear, frozen, layer, looks, n_keys=settings.keys, max_bytes=max_bytes)
+        parts = score_parts(linear, frozen, layer, attended, n_keys=settings.keys, max_bytes=max_bytes)
         for row, one in zip(own.tolist(), parts, strict=True):
             pairs[row] = strongest_pairs(iter([one]), sources, settings.pairs)
     return CarriedEdges(tuple(nodes), found, tuple(pairs[row] for row in range(len(found.edge))))

@@ -33,7 +33,7 @@ NONE = -1
 """The value of a layer, index or position that a kind of source does not have."""
 
 
-class Looks(NamedTuple):
+class AttendedPairs(NamedTuple):
     """Heads of one layer, each with a query token and the key token that it attends to."""
 
     head: Int64[Tensor, " n"]
@@ -42,9 +42,9 @@ class Looks(NamedTuple):
     key: Int64[Tensor, " n"]
     """The position of the key."""
 
-    def at(self, start: int, stop: int) -> "Looks":
+    def at(self, start: int, stop: int) -> "AttendedPairs":
         """The heads with these indices."""
-        return Looks(*(column[start:stop] for column in self))
+        return AttendedPairs(*(column[start:stop] for column in self))
 
 
 class Sources(NamedTuple):
@@ -102,7 +102,7 @@ def sources_beneath(frozen: Frozen, layer: int) -> Sources:
 
 @torch.no_grad()
 def score_parts(
-    linear: LinearModel, frozen: Frozen, layer: int, looks: Looks, *, n_keys: int, max_bytes: int
+    linear: LinearModel, frozen: Frozen, layer: int, attended: AttendedPairs, *, n_keys: int, max_bytes: int
 ) -> Iterator[ScoreParts]:
     """Split the scores of heads of one layer into pairs of sources, one score after the other.
 
@@ -115,8 +115,8 @@ def score_parts(
     d_model = frozen.embedding.shape[1]
     per_look = 4 * BUFFERS * frozen.n_pos * d_model * (n_keys + N_SUMS)
     step = max(1, max_bytes // per_look)
-    for start in range(0, len(looks.head), step):
-        some = looks.at(start, start + step)
+    for start in range(0, len(attended.head), step):
+        some = attended.at(start, start + step)
         query = _side(linear, frozen, layer, some.head, some.query, is_key=False)
         key = _side(linear, frozen, layer, some.head, some.key, is_key=True)
         yield from _parted(beneath, frozen_beneath, (query, key), n_keys, max_bytes)

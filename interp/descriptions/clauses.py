@@ -45,24 +45,24 @@ class Clause:
     tokens: frozenset[str]
     """Texts of tokens, or of words that are written in several tokens."""
 
-    def holds(self, moment: ActivationExample) -> bool:
+    def holds(self, example: ActivationExample) -> bool:
         """Whether the statement is true of a sample."""
-        return not self.tokens.isdisjoint(standing(self.kind, moment))
+        return not self.tokens.isdisjoint(texts_seen(self.kind, example))
 
-    def compared(self, moments: Sequence[ActivationExample], base: BaseRates) -> Lift:
+    def compared(self, examples: Sequence[ActivationExample], base: BaseRates) -> Lift:
         """How often it is true of the samples, compared with the tokens of the corpus."""
-        elsewhere = sum(counts_of(self.kind, moments, base).get(text, 0) for text in self.tokens)
-        return lift(sum(map(self.holds, moments)), len(moments), elsewhere, base.n)
+        elsewhere = sum(counts_of(self.kind, examples, base).get(text, 0) for text in self.tokens)
+        return lift(sum(map(self.holds, examples)), len(examples), elsewhere, base.n)
 
 
 LINE = "line"
 """The text that represents the start of a line, where other clauses have the text of a neighbouring token."""
 
 
-def standing(kind: ClauseKind, moment: ActivationExample) -> Collection[str]:
+def texts_seen(kind: ClauseKind, example: ActivationExample) -> Collection[str]:
     """The texts that a clause of this kind looks at in a sample, each once. Where CircuitLens has found the causes,
     only these are looked at."""
-    tokens, at, causes = moment.tokens, moment.at, moment.causes
+    tokens, at, causes = example.tokens, example.at, example.causes
     if kind in ("token", "kind"):
         return (tokens[at],)
     if kind == "right after":
@@ -83,10 +83,10 @@ def standing(kind: ClauseKind, moment: ActivationExample) -> Collection[str]:
     return set(tokens[:at] + tokens[at + 1 :])
 
 
-def counts_of(kind: ClauseKind, moments: Sequence[ActivationExample], base: BaseRates) -> Mapping[str, int]:
+def counts_of(kind: ClauseKind, examples: Sequence[ActivationExample], base: BaseRates) -> Mapping[str, int]:
     """For each text, the number of tokens in the corpus for which a clause of this kind would hold."""
     if kind == "after":
-        return base.near if moments[0].causes is None else base.before
+        return base.near if examples[0].causes is None else base.before
     if kind == "at the start of a line":
         return {LINE: base.line_starts}
     return {"in": base.within, "in texts with": base.around}.get(kind, base.at)
@@ -96,11 +96,11 @@ class Counted:
     """The texts at which clauses of one kind look, over some samples: the number of samples with each text, and their
     activations."""
 
-    def __init__(self, moments: Sequence[ActivationExample], kind: ClauseKind) -> None:
-        self.rows = [standing(kind, moment) for moment in moments]
-        self.n_samples, self.total = len(moments), sum(moment.activation for moment in moments) or 1.0
+    def __init__(self, examples: Sequence[ActivationExample], kind: ClauseKind) -> None:
+        self.rows = [texts_seen(kind, example) for example in examples]
+        self.n_samples, self.total = len(examples), sum(example.activation for example in examples) or 1.0
         self.n = Counter(chain.from_iterable(self.rows))
-        self._activation = [moment.activation for moment in moments]
+        self._activation = [example.activation for example in examples]
 
     def held(self, texts: AbstractSet[str]) -> int:
         """Number of samples that have at least one of the texts."""
@@ -158,25 +158,25 @@ PART_IN = 0.1
 
 
 def contexts_of(
-    moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
+    examples: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
 ) -> list[Clause]:
     """The contexts that a description names: at most one that places the firing token, words that come earlier, and
     one context after or around it. Each holds for a good share of the samples, and more often there than at the tokens
     of the corpus."""
-    if len(moments) < 2:
+    if len(examples) < 2:
         return []
     found = []
     for kinds, least in ((PLACES, rule.min_context), (SURROUNDINGS, max(MIN_SURROUNDINGS, rule.min_context))):
         if kinds is SURROUNDINGS and base is None:
             continue
-        places = [_Place(kind, moments, base) for kind in kinds]
+        places = [_Place(kind, examples, base) for kind in kinds]
         contexts = [_context(place, least, wording) for place in places]
         best = max(contexts, key=lambda context: -1.0 if context is None else context[1])
         if best is None:
             continue
         found.append(best[0])
         if kinds is PLACES and best[0].kind != "after" and base is not None:
-            fires = {moment.fires for moment in moments}
+            fires = {example.fires for example in examples}
             found += _further(places[PLACES.index("after")], best[0], fires, least, wording)
     return found
 
@@ -184,11 +184,11 @@ def contexts_of(
 class _Place:
     """One kind of context, counted in the samples and in the corpus."""
 
-    def __init__(self, kind: ContextKind, moments: Sequence[ActivationExample], base: BaseRates | None) -> None:
+    def __init__(self, kind: ContextKind, examples: Sequence[ActivationExample], base: BaseRates | None) -> None:
         self.kind: ContextKind = kind
         self.base = base
-        self.counted = Counted(moments, kind)
-        self._counts = {} if base is None else counts_of(kind, moments, base)
+        self.counted = Counted(examples, kind)
+        self._counts = {} if base is None else counts_of(kind, examples, base)
 
     def low(self, texts: AbstractSet[str]) -> float:
         """The lower end of the lift of some texts; 2 where there is no corpus to compare with."""

@@ -41,12 +41,12 @@ class Evidence:
 
     reads: tuple[str, ...] = ()
     """Tokens that alone make the feature fire (WeightLens), the strongest first."""
-    moments: tuple[ActivationExample, ...] = ()
+    examples: tuple[ActivationExample, ...] = ()
     """Sampled activations, the strongest first."""
     promotes: tuple[str, ...] = ()
     """Next tokens that the feature makes more likely, the strongest first."""
     strongest: tuple[ActivationExample, ...] = ()
-    """The feature's greatest activations, beside `moments` over the whole range; what causes these is said first."""
+    """The feature's greatest activations, beside `examples` over the whole range; what causes these is said first."""
     strong: float = 0.0
     """The mean of the feature's strong activations. Words are called weak or strong in comparison with it."""
     base: BaseRates | None = None
@@ -56,18 +56,18 @@ class Evidence:
     them."""
 
     @property
-    def tells_something(self) -> bool:
-        return bool(self.reads or self.moments or self.promotes)
+    def has_any(self) -> bool:
+        return bool(self.reads or self.examples or self.promotes)
 
 
-def pattern(moment: ActivationExample) -> str:
+def pattern(example: ActivationExample) -> str:
     """A sample as a person reads it: the firing token is marked, attributed samples show only their causes, and `…`
     marks gaps."""
-    shown = set(range(len(moment.tokens))) if moment.causes is None else {*moment.causes, moment.at}
+    shown = set(range(len(example.tokens))) if example.causes is None else {*example.causes, example.at}
     pieces: list[str] = []
-    for at, token in enumerate(moment.tokens):
+    for at, token in enumerate(example.tokens):
         if at in shown:
-            pieces.append(f"«{token}»" if at == moment.at else token)
+            pieces.append(f"«{token}»" if at == example.at else token)
         elif not pieces or pieces[-1] != " …":
             pieces.append(" …")
     return "".join(pieces)
@@ -81,7 +81,7 @@ class Cluster:
     """Its number; -1: the samples in no cluster; `JOINED`: those of all clusters that are not stable."""
     share: float
     """Its share of the feature's attributed samples."""
-    moments: tuple[ActivationExample, ...]
+    examples: tuple[ActivationExample, ...]
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def half(known: FeatureEvidence, parity: int) -> FeatureEvidence:
     """The same evidence from every other document of the corpus alone (even or odd numbers). Clusters, promoted tokens
     and the evidence from weights stay those of the whole corpus."""
 
-    def kept(moments: tuple[ActivationExample, ...]) -> tuple[ActivationExample, ...]:
-        return tuple(moment for moment in moments if moment.document % 2 == parity)
+    def kept(examples: tuple[ActivationExample, ...]) -> tuple[ActivationExample, ...]:
+        return tuple(example for example in examples if example.document % 2 == parity)
 
-    clusters = (replace(cluster, moments=kept(cluster.moments)) for cluster in known.clusters)
-    left = tuple(cluster for cluster in clusters if cluster.moments)
+    clusters = (replace(cluster, examples=kept(cluster.examples)) for cluster in known.clusters)
+    left = tuple(cluster for cluster in clusters if cluster.examples)
     return replace(known, top=kept(known.top), spread=kept(known.spread), clusters=left)
 
 
@@ -138,9 +138,9 @@ STRONG_SHARE = 0.25
 """Share of the activations, the greatest ones, whose mean counts as strong."""
 
 
-def strong(moments: Sequence[ActivationExample]) -> float:
+def strong(examples: Sequence[ActivationExample]) -> float:
     """The mean of the greatest quarter of some activations; 0 for none."""
-    largest = sorted((moment.activation for moment in moments), reverse=True)
+    largest = sorted((example.activation for example in examples), reverse=True)
     largest = largest[: max(1, round(STRONG_SHARE * len(largest)))]
     return sum(largest) / len(largest) if largest else 0.0
 
@@ -152,11 +152,11 @@ def evidence_for(method: Method, known: FeatureEvidence) -> tuple[Evidence, list
     if method == "weightlens+twera":
         return Evidence(reads=known.reads_in_use, wires=known.wires), []
     if method in ("maxact", "maxact*"):
-        moments = known.top if method == "maxact" else known.spread
-        return Evidence(moments=moments, strong=strong(moments), base=known.base), []
-    level = strong(known.top or [moment for cluster in known.clusters for moment in cluster.moments])
+        examples = known.top if method == "maxact" else known.spread
+        return Evidence(examples=examples, strong=strong(examples), base=known.base), []
+    level = strong(known.top or [example for cluster in known.clusters for example in cluster.examples])
     whole = Evidence(strong=level, base=known.base)
-    parts = [(cluster, replace(whole, moments=cluster.moments)) for cluster in known.clusters]
+    parts = [(cluster, replace(whole, examples=cluster.examples)) for cluster in known.clusters]
     whole = replace(whole, strongest=known.top if parts else ())
     if method == "circuitlens-input" or not parts:
         return whole, parts

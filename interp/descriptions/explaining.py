@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from interp.descriptions import prompts
+from interp.descriptions import explainer_prompts
 from interp.descriptions.base_rates import Lift
 from interp.descriptions.clauses import Clause
 from interp.descriptions.english import listed, with_rest
@@ -72,17 +72,17 @@ class ModelExplainer(NamedTuple):
     max_tokens: int
 
     def explain(self, evidence: Evidence) -> str | None:
-        value = self.answers.value(prompts.explain(evidence, self.instructions, self.max_tokens))
-        return None if value is None else prompts.description_in(value)
+        value = self.answers.value(explainer_prompts.explain(evidence, self.instructions, self.max_tokens))
+        return None if value is None else explainer_prompts.description_in(value)
 
     def join(self, parts: list[tuple[str | None, float]], whole: Evidence) -> str | None:
         told = [(text or STAND_IN, share) for text, share in parts]
-        prompt = prompts.join(told, whole, self.instructions, self.max_tokens)
+        prompt = explainer_prompts.join(told, whole, self.instructions, self.max_tokens)
         if any(text is None for text, _ in parts):
             self.answers.later.append(prompt)
             return None
         value = self.answers.value(prompt)
-        return None if value is None else prompts.description_in(value)
+        return None if value is None else explainer_prompts.description_in(value)
 
     def clauses(self, evidence: Evidence) -> list[Clause]:
         return []
@@ -118,7 +118,7 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
     """All descriptions of a feature by one method, those of its clusters first."""
     whole, parted = evidence_for(method, known)
     if len(parted) == 1:
-        whole, parted = replace(whole, moments=parted[0][1].moments), []
+        whole, parted = replace(whole, examples=parted[0][1].examples), []
     found: list[Described] = []
     parts: list[tuple[str | None, float]] = []
     for cluster, evidence in parted:
@@ -129,13 +129,13 @@ def describe(method: Method, known: FeatureEvidence, explainer: Explainer) -> li
     text = None
     if parted:
         text = explainer.join(parts, whole)
-    elif whole.tells_something:
+    elif whole.has_any:
         text = explainer.explain(whole)
         if text and whole.wires:
             text = f"{text}; {wired(whole.wires)}"
     if text is not None:
-        moments = tuple(moment for _, evidence in parted for moment in evidence.moments) or whole.moments
-        spread, strongest = (replace(whole, moments=some) for some in (moments, whole.strongest))
+        examples = tuple(example for _, evidence in parted for example in evidence.examples) or whole.examples
+        spread, strongest = (replace(whole, examples=some) for some in (examples, whole.strongest))
         of_parts = [evidence for _, evidence in parted] or [spread]
         said = [(strongest, explainer.clauses(strongest))]
         said += [(spread, explainer.clauses(evidence)) for evidence in of_parts]
@@ -152,19 +152,19 @@ def _described(cluster: int, text: str, evidence: Evidence, said: Sequence[tuple
     base, named = evidence.base, set(evidence.reads)
     merged: dict[tuple[str, str], tuple[Clause, Evidence]] = {}
     for samples, clauses_ in said:
-        of = "strongest" if samples.moments and samples.moments == evidence.strongest else "range"
+        of = "strongest" if samples.examples and samples.examples == evidence.strongest else "range"
         for clause in clauses_:
             named |= clause.tokens if clause.kind in ("token", "kind") else set()
             key = of, f"{clause.kind} {_names(clause)}"
             tokens = clause.tokens | merged[key][0].tokens if key in merged else clause.tokens
             merged[key] = replace(clause, tokens=tokens), samples
     measured = [
-        Measured(clause.kind, of, _names(clause), clause.compared(samples.moments, base))
+        Measured(clause.kind, of, _names(clause), clause.compared(samples.examples, base))
         for (of, _), (clause, samples) in merged.items()
         if base is not None
     ]
-    can_tell = any(found for _, found in said) and evidence.moments
-    covered = coverage(named, evidence.moments) if can_tell else None
+    can_tell = any(found for _, found in said) and evidence.examples
+    covered = coverage(named, evidence.examples) if can_tell else None
     if covered is not None and covered < MIXED and "any tokens, such as" not in text:
         text = with_rest(text, 1 - covered)
     return Described(cluster, text, _tokens(evidence), covered, tuple(measured))
@@ -175,5 +175,5 @@ def _names(clause: Clause) -> str:
 
 
 def _tokens(evidence: Evidence) -> list[str]:
-    fires = (moment.fires for moment in evidence.moments)
+    fires = (example.fires for example in evidence.examples)
     return list(dict.fromkeys([*evidence.reads, *fires, *evidence.promotes]))[:N_TOKENS]

@@ -12,7 +12,10 @@ class EvidenceSettings:
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True, "allow_inf_nan": False}
 
-    n_moments: Annotated[int, Gt(0)] = 20
+    hashed_as: ClassVar = {"n_examples": "n_moments"}
+    """Settings that recipes know by another name, so that renaming a setting makes no output anew."""
+
+    n_examples: Annotated[int, Gt(0)] = 20
     """Sampled activations shown for a feature or a cluster."""
     before: Annotated[int, Ge(0)] = 24
     """Tokens of text shown before the firing token."""

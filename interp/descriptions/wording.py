@@ -71,7 +71,7 @@ def joined(parts: Sequence[str], whole: Evidence, rule: RuleSettings, wording: W
     alone = Mechanism(_names(whole.reads, wording))
     mechanisms = [_relaxed(one, alone, alone=True) for part in parts for one in meaning_of(part).mechanisms]
     promotes = [word for part in parts for word in meaning_of(part).promotes]
-    own = replace(whole, moments=())
+    own = replace(whole, examples=())
     mechanisms = sorted([*_mechanisms(own, rule, wording), *mechanisms], key=lambda mechanism: not mechanism.words)
     named = _promoted(whole, wording) or tuple(dict.fromkeys(promotes))[:MAX_PROMOTED]
     return text_of(Meaning(_without_repeats(mechanisms, rule), named)) or None
@@ -135,9 +135,9 @@ def _is_said(word: Word, contexts: Sequence[Context], kept: Sequence[Mechanism])
 
 def clauses(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> list[Clause]:
     """The statements about where a feature or cluster fires, the strongest first; empty without samples."""
-    if not evidence.moments:
+    if not evidence.examples:
         return []
-    said = _said(_Samples(evidence.moments), evidence.base, rule, wording)
+    said = _said(_Samples(evidence.examples), evidence.base, rule, wording)
     found = [Clause("token" if isinstance(one.word, str) else "kind", (one.word,), one.tokens) for one in said.words]
     return [*found, *said.contexts]
 
@@ -145,7 +145,7 @@ def clauses(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) ->
 def _mechanisms(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Iterable[Mechanism]:
     """The mechanisms: from the greatest activations, from tokens that fire it alone, from samples over the whole
     range."""
-    strongest = _fired(replace(evidence, moments=evidence.strongest), rule, wording)
+    strongest = _fired(replace(evidence, examples=evidence.strongest), rule, wording)
     read = _names(evidence.reads, wording)[: rule.max_words]
     fired = _fired(evidence, rule, wording)
     if read and strongest is None and fired is not None and not fired.contexts:
@@ -173,44 +173,44 @@ def _parted(strongest: Mechanism | None, alone: Mechanism, reads: Sequence[str])
 def _fired(evidence: Evidence, rule: RuleSettings, wording: WordingSettings) -> Mechanism | None:
     """The mechanism that sampled activations show: words by strength and the contexts they share; None without
     samples."""
-    moments = evidence.moments
-    if not moments:
+    examples = evidence.examples
+    if not examples:
         return None
-    named, found = _said(_Samples(moments), evidence.base, rule, wording)
-    level = evidence.strong or strong(moments)
+    named, found = _said(_Samples(examples), evidence.base, rule, wording)
+    level = evidence.strong or strong(examples)
     words = tuple(one.word for one in named if one.peak >= WEAK * level)
     weaker = tuple(one.word for one in named if one.peak < WEAK * level)
-    contexts = tuple(_context(clause, moments) for clause in found)
-    covered = coverage(frozenset(text for one in named for text in one.tokens), moments)
+    contexts = tuple(_context(clause, examples) for clause in found)
+    covered = coverage(frozenset(text for one in named for text in one.tokens), examples)
     many = covered < rule.many and any(not context.frequency for context in contexts)
     return Mechanism(words, weaker, contexts, many)
 
 
-def _context(clause: Clause, moments: Sequence[ActivationExample]) -> Context:
-    share = sum(map(clause.holds, moments)) / len(moments)
+def _context(clause: Clause, examples: Sequence[ActivationExample]) -> Context:
+    share = sum(map(clause.holds, examples)) / len(examples)
     frequency = next(said for least, said in FREQUENCIES if share >= least)
     assert clause.kind not in ("token", "kind")
     return Context(clause.kind, clause.names, frequency)
 
 
-def coverage(tokens: AbstractSet[str], moments: Sequence[ActivationExample]) -> float:
+def coverage(tokens: AbstractSet[str], examples: Sequence[ActivationExample]) -> float:
     """Share of the samples' activation that is on the given tokens."""
-    total = sum(moment.activation for moment in moments)
-    return sum(moment.activation for moment in moments if moment.fires in tokens) / total if total else 0.0
+    total = sum(example.activation for example in examples)
+    return sum(example.activation for example in examples if example.fires in tokens) / total if total else 0.0
 
 
 class _Samples:
     """Samples as a cache key: equal only if they are the same object, since comparing them takes as long as using
     them."""
 
-    def __init__(self, moments: tuple[ActivationExample, ...]) -> None:
-        self.moments = moments
+    def __init__(self, examples: tuple[ActivationExample, ...]) -> None:
+        self.examples = examples
 
     def __hash__(self) -> int:
-        return id(self.moments)
+        return id(self.examples)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Samples) and self.moments is other.moments
+        return isinstance(other, _Samples) and self.examples is other.examples
 
 
 class _Said(NamedTuple):
@@ -223,12 +223,12 @@ class _Said(NamedTuple):
 @lru_cache(maxsize=32)
 def _said(samples: _Samples, base: BaseRates | None, rule: RuleSettings, wording: WordingSettings) -> _Said:
     """Words and contexts, cached for the methods that use the same samples of a feature."""
-    moments = samples.moments
-    return _Said(_firing_words(moments, base, rule, wording), contexts_of(moments, base, rule, wording))
+    examples = samples.examples
+    return _Said(_firing_words(examples, base, rule, wording), contexts_of(examples, base, rule, wording))
 
 
 def _firing_words(
-    moments: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
+    examples: Sequence[ActivationExample], base: BaseRates | None, rule: RuleSettings, wording: WordingSettings
 ) -> list[Named]:
     """The words that are named, the strongest first; a kind replaces those of its words if it says the same.
 
@@ -237,10 +237,10 @@ def _firing_words(
     than elsewhere; the first is always named.
     """
     by_token: dict[str, list[float]] = defaultdict(list)
-    for moment in moments:
-        by_token[moment.fires].append(moment.activation)
+    for example in examples:
+        by_token[example.fires].append(example.activation)
     squares = {token: sum(a * a for a in activations) for token, activations in by_token.items()}
-    total = sum(moment.activation for moment in moments) or 1.0
+    total = sum(example.activation for example in examples) or 1.0
     parts = group([token_of(token) for token in sorted(squares, key=lambda token: (-squares[token], token))], wording)
     found: list[tuple[Group, list[float]]] = []
     for part in parts:
@@ -249,30 +249,30 @@ def _firing_words(
     kept: list[Named] = []
     for at, (part, activations) in enumerate(found):
         elsewhere = 0 if base is None else sum(base.at.get(token.text, 0) for token in part.tokens)
-        is_more = base is None or lift(len(activations), len(moments), elsewhere, base.n).low > 1
+        is_more = base is None or lift(len(activations), len(examples), elsewhere, base.n).low > 1
         if at == 0 or (is_more and sum(activations) >= rule.min_share * total):
             kept.append(Named(part.name, frozenset(token.text for token in part.tokens), max(activations)))
     kept = sorted(kept[: rule.max_words], key=lambda one: -one.peak)
-    return _with_kind(kept, moments, base, by_token)
+    return _with_kind(kept, examples, base, by_token)
 
 
 def _with_kind(
     named: list[Named],
-    moments: Sequence[ActivationExample],
+    examples: Sequence[ActivationExample],
     base: BaseRates | None,
     by_token: Mapping[str, list[float]],
 ) -> list[Named]:
     """The words; words of one kind are replaced by two examples and the kind, if the kind covers these words and
     others."""
-    found = kind_of(Counted(moments, "token"), base, MIN_OF_KIND)
+    found = kind_of(Counted(examples, "token"), base, MIN_OF_KIND)
     if found is None:
         return named
     kind, tokens = found
     of_kind = [one for one in named if one.tokens & tokens]
     activations = [a for token, many in by_token.items() if token in tokens for a in many]
     whole = Named(kind, tokens, sum(activations) / len(activations))
-    examples = [] if kind.is_unseen else of_kind[:EXAMPLES]
-    return [*examples, whole, *(one for one in named if one not in of_kind)]
+    shown = [] if kind.is_unseen else of_kind[:EXAMPLES]
+    return [*shown, whole, *(one for one in named if one not in of_kind)]
 
 
 def _promoted(evidence: Evidence, wording: WordingSettings) -> tuple[Word, ...]:

@@ -17,7 +17,7 @@ from interp.descriptions.english import LOOSE, Context, Mechanism, Word, meaning
 from interp.descriptions.kinds import Kind
 from interp.display import visible
 from interp.fade.judge import Marked, Text
-from interp.fade.writing import ways_to_fire, written
+from interp.fade.writing import mechanisms_of, written
 from interp.weightlens.description import MIN_LEMMA_LETTERS, Token
 from interp.weightlens.settings import WordingSettings
 
@@ -67,7 +67,7 @@ class RuleJudge:
         return written(_meaning(description), n)
 
     def rate(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
-        return self._ratings(ways_to_fire(_meaning(description)), texts)
+        return self._ratings(mechanisms_of(_meaning(description)), texts)
 
     def rate_continuations(self, description: str, texts: Sequence[Text]) -> Int8[np.ndarray, " n"]:
         meaning = _meaning(description)
@@ -86,7 +86,7 @@ class RuleJudge:
     def simulate(self, description: str, texts: Sequence[Text]) -> list[Float[np.ndarray, " _"]]:
         """The activity that the description implies, with a small value before promoted tokens."""
         meaning, flat = _meaning(description), self._flat(texts)
-        expected = self._activity(ways_to_fire(meaning), flat)
+        expected = self._activity(mechanisms_of(meaning), flat)
         if meaning.mechanisms and meaning.promotes:
             follows = self._is_one_of(meaning.promotes)[flat.ids]
             before = np.zeros(len(follows), bool)

@@ -36,7 +36,7 @@ def written(meaning: Meaning, n: int) -> list[str]:
     """At most `n` different texts about the named words, in their contexts if they have any. Words named earlier get
     more sentences and those that fire the feature weakly get few; shares are rounded by Sainte-Laguë's method for
     seats."""
-    mechanisms = ways_to_fire(meaning)
+    mechanisms = mechanisms_of(meaning)
     named = [
         (mechanism, word, ALSO if at else 1.0) for at, mechanism in enumerate(mechanisms) for word in mechanism.words
     ]
@@ -67,7 +67,7 @@ def _text(writers: Sequence["_Writer"], at: int) -> str:
     return f"{_plain(_one_of(about, at))}: {text}" if about else text
 
 
-def ways_to_fire(meaning: Meaning) -> tuple[Mechanism, ...]:
+def mechanisms_of(meaning: Meaning) -> tuple[Mechanism, ...]:
     """The mechanisms of a description; if it has none, its promoted words are treated as one."""
     return meaning.mechanisms or (Mechanism(meaning.promotes),)
 

@@ -11,7 +11,7 @@ from interp.interventions.at_rest import AtRest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.measured import measured
 from interp.interventions.readings import Reading, targets_of
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 
 BYTES = 256_000_000
 """Memory of the arrays of interventions that are computed together, in bytes."""
@@ -57,18 +57,20 @@ def switched_off(nodes: Sequence[tuple[int, int, int]]) -> Changes:
     )
 
 
-def effects_of(rest: AtRest, subject: Subject, changes: Sequence[Changes], readings: Sequence[Reading]) -> Effects:
+def effects_of(
+    rest: AtRest, steerable: SteerableModel, changes: Sequence[Changes], readings: Sequence[Reading]
+) -> Effects:
     """Make each of `changes` on a copy of the prompt. Memory: `BYTES` or that of one change, and the model's."""
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     tokens, n_readings = rest.frozen.tokens, len(readings)
-    before = measured(subject, tokens, Changes(), 1, readings).readings[0]
+    before = measured(steerable, tokens, Changes(), 1, readings).readings[0]
     found = [before.new_zeros(0, n_readings, 3)]
     at_once = interventions_at_once(*rest.frozen.embedding.shape)
     for start in range(0, len(changes), at_once):
         some = changes[start : start + at_once]
         rows = in_rows(some)
         predicted, frozen = (changed_readings(rest, rows, len(some), targets, mlps) for mlps in ("features", "model"))
-        after = measured(subject, tokens, rows, len(some), readings).readings
+        after = measured(steerable, tokens, rows, len(some), readings).readings
         found.append(torch.stack([predicted, frozen, after - before], 2))
     return Effects(before, *torch.cat(found).unbind(2))
 

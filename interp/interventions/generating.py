@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.capture import last_position_alone
 from interp.interventions.changes import Changes
 from interp.interventions.equal_prefixes import EqualPrefixes
-from interp.interventions.running import Progress, Subject, changing
+from interp.interventions.running import Progress, SteerableModel, changing
 
 
 class Sampling(NamedTuple):
@@ -34,7 +34,7 @@ GREEDY = Sampling()
 
 @torch.no_grad()
 def continuations(
-    subject: Subject,
+    steerable: SteerableModel,
     changes: Changes,
     prompts: Integer[Tensor, "batch n_prompt"],
     new_tokens: int,
@@ -47,19 +47,19 @@ def continuations(
     Memory: the batch's keys and values, and what `changing` takes.
     """
     progress = Progress()
-    draws = None if sampling.temperature == 0 else _Draws(len(prompts), sampling, subject.device)
+    draws = None if sampling.temperature == 0 else _Draws(len(prompts), sampling, steerable.device)
     tokens, past, written = prompts.long(), None, []
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=subject.device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=steerable.device)
     with ExitStack() as stack:
-        stack.enter_context(last_position_alone(subject.model, subject.family))
+        stack.enter_context(last_position_alone(steerable.model, steerable.family))
         prefixes = None
         if min(changes.layers, default=0) > 0:
-            prefixes = EqualPrefixes(subject.family.block_modules(subject.model), min(changes.layers))
+            prefixes = EqualPrefixes(steerable.family.block_modules(steerable.model), min(changes.layers))
             stack.enter_context(prefixes.spread())
-        stack.enter_context(changing(subject, changes, progress))
+        stack.enter_context(changing(steerable, changes, progress))
         for _ in range(new_tokens):
             read = tokens if prefixes is None else prefixes.read(tokens, past)
-            result = subject.model(input_ids=read, past_key_values=past, use_cache=True)
+            result = steerable.model(input_ids=read, past_key_values=past, use_cache=True)
             progress.first += tokens.shape[1]
             logits, past = result.logits, result.past_key_values
             tokens = (logits.argmax(-1) if draws is None else draws.next(logits)).unsqueeze(1)
@@ -102,12 +102,12 @@ class Likelihoods(NamedTuple):
 
 
 @torch.no_grad()
-def likelihoods(subject: Subject, changes: Changes, texts: Integer[Tensor, "batch n_pos"]) -> Likelihoods:
+def likelihoods(steerable: SteerableModel, changes: Changes, texts: Integer[Tensor, "batch n_pos"]) -> Likelihoods:
     """Compute the likelihoods of texts with and without changes. Memory: twice batch · n_pos · d_vocab numbers."""
     texts = texts.long()
-    plain = subject.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-    with changing(subject, changes):
-        changed = subject.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    plain = steerable.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    with changing(steerable, changes):
+        changed = steerable.model(input_ids=texts, use_cache=False).logits[:, :-1].float().log_softmax(-1)
     kl = divergence(changed, plain)
     next_ = texts[:, 1:, None]
     return Likelihoods(plain.gather(2, next_).squeeze(2).exp(), changed.gather(2, next_).squeeze(2).exp(), kl)

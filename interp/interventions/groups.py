@@ -22,7 +22,7 @@ from interp.circuitlens.supernodes import Supernode, SupernodeSettings, effects_
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.effects import in_rows, interventions_at_once, switched_off
 from interp.interventions.measured import measured
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from interp.interventions.validation import Ablated
 from interp.transcoder import Transcoder
 
@@ -122,7 +122,7 @@ def _of_layer(of: Ablated, members: Sequence[int], kept: Sequence[int]) -> list[
 
 
 def _value(of: Ablated, tokens: Int64[Tensor, " n_pos"]) -> float:
-    return float(measured(of.subject, tokens, Changes(), 1, of.readings).readings[0] @ of.weight)
+    return float(measured(of.steerable, tokens, Changes(), 1, of.readings).readings[0] @ of.weight)
 
 
 def _values(of: Ablated, groups: Sequence[Sequence[int]], others: Others) -> tuple[list[float], list[float]]:
@@ -140,13 +140,13 @@ def _values(of: Ablated, groups: Sequence[Sequence[int]], others: Others) -> tup
         if isinstance(others, Tensor):
             alone += _in_rows(of, others, [_as_in_graph(of, group) for group in nodes])
         else:
-            with keeping(of.subject, some, others):
+            with keeping(of.steerable, some, others):
                 alone += _in_rows(of, tokens, [Changes() for _ in some])
     return off, alone
 
 
 def _in_rows(of: Ablated, tokens: Int64[Tensor, " n_pos"], changes: Sequence[Changes]) -> list[float]:
-    found = measured(of.subject, tokens, in_rows(changes), len(changes), of.readings)
+    found = measured(of.steerable, tokens, in_rows(changes), len(changes), of.readings)
     return (found.readings @ of.weight).tolist()
 
 
@@ -161,24 +161,24 @@ def _as_in_graph(of: Ablated, nodes: Sequence[int]) -> Changes:
 
 
 @contextmanager
-def keeping(subject: Subject, kept: Sequence[Sequence[tuple[int, int, int]]], means: Means) -> Iterator[None]:
+def keeping(steerable: SteerableModel, kept: Sequence[Sequence[tuple[int, int, int]]], means: Means) -> Iterator[None]:
     """A context in which every feature is held at its mean, except for those kept in a row: (layer, feature, position).
 
     Memory: twice n_rows · n_pos · d_transcoder numbers of one layer, of all layers where transcoders are cross-layer.
     """
-    blocks = subject.family.block_modules(subject.model)
+    blocks = steerable.family.block_modules(steerable.model)
     handles: list[RemovableHandle] = []
     for layer in range(len(blocks)):
         mine = [
             (row, position, feature) for row, group in enumerate(kept) for at, feature, position in group if at == layer
         ]
-        handles += _held(subject, blocks[layer:], subject.transcoder(layer), means(layer), mine)
+        handles += _held(steerable, blocks[layer:], steerable.transcoder(layer), means(layer), mine)
     with removing(handles):
         yield
 
 
 def _held(
-    subject: Subject,
+    steerable: SteerableModel,
     blocks: list[nn.Module],
     coder: Transcoder,
     mean: Float[Tensor, " d_transcoder"],
@@ -195,7 +195,7 @@ def _held(
     def adding(W_dec: Float[Tensor, "d_transcoder d_model"]) -> Callable[[Tensor], Tensor]:
         return lambda output: output + (moved[0] @ W_dec).to(output.dtype)
 
-    yield on_feature_input(subject.family, blocks[0], subject.hooks, measure)
+    yield on_feature_input(steerable.family, blocks[0], steerable.hooks, measure)
     later = [] if coder.W_dec_later is None else list(coder.W_dec_later.unbind(1))
     for block, W_dec in zip(blocks, [coder.W_dec, *later], strict=False):
-        yield on_feature_output(subject.family, block, subject.hooks, adding(W_dec))
+        yield on_feature_output(steerable.family, block, steerable.hooks, adding(W_dec))

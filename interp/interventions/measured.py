@@ -12,7 +12,7 @@ from interp.capture import in_this_thread, last_position_alone, on_feature_input
 from interp.interventions.changes import Changes
 from interp.interventions.generating import divergence
 from interp.interventions.readings import FeatureReading, LogitReading, Reading
-from interp.interventions.running import Subject, changing
+from interp.interventions.running import SteerableModel, changing
 
 
 class Measured(NamedTuple):
@@ -33,47 +33,53 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measured(
-    subject: Subject, tokens: Integer[Tensor, " n_pos"], changes: Changes, n_rows: int, readings: Sequence[Reading]
+    steerable: SteerableModel,
+    tokens: Integer[Tensor, " n_pos"],
+    changes: Changes,
+    n_rows: int,
+    readings: Sequence[Reading],
 ) -> Measured:
     """The readings and the next token in `n_rows` copies of a prompt with their changes.
 
     Memory: what the model takes for them, and n_rows · d_vocab.
     """
-    found = torch.zeros(n_rows, len(readings), device=subject.device)
-    reading = removing(list(_reading_hooks(subject, readings, found)))
-    with changing(subject, changes), reading, last_position_alone(subject.model, subject.family):
+    found = torch.zeros(n_rows, len(readings), device=steerable.device)
+    reading = removing(list(_reading_hooks(steerable, readings, found)))
+    with changing(steerable, changes), reading, last_position_alone(steerable.model, steerable.family):
         rows = tokens.long().expand(n_rows, -1)
-        logits = subject.model(input_ids=rows, use_cache=False).logits.float()
+        logits = steerable.model(input_ids=rows, use_cache=False).logits.float()
     log_probability = logits.log_softmax(-1)
     best, token = log_probability.max(-1)
     return Measured(found, token, best.exp(), log_probability)
 
 
-def _reading_hooks(subject: Subject, readings: Sequence[Reading], found: Tensor) -> list[RemovableHandle]:
-    family, handles = subject.family, []
-    blocks = family.block_modules(subject.model)
+def _reading_hooks(steerable: SteerableModel, readings: Sequence[Reading], found: Tensor) -> list[RemovableHandle]:
+    family, handles = steerable.family, []
+    blocks = family.block_modules(steerable.model)
     of_layer: dict[int, list[tuple[int, FeatureReading]]] = {}
     logits = [(at, one) for at, one in enumerate(readings) if isinstance(one, LogitReading)]
     for at, one in enumerate(readings):
         if isinstance(one, FeatureReading):
             of_layer.setdefault(one.layer, []).append((at, one))
     for layer, mine in of_layer.items():
-        handles.append(on_feature_input(family, blocks[layer], subject.hooks, _features(subject, layer, mine, found)))
+        handles.append(
+            on_feature_input(family, blocks[layer], steerable.hooks, _features(steerable, layer, mine, found))
+        )
 
     def read_logits(_module: nn.Module, _args: object, output: Tensor) -> None:
         for at, one in logits:
             found[:, at] = output[:, one.position].float() @ one.direction
 
     if logits:
-        norm = family.module(subject.model, family.final_norm)
+        norm = family.module(steerable.model, family.final_norm)
         handles.append(norm.register_forward_hook(in_this_thread(read_logits)))
     return handles
 
 
 def _features(
-    subject: Subject, layer: int, mine: list[tuple[int, FeatureReading]], found: Tensor
+    steerable: SteerableModel, layer: int, mine: list[tuple[int, FeatureReading]], found: Tensor
 ) -> Callable[[Tensor], None]:
-    coder = subject.transcoder(layer)
+    coder = steerable.transcoder(layer)
 
     def read(x: Tensor) -> None:
         for at, one in mine:
@@ -84,11 +90,11 @@ def _features(
 
 @torch.no_grad()
 def head_outputs(
-    subject: Subject, tokens: Integer[Tensor, " n_pos"], layers: Sequence[int]
+    steerable: SteerableModel, tokens: Integer[Tensor, " n_pos"], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "n_pos n_heads d_head"]]:
     """What each head of some layers mixes at each position of a prompt, before the output projection."""
-    family, found = subject.family, {}
-    n_heads = family.n_heads(subject.model)
+    family, found = steerable.family, {}
+    n_heads = family.n_heads(steerable.model)
     handles = []
 
     def keep(layer: int) -> Callable[..., None]:
@@ -98,8 +104,8 @@ def head_outputs(
         return in_this_thread(hook)
 
     for layer in layers:
-        attention = family.module(family.block_modules(subject.model)[layer], family.attention)
+        attention = family.module(family.block_modules(steerable.model)[layer], family.attention)
         handles.append(family.module(attention, family.output).register_forward_pre_hook(keep(layer)))
     with removing(handles):
-        subject.model(input_ids=tokens.long()[None], use_cache=False, logits_to_keep=1)
+        steerable.model(input_ids=tokens.long()[None], use_cache=False, logits_to_keep=1)
     return found

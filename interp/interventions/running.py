@@ -16,7 +16,7 @@ from interp.transcoder import Transcoder
 
 
 @dataclass(frozen=True)
-class Subject:
+class SteerableModel:
     """A model whose features can be changed."""
 
     model: nn.Module
@@ -38,7 +38,7 @@ class Progress:
 
 
 @contextmanager
-def changing(subject: Subject, changes: Changes, progress: Progress | None = None) -> Iterator[None]:
+def changing(steerable: SteerableModel, changes: Changes, progress: Progress | None = None) -> Iterator[None]:
     """A context in which the model runs with these changes.
 
     A feature's change adds `(new − activation) · W_dec[feature]` where the MLP's output enters the residual stream, so
@@ -47,24 +47,28 @@ def changing(subject: Subject, changes: Changes, progress: Progress | None = Non
     each change, and for TopK all its activations.
     """
     progress = progress or Progress()
-    blocks = subject.family.block_modules(subject.model)
+    blocks = steerable.family.block_modules(steerable.model)
     handles: list[RemovableHandle] = []
     for layer in changes.layers:
-        features = changes.features_of(layer, subject.device)
+        features = changes.features_of(layer, steerable.device)
         if features is not None:
-            handles += _feature_hooks(subject, blocks[layer:], subject.transcoder(layer), features, progress)
+            handles += _feature_hooks(steerable, blocks[layer:], steerable.transcoder(layer), features, progress)
         heads = list(changes.heads_of(layer))
         if heads:
-            attention = subject.family.module(blocks[layer], subject.family.attention)
-            output = subject.family.module(attention, subject.family.output)
-            n_heads = subject.family.n_heads(subject.model)
+            attention = steerable.family.module(blocks[layer], steerable.family.attention)
+            output = steerable.family.module(attention, steerable.family.output)
+            n_heads = steerable.family.n_heads(steerable.model)
             handles.append(output.register_forward_pre_hook(in_this_thread(_head_hook(heads, n_heads, progress))))
     with removing(handles):
         yield
 
 
 def _feature_hooks(
-    subject: Subject, blocks: list[nn.Module], transcoder: Transcoder, features: LayerFeatures, progress: Progress
+    steerable: SteerableModel,
+    blocks: list[nn.Module],
+    transcoder: Transcoder,
+    features: LayerFeatures,
+    progress: Progress,
 ) -> Iterator[RemovableHandle]:
     moved: list[Tensor] = []
 
@@ -79,9 +83,9 @@ def _feature_hooks(
 
         return see
 
-    yield on_feature_input(subject.family, blocks[0], subject.hooks, measure)
+    yield on_feature_input(steerable.family, blocks[0], steerable.hooks, measure)
     for block, decoders in zip(blocks, decoders_of(transcoder, features.feature), strict=False):
-        yield on_feature_output(subject.family, block, subject.hooks, adding(decoders))
+        yield on_feature_output(steerable.family, block, steerable.hooks, adding(decoders))
 
 
 def _head_hook(

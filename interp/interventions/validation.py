@@ -18,7 +18,7 @@ from interp.circuitlens.graph import Graph, Pruned
 from interp.interventions.at_rest import AtRest
 from interp.interventions.effects import Effects, correlation, effects_of, matched, switched_off
 from interp.interventions.readings import FeatureReading, Reading
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 
 
 class ValidationSettings(NamedTuple):
@@ -105,7 +105,7 @@ class Ablated(NamedTuple):
     """A graph together with the model that it is of."""
 
     rest: AtRest
-    subject: Subject
+    steerable: SteerableModel
     graph: Graph
     pruned: Pruned
     readings: Sequence[Reading]
@@ -142,7 +142,7 @@ def validated(of: Ablated, settings: ValidationSettings) -> Validation:
     readings: list[Reading] = [*of.readings, *(FeatureReading(*of.place(node)) for node in read)]
     changes = [switched_off([of.place(node)]) for node in alone]
     changes += [switched_off([of.place(node) for node in group.tolist()]) for group in together]
-    found = effects_of(of.rest, of.subject, changes, readings)
+    found = effects_of(of.rest, of.steerable, changes, readings)
     row = {node: at for at, node in enumerate(alone)}
     column = {node: of.graph.n_ends + at for at, node in enumerate(read)}
     column |= {first_end + at: at for at in range(of.graph.n_ends)}

@@ -10,7 +10,7 @@ MOST_CAUSES = 8
 
 _SAMPLE = "checkpoint_id, corpus_id, layer, feature, sample"
 
-# The same rule as `interp.circuitlens.patterns.strongest_sources`; a test compares the two.
+# The same rule as `interp.circuitlens.input_patterns.strongest_sources`; a test compares the two.
 _CAUSES = f"""
     SELECT {_SAMPLE}, list({{'position': source_position, 'relative_position': relative_position, 'share': share}}
                            ORDER BY share DESC, source_position DESC) AS causes

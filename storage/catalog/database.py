@@ -15,8 +15,8 @@ import duckdb
 
 from storage.catalog.tables import TABLES, VIEWS
 from storage.checksums import DamagedError, check_file
+from storage.hashing import short_hash
 from storage.parquet import READ_PARTS, read_table
-from storage.recipes import short_hash
 from storage.store import whole_file
 
 SCHEMA_VERSION = 19

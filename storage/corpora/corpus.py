@@ -20,8 +20,8 @@ from storage.corpora.held_out import Draw, draw_documents
 from storage.corpora.packing import PADDING, TOKENS_PER_BLOCK, Block, Cut, Layout, Packer, Rows, Sides, pack, two_sides
 from storage.corpora.texts import Field, Position, read_texts
 from storage.corpora.tokens import PlainTexts, ReadyTokens, SpecialTokens, Tokens
+from storage.hashing import short_hash
 from storage.layout import UNFINISHED
-from storage.recipes import short_hash
 from storage.store import Store, read_as, write_json
 
 VERSION = 3

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from storage.corpora.decompress import PACKINGS
 from storage.corpora.hub_datasets import HUB, open_remote, pin, remote_files
-from storage.recipes import fingerprints
+from storage.hashing import fingerprints
 from storage.store import Store
 
 PYTHON_DOCS = "python-docs"

@@ -7,7 +7,7 @@ import duckdb
 
 from storage.catalog.database import SCHEMA_VERSION, quoted
 from storage.catalog.tables import TABLES
-from storage.recipes import file_sha256
+from storage.hashing import file_sha256
 from storage.store import whole_file, write_json
 
 MANIFEST = "manifest.json"

@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 from jaxtyping import Float32
 
-from storage.recipes import file_sha256, short_hash
+from storage.hashing import file_sha256, short_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

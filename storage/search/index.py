@@ -15,7 +15,7 @@ import duckdb
 
 from storage.bucket.mirror import cache_folder
 from storage.catalog.published import CANNOT_BE_WRITTEN, newest, open_published
-from storage.recipes import short_hash
+from storage.hashing import short_hash
 from storage.search.words import lemma, words
 from storage.store import whole_file
 

@@ -39,7 +39,7 @@ from storage.corpora.packing import PADDING
 from storage.corpora.rows import CorpusRows
 from storage.store import ShardKey, Store, remove_folder
 from tasks.ingest import corpus_row
-from tasks.models import loaded_encoder, loaded_model
+from tasks.loaded_models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
 VERSION = 2

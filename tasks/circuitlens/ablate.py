@@ -12,7 +12,7 @@ from storage.catalog.parts import columns_of, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store
 from tasks.circuitlens.job import SIGNED, CircuitLensJob, as_tensor
-from tasks.models import loaded_model, loaded_transcoder
+from tasks.loaded_models import loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
 METRICS = {

@@ -29,7 +29,7 @@ from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_p
 from storage.store import Store
 from tasks.circuitlens.head_reasons import head_scores
 from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
-from tasks.models import TRANSCODERS, loaded_model, loaded_transcoder
+from tasks.loaded_models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
 WORST_SUM = 0.02

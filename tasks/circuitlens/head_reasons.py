@@ -10,7 +10,7 @@ from interp.circuitlens.contributors import NONE, Contributors
 from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.kinds import HEAD, KINDS
 from interp.circuitlens.linear import LinearModel
-from interp.circuitlens.qk import Looks, QKPairs, Sources, score_parts, sources_beneath, strongest_pairs
+from interp.circuitlens.qk import AttendedPairs, QKPairs, Sources, score_parts, sources_beneath, strongest_pairs
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.sparse import ranks
 from storage.attributions import QK_SCHEMA, Attributed, read_qk
@@ -32,8 +32,8 @@ def head_scores(
     for head_layer in np.unique(heads.layer).tolist():
         own = Contributors(*(column[heads.layer == head_layer] for column in heads))
         columns = (own.unit, found.position[own.target], own.position)
-        looks = Looks(*(as_tensor(column, device) for column in columns))
-        parts = score_parts(linear, frozen, head_layer, looks, n_keys=settings.qk_keys, max_bytes=BATCH_BYTES)
+        attended = AttendedPairs(*(as_tensor(column, device) for column in columns))
+        parts = score_parts(linear, frozen, head_layer, attended, n_keys=settings.qk_keys, max_bytes=BATCH_BYTES)
         yield _table(strongest_pairs(parts, sources_beneath(frozen, head_layer), settings.qk_pairs), own, found)
 
 

@@ -190,7 +190,7 @@ def _reason(
 
 def _offers(method: Method, known: FeatureEvidence) -> bool:
     whole, clusters = evidence_for(method, known)
-    return whole.tells_something or bool(clusters)
+    return whole.has_any or bool(clusters)
 
 
 def _write(

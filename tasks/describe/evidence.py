@@ -7,7 +7,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-from interp.circuitlens.patterns import strongest_sources
+from interp.circuitlens.input_patterns import strongest_sources
 from interp.descriptions.evidence import JOINED, ActivationExample, Cluster, FeatureEvidence, described
 from interp.descriptions.settings import EvidenceSettings
 from interp.descriptions.window import text_around
@@ -120,7 +120,7 @@ class _Examples:
 
     def add_to(self, known: FeatureEvidence, feature: int) -> FeatureEvidence:
         """The evidence for a feature with its samples added."""
-        samples, n = self._samples[feature], self._settings.n_moments
+        samples, n = self._samples[feature], self._settings.n_examples
         quantile = [one for one in samples if one.quantile_bin is not None]
         places = sorted({round(at) for at in np.linspace(0, len(quantile) - 1, n)}) if quantile else []
         return FeatureEvidence(
@@ -141,7 +141,7 @@ class _Examples:
                 members[JOINED if (feature, one.cluster) in self._unstable else one.cluster].append(one)
         n_attributed = sum(map(len, members.values()))
         for number in described({number: len(many) for number, many in members.items()}, self._settings.n_clusters):
-            chosen = members[number][: self._settings.n_moments]
+            chosen = members[number][: self._settings.n_examples]
             examples = tuple(self._example(one, self._causes.of(feature, one.sample)) for one in chosen)
             yield Cluster(number, len(members[number]) / n_attributed, examples)
 

@@ -11,7 +11,7 @@ from interp.fade.judging import Compared, Material
 from interp.fade.surprisal import gains
 from storage.search.embedders import Embedder, open_embedder
 from tasks.evaluation.job import JudgeJob
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 
 
 class Comparison:

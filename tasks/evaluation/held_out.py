@@ -15,7 +15,7 @@ from interp.fade.judging import Material, material
 from interp.fade.texts import Active, rows_of
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from interp.products import fast_products
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
@@ -26,7 +26,7 @@ from tasks.evaluation.look_alikes import NearestFeatures, nearest_features
 from tasks.evaluation.text_activations import Wanted, counted_tokens, read_activations
 from tasks.evaluation.texts import drawn_texts
 from tasks.ingest import tokens_part
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import read_vocabulary
 
@@ -107,7 +107,7 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
         device = task.arithmetic.device
         folder, model = loaded_model(task.model_path, device, dtype=task.arithmetic.dtype)
         coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer).on(device)
-        subject = Subject(model, folder.family, checkpoint.hooks, lambda _: coder)
+        steerable = SteerableModel(model, folder.family, checkpoint.hooks, lambda _: coder)
         peaks = [float(active.of(at).value.max()) for at in places]
         grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
 
@@ -119,7 +119,7 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
                 for row, place in enumerate(a.tolist())
             ]
             rows = torch.from_numpy(prompts[c]).to(device)
-            written[a, b, c] = continuations(subject, Changes(held), rows, how.new_tokens).cpu().numpy()
+            written[a, b, c] = continuations(steerable, Changes(held), rows, how.new_tokens).cpu().numpy()
 
         with fast_products(checkpoint.attributes.d_model):
             in_batches("continuations", device, len(grid), ROWS_STEERED, write)

@@ -137,7 +137,7 @@ def _words_of_halves(
 ) -> dict[tuple[Method, int], list[frozenset[str]]]:
     """By method and feature, the firing tokens named by a description from each half of the documents."""
     explainer = TokensExplainer(task.rule, task.wording)
-    settings = replace(task.evidence, n_moments=2 * task.evidence.n_moments)
+    settings = replace(task.evidence, n_examples=2 * task.evidence.n_examples)
     evidence = EvidenceJob(task.checkpoint_id, task.sampled_corpus, layer, settings)
     with open_catalog(store.catalog) as connection:
         everything = known_features(store, connection, evidence, features)

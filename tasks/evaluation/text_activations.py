@@ -18,7 +18,7 @@ from interp.fade.texts import Active, chosen_activations, rows_of
 from interp.projection import FLOAT32, Arithmetic
 from storage.checkpoints import Checkpoint
 from storage.models import open_model
-from tasks.models import loaded_encoder, loaded_model, threads
+from tasks.loaded_models import loaded_encoder, loaded_model, threads
 
 TOKENS_AT_ONCE = 2048
 """Tokens of texts in a batch: more are not faster, and exceed a processor's cache."""

@@ -15,7 +15,7 @@ from storage.catalog.parts import read_parts, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store, shards
 from tasks.ingest import tokens_part
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 from tasks.shard_task import shard_task
 from tasks.weightlens.propagate import (
     PROPAGATED_TABLES,

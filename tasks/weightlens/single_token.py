@@ -17,7 +17,7 @@ from interp.weightlens.single_token import single_token_inputs
 from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.store import Store, whole_file
-from tasks.models import forget_model, loaded_encoder, loaded_model
+from tasks.loaded_models import forget_model, loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
 TOKENS_PER_BLOCK = 2048

@@ -10,7 +10,7 @@ import yaml
 from configs.load import load_config
 from configs.remarks import remarks
 from flows.costs.recorded import recorded_sizes
-from flows.subject.origin import transcoder_files
+from flows.inputs.origin import transcoder_files
 from storage import hub
 from storage.formats import FORMATS
 from storage.hub import COMMIT, RemoteFile

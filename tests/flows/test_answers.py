@@ -38,7 +38,7 @@ def test_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object) -> str:
         raise UnreachableError("no network")
 
-    monkeypatch.setattr("flows.subject.origin.resolve", offline)
+    monkeypatch.setattr("flows.inputs.origin.resolve", offline)
     monkeypatch.setattr("flows.costs.plan.Rates.measured", lambda *_: Rates(1e10, 1e10))
     config = load_config(ROOT / "configs" / "gpt2.yaml", [])
     answer = plan_answer(planned(config, stages(config)), "store", ["a key is missing"], [])

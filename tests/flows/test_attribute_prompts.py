@@ -14,8 +14,8 @@ from configs.engine import EngineConfig
 from flows import attribute_prompts
 from flows.attribute_prompts import read_prompts, run_prompts
 from flows.cli import app
-from flows.prompts.graphs import Wanted
-from flows.prompts.opened import last_config
+from flows.one_prompt.graphs import Wanted
+from flows.one_prompt.opened import last_config
 from interp.circuitlens.graph import GraphSettings
 from interp.circuitlens.loadings import LoadingSettings
 from interp.circuitlens.supernodes import SupernodeSettings

@@ -21,9 +21,9 @@ from configs.load import load_config
 from flows import known_answers
 from flows.cli import app
 from flows.describe_checkpoint import describe_checkpoint, nothing_to_do
-from flows.prompts.opened import open_named
-from flows.subject.named import chosen_checkpoint
-from flows.subject.subject import open_source
+from flows.inputs.checkpoint_plan import open_inputs
+from flows.inputs.named import chosen_checkpoint
+from flows.one_prompt.opened import open_named
 from interp.activations.settings import ActivationSettings
 from interp.fade.rule import RuleJudge
 from interp.known_answers import following
@@ -173,7 +173,7 @@ def test_hostile_text_is_harmless_in_terminal_markdown_and_artifacts(done: tuple
     assert "## clarity" in markdown
     assert "## stability" in markdown
     assert (report.parent / "clarity.png").is_file()
-    assert nothing_to_do(open_source(load_config(Path(CONFIG), overrides))) is not None
+    assert nothing_to_do(open_inputs(load_config(Path(CONFIG), overrides))) is not None
 
 
 def answer(params: dict[str, Any]) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def test_figures_are_worked_out_anew_without_the_judge(
     for name in ("synthesise", "rate", "simulate"):
         monkeypatch.setattr(RuleJudge, name, asked)
     monkeypatch.setattr(score, "VERSION", score.VERSION + 1)
-    assert nothing_to_do(open_source(load_config(Path(CONFIG), overrides))) is None
+    assert nothing_to_do(open_inputs(load_config(Path(CONFIG), overrides))) is None
     perform(overrides)
     assert rows(store, query) == before
 
@@ -344,9 +344,9 @@ def test_decoys_go_through_the_pipeline_apart_from_real_features(copied: tuple[P
     before = [rows(store, query) for query in about]
     asked = [*overrides, "evaluate.decoys=3"]
     config = load_config(Path(CONFIG), asked)
-    assert nothing_to_do(open_source(config)) is None
+    assert nothing_to_do(open_inputs(config)) is None
     perform(asked)
-    assert nothing_to_do(open_source(config)) is not None
+    assert nothing_to_do(open_inputs(config)) is not None
     assert [rows(store, query) for query in about] == before
     query = """SELECT d.kind, f.density > 0, abs(f.density - d.density) < 0.1, count(DISTINCT s.method) > 1
                FROM decoys d JOIN features f ON (f.checkpoint_id, f.layer, f.feature)

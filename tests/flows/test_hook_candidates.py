@@ -4,7 +4,7 @@ import pytest
 
 from configs.load import load_config
 from flows.hook_candidates import HookCandidate, HookCandidates, measure_candidates
-from flows.subject.subject import identify, open_source
+from flows.inputs.checkpoint_plan import identify, open_inputs
 from interp.capture import Hooks
 from interp.quality import Quality
 from tests.conftest import ROOT
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("said", ["mlp_in", "mlp_in_normalized"])
 def test_the_right_reading_explains_most(said: str) -> None:
     changes = ["corpus.source=python-docs", f"transcoder.input_hook={said}", "quality_tokens=256"]
-    found = measure_candidates(identify(open_source(load_config(ROOT / "configs" / "demo.yaml", changes))))
+    found = measure_candidates(identify(open_inputs(load_config(ROOT / "configs" / "demo.yaml", changes))))
     inputs = [reading.hooks.feature_input for reading in found.every]
     assert inputs == ["mlp_in", "mlp_in_normalized", "resid_mid"]
     assert [layer.layer for layer in found.every[0].layers] == [0, 2, 3]

@@ -15,9 +15,9 @@ from flows.costs.rates import Rates
 from flows.costs.recorded import recorded_sizes
 from flows.costs.sizes import sizes_of
 from flows.costs.streaming import check_model_fits, streaming
+from flows.inputs.checkpoint_plan import identify, open_inputs
+from flows.inputs.machine import arithmetic, device, n_workers, visible_devices
 from flows.running.engine import local_cluster
-from flows.subject.machine import arithmetic, device, n_workers, visible_devices
-from flows.subject.subject import identify, open_source
 from tests.conftest import ROOT
 
 
@@ -107,9 +107,9 @@ def test_a_model_larger_than_the_gpu_is_streamed_and_refused_where_it_cannot_be(
     planted: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda"])
-    subject = identify(open_source(config))
+    plan = identify(open_inputs(config))
     gpus(monkeypatch, 1)
-    sizes = sizes_of(subject)._replace(n_weights=1e9, n_layers=40, n_tokens=50_000, d_model=1000, bytes_in_files=2)
+    sizes = sizes_of(plan)._replace(n_weights=1e9, n_layers=40, n_tokens=50_000, d_model=1000, bytes_in_files=2)
 
     def gb(memory: float) -> None:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, int(memory * 1e9)))

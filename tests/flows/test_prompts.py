@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.prompts.asked import Amount, asked_feature, asked_head, positions_of
+from flows.one_prompt.asked import Amount, asked_feature, asked_head, positions_of
 from interp.interventions.changes import EVERYWHERE
 from tests.planted import D_MODEL
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from configs.load import load_config
 from configs.run import RunConfig
+from configs.stages import DescribeConfig
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from flows.recipes import describe as describe_recipes
 from flows.recipes import evaluate as evaluate_recipes
 from flows.recipes.activations import ActivationsRecipe
@@ -19,8 +21,9 @@ from flows.recipes.coactivation import CoactivationRecipe
 from flows.recipes.describe import DescribeRecipe
 from flows.recipes.evaluate import EvaluateRecipe
 from flows.recipes.weightlens import WeightLensRecipe
-from flows.subject.subject import Subject, identify, open_source
 from interp.circuitlens.settings import ADDED, CircuitLensSettings
+from interp.descriptions.settings import EvidenceSettings
+from storage.hashing import short_hash
 
 WORDS = {"words"}
 FIGURES = {"figures"}
@@ -125,12 +128,12 @@ def checked() -> list[str]:
     return found
 
 
-def names(subject: Subject) -> dict[str, object]:
+def names(plan: CheckpointPlan) -> dict[str, object]:
     """Every recipe of a configuration, as if the catalog held all that it asks for."""
-    passes, words = ActivationsRecipe(subject), WeightLensRecipe(subject)
-    attributed, corpora = CircuitLensRecipe(subject), subject.source.corpora
+    passes, words = ActivationsRecipe(plan), WeightLensRecipe(plan)
+    attributed, corpora = CircuitLensRecipe(plan), plan.inputs.corpora
     recipes = {"weightlens": words.recipe, "activations": passes.recipe, "circuitlens": attributed.recipe}
-    recipes["coactivation"] = CoactivationRecipe(subject).recipe
+    recipes["coactivation"] = CoactivationRecipe(plan).recipe
 
     def loaded(_catalog: Path, _subject: str, stage: str) -> str:
         return recipes[stage]
@@ -138,21 +141,21 @@ def names(subject: Subject) -> dict[str, object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(describe_recipes, "loaded_recipe", loaded)
         patch.setattr(evaluate_recipes, "loaded_recipe", loaded)
-        described = DescribeRecipe(subject).recipe
+        described = DescribeRecipe(plan).recipe
         recipes["describe tokens"] = described
-        judged = EvaluateRecipe(subject)
+        judged = EvaluateRecipe(plan)
         later = {"material": judged.material, "judged": judged.judged, "figures": judged.recipe}
     return {
-        "checkpoint": subject.checkpoint_id,
+        "checkpoint": plan.checkpoint_id,
         "corpus": [corpus.corpus_id for corpus in corpora],
-        "measured": measured_text(corpora[0].corpus_id, subject.config.quality_tokens, subject.config.activations),
+        "measured": measured_text(corpora[0].corpus_id, plan.config.quality_tokens, plan.config.activations),
         "projections": words.projections,
         "words": words.recipe,
         "passes": [one.recipe for one in passes.passes],
         "samples": passes.recipe,
         "texts": passes.texts,
-        "sums": [one.recipe for one in CoactivationRecipe(subject).summed],
-        "edges": CoactivationRecipe(subject).recipe,
+        "sums": [one.recipe for one in CoactivationRecipe(plan).summed],
+        "edges": CoactivationRecipe(plan).recipe,
         "attributions": attributed.recipe,
         "descriptions": described,
         **later,
@@ -176,12 +179,12 @@ def changed(name: str, config: RunConfig) -> object:
     return 3
 
 
-def opened(config: RunConfig) -> Subject:
-    return identify(open_source(config))
+def opened(config: RunConfig) -> CheckpointPlan:
+    return identify(open_inputs(config))
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def base(tmp_path_factory: pytest.TempPathFactory) -> CheckpointPlan:
     return opened(load_config(Path("configs/demo.yaml"), [f"store={tmp_path_factory.mktemp('store')}"]))
 
 
@@ -201,12 +204,12 @@ def with_setting(section: Any, name: str, value: object) -> Any:
 
 
 @pytest.mark.parametrize("name", checked())
-def test_a_setting_changes_what_follows_from_it(base: Subject, name: str) -> None:
+def test_a_setting_changes_what_follows_from_it(base: CheckpointPlan, name: str) -> None:
     before = names(base)
     config = with_setting(base.config, name, changed(name, base.config))
     is_opened_anew = name.split(".")[0] in ("model", "corpus")
-    source = dataclasses.replace(base.source, config=config)
-    after = names(opened(config) if is_opened_anew else dataclasses.replace(base, source=source))
+    inputs = dataclasses.replace(base.inputs, config=config)
+    after = names(opened(config) if is_opened_anew else dataclasses.replace(base, inputs=inputs))
     assert {recipe for recipe in before if before[recipe] != after[recipe]} == expected(name)
 
 
@@ -216,3 +219,11 @@ def test_settings_that_came_later_leave_earlier_recipes_alone() -> None:
     assert all(getattr(settings, name) == before for name, before in ADDED.items())
     assert set(settings.named()) == set(dataclasses.asdict(settings)) - set(ADDED)
     assert dataclasses.replace(settings, sources="direct").named()["sources"] == "direct"
+
+
+def test_a_renamed_setting_leaves_recipes_alone_and_is_read_by_its_old_name() -> None:
+    before = dataclasses.asdict(EvidenceSettings(n_examples=7))
+    before["n_moments"] = before.pop("n_examples")
+    config = DescribeConfig.model_validate({"evidence": {"n_moments": 7}})
+    assert config.evidence == EvidenceSettings(n_examples=7)
+    assert short_hash(settings=[config.evidence]) == short_hash(settings=[before])

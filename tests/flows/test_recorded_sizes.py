@@ -26,7 +26,7 @@ def test_without_a_network_a_preset_is_planned_and_another_model_is_refused(monk
     def offline(*_: object) -> str:
         raise UnreachableError("no network")
 
-    monkeypatch.setattr("flows.subject.origin.resolve", offline)
+    monkeypatch.setattr("flows.inputs.origin.resolve", offline)
     monkeypatch.setattr("flows.costs.plan.Rates.measured", lambda *_: Rates(1e10, 1e10))
     config = load_config(ROOT / "configs" / "gpt2.yaml", [])
     found = planned(config, stages(config))

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from configs.load import load_config
 from flows.describe_checkpoint import describe_checkpoint
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe
 from flows.recipes.weightlens import WeightLensRecipe
 from flows.reports.summary import summarise
-from flows.subject.subject import Subject, identify, open_source
 from storage.checkpoints import Checkpoint
 from storage.store import Store
 from tests.conftest import planted_overrides
@@ -93,8 +93,8 @@ def test_of_the_layers_above_only_what_does_not_follow_from_the_change(series: S
 
 
 def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = identify(open_source(series.config(series.folder / "transcoders", "shared")))
-    before = all_ingredients(subject)
+    plan = identify(open_inputs(series.config(series.folder / "transcoders", "shared")))
+    before = all_ingredients(plan)
     hashes = Checkpoint.sha256
 
     def change(layer: int | None, array: str) -> tuple[list[str], ...]:
@@ -104,14 +104,14 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
 
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoint, "sha256", changed)
-            return all_ingredients(subject)
+            return all_ingredients(plan)
 
     def affected(after: tuple[list[str], ...]) -> list[set[int]]:
         return [{at for at in (0, 1) if old[at] != new[at]} for old, new in zip(before, after, strict=True)]
 
     # single tokens, projections, inherited, activations, coactivation
     none, own, both = set(), {0}, {0, 1}
-    for array in hashes(Checkpoint(subject.store.checkpoint(subject.checkpoint_id)), 0):
+    for array in hashes(Checkpoint(plan.store.checkpoint(plan.checkpoint_id)), 0):
         encoder, decoder = array in ("W_enc", "b_enc"), array in ("W_dec", "write_weight")
         first = own if encoder else none
         expected = [first, both if decoder else own, both, first, both if encoder or decoder else own]
@@ -124,7 +124,7 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
         "tokenizer_sha256": [none, none, both, none, none],
     }
     for name, expected in others.items():
-        other = replace(subject, source=replace(subject.source, **{name: "changed"}))
+        other = replace(plan, source=replace(plan.inputs, **{name: "changed"}))
         found = affected(all_ingredients(other))
         # projections see of the model what single tokens are found to activate, and the arrays
         assert found == [both, none, none, both, both] if name == "model_sha256" else expected, name
@@ -135,12 +135,12 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
         "corpus.held_out=0.3": [none, none, none, both, both],
         "coactivation.top_k=3": [none, none, none, none, both],
     }.items():
-        other = identify(open_source(series.config(series.folder / "transcoders", "shared", override)))
+        other = identify(open_inputs(series.config(series.folder / "transcoders", "shared", override)))
         assert affected(all_ingredients(other)) == expected, override
 
 
-def all_ingredients(subject: Subject) -> tuple[list[str], ...]:
-    words = WeightLensRecipe(subject)
+def all_ingredients(plan: CheckpointPlan) -> tuple[list[str], ...]:
+    words = WeightLensRecipe(plan)
     single = [words.single_token_ingredients(layer) for layer in (0, 1)]
-    sampled, summed = ActivationsRecipe(subject).ingredients, CoactivationRecipe(subject).ingredients
+    sampled, summed = ActivationsRecipe(plan).ingredients, CoactivationRecipe(plan).ingredients
     return single, words.projection_ingredients, words.ingredients, sampled, summed

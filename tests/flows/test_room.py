@@ -12,8 +12,8 @@ from flows.costs.plan import DOWNLOAD, SMALLEST_CATALOG_BYTES, Step, check_room
 from flows.costs.sizes import sizes_of
 from flows.describe_checkpoint import STAGES, describe_checkpoint
 from flows.ingest import ingest
+from flows.inputs.checkpoint_plan import identify, open_inputs
 from flows.running.stage import perform_alone
-from flows.subject.subject import identify, open_source
 from flows.train_transcoders import train_transcoders
 from storage.corpora.corpus import corpus_attributes
 from tasks.activations.corpora import tokenise_corpus
@@ -80,9 +80,9 @@ def test_held_out_tokens_of_a_tokenised_corpus_are_part_of_it(tmp_path: Path) ->
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(f'{{"text": "{WORDS[at % 20 + 4]} {WORDS[5]} {at}"}}\n' for at in range(200)))
     overrides = [*planted_overrides(tmp_path), f"corpus.source={texts}", "corpus.held_out=0.3"]
-    subject = identify(open_source(load_config(CONFIG, overrides)))
-    (recipe,) = subject.source.corpora
-    tokenise_corpus.fn(subject.store, recipe, subject.source.model.path)
-    found = corpus_attributes(subject.store, recipe.corpus_id)
+    plan = identify(open_inputs(load_config(CONFIG, overrides)))
+    (recipe,) = plan.inputs.corpora
+    tokenise_corpus.fn(plan.store, recipe, plan.inputs.model.path)
+    found = corpus_attributes(plan.store, recipe.corpus_id)
     assert found.n_held_out_tokens > 0.15 * found.n_tokens
-    assert sizes_of(subject).corpus_tokens == found.n_tokens + found.n_held_out_tokens
+    assert sizes_of(plan).corpus_tokens == found.n_tokens + found.n_held_out_tokens

@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configs.load import load_config
 from flows.describe_arrived import describe_arrived
-from flows.subject.series import arrived, found_checkpoints, is_complete
+from flows.inputs.series import arrived, found_checkpoints, is_complete
 from flows.watch_checkpoints import announce_checkpoints, watch_checkpoints
 from storage.catalog.published import open_published
 from storage.store import Store, held

@@ -16,13 +16,13 @@ from tasks.llm.instructions import instructions
 BY_RULE = TokensExplainer(RuleSettings(), WordingSettings())
 
 
-def moments(word: str, rows: range = range(2)) -> tuple[ActivationExample, ...]:
+def examples(word: str, rows: range = range(2)) -> tuple[ActivationExample, ...]:
     return tuple(ActivationExample((" so", f" {word}"), 1, 1.0, (), row) for row in rows)
 
 
 KNOWN = FeatureEvidence(
-    reads=(" judge",), top=moments("top"), spread=moments("spread", range(4)),
-    clusters=(Cluster(-1, 0.6, moments("many")), Cluster(0, 0.4, moments("court"))), effects=(" law",),
+    reads=(" judge",), top=examples("top"), spread=examples("spread", range(4)),
+    clusters=(Cluster(-1, 0.6, examples("many")), Cluster(0, 0.4, examples("court"))), effects=(" law",),
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_each_cluster_is_worded_then_the_whole() -> None:
 
 def test_a_description_says_how_often_it_is_right() -> None:
     base = BaseRates(1000, {" top": 2, " many": 100, " so": 900}, {}, {})
-    known = replace(KNOWN, top=moments("top"), clusters=(Cluster(0, 1.0, moments("many", range(8))),), base=base)
+    known = replace(KNOWN, top=examples("top"), clusters=(Cluster(0, 1.0, examples("many", range(8))),), base=base)
     (one,) = describe("circuitlens-input", known, BY_RULE)
     assert one.text == "‘top’; also ‘many’ and its forms."
     assert [(m.kind, m.samples, m.clause, m.lift.share, m.lift.base_rate) for m in one.clauses] == [
@@ -50,12 +50,12 @@ def test_a_description_says_how_often_it_is_right() -> None:
         ("token", "range", "‘many’", 1, 0.1),
     ]
     assert one.coverage == 1
-    here = (*moments("as", range(3)), *moments("As", range(1)))
-    two = (Cluster(0, 0.5, moments("as")), Cluster(1, 0.5, here))
+    here = (*examples("as", range(3)), *examples("As", range(1)))
+    two = (Cluster(0, 0.5, examples("as")), Cluster(1, 0.5, here))
     (whole,) = [one for one in describe("circuitlens-input", replace(known, clusters=two), BY_RULE) if one.cluster < 0]
     ranged = [(m.clause, m.lift.share) for m in whole.clauses if m.samples == "range"]
     assert ranged == [("‘as’", 1)]  # of both clusters' tokens
-    words = tuple(moments(f"w{at}x")[0] for at in range(20))
+    words = tuple(examples(f"w{at}x")[0] for at in range(20))
     (mixed,) = describe("maxact", replace(known, top=words), BY_RULE)
     assert mixed.coverage == 6 / 20
     assert mixed.text.endswith("; 70% of its activation is on other tokens.")
@@ -90,9 +90,9 @@ def test_the_estimate_hears_of_questions_that_follow_from_answers() -> None:
 
 def test_a_half_of_what_is_known_is_of_every_other_document() -> None:
     odd = half(KNOWN, 1)
-    assert [moment.document for moment in odd.spread] == [1, 3]
-    assert [moment.document for moment in odd.top] == [1]
-    assert [len(cluster.moments) for cluster in odd.clusters] == [1, 1]
+    assert [example.document for example in odd.spread] == [1, 3]
+    assert [example.document for example in odd.top] == [1]
+    assert [len(cluster.examples) for cluster in odd.clusters] == [1, 1]
     assert odd.reads == KNOWN.reads
 
 

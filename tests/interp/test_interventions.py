@@ -16,7 +16,7 @@ from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange, HeadChange
 from interp.interventions.measured import head_outputs, measured
 from interp.interventions.readings import FeatureReading, LogitReading, Reading, targets_of
-from interp.interventions.running import Subject, changing
+from interp.interventions.running import SteerableModel, changing
 from interp.transcoder import Transcoder
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, likeliest_ends, open_model, random_transcoders
 from tests.planted_circuits import (
@@ -125,9 +125,9 @@ def check_against_the_model_at_rest(name: str, kind: str, hooks: Hooks) -> None:
     slow = frozen_by_hooks(name, hooks, coders)
     for block in slow.family.block_modules(slow.model):
         del slow.family.module(block, slow.family.mlp).forward
-    subject = Subject(slow.model, slow.family, hooks, coders.__getitem__)
-    before = measured(subject, TOKENS, Changes(), 1, readings).readings
-    expected = measured(subject, TOKENS, changes, 5, readings).readings - before
+    steerable = SteerableModel(slow.model, slow.family, hooks, coders.__getitem__)
+    before = measured(steerable, TOKENS, Changes(), 1, readings).readings
+    expected = measured(steerable, TOKENS, changes, 5, readings).readings - before
     assert (expected.abs().max(1).values > 0.05).all()
     torch.testing.assert_close(changed, expected, rtol=2e-3, atol=2e-3)
 
@@ -147,9 +147,9 @@ def test_so_it_is_with_other_hooks(name: str, hooks: Hooks) -> None:
 def test_measured_readings_are_those_of_the_model() -> None:
     coders = random_transcoders("relu")
     rest = resting("llama", coders)
-    subject = Subject(open_model("llama"), family_of("llama"), HOOKS, coders.__getitem__)
-    found = measured(subject, TOKENS, Changes(), 2, some_readings(rest))
-    logits = subject.model(TOKENS[None]).logits[0].detach()
+    steerable = SteerableModel(open_model("llama"), family_of("llama"), HOOKS, coders.__getitem__)
+    found = measured(steerable, TOKENS, Changes(), 2, some_readings(rest))
+    logits = steerable.model(TOKENS[None]).logits[0].detach()
     torch.testing.assert_close(found.readings[:, 2], logits[8, 4].expand(2), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.readings[0, 3], logits[5, 4] - logits[5, 9], rtol=1e-4, atol=1e-4)
     assert found.next_token.tolist() == [int(logits[8].argmax())] * 2
@@ -161,14 +161,14 @@ def test_measured_readings_are_those_of_the_model() -> None:
 @pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
 def test_an_autoencoders_feature_moves_the_place_that_it_reads(name: str, place: Place) -> None:
     coders, model, hooks = random_transcoders("relu"), open_model(name), Hooks(place, place)
-    subject = Subject(model, family_of(name), hooks, coders.__getitem__)
+    steerable = SteerableModel(model, family_of(name), hooks, coders.__getitem__)
     hooked, seen = HookedModel(model, family_of(name), hooks), []
 
     def read() -> None:
         read_inputs(hooked, TOKENS[None], [1], lambda _, x: seen.append(x[0]))
 
     read()
-    with changing(subject, Changes([FeatureChange(0, 1, 7).held_at(5.0)])):
+    with changing(steerable, Changes([FeatureChange(0, 1, 7).held_at(5.0)])):
         read()
     before, after = seen
     moved = (5.0 - coders[1].encode(before)[:, 7])[:, None] * coders[1].W_dec[7]
@@ -177,28 +177,28 @@ def test_an_autoencoders_feature_moves_the_place_that_it_reads(name: str, place:
 
 def test_a_swapped_head_writes_what_it_mixed_on_the_other_prompt() -> None:
     coders = random_transcoders("relu")
-    subject = Subject(open_model("llama"), family_of("llama"), HOOKS, coders.__getitem__)
+    steerable = SteerableModel(open_model("llama"), family_of("llama"), HOOKS, coders.__getitem__)
     other = TOKENS.flip(0)
-    theirs = head_outputs(subject, other, [1])[1]
+    theirs = head_outputs(steerable, other, [1])[1]
     every = [
         HeadChange(0, 1, head, offset=theirs[at, head], start=at, stop=at + 1)
         for head in range(4)
         for at in range(len(TOKENS))
     ]
     seen: list[torch.Tensor] = []
-    module = subject.model.get_submodule("model.layers.1.self_attn.o_proj")
+    module = steerable.model.get_submodule("model.layers.1.self_attn.o_proj")
     handle = module.register_forward_hook(lambda _m, _a, output: seen.append(output[0]))
-    measured(subject, TOKENS, Changes((), every), 1, [])
-    measured(subject, other, Changes(), 1, [])
+    measured(steerable, TOKENS, Changes((), every), 1, [])
+    measured(steerable, other, Changes(), 1, [])
     handle.remove()
     torch.testing.assert_close(seen[0], seen[1])
 
 
-def planted_rest(*end: int) -> tuple[AtRest, Subject]:
+def planted_rest(*end: int) -> tuple[AtRest, SteerableModel]:
     model, coders = planted_gpt2(), planted_coders()
     linear = linear_model(model, family_of("gpt2"), HOOKS)
     rest = at_rest(linear, freeze(linear, coders.__getitem__, sequence(*end)), coders.__getitem__)
-    return rest, Subject(model, family_of("gpt2"), HOOKS, coders.__getitem__)
+    return rest, SteerableModel(model, family_of("gpt2"), HOOKS, coders.__getitem__)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.1])
@@ -222,14 +222,14 @@ def test_features_on_the_way_are_switched_off_and_no_further(threshold: float | 
 
 
 def test_the_planted_head_moves_the_planted_feature_and_no_other_does() -> None:
-    rest, subject = planted_rest(2, 5)
+    rest, steerable = planted_rest(2, 5)
     readings: list[Reading] = [FeatureReading(1, BIGRAM, 9)]
     heads = [(0, 0), (0, 1), (1, 0), (1, 1)]
     changes = Changes((), [HeadChange(row, layer, head) for row, (layer, head) in enumerate(heads)])
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     predicted = changed_readings(rest, changes, 4, targets, "frozen")[:, 0]
-    before = measured(subject, rest.frozen.tokens, Changes(), 1, readings).readings
-    found = (measured(subject, rest.frozen.tokens, changes, 4, readings).readings - before)[:, 0]
+    before = measured(steerable, rest.frozen.tokens, Changes(), 1, readings).readings
+    found = (measured(steerable, rest.frozen.tokens, changes, 4, readings).readings - before)[:, 0]
     assert predicted[0] < -0.5
     assert found[0] < -0.5
     assert predicted[1:].abs().max() < 1e-4
@@ -237,14 +237,14 @@ def test_the_planted_head_moves_the_planted_feature_and_no_other_does() -> None:
 
 
 def test_the_planted_feature_moves_what_reads_it_and_random_ones_do_not() -> None:
-    rest, subject = planted_rest(9)
+    rest, steerable = planted_rest(9)
     readings: list[Reading] = [FeatureReading(1, feature, 9) for feature in (UPSTREAM, EITHER, BIGRAM)]
     rows = [3, 0, 5, 6]
     changes = Changes([FeatureChange(row, 0, feature, add=1.0) for row, feature in enumerate(rows)])
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     frozen = changed_readings(rest, changes, 4, targets, "frozen")
-    before = measured(subject, rest.frozen.tokens, Changes(), 1, readings).readings
-    found = measured(subject, rest.frozen.tokens, changes, 4, readings).readings - before
+    before = measured(steerable, rest.frozen.tokens, Changes(), 1, readings).readings
+    found = measured(steerable, rest.frozen.tokens, changes, 4, readings).readings - before
     assert (frozen[0, :2] > 0.5).all()
     assert frozen[0, 2].abs() < 0.05  # through the mean that LayerNorm subtracts
     assert (found[0, :2] > 0.5).all()

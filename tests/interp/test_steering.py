@@ -9,7 +9,7 @@ from interp.capture import Hooks
 from interp.families import family_of
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import Sampling, continuations, likelihoods
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from interp.transcoder import Transcoder
 from tests.tiny_models import D_MODEL, tiny_model
 
@@ -50,14 +50,14 @@ def _changed(model, coder: Transcoder, one: FeatureChange):
     return block.mlp.register_forward_hook(change)
 
 
-def subject(name: str, activation: str) -> Subject:
+def steerable(name: str, activation: str) -> SteerableModel:
     model, coder = tiny_model(name), transcoder(activation)
-    return Subject(model, family_of(model.config.model_type), HOOKS, lambda _layer: coder)
+    return SteerableModel(model, family_of(model.config.model_type), HOOKS, lambda _layer: coder)
 
 
 def test_changed_features_change_what_is_written_as_by_hand() -> None:
     for name, activation in (("llama", "relu"), ("gpt2", "jumprelu"), ("llama", "topk")):
-        of = subject(name, activation)
+        of = steerable(name, activation)
         prompts = torch.tensor([[3, 5, 7], [11, 2, 9], [3, 5, 7], [3, 5, 7], [3, 5, 8]])
         rows = [
             [FeatureChange(0, 1, 0).held_at(0.0)],
@@ -74,7 +74,7 @@ def test_changed_features_change_what_is_written_as_by_hand() -> None:
 
 
 def test_draws_do_not_depend_on_the_batch_and_follow_the_seed() -> None:
-    of = subject("llama", "relu")
+    of = steerable("llama", "relu")
     prompts = torch.tensor([[3, 5, 7]] * 40)
     how = Sampling(temperature=1.0, seed=3)
     together = continuations(of, Changes(), prompts, 4, how)
@@ -86,7 +86,7 @@ def test_draws_do_not_depend_on_the_batch_and_follow_the_seed() -> None:
 
 
 def test_writing_ends_where_every_row_has_ended() -> None:
-    of = subject("llama", "relu")
+    of = steerable("llama", "relu")
     prompts = torch.tensor([[3, 5, 7], [11, 2, 9]])
     whole = continuations(of, Changes(), prompts, 6)
     stop = [int(whole[0, 1]), int(whole[1, 1])]
@@ -96,7 +96,7 @@ def test_writing_ends_where_every_row_has_ended() -> None:
 
 
 def test_likelihoods_are_those_of_both_models() -> None:
-    of = subject("gpt2", "relu")
+    of = steerable("gpt2", "relu")
     texts = torch.tensor([[3, 5, 7, 1, 4], [3, 5, 7, 1, 4]])
     changes = Changes([FeatureChange(1, 1, 4).held_at(5.0)])
     found = likelihoods(of, changes, texts)
@@ -105,7 +105,7 @@ def test_likelihoods_are_those_of_both_models() -> None:
     torch.testing.assert_close(found.changed[0], found.plain[0])
     assert (found.kl[0] < 1e-6).all()
     assert (found.kl[1] > 1e-4).all()
-    by_the_change = Subject(
+    by_the_change = SteerableModel(
         of.model, of.family, HOOKS, lambda _: replace(transcoder("relu"), W_dec=torch.zeros(7, D_MODEL))
     )
     assert (likelihoods(by_the_change, changes, texts).kl < 1e-6).all()
@@ -113,7 +113,7 @@ def test_likelihoods_are_those_of_both_models() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gpt_neox"])
 def test_rows_with_equal_tokens_are_read_once_below_the_change(name: str) -> None:
-    of = subject(name, "relu")
+    of = steerable(name, "relu")
     of.model.set_attn_implementation("eager")  # with a mask for each row of the batch
     prompts = torch.tensor([[3, 5, 7], [11, 2, 9]] * 6)
     changes = [FeatureChange(row, 2, row // 4).held_at((row // 2 % 2) * 40.0 - 20) for row in range(12)]

@@ -93,10 +93,10 @@ def test_the_planted_group_is_necessary_and_others_of_its_size_are_not(twins: Ab
 
 def test_holding_all_features_at_what_they_are_changes_nothing(twins: Ablated) -> None:
     tokens, readings = twins.rest.frozen.tokens, twins.readings
-    before = measured(twins.subject, tokens, Changes(), 2, readings).readings
+    before = measured(twins.steerable, tokens, Changes(), 2, readings).readings
     every = [twins.place(node) for node in range(twins.graph.n_features)]
-    with keeping(twins.subject, [every, []], lambda _: torch.zeros(8)):
-        after = measured(twins.subject, tokens, Changes(), 2, readings).readings
+    with keeping(twins.steerable, [every, []], lambda _: torch.zeros(8)):
+        after = measured(twins.steerable, tokens, Changes(), 2, readings).readings
     torch.testing.assert_close(after[0], before[0])
     assert (after[1] - before[1]).abs().max() > 1
 

@@ -14,7 +14,7 @@ from interp.families import family_of
 from interp.interventions.at_rest import at_rest
 from interp.interventions.effects import correlation, matched
 from interp.interventions.readings import LogitReading, Reading, targets_of
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from interp.interventions.validation import Ablated, ValidationSettings, validated
 from interp.transcoder import Transcoder
 from tests.frozen_models import TOKENS, likeliest_ends, open_model, random_transcoders
@@ -45,7 +45,11 @@ def ablated(model: torch.nn.Module, coders: list[Transcoder]) -> Ablated:
     ends = Ends(targets_of(linear, rest.frozen, coders.__getitem__, readings), np.ones(1, np.float32))
     graph = attribution_graph(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(), 10**8)
     return Ablated(
-        rest, Subject(model, family_of("gpt2"), HOOKS, coders.__getitem__), graph, prune(graph, 0.999, 0.999), readings
+        rest,
+        SteerableModel(model, family_of("gpt2"), HOOKS, coders.__getitem__),
+        graph,
+        prune(graph, 0.999, 0.999),
+        readings,
     )
 
 
@@ -75,7 +79,7 @@ def test_a_graph_of_another_model_fails() -> None:
     coders = planted_coders()
     coders[1].W_enc[UPSTREAM] = 0
     coders[0].W_dec[CAUSE] = 0
-    false = of._replace(subject=replace(of.subject, transcoder=coders.__getitem__))
+    false = of._replace(steerable=replace(of.steerable, transcoder=coders.__getitem__))
     found = validated(false, ValidationSettings(nodes=2, edges=4))
     assert found.edges_held is not None
     assert found.edges_held < 0.5
@@ -91,8 +95,8 @@ def test_predicted_is_measured_where_nothing_is_left_that_is_not_linear() -> Non
     graph = attribution_graph(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(max_features=60), 10**8)
     W_U = linear.family.W_U(model).float()
     readings: list[Reading] = [LogitReading(W_U[token] - W_U.mean(0), len(TOKENS) - 1) for token in top.token.tolist()]
-    subject = Subject(model, family_of("llama"), HOOKS, coders.__getitem__)
-    found = validated(Ablated(rest, subject, graph, prune(graph, 0.9, 0.98), readings), ValidationSettings(5, 10))
+    steerable = SteerableModel(model, family_of("llama"), HOOKS, coders.__getitem__)
+    found = validated(Ablated(rest, steerable, graph, prune(graph, 0.9, 0.98), readings), ValidationSettings(5, 10))
     assert len(found.nodes) == len(found.random) == 5
     assert len(found.edges) == 10
     assert found.node_correlation is not None

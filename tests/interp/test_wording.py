@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from interp.descriptions.base_rates import BaseRates, base_rates, lift
 from interp.descriptions.english import Context, Meaning, Mechanism, meaning_of, text_of, with_rest
 from interp.descriptions.evidence import ActivationExample, Evidence, pattern
+from interp.descriptions.explainer_prompts import DESCRIPTION, description_in, explain, join
 from interp.descriptions.kinds import BY_NAME, words_that_end_in
 from interp.descriptions.llm_questions import fenced, parsed
-from interp.descriptions.prompts import DESCRIPTION, description_in, explain, join
 from interp.descriptions.settings import RuleSettings
 from interp.descriptions.wording import by_rule, joined
 from interp.weightlens.settings import WordingSettings
@@ -22,7 +22,7 @@ from tasks.llm.instructions import instructions
 RULE, WORDING = RuleSettings(), WordingSettings()
 
 
-def moment(text: str, at: int, activation: float = 1.0, causes: tuple[int, ...] | None = None) -> ActivationExample:
+def example(text: str, at: int, activation: float = 1.0, causes: tuple[int, ...] | None = None) -> ActivationExample:
     return ActivationExample(tuple(re.findall(r" ?\S+", text)), at, activation, causes)
 
 
@@ -31,20 +31,20 @@ def worded(evidence: Evidence) -> str | None:
 
 
 def test_a_token_its_context_and_what_it_promotes() -> None:
-    moments = tuple(moment(f"the {word} police officer{s} said", 3) for word, s in (("old", ""), ("new", "s")))
-    text = worded(Evidence(moments=moments, promotes=(" headquarters",)))
+    examples = tuple(example(f"the {word} police officer{s} said", 3) for word, s in (("old", ""), ("new", "s")))
+    text = worded(Evidence(examples=examples, promotes=(" headquarters",)))
     assert text == "‘officer’ and its forms, right after ‘police’. Promotes ‘headquarters’."
 
 
 def test_causes_are_the_context_wherever_they_stand() -> None:
-    moments = tuple(moment(f"now if {a} {b} then", 4, causes=(1,)) for a, b in (("you", "go"), ("it", "rains")))
-    assert worded(Evidence(moments=moments)) == "‘then’ and its forms, after ‘if’."
+    examples = tuple(example(f"now if {a} {b} then", 4, causes=(1,)) for a, b in (("you", "go"), ("it", "rains")))
+    assert worded(Evidence(examples=examples)) == "‘then’ and its forms, after ‘if’."
 
 
 def test_after_a_context_any_token() -> None:
     words = re.findall(r"\w+", "one two six ten red big old new hot wet sea sun cat dog")
-    moments = tuple(moment(f"and the {word}", 2) for word in words)
-    text = worded(Evidence(moments=moments))
+    examples = tuple(example(f"and the {word}", 2) for word in words)
+    text = worded(Evidence(examples=examples))
     assert text is not None
     assert text.startswith("Many tokens, such as ‘")
     assert text.endswith(", right after ‘the’.")
@@ -52,7 +52,7 @@ def test_after_a_context_any_token() -> None:
 
 
 def test_tokens_of_both_sources_are_one_list_and_nothing_is_nothing() -> None:
-    text = worded(Evidence((" judge",), (moment("a court", 1),)))
+    text = worded(Evidence((" judge",), (example("a court", 1),)))
     assert text == "‘court’ and ‘judge’."
     assert worded(Evidence()) is None
 
@@ -64,37 +64,37 @@ def test_clusters_are_joined_and_equal_ones_merged() -> None:
 
 
 def test_what_drives_it_strongly_comes_first_and_the_rest_as_weaker() -> None:
-    strongest = tuple(moment(f" {word}", 0, 4.0) for word in ("are", "are", "is"))
-    spread = (*(moment(",", 0, 0.5) for _ in range(8)), moment(" are", 0, 3.0))
-    text = worded(Evidence(moments=spread, strongest=strongest, strong=4.0))
+    strongest = tuple(example(f" {word}", 0, 4.0) for word in ("are", "are", "is"))
+    spread = (*(example(",", 0, 0.5) for _ in range(8)), example(" are", 0, 3.0))
+    text = worded(Evidence(examples=spread, strongest=strongest, strong=4.0))
     assert text == "‘are’ and ‘is’; also more weakly ‘,’."
     assert meaning_of(text).mechanisms == (Mechanism(("are", "is")), Mechanism((), (",",)))
-    text = worded(Evidence(moments=spread, strong=4.0))
+    text = worded(Evidence(examples=spread, strong=4.0))
     assert text == "‘are’; more weakly ‘,’."
 
 
 def test_a_context_is_said_where_it_is_commoner_than_elsewhere_and_how_often() -> None:
     texts = [" the x"] * 3 + [" of x"] * 5
-    moments = tuple(moment(text, 1) for text in texts)
+    examples = tuple(example(text, 1) for text in texts)
     rare = BaseRates(1000, {" x": 5, " the": 20, " of": 600}, {" the": 60, " of": 900}, {})
-    assert worded(Evidence(moments=moments, base=rare)) == "‘x’, often right after ‘the’."
+    assert worded(Evidence(examples=examples, base=rare)) == "‘x’, often right after ‘the’."
     common = BaseRates(1000, {" x": 5, " the": 300, " of": 600}, {" the": 700, " of": 900}, {})
-    assert worded(Evidence(moments=moments, base=common)) == "‘x’."
+    assert worded(Evidence(examples=examples, base=common)) == "‘x’."
 
 
 def test_what_else_comes_before_is_said_beside_the_place() -> None:
-    moments = tuple(moment(f" see {word} the x", 3) for word in ("of", "to", "by", "at", "on"))
+    examples = tuple(example(f" see {word} the x", 3) for word in ("of", "to", "by", "at", "on"))
     near = {" see": 100, " the": 900, " x": 15, **dict.fromkeys((" of", " to", " by", " at", " on"), 900)}
     base = BaseRates(10_000, {" x": 5, " the": 300, " see": 30}, near, near)
-    assert worded(Evidence(moments=moments, base=base)) == "‘x’, right after ‘the’ and after ‘see’."
+    assert worded(Evidence(examples=examples, base=base)) == "‘x’, right after ‘the’ and after ‘see’."
     often = BaseRates(10_000, {" x": 5, " the": 300, " see": 30}, {**near, " see": 10_000}, near)
-    assert worded(Evidence(moments=moments, base=often)) == "‘x’, right after ‘the’."
+    assert worded(Evidence(examples=examples, base=often)) == "‘x’, right after ‘the’."
 
 
 def test_words_that_fire_it_alone_go_before_those_that_may_need_their_context() -> None:
     texts = [" we are", " we are", " we were", " we were", " they are"]
-    strongest = tuple(moment(text, 1, 4.0) for text in texts)
-    text = worded(Evidence(reads=(" were",), strongest=strongest, moments=strongest[:1], strong=4.0))
+    strongest = tuple(example(text, 1, 4.0) for text in texts)
+    text = worded(Evidence(reads=(" were",), strongest=strongest, examples=strongest[:1], strong=4.0))
     assert text == "‘were’ and its forms, strongest right after ‘we’; also ‘are’, right after ‘we’."
 
 
@@ -105,8 +105,8 @@ def rates(at: dict[str, int], within: dict[str, int] | None = None, line_starts:
 
 
 def firing(tokens: list[str], base: BaseRates, activation: float = 1.0) -> str | None:
-    moments = tuple(ActivationExample((" so ", token), 1, activation) for token in tokens)
-    return worded(Evidence(moments=moments, base=base))
+    examples = tuple(ActivationExample((" so ", token), 1, activation) for token in tokens)
+    return worded(Evidence(examples=examples, base=base))
 
 
 DIGITS = [str(at) for at in range(10)]
@@ -145,17 +145,17 @@ def test_a_weak_kind_is_said_as_weak() -> None:
         *(ActivationExample((" so ", digit), 1, 1.0) for digit in DIGITS),
         ActivationExample((" we", " are"), 1, 9.0),
     ]
-    text = worded(Evidence(moments=tuple(tokens), base=base, strong=9.0))
+    text = worded(Evidence(examples=tuple(tokens), base=base, strong=9.0))
     assert text == "‘are’; more weakly ‘0’, ‘1’ and other digits."
 
 
 def test_pieces_are_said_with_the_words_that_they_are_part_of() -> None:
     texts = [("fil", "ter"), ("coun", "ter"), ("fil", "ter")]
-    moments = tuple(ActivationExample((" a", f" {first}", last, " x"), 2, 1.0) for first, last in texts)
+    examples = tuple(ActivationExample((" a", f" {first}", last, " x"), 2, 1.0) for first, last in texts)
     base = rates({"ter": 20, " fil": 10, " coun": 10, " x": 10_000, " a": 10_000}, {"filter": 10, "counter": 10})
-    assert worded(Evidence(moments=moments, base=base)) == "‘-ter’ in ‘filter’ or ‘counter’."
-    causes = tuple(ActivationExample(one.tokens, 2, 1.0, (1,)) for one in moments)
-    text = worded(Evidence(moments=causes, base=base))
+    assert worded(Evidence(examples=examples, base=base)) == "‘-ter’ in ‘filter’ or ‘counter’."
+    causes = tuple(ActivationExample(one.tokens, 2, 1.0, (1,)) for one in examples)
+    text = worded(Evidence(examples=causes, base=base))
     assert text == "‘-ter’, right after ‘fil’ or ‘coun’."  # the rest of the text is not looked at
 
 
@@ -166,20 +166,20 @@ def test_lines_what_follows_and_what_texts_are_about() -> None:
         10_000, at, dict.fromkeys(("\n", "    ", *(f" {x}" for x in "xyzuvt")), 10_000), {}, around, {}, 200
     )
     texts = [("\n", " def", " go"), (" x", "\n", "    ", " def", " go"), (" y", "\n", " def", " go")]
-    moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
-    assert worded(Evidence(moments=moments, base=base)) == "‘def’, at the start of a line and right before ‘go’."
+    examples = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
+    assert worded(Evidence(examples=examples, base=base)) == "‘def’, at the start of a line and right before ‘go’."
     texts = [(" asyncio", " u", " v", " z", " def"), (" w", " asyncio", " v", " u", " t", " def")]
-    moments = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
-    found = worded(Evidence(moments=moments, base=base))
+    examples = tuple(ActivationExample(text, text.index(" def"), 1.0) for text in texts)
+    found = worded(Evidence(examples=examples, base=base))
     assert found == "‘def’, in texts with ‘asyncio’."
 
 
 def test_a_context_that_a_word_does_not_need_is_that_of_its_strongest_activations() -> None:
-    strongest = tuple(moment(text, 1, 9.0) for text in (" we are", " we are", " we are", " a are", " b are"))
-    spread = tuple(moment(f" {word} are", 1, 8.0) for word in "cdefgh")
-    text = worded(Evidence(moments=spread, strongest=strongest, strong=9.0))
+    strongest = tuple(example(text, 1, 9.0) for text in (" we are", " we are", " we are", " a are", " b are"))
+    spread = tuple(example(f" {word} are", 1, 8.0) for word in "cdefgh")
+    text = worded(Evidence(examples=spread, strongest=strongest, strong=9.0))
     assert text == "‘are’, strongest right after ‘we’."
-    strongest = tuple(moment(text, 1, 9.0) for text in (" we are", " we are"))
+    strongest = tuple(example(text, 1, 9.0) for text in (" we are", " we are"))
     text = worded(Evidence((" are",), strongest=strongest, strong=9.0))
     assert text == "‘are’, strongest right after ‘we’."  # fires it alone
 
@@ -256,9 +256,9 @@ def test_other_descriptions_are_read_as_well() -> None:
 
 
 def test_only_causes_are_shown_of_an_attributed_moment() -> None:
-    assert pattern(moment("a b c d e", 3, causes=(1,))) == " … b …« d» …"
-    assert pattern(moment("a b c", 1)) == "a« b» c"
-    shown = explain(Evidence(moments=(moment("secret b c d e", 3, causes=(1,)),)), instructions(), 100).user
+    assert pattern(example("a b c d e", 3, causes=(1,))) == " … b …« d» …"
+    assert pattern(example("a b c", 1)) == "a« b» c"
+    shown = explain(Evidence(examples=(example("secret b c d e", 3, causes=(1,)),)), instructions(), 100).user
     assert "secret" not in shown
 
 
@@ -271,7 +271,7 @@ def test_a_text_that_gives_orders_stays_inside_the_fence(where: str) -> None:
     evidence = Evidence(
         reads=(HOSTILE,) if where == "reads" else (),
         promotes=(HOSTILE,) if where == "promotes" else (),
-        moments=(hostile,) if where == "moments" else (),
+        examples=(hostile,) if where == "moments" else (),
     )
     prompt = (
         join([(HOSTILE, 1.0)], evidence, instructions(), 100)

@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from interp.circuitlens.patterns import strongest_sources
+from interp.circuitlens.input_patterns import strongest_sources
 from interp.descriptions.window import text_around
 from storage.catalog.contexts import LEAST_SHARE, MOST_CAUSES, TOKENS_AFTER, TOKENS_BEFORE
 from storage.catalog.database import CorpusRow, open_catalog, put_corpus

@@ -28,8 +28,8 @@ from storage.corpora.parquet_pages import Page, WatchedPages
 from storage.corpora.python_docs import python_docs
 from storage.corpora.sources import pinned, source_fingerprint
 from storage.corpora.texts import Field, Position, read_texts, whole_texts
+from storage.hashing import file_sha256
 from storage.models import open_model
-from storage.recipes import file_sha256
 from storage.store import Store, held, open_store
 from tests.storage.letters import Letters
 

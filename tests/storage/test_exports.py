@@ -19,7 +19,7 @@ from storage.exchange.delphi import export_delphi
 from storage.exchange.hub_dataset import export_dataset
 from storage.exchange.neuronpedia import ACTIVATIONS, MAX_DESCRIPTION, export_neuronpedia, method_name
 from storage.exchange.parquet import export_tables, write_manifest
-from storage.recipes import file_sha256
+from storage.hashing import file_sha256
 from tests.explorer.small_catalog import CHECKPOINT, CORPUS, N_FEATURES, N_LAYERS, write_small_catalog
 from tests.storage.neuronpedia_tables import import_source
 

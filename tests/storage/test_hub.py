@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import _tree_cache, constants
 from huggingface_hub.utils import close_session
 
-from flows.subject.origin import MODEL_FILES
+from flows.inputs.origin import MODEL_FILES
 from storage.hub import fetch, missing, remote_shapes, resolve, select
 from storage.models import open_model
 from tests.hub_server import COMMIT, OLDER, HubServer

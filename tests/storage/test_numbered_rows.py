@@ -9,8 +9,8 @@ import pytest
 from storage.catalog.database import bring_forward
 from storage.corpora.corpus import CorpusRecipe, read_rows, write_corpus
 from storage.corpora.rows import numbered, read_numbered_rows
-from storage.patterns import corpora_of
-from storage.recipes import short_hash
+from storage.hashing import short_hash
+from storage.sample_patterns import corpora_of
 from storage.store import Store
 from tests.storage.letters import Letters
 

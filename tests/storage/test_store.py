@@ -31,7 +31,7 @@ from storage.catalog.parts import read_parts, write_part
 from storage.catalog.schema_page import schema_markdown
 from storage.catalog.tables import TABLES
 from storage.checkpoints import finish, open_checkpoint, write_embeddings, write_layer, write_single_token
-from storage.recipes import fingerprints, remember_fingerprints, short_hash
+from storage.hashing import fingerprints, remember_fingerprints, short_hash
 from storage.store import Store, StoreInUseError, check_place, held, open_store, shards, whole_file, whole_folder
 from tests.absent_device import NAME
 from tests.storage.test_damage import ATTRIBUTES

@@ -7,7 +7,7 @@ import torch
 
 from configs.load import load_config
 from flows.ingest import quality_text
-from flows.subject.subject import Subject, identify, open_source
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from interp.activations.settings import ActivationSettings
 from interp.capture import HookedModel, capture
 from storage.checkpoints import finish, open_checkpoint
@@ -15,31 +15,31 @@ from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from tasks.activations.corpora import tokenise_corpus
 from tasks.ingest import IngestJob, ingest_embeddings, ingest_layer
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 
 
-def ingested(folder: Path, *overrides: str) -> Subject:
+def ingested(folder: Path, *overrides: str) -> CheckpointPlan:
     """The demo's checkpoint and a corpus in a store, without the pipeline."""
     config = load_config(Path("configs/demo.yaml"), [f"store={folder}", *overrides])
-    subject = identify(open_source(config))
-    store, model, release = subject.store, subject.source.model.path, subject.transcoders
-    text, counted = quality_text(subject), config.activations
-    job = IngestJob(subject.checkpoint_id, model, release.path, release.hooks, text, counted)
+    plan = identify(open_inputs(config))
+    store, model, release = plan.store, plan.inputs.model.path, plan.transcoders
+    text, counted = quality_text(plan), config.activations
+    job = IngestJob(plan.checkpoint_id, model, release.path, release.hooks, text, counted)
     ingest_embeddings.fn(store, job)
-    for layer in subject.layers:
+    for layer in plan.layers:
         ingest_layer.fn(store, job, layer)
-    finish(store, subject.checkpoint_id, subject.attributes)
-    tokenise_corpus.fn(store, subject.source.corpus, model)
-    return subject
+    finish(store, plan.checkpoint_id, plan.attributes)
+    tokenise_corpus.fn(store, plan.inputs.corpus, model)
+    return plan
 
 
-def dense(subject: Subject, settings: ActivationSettings) -> list[np.ndarray]:
+def dense(plan: CheckpointPlan, settings: ActivationSettings) -> list[np.ndarray]:
     """Every layer's activations at every position of the rows that are read; NaN at those that do not count."""
-    store, checkpoint = subject.store, open_checkpoint(subject.store, subject.checkpoint_id)
-    corpus_id = subject.source.corpus.corpus_id
+    store, checkpoint = plan.store, open_checkpoint(plan.store, plan.checkpoint_id)
+    corpus_id = plan.inputs.corpus.corpus_id
     n = corpus_attributes(store, corpus_id).n_sequences
     tokens, documents = read_rows(store, corpus_id, 0, n)
-    folder, model = loaded_model(subject.source.model.path)
+    folder, model = loaded_model(plan.inputs.model.path)
     real = torch.from_numpy(np.where(tokens == PADDING, 0, tokens))
     streams = capture(HookedModel(model, folder.family, checkpoint.hooks), real, range(checkpoint.n_layers))
     counted = tokens != PADDING

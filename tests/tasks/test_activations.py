@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
-from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.capture import HookedModel, capture
 from storage.activations import block_path, open_block, pack_block
@@ -23,36 +23,36 @@ from storage.store import ShardKey, shards
 from tasks.activations import corpus_pass as tasks
 from tasks.activations import neighbours
 from tasks.evaluation import text_activations
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 from tests.tasks.demo_store import dense, ingested
 
 N_POS, N_TOKENS = 32, 3000
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> CheckpointPlan:
     folder = tmp_path_factory.mktemp("store")
     return ingested(folder, f"corpus.max_tokens={N_TOKENS}", f"corpus.n_pos={N_POS}", "corpus.layout=padded")
 
 
 @pytest.fixture
-def gathered(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, dict[str, np.ndarray]]]:
+def gathered(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, dict[str, np.ndarray]]]:
     """Run the pass with other blocks, batches and shards, and read all its parts."""
 
     def run(settings: ActivationSettings, shard_size: int = 300, **constants: int) -> dict[str, Any]:
         for name, value in constants.items():
             monkeypatch.setattr(tasks, name, value)
-        store, checkpoint_id, work = subject.store, subject.checkpoint_id, ActivationsRecipe(subject)
+        store, checkpoint_id, work = plan.store, plan.checkpoint_id, ActivationsRecipe(plan)
         for name in ("activations", "parts"):
             shutil.rmtree(store.root / name, ignore_errors=True)
         [corpus_pass] = work.passes
         for block in reversed(corpus_pass.blocks(store)):
-            model = subject.source.model.path
+            model = plan.inputs.model.path
             tasks.activations_block.fn(store, tasks.PassJob(checkpoint_id, model, settings), corpus_pass, block)
         drawing = tasks.SamplingJob(checkpoint_id, work.corpus_id, (corpus_pass,), settings)
         tables: dict[str, list[Any]] = {name: [] for name in tasks.TABLES}
-        for layer in range(subject.attributes.n_layers):
-            for key in shards("recipe", layer, subject.attributes.d_transcoder, shard_size):
+        for layer in range(plan.attributes.n_layers):
+            for key in shards("recipe", layer, plan.attributes.d_transcoder, shard_size):
                 tasks.gather_shard.fn(store, drawing, key)
                 for name, parts in tables.items():
                     parts.append(pq.read_table(store.part(name, key)))
@@ -70,9 +70,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("settings", CASES)
-def test_statistics_are_those_of_the_dense_activations(gathered: Any, subject: Subject, settings: Any) -> None:
+def test_statistics_are_those_of_the_dense_activations(gathered: Any, plan: CheckpointPlan, settings: Any) -> None:
     features = gathered(settings)["features"]
-    a = np.concatenate([layer[~np.isnan(layer[:, 0])] for layer in dense(subject, settings)], 1)
+    a = np.concatenate([layer[~np.isnan(layer[:, 0])] for layer in dense(plan, settings)], 1)
     active = np.where(a > 0, a.astype(np.float64), np.nan)
     n_active = (a > 0).sum(0)
     assert (features["n_active"] == n_active).all()
@@ -89,9 +89,9 @@ def test_statistics_are_those_of_the_dense_activations(gathered: Any, subject: S
     assert np.stack(list(features["quantiles"][alive])) == pytest.approx(edges, rel=1e-5)
 
 
-def test_samples_are_drawn_from_the_activations_and_hold_the_greatest(gathered: Any, subject: Subject) -> None:
+def test_samples_are_drawn_from_the_activations_and_hold_the_greatest(gathered: Any, plan: CheckpointPlan) -> None:
     settings = CASES[2]
-    samples, layers = gathered(settings)["samples"], dense(subject, settings)
+    samples, layers = gathered(settings)["samples"], dense(plan, settings)
     for layer, feature in {(0, int(samples["feature"][0])), (3, int(samples["feature"][-1]))}:
         mine = (samples["layer"] == layer) & (samples["feature"] == feature)
         at = samples["sequence"][mine] * N_POS + samples["position"][mine]
@@ -124,10 +124,10 @@ def test_nothing_depends_on_blocks_batches_and_shards(gathered: Any) -> None:
 
 
 def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
-    subject: Subject, gathered: Any, small_disk: Callable[[Path, str], None]
+    plan: CheckpointPlan, gathered: Any, small_disk: Callable[[Path, str], None]
 ) -> None:
     gathered(CASES[0])
-    store, model, [corpus_pass] = subject.store, subject.source.model.path, ActivationsRecipe(subject).passes
+    store, model, [corpus_pass] = plan.store, plan.inputs.model.path, ActivationsRecipe(plan).passes
     [block] = corpus_pass.blocks(store)
     place, plain = store.root / "activations", block_path(store, corpus_pass.recipe, block)
     expected = open_block(store, corpus_pass.recipe, block).features(1, 0, 1024)
@@ -135,7 +135,7 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     shutil.rmtree(place)
 
     def run() -> None:
-        tasks.activations_block.fn(store, tasks.PassJob(subject.checkpoint_id, model, CASES[0]), corpus_pass, block)
+        tasks.activations_block.fn(store, tasks.PassJob(plan.checkpoint_id, model, CASES[0]), corpus_pass, block)
 
     def pack() -> None:
         pack_block(store, corpus_pass.recipe, block)
@@ -164,10 +164,10 @@ def test_on_a_gpu_as_much_at_once_as_its_free_memory_allows(monkeypatch: pytest.
     assert sized(0) == (0, 0)  # a row at a time
 
 
-def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any, subject: Subject) -> None:
+def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any, plan: CheckpointPlan) -> None:
     settings = CASES[2]
     gathered(settings)
-    samples = read_samples(subject.store, ShardKey("recipe", 1, 300, 600))
+    samples = read_samples(plan.store, ShardKey("recipe", 1, 300, 600))
     assert (samples.quantile.quantile_bin >= 0).all()
     top = samples.top(settings.n_top)
     for feature in np.unique(samples.feature)[:20]:
@@ -175,22 +175,22 @@ def test_read_samples_tells_the_quantile_sample_from_the_greatest(gathered: Any,
         assert (top.activation[top.feature == feature] == np.sort(all_of_it)[::-1][: settings.n_top]).all()
 
 
-def test_a_damaged_block_is_named(gathered: Any, subject: Subject) -> None:
+def test_a_damaged_block_is_named(gathered: Any, plan: CheckpointPlan) -> None:
     gathered(CASES[0])
-    [corpus_pass] = ActivationsRecipe(subject).passes
-    path = subject.store.activations(corpus_pass.recipe)
+    [corpus_pass] = ActivationsRecipe(plan).passes
+    path = plan.store.activations(corpus_pass.recipe)
     chunk = next(path.glob("rows-*/value/c/0"))
     key = ShardKey("other", 0, 0, 300)
-    drawing = tasks.SamplingJob(subject.checkpoint_id, "corpus", (corpus_pass,), CASES[0])
+    drawing = tasks.SamplingJob(plan.checkpoint_id, "corpus", (corpus_pass,), CASES[0])
     for damage in (lambda: chunk.write_bytes(b"no"), chunk.unlink):
         damage()
         with pytest.raises(ValueError, match=r"value.*removes activations/.*/rows-.* run through the model again"):
-            tasks.gather_shard.fn(subject.store, drawing, key)
+            tasks.gather_shard.fn(plan.store, drawing, key)
 
 
-def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_any_lengths_are_read_as_each_alone(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several layers at once: the model reads each text once, in blocks of texts of about one length."""
-    checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
+    checkpoint, path = open_checkpoint(plan.store, plan.checkpoint_id), plan.inputs.model.path
     random = np.random.default_rng(0)
     features = {3: np.array([900, 3, 77, 5]), 1: np.array([11, 2, 900]), 0: np.zeros(0, np.int64)}
     texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
@@ -226,19 +226,19 @@ def test_texts_of_any_lengths_are_read_as_each_alone(subject: Subject, monkeypat
     assert peaks[1].any()
 
 
-def test_neighbours_are_the_dense_activations_around_samples(gathered: Any, subject: Subject) -> None:
+def test_neighbours_are_the_dense_activations_around_samples(gathered: Any, plan: CheckpointPlan) -> None:
     settings = CASES[0]
     samples = gathered(settings)["samples"]
-    work = ActivationsRecipe(subject)
-    drawing = tasks.SamplingJob(subject.checkpoint_id, work.corpus_id, tuple(work.passes), settings)
+    work = ActivationsRecipe(plan)
+    drawing = tasks.SamplingJob(plan.checkpoint_id, work.corpus_id, tuple(work.passes), settings)
     key = ShardKey("neighbours", 1, 0, 300)
-    neighbours.gather_neighbours.fn(subject.store, drawing, key, "recipe")
-    rows = pq.read_table(subject.store.part("sample_neighbours", key)).to_pylist()
+    neighbours.gather_neighbours.fn(plan.store, drawing, key, "recipe")
+    rows = pq.read_table(plan.store.part("sample_neighbours", key)).to_pylist()
     of = (samples["layer"] == 1) & (samples["feature"] < 300)
     assert [(row["feature"], row["sample"]) for row in rows] == list(
         zip(samples["feature"][of].tolist(), samples["sample"][of].tolist(), strict=True)
     )
-    a = np.nan_to_num(dense(subject, settings)[1]).reshape(-1, N_POS, subject.attributes.d_transcoder)
+    a = np.nan_to_num(dense(plan, settings)[1]).reshape(-1, N_POS, plan.attributes.d_transcoder)
     for row, sequence, position in zip(rows, samples["sequence"][of], samples["position"][of], strict=True):
         low, high = max(0, position - TOKENS_BEFORE), min(N_POS, position + TOKENS_AFTER + 1)
         around = a[sequence, low:high, row["feature"]]

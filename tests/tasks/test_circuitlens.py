@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
-from flows.subject.subject import Subject
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
@@ -37,23 +37,23 @@ CLOSE_CALLS = ("contributions", "qk_contributions")
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, CircuitLensJob]:
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[CheckpointPlan, CircuitLensJob]:
     """The demo's checkpoint with a sampled corpus, and what attributing it all at once takes."""
-    subject = ingested(
+    plan = ingested(
         tmp_path_factory.mktemp("store"), "corpus.max_tokens=2500", "corpus.n_pos=32", f"shard_size={SHARD}"
     )
-    store, samples = subject.store, ActivationsRecipe(subject)
-    settings, model = subject.config.activations, subject.source.model.path
+    store, samples = plan.store, ActivationsRecipe(plan)
+    settings, model = plan.config.activations, plan.inputs.model.path
     for corpus_pass in samples.passes:
         for block in corpus_pass.blocks(store):
             sampling.activations_block.fn(
-                store, sampling.PassJob(subject.checkpoint_id, model, settings), corpus_pass, block
+                store, sampling.PassJob(plan.checkpoint_id, model, settings), corpus_pass, block
             )
-    drawing = sampling.SamplingJob(subject.checkpoint_id, samples.corpus_id, tuple(samples.passes), settings)
+    drawing = sampling.SamplingJob(plan.checkpoint_id, samples.corpus_id, tuple(samples.passes), settings)
     for key in samples.shards():
         sampling.gather_shard.fn(store, drawing, key)
-    job = CircuitLensRecipe(subject).job("cpu")
-    return subject, replace(job, corpus_id="corpus", recipe="whole", blocks=(Block(0, 80),), settings=SETTINGS)
+    job = CircuitLensRecipe(plan).job("cpu")
+    return plan, replace(job, corpus_id="corpus", recipe="whole", blocks=(Block(0, 80),), settings=SETTINGS)
 
 
 def ordered(store: Store, job: CircuitLensJob) -> None:
@@ -63,19 +63,21 @@ def ordered(store: Store, job: CircuitLensJob) -> None:
             order_samples.fn(store, job, key)
 
 
-def attributed(sampled: tuple[Subject, CircuitLensJob], recipe: str, rows: int, shard_size: int) -> dict[str, pa.Table]:
+def attributed(
+    sampled: tuple[CheckpointPlan, CircuitLensJob], recipe: str, rows: int, shard_size: int
+) -> dict[str, pa.Table]:
     """All parts of the stage, in blocks of so many rows and shards of so many features."""
-    subject, job = sampled
+    plan, job = sampled
     job = replace(job, recipe=recipe, blocks=tuple(Block(start, start + rows) for start in range(0, 80, rows)))
-    ordered(subject.store, job)
+    ordered(plan.store, job)
     for block in reversed(job.blocks):
-        attribute_block.fn(subject.store, job, block)
+        attribute_block.fn(plan.store, job, block)
     tables: dict[str, list[pa.Table]] = {name: [] for name in TABLES}
-    for layer in subject.layers:
-        for key in shards(recipe, layer, subject.attributes.d_transcoder, shard_size):
-            gather_circuits.fn(subject.store, job, key)
+    for layer in plan.layers:
+        for key in shards(recipe, layer, plan.attributes.d_transcoder, shard_size):
+            gather_circuits.fn(plan.store, job, key)
             for name, parts in tables.items():
-                parts.append(pq.read_table(subject.store.part(name, key)))
+                parts.append(pq.read_table(plan.store.part(name, key)))
     return {name: pa.concat_tables(parts) for name, parts in tables.items()}
 
 
@@ -156,10 +158,10 @@ def _targets(contributions: pa.Table) -> set[tuple[int, int, int]]:
 
 
 def test_what_is_not_changed_is_no_effect(sampled: Any, found: dict[str, pa.Table]) -> None:
-    subject, _ = sampled
+    plan, _ = sampled
     effects = found["logit_effects"].to_pydict()
     assert 0 not in effects["effect"]
-    last = subject.attributes.n_layers - 1
+    last = plan.attributes.n_layers - 1
     assert {p for layer, p in zip(effects["layer"], effects["position"], strict=True) if layer == last} == {0}
 
 
@@ -186,8 +188,8 @@ def test_nothing_depends_on_blocks_and_shards(sampled: Any, found: dict[str, pa.
 
 
 def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found: dict[str, pa.Table]) -> None:
-    subject, job = sampled
-    store, key = subject.store, ShardKey("ablation", 2, 0, subject.attributes.d_transcoder)
+    plan, job = sampled
+    store, key = plan.store, ShardKey("ablation", 2, 0, plan.attributes.d_transcoder)
     ablate_layer.fn(store, job, key)
     rows = pq.read_table(store.part("scores", key)).to_pydict()
     assert len(rows["metric"]) == 4 * SETTINGS.ablated_features
@@ -200,32 +202,32 @@ def test_the_causal_check_compares_sources_with_random_ones(sampled: Any, found:
 
 
 def test_a_damaged_block_is_named(sampled: Any, found: dict[str, pa.Table]) -> None:
-    subject, job = sampled
-    path = attributions_path(subject.store, "damaged", 0, 80)
+    plan, job = sampled
+    path = attributions_path(plan.store, "damaged", 0, 80)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="damaged part"):
-        gather_circuits.fn(subject.store, replace(job, recipe="damaged"), ShardKey("damaged", 0, 0, 512))
+        gather_circuits.fn(plan.store, replace(job, recipe="damaged"), ShardKey("damaged", 0, 0, 512))
 
 
 def test_a_damaged_order_of_samples_is_named(sampled: Any) -> None:
-    subject, job = sampled
+    plan, job = sampled
     job = replace(job, recipe="damaged-order")
-    ordered(subject.store, job)
-    path = samples_by_row_path(subject.store, job.recipe, job.sampled_shards(1)[0])
+    ordered(plan.store, job)
+    path = samples_by_row_path(plan.store, job.recipe, job.sampled_shards(1)[0])
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=rf"{path.name}: its CRC-32C.*samples are put in order of rows, again"):
-        attribute_block.fn(subject.store, job, Block(0, 20))
+        attribute_block.fn(plan.store, job, Block(0, 20))
 
 
 def test_a_block_reads_the_samples_of_its_own_rows(sampled: Any) -> None:
     """All samples of the quantile sample are in some block, each once, as they were drawn."""
-    subject, job = sampled
+    plan, job = sampled
     job = replace(job, recipe="slices", settings=replace(SETTINGS, features_per_layer=None, samples_per_feature=None))
-    ordered(subject.store, job)
+    ordered(plan.store, job)
     key = job.sampled_shards(2)[1]
-    drawn = read_samples(subject.store, key).quantile
-    path, parts = samples_by_row_path(subject.store, job.recipe, key), []
+    drawn = read_samples(plan.store, key).quantile
+    path, parts = samples_by_row_path(plan.store, job.recipe, key), []
     for start in range(0, 80, 7):
         samples, continued = read_samples_of_rows(path, start, min(start + 7, 80))
         assert ((samples.sequence >= start) & (samples.sequence < start + 7)).all()
@@ -240,21 +242,21 @@ def test_a_block_reads_the_samples_of_its_own_rows(sampled: Any) -> None:
 
 
 def test_a_model_that_was_not_sampled_is_refused(sampled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject, job = sampled
+    plan, job = sampled
     job = replace(job, recipe="other")
-    ordered(subject.store, job)
+    ordered(plan.store, job)
     coders = attribute.loaded_transcoder
     monkeypatch.setattr(
         attribute, "loaded_transcoder", lambda *a, **k: replace(c := coders(*a, **k), b_enc=c.b_enc + 1)
     )
     with pytest.raises(ValueError, match="the frozen model gives"):
-        attribute_block.fn(subject.store, job, Block(0, 20))
+        attribute_block.fn(plan.store, job, Block(0, 20))
 
 
-def test_direct_contributions_carry_their_name(sampled: tuple[Subject, CircuitLensJob], found: Any) -> None:
-    subject, job = sampled
+def test_direct_contributions_carry_their_name(sampled: tuple[CheckpointPlan, CircuitLensJob], found: Any) -> None:
+    plan, job = sampled
     settings = replace(SETTINGS, sources="direct", qk_samples=0, continuation_tokens=0, effect_tokens=0)
-    direct = attributed((subject, replace(job, settings=settings)), "direct", 80, 512)
+    direct = attributed((plan, replace(job, settings=settings)), "direct", 80, 512)
     modes = {(row["kind"], row["mode"]) for row in direct["contributions"].select(["kind", "mode"]).to_pylist()}
     assert modes == {(kind, "direct") for kind in ("feature", "head", "token", "error", "bias")}
     whole = {(row["kind"], row["mode"]) for row in found["contributions"].select(["kind", "mode"]).to_pylist()}
@@ -265,6 +267,6 @@ def test_direct_contributions_carry_their_name(sampled: tuple[Subject, CircuitLe
     model = replace(job, recipe="of another", blocks=(Block(0, 80),), settings=settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attribute, "_readings", lambda coder, x, samples: np.zeros(len(samples.feature), np.float32))
-        ordered(subject.store, model)
+        ordered(plan.store, model)
         with pytest.raises(ValueError, match="the frozen model gives"):
-            attribute_block.fn(subject.store, model, model.blocks[0])
+            attribute_block.fn(plan.store, model, model.blocks[0])

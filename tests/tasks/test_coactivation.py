@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe
-from flows.subject.subject import Subject
 from interp.activations.settings import ActivationSettings
 from interp.coactivation.settings import CoactivationSettings
 from interp.intervals import t_quantile
@@ -33,27 +33,27 @@ SETTINGS = CoactivationSettings(top_k=5, min_support=4)
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> CheckpointPlan:
     folder = tmp_path_factory.mktemp("store")
     return ingested(folder, "corpus.max_tokens=2500", f"corpus.n_pos={N_POS}", "activations.keep=all")
 
 
 @pytest.fixture(scope="module")
-def rows(subject: Subject) -> list[np.ndarray]:
+def rows(plan: CheckpointPlan) -> list[np.ndarray]:
     """Every layer's activations by dense computation, 0 where a position does not count."""
-    return [np.nan_to_num(layer).astype(np.float64) for layer in dense(subject, ActivationSettings())]
+    return [np.nan_to_num(layer).astype(np.float64) for layer in dense(plan, ActivationSettings())]
 
 
 @pytest.fixture(scope="module")
-def blocks(subject: Subject) -> list[tasks.Summed]:
+def blocks(plan: CheckpointPlan) -> list[tasks.Summed]:
     """The sparse activations in the store, in blocks of a few rows."""
-    summed = CoactivationRecipe(subject).summed
+    summed = CoactivationRecipe(plan).summed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(activation_tasks, "POSITIONS_PER_BLOCK", 700)
-        [corpus_pass] = ActivationsRecipe(subject).passes
-        for block in corpus_pass.blocks(subject.store):
-            job = activation_tasks.PassJob(subject.checkpoint_id, subject.source.model.path, ActivationSettings())
-            activation_tasks.activations_block.fn(subject.store, job, corpus_pass, block)
+        [corpus_pass] = ActivationsRecipe(plan).passes
+        for block in corpus_pass.blocks(plan.store):
+            job = activation_tasks.PassJob(plan.checkpoint_id, plan.inputs.model.path, ActivationSettings())
+            activation_tasks.activations_block.fn(plan.store, job, corpus_pass, block)
     return summed
 
 
@@ -63,25 +63,25 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "POSITIONS_AT_ONCE", 1500)
 
 
-def summed_up(subject: Subject, summed: tasks.Summed, shard_size: int) -> list[Matrices]:
+def summed_up(plan: CheckpointPlan, summed: tasks.Summed, shard_size: int) -> list[Matrices]:
     """All matrices, tiles in an order of chance."""
-    n, found = subject.attributes.d_transcoder, []
-    for source, target in SETTINGS.layer_pairs(subject.layers):
-        pair = matrices(subject.store, summed.recipe, source, target, shard_size)
+    n, found = plan.attributes.d_transcoder, []
+    for source, target in SETTINGS.layer_pairs(plan.layers):
+        pair = matrices(plan.store, summed.recipe, source, target, shard_size)
         make_matrices(pair, n)
         for key in reversed(shards("any", target, n, shard_size)):
-            tasks.coactivate.fn(subject.store, summed, source, key, n, shard_size)
+            tasks.coactivate.fn(plan.store, summed, source, key, n, shard_size)
         found.append(pair)
     return found
 
 
 def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
-    subject: Subject, blocks: list[tasks.Summed], small_disk: Callable[[Path, str], None]
+    plan: CheckpointPlan, blocks: list[tasks.Summed], small_disk: Callable[[Path, str], None]
 ) -> None:
     [summed], shard_size = blocks, 512
-    place = subject.store.root / "coactivation"
+    place = plan.store.root / "coactivation"
     tile = slice(0, 512), slice(512, 1024)
-    [whole, *_] = summed_up(subject, summed, shard_size)
+    [whole, *_] = summed_up(plan, summed, shard_size)
     expected = [whole.read(name, *tile) for name in ARRAYS]
     n_bytes = sum(whole.chunk(name, 0, 512).stat().st_size for name in ARRAYS)
     shutil.rmtree(place)
@@ -89,22 +89,22 @@ def test_a_disk_that_becomes_full_costs_nothing_that_was_finished(
     make_matrices(whole, 1024)
     target = shards("any", 1, 1024, shard_size)[1]
     with pytest.raises(OSError, match="No space left on device"):
-        tasks.coactivate.fn(subject.store, summed, 0, target, 1024, shard_size)
+        tasks.coactivate.fn(plan.store, summed, 0, target, 1024, shard_size)
     small_disk(place, "100m")
     assert not all(whole.has(at, 512) for at in (0, 512))
-    tasks.coactivate.fn(subject.store, summed, 0, target, 1024, shard_size)
+    tasks.coactivate.fn(plan.store, summed, 0, target, 1024, shard_size)
     for name, values in zip(ARRAYS, expected, strict=True):
         assert (whole.read(name, *tile) == values).all()
 
 
 @pytest.mark.parametrize("shard_size", [300, 1024])
 def test_sums_of_every_pair_are_those_of_the_dense_activations(
-    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed], shard_size: int
+    plan: CheckpointPlan, rows: list[np.ndarray], blocks: list[tasks.Summed], shard_size: int
 ) -> None:
     [summed] = blocks
     summed = summed._replace(recipe=f"by{shard_size}")
-    n = subject.attributes.d_transcoder
-    for pair in summed_up(subject, summed, shard_size):
+    n = plan.attributes.d_transcoder
+    for pair in summed_up(plan, summed, shard_size):
         source, target = (rows[int(layer)] for layer in pair.name.split("-"))
         expected = {
             "sum_product": source.T @ target,
@@ -118,9 +118,9 @@ def test_sums_of_every_pair_are_those_of_the_dense_activations(
                     np.testing.assert_allclose(tile, values[a.start : a.stop, b.start : b.stop], rtol=1e-5, atol=1e-6)
 
 
-def naive_edges(subject: Subject, rows: list[np.ndarray], target_layer: int, feature: int) -> list[tuple[Any, ...]]:
+def naive_edges(plan: CheckpointPlan, rows: list[np.ndarray], target_layer: int, feature: int) -> list[tuple[Any, ...]]:
     """(|twera|, source layer, source, twera, factor of the interval, era, support) of one target, by the formulas."""
-    checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
+    checkpoint = open_checkpoint(plan.store, plan.checkpoint_id)
     coder = checkpoint.transcoder(target_layer)
     encoder = coder.W_enc[feature].double().numpy()
     weight = checkpoint.vector(target_layer, "read_weight")
@@ -128,9 +128,9 @@ def naive_edges(subject: Subject, rows: list[np.ndarray], target_layer: int, fea
         encoder = encoder * weight.double().numpy()
     encoder = encoder - encoder.mean()  # GPT-2's norms are centred
     b = rows[target_layer][:, feature]
-    n_tokens = np.count_nonzero(~np.isnan(dense(subject, ActivationSettings())[0][:, 0]))
-    corpus_id = subject.source.corpus.corpus_id
-    documents = read_rows(subject.store, corpus_id, 0, 10**6).documents.ravel() + 1
+    n_tokens = np.count_nonzero(~np.isnan(dense(plan, ActivationSettings())[0][:, 0]))
+    corpus_id = plan.inputs.corpus.corpus_id
+    documents = read_rows(plan.store, corpus_id, 0, 10**6).documents.ravel() + 1
     y = np.bincount(documents, b)
     n_documents = max(y.sum() ** 2 / (y**2).sum() / 3, 1.5)
     found = []
@@ -153,19 +153,19 @@ def edges_of(path: Path, feature: int) -> list[dict[str, Any]]:
 
 
 def test_edges_are_the_strongest_by_the_formula(
-    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed]
+    plan: CheckpointPlan, rows: list[np.ndarray], blocks: list[tasks.Summed]
 ) -> None:
     [summed] = blocks
     summed = summed._replace(recipe="edges")
-    store, n, size = subject.store, subject.attributes.d_transcoder, 512
-    summed_up(subject, summed, size)
-    job = tasks.EdgesJob(subject.checkpoint_id, "corpus", (summed,), SETTINGS, size, True, None)
+    store, n, size = plan.store, plan.attributes.d_transcoder, 512
+    summed_up(plan, summed, size)
+    job = tasks.EdgesJob(plan.checkpoint_id, "corpus", (summed,), SETTINGS, size, True, None)
     for layer, feature in ((1, 5), (3, 600), (3, 700)):
         feature += int(np.argmax((rows[layer][:, feature:] > 0).sum(0) > 20))
         key = next(k for k in shards("mine", layer, n, size) if k.start <= feature < k.stop)
         tasks.twera_shard.fn(store, job, key)
         found = edges_of(store.part("feature_edges", key), feature)
-        expected = naive_edges(subject, rows, layer, feature)
+        expected = naive_edges(plan, rows, layer, feature)
         assert [(e["source_layer"], e["source_feature"]) for e in found] == [row[1:3] for row in expected]
         for edge, (_, _, _, value, factor, era, support) in zip(found, expected, strict=True):
             assert edge["twera"] == pytest.approx(value, rel=1e-4)
@@ -183,9 +183,9 @@ def test_edges_are_the_strongest_by_the_formula(
 
 
 def test_the_edges_of_weightlens_alone_need_no_matrices(
-    subject: Subject, rows: list[np.ndarray], blocks: list[tasks.Summed]
+    plan: CheckpointPlan, rows: list[np.ndarray], blocks: list[tasks.Summed]
 ) -> None:
-    store = subject.store
+    store = plan.store
     feature = int(np.argmax((rows[2] > 0).sum(0)))
     together = (rows[0] > 0).T.astype(float) @ (rows[2][:, feature] > 0)
     source, never = int(np.argmax(together)), int(np.argmin(together))
@@ -195,7 +195,7 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
     write_part(store.part("feature_edges", projected), "feature_edges", {**shared, **columns}, 2)
     settings = CoactivationSettings(pairs="edges", min_support=4)
     key = ShardKey("by-edges", 2, 0, 1024)
-    job = tasks.EdgesJob(subject.checkpoint_id, "corpus", tuple(blocks), settings, 1024, True, projected.recipe)
+    job = tasks.EdgesJob(plan.checkpoint_id, "corpus", tuple(blocks), settings, 1024, True, projected.recipe)
     tasks.twera_shard.fn(store, job, key)
     [edge] = edges_of(store.part("feature_edges", key), feature)
     b, a = rows[2][:, feature], rows[0][:, source]
@@ -203,8 +203,8 @@ def test_the_edges_of_weightlens_alone_need_no_matrices(
     assert edge["twera"] == pytest.approx(0.5 * (a * b).sum() / b.sum(), rel=1e-5)
 
 
-def test_halves_of_the_text_have_whole_documents(subject: Subject, blocks: list[tasks.Summed]) -> None:
-    store, targets, n = subject.store, np.arange(200), subject.attributes.d_transcoder
+def test_halves_of_the_text_have_whole_documents(plan: CheckpointPlan, blocks: list[tasks.Summed]) -> None:
+    store, targets, n = plan.store, np.arange(200), plan.attributes.d_transcoder
     passes = [summed.corpus_pass for summed in blocks]
     n_rows = sum(block.stop - block.start for one in passes for block in one.blocks(store))
     documents = read_rows(store, passes[0].corpus_id, 0, n_rows).documents.ravel()
@@ -224,8 +224,8 @@ def test_halves_of_the_text_have_whole_documents(subject: Subject, blocks: list[
     assert n_active == sum(len(block.features(2, 0, len(targets)).token) for block in every)
 
 
-def test_packed_blocks_say_the_same_in_little_room(subject: Subject, blocks: list[tasks.Summed]) -> None:
-    store = Store(subject.store.root)
+def test_packed_blocks_say_the_same_in_little_room(plan: CheckpointPlan, blocks: list[tasks.Summed]) -> None:
+    store = Store(plan.store.root)
     [summed] = blocks
     corpus_pass = summed.corpus_pass
     key = ShardKey("any", 2, 100, 500)

@@ -13,15 +13,15 @@ import torch
 from safetensors.numpy import load_file
 
 from flows.ingest import quality_job
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
-from flows.subject.subject import Subject
 from interp import streamed_layers
 from interp.activations.settings import ActivationSettings
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
-from interp.interventions.running import Subject as Steered
+from interp.interventions.running import SteerableModel
 from interp.projection import FLOAT32, Arithmetic, OutlierRule, project
 from interp.training.settings import TrainingSettings
 from storage.activations import Block, open_block
@@ -34,7 +34,7 @@ from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.order import order_samples
 from tasks.evaluation.text_activations import Wanted, read_activations
 from tasks.ingest import measured
-from tasks.models import loaded_model
+from tasks.loaded_models import loaded_model
 from tasks.training import TrainingJob, train_layers
 from tasks.weightlens.single_token import SingleTokenJob, single_token_block
 from tests.absent_device import NAME, LateCopies
@@ -70,43 +70,43 @@ def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> CheckpointPlan:
     return ingested(tmp_path_factory.mktemp("store"), "corpus.max_tokens=800", "corpus.n_pos=32", "quality_tokens=200")
 
 
-def read(subject: Subject, how: Arithmetic, layer: int) -> np.ndarray:
+def read(plan: CheckpointPlan, how: Arithmetic, layer: int) -> np.ndarray:
     """A layer's activations of a block, dense."""
-    [corpus_pass] = ActivationsRecipe(subject).passes
+    [corpus_pass] = ActivationsRecipe(plan).passes
     corpus_pass = corpus_pass._replace(recipe=f"on-{how.device}-{next(NUMBER)}")
-    block, model = Block(0, 10), subject.source.model.path
+    block, model = Block(0, 10), plan.inputs.model.path
     reading.activations_block.fn(
-        subject.store, reading.PassJob(subject.checkpoint_id, model, COUNTED, how), corpus_pass, block
+        plan.store, reading.PassJob(plan.checkpoint_id, model, COUNTED, how), corpus_pass, block
     )
-    active = open_block(subject.store, corpus_pass.recipe, block).features(layer, 0, subject.attributes.d_transcoder)
-    dense = np.zeros((subject.attributes.d_transcoder, 320), np.float32)
+    active = open_block(plan.store, corpus_pass.recipe, block).features(layer, 0, plan.attributes.d_transcoder)
+    dense = np.zeros((plan.attributes.d_transcoder, 320), np.float32)
     dense[np.repeat(np.arange(len(dense)), np.diff(active.indptr)), active.token] = active.value
     return dense
 
 
-def test_the_corpus_pass(subject: Subject, there: str) -> None:
-    found, expected = read(subject, on(there), 2), read(subject, FLOAT32, 2)
+def test_the_corpus_pass(plan: CheckpointPlan, there: str) -> None:
+    found, expected = read(plan, on(there), 2), read(plan, FLOAT32, 2)
     assert (expected > 0).sum() > 1000
     assert np.allclose(found, expected, atol=2e-5)
 
 
-def test_the_corpus_pass_of_a_model_in_bfloat16(subject: Subject) -> None:
-    found, expected = read(subject, FLOAT32._replace(dtype=torch.bfloat16), 2), read(subject, FLOAT32, 2)
+def test_the_corpus_pass_of_a_model_in_bfloat16(plan: CheckpointPlan) -> None:
+    found, expected = read(plan, FLOAT32._replace(dtype=torch.bfloat16), 2), read(plan, FLOAT32, 2)
     both = (found > 0) & (expected > 0)
     assert both.sum() > 0.9 * (expected > 0).sum()
     difference = np.abs(found - expected)[both]
     assert 0 < np.median(difference) < 0.03 * np.median(expected[both])
 
 
-def test_single_tokens(subject: Subject, there: str) -> None:
+def test_single_tokens(plan: CheckpointPlan, there: str) -> None:
     def active(device: str) -> dict[str, np.ndarray]:
-        job = SingleTokenJob(subject.checkpoint_id, subject.source.model.path, None, on(device))
-        single_token_block.fn(subject.store, job, 0, 50)
-        [block] = (subject.store.root / "checkpoints").rglob("block-*.safetensors")
+        job = SingleTokenJob(plan.checkpoint_id, plan.inputs.model.path, None, on(device))
+        single_token_block.fn(plan.store, job, 0, 50)
+        [block] = (plan.store.root / "checkpoints").rglob("block-*.safetensors")
         found = load_file(block)
         block.unlink()
         return found
@@ -127,8 +127,8 @@ def test_projections(there: str) -> None:
 
 
 @pytest.mark.whole
-def test_quality(subject: Subject, there: str) -> None:
-    job = quality_job(subject)
+def test_quality(plan: CheckpointPlan, there: str) -> None:
+    job = quality_job(plan)
     found, expected = (
         [quality for quality, _ in measured(replace(job, arithmetic=how), (0, 2))] for how in (on(there), FLOAT32)
     )
@@ -137,24 +137,24 @@ def test_quality(subject: Subject, there: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ["topk", "jumprelu"])
-def test_training(subject: Subject, there: str, activation: Any) -> None:
+def test_training(plan: CheckpointPlan, there: str, activation: Any) -> None:
     settings = TrainingSettings(
         d_transcoder=40, activation=activation, k=4, n_steps=3, batch_tokens=128, dead_after_tokens=100
     )
     job = TrainingJob(
-        "cpu", subject.source.model.path, subject.source.corpus.corpus_id, subject.transcoders.hooks, settings, COUNTED
+        "cpu", plan.inputs.model.path, plan.inputs.corpus.corpus_id, plan.transcoders.hooks, settings, COUNTED
     )
     weights = []
     for recipe, device in ((f"on-{next(NUMBER)}", there), (f"on-{next(NUMBER)}", "cpu")):
-        train_layers.fn(subject.store, replace(job, recipe=recipe, device=device), (1, 3))
-        weights.append((subject.store.trained_transcoders(recipe) / "layer_3.safetensors").read_bytes())
+        train_layers.fn(plan.store, replace(job, recipe=recipe, device=device), (1, 3))
+        weights.append((plan.store.trained_transcoders(recipe) / "layer_3.safetensors").read_bytes())
     found, expected = (np.frombuffer(one[-4 * 40 * 64 :], np.float32) for one in weights)
     assert np.allclose(found, expected, atol=2e-3)
 
 
-def test_texts_that_are_read_for_a_judge(subject: Subject, there: str) -> None:
-    checkpoint, path = open_checkpoint(subject.store, subject.checkpoint_id), subject.source.model.path
-    texts = read_rows(subject.store, subject.source.corpus.corpus_id, 0, 4).tokens.tolist()
+def test_texts_that_are_read_for_a_judge(plan: CheckpointPlan, there: str) -> None:
+    checkpoint, path = open_checkpoint(plan.store, plan.checkpoint_id), plan.inputs.model.path
+    texts = read_rows(plan.store, plan.inputs.corpus.corpus_id, 0, 4).tokens.tolist()
     features = {1: np.arange(0, 500), 3: np.arange(20, 700)}
     found, expected = (
         read_activations(Wanted(checkpoint, path, features, COUNTED, how), texts) for how in (on(there), FLOAT32)
@@ -165,15 +165,15 @@ def test_texts_that_are_read_for_a_judge(subject: Subject, there: str) -> None:
             assert np.allclose(one, other, atol=2e-5)
 
 
-def test_steering(subject: Subject, there: str) -> None:
-    checkpoint = open_checkpoint(subject.store, subject.checkpoint_id)
-    prompts = torch.from_numpy(read_rows(subject.store, subject.source.corpus.corpus_id, 0, 6).tokens[:, :8]).long()
+def test_steering(plan: CheckpointPlan, there: str) -> None:
+    checkpoint = open_checkpoint(plan.store, plan.checkpoint_id)
+    prompts = torch.from_numpy(read_rows(plan.store, plan.inputs.corpus.corpus_id, 0, 6).tokens[:, :8]).long()
     changes = Changes([FeatureChange(row, 2, 7 * (row % 2)).held_at(3.0 * row) for row in range(6)])
 
     def written(device: str) -> list[list[int]]:
-        folder, model = loaded_model(subject.source.model.path, device)
+        folder, model = loaded_model(plan.inputs.model.path, device)
         coder = checkpoint.transcoder(2).on(device)
-        of = Steered(model, folder.family, checkpoint.hooks, lambda _: coder)
+        of = SteerableModel(model, folder.family, checkpoint.hooks, lambda _: coder)
         return continuations(of, changes, prompts.to(device), 5).cpu().tolist()
 
     assert written(there) == written("cpu")
@@ -181,13 +181,13 @@ def test_steering(subject: Subject, there: str) -> None:
 
 @pytest.mark.whole
 @pytest.mark.parametrize("there", [NAME, pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_circuitlens(subject: Subject, there: str) -> None:
-    store, samples = subject.store, ActivationsRecipe(subject)
-    job = reading.PassJob(subject.checkpoint_id, subject.source.model.path, COUNTED)
+def test_circuitlens(plan: CheckpointPlan, there: str) -> None:
+    store, samples = plan.store, ActivationsRecipe(plan)
+    job = reading.PassJob(plan.checkpoint_id, plan.inputs.model.path, COUNTED)
     for corpus_pass in samples.passes:
         for block in corpus_pass.blocks(store):
             reading.activations_block.fn(store, job, corpus_pass, block)
-    drawing = reading.SamplingJob(subject.checkpoint_id, samples.corpus_id, tuple(samples.passes), COUNTED)
+    drawing = reading.SamplingJob(plan.checkpoint_id, samples.corpus_id, tuple(samples.passes), COUNTED)
     for key in samples.shards():
         reading.gather_shard.fn(store, drawing, key)
     settings = CircuitLensSettings(
@@ -196,7 +196,7 @@ def test_circuitlens(subject: Subject, there: str) -> None:
     )  # fmt: skip
     tables = []
     for device in (there, "cpu"):
-        whole = replace(CircuitLensRecipe(subject).job(device), recipe=device, blocks=(Block(0, 3),), settings=settings)
+        whole = replace(CircuitLensRecipe(plan).job(device), recipe=device, blocks=(Block(0, 3),), settings=settings)
         for layer in whole.layers:
             for key in whole.sampled_shards(layer):
                 order_samples.fn(store, whole, key)

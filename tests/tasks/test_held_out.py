@@ -18,14 +18,14 @@ from tests.tasks.demo_store import ingested
 @pytest.mark.parametrize("bos", ["auto", "none"])
 def test_a_row_read_as_a_text_is_active_where_the_corpus_pass_says(tmp_path: Path, bos: str) -> None:
     """Also in a model without BOS, whose first token does not count in either."""
-    subject = ingested(tmp_path, "corpus.max_tokens=400", "corpus.n_pos=16", f"model.bos={bos}")
-    store, checkpoint_id, layer = subject.store, subject.checkpoint_id, 1
-    [corpus_pass] = ActivationsRecipe(subject).passes
+    plan = ingested(tmp_path, "corpus.max_tokens=400", "corpus.n_pos=16", f"model.bos={bos}")
+    store, checkpoint_id, layer = plan.store, plan.checkpoint_id, 1
+    [corpus_pass] = ActivationsRecipe(plan).passes
     block = corpus_pass.blocks(store)[0]
-    model = subject.source.model.path
-    activations_block.fn(store, PassJob(checkpoint_id, model, subject.config.activations), corpus_pass, block)
+    model = plan.inputs.model.path
+    activations_block.fn(store, PassJob(checkpoint_id, model, plan.config.activations), corpus_pass, block)
     every = open_block(store, corpus_pass.recipe, block).features(layer, 0, 1024)
-    checkpoint, settings = open_checkpoint(store, checkpoint_id), subject.config.activations
+    checkpoint, settings = open_checkpoint(store, checkpoint_id), plan.config.activations
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
     special = open_model(model).tokenizer.all_special_ids
     whole = [row for row in range(len(rows)) if not np.isin(rows[row, 1:], [-1, *special]).any()]

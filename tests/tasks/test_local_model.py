@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from interp.batches import forget_sizes
+from interp.descriptions.explainer_prompts import DESCRIPTION
 from interp.descriptions.llm_questions import Prompt
-from interp.descriptions.prompts import DESCRIPTION
 from storage.answers import AnswerStore, look_up
 from storage.store import Store
 from tasks.llm import local_model

@@ -19,9 +19,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
-from flows.subject.subject import Subject
 from interp.activations.encoding import Active
 from interp.capture import Hooks
 from interp.circuitlens.settings import CircuitLensSettings
@@ -98,7 +98,7 @@ def measure() -> Measure:
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def wide(tmp_path_factory: pytest.TempPathFactory) -> CheckpointPlan:
     """The demo's model with transcoders of random weights, so many of whose features are active at every token."""
     folder = tmp_path_factory.mktemp("wide")
     release = folder / "transcoders"
@@ -109,11 +109,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         arrays = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": torch.zeros(WIDTH), "b_dec": torch.zeros(D_MODEL)}
         save_file({name: array.contiguous() for name, array in arrays.items()}, release / f"layer_{layer}.safetensors")
     (release / "config.yaml").write_text(folder_config("wide", Hooks("mlp_in", "mlp_out"), "topk", ACTIVE))
-    subject = ingested(folder / "store", f"transcoder.path={release}", "corpus.max_tokens=40000", "corpus.held_out=0.5")
+    plan = ingested(folder / "store", f"transcoder.path={release}", "corpus.max_tokens=40000", "corpus.held_out=0.5")
     none = FeatureTokens(np.zeros(WIDTH + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    for layer in subject.layers:
-        write_single_token(subject.store, subject.checkpoint_id, layer, none)
-    return subject
+    for layer in plan.layers:
+        write_single_token(plan.store, plan.checkpoint_id, layer, none)
+    return plan
 
 
 def kept_within(measured: int, bound: float) -> None:
@@ -131,7 +131,7 @@ def project_peak(store: Store, job: ProjectionJob) -> int:
     return peak_of(small, partial(shard, WIDTH))
 
 
-def test_projection(wide: Subject, measure: Measure) -> None:
+def test_projection(wide: CheckpointPlan, measure: Measure) -> None:
     """Two pools of candidates a feature, the columns that are kept, a block of scores."""
     settings = replace(WeightLensSettings(), token_pool=1000, feature_pool=1000, z_tokens=30.0, z_features=30.0)
     measured = measure(project_peak, wide.store, ProjectionJob(wide.checkpoint_id, settings, FLOAT32))
@@ -147,11 +147,11 @@ def activations_peak(store: Store, job: PassJob, one: CorpusPass, block: Block) 
     return peak_of(partial(rows, "small", Block(0, 4)), partial(rows, "memory", block))
 
 
-def test_corpus_pass(wide: Subject, measure: Measure) -> None:
+def test_corpus_pass(wide: CheckpointPlan, measure: Measure) -> None:
     """The streams of some positions at every layer, and 24 bytes an active entry."""
     [one] = ActivationsRecipe(wide).passes
     block = one.blocks(wide.store)[0]
-    job = PassJob(wide.checkpoint_id, wide.source.model.path, wide.config.activations)
+    job = PassJob(wide.checkpoint_id, wide.inputs.model.path, wide.config.activations)
     measured = measure(activations_peak, wide.store, job, one, block)
     positions = (block.stop - block.start) * N_POS
     streams = 2 * corpus_pass.POSITIONS_PER_STREAM * N_LAYERS * D_MODEL * 4
@@ -166,7 +166,7 @@ def coactivation_peak(store: Store, summed: Summed, n_features: int) -> int:
     return peak_of(partial(tile, 16), partial(tile, n_features))
 
 
-def test_coactivation(wide: Subject, measure: Measure) -> None:
+def test_coactivation(wide: CheckpointPlan, measure: Measure) -> None:
     """A tile of 36 bytes a pair, and two shards' activations at some positions."""
     n_features, each, random = 1536, 500, np.random.default_rng(0)
     one = ActivationsRecipe(wide).passes[0]._replace(recipe="pairs", n_layers=2)
@@ -198,12 +198,12 @@ def attribution_peak(store: Store, job: CircuitLensJob) -> int:
     return peak_of(partial(attribute_block.fn, store, job, first), partial(attribute_block.fn, store, job, rest))
 
 
-def test_attribution(wide: Subject, measure: Measure) -> None:
+def test_attribution(wide: CheckpointPlan, measure: Measure) -> None:
     """A decoder row for every active feature at every token of one sequence, those of a layer twice, and a batch of
     targets."""
     store, recipe = wide.store, ActivationsRecipe(wide)
     [one] = recipe.passes
-    reading = PassJob(wide.checkpoint_id, wide.source.model.path, wide.config.activations)
+    reading = PassJob(wide.checkpoint_id, wide.inputs.model.path, wide.config.activations)
     for block in one.blocks(store):
         activations_block.fn(store, reading, one, block)
     drawing = SamplingJob(wide.checkpoint_id, recipe.corpus_id, (one,), wide.config.activations)
@@ -226,18 +226,18 @@ JUDGED = EvaluateSettings(
 )  # fmt: skip
 
 
-def judge_job(subject: Subject) -> JudgeJob:
+def judge_job(plan: CheckpointPlan) -> JudgeJob:
     """Judging descriptions by rule, of so many features of a layer that no two of them are worded alike."""
-    recipe, config = ActivationsRecipe(subject), subject.config
-    with open_catalog(subject.store.catalog, write=True) as connection:
+    recipe, config = ActivationsRecipe(plan), plan.config
+    with open_catalog(plan.store.catalog, write=True) as connection:
         connection.execute(
             "INSERT INTO descriptions BY NAME SELECT ? AS checkpoint_id, 1 AS layer, range AS feature, -1 AS cluster, "
             "'weightlens' AS method, 'tokens' AS explainer, 'the token ‘word' || range || '’' AS text FROM range(?)",
-            [subject.checkpoint_id, FEATURES],
+            [plan.checkpoint_id, FEATURES],
         )
     return JudgeJob(
-        checkpoint_id=subject.checkpoint_id,
-        model_path=subject.source.model.path,
+        checkpoint_id=plan.checkpoint_id,
+        model_path=plan.inputs.model.path,
         sampled_corpus=SampledCorpus(recipe.corpus_id, tuple(one.corpus_id for one in recipe.passes)),
         counted=config.activations,
         material_recipe="material",
@@ -269,7 +269,7 @@ def evaluation_peaks(store: Store, job: JudgeJob) -> tuple[int, int, int]:
     return read, judged, peak_of(partial(read_written.fn, store, small, 1), partial(read_written.fn, store, job, 1))
 
 
-def test_evaluation(wide: Subject, measure: Measure) -> None:
+def test_evaluation(wide: CheckpointPlan, measure: Measure) -> None:
     """Active entries of the drawn features on held-out texts; what they do on the texts that are written."""
     job = judge_job(wide)
     read, judged, written = measure(evaluation_peaks, wide.store, job)

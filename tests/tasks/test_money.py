@@ -15,8 +15,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from interp.descriptions.explainer_prompts import DESCRIPTION
 from interp.descriptions.llm_questions import Prompt
-from interp.descriptions.prompts import DESCRIPTION
 from interp.descriptions.settings import AnthropicSettings, LLMSettings, Prices
 from storage.answers import AnswerStore
 from storage.llm_ledger import Ledger, Limits

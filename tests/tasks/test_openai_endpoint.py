@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pytest_httpserver import HTTPServer
 
+from interp.descriptions.explainer_prompts import DESCRIPTION
 from interp.descriptions.llm_questions import Prompt
-from interp.descriptions.prompts import DESCRIPTION
 from interp.descriptions.settings import LLMSettings, OpenAISettings, Prices
 from storage.answers import AnswerStore
 from storage.store import Store

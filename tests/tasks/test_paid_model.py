@@ -9,8 +9,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
+from interp.descriptions.explainer_prompts import DESCRIPTION
 from interp.descriptions.llm_questions import Prompt
-from interp.descriptions.prompts import DESCRIPTION
 from interp.descriptions.settings import AnthropicSettings, LLMSettings, Prices
 from storage.answers import AnswerStore
 from storage.store import Store

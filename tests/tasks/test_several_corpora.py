@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.load import load_config
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.coactivation import CoactivationRecipe
-from flows.subject.subject import Subject, identify, open_source
 from interp.coactivation.settings import CoactivationSettings
 from storage.activations import has_block
 from storage.coactivation import make_matrices, matrices
@@ -25,22 +25,22 @@ from tests.tasks.demo_store import dense, ingested
 SETTINGS = CoactivationSettings(pairs=[(0, 2)], min_support=3)
 
 
-def run(subject: Subject) -> list[dict]:
+def run(plan: CheckpointPlan) -> list[dict]:
     """Everything of two shards; returns the edges."""
-    store, checkpoint_id, config = subject.store, subject.checkpoint_id, subject.config
-    work = ActivationsRecipe(subject)
+    store, checkpoint_id, config = plan.store, plan.checkpoint_id, plan.config
+    work = ActivationsRecipe(plan)
     for corpus_pass in work.passes:
         for block in corpus_pass.blocks(store):
-            job = tasks.PassJob(checkpoint_id, subject.source.model.path, config.activations)
+            job = tasks.PassJob(checkpoint_id, plan.inputs.model.path, config.activations)
             tasks.activations_block.fn(store, job, corpus_pass, block)
     key = ShardKey(work.recipe, 2, 0, 512)
     drawing = tasks.SamplingJob(checkpoint_id, work.corpus_id, tuple(work.passes), config.activations)
     tasks.gather_shard.fn(store, drawing, key)
-    summed = CoactivationRecipe(subject).summed
+    summed = CoactivationRecipe(plan).summed
     for each in summed:
         make_matrices(matrices(store, each.recipe, 0, 2, 512), 1024)
         coactivate.fn(store, each, 0, ShardKey(each.recipe, 2, 0, 512), 1024, 512)
-    key = key._replace(recipe=CoactivationRecipe(subject).recipe)
+    key = key._replace(recipe=CoactivationRecipe(plan).recipe)
     edges = EdgesJob(checkpoint_id, work.corpus_id, tuple(summed), SETTINGS, 512, True, None)
     twera_shard.fn(store, edges, key)
     return pq.read_table(store.part("feature_edges", key)).to_pylist()
@@ -61,9 +61,9 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     config = load_config(
         Path("configs/demo.yaml"), [*overrides, f"corpus.source=[{tmp_path / 'a.txt'}, {tmp_path / 'b.txt'}]"]
     )
-    both = identify(open_source(config))
-    for corpus in both.source.corpora:
-        tokenise_corpus.fn(both.store, corpus, both.source.model.path)
+    both = identify(open_inputs(config))
+    for corpus in both.inputs.corpora:
+        tokenise_corpus.fn(both.store, corpus, both.inputs.model.path)
     work = ActivationsRecipe(both)
     assert work.corpus_id not in [corpus_pass.corpus_id for corpus_pass in work.passes]
     assert work.passes[0].recipe == ActivationsRecipe(first).passes[0].recipe
@@ -72,7 +72,7 @@ def test_a_later_corpus_adds_to_the_sums(tmp_path: Path) -> None:
     assert tile.stat().st_mtime_ns == written
 
     each = [[*overrides, f"corpus.source={tmp_path / name}"] for name in ("a.txt", "b.txt")]
-    alone = [identify(open_source(load_config(Path("configs/demo.yaml"), values))) for values in each]
+    alone = [identify(open_inputs(load_config(Path("configs/demo.yaml"), values))) for values in each]
     rows = [np.concatenate([np.nan_to_num(dense(one, config.activations)[layer]) for one in alone]) for layer in (0, 2)]
     assert len(edges) > 50
     for edge in edges[:50]:

@@ -13,7 +13,7 @@ from configs.run import RunConfig
 from flows.costs.rates import Rates
 from flows.costs.sizes import sizes_to_train
 from flows.costs.training import training_costs, training_groups
-from flows.subject.subject import Source, open_source
+from flows.inputs.checkpoint_plan import Inputs, open_inputs
 from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from storage.activations import Block
@@ -39,23 +39,23 @@ def config_of(folder: Path, *overrides: str) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("training")
     write_planted(folder)
-    source = open_source(config_of(folder))
-    tokenise_corpus.fn(source.store, source.corpus, source.model.path)
-    return source
+    inputs = open_inputs(config_of(folder))
+    tokenise_corpus.fn(inputs.store, inputs.corpus, inputs.model.path)
+    return inputs
 
 
-def job(source: Source, recipe: str, **changes: object) -> TrainingJob:
-    settings = source.config.transcoder.train
+def job(inputs: Inputs, recipe: str, **changes: object) -> TrainingJob:
+    settings = inputs.config.transcoder.train
     assert settings is not None
-    made = TrainingJob(recipe, source.model.path, source.corpus.corpus_id, HOOKS, settings, ActivationSettings())
+    made = TrainingJob(recipe, inputs.model.path, inputs.corpus.corpus_id, HOOKS, settings, ActivationSettings())
     return replace(made, **changes)
 
 
-def trained(source: Source, recipe: str) -> dict[str, torch.Tensor]:
-    folder = source.store.trained_transcoders(recipe)
+def trained(inputs: Inputs, recipe: str) -> dict[str, torch.Tensor]:
+    folder = inputs.store.trained_transcoders(recipe)
     return {
         f"{layer}.{name}": tensor
         for layer in (0, 1)
@@ -68,20 +68,20 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_one_pass_trains_what_passes_of_their_own_train(source: Source) -> None:
-    train_layers.fn(source.store, job(source, "together", n_threads=2), (0, 1))
+def test_one_pass_trains_what_passes_of_their_own_train(inputs: Inputs) -> None:
+    train_layers.fn(inputs.store, job(inputs, "together", n_threads=2), (0, 1))
     for layer in (0, 1):
-        train_layers.fn(source.store, job(source, "alone"), (layer,))
-    assert_same(trained(source, "together"), trained(source, "alone"))
+        train_layers.fn(inputs.store, job(inputs, "alone"), (layer,))
+    assert_same(trained(inputs, "together"), trained(inputs, "alone"))
 
 
 class Killed(Exception):  # noqa: N818
     pass
 
 
-def test_a_killed_training_goes_on_where_its_states_are(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_goes_on_where_its_states_are(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed between the states of two layers, and then goes on as a group of another cut."""
-    train_layers.fn(source.store, job(source, "undisturbed"), (0, 1))
+    train_layers.fn(inputs.store, job(inputs, "undisturbed"), (0, 1))
     written = training_task._write_state
     told: list[int] = []
 
@@ -94,18 +94,18 @@ def test_a_killed_training_goes_on_where_its_states_are(source: Source, monkeypa
         patch.setattr(training_task, "SECONDS_PER_STATE", 0.0)
         patch.setattr(training_task, "_write_state", killed_within_step_12)
         with pytest.raises(Killed):
-            train_layers.fn(source.store, job(source, "killed"), (0, 1))
-    folder = source.store.trained_transcoders("killed")
+            train_layers.fn(inputs.store, job(inputs, "killed"), (0, 1))
+    folder = inputs.store.trained_transcoders("killed")
     steps = [int(load_file(folder / f"layer_{layer}.state")["step_number"]) for layer in (0, 1)]
     assert steps == [12, 11]
     token = PROGRESS.set(told.append)
-    train_layers.fn(source.store, job(source, "killed"), (0, 1))
+    train_layers.fn(inputs.store, job(inputs, "killed"), (0, 1))
     PROGRESS.reset(token)
     assert told == list(range(12, 26))
-    assert_same(trained(source, "killed"), trained(source, "undisturbed"))
+    assert_same(trained(inputs, "killed"), trained(inputs, "undisturbed"))
     assert not list(folder.glob("*.state"))
     records = [
-        read_json(source.store.trained_transcoders(recipe) / "layer_1.json") for recipe in ("killed", "undisturbed")
+        read_json(inputs.store.trained_transcoders(recipe) / "layer_1.json") for recipe in ("killed", "undisturbed")
     ]
     assert records[0] == records[1]
     assert [step["step"] for step in records[0]["curve"]] == [10, 20]
@@ -115,9 +115,9 @@ def test_a_killed_training_goes_on_where_its_states_are(source: Source, monkeypa
     assert qualities[0].loss_all_replaced == qualities[1].loss_all_replaced is not None
 
 
-def test_a_damaged_state_is_named(source: Source) -> None:
-    path = source.store.trained_transcoders("damaged") / "layer_0.state"
-    trained_job = job(source, "damaged")
+def test_a_damaged_state_is_named(inputs: Inputs) -> None:
+    path = inputs.store.trained_transcoders("damaged") / "layer_0.state"
+    trained_job = job(inputs, "damaged")
     trainer = training_task.Trainer.started(torch.randn(40, 48), torch.randn(40, 48), trained_job.settings)
     trainer.step(torch.randn(40, 48), torch.randn(40, 48))
     training_task._write_state(path, trainer, [])
@@ -125,19 +125,19 @@ def test_a_damaged_state_is_named(source: Source) -> None:
     data[-9] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"layer_0\.state: its CRC-32C"):
-        train_layers.fn(source.store, trained_job, (0,))
+        train_layers.fn(inputs.store, trained_job, (0,))
 
 
-def test_positions_that_do_not_count_are_not_learned_from(source: Source) -> None:
+def test_positions_that_do_not_count_are_not_learned_from(inputs: Inputs) -> None:
     """Of every row the first is left out; where documents' heads are, that follows from the rows before."""
-    rows = training_task._Rows(source.store, job(source, "x"))
+    rows = training_task._Rows(inputs.store, job(inputs, "x"))
     tokens, counted = rows.of_step(0)
     assert tokens.shape == (4, 16)
     assert counted.sum(1).tolist() == [15, 15, 15, 15]
     settings = ActivationSettings(skip_row_start=0, skip_document_start=20)
-    rows = training_task._Rows(source.store, job(source, "x", counted=settings))
+    rows = training_task._Rows(inputs.store, job(inputs, "x", counted=settings))
     special = rows.special
-    expected = counted_positions(source.store, source.corpus.corpus_id, Block(0, rows.n_train), special, settings)
+    expected = counted_positions(inputs.store, inputs.corpus.corpus_id, Block(0, rows.n_train), special, settings)
     assert not expected[0].any()
     order = torch.randperm(rows.n_train, generator=torch.Generator().manual_seed(0))
     for step in range(3):
@@ -145,10 +145,10 @@ def test_positions_that_do_not_count_are_not_learned_from(source: Source) -> Non
         assert np.array_equal(rows.of_step(step)[1].numpy(), expected[at])
 
 
-def test_layers_that_do_not_fit_train_in_groups(source: Source) -> None:
-    folder = source.config.model.path
+def test_layers_that_do_not_fit_train_in_groups(inputs: Inputs) -> None:
+    folder = inputs.config.model.path
     assert folder is not None
-    sizes = sizes_to_train(source)._replace(n_layers=30, d_model=576, n_weights=1.35e8, d_transcoder=2048)
+    sizes = sizes_to_train(inputs)._replace(n_layers=30, d_model=576, n_weights=1.35e8, d_transcoder=2048)
     rates = Rates(1e11, 1e11)
 
     def groups(max_memory: str, *more: str) -> list[tuple[int, ...]]:
@@ -169,11 +169,11 @@ def test_layers_that_do_not_fit_train_in_groups(source: Source) -> None:
         groups("1")
 
 
-def test_memory_does_not_name_the_transcoders(source: Source) -> None:
-    folder = source.config.model.path
+def test_memory_does_not_name_the_transcoders(inputs: Inputs) -> None:
+    folder = inputs.config.model.path
     assert folder is not None
     recipes = {
-        override: open_source(config_of(folder.parent, override)).training_recipe
+        override: open_inputs(config_of(folder.parent, override)).training_recipe
         for override in (
             "name=x", "transcoder.train.max_memory=3", "transcoder.train.decay=0.4", "activations.skip_row_start=2"
         )

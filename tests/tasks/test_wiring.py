@@ -30,9 +30,9 @@ EDGES = [
 @pytest.fixture(scope="module")
 def wired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, WiringJob]:
     """A store in which both layers are wired, in shards of five features."""
-    subject = planted_store(tmp_path_factory.mktemp("planted"))
-    store, checkpoint_id = subject.store, subject.checkpoint_id
-    n_features = subject.attributes.d_transcoder
+    plan = planted_store(tmp_path_factory.mktemp("planted"))
+    store, checkpoint_id = plan.store, plan.checkpoint_id
+    n_features = plan.attributes.d_transcoder
     for layer, alone in ALONE.items():
         feature, token, value = (np.array(column) for column in zip(*alone, strict=True))
         found = feature_tokens(feature, token, value.astype(np.float32), n_features)
@@ -50,8 +50,8 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, WiringJob]:
             figures = {"twera": twera, "twera_low": low, "twera_high": 1.0, "n_coactive": n}
             insert_row(connection, "feature_edges", {**row, "corpus_id": "text", **figures})
     job = WiringJob(checkpoint_id, "text", "recipe", 5, None)
-    for layer in subject.layers:
-        for key in subject.shards(job.recipe, layer):
+    for layer in plan.layers:
+        for key in plan.shards(job.recipe, layer):
             wire_shard.fn(store, job, key)
     return store, job
 

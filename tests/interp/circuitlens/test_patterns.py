@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from interp.circuitlens.patterns import strongest_sources
+from interp.circuitlens.input_patterns import strongest_sources
 
 KINDS = ["head", "token", "head", "feature", "token", "head"]
 SOURCE = np.array([0, 1, 2, 3, 4, 4])

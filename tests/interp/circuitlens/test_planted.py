@@ -12,9 +12,9 @@ from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, _writing_later, freeze
+from interp.circuitlens.input_patterns import input_pattern, pattern_text
 from interp.circuitlens.kinds import KINDS
 from interp.circuitlens.linear import LinearModel, linear_model
-from interp.circuitlens.patterns import input_pattern, pattern_text
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
 from tests.planted_circuits import BIGRAM, EITHER, UPSTREAM, planted_coders, planted_gpt2, sequence

@@ -12,14 +12,14 @@ from interp.circuitlens import qk
 from interp.circuitlens.attribution import Targets, contributions
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, linear_model
-from interp.circuitlens.qk import Looks, score_parts, sources_beneath, strongest_pairs
+from interp.circuitlens.qk import AttendedPairs, score_parts, sources_beneath, strongest_pairs
 from interp.families import family_of
 from tests.frozen_models import TOKENS, attend_with, frozen_model, open_model, random_transcoders
 from tests.planted_circuits import INDUCTION, PREVIOUS_IS, planted_induction
 from tests.tiny_models import DIFFERENT, N_LAYERS
 
 HOOKS = Hooks("mlp_in", "mlp_out")
-LOOKS = Looks(torch.tensor([0, 1, 2, 3, 3]), torch.tensor([8, 7, 5, 8, 2]), torch.tensor([3, 7, 0, 6, 1]))
+LOOKS = AttendedPairs(torch.tensor([0, 1, 2, 3, 3]), torch.tensor([8, 7, 5, 8, 2]), torch.tensor([3, 7, 0, 6, 1]))
 
 
 def scores_of(name: str) -> list[Tensor]:
@@ -91,15 +91,15 @@ def test_pairs_are_those_of_all_numbers_swept_by_themselves(name: str) -> None:
 
 
 def test_an_induction_head_is_found_to_look_for_the_previous_token_feature() -> None:
-    """Token 2, then 5, later 2 again: head 1.0 looks from the second 2 at the 5, because its feature says `after 2`."""
+    """Token 2, then 5, later 2 again: head 1.0 attends from the second 2 to the 5, as its feature says `after 2`."""
     model, coders = planted_induction()
     linear = linear_model(model, family_of("gpt2"), HOOKS)
     tokens = torch.tensor([7, 8, 2, 5, 6, 8, 7, 2])
     frozen = freeze(linear, coders.__getitem__, tokens)
     assert int(frozen.layers[1].pattern[0, 7].argmax()) == 3
-    looks = Looks(torch.tensor([0]), torch.tensor([7]), torch.tensor([3]))
+    attended = AttendedPairs(torch.tensor([0]), torch.tensor([7]), torch.tensor([3]))
     sources = sources_beneath(frozen, 1)
-    found = strongest_pairs(score_parts(linear, frozen, 1, looks, n_keys=4, max_bytes=10**8), sources, 3)
+    found = strongest_pairs(score_parts(linear, frozen, 1, attended, n_keys=4, max_bytes=10**8), sources, 3)
     assert found.query.kind[0] == 2
     assert (found.query.unit[0], found.query.position[0]) == (2, 7)
     assert (found.key.kind[0], found.key.layer[0], found.key.unit[0], found.key.position[0]) == (

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
-from interp.circuitlens.patterns import input_pattern, pattern_text
+from interp.circuitlens.input_patterns import input_pattern, pattern_text
 from storage.corpora.rows import numbered, read_numbered_rows
 from storage.store import Store
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from flows.prompts.asked import Asked, Given, changes_of, check_asked, maxima_of, source_of, subject_of
-from flows.prompts.opened import Opened, Prompt
-from flows.prompts.targets import Target, targets_asked
+from flows.one_prompt.asked import Asked, Given, changes_of, check_asked, maxima_of, source_of, steerable_of
+from flows.one_prompt.opened import Opened, Prompt
+from flows.one_prompt.targets import Target, targets_asked
 from interp.circuitlens.frozen import freeze
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes
@@ -55,7 +55,7 @@ class Question(NamedTuple):
 
     prompt: str
     targets: tuple[str, ...] = ()
-    """Targets in the form for `flows.prompts.targets`; none: the most probable next token."""
+    """Targets in the form for `flows.one_prompt.targets`; none: the most probable next token."""
     swap_from: str | None = None
 
 
@@ -79,7 +79,7 @@ def intervene(
     rest = at_rest(linear, freeze(linear, opened.transcoder, prompt.tokens), opened.transcoder)
     targets = targets_asked(opened, rest.frozen, question.targets)
     at_once = interventions_at_once(len(prompt.tokens), opened.folder.d_model)
-    unchanged = measured(subject_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
+    unchanged = measured(steerable_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
     for start in range(0, len(asked), at_once):
         some = changes[start : start + at_once]
         effects, after = _effects(opened, rest, in_rows(some), (len(some), targets), unchanged)
@@ -104,7 +104,7 @@ def _given(opened: Opened, prompt: Prompt, question: Question, asked: Sequence[A
     if question.swap_from is not None:
         source = source_of(opened, opened.read(question.swap_from, chat=chat), asked)
     layers = sorted({one.layer for one in asked if one.kind == "mean"})
-    own = head_outputs(subject_of(opened), prompt.tokens, layers) if layers else {}
+    own = head_outputs(steerable_of(opened), prompt.tokens, layers) if layers else {}
     return Given(len(prompt.tokens), maxima_of(opened, asked), source, own)
 
 
@@ -118,7 +118,7 @@ def _effects(
     predicted, paths, frozen = (
         changed_readings(rest, changes, n_rows, linear, mlps) for mlps in ("frozen", "features", "model")
     )
-    after = measured(subject_of(opened), rest.frozen.tokens, changes, n_rows, readings)
+    after = measured(steerable_of(opened), rest.frozen.tokens, changes, n_rows, readings)
     found = torch.stack([predicted, paths, frozen, after.readings - unchanged.readings], 2).tolist()
     before = unchanged.readings[0].tolist()
     return [

@@ -26,17 +26,21 @@ def join(parts: Sequence[tuple[str, float]], whole: Evidence, instructions: Inst
 def _shown(evidence: Evidence) -> dict[str, object]:
     parts = {
         "reads": list(evidence.reads),
-        "moments": [_moment(moment) for moment in evidence.moments],
+        "moments": [_example(example) for example in evidence.examples],
         "promotes": list(evidence.promotes),
     }
     return {name: part for name, part in parts.items() if part}
 
 
-def _moment(moment: ActivationExample) -> dict[str, object]:
-    shared = {"fires": moment.fires, "activation": float(f"{moment.activation:.3g}")}
-    if moment.causes is not None:
-        return {**shared, "pattern": pattern(moment)}
-    return {**shared, "before": "".join(moment.tokens[: moment.at]), "after": "".join(moment.tokens[moment.at + 1 :])}
+def _example(example: ActivationExample) -> dict[str, object]:
+    shared = {"fires": example.fires, "activation": float(f"{example.activation:.3g}")}
+    if example.causes is not None:
+        return {**shared, "pattern": pattern(example)}
+    return {
+        **shared,
+        "before": "".join(example.tokens[: example.at]),
+        "after": "".join(example.tokens[example.at + 1 :]),
+    }
 
 
 def description_in(value: AnswerValue) -> str | None:

@@ -1,4 +1,4 @@
-"""The subject of a configuration: its model, corpus and transcoders, opened, checked and hashed."""
+"""What a run works on: the model, the corpora and the transcoders of a configuration, opened, checked and hashed."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ import torch
 
 from configs.run import RunConfig
 from configs.stages import StageName
+from flows.inputs.left_out import check_settings, stages_left_out
+from flows.inputs.machine import arithmetic, device
+from flows.inputs.origin import Origin, model_origin, pinned, transcoder_origin
 from flows.recipes.checkpoint import checkpoint, trained_transcoders, weights
-from flows.subject.left_out import check_settings, stages_left_out
-from flows.subject.machine import arithmetic, device
-from flows.subject.origin import Origin, model_origin, pinned, transcoder_origin
 from interp.families.agreement import disagreement
 from interp.projection import Arithmetic
 from interp.transcoder import ActivationName
@@ -26,8 +26,8 @@ from storage.corpora.sources import local_files, source_fingerprint
 from storage.corpora.sources import pinned as pinned_source
 from storage.formats import TranscoderFolder, open_transcoders
 from storage.formats.autoencoders import place_of_repo
+from storage.hashing import fingerprints, short_hash
 from storage.models import ModelFolder, open_model
-from storage.recipes import fingerprints, short_hash
 from storage.store import ShardKey, Store, check_place, shards
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,8 +39,8 @@ def store_path(config: RunConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The model and the corpus, which exist before any transcoder does."""
+class Inputs:
+    """The opened inputs of a configuration: the model and the corpora, which exist before any transcoder does."""
 
     config: RunConfig
     """The configuration, with commits in place of branches and tags of the Hub."""
@@ -98,31 +98,34 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A checkpoint: a model and transcoders that fit each other."""
+class CheckpointPlan:
+    """A checkpoint (a model and transcoders that fit each other) and how a configuration has it described: the opened
+    inputs, the layers, and the shards into which their features are divided."""
 
-    source: Source
+    inputs: Inputs
     transcoders: TranscoderFolder
     checkpoint_id: str
     attributes: CheckpointAttributes
 
     @property
     def config(self) -> RunConfig:
-        return self.source.config
+        """The configuration, with commits in place of branches and tags of the Hub."""
+        return self.inputs.config
 
     @property
     def store(self) -> Store:
-        return self.source.store
+        """The store of the configuration."""
+        return self.inputs.store
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files whose hashes are cached."""
-        return (*self.source.files, *self.transcoders.files)
+        return (*self.inputs.files, *self.transcoders.files)
 
     @property
     def arithmetic(self) -> Arithmetic:
         """Where and how the model is run and products are computed."""
-        return arithmetic(self.config.engine)._replace(dtype=DTYPES[self.source.dtype])
+        return arithmetic(self.config.engine)._replace(dtype=DTYPES[self.inputs.dtype])
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -151,7 +154,7 @@ class Subject:
         return [key for layer in self.layers for key in self.shards(recipe, layer)]
 
 
-def open_source(config: RunConfig) -> Source:
+def open_inputs(config: RunConfig) -> Inputs:
     """Open and hash the model and the corpus; files on the Hub are downloaded. Nothing is written to the store.
 
     Raises:
@@ -203,30 +206,30 @@ def open_source(config: RunConfig) -> Source:
     if len(set(names)) < len(names):
         raise ValueError(f"corpus.source: two of {list(corpus.sources)} have the same text; name each once")
     model_sha256 = short_hash(files=fingerprints(store, model.files))
-    source = Source(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
+    inputs = Inputs(config, store, model_from, transcoders_from, model, model_sha256, tokenizer_sha256, bos, recipes)
     folders = [f"corpora/{name}" for name in names]
     if transcoders_from is None:
-        folders.append(f"transcoders/{source.training_recipe}")
+        folders.append(f"transcoders/{inputs.training_recipe}")
     refresh(store, *folders)
-    return source
+    return inputs
 
 
-def identify(source: Source) -> Subject:
+def identify(inputs: Inputs) -> CheckpointPlan:
     """Open the transcoders, check them against the model, and compute the checkpoint's id. Nothing is written.
 
     Raises:
         ValueError: transcoders have another width or number of layers, or unreadable or non-finite weights.
     """
-    model, settings = source.model, source.config.transcoder
+    model, settings = inputs.model, inputs.config.transcoder
     only = None if settings.only_layers is None else tuple(sorted(set(settings.only_layers)))
     place = None if settings.repo is None else place_of_repo(settings.repo)
     hooks = (settings.input_hook or place, settings.output_hook or place)
-    folder = open_transcoders(source.transcoder_path, model.family.model_type, *hooks, only)
-    if source.transcoders_from is None:
+    folder = open_transcoders(inputs.transcoder_path, model.family.model_type, *hooks, only)
+    if inputs.transcoders_from is None:
         for file in folder.files:  # in the store: trained here
             check_file(file)
-    check_settings(source.config, folder.hooks)
-    _check_layers(source, folder, only)
+    check_settings(inputs.config, folder.hooks)
+    _check_layers(inputs, folder, only)
     sizes = [folder.shape(layer) for layer in folder.layers]
     for layer, (d_transcoder, d_model) in zip(folder.layers, sizes, strict=True):
         if d_model != model.d_model:
@@ -241,14 +244,14 @@ def identify(source: Source) -> Subject:
                 f"{sizes[0][0]}; a checkpoint's layers are of one width. To read those of {d_transcoder} alone: "
                 f"transcoder.only_layers={alike}"
             )
-    _check_features(source, folder, sizes[0][0])
-    fingerprint = fingerprints(source.store, folder.files)
-    weights_sha256 = weights(source.model_sha256, fingerprint)
-    checkpoint_id = checkpoint(weights_sha256, folder.hooks, source.tokenizer_sha256, source.bos, source.dtype)
-    refresh(source.store, f"checkpoints/{checkpoint_id}")
-    if is_ingested(source.store, checkpoint_id):
-        attributes = Checkpoint(source.store.checkpoint(checkpoint_id)).attributes
-        return Subject(source, folder, checkpoint_id, attributes)
+    _check_features(inputs, folder, sizes[0][0])
+    fingerprint = fingerprints(inputs.store, folder.files)
+    weights_sha256 = weights(inputs.model_sha256, fingerprint)
+    checkpoint_id = checkpoint(weights_sha256, folder.hooks, inputs.tokenizer_sha256, inputs.bos, inputs.dtype)
+    refresh(inputs.store, f"checkpoints/{checkpoint_id}")
+    if is_ingested(inputs.store, checkpoint_id):
+        attributes = Checkpoint(inputs.store.checkpoint(checkpoint_id)).attributes
+        return CheckpointPlan(inputs, folder, checkpoint_id, attributes)
     problem = disagreement(model.load(), model.family)
     if problem is not None:
         raise ValueError(
@@ -258,14 +261,14 @@ def identify(source: Source) -> Subject:
     activation, k = _activation(folder)
     attributes = CheckpointAttributes(
         checkpoint_id=checkpoint_id,
-        name=source.config.name,
-        model_name=source.model_from.name,
-        model_revision=source.model_from.commit,
-        transcoder_name=source.transcoders_from.name if source.transcoders_from else str(folder.path),
-        transcoder_revision=source.transcoders_from.commit if source.transcoders_from else None,
+        name=inputs.config.name,
+        model_name=inputs.model_from.name,
+        model_revision=inputs.model_from.commit,
+        transcoder_name=inputs.transcoders_from.name if inputs.transcoders_from else str(folder.path),
+        transcoder_revision=inputs.transcoders_from.commit if inputs.transcoders_from else None,
         transcoder_format=folder.format,
         folded=(*folder.folded, *model.folded),
-        step=source.config.model.step,
+        step=inputs.config.model.step,
         family=model.family.model_type,
         activation=activation,
         k=k,
@@ -275,18 +278,18 @@ def identify(source: Source) -> Subject:
         d_transcoder=sizes[0][0],
         d_vocab=model.d_vocab,
         n_tokens=model.n_tokens,
-        bos=source.bos,
+        bos=inputs.bos,
         norms_centred=model.family.centred,
         feature_input_hook=folder.hooks.feature_input,
         feature_output_hook=folder.hooks.feature_output,
         weights_sha256=weights_sha256,
     )
-    return Subject(source, folder, checkpoint_id, attributes)
+    return CheckpointPlan(inputs, folder, checkpoint_id, attributes)
 
 
-def _check_layers(source: Source, folder: TranscoderFolder, only: tuple[int, ...] | None) -> None:
+def _check_layers(inputs: Inputs, folder: TranscoderFolder, only: tuple[int, ...] | None) -> None:
     """Refuse layers that the model does not have, or a release of some layers if that was not asked for."""
-    model, upstream = source.model, source.config.weightlens.upstream
+    model, upstream = inputs.model, inputs.config.weightlens.upstream
     if only is None and len(folder.layers) != model.n_layers:
         raise ValueError(
             f"{folder.path} has transcoders for {len(folder.layers)} layers; the model {model.path} has "
@@ -302,9 +305,9 @@ def _check_layers(source: Source, folder: TranscoderFolder, only: tuple[int, ...
         raise ValueError(f"weightlens.upstream names layer {left_out[0]}, which transcoder.only_layers leaves out")
 
 
-def _check_features(source: Source, folder: TranscoderFolder, width: int) -> None:
+def _check_features(inputs: Inputs, folder: TranscoderFolder, width: int) -> None:
     """Refuse features that are asked for and not there."""
-    for layer, features in (source.config.transcoder.only_features or {}).items():
+    for layer, features in (inputs.config.transcoder.only_features or {}).items():
         if layer not in folder.layers:
             raise ValueError(f"transcoder.only_features: layer {layer} is not ingested; there are {folder.layers}")
         if max(features, default=0) >= width:

@@ -7,11 +7,11 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from flows.prompts.activations import active_at
-from flows.prompts.opened import Opened, Prompt
+from flows.one_prompt.activations import active_at
+from flows.one_prompt.opened import Opened, Prompt
 from interp.interventions.changes import EVERYWHERE, Changes, FeatureChange, HeadChange
 from interp.interventions.measured import head_outputs
-from interp.interventions.running import Subject
+from interp.interventions.running import SteerableModel
 from storage.catalog.published import open_published
 
 GENERATED = "generated"
@@ -172,9 +172,9 @@ class Source(NamedTuple):
         return at
 
 
-def subject_of(opened: Opened) -> Subject:
+def steerable_of(opened: Opened) -> SteerableModel:
     """The model in the form that interventions need."""
-    return Subject(opened.model, opened.folder.family, opened.checkpoint.hooks, opened.transcoder)
+    return SteerableModel(opened.model, opened.folder.family, opened.checkpoint.hooks, opened.transcoder)
 
 
 def check_asked(opened: Opened, asked: Sequence[Asked]) -> None:
@@ -199,7 +199,7 @@ def source_of(opened: Opened, prompt: Prompt, asked: Sequence[Asked]) -> Source:
     swapped = [one for one in asked if one.kind == "swap"]
     layers = sorted({one.layer for one in swapped if not one.is_head})
     found = active_at(opened, prompt, layers) if layers else []
-    heads = head_outputs(subject_of(opened), prompt.tokens, sorted({one.layer for one in swapped if one.is_head}))
+    heads = head_outputs(steerable_of(opened), prompt.tokens, sorted({one.layer for one in swapped if one.is_head}))
     return Source(prompt, {(one.layer, one.feature, one.position): one.activation for one in found}, heads)
 
 

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Literal
 
 from configs.run import RunConfig
-from flows.subject.machine import arithmetic
+from flows.inputs.machine import arithmetic
 from interp.descriptions.llm_questions import Purpose
 from storage.answers import AnswerStore
-from storage.recipes import fingerprints, short_hash
+from storage.hashing import fingerprints, short_hash
 from storage.store import Store
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from configs.run import RunConfig
-from flows.subject.named import chosen_checkpoint
-from flows.subject.subject import Subject, identify, open_source
+from flows.inputs.checkpoint_plan import CheckpointPlan, identify, open_inputs
+from flows.inputs.named import chosen_checkpoint
 from interp.drift import DriftSettings
 from storage.bucket.working_copy import refresh
 from storage.catalog.published import open_published
@@ -21,7 +21,7 @@ class Pair:
     b: Checkpoint
     config: RunConfig
     """The configuration with which the later one was ingested."""
-    subjects: tuple[Subject, Subject] | None
+    plans: tuple[CheckpointPlan, CheckpointPlan] | None
     """Both, as read on the later one's corpus; None: only weights are compared."""
     settings: DriftSettings
 
@@ -58,20 +58,20 @@ def open_pair(store: Store, a: str, b: str, settings: DriftSettings) -> Pair:
             raise ValueError(f"{a} and {b} cannot be compared: their {what} are {value} and {other}")
     changes = {"store": store.root}
     configs = [RunConfig.model_validate_json(row[0]).model_copy(update=changes) for row in found if row is not None]
-    subjects = _on_the_same_text(*configs) if settings.n_positions else None
-    for checkpoint_id, subject in zip(ids, subjects or (), strict=False):
-        if subject.checkpoint_id != checkpoint_id:
+    plans = _on_the_same_text(*configs) if settings.n_positions else None
+    for checkpoint_id, plan in zip(ids, plans or (), strict=False):
+        if plan.checkpoint_id != checkpoint_id:
             raise ValueError(
-                f"checkpoint {checkpoint_id} was read from {subject.source.model.path} and {subject.transcoders.path}, "
+                f"checkpoint {checkpoint_id} was read from {plan.inputs.model.path} and {plan.transcoders.path}, "
                 "where other files are now; to compare weights only, use --positions 0"
             )
-    return Pair(store, first, second, configs[1], subjects, settings)
+    return Pair(store, first, second, configs[1], plans, settings)
 
 
-def _on_the_same_text(a: RunConfig, b: RunConfig) -> tuple[Subject, Subject]:
+def _on_the_same_text(a: RunConfig, b: RunConfig) -> tuple[CheckpointPlan, CheckpointPlan]:
     shared = {"corpus": b.corpus, "activations": b.activations}
-    first, second = (identify(open_source(config.model_copy(update=shared))) for config in (a, b))
-    if first.source.corpus.corpus_id != second.source.corpus.corpus_id:
+    first, second = (identify(open_inputs(config.model_copy(update=shared))) for config in (a, b))
+    if first.inputs.corpus.corpus_id != second.inputs.corpus.corpus_id:
         raise ValueError(
             f"{a.name} and {b.name} have different tokenizers, so their activations cannot be compared token by token; "
             "to compare weights only, use --positions 0"

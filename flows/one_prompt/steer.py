@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flows.prompts.asked import Asked, Given, changes_of, check_asked, maxima_of, subject_of
-from flows.prompts.opened import Opened, Prompt
+from flows.one_prompt.asked import Asked, Given, changes_of, check_asked, maxima_of, steerable_of
+from flows.one_prompt.opened import Opened, Prompt
 from interp.interventions.changes import Changes
 from interp.interventions.generating import Sampling, continuations, likelihoods
 
@@ -96,7 +96,7 @@ def generate(
         tokens = torch.stack([read[at].tokens for at in places])
         changes = _in_all_rows(asked, tokens, maxima)
         sampling = Sampling(how.temperature, how.top_p, how.seed, tuple(places))
-        written = continuations(subject_of(opened), changes, tokens, how.new_tokens, sampling, stop).tolist()
+        written = continuations(steerable_of(opened), changes, tokens, how.new_tokens, sampling, stop).tolist()
         for at, ids in zip(places, written, strict=True):
             found[at] = str(opened.folder.tokenizer.decode(_cut(ids, stop)))
     return [found[at] for at in range(len(prompts))]
@@ -153,12 +153,12 @@ def _steered(
     how: tuple[Generation, Sampling],
 ) -> Iterator[Steered]:
     generation, sampling = how
-    subject, n_prompt = subject_of(opened), len(rows[0].tokens)
+    steerable, n_prompt = steerable_of(opened), len(rows[0].tokens)
     tokens = torch.stack([row.tokens for row in rows])
     changes = _in_all_rows(asked, tokens, maxima)
     stop = _stops(opened)
     texts = [
-        continuations(subject, each, tokens, generation.new_tokens, sampling, stop).tolist()
+        continuations(steerable, each, tokens, generation.new_tokens, sampling, stop).tolist()
         for each in (Changes(), changes)
     ]
     for at, row in enumerate(rows):
@@ -166,7 +166,7 @@ def _steered(
         written, kls = [], []
         for of_all in texts:
             ids = _cut(of_all[at], stop)
-            found = likelihoods(subject, mine, torch.cat([row.tokens, row.tokens.new_tensor(ids)])[None])
+            found = likelihoods(steerable, mine, torch.cat([row.tokens, row.tokens.new_tensor(ids)])[None])
             kls.append(found.kl[0, n_prompt - 1 :])
             pairs = zip(found.plain[0, n_prompt - 1 :].tolist(), found.changed[0, n_prompt - 1 :].tolist(), strict=True)
             each = [WrittenToken(opened.texts[token], *pair) for token, pair in zip(ids, pairs, strict=True)]

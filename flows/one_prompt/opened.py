@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from configs.run import RunConfig
-from flows.subject.machine import arithmetic
-from flows.subject.named import chosen_checkpoint, not_ingested
-from flows.subject.origin import model_origin, pinned
-from flows.subject.store_location import checkpoint_at
-from flows.subject.subject import identify, open_source
+from flows.inputs.checkpoint_plan import identify, open_inputs
+from flows.inputs.machine import arithmetic
+from flows.inputs.named import chosen_checkpoint, not_ingested
+from flows.inputs.origin import model_origin, pinned
+from flows.inputs.store_location import checkpoint_at
 from interp.circuitlens.linear import LinearModel, linear_model
 from interp.transcoder import Transcoder
 from storage.catalog.database import first_line
@@ -28,7 +28,7 @@ from storage.models import ModelFolder
 from storage.store import Store
 from storage.token_texts import token_texts
 from storage.tokenising import token_ids
-from tasks.models import loaded_model, loaded_transcoder
+from tasks.loaded_models import loaded_model, loaded_transcoder
 
 ROWS_COMPARED = 1024
 """Number of first and last rows of the embedding and the unembedding that are compared to identify a checkpoint's
@@ -172,8 +172,8 @@ def open_configured(config: RunConfig) -> Opened:
     Raises:
         ValueError: it is not ingested, or an input of the configuration is missing or does not fit.
     """
-    subject = identify(open_source(config))
-    return _opened(subject.store, subject.checkpoint_id, subject.source.model.path, config)
+    plan = identify(open_inputs(config))
+    return _opened(plan.store, plan.checkpoint_id, plan.inputs.model.path, config)
 
 
 def _opened(store: Store, checkpoint_id: str, model_path: Path, config: RunConfig) -> Opened:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flows.prompts.asked import positions_of
-from flows.prompts.opened import Opened
+from flows.one_prompt.asked import positions_of
+from flows.one_prompt.opened import Opened
 from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.graph import likeliest, next_probability
 from interp.interventions.readings import FeatureReading, LogitReading, Reading

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from configs.run import RunConfig
-from flows.subject.subject import store_path
+from flows.inputs.checkpoint_plan import store_path
 from storage.bucket.working_copy import refresh
 from storage.catalog.database import open_catalog
 from storage.formats.folder import tensor_shapes

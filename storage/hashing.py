@@ -1,10 +1,11 @@
-"""Recipes: short hashes of everything that a stage's output depends on."""
+"""Hashes: of everything that a stage's output depends on (its recipe), and of files. What goes into each stage's recipe
+is in `flows/recipes/`."""
 
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ def short_hash(**ingredients: object) -> str:
 
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
+        names: Mapping[str, str] = getattr(value, "hashed_as", {})
+        return {names.get(one.name, one.name): getattr(value, one.name) for one in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} cannot be part of a recipe")
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from flows.prompts.opened import Opened, Prompt
-from flows.subject.named import not_ingested
+from flows.inputs.named import not_ingested
+from flows.one_prompt.opened import Opened, Prompt
 from interp.capture import HookedModel, read_inputs
 from interp.circuitlens.written import active_features
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flows.prompts.asked import subject_of
-from flows.prompts.opened import Opened
-from flows.prompts.targets import Likeliest, Target, targets_asked
+from flows.one_prompt.asked import steerable_of
+from flows.one_prompt.opened import Opened
+from flows.one_prompt.targets import Likeliest, Target, targets_asked
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, Step, attribution_steps, prune
 from interp.circuitlens.loadings import LoadingSettings, carried_edges
@@ -46,7 +46,7 @@ class Asked(NamedTuple):
 
     prompt: str
     targets: tuple[str, ...] = ()
-    """Targets in the form for `flows.prompts.targets`; none: the most probable next tokens."""
+    """Targets in the form for `flows.one_prompt.targets`; none: the most probable next tokens."""
     chat: bool = False
     """Whether the prompt is a user's message, for the tokenizer's chat template."""
     counterfactual: str | None = None
@@ -127,7 +127,7 @@ def attribution(
         return Attributed(file, shares)
     rest = at_rest(opened.linear, found.frozen, opened.transcoder)
     readings = [one.reading for one in found.targets]
-    of = Ablated(rest, subject_of(opened), found.graph, found.pruned, readings)
+    of = Ablated(rest, steerable_of(opened), found.graph, found.pruned, readings)
     validation = groups = None
     if wanted.validation is not None:
         tell("testing nodes and edges in the model")
