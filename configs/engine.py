@@ -12,8 +12,8 @@ class EngineConfig(Section):
     """How tasks are distributed over this machine or a cluster."""
 
     runner: Literal["threads", "dask"] = "threads"
-    """threads: in this process, but describing, clustering, judging and scoring, which on Linux get processes once
-    there is much of it; dask: worker processes of a Dask cluster."""
+    """threads: in this process (on Linux, larger amounts of describing, clustering, judging and scoring run in
+    processes of their own); dask: worker processes of a Dask cluster."""
     workers: Annotated[int, Field(gt=0)] | None = None
     """Tasks that run at the same time; left out: one for each core, or one for each thread of a running Dask cluster's
     workers."""
@@ -21,8 +21,8 @@ class EngineConfig(Section):
     """Where every stage computes and `local_model` answers: on a GPU if PyTorch sees one (auto), cpu, cuda, one of
     several GPUs (cuda:1), or mps (Apple's)."""
     devices: Literal["all"] | Annotated[int, Field(gt=0)] | None = None
-    """With `runner: dask`, how many of this machine's NVIDIA GPUs work at the same time, each with a worker process of
-    its own: all, or a number. Left out: workers are one per core."""
+    """With `runner: dask`, the number of this machine's NVIDIA GPUs to use at the same time, each with a worker process
+    of its own, or all. Left out: one worker for each core."""
     bfloat16: Literal["auto"] | bool = "auto"
     """Find outliers and active features by bfloat16 products and score them again in float32. The results are the same,
     and come sooner on processors with bfloat16 arithmetic. auto: if this machine's processor has it."""

@@ -29,9 +29,9 @@ class ModelConfig(Section):
     """The token put before a single token and at the start of documents. auto: the tokenizer's own BOS; none: for a
     model that was trained without one; or a token id."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """Number format of the model's weights wherever the model is run on text; auto: the checkpoint's own on a GPU,
-    float32 on a CPU. Sums, statistics, scores and thresholds are float32 in any case, and so are transcoders,
-    projections and CircuitLens's decompositions. A model in another format is another checkpoint of the store."""
+    """Number format of the model's weights when the model runs on text; auto: the checkpoint's own on a GPU, float32 on
+    a CPU. Sums, statistics, scores, thresholds, transcoders, projections and CircuitLens's attributions are float32 in
+    any case. With another format, the store has another checkpoint."""
     step: int | None = None
     """Training step of the model, for one of a series of checkpoints."""
 

@@ -116,7 +116,8 @@ def _batch(store: Store, checkpoint_id: str, lines: list[Line], wanted: Wanted) 
 
 
 def _named(wanted: Wanted) -> list[object]:
-    """What is wanted as names of batches have it: without what earlier versions did not know, where it is as then."""
+    """The part of a batch's name for what is wanted. Settings that earlier versions did not have are left out at their
+    default, so that names stay the same."""
     graph = wanted.graph[:-1] if wanted.graph.max_memory_gb == MAX_MEMORY_GB else wanted.graph
     return [graph, *(wanted[1:] if wanted.heads else wanted[1:-1])]
 

@@ -260,7 +260,7 @@ def _spread(
 
 
 def _grouped(tiles: Tiles, width: int) -> Iterator[tuple[int, list[Tensor]]]:
-    """Neighbouring tiles of together at most `width` columns, since a GPU needs larger products."""
+    """Neighbouring tiles in groups of at most `width` columns, since a GPU needs larger products."""
     start, held = 0, []
     for at, tile in tiles():
         if held and sum(map(len, held)) + len(tile) > width:
@@ -273,7 +273,7 @@ def _grouped(tiles: Tiles, width: int) -> Iterator[tuple[int, list[Tensor]]]:
 
 
 def _joined(device: torch.device, dtype: torch.dtype, group: tuple[int, list[Tensor]]) -> tuple[int, Tensor]:
-    """The tiles of a group in one array on a device."""
+    """The tiles of a group, as one array on a device."""
     start, tiles = group
     there = [to_device(tile, device).to(dtype) for tile in tiles]
     return start, there[0] if len(there) == 1 else torch.cat(there)

@@ -1,7 +1,8 @@
-"""A model larger than its device: weights of some layers stay in host memory and are copied when it is their turn.
+"""A model larger than its device: the weights of some layers stay in host memory and are copied for each pass.
 
-While a layer computes, the next one's weights are copied, so the device holds two of these layers at a time, beside the
-layers and embeddings that stay there. Passes through such a model follow one another, whatever thread asks for them.
+While one layer computes, the weights of the next such layer are copied, so the device holds two of these layers at a
+time, besides the layers and embeddings that stay there. Passes run one after the other, even if several threads ask for
+them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +19,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ALIGNED = 256
-"""Each array begins at a multiple of this many bytes."""
+"""Each array of a layer begins at a multiple of this number of bytes."""
 
 N_SLOTS = 2
-"""Layers in host memory for which the device has room at a time: one that computes, and the next one."""
+"""Number of streamed layers that the device has room for at a time: the one that computes, and the next one."""
 
 
 def layers_to_stream(layer_bytes: Sequence[int], other_bytes: int, max_bytes: int) -> tuple[int, ...]:
-    """Which layers are streamed so that no more than `max_bytes` of weights are on the device: as few as possible,
-    spread evenly, so that copies go on beside the layers that stay.
+    """Choose the layers to stream so that at most `max_bytes` of weights are on the device: as few as possible, and
+    spread evenly, so that copies overlap with the computation of the layers that stay.
 
     Raises:
-        ValueError: two layers and what is no layer take more.
+        ValueError: two layers and the weights outside of layers take more than that.
     """
     n, largest = len(layer_bytes), max(layer_bytes)
     if other_bytes + sum(layer_bytes) <= max_bytes:
@@ -46,14 +47,14 @@ def layers_to_stream(layer_bytes: Sequence[int], other_bytes: int, max_bytes: in
 
 
 def weight_bytes(blocks: Sequence[nn.Module], model: nn.Module) -> tuple[list[int], int]:
-    """Bytes of each layer's weights as they are streamed, and of all other weights."""
+    """The number of bytes of each layer's weights when streamed, and of all other weights."""
     layers = [sum(_aligned(weight.nbytes) for weight in block.parameters()) for block in blocks]
     own = sum(weight.nbytes for block in blocks for weight in block.parameters())
     return layers, sum(weight.nbytes for weight in model.parameters()) - own
 
 
 class _Place(NamedTuple):
-    """A parameter of a layer: its module and name there, and where its bytes are among the layer's."""
+    """One parameter of a layer: its module and name, and where its bytes are in the layer's buffer."""
 
     module: nn.Module
     name: str
@@ -63,7 +64,7 @@ class _Place(NamedTuple):
 
 
 class _Layer:
-    """A layer whose weights are in one piece of host memory."""
+    """A layer whose weights are in one buffer in host memory."""
 
     def __init__(self, block: nn.Module, device: torch.device) -> None:
         self.places, self.n_bytes = [], 0
@@ -78,12 +79,12 @@ class _Layer:
         self.at_rest = [getattr(place.module, place.name) for place in self.places]
 
     def put(self, weights: Sequence[nn.Parameter]) -> None:
-        """Let the layer compute with these."""
+        """Make the layer compute with these parameters."""
         for place, weight in zip(self.places, weights, strict=True):
             setattr(place.module, place.name, weight)
 
     def parameters_in(self, memory: Tensor) -> list[nn.Parameter]:
-        """The layer's weights in a piece of memory that has their bytes."""
+        """The layer's parameters as views of a buffer that contains their bytes."""
         return [nn.Parameter(view, requires_grad=False) for view in self._views(memory)]
 
     def _views(self, memory: Tensor) -> list[Tensor]:
@@ -94,7 +95,8 @@ class _Layer:
 
 
 class StreamedLayers:
-    """Puts a model on a device but for the weights of some layers, and makes each of these layers wait for its own."""
+    """Moves a model to a device, except for the weights of some layers, which are copied there whenever the layer is
+    called."""
 
     def __init__(
         self, model: nn.Module, blocks: Sequence[nn.Module], streamed: Sequence[int], device: torch.device
@@ -127,7 +129,7 @@ class StreamedLayers:
 
         @wraps(forward)
         def passing(*args: P.args, **kwargs: P.kwargs) -> R:
-            if self._coming != at:  # the last pass ended at another layer
+            if self._coming != at:  # an earlier pass ended at another layer
                 self._begin(at)
             self._copies.finish()
             own = self._slots[0]
@@ -141,17 +143,17 @@ class StreamedLayers:
         return passing
 
     def _begin(self, at: int) -> None:
-        """Begin to copy a layer's weights to the slot that is not the last one."""
+        """Start copying a layer's weights to the slot that was not used last."""
         layer = self._layers[at]
         self._slots.reverse()
         slot = self._slots[0]
-        self._copies.after_computing()  # until then the layer that used this slot may compute
+        self._copies.after_computing()  # the layer that used this slot may still be computing
         self._copies.begin(lambda: slot[: layer.n_bytes].copy_(layer.waiting, non_blocking=True))
         self._coming = at
 
 
 def is_streamed(model: nn.Module) -> bool:
-    """Whether weights of a model wait in host memory."""
+    """Whether some of a model's layers are in host memory."""
     return len({weight.device for weight in model.parameters()}) > 1
 
 

@@ -1,6 +1,6 @@
-"""What goes on beside a device's computing: copies to it, and reading from disk.
+"""Work at the same time as a device computes: copying data to it, and reading from disk.
 
-On the CPU nothing is copied, nothing waits and nothing is read ahead.
+On the CPU, nothing is copied or read ahead.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,20 +16,20 @@ R = TypeVar("R")
 
 
 class Copies(Protocol):
-    """Copies to one device, begun by one thread at a time."""
+    """Copies to one device, started by one thread at a time."""
 
     def after_computing(self) -> None:
-        """Let copies that are begun from here on wait until everything asked of the device so far is computed, since
-        that may still read what they write over."""
+        """Make later copies wait until everything that the device was asked for so far is computed, since that may
+        still read the memory that they overwrite."""
         ...
 
     def begin(self, copy: Callable[[], T]) -> T:
-        """Begin the copies that `copy` asks for. What it returns must not be read before `finish`."""
+        """Start the copies that `copy` makes. Its result must not be read before `finish`."""
         ...
 
     def finish(self, *copied: Tensor) -> None:
-        """Let everything asked of the device from here on wait for the copies begun so far; `copied` are those whose
-        memory they took."""
+        """Make everything that the device is asked for from now on wait for the copies started so far; `copied` are the
+        tensors that they fill."""
         ...
 
 
@@ -37,33 +37,34 @@ class AtOnce:
     """Copies that are finished when `begin` returns."""
 
     def after_computing(self) -> None:
-        """Nothing is going on."""
+        """Does nothing, since nothing runs at the same time."""
 
     def begin(self, copy: Callable[[], T]) -> T:
-        """Copy."""
+        """Make the copies."""
         return copy()
 
     def finish(self, *copied: Tensor) -> None:
-        """They are finished."""
+        """Does nothing, since the copies are finished."""
 
 
 class OnStream:
-    """Copies on a stream of an NVIDIA GPU of their own."""
+    """Copies on a separate stream of an NVIDIA GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def after_computing(self) -> None:
-        """Make the stream wait for the one that computes."""
+        """Make the copying stream wait for the computing one."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def begin(self, copy: Callable[[], T]) -> T:
-        """Put the copies on the stream; only those from pinned memory, and not blocking, go on beside anything."""
+        """Put the copies on the copying stream. Only non-blocking copies from pinned memory overlap with
+        computation."""
         with torch.cuda.stream(self._stream):
             return copy()
 
     def finish(self, *copied: Tensor) -> None:
-        """Make the stream that computes wait for this one, and keep memory taken by copies until it has read it."""
+        """Make the computing stream wait for the copying one, and keep the memory of copies until it has read them."""
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
         for tensor in copied:
@@ -71,17 +72,17 @@ class OnStream:
 
 
 def copies_to(device: torch.device) -> Copies:
-    """How copies to a device go on."""
+    """The way of copying to a device."""
     return OnStream(device) if device.type == "cuda" else AtOnce()
 
 
 def host_memory(n_bytes: int, device: torch.device) -> Tensor:
-    """Bytes of memory from which a device can copy by itself."""
+    """Uninitialised host memory from which a device can copy (pinned for a GPU)."""
     return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device. From the CPU to a GPU the copy is only begun: use it within `Copies.begin`."""
+    """The tensor on a device. From the CPU to a GPU, the copy is only started: call this within `Copies.begin`."""
     if tensor.device == device or device.type == "cpu":
         return tensor.to(device)
     pinned = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
@@ -91,8 +92,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def ahead(
     items: Iterator[T], prepare: Callable[[T], tuple[int, Tensor]], device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """What `prepare` makes of each item, as a rule by `to_device`; on a device the next one's copies go on while the
-    present one is used. Memory there: two of what is made."""
+    """The results of `prepare` for each item, which usually calls `to_device`. While one is used, the copies of the
+    next one run. Memory on the device: two of the results."""
     if device.type == "cpu":
         yield from map(prepare, items)
         return
@@ -110,8 +111,8 @@ def ahead(
 
 
 def read_ahead(items: Iterable[T], read: Callable[[T], R], device: torch.device | str) -> Iterator[R]:
-    """What `read` gives for each item, in order; beside a device that computes, a thread reads the next one. Memory:
-    two of them."""
+    """The results of `read` for each item, in order. With a GPU, a thread reads the next one while the device computes.
+    Memory: two of the results."""
     if torch.device(device).type == "cpu":
         yield from map(read, items)
         return

@@ -18,12 +18,12 @@ class BlockCache:
     """LRU cache of blocks, bounded by `max_bytes`. Thread-safe; entries never go stale, since checkpoints do not
     change.
 
-    Blocks of the checkpoint read last stay on a GPU as far as there is room, the first ones that are read: embeddings,
-    and decoders of low layers, which most layers read.
+    Blocks of the checkpoint that was read last stay on a GPU as far as they fit. The first ones that are read are kept:
+    embeddings, and decoders of low layers, which most layers read.
     """
 
     def __init__(self, max_bytes: int, room_on: Callable[[str], int] | None = None) -> None:
-        """`room_on` gives the bytes that blocks may take on a device; left out: they stay on the CPU."""
+        """`room_on` returns the bytes that blocks may take on a device; without it, they stay on the CPU."""
         self.max_bytes = max_bytes
         self._held: LRUCache[Tensor] = LRUCache(max_bytes, lambda tile: tile.nbytes)
         self._room_on, self._lock = room_on or (lambda _: 0), Lock()
@@ -34,7 +34,7 @@ class BlockCache:
     def tiles(
         self, checkpoint: Checkpoint, layer: int | None, name: str, stop: int, device: str = "cpu"
     ) -> Iterator[tuple[int, Float[Tensor, "tile d_model"]]]:
-        """An array's rows up to `stop` in blocks, each with the index of its first row; those that have no room on the
+        """An array's rows up to `stop` in blocks, each with the index of its first row. Blocks that do not fit on the
         device are on the CPU."""
         for start in range(0, stop, TILE_ROWS):
             end = min(start + TILE_ROWS, stop)
@@ -78,7 +78,7 @@ class BlockCache:
         return self._held.n_bytes
 
     def clear(self) -> None:
-        """Empty the cache, on the CPU and elsewhere."""
+        """Empty the cache, on the CPU and on devices."""
         self._held.clear()
         with self._lock:
             self._there, self._there_of = {}, None

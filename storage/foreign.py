@@ -29,7 +29,7 @@ MAX_INT = 2**63
 """Whole numbers in YAML must be smaller."""
 
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""The beginning of an escape of JSON for half of a surrogate pair."""
+"""The beginning of a JSON escape for half of a surrogate pair."""
 
 MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255
 """Linux's limits for a path, and for each name in it."""
@@ -115,7 +115,7 @@ def parse_json(data: bytes, source: str) -> object:
 
 
 def _refuse_half_characters(value: object, source: str) -> None:
-    """Refuse texts with half of a surrogate pair, which can be written nowhere."""
+    """Refuse texts with half of a surrogate pair, since no encoding can write it."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -25,11 +25,13 @@ _loading = Lock()
 def loaded_model(
     path: Path, device: str = "cpu", *, open_attention: bool = False, dtype: torch.dtype = torch.float32
 ) -> tuple[ModelFolder, nn.Module]:
-    """The model folder and its model; one model is kept at a time. `open_attention`: one that returns its attention
-    patterns. Layers for which the device has no room are streamed from host memory (`interp.streamed_layers`).
+    """The model folder and its model; one model is kept in memory at a time. `open_attention`: the model returns its
+    attention patterns.
+
+    Layers that do not fit on the device are streamed from host memory (`interp.streamed_layers`).
 
     Raises:
-        ValueError: a weight is not as it should be, or embeddings and two layers do not fit on the device.
+        ValueError: a weight does not fit the model, or embeddings and two layers do not fit on the device.
     """
     with _loading:
         return _load(path, device, open_attention, dtype)
@@ -100,8 +102,8 @@ def layers_together(attributes: CheckpointAttributes, layers: Sequence[int]) -> 
 
 
 def loaded_encoder(checkpoint: Checkpoint, layer: int, arithmetic: Arithmetic = FLOAT32) -> Encoder:
-    """A layer's encoder in float32, with a screen if candidates are found in bfloat16. Those on a GPU stay there as
-    far as a tenth of its memory has room for them."""
+    """A layer's encoder in float32, with a screen if candidates are found in bfloat16. On a GPU, encoders stay there as
+    far as a tenth of its memory suffices."""
 
     def read() -> Encoder:
         encoder = checkpoint.encoder(layer, arithmetic.device)

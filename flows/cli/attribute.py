@@ -45,8 +45,9 @@ def attribute(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help='Prompts, for the catalog: {"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"} on '
-            "each line of a .jsonl file, or a prompt on each line of any other."
+            help="A file of prompts, whose graphs are stored in the catalog. Each line of a .jsonl file is "
+            '{"prompt": "…", "set": "…", "targets": ["…"], "counterfactual": "…"}; each line of any other file is a '
+            "prompt."
         ),
     ] = None,
     output: Annotated[
@@ -62,14 +63,14 @@ def attribute(
     heads: Annotated[
         bool,
         typer.Option(
-            "--heads", help="Name the heads that carry the strongest edges between tokens, and why they looked there."
+            "--heads", help="Name the heads that carry the strongest edges between tokens, and why they attended there."
         ),
     ] = False,
     counterfactual: Annotated[
         str | None,
         typer.Option(
-            help="Another prompt with as many tokens and another answer, for --supernodes: sufficiency is measured "
-            "against it."
+            help="For --supernodes: another prompt with the same number of tokens and another answer, with which "
+            "sufficiency is measured."
         ),
     ] = None,
     chat: Annotated[
@@ -88,7 +89,11 @@ def attribute(
         int, typer.Option(help="Number of features that are attributed, the most influential first.")
     ] = 7500,
     max_memory: Annotated[
-        float, typer.Option(help="GB for edges; beyond it fewer features and the strongest edges alone are held.")
+        float,
+        typer.Option(
+            help="Memory for edges in GB. If more is needed, fewer features are attributed and only the strongest "
+            "edges are kept."
+        ),
     ] = 8.0,
     node_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept nodes have.")] = 0.8,
     edge_threshold: Annotated[float, typer.Option(help="Share of all influence that the kept edges have.")] = 0.98,

@@ -255,8 +255,8 @@ def plan_(
     agreement: Annotated[
         float | None,
         typer.Option(
-            help="Also print the cheapest way to attribute that agrees so well with a sweep in float32 (0 to 1: of the "
-            "features that stand out in one or the other, the share that do in both)."
+            help="Also print the cheapest way to attribute that agrees with a sweep in float32 to at least this degree "
+            "(0 to 1: significant features found by both, as a share of those found by either)."
         ),
     ] = None,
     as_json: AnswerOption = False,
@@ -320,7 +320,7 @@ def print_plan(steps: "list[Step]", console: Console) -> None:
 
 
 def print_streaming(sizes: "Sizes", config: "RunConfig", console: Console, machine: str | None = None) -> None:
-    """Say that a model's layers are streamed, if they are."""
+    """Print that a model's layers are streamed, if they are."""
     from flows.costs.streaming import streaming
 
     said = streaming(sizes, config, machine)

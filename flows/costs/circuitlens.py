@@ -20,7 +20,8 @@ BYTES_PER_SAMPLE = 700
 """Bytes of a sample in parts and in the catalog, mainly for contributions."""
 
 STEP_S = 9e-6
-"""Seconds of a small step of a layer at one position, of any size; sequences of narrow models share them."""
+"""Seconds for a small step of one layer at one position, whatever its size; narrow models take several sequences in a
+step."""
 
 ORDER_S, ORDERED_BYTES = 1e-6, 49
 """Seconds for each sample to read it and sort it by row, and its bytes there until all are attributed."""
@@ -36,32 +37,33 @@ Mode = Literal["float32", "bfloat16", "direct"]
 """A sweep in float32 or bfloat16 (`circuitlens.precision`), or none (`circuitlens.sources`)."""
 
 AGREEMENT: dict[Mode, float] = {"float32": 1.0, "bfloat16": 0.995, "direct": 0.586}
-"""Of the features that stand out in this mode or in a float32 sweep, those that do in both (SmolLM2, docs/methods.md).
-"""
+"""The agreement of each mode with a float32 sweep: the number of significant contributors in both, divided by the
+number in either (SmolLM2, docs/methods.md, "Cheaper ways to attribute")."""
 
 SETTING: dict[Mode, str] = {
     "float32": "circuitlens.precision=float32 (the default)",
     "bfloat16": "circuitlens.precision=bfloat16",
     "direct": "circuitlens.sources=direct",
 }
-"""What to set for a mode."""
+"""The setting that selects each mode."""
 
 SPEED: dict[Mode, float] = {"float32": 0.5, "bfloat16": 0.64, "direct": 0.065}
-"""The rate of a mode's operations as a share of that of large float32 products, likewise: what is no product takes half
-of a sweep's time, and direct contributions are read from memory."""
+"""The rate of each mode's operations, as a share of the rate of large float32 products (measured in the same way). Half
+of a sweep's time is spent on other things than products, and direct contributions are limited by memory."""
 
 BATCHED = 1.9
-"""How many times the operations of its own tokens a sample takes in a batch, which sees its sequence to the last target
-of them all (`benchmarks.modes`, SmolLM2)."""
+"""The operations of a sample in a batch, divided by those of its own tokens: a batch reads its sequence up to the last
+target of all (`benchmarks.modes`, SmolLM2)."""
 
 
 def mode_of(settings: CircuitLensSettings) -> Mode:
-    """In which mode samples are attributed."""
+    """The mode in which samples are attributed."""
     return "direct" if settings.sources == "direct" else settings.precision
 
 
 def sample_operations(sizes: Sizes, n_pos: int, mode: Mode) -> float:
-    """Operations of all products of attributing one sample: half of the layers and of the sequence lie beneath it."""
+    """The number of operations of all products for attributing one sample, which on average lies above half of the
+    layers and half of the sequence."""
     n_layers, n_tokens, heads = sizes.n_layers / 2, n_pos / 2, sizes.attention
     reading = 2 * sizes.d_model * (ACTIVE_PER_TOKEN + 2) * n_tokens
     if mode == "direct":
@@ -71,10 +73,10 @@ def sample_operations(sizes: Sizes, n_pos: int, mode: Mode) -> float:
 
 
 def cheapest_mode(sizes: Sizes, n_pos: int, agreement: float) -> Mode:
-    """Of the modes that agree so well with the sweep in float32, the one that takes least time.
+    """The fastest of the modes that agree with the float32 sweep to at least this degree.
 
     Raises:
-        ValueError: no agreement is asked that there can be.
+        ValueError: `agreement` is not from 0 to 1.
     """
     if not 0 <= agreement <= 1:
         raise ValueError(f"--agreement is {agreement}; expected 0 to 1")
@@ -94,7 +96,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     sweep = sample_operations(sizes, n_pos, "float32")
     own = sample_operations(sizes, n_pos, mode_of(settings))
     n_scores = n_features * min(settings.qk_samples, samples_per_feature(config)) * settings.qk_heads
-    scores = n_scores * 2 * (settings.qk_keys + 3) * sweep / 2  # heads lie half as high
+    scores = n_scores * 2 * (settings.qk_keys + 3) * sweep / 2  # on average, heads lie at half the height of samples
     back = n_samples * own / SPEED[mode_of(settings)] + scores / SPEED["float32"]
     steps = rows * sizes.n_layers * (n_pos + 50) * STEP_S * rates.slowness / workers
     layer = sizes.d_transcoder * sizes.d_model * 8

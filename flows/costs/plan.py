@@ -67,20 +67,20 @@ class CostPlan(NamedTuple):
     checkpoint_plan: CheckpointPlan | None
     """None if the model or its transcoders are not on this machine."""
     sizes: Sizes
-    """Of the model and its transcoders."""
+    """The sizes of the model and its transcoders."""
     steps: list[Step]
     from_records: bool = False
     """Whether the Hub could not be reached, so that sizes recorded for a preset are used."""
 
 
 def planned(config: RunConfig, stages: Sequence[Plannable], machine: str | None = None) -> CostPlan:
-    """The plan: the steps that are left to do in the stages of a run, beginning with ingestion, given what the store
-    and the cache have, and the checkpoint that it is for. Nothing is written to the store, and only small files are
-    downloaded from the Hub. Where the Hub cannot be reached, presets are planned from their recorded sizes.
+    """The plan: the steps that are left to do in the stages of a run, beginning with ingestion, and the checkpoint that
+    it is for.
 
-    Times are computed from the arithmetic of each step and a sample of this machine's current speed, and corrected by
-    how long the stages took in earlier runs of the store on this machine. `machine` names another machine, whose times
-    the plan then has.
+    Nothing is written to the store, and only small files are downloaded from the Hub. If the Hub cannot be reached,
+    presets are planned from recorded sizes. Times are computed from the operations of each step and this machine's
+    current speed, and corrected by the times of earlier runs of the store on this machine. `machine` names another
+    machine to plan for.
 
     Raises:
         ValueError: the missing co-activation matrices do not fit on the disk, or no machine of that name is known.

@@ -33,9 +33,9 @@ class Heads(NamedTuple):
 
     n: int
     mixed: int
-    """Numbers of all heads' outputs together,"""
+    """Width of all heads' outputs together."""
     values: int
-    """and of their values, which heads may share."""
+    """Width of all heads' values, which heads may share."""
 
 
 class Sizes(NamedTuple):
@@ -54,13 +54,13 @@ class Sizes(NamedTuple):
     yet."""
 
     heads: Heads | None = None
-    """None where the model's configuration is not at hand."""
+    """None if the model's configuration is not available."""
     bytes_in_files: int = 4
-    """Of a weight of the model."""
+    """Bytes of one weight in the model's files."""
 
     @property
     def attention(self) -> Heads:
-        """Sizes of a layer's attention; where they are not known, as if heads of 64 filled the model's width."""
+        """Sizes of a layer's attention; if they are not known, those of heads of 64 that fill the model's width."""
         return self.heads or Heads(max(1, self.d_model // 64), self.d_model, self.d_model)
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a model has room on the GPU where it runs, and what is said and refused if it has not."""
+"""Whether a model fits on its GPU, and the message or error if it does not."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,8 +21,7 @@ class Gpu(NamedTuple):
 
 
 def gpu_of(config: RunConfig, machine: str | None = None) -> Gpu | None:
-    """The GPU on which a configuration runs here, or on a machine known by name; None if that has no memory of its
-    own."""
+    """The GPU on which a configuration runs here or on a named machine; None if it has no memory of its own."""
     if machine is not None:
         known = machine_named(machine)
         return Gpu(machine, known.memory) if known.is_gpu else None
@@ -32,13 +31,13 @@ def gpu_of(config: RunConfig, machine: str | None = None) -> Gpu | None:
 
 
 def run_bytes(sizes: Sizes, config: RunConfig) -> float:
-    """Bytes of the model's weights where it is run on text."""
+    """Bytes of the model's weights in the number format in which it runs on text."""
     dtype = config.model.dtype
     return sizes.n_weights * (sizes.bytes_in_files if dtype == "auto" else getattr(torch, dtype).itemsize)
 
 
 def streaming(sizes: Sizes, config: RunConfig, machine: str | None = None) -> str | None:
-    """What is to be said if the model does not fit: its layers are streamed."""
+    """The message that layers are streamed; None if the model fits."""
     gpu, needed = gpu_of(config, machine), run_bytes(sizes, config)
     if gpu is None or needed <= WEIGHTS_SHARE * gpu.memory:
         return None
@@ -49,11 +48,11 @@ def streaming(sizes: Sizes, config: RunConfig, machine: str | None = None) -> st
 
 
 def check_model_fits(sizes: Sizes, config: RunConfig, left: Sequence[str]) -> None:
-    """Refuse a model of which not even two layers fit beside its embeddings, and attribution through one that is
-    streamed. `left` are the stages to do.
+    """Refuse a model whose embeddings and two layers do not fit, and attribution through a model that is streamed.
+    `left` are the stages to do.
 
     Raises:
-        ValueError: says what was needed and what is there.
+        ValueError: what is needed and what there is.
     """
     gpu = gpu_of(config)
     if gpu is None:

@@ -17,7 +17,7 @@ def n_workers(engine: EngineConfig) -> int:
 
 
 def visible_devices(engine: EngineConfig) -> list[str]:
-    """The GPUs of `engine.devices`, as CUDA_VISIBLE_DEVICES names them.
+    """The GPUs of `engine.devices`, in the notation of CUDA_VISIBLE_DEVICES.
 
     Raises:
         ValueError: there are fewer, or none.

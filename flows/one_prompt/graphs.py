@@ -35,7 +35,7 @@ from storage.store import Store
 BATCH_BYTES = 256_000_000
 
 TELL_EVERY_S = 5.0
-"""Seconds between two sentences on how far a graph is."""
+"""Seconds between two messages about a graph's progress."""
 
 SLUG_LENGTH = 40
 """Characters of a prompt that form its graph's name."""
@@ -50,8 +50,8 @@ class Asked(NamedTuple):
     chat: bool = False
     """Whether the prompt is a user's message, for the tokenizer's chat template."""
     counterfactual: str | None = None
-    """Another prompt with as many tokens, on which the targets have another value; the sufficiency of supernodes is
-    measured against it."""
+    """Another prompt with the same number of tokens, on which the targets have another value. The sufficiency of
+    supernodes is measured with it."""
 
 
 class Wanted(NamedTuple):
@@ -144,14 +144,14 @@ def attribution(
 
 
 def _counterfactual(opened: Opened, asked: Asked, tokens: Tensor) -> Tensor | None:
-    """The tokens of the counterfactual prompt, which has to differ from the prompt and to be as long."""
+    """The tokens of the counterfactual prompt, which must differ from the prompt and have the same length."""
     if asked.counterfactual is None:
         return None
     other = opened.read(asked.counterfactual, chat=asked.chat).tokens
     if len(other) != len(tokens):
         raise ValueError(
-            f"the counterfactual prompt has {len(other)} tokens, the prompt {len(tokens)}; expected as many, because "
-            "features are moved from position to position"
+            f"the counterfactual prompt has {len(other)} tokens, the prompt {len(tokens)}; expected the same number, "
+            "because features are moved from position to position"
         )
     if torch.equal(other, tokens):
         raise ValueError("the counterfactual prompt is the prompt itself; give one with another answer")
@@ -179,7 +179,8 @@ def _computed(opened: Opened, asked: Asked, settings: GraphSettings, tell: Calla
 
 
 def _attributed(steps: Generator[Step, None, Graph], tell: Callable[[str], None]) -> Graph:
-    """A graph's steps to their end; every few seconds `tell` hears how far they are and how long the rest takes."""
+    """Run a graph's steps to the end. Every few seconds, `tell` is called with the progress and an estimate of the time
+    left."""
     began = said = time.monotonic()
     while True:
         try:
@@ -194,8 +195,8 @@ def _attributed(steps: Generator[Step, None, Graph], tell: Callable[[str], None]
             said = now
     if graph.cut is not None:
         tell(
-            f"--max-memory: {graph.cut.n_features:,} features were left out, and of each node's edges all but the "
-            f"{graph.cut.n_strongest:,} strongest, which are {graph.cut.held:.1%} of what goes into nodes"
+            f"--max-memory: {graph.cut.n_features:,} features were left out, and only the {graph.cut.n_strongest:,} "
+            f"strongest edges of each node were kept, {graph.cut.held:.1%} of all input to nodes"
         )
     return graph
 
@@ -222,7 +223,7 @@ def check_asked(asked: Asked, wanted: Wanted) -> None:
     """Refuse a counterfactual prompt that is empty, or that no test would use.
 
     Raises:
-        ValueError: says which of the two.
+        ValueError: names the reason.
     """
     if asked.counterfactual is None:
         return

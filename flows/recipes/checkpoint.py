@@ -56,7 +56,7 @@ def checkpoint(weights_sha256: str, hooks: Hooks, tokenizer_sha256: str, bos: in
 
 
 def rounded(dtype: str) -> dict[str, str]:
-    """What a hash of a model has beside its weights, where it is not run in float32."""
+    """The part of a model's hash for its number format; empty for float32."""
     return {} if dtype == "float32" else {"dtype": dtype}
 
 

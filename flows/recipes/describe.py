@@ -73,7 +73,7 @@ class DescribeRecipe:
 
     @property
     def planned_wiring(self) -> WiringJob | None:
-        """As `wiring`, once the stages of the configuration that are still to run have run."""
+        """Like `wiring`, but as if the configuration's remaining stages had run."""
         config = self.plan.config
         if config.describe.methods is not None:
             return self.wiring

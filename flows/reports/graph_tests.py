@@ -73,7 +73,7 @@ def _supernodes(found: SupernodesJson) -> Iterator[Table | str]:
     yield table
     rest = sum(group["tested"] is None for group in found["groups"])
     against = sum(group["effect"] * (found["target"] or 0) < 0 for group in found["groups"])
-    yield f"{rest} more were not tested, of which {against} act against the target"
+    yield f"{rest} more groups were not tested; {against} of all act against the target"
     if found["counterfactual"] is None:
         yield f"with every feature at its mean {_percent(found['nothing'])} of the target is left"
     else:

@@ -1,4 +1,4 @@
-"""What the flows share that take a file of lines, spread it over tasks, and load the rows under one name."""
+"""The common part of flows that read a file of lines, divide it among tasks, and load the rows under one name."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -22,27 +22,28 @@ L = TypeVar("L")
 
 
 class Batch(NamedTuple):
-    """A file's lines, on one checkpoint."""
+    """The lines of a file, for one checkpoint."""
 
     stage: str
-    """As the table `runs` calls it."""
+    """The name of its stage in the table `runs`."""
     checkpoint_id: str
     name: str
-    """A hash of all that determines the rows, which have it in their column `batch`."""
+    """A hash of everything that the rows depend on; it is in their column `batch`."""
     purpose: str
-    """What a run is told that finds the store in use."""
+    """The purpose that other runs see while this one holds the store."""
 
     def shards(self, n_lines: int, lines_a_task: int) -> list[ShardKey]:
-        """The lines of each task."""
+        """The keys of all tasks, each with its range of lines."""
         starts = range(0, n_lines, lines_a_task)
         return [ShardKey(self.name, 0, start, min(start + lines_a_task, n_lines)) for start in starts]
 
 
 def read_lines(file: Path, line_of: Callable[[object], L], *, is_json: bool, holds: str) -> list[L]:
-    """What `line_of` makes of each line that is not blank, parsed as JSON if it is. `holds` says what is missing.
+    """The results of `line_of` for each line that is not blank, parsed as JSON if it is. `holds` names the expected
+    content in errors.
 
     Raises:
-        ValueError: the file is not UTF-8 or holds no lines, or a line is wrong; it is named.
+        ValueError: the file is not UTF-8 or has no lines, or a line is wrong; the line is named.
     """
     try:
         texts = file.read_text(encoding="utf-8").splitlines()
@@ -66,9 +67,9 @@ def perform_batch(
     submit: Callable[[], Sequence[PrefectFuture[ShardKey]]],
     parts: Mapping[str, Sequence[Path]],
 ) -> str:
-    """Within a flow, have the tasks of a batch done and load its tables from their parts; returns the batch's name.
+    """Run the tasks of a batch within a flow, and load its tables from their parts; returns the batch's name.
 
-    What the catalog already holds is not done again.
+    A batch that the catalog already has is not repeated.
     """
     store = Store(Path(str(config.store)))
     subject = f"{batch.checkpoint_id} {batch.name}"
@@ -86,7 +87,7 @@ def perform_batch(
 
 
 def checkpoint_named(store: Store, checkpoint: str | None) -> str:
-    """The id of a checkpoint by id or name, or of the only one.
+    """The id of the checkpoint with this id or name, or of the only one.
 
     Raises:
         ValueError: there is no such checkpoint.
@@ -96,10 +97,10 @@ def checkpoint_named(store: Store, checkpoint: str | None) -> str:
 
 
 def run_batch_flow(store: Store, title: str, flow: Callable[[], str]) -> str:
-    """What the flow of a batch returns, run in this process with Prefect at hand.
+    """Run the flow of a batch in this process, with a Prefect server, and return its result.
 
     Raises:
-        ValueError: another run holds the store, or a line asks for what there is not.
+        ValueError: another run holds the store, or a line asks for something that does not exist.
     """
     with prefect_at_hand(), working(title):
         name = flow()

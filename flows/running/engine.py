@@ -95,14 +95,14 @@ def _cluster(engine: EngineConfig) -> Iterator["Client"]:
 
 
 def local_cluster(engine: EngineConfig) -> "LocalCluster":
-    """Workers on this machine, with a thread each; with `engine.devices` each sees one GPU and no other."""
+    """Workers on this machine, with one thread each; with `engine.devices`, each sees one GPU only."""
     from distributed import LocalCluster
 
     devices = [None] * n_workers(engine) if engine.devices is None else visible_devices(engine)
 
     class OneDeviceEach(LocalCluster):
         def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
-            specs: dict[Any, Any] = super().new_worker_spec()  # a worker's, as Dask would have it
+            specs: dict[Any, Any] = super().new_worker_spec()  # for each worker, as Dask sets them
             [(name, spec)] = specs.items()
             device = devices[len(self.worker_spec) % len(devices)]
             own = {} if device is None else {"env": {"CUDA_VISIBLE_DEVICES": device}}

@@ -193,22 +193,23 @@ def counts_above(layer: Tensor, n_layers: int) -> list[int]:
 
 
 class Beginning(NamedTuple):
-    """A batch of targets before the first layer is read."""
+    """A batch of targets before the sweep through the layers: buffers for its contributions, and its first
+    gradients."""
 
     counts: list[int]
-    """By layer, how many targets lie above it, as `counts_above` has them."""
+    """For each layer, the number of targets that read there or above, as in `counts_above`."""
     gradient: Float[Tensor, "n_pos k d_model"]
-    """Of the targets above the top layer."""
+    """Gradients of the k targets that read above the top layer (logits)."""
     features: Float[Tensor, "n_active n"]
-    """Zeros, for what each active feature contributes."""
+    """Zeros: the buffer for contributions of active features."""
     errors: Float[Tensor, "n_layers n_pos n"]
-    """Zeros, likewise."""
+    """Zeros: the buffer for contributions of errors."""
     bias: Float[Tensor, " n"]
-    """The constants of the targets."""
+    """The targets' constant parts, to which biases are added."""
 
 
 def begin(linear: LinearModel, frozen: Frozen, targets: Targets) -> Beginning:
-    """Room for the contributions to a batch of targets, and the gradients of those above the top layer."""
+    """Allocate the contributions to a batch of targets, and begin with the gradients of those above the top layer."""
     n_pos, n = int(targets.position.max()) + 1, len(targets)
     zeros, counts = partial(torch.zeros, device=targets.direction.device), counts_above(targets.layer, linear.n_layers)
     gradient = joined(zeros(n_pos, 0, targets.direction.shape[1]), targets, 0, counts[linear.n_layers])

@@ -1,4 +1,5 @@
-"""Edges of an attribution graph while it is searched: whole rows where they fit, else their strongest entries."""
+"""The edges of an attribution graph while its nodes are searched for: whole rows if they fit into memory, otherwise the
+strongest entries of each row."""
 
 from typing import NamedTuple
 
@@ -9,34 +10,35 @@ from scipy import sparse
 from torch import Tensor
 
 MOST_STEPS = 1000
-"""Steps of influence at most: longer paths than any model has layers."""
+"""Largest number of steps along which influence is followed; longer paths need more layers than any model has."""
 
 NUMBERS_AT_ONCE = 1 << 20
-"""Numbers of edges that are copied at once to be summed: 4 MB."""
+"""Number of entries that are copied at a time to be summed: 4 MB."""
 
 ENTRY_BYTES = 8
-"""Memory of an edge that is kept by its source's number."""
+"""Bytes of an edge that is stored with the number of its source."""
 
 FINAL_BYTES = 24
-"""Memory of an entry of the finished graph, in float32, while it is pruned."""
+"""Bytes of an entry of the finished graph's float32 matrix while it is pruned."""
 
 LEAST_STRONGEST, LEAST_FEATURES = 64, 64
-"""Fewer edges of a node, or fewer features, make no graph."""
+"""Smallest number of edges of a node, and of features, for which a graph is made."""
 
 
 class Limits(NamedTuple):
-    """How much of a graph is held at once."""
+    """How much of a graph fits into memory."""
 
     n_features: int
-    """Features that are attributed."""
+    """Number of features that are attributed."""
     n_strongest: int | None
-    """Of each node's edges, how many are held, the strongest ones; None: all."""
+    """Number of edges kept for each node, the strongest ones; None: all."""
 
 
 def limits(n_wanted: int, n_sources: int, n_others: int, n_ends: int, max_bytes: float) -> Limits:
-    """What of a graph fits in so much memory: half of it for edges while they are found, half for the finished graph.
+    """How much of a graph fits into `max_bytes`: half for edges during the search, half for the finished graph.
 
-    `n_sources` are all active features with `n_others` errors and tokens.
+    `n_wanted` is the number of features to attribute, `n_sources` that of all active features, errors and tokens,
+    `n_others` that of errors and tokens alone, `n_ends` that of targets.
 
     Raises:
         ValueError: not even a small graph fits.
@@ -58,7 +60,7 @@ def limits(n_wanted: int, n_sources: int, n_others: int, n_ends: int, max_bytes:
 
 
 class FoundEdges:
-    """Rows of edges as they are found, one a node, and which nodes they lead to."""
+    """The rows of edges found so far, one for each node that they lead to."""
 
     def __init__(self, n_nodes: int, n_rows: int, n_strongest: int | None) -> None:
         self.n_nodes = n_nodes
@@ -66,14 +68,14 @@ class FoundEdges:
         width = n_nodes if self.n_strongest is None else self.n_strongest
         self.rows = np.zeros((n_rows, width), np.float32)
         self.columns = None if self.n_strongest is None else np.zeros((n_rows, width), np.int32)
-        """Sources of the entries that are held, where not all are."""
+        """The source of each stored entry; None if whole rows are stored."""
         self.inputs = np.zeros(n_rows, np.float32)
-        """The magnitude of all edges of each row, those included that are not held."""
+        """For each row, the summed magnitudes of all its edges, including those that are not stored."""
         self.nodes = np.zeros(0, np.int64)
-        """The node of each row found so far."""
+        """The node that each row found so far leads to."""
 
     def add(self, rows: Float[Tensor, "n n_nodes"], nodes: Int64[np.ndarray, " n"]) -> None:
-        """Take in the rows of some nodes."""
+        """Add the rows of some nodes."""
         here = slice(len(self.nodes), len(self.nodes) + len(nodes))
         absolute = rows.abs()
         self.inputs[here] = absolute.sum(1).cpu().numpy()
@@ -86,7 +88,7 @@ class FoundEdges:
         self.nodes = np.concatenate([self.nodes, nodes])
 
     def influence(self, weight: Float32[np.ndarray, " n_ends"]) -> Float32[np.ndarray, " n_nodes"]:
-        """The influence of every node, by the edges found so far."""
+        """The influence of every node on the targets, along the edges found so far."""
         n = len(self.nodes)
         if self.columns is None:
             return influence_of(self.rows[:n], self.nodes, weight)
@@ -103,7 +105,7 @@ class FoundEdges:
         raise ValueError("the graph has a cycle: a feature seems to contribute to itself")
 
     def held(self, weight: Float32[np.ndarray, " n_ends"]) -> float:
-        """Of what goes into the nodes, weighted by their influence, the share of the edges that are held."""
+        """The share of the nodes' inputs, weighted by their influence, that comes along stored edges."""
         if self.columns is None:
             return 1.0
         n = len(self.nodes)
@@ -116,7 +118,7 @@ class FoundEdges:
     def among(
         self, order: Int64[np.ndarray, " n_rows"], kept: Int64[np.ndarray, " n_kept"]
     ) -> Float32[np.ndarray, "n_rows n_kept"]:
-        """The rows in some order, with some nodes alone as sources; edges that are not held are 0."""
+        """The rows in the given order, with only the nodes `kept` as sources; edges that are not stored are 0."""
         if self.columns is None:
             return self.rows[np.ix_(order, kept)]
         place = np.full(self.n_nodes, -1)

@@ -23,7 +23,7 @@ from interp.transcoder import Transcoder
 ACTIVE_FIELDS = ("feature", "position", "activation")
 
 MAX_MEMORY_GB = 8.0
-"""For edges, unless said otherwise."""
+"""Default memory for edges, in GB."""
 
 
 class Graph(NamedTuple):
@@ -44,7 +44,7 @@ class Graph(NamedTuple):
     edges: Float32[np.ndarray, "n_rows n_nodes"]
     """One row for each attributed feature, then one for each target; other nodes have no sources within the graph."""
     cut: "Cut | None" = None
-    """What was left out for want of memory; None: nothing."""
+    """What was left out because memory did not suffice; None: nothing."""
 
     @property
     def n_features(self) -> int:
@@ -112,14 +112,14 @@ class GraphSettings(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What of a graph was left out for want of memory."""
+    """What was left out of a graph because memory did not suffice."""
 
     n_features: int
-    """Features that would have been attributed, and were not."""
+    """Number of features that were asked for and not attributed."""
     n_strongest: int
-    """Edges of each node that were held while nodes were chosen, the strongest ones."""
+    """Number of edges of each node that were kept while nodes were chosen, the strongest ones."""
     held: float
-    """Of what goes into the nodes, weighted by their influence, the share of these edges."""
+    """The share of the nodes' inputs, weighted by their influence, that comes along these edges."""
 
 
 def attribution_graph(
@@ -130,9 +130,9 @@ def attribution_graph(
     settings: GraphSettings,
     max_bytes: int,
 ) -> Graph:
-    """Attribute the targets, then features, in order of influence where not all are attributed.
+    """Attribute the targets, then features; if not all are attributed, those with the greatest influence.
 
-    `encoder` gives a layer's encoder, which is read in each round that has features of the layer. Memory: the frozen
+    `encoder` returns a layer's encoder; it is called in each round that has features of the layer. Memory: the frozen
     model, `settings.max_memory_gb`, and `max_bytes` for gradients.
 
     Raises:
@@ -148,7 +148,7 @@ def attribution_graph(
 
 
 class Step(NamedTuple):
-    """How far a graph is."""
+    """The progress of a graph: features attributed so far, and in all."""
 
     n_attributed: int
     n_wanted: int
@@ -163,7 +163,8 @@ def attribution_steps(
     settings: GraphSettings,
     max_bytes: int,
 ) -> Generator[Step, None, Graph]:
-    """The same step by step, for whoever waits: it yields after each batch of features, and returns the graph."""
+    """Like `attribution_graph`, as a generator that yields its progress after each batch of features; it returns the
+    graph."""
     n_ends, n_active = len(ends.weight), frozen.n_active
     n_others = (linear.n_layers + 1) * frozen.n_pos
     n_asked = n_active if settings.max_features is None else min(settings.max_features, n_active)
@@ -229,7 +230,7 @@ class _Where(NamedTuple):
         encoder: Callable[[int], Encoder | Transcoder],
         features: Int64[np.ndarray, " n"],
     ) -> tuple[Targets, Int64[np.ndarray, " n"]]:
-        """Some of them as targets, and which these are in their order."""
+        """The given features as targets, ordered by layer, and their indices in that order."""
         parts, order = [], []
         for layer in np.unique(self.layer[features]).tolist():
             own = np.sort(features[self.layer[features] == layer])
@@ -242,7 +243,8 @@ class _Where(NamedTuple):
 def _rows(
     linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int
 ) -> Iterator[tuple[Float[Tensor, "n n_sources"], Int64[np.ndarray, " n"]]]:
-    """What all features, errors and tokens contribute to some targets, and which of the targets these are."""
+    """The contributions of all features, errors and tokens to the targets, in batches, each with the indices of its
+    targets."""
     for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
         n, seen = len(found.target), found.tokens.shape[0]
         rest = found.features.new_zeros(n, linear.n_layers + 1, frozen.n_pos)
@@ -252,7 +254,7 @@ def _rows(
 
 
 def _with_ends(rows: Float[Tensor, "n n_sources"], n_ends: int) -> Float[Tensor, "n n_nodes"]:
-    """Targets contribute to nothing."""
+    """The rows with columns of zeros for the targets, which contribute to nothing."""
     return torch.cat([rows, rows.new_zeros(len(rows), n_ends)], 1)
 
 

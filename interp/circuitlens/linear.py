@@ -103,7 +103,7 @@ def linear_model(model: nn.Module, family: Family, hooks: Hooks) -> LinearModel:
     """Fold norms into the attention's weights, layer by layer.
 
     Raises:
-        ValueError: weights of the model are in host memory, because its device has no room for them.
+        ValueError: layers of the model are in host memory because they do not fit on its device.
     """
     if is_streamed(model):
         raise ValueError(

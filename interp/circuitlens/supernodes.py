@@ -47,7 +47,7 @@ class Supernode(NamedTuple):
 
     name: str
     nodes: tuple[int, ...]
-    """Numbers of its features in the graph, those with the largest effect on the targets first."""
+    """Indices of its features in the graph, those with the largest effect on the targets first."""
     effect: float
     """What its features add to the targets' value together, along all paths of the graph; negative if they lower it."""
 
@@ -55,11 +55,11 @@ class Supernode(NamedTuple):
 def supernodes(
     graph: Graph, pruned: Pruned, labels: Mapping[tuple[int, int], str], settings: SupernodeSettings
 ) -> list[Supernode]:
-    """Group the kept features with the largest effect on a graph's targets. Groups have at least two members, and those
-    with the largest effect come first. A feature that is similar to no other is in no group.
+    """Group the kept features with the largest effect on a graph's targets.
 
-    Groups are joined while their members' mean similarity is great enough (average linkage). Features that raise the
-    targets' value and features that lower it are never in one group.
+    Groups have at least two members; the ones with the largest effect come first, and a feature that is similar to no
+    other is in no group. Groups are merged while the mean similarity of their members is large enough (average
+    linkage). Features that raise the targets' value and features that lower it are never in one group.
     """
     effect = effects_on_targets(graph)
     kept = np.nonzero(pruned.nodes[: graph.n_features])[0]

@@ -1,9 +1,9 @@
 """Necessity and sufficiency of groups of features, measured in the model, and compared with groups of equal size.
 
-Necessity is the share of the target that is lost when a group is switched off. Sufficiency is measured against a
-counterfactual prompt of equal length, on which the target has another value: the group's features are given, on that
-prompt, the activations that they have on the graph's prompt, and sufficiency is the share of the difference that this
-makes up. Without a counterfactual prompt it is the share of the target that is left when all other features of all
+Necessity is the share of the target that is lost when a group is switched off. Sufficiency is measured with a
+counterfactual prompt of equal length, on which the target has another value: on that prompt, the group's features are
+given the activations that they have on the graph's prompt, and sufficiency is the share of the difference that this
+restores. Without a counterfactual prompt, it is the share of the target that is left when all other features of all
 layers are held at their means over a corpus, at every position.
 """
 
@@ -30,7 +30,8 @@ Means = Callable[[int], Float[Tensor, " d_transcoder"]]
 """Means of a layer's features over all tokens of a corpus."""
 
 Others = Means | Int64[Tensor, " n_pos"]
-"""What a group alone is measured against: the means of all other features, or the tokens of a counterfactual prompt."""
+"""What a group's sufficiency is measured with: the means of all other features, or the tokens of a counterfactual
+prompt."""
 
 
 class Shares(NamedTuple):
@@ -39,8 +40,8 @@ class Shares(NamedTuple):
     necessity: float
     """The share of the target that is lost when the group is switched off."""
     sufficiency: float
-    """The share of the difference to the counterfactual prompt that its features make up there; without such a prompt,
-    the share that is left when all other features are held at their means."""
+    """The share of the difference from the counterfactual prompt that its features restore there; without such a
+    prompt, the share of the target that is left when all other features are held at their means."""
 
 
 class Tested(NamedTuple):
@@ -67,7 +68,7 @@ class GroupTests(NamedTuple):
     target: float
     """The targets' value in the unchanged model, by their weights."""
     nothing: float
-    """The sufficiency of no features at all: 0 where it is measured against a counterfactual prompt."""
+    """The sufficiency of no features at all: 0 if it is measured with a counterfactual prompt."""
     counterfactual: float | None
     """The targets' value on the counterfactual prompt; None: there is none."""
 
@@ -126,7 +127,7 @@ def _value(of: Ablated, tokens: Int64[Tensor, " n_pos"]) -> float:
 
 
 def _values(of: Ablated, groups: Sequence[Sequence[int]], others: Others) -> tuple[list[float], list[float]]:
-    """The targets' value with each group switched off, and with the group alone."""
+    """The targets' value with each group switched off, and with each group alone."""
     tokens = of.rest.frozen.tokens
     places = [[of.place(node) for node in group] for group in groups]
     off: list[float] = []

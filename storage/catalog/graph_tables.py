@@ -35,9 +35,17 @@ TABLES = (
             Column("edge_correlation", "DOUBLE", "Correlation of edges' predicted and measured effects."),
             Column("edges_held", "DOUBLE", "Share of edges that do at least half of what is predicted."),
             Column("random_effect", "DOUBLE", "A random feature's effect over that of one of the strongest nodes."),
-            Column("nothing", "DOUBLE", "Sufficiency of no features: what is left with every feature at its mean."),
-            Column("counterfactual", "VARCHAR", "The prompt that sufficiency is measured against; null: means are."),
-            Column("counterfactual_value", "DOUBLE", "The targets' value on it."),
+            Column(
+                "nothing",
+                "DOUBLE",
+                "Sufficiency of no features: the share that is left with every feature at its mean.",
+            ),
+            Column(
+                "counterfactual",
+                "VARCHAR",
+                "The prompt with which sufficiency is measured; null: it is measured with means.",
+            ),
+            Column("counterfactual_value", "DOUBLE", "The targets' value on the counterfactual prompt."),
         ),
     ),
     Table(
@@ -125,8 +133,8 @@ TABLES = (
             *GRAPH,
             Column("head_layer", "SMALLINT", "Layer of the head."),
             Column("head", "INTEGER", "The head, from 0."),
-            Column("query_position", "INTEGER", "The token from which it looked."),
-            Column("key_position", "INTEGER", "The token at which it looked."),
+            Column("query_position", "INTEGER", "The token from which the head attends."),
+            Column("key_position", "INTEGER", "The token to which the head attends."),
             Column("rank", "INTEGER", "From 0, the pair of the greatest magnitude."),
             *SIDES,
             Column("score", "DOUBLE", "What the pair adds to the head's score."),
@@ -135,30 +143,33 @@ TABLES = (
     Table(
         "graph_supernodes",
         "A group of a graph's nodes with the same role. Necessity is the share of the targets' value that is lost when "
-        "it is switched off, sufficiency the share of the difference to the counterfactual prompt that the group makes "
-        "up there; without such a prompt, the share that is left when all other features are held at their means.",
+        "it is switched off, sufficiency the share of the difference from the counterfactual prompt that the group "
+        "restores there; without such a prompt, the share that is left when all other features are held at their "
+        "means.",
         (*KEY, "supernode"),
         (
             *GRAPH,
-            Column("supernode", "INTEGER", "From 0, by the size of its effect; −1: all tested ones together."),
-            Column("name", "VARCHAR", "What its members' descriptions share; null of −1."),
-            Column("n_nodes", "INTEGER", "Its nodes."),
-            Column("share", "FLOAT", "Their share of all influence on the targets."),
+            Column("supernode", "INTEGER", "Its number, from 0 for the largest effect; −1: all tested ones together."),
+            Column("name", "VARCHAR", "Terms that its members' descriptions share; null for −1."),
+            Column("n_nodes", "INTEGER", "Number of its nodes."),
+            Column("share", "FLOAT", "Its nodes' share of all influence on the targets."),
             Column(
                 "effect",
                 "DOUBLE",
-                "What they add to the targets' value along all paths; below 0: they lower it.",
+                "What its nodes add to the targets' value along all paths; below 0: they lower it.",
             ),
-            Column("necessity", "DOUBLE", "Null here and below: not tested."),
-            Column("sufficiency", "DOUBLE", "Compare `graphs.nothing`."),
-            Column("necessity_random", "DOUBLE", "Of as many random nodes of the graph, the mean over draws."),
-            Column("sufficiency_random", "DOUBLE", "The same."),
-            Column("necessity_layer", "DOUBLE", "Of as many of the strongest nodes of its layer, then of others."),
-            Column("sufficiency_layer", "DOUBLE", "The same."),
-            Column("necessity_top", "DOUBLE", "Of as many of the strongest nodes of the graph, by influence."),
-            Column("sufficiency_top", "DOUBLE", "The same."),
-            Column("necessity_effect", "DOUBLE", "Of as many nodes with the largest such effect."),
-            Column("sufficiency_effect", "DOUBLE", "The same."),
+            Column("necessity", "DOUBLE", "Its necessity. Null here and below: not tested."),
+            Column("sufficiency", "DOUBLE", "Its sufficiency; compare `graphs.nothing`."),
+            Column("necessity_random", "DOUBLE", "Necessity of as many random nodes of the graph, mean over draws."),
+            Column("sufficiency_random", "DOUBLE", "Sufficiency of these."),
+            Column(
+                "necessity_layer", "DOUBLE", "Necessity of as many of the strongest nodes of its layer, then of others."
+            ),
+            Column("sufficiency_layer", "DOUBLE", "Sufficiency of these."),
+            Column("necessity_top", "DOUBLE", "Necessity of as many nodes with the most influence in the graph."),
+            Column("sufficiency_top", "DOUBLE", "Sufficiency of these."),
+            Column("necessity_effect", "DOUBLE", "Necessity of as many nodes with the largest predicted effect."),
+            Column("sufficiency_effect", "DOUBLE", "Sufficiency of these."),
         ),
     ),
 )

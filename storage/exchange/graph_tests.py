@@ -60,11 +60,12 @@ class SupernodeJson(TypedDict):
     name: str
     node_ids: list[str]
     share: float
-    """Of all influence on the targets, its nodes' together."""
+    """The share of all influence on the targets that its nodes have together."""
     effect: float
-    """What its nodes add to the targets' value together, along all paths of the graph; negative if they lower it."""
+    """What its nodes together add to the targets' value, along all paths of the graph; negative if they lower it."""
     tested: dict[str, SharesJson] | None
-    """`group`, and `random`, `layer`, `top` and `effect` of equal size; see `interp.interventions.groups.Tested`."""
+    """The figures of the group (`group`), and of groups of equal size: `random`, `layer`, `top` and `effect`; see
+    `interp.interventions.groups.Tested`."""
 
 
 class SupernodesJson(TypedDict):
@@ -76,11 +77,11 @@ class SupernodesJson(TypedDict):
     nothing: float | None
     """The sufficiency of no features at all: what is left when every feature is held at its mean."""
     target: float | None
-    """The targets' value by their weights; None: nothing was tested."""
+    """The targets' value, summed with their weights; None: nothing was tested."""
     counterfactual: float | None
-    """Their value on the counterfactual prompt; None: there is none."""
+    """The targets' value on the counterfactual prompt; None: there is none."""
     counterfactual_prompt: str | None
-    """Its text."""
+    """The text of the counterfactual prompt."""
 
 
 def validation_json(ids: Sequence[str], found: Validation) -> ValidationJson:

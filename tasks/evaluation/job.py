@@ -72,7 +72,7 @@ class JudgeJob:
         return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}.parquet"
 
     def written_path(self, store: Store, layer: int) -> Path:
-        """What features do on texts that were written from a layer's descriptions."""
+        """The file with features' activations on the texts that were written from a layer's descriptions."""
         return self.folder(store) / "judged" / f"{self.judged_recipe}-{layer:02d}-written.parquet"
 
     def steered_keys(self, layer: int) -> list[ShardKey]:

@@ -1,4 +1,4 @@
-"""What features do on texts that a judge wrote from descriptions."""
+"""Activations of features on the texts that a judge wrote from descriptions."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.shard_task import shard_task
 
 WRITTEN = pa.schema([("text", pa.string()), ("activation", pa.list_(pa.float32()))])
-"""A text, and on it the activation of every drawn feature of the layer, in the order of the draw."""
+"""A text, and the activation on it of every drawn feature of the layer, in the order of the draw."""
 
 TEXTS_AT_ONCE = 1024
-"""Texts that are tokenised, read and written to the file together."""
+"""Number of texts that are tokenised, run and written to the file together."""
 
 
 @shard_task("read-written", "read written L{layer:02d}")
 def read_written(store: Store, task: JudgeJob, layer: int) -> int:
     """Run the texts written from a layer's descriptions through the model, each once, up to that layer.
 
-    Texts of one layer are seldom those of another, so layers are read apart: each pass ends where its layer reads.
-    Memory: the model, the layer's encoder, a block's streams, and four bytes a text and drawn feature,
+    Few texts occur in several layers, so each layer has a pass of its own, which ends where the layer reads. Memory:
+    the model, the layer's encoder, the inputs of a batch of texts, and four bytes for each text and drawn feature,
     twenty-four while they are written.
     """
     path = task.written_path(store, layer)
@@ -51,7 +51,7 @@ def read_written(store: Store, task: JudgeJob, layer: int) -> int:
 
 
 def _distinct_texts(judged: Path) -> list[str]:
-    """In the order of first appearance."""
+    """The different texts, in order of first appearance."""
     seen: dict[str, None] = {}
     for texts in read_table(judged, ["synthetic"])["synthetic"].to_pylist():
         seen |= dict.fromkeys(texts)
@@ -68,5 +68,5 @@ class WrittenPeaks:
         self._peaks = flat.reshape(len(self._row), -1) if self._row else flat.reshape(0, 0)
 
     def of(self, place: int, texts: list[str]) -> np.ndarray:
-        """The activation on each text of the feature at a place of the draw, float32."""
+        """The activations, float32, on the given texts of the feature at this place of the draw."""
         return self._peaks[[self._row[text] for text in texts], place]

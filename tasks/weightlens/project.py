@@ -25,7 +25,7 @@ PROJECTED_TABLES = ("token_candidates", "contribution_totals", "feature_edges")
 MAX_COLUMN_BYTES = 1_200_000_000
 COLUMN_BLOCKS = BlockCache(MAX_COLUMN_BYTES, lambda device: room_for_cache(device, MAX_COLUMN_BYTES))
 """Embeddings and decoders that the shards of this process score against. GPT-2-small's fit in memory, larger ones are
-streamed; on a GPU as many as a tenth of its memory has room for are copied there once."""
+streamed. On a GPU, as many as fit into a tenth of its memory are copied once and stay."""
 
 VERSION = 1
 """Raise it when the same weights and settings would give other candidates, edges or inherited tokens."""

@@ -71,7 +71,7 @@ def _encoder(checkpoint: Checkpoint, layer: int, compat: Compat | None, device: 
     """A layer's encoder; for `compat: authors`, as if nothing were subtracted from its input."""
     if device == "cpu":
         encoder = checkpoint.encoder(layer)
-    else:  # it stays there for the next block
+    else:  # cached on the device for the next block
         encoder = loaded_encoder(checkpoint, layer, FLOAT32._replace(device=device))
     subtracted = checkpoint.vector(layer, "subtracted")
     if compat is None or subtracted is None:
