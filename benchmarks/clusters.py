@@ -7,15 +7,19 @@ On the attributed samples of a store's catalog (the newest checkpoint that has s
 
 - `two`, `three`: samples of two (three) features of the layer, equally many, mixed and clustered as if they were one
   feature's; adjusted Rand index with which feature a sample is of;
+- `learned`: how well the two features of a mixture are told apart by a linear classifier that has seen as many other
+  samples of both, with their names; from the vectors that the default clusters. What clustering, which is told nothing,
+  can hardly pass;
 - `halves`: two halves of one feature's samples, clustered together; the same index, which should be 0: one feature's
   samples differ no more between halves than within;
 - `stability`: 60% of a feature's samples clustered alone against their clusters among all; adjusted Rand index;
   `stability_of_several`: the same of features with more than one cluster by all their samples, where it is not easy;
 - `noise`: share of samples in no cluster; `clusters`: clusters a feature; `one`: share of features with one alone.
 
-Noise counts as a cluster for each sample. A mixture's index has a ceiling below 1, since a feature may have several
-causes itself and two features one in common. Figures are means over features or mixtures; `two_reach` is
-how far the 95% interval of that mean reaches to each side. Draws are seeded by the layer.
+Token profiles are without the features that are mixed. Noise counts as a cluster for each sample. A mixture's index has
+a ceiling below 1, since a feature may have several causes itself and two features one in common. Figures are means over
+features or mixtures; `two_reach` is how far the 95% interval of that mean reaches to each side. Draws are seeded by the
+layer.
 """
 
 import argparse
@@ -28,16 +32,26 @@ import duckdb
 import numpy as np
 from jaxtyping import Int64
 from pydantic import TypeAdapter
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
 
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.kinds import KINDS
+from interp.circuitlens.cuts import of_tokens_alone, source_vectors
+from interp.circuitlens.kinds import KINDS, TOKEN
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.token_profiles import TokenProfiles
 from interp.intervals import t_quantile
+from storage.checkpoints import open_checkpoint
+from storage.store import Store
+from tasks.circuitlens.token_profiles import read_token_profiles
 
 MIXED = {2: 20, 3: 14}
 """Samples of each feature in a mixture of two and of three."""
+
+LOOSE = 30.0
+"""Inverse strength of the classifier's regularisation, for vectors of length 1."""
 
 RESAMPLED = 0.6
 """Of a feature's samples, those that are clustered alone."""
@@ -59,6 +73,8 @@ class Layer(NamedTuple):
     position: Int64[np.ndarray, " n"]
     contributors: Contributors
     """`target` counts the samples."""
+    profiles: TokenProfiles | None
+    """Of the contributing tokens, in the lowest layer."""
 
     def members(self, least: int) -> dict[int, Int64[np.ndarray, " m"]]:
         """Of features with so many samples at least, where they are."""
@@ -94,7 +110,10 @@ def read_layers(store: Path, layers: list[int] | None) -> Iterator[tuple[int, La
             place, unit, position = (np.asarray(found[name], np.int64) for name in ("layer", "unit", "position"))
             share = np.ma.filled(np.ma.asarray(found["share"]), np.nan)
             contributors = Contributors(target, kind, place, unit, position, np.asarray(found["score"]), share)
-            yield layer, Layer(samples["feature"].astype(np.int64), samples["position"].astype(np.int64), contributors)
+            checkpoint = open_checkpoint(Store(store), subject[0])
+            profiles = read_token_profiles(checkpoint, layer, unit[kind == KINDS.index(TOKEN)])
+            feature, at = (samples[name].astype(np.int64) for name in ("feature", "position"))
+            yield layer, Layer(feature, at, contributors, profiles)
 
 
 Labels = Int64[np.ndarray, " m"]
@@ -117,6 +136,24 @@ def mixtures(layer: Layer, cluster: Callable[[Labels], Labels], n_mixed: int, n:
         features = random.choice(list(members), n_mixed, replace=False)
         index = np.concatenate([random.choice(members[feature], each, replace=False) for feature in features.tolist()])
         found.append(agreement(np.repeat(np.arange(n_mixed), each), cluster(index)))
+    return found
+
+
+def learned(layer: Layer, n: int, seed: int) -> list[float]:
+    """How well mixtures of two features are told apart by what other samples of theirs teach."""
+    random, each = np.random.default_rng([seed, 2]), MIXED[2]
+    members, found = layer.members(2 * each), []
+    truth = np.repeat([0, 1, 0, 1], each)
+    for _ in range(n if len(members) > 1 else 0):
+        features = random.choice(list(members), 2, replace=False)
+        drawn = [random.permutation(members[feature])[: 2 * each] for feature in features.tolist()]
+        index = np.concatenate([one[part] for part in (slice(each), slice(each, None)) for one in drawn])
+        contributors, position = layer.some(index)
+        profiles = layer.profiles if of_tokens_alone(contributors) else None
+        known = None if profiles is None else profiles.without(features)
+        vectors = normalize(source_vectors(contributors, len(position), known))
+        classifier = LogisticRegression(C=LOOSE, max_iter=1000).fit(vectors[2 * each :], truth[2 * each :])
+        found.append(float(adjusted_rand_score(truth[: 2 * each], classifier.predict(vectors[: 2 * each]))))
     return found
 
 
@@ -148,16 +185,17 @@ def figures(layer: Layer, settings: CircuitLensSettings, n: int, seed: int) -> d
     """All figures of one layer by one way to cluster."""
 
     def cluster(index: Labels) -> Labels:
-        return clustered(*layer.some(index), settings, [0]).labels
+        profiles = None if layer.profiles is None else layer.profiles.without(layer.feature[index])
+        return clustered(*layer.some(index), settings, [0], profiles).labels
 
     two, three = (mixtures(layer, cluster, n_mixed, n, seed) for n_mixed in MIXED)
     found = single_features(layer, cluster, seed)
     several = [one for one, many in zip(found.stability, found.n_clusters, strict=True) if many > 1]
     reach = float(t_quantile(len(two) - 1.0) * np.std(two, ddof=1) / np.sqrt(len(two))) if len(two) > 1 else None
     values = {
-        "two": two, "three": three, "halves": found.halves, "stability": found.stability,
-        "stability_of_several": several, "noise": found.noise, "clusters": found.n_clusters,
-        "one": [float(n == 1) for n in found.n_clusters],
+        "two": two, "learned": learned(layer, n, seed), "three": three, "halves": found.halves,
+        "stability": found.stability, "stability_of_several": several, "noise": found.noise,
+        "clusters": found.n_clusters, "one": [float(n == 1) for n in found.n_clusters],
     }  # fmt: skip
     means = {name: round(float(np.mean(value)), 3) if value else None for name, value in values.items()}
     return {**means, "two_reach": None if reach is None else round(reach, 3), "features": len(found.noise)}

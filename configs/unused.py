@@ -68,7 +68,11 @@ CONDITIONS = (
         lambda c: c.transcoder.train is None or not _trains_topk(c),
     ),
     Condition(("circuitlens.eps",), "circuitlens.clustering=dbscan", lambda c: c.circuitlens.clustering == "dbscan"),
-    Condition(("circuitlens.max_cut",), "circuitlens.clustering=ncut", lambda c: c.circuitlens.clustering == "ncut"),
+    Condition(
+        ("circuitlens.max_cut", "circuitlens.max_token_cut"),
+        "circuitlens.clustering=ncut",
+        lambda c: c.circuitlens.clustering == "ncut",
+    ),
     Condition(
         ("circuitlens.continued_samples",),
         "circuitlens.continuation_tokens above 0",

@@ -8,10 +8,11 @@ from jaxtyping import Float64, Int64, Shaped
 from scipy.sparse import csr_array
 
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.cuts import cut_apart, similarities
+from interp.circuitlens.cuts import cut_apart, views_of
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, MLP
 from interp.circuitlens.resampling import Clustering, cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.token_profiles import TokenProfiles
 
 NOISE = -1
 
@@ -66,13 +67,17 @@ def jaccard_distances(contains: csr_array) -> Float64[np.ndarray, "n_samples n_s
 
 
 def clustering_of(
-    found: Contributors, position: Int64[np.ndarray, " n_samples"], signed: Signatures, settings: CircuitLensSettings
+    found: Contributors,
+    position: Int64[np.ndarray, " n_samples"],
+    signed: Signatures,
+    settings: CircuitLensSettings,
+    profiles: TokenProfiles | None = None,
 ) -> Clustering:
     """The clusters of a feature's samples, or of some of them. `found.target` is the sample's index, `signed` their
     sets."""
     if settings.clustering == "ncut":
-        views = similarities(found, position)
-        return lambda some: cut_apart(views, _min_size(settings, len(some), len(position)), settings.max_cut, some)
+        views = views_of(found, position, settings, profiles)
+        return lambda some: cut_apart(views, _min_size(settings, len(some), len(position)), some)
     distances = jaccard_distances(signed.contains)
     return lambda some: _dense(distances[np.ix_(some, some)], settings)
 
@@ -125,12 +130,16 @@ class Clustered(NamedTuple):
 
 
 def clustered(
-    found: Contributors, position: Int64[np.ndarray, " n_samples"], settings: CircuitLensSettings, seed: list[int]
+    found: Contributors,
+    position: Int64[np.ndarray, " n_samples"],
+    settings: CircuitLensSettings,
+    seed: list[int],
+    profiles: TokenProfiles | None = None,
 ) -> Clustered:
     """Group a feature's samples. `found.target` is the sample's index, `position` its firing token; `seed` draws
-    resamples."""
+    resamples. `profiles` are those of the contributing tokens, for a layer without features below it."""
     signed = signatures(found, position, settings)
-    clustering = clustering_of(found, position, signed, settings)
+    clustering = clustering_of(found, position, signed, settings, profiles)
     labels = by_size(clustering(np.arange(len(position))))
     stability = cluster_stability(labels, clustering, settings.resamples, seed)
     return Clustered(labels, describe_clusters(labels, signed, stability))

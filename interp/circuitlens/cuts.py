@@ -14,6 +14,8 @@ from scipy.sparse import csr_array
 
 from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, MLP, TOKEN
+from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.token_profiles import TokenProfiles
 
 DISTANCES = (0, 1, 4, 16)
 """Heads count as the same if the distances to their source tokens fall into the same of these classes."""
@@ -24,32 +26,75 @@ LINK = 1e-3
 Similarity = Float64[np.ndarray, "n n"]
 
 
-def similarities(found: Contributors, position: Int64[np.ndarray, " n"]) -> tuple[Similarity, Similarity]:
-    """Similarities of samples: by their sources, and by the heads that moved them. `found.target` is the sample's
+class View(NamedTuple):
+    """One way in which samples are similar."""
+
+    similarity: Similarity
+    max_cut: float
+    """Clusters are separated by a normalised cut of at most this value."""
+
+
+def views_of(
+    found: Contributors,
+    position: Int64[np.ndarray, " n"],
+    settings: CircuitLensSettings,
+    profiles: TokenProfiles | None = None,
+) -> tuple[View, View]:
+    """The similarity of samples by their sources, and by the heads that moved them. `found.target` is the sample's
     index.
 
     Sources are upstream features (or whole MLPs) and tokens, at any position, weighted by their share of the positive
-    contributions;
-    heads are weighted likewise, with a class of distance. Each similarity is the cosine of the shares' square roots, in
-    which weak sources have some weight as well.
+    contributions; heads are weighted likewise, with a class of distance. Each similarity is the cosine of the shares'
+    square roots, in which weak sources have some weight as well. Where all sources are tokens, and their `profiles` are
+    given, different tokens are similar as far as their profiles are; all samples are more similar then, and
+    `max_token_cut` holds in the place of `max_cut`.
     """
-    is_head = found.kind == KINDS.index(HEAD)
-    is_source = np.isin(found.kind, [KINDS.index(kind) for kind in (TOKEN, FEATURE, MLP)])
     distance = np.searchsorted(DISTANCES, np.abs(position[found.target] - found.position))
-    sources = np.stack([found.kind, found.layer, found.unit], 1)
-    heads = np.stack([found.layer, found.unit, distance], 1)
-    return _cosines(found, is_source, sources, len(position)), _cosines(found, is_head, heads, len(position))
+    moved_by = np.stack([found.layer, found.unit, distance], 1)
+    heads = _shares(found, found.kind == KINDS.index(HEAD), moved_by, len(position))
+    known = profiles if of_tokens_alone(found) else None
+    sources = source_vectors(found, len(position), known)
+    return (
+        View(_cosines(sources), settings.max_cut if known is None else settings.max_token_cut),
+        View(_cosines(heads), settings.max_cut),
+    )
 
 
-def _cosines(
-    found: Contributors, wanted: Bool[np.ndarray, " m"], identity: Int64[np.ndarray, "m _"], n_samples: int
-) -> Similarity:
+def of_tokens_alone(found: Contributors) -> bool:
+    """Whether no upstream features and no whole MLPs are among the contributors."""
+    return not np.isin(found.kind, [KINDS.index(kind) for kind in (FEATURE, MLP)]).any()
+
+
+def source_vectors(found: Contributors, n_samples: int, profiles: TokenProfiles | None = None) -> csr_array:
+    """What each sample came from: square roots of contributions by source, or, with `profiles`, sums of its tokens'
+    profiles with these weights."""
+    is_source = np.isin(found.kind, [KINDS.index(kind) for kind in (TOKEN, FEATURE, MLP)])
+    if profiles is None:
+        return _shares(found, is_source, np.stack([found.kind, found.layer, found.unit], 1), n_samples)
+    shares = _shares(found, is_source, found.unit[:, None], n_samples, profiles.token)
+    return csr_array(shares @ profiles.vector)
+
+
+def _shares(
+    found: Contributors,
+    wanted: Bool[np.ndarray, " m"],
+    identity: Int64[np.ndarray, "m _"],
+    n_samples: int,
+    known: Int64[np.ndarray, " k"] | None = None,
+) -> csr_array:
+    """Square roots of the contributions, by sample and source; the columns are the different sources, or `known`."""
     wanted = wanted & (found.score > 0)
     different, column = np.unique(identity[wanted], axis=0, return_inverse=True)
-    shape = (n_samples, len(different))
+    if known is not None:
+        column = np.searchsorted(known, different[:, 0])[column.ravel()]
+    shape = (n_samples, len(different) if known is None else len(known))
     weights = csr_array((found.score[wanted], (found.target[wanted], column.ravel())), shape=shape)
     weights.sum_duplicates()
     weights.data = np.sqrt(weights.data)
+    return weights
+
+
+def _cosines(weights: csr_array) -> Similarity:
     dots = (weights @ weights.T).toarray()
     norms = np.sqrt(dots.diagonal())
     cosines = dots / np.maximum(norms[:, None] * norms[None], np.finfo(np.float64).tiny)
@@ -59,19 +104,19 @@ def _cosines(
 
 
 def cut_apart(
-    views: Sequence[Similarity], min_size: int, max_cut: float, among: Int64[np.ndarray, " m"] | None = None
+    views: Sequence[View], min_size: int, among: Int64[np.ndarray, " m"] | None = None
 ) -> Int64[np.ndarray, " m"]:
     """A cluster for each sample (or for those in `among`), found by repeated cuts in two, for as long as a cut is
     cheap.
 
-    The first of the `views` with a cut of at most `max_cut` and at least `min_size` samples on each side is used.
+    The first of the `views` with a cut cheap enough for it and at least `min_size` samples on each side is used.
     """
-    n = len(views[0]) if among is None else len(among)
+    n = len(views[0].similarity) if among is None else len(among)
     of = np.arange(n) if among is None else among
     labels, n_done, waiting = np.zeros(n, np.int64), 0, [np.arange(n)]
     while waiting:
         part = waiting.pop()
-        side = _first_cut(views, of[part], min_size, max_cut)
+        side = _first_cut(views, of[part], min_size)
         if side is None:
             labels[part] = n_done
             n_done += 1
@@ -80,14 +125,12 @@ def cut_apart(
     return labels
 
 
-def _first_cut(
-    views: Sequence[Similarity], part: Int64[np.ndarray, " m"], min_size: int, max_cut: float
-) -> Bool[np.ndarray, " m"] | None:
+def _first_cut(views: Sequence[View], part: Int64[np.ndarray, " m"], min_size: int) -> Bool[np.ndarray, " m"] | None:
     if len(part) < 2 * min_size:
         return None
     for view in views:
-        found = best_cut(view[np.ix_(part, part)], min_size)
-        if found.value <= max_cut:
+        found = best_cut(view.similarity[np.ix_(part, part)], min_size)
+        if found.value <= view.max_cut:
             return found.side
     return None
 
@@ -101,8 +144,12 @@ class Cut(NamedTuple):
 
 
 def best_cut(similarity: Similarity, min_size: int) -> Cut:
-    """The cheapest cut along the order of the second eigenvector with at least `min_size` samples on each side."""
+    """The cheapest cut along the order of the second eigenvector with at least `min_size` samples on each side.
+
+    A sample's similarity to itself does not count: samples that have nothing in common are no reason for a cut.
+    """
     weights = np.maximum(similarity, 0) + LINK
+    np.fill_diagonal(weights, 0)
     degree = weights.sum(0)
     root = np.sqrt(degree)
     vectors = np.linalg.eigh(weights / (root[:, None] * root[None]))[1]

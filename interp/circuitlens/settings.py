@@ -46,9 +46,12 @@ class CircuitLensSettings:
     """How samples are grouped. ncut: split by normalised cuts where their sources, or else the heads that move them,
     have least in common; every sample is in a cluster. dbscan (the paper) and hdbscan: by the Jaccard distance of
     signatures."""
-    max_cut: Annotated[float, Gt(0), Le(2)] = 0.25
-    """ncut: two clusters are separated only if their normalised cut is at most this; 0: only if they have nothing in
-    common."""
+    max_cut: Annotated[float, Gt(0), Le(2)] = 0.35
+    """ncut: two clusters are separated only if their normalised cut is at most this; near 0: only if they have nothing
+    in common."""
+    max_token_cut: Annotated[float, Gt(0), Le(2)] = 0.8
+    """ncut: the same in the lowest layer, where sources are tokens alone and similar as far as they point at the same
+    features."""
     eps: Share = 0.5
     """dbscan: samples at most this far apart are neighbours."""
     min_samples: Annotated[int, Gt(1)] = 5

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from interp.circuitlens.clusters import NOISE, clustered
 from interp.circuitlens.contributors import NONE
 from interp.circuitlens.effects import strongest_effects
-from interp.circuitlens.kinds import ERROR, HEAD, KINDS
+from interp.circuitlens.kinds import ERROR, HEAD, KINDS, TOKEN
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.attributions import Attributed, read_attributed
 from storage.catalog.parts import Failure, columns_of, write_failures, write_part
@@ -20,6 +20,7 @@ from storage.samples import read_samples, sample_ids
 from storage.store import ShardKey, Store
 from tasks.circuitlens.head_reasons import write_head_scores
 from tasks.circuitlens.job import SIGNED, TABLES, CircuitLensJob
+from tasks.circuitlens.token_profiles import read_token_profiles
 from tasks.shard_task import shard_task
 from tasks.weightlens.project import COLUMN_BLOCKS
 
@@ -38,6 +39,8 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
     found = read_attributed(job.attributed_paths(store), key)
     shared = {**job.shared, "layer": key.layer}
+    tokens = found.contributors.unit[found.contributors.kind == KINDS.index(TOKEN)]
+    profiles = read_token_profiles(checkpoint, key.layer, tokens)
     labels = np.full(len(found.layer), NOISE)
     cluster_rows: list[tuple[int, int, int, float, list[str], float | None]] = []
     failed: list[Failure] = []
@@ -49,7 +52,11 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
             continue
         own = found.at(np.arange(first, first + n))
         labels[first : first + n], clusters = clustered(
-            own.contributors, own.position, settings, [settings.seed, key.layer, feature]
+            own.contributors,
+            own.position,
+            settings,
+            [settings.seed, key.layer, feature],
+            None if profiles is None else profiles.without([feature]),
         )
         cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature, c.stability) for c in clusters]
     _write_contributions(store.part("contributions", key), shared, found, settings)

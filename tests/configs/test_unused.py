@@ -21,6 +21,7 @@ CASES = {
     "transcoder.train.k=8": ("transcoder.train.activation=topk", (*TRAIN, "transcoder.train.activation=relu")),
     "transcoder.train.sparsity=0.1": ("transcoder.train.activation=relu", (*TRAIN, "transcoder.train.activation=topk")),
     "circuitlens.max_cut=0.3": ("circuitlens.clustering=ncut", ("circuitlens.clustering=dbscan",)),
+    "circuitlens.max_token_cut=0.7": ("circuitlens.clustering=ncut", ("circuitlens.clustering=hdbscan",)),
     "circuitlens.eps=0.3": ("circuitlens.clustering=dbscan", ("circuitlens.clustering=hdbscan",)),
     "circuitlens.continued_samples=9": ("circuitlens.continuation_tokens", ()),
     "circuitlens.qk_heads=2": ("circuitlens.qk_samples", ("circuitlens.qk_samples=0",)),

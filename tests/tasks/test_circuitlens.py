@@ -15,6 +15,7 @@ from flows.recipes.circuitlens import CircuitLensRecipe
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
+from storage.checkpoints import open_checkpoint
 from storage.samples import ShardSamples, read_samples, read_samples_of_rows, samples_by_row_path
 from storage.store import ShardKey, Store, shards
 from tasks.activations import corpus_pass as sampling
@@ -24,6 +25,7 @@ from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.gather import gather_circuits
 from tasks.circuitlens.job import TABLES, CircuitLensJob
 from tasks.circuitlens.order import order_samples
+from tasks.circuitlens.token_profiles import read_token_profiles
 from tests.tasks.demo_store import ingested
 
 SETTINGS = CircuitLensSettings(
@@ -270,3 +272,21 @@ def test_direct_contributions_carry_their_name(sampled: tuple[CheckpointPlan, Ci
         ordered(plan.store, model)
         with pytest.raises(ValueError, match="the frozen model gives"):
             attribute_block.fn(plan.store, model, model.blocks[0])
+
+
+def test_tokens_of_the_lowest_layer_have_profiles_by_its_features(sampled: Any) -> None:
+    plan, _ = sampled
+    checkpoint = open_checkpoint(plan.store, plan.checkpoint_id)
+    found = read_token_profiles(checkpoint, 0, np.array([9, 5, 9]))
+    assert found is not None
+    assert (found.token.tolist(), found.feature.tolist()) == ([5, 9], list(range(checkpoint.d_transcoder)))
+    encoder = checkpoint.rows(0, "W_enc", 0, checkpoint.d_transcoder).double()
+    weight = checkpoint.vector(0, "read_weight")
+    assert weight is not None
+    encoder = encoder * weight.double()
+    encoder -= encoder.mean(1, keepdim=True)
+    products = checkpoint.rows(None, "W_E", 0, checkpoint.n_tokens).double() @ encoder.T
+    score = ((products - products.mean(0)) / products.std(0, correction=0))[[5, 9]].numpy()
+    expected = np.where(score > 1, score, 0)
+    assert found.vector == pytest.approx(expected / np.linalg.norm(expected, axis=1, keepdims=True), abs=1e-5)
+    assert read_token_profiles(checkpoint, 1, np.array([5])) is None

@@ -5,10 +5,11 @@ import pytest
 
 from interp.circuitlens.clusters import by_size, clustered
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.cuts import best_cut, cut_apart
+from interp.circuitlens.cuts import View, best_cut, cut_apart
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
 from interp.circuitlens.resampling import cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.circuitlens.token_profiles import TokenProfiles, token_profiles
 from interp.descriptions.evidence import JOINED, described
 
 SETTINGS = CircuitLensSettings()
@@ -55,6 +56,42 @@ def test_heads_part_what_the_same_sources_feed() -> None:
     assert labels_of([[*same, (HEAD, 0, 0, 2)]] * 6 + [[*same, (HEAD, 0, 0, 4)]] * 6) == [0] * 12
 
 
+def test_samples_that_have_nothing_in_common_are_one_cluster() -> None:
+    assert labels_of([[(TOKEN, -1, at, 0)] for at in range(12)]) == [0] * 12
+
+
+def different_tokens(n: int) -> tuple[Contributors, TokenProfiles]:
+    """Samples with a token each, of two kinds in turn, and profiles by features that they point at: 0 (the explained
+    one) at all tokens, 1 at the first kind, 2 at the second."""
+    samples = contributors([[(TOKEN, -1, at, 0)] for at in range(n)])
+    embedding = np.eye(3, dtype=np.float32)[1 + np.arange(n) % 2] + np.eye(3, dtype=np.float32)[0] * 2
+    vocabulary = np.concatenate([embedding, np.zeros((9 * n, 3), np.float32)])
+    directions = np.eye(3, dtype=np.float32)
+    return samples, token_profiles(np.arange(n), np.arange(3), embedding, directions, vocabulary)
+
+
+def test_different_tokens_of_a_kind_are_alike_without_upstream_features() -> None:
+    samples, profiles = different_tokens(12)
+    position = np.full(12, AT)
+    assert clustered(samples, position, SETTINGS, [0], profiles.without([0])).labels.tolist() == [0, 1] * 6
+    assert clustered(samples, position, SETTINGS, [0]).labels.tolist() == [0] * 12
+    fed = Contributors(
+        *(np.concatenate(pair) for pair in zip(samples, contributors([[(FEATURE, 0, 3, 1)]]), strict=True))
+    )
+    assert clustered(fed, position, SETTINGS, [0], profiles.without([0])).labels.tolist() == [0] * 12
+
+
+def test_a_profile_is_of_features_that_a_token_points_at_more_than_others() -> None:
+    _, profiles = different_tokens(4)
+    assert profiles.vector.shape == (4, 3)
+    assert (profiles.vector[0, [0, 1]] > 0).all()
+    assert profiles.vector[0, 2] == 0
+    assert np.linalg.norm(profiles.vector, axis=1) == pytest.approx(1)
+    without = profiles.without([0])
+    assert without.feature.tolist() == [1, 2]
+    assert without.vector == pytest.approx(np.eye(2)[[0, 1, 0, 1]])
+
+
 def test_samples_without_sources_are_alike() -> None:
     nothing = Contributors(*([np.zeros(0, np.int64)] * 5 + [np.zeros(0)] * 2))
     found = clustered(nothing, np.full(6, AT), SETTINGS, [0])
@@ -68,8 +105,8 @@ def test_no_part_is_smaller_than_allowed() -> None:
     uneven = np.zeros((10, 10))
     uneven[:2, :2] = uneven[2:, 2:] = 1
     assert sum(best_cut(uneven, 4).side) in (4, 6)
-    assert len(set(cut_apart([uneven], 4, 0.25).tolist())) == 1
-    assert by_size(cut_apart([uneven], 2, 0.25)).tolist() == [1, 1, *[0] * 8]
+    assert len(set(cut_apart([View(uneven, 0.25)], 4).tolist())) == 1
+    assert by_size(cut_apart([View(uneven, 0.25)], 2)).tolist() == [1, 1, *[0] * 8]
 
 
 def test_a_cluster_that_resampling_undoes_is_unstable() -> None:
