@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -96,8 +97,7 @@ def targets_of(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcode
 def measured(linear: LinearModel, frozen: Frozen, layer: int, coder: Transcoder, for_s: float) -> dict[str, float]:
     """Milliseconds a target in both modes and of sources alone, and the share of `jacobian` that bare products take."""
     n_pos, targets = frozen.n_pos, targets_of(linear, frozen, layer, coder, BATCH)
-    batches = [found.errors.shape for found in contributions(linear, frozen, targets, max_bytes=MAX_BYTES)]
-    seen = sum(n_seen * n for _, n_seen, n in batches) / (n_pos * BATCH)
+    seen = float((targets.position + 1).sum()) / (n_pos * BATCH)
     jacobian = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES, heads=True)), for_s)
     sources = seconds(lambda: list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES)), for_s)
     direct = seconds(lambda: direct_heads(linear, frozen, targets), for_s)
@@ -118,7 +118,7 @@ def clusters_s(linear: LinearModel, frozen: Frozen, coder: Transcoder, for_s: fl
     targets = targets_of(linear, frozen, N_LAYERS - 1, coder, N_SAMPLES)
     batches = list(contributions(linear, frozen, targets, max_bytes=MAX_BYTES))
     batches = [(found._replace(features=found.features[:0]), targets.at(found.target)) for found in batches]
-    nothing = frozen._replace(layers=tuple(at._replace(active=_none(at.active)) for at in frozen.layers))
+    nothing = replace(frozen, layers=tuple(at._replace(active=_none(at.active)) for at in frozen.layers))
     position = targets.position.numpy()
 
     def work() -> np.ndarray:

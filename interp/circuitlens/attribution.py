@@ -7,7 +7,6 @@ of a source is what it wrote times `g`. Contributions sum to the reading (docs/m
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,13 +17,14 @@ from torch import Tensor
 from interp.activations.encoding import Encoder
 from interp.circuitlens.frozen import Frozen, FrozenLayer
 from interp.circuitlens.linear import LinearModel, reading
+from interp.circuitlens.rows import Rows, add_tokens, mixed, n_rows, read_tokens, zero_rows
 from interp.circuitlens.written import read_written
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 
 GRADIENT_NUMBERS = 3 << 18
-"""Size of a batch's gradients (targets x tokens x d_model): 3 MB, enough for matrix products at full speed and small
-enough for the processor's cache. In a batch of several targets, each is computed up to the last token of them all."""
+"""Size of a batch's gradients (tokens of all targets x d_model): 3 MB, enough for matrix products at full speed and
+small enough for the processor's cache."""
 
 BUFFERS = 6
 """Arrays of the size of a batch's gradients that one step of the sweep needs at the same time."""
@@ -127,12 +127,13 @@ def batches(
     order = torch.argsort(targets.position, stable=True)
     d_model = frozen.embedding.shape[1]
     while len(order):
-        n_pos = targets.position[order] + 1
-        per_target = 4 * (BUFFERS * n_pos * d_model + frozen.n_active)
-        if heads:
-            per_target += 4 * linear.n_layers * linear.n_heads * n_pos
+        position = targets.position[order]
+        n_pos, gradients = position + 1, n_rows(position) * d_model
         at_once = torch.arange(1, len(order) + 1, device=order.device)
-        fits = (at_once * per_target <= max_bytes) & (at_once * n_pos * d_model <= GRADIENT_NUMBERS)
+        n_bytes = 4 * (BUFFERS * gradients + at_once * (frozen.n_active + (linear.n_layers + 1) * n_pos))
+        if heads:
+            n_bytes += 4 * at_once * linear.n_layers * linear.n_heads * n_pos
+        fits = (n_bytes <= max_bytes) & (gradients <= GRADIENT_NUMBERS)
         n = max(1, int(fits.sum()))
         batch, order = order[:n], order[n:]
         yield batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]
@@ -147,7 +148,9 @@ def attention_gradients(
     Targets are in descending order of layers, and a layer has those that read at it or above. Memory: all of them.
     """
     order, found = torch.argsort(targets.layer, descending=True, stable=True), dict[int, Tensor]()
-    _sweep(linear, frozen, targets.at(order), order, heads=False, observe=found.__setitem__)
+    n_pos = int(targets.position.max()) + 1
+    observe: Callable[[int, Rows], None] = lambda layer, above: found.update({layer: above.dense(n_pos)})  # noqa: E731
+    _sweep(linear, frozen, targets.at(order), order, heads=False, observe=observe)
     return found
 
 
@@ -157,33 +160,42 @@ def _sweep(
     targets: Targets,
     which: Tensor,
     heads: bool,
-    observe: Callable[[int, Tensor], None] = lambda layer, gradient: None,
+    observe: Callable[[int, Rows], None] = lambda layer, above: None,
 ) -> Contributions:
     """Carry the gradients of a batch from the top layer down to the embedding. The targets of the highest layers come
-    first."""
-    n_pos, n = int(targets.position.max()) + 1, len(targets)
-    counts, g, features, errors, bias = begin(linear, frozen, targets)
-    by_head = torch.zeros(linear.n_layers, linear.n_heads, n_pos, n, device=g.device) if heads else None
+    first; a layer changes their rows in place."""
+    counts, rows, found = begin(linear, frozen, targets, which, heads)
+    token = rows.token() if heads or any(at.skip is not None for at in frozen.layers) else None
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
-        at, k = frozen.layers[layer], g.shape[1]
-        read_mlp(frozen, layer, g, features, errors[layer], bias)
-        above = g
-        if at.skip is not None:
-            g = g + (g @ at.skip) * (at.read_scale * at.write_scale)[:n_pos, None, None]
-        if linear.reads == "mlp":
-            above = g = joined(g, targets, k, counts[layer])
-        elif linear.reads == "attention":  # what reads its output alone does not see the stream that it is added to
-            above = joined(g, targets, k, counts[layer])
-            g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
+        at, beneath = frozen.layers[layer], rows.of(counts[layer + 1])
+        read_mlp(frozen, layer, beneath, found)
+        bypass = None
+        if at.skip is not None and token is not None:
+            scale = (at.read_scale * at.write_scale)[token[: len(beneath.g)], None]
+            bypass = (beneath.g @ at.skip) * scale
+        above = beneath
+        if linear.reads != "block":
+            if bypass is not None:
+                beneath.g.add_(bypass)
+            above = enter(rows, targets, counts[layer + 1], counts[layer])
         observe(layer, above)
-        bias[: above.shape[1]] += torch.bmm(above, at.attention_bias[:n_pos, :, None]).sum((0, 2))
-        g = g + _attention(linear, layer, at, above, None if by_head is None else by_head[layer])
+        add_tokens(at.attention_bias, above, found.bias)
+        weights = linear.attention[layer]
+        u = product(above.g, weights.W_O.flatten(0, 1).T)
+        if found.heads is not None and token is not None:
+            _read_heads(at, u, above, token, found.heads[layer])
+        z = mixed(at.pattern, u, above, weights.W_V.shape[0])
+        if linear.reads == "attention":  # what reads its output alone does not see the stream that it is added to
+            rows.g[len(beneath.g) : len(above.g)] = 0
+        elif linear.reads == "block" and bypass is not None:
+            beneath.g.add_(bypass)
+        add_product(above.g, z, weights.W_V.flatten(0, 1))
         if linear.reads == "block":
-            g = joined(g, targets, k, counts[layer])
-    tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
+            enter(rows, targets, counts[layer + 1], counts[layer])
+    read_tokens(frozen.embedding, rows, found.tokens)
     if frozen.position_embedding is not None:
-        bias += torch.bmm(g, frozen.position_embedding[:n_pos, :, None]).sum((0, 2))
-    return Contributions(which, features, errors, tokens, bias, by_head)
+        add_tokens(frozen.position_embedding, rows, found.bias)
+    return found
 
 
 def counts_above(layer: Tensor, n_layers: int) -> list[int]:
@@ -193,68 +205,68 @@ def counts_above(layer: Tensor, n_layers: int) -> list[int]:
 
 
 class Beginning(NamedTuple):
-    """A batch of targets before the sweep through the layers: buffers for its contributions, and its first
-    gradients."""
+    """A batch of targets before the sweep through the layers: its first gradients, and buffers for contributions."""
 
     counts: list[int]
     """For each layer, the number of targets that read there or above, as in `counts_above`."""
-    gradient: Float[Tensor, "n_pos k d_model"]
-    """Gradients of the k targets that read above the top layer (logits)."""
-    features: Float[Tensor, "n_active n"]
-    """Zeros: the buffer for contributions of active features."""
-    errors: Float[Tensor, "n_layers n_pos n"]
-    """Zeros: the buffer for contributions of errors."""
-    bias: Float[Tensor, " n"]
-    """The targets' constant parts, to which biases are added."""
+    rows: Rows
+    """Gradients of all targets: zeros, except for those of logits."""
+    found: Contributions
+    """The buffers: zeros, and the targets' constant parts as biases."""
 
 
-def begin(linear: LinearModel, frozen: Frozen, targets: Targets) -> Beginning:
-    """Allocate the contributions to a batch of targets, and begin with the gradients of those above the top layer."""
-    n_pos, n = int(targets.position.max()) + 1, len(targets)
-    zeros, counts = partial(torch.zeros, device=targets.direction.device), counts_above(targets.layer, linear.n_layers)
-    gradient = joined(zeros(n_pos, 0, targets.direction.shape[1]), targets, 0, counts[linear.n_layers])
-    features, errors = zeros(frozen.n_active, n), zeros(linear.n_layers, n_pos, n)
-    return Beginning(counts, gradient, features, errors, targets.constant.clone())
+def begin(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Beginning:
+    """Allocate the gradients of a batch of targets and the contributions to them."""
+    zeros, n, n_pos = targets.direction.new_zeros, len(targets), int(targets.position.max()) + 1
+    counts, rows = counts_above(targets.layer, linear.n_layers), zero_rows(targets.position, targets.direction)
+    enter(rows, targets, 0, counts[linear.n_layers])
+    found = Contributions(
+        target=which,
+        features=zeros(frozen.n_active, n),
+        errors=zeros(linear.n_layers, n_pos, n),
+        tokens=zeros(n_pos, n),
+        bias=targets.constant.clone(),
+        heads=zeros(linear.n_layers, linear.n_heads, n_pos, n) if heads else None,
+    )
+    return Beginning(counts, rows, found)
 
 
-def joined(g: Float[Tensor, "n_pos k d_model"], targets: Targets, start: int, stop: int) -> Tensor:
-    """Append the gradients of the targets from `start` on."""
-    if start == stop:
-        return g
-    new = g.new_zeros(g.shape[0], stop - start, g.shape[2])
-    new[targets.position[start:stop], torch.arange(stop - start, device=g.device)] = targets.direction[start:stop]
-    return torch.cat([g, new], 1) if start else new
+def enter(rows: Rows, targets: Targets, start: int, stop: int) -> Rows:
+    """Give targets from `start` on their own directions as gradients, which were 0; the rows of the first `stop`."""
+    if start < stop:
+        own = torch.from_numpy(rows.first[start:stop]).to(rows.g.device) + targets.position[start:stop]
+        rows.g[own] = targets.direction[start:stop]
+    return rows.of(stop)
 
 
-def read_mlp(
-    frozen: Frozen, layer: int, g: Float[Tensor, "n_pos k d_model"], features: Tensor, errors: Tensor, bias: Tensor
-) -> None:
+def read_mlp(frozen: Frozen, layer: int, rows: Rows, found: Contributions) -> None:
     """What features, error and constant wrote to one layer's MLP output, times the gradient there."""
-    at, (n_pos, k, _) = frozen.layers[layer], g.shape
-    errors[:, :k] = torch.bmm(g, at.error[:n_pos, :, None])[:, :, 0]
-    bias[:k] += torch.bmm(g, at.mlp_bias[:n_pos, :, None]).sum((0, 2))
+    if rows.n_targets == 0:
+        return
+    at, firsts = frozen.layers[layer], frozen.first_active
+    read_tokens(at.error, rows, found.errors[layer])
+    add_tokens(at.mlp_bias, rows, found.bias)
+    weight = at.written[-1].weight
+    seen = rows if weight is None else rows._replace(g=rows.g * weight)
     for source, written in enumerate(at.written, layer + 1 - len(at.written)):
-        begin, active = frozen.first_active()[source], frozen.layers[source].active
-        read_written(written, active, g, features[begin : begin + len(active.feature), :k])
+        read_written(written, frozen.layers[source].active, seen, found.features[firsts[source] : firsts[source + 1]])
 
 
-def _attention(
-    linear: LinearModel, layer: int, at: FrozenLayer, g: Float[Tensor, "n_pos k d_model"], by_head: Tensor | None
-) -> Float[Tensor, "n_pos k d_model"]:
-    """The gradient at the input of attention; contributions by head are written to `by_head`.
+def product(a: Float[Tensor, "n m"], W: Tensor) -> Float[Tensor, "n k"]:
+    """A product with weights, in whose precision factors and result are: float32, or that of `rounded`."""
+    return a.to(W.dtype) @ W
 
-    Factors of its products have the weights' precision: float32, or that of `rounded`.
-    """
-    weights, n_pos, k = linear.attention[layer], *g.shape[:2]
-    precision = weights.W_O.dtype
-    n_heads, d_head, _ = weights.W_O.shape
-    n_kv_heads = weights.W_V.shape[0]
-    u = (g.flatten(0, 1).to(precision) @ weights.W_O.flatten(0, 1).T).view(n_pos, k, n_heads, d_head)
-    u = u.permute(2, 0, 1, 3).reshape(n_heads, n_pos, k * d_head)
-    z = torch.bmm(at.pattern[:, :n_pos, :n_pos].to(precision).transpose(1, 2), u).view(n_heads, n_pos, k, d_head)
-    if by_head is not None:
-        by_head[:, :, :k] = torch.einsum("hske,she->hsk", z.float(), at.values[:n_pos])
-    if n_kv_heads < n_heads:
-        z = z.unflatten(0, (n_kv_heads, -1)).sum(1)
-    z = z.permute(1, 2, 0, 3).reshape(n_pos * k, n_kv_heads * d_head)
-    return (z @ weights.W_V.flatten(0, 1)).view(g.shape).float()
+
+def add_product(out: Float[Tensor, "n k"], a: Float[Tensor, "n m"], W: Tensor) -> None:
+    """The same, added to `out`."""
+    if W.dtype == out.dtype:
+        out.addmm_(a, W)
+    else:
+        out.add_(a.to(W.dtype) @ W)
+
+
+def _read_heads(at: FrozenLayer, u: Tensor, rows: Rows, token: Tensor, out: Tensor) -> None:
+    """What each head contributes from each source token, summed over queries."""
+    n_heads = len(at.pattern)
+    z, here = mixed(at.pattern, u, rows, n_heads).float().unflatten(1, (n_heads, -1)), token[: len(u)]
+    out[:, here, rows.target()] = (z * at.values[here]).sum(2).T

@@ -12,9 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuitlens.attribution import Contributions, Targets, batches, begin, counts_above, joined, read_mlp
-from interp.circuitlens.frozen import Frozen, FrozenLayer
+from interp.circuitlens.attribution import (
+    Contributions,
+    Targets,
+    batches,
+    begin,
+    counts_above,
+    enter,
+    read_mlp,
+)
+from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.linear import AttentionWeights, LinearModel
+from interp.circuitlens.rows import add_heads, add_tokens, read_tokens
 
 
 @torch.no_grad()
@@ -56,38 +65,38 @@ def direct_contributions(
 
 def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor) -> Contributions:
     """As a sweep, except that a layer's heads are reached by the targets' own directions at their own tokens alone."""
-    n_pos = int(targets.position.max()) + 1
-    counts, g, features, errors, bias = begin(linear, frozen, targets)
+    counts, rows, found = begin(linear, frozen, targets, which, heads=False)
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
-        at, k = frozen.layers[layer], g.shape[1]
-        read_mlp(frozen, layer, g, features, errors[layer], bias)
-        above, first = g, 0
-        if linear.reads == "mlp":
-            above = g = joined(g, targets, k, counts[layer])
-        elif linear.reads == "attention":  # its output alone, so that those of other layers pass it by
-            first, above = k, joined(g, targets, k, counts[layer])
-            g = torch.cat([g, g.new_zeros(n_pos, above.shape[1] - k, g.shape[2])], 1)
-        bias[first : above.shape[1]] += torch.einsum("skd,sd->k", above[:, first:], at.attention_bias[:n_pos])
-        its = torch.arange(first, g.shape[1], device=g.device)
-        _add_heads(linear.attention[layer], at, targets.at(its), g[:, first:])
+        at, start, stop = frozen.layers[layer], 0, counts[layer + 1]
+        read_mlp(frozen, layer, rows.of(stop), found)
+        if linear.reads == "attention":  # its output alone, so that those of other layers pass it by
+            start = stop
+        if linear.reads != "block":
+            stop = counts[layer]
+            enter(rows, targets, counts[layer + 1], stop)
+        reading = rows.of(stop, start)
+        add_tokens(at.attention_bias, reading, found.bias[start:])
+        if linear.reads == "attention":
+            reading.g[:] = 0
+        its = torch.arange(start, stop, device=rows.g.device)
+        add_heads(
+            at.pattern, _through_heads(linear.attention[layer], targets.direction[its]), targets.position[its], reading
+        )
         if linear.reads == "block":
-            g = joined(g, targets, k, counts[layer])
-    tokens = torch.einsum("skd,sd->sk", g, frozen.embedding[:n_pos])
+            enter(rows, targets, stop, counts[layer])
+    read_tokens(frozen.embedding, rows, found.tokens)
     if frozen.position_embedding is not None:
-        bias += torch.bmm(g, frozen.position_embedding[:n_pos, :, None]).sum((0, 2))
-    return Contributions(which, features, errors, tokens, bias, None)
+        add_tokens(frozen.position_embedding, rows, found.bias)
+    return found
 
 
-def _add_heads(
-    weights: AttentionWeights, at: FrozenLayer, targets: Targets, g: Float[Tensor, "n_pos k d_model"]
-) -> None:
-    """Add to `g` what the first k targets read of each token through this layer's heads."""
-    n_pos, k, _ = g.shape
-    n_heads, d_head, _ = weights.W_O.shape
-    n_kv_heads, d_model = weights.W_V.shape[0], g.shape[2]
+def _through_heads(
+    weights: AttentionWeights, direction: Float[Tensor, "k d_model"]
+) -> Float[Tensor, "k n_heads d_model"]:
+    """What targets read through each head of a layer, as if the head took its input from one token alone."""
+    n_heads, d_head, d_model = weights.W_O.shape
+    n_kv_heads, k = weights.W_V.shape[0], len(direction)
     n_each = n_heads // n_kv_heads
-    u = (targets.direction[:k] @ weights.W_O.flatten(0, 1).T).view(k, n_kv_heads, n_each, d_head).transpose(0, 1)
+    u = (direction @ weights.W_O.flatten(0, 1).T).view(k, n_kv_heads, n_each, d_head).transpose(0, 1)
     v = torch.bmm(u.reshape(n_kv_heads, k * n_each, d_head), weights.W_V)
-    v = v.view(n_kv_heads, k, n_each, d_model).transpose(0, 1).reshape(k, n_heads, d_model)
-    taken = at.pattern[:, targets.position[:k], :n_pos].permute(1, 2, 0)
-    g.transpose(0, 1).baddbmm_(taken, v)
+    return v.view(n_kv_heads, k, n_each, d_model).transpose(0, 1).reshape(k, n_heads, d_model)

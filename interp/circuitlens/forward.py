@@ -34,7 +34,7 @@ def streams_carried(
     linear: LinearModel, frozen: Frozen, chosen: Int64[Tensor, " n_chosen"]
 ) -> Iterator[Float[Tensor, "n_pos n_parts d_model"]]:
     """The same below every layer, from the lowest on, and at last above all of them."""
-    firsts, d_model = frozen.first_active(), frozen.embedding.shape[1]
+    firsts, d_model = frozen.first_active, frozen.embedding.shape[1]
     x = frozen.embedding.new_zeros(frozen.n_pos, N_SUMS + len(chosen), d_model)
     if frozen.position_embedding is not None:
         x[:, BIASES] = frozen.position_embedding

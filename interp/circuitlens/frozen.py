@@ -6,6 +6,8 @@ network is the residual stream, attention's values and outputs, and the linear b
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -50,7 +52,8 @@ class FrozenLayer(NamedTuple):
     """1 over the scale of the norm after the attention, by which `pattern` is divided; 1 where there is none."""
 
 
-class Frozen(NamedTuple):
+@dataclass(frozen=True)
+class Frozen:
     """A model frozen on one sequence.
 
     Memory: the decoder rows of all features that are active somewhere (for a cross-layer transcoder, for each layer
@@ -76,6 +79,7 @@ class Frozen(NamedTuple):
         """Number of active features at all tokens of all layers."""
         return sum(len(layer.active.feature) for layer in self.layers)
 
+    @cached_property
     def first_active(self) -> list[int]:
         """Index at which each layer begins in the list of all active features, layer by layer, with one more entry at
         the end."""

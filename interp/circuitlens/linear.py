@@ -140,7 +140,8 @@ def _attention_weights(model: nn.Module, family: Family, layer: int) -> Attentio
     if write is not None:
         W_O, b_O = W_O * write.weight, b_O * write.weight
     folded = fold_norm(W_V.flatten(0, 1), read.weight, read.centred).view(W_V.shape)
-    return AttentionWeights(folded.contiguous(), b_V, W_O.contiguous(), b_O, read, write)
+    by_dimension = W_O.permute(2, 0, 1).contiguous()  # in the order in which sweeps multiply by it
+    return AttentionWeights(folded.contiguous(), b_V, by_dimension.permute(1, 2, 0), b_O, read, write)
 
 
 def reading(linear: LinearModel, layer: int, W: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

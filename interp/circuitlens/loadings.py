@@ -207,4 +207,4 @@ def _number(frozen: Frozen, graph: Graph, node: int) -> int:
     active = frozen.layers[layer].active
     here = slice(active.first[position], active.first[position + 1])
     at = int((active.feature[here] == int(graph.feature[node])).nonzero())
-    return frozen.first_active()[layer] + active.first[position] + at
+    return frozen.first_active[layer] + active.first[position] + at

@@ -111,7 +111,7 @@ def score_parts(
     it.
     """
     beneath = replace(linear, attention=linear.attention[:layer], mlp=linear.mlp[:layer])
-    frozen_beneath = frozen._replace(layers=frozen.layers[:layer])
+    frozen_beneath = replace(frozen, layers=frozen.layers[:layer])
     d_model = frozen.embedding.shape[1]
     per_look = 4 * BUFFERS * frozen.n_pos * d_model * (n_keys + N_SUMS)
     step = max(1, max_bytes // per_look)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from interp.activations.encoding import Encoder, find_active
+from interp.circuitlens.rows import Rows, loops
 from interp.kernels import attribution as kernels
 from interp.transcoder import Transcoder
 
@@ -85,19 +86,14 @@ def add_written(written: Written, position: Int64[Tensor, " n_active"], out: Flo
 
 
 def read_written(
-    written: Written, active: Active, g: Float[Tensor, "n_pos k d_model"], out: Float[Tensor, "n_active k"]
+    written: Written, active: Active, rows: Rows, out: Float[Tensor, "n_active n_targets_or_more"]
 ) -> None:
-    """Add to `out` what each feature writes times the gradients at its token, where `g` has that token."""
-    if g.shape[1] == 0:
+    """Add to `out` what each feature writes, without the norm's weight, times the targets' gradients at its token."""
+    if loops(rows.g.device):
+        columns = (written.rows, written.place, written.scale, active.position, rows.g)
+        kernels.read(*(column.numpy() for column in columns), rows.first, out.numpy())
         return
-    if written.weight is not None:
-        g = g * written.weight
-    if g.device.type == "cpu":
-        found = torch.zeros(out.shape)  # contiguous, so that the loop is compiled for one layout only
-        columns = (written.rows, written.place, written.scale, active.position, g.contiguous(), found)
-        kernels.read(*(column.numpy() for column in columns))
-        out += found
-        return
-    for position in range(len(g)):
+    g, k = rows.cube(), rows.n_targets
+    for position in range(g.shape[1]):
         here = slice(active.first[position], active.first[position + 1])
-        out[here] += (written.rows[written.place[here]] @ g[position].T) * written.scale[here, None]
+        out[here, :k] += (written.rows[written.place[here]] @ g[:, position].T) * written.scale[here, None]

@@ -1,10 +1,20 @@
-"""Compiled loops over what active features write: decoder rows are read in place, by index.
+"""Compiled loops of attribution over what active features write and over the gradients of several targets.
 
-An active feature i writes scale[i] · rows[place[i]] at token position[i].
+An active feature i writes scale[i] · rows[place[i]] at token position[i]; decoder rows are read in place, by index.
+Gradients g (n_rows, d_model) have a row for each token of each target: those of target t are first[t] to first[t + 1],
+from the first token on.
 """
 
 import numpy as np
 from numba import njit
+
+from interp.kernels.vectors import SOURCES, WIDTH, add_weighted, prefetch
+
+QUERIES = 128
+"""Query tokens whose vectors of one head are read for all sources, while they are in the cache."""
+
+AHEAD, LINE = 2, 64
+"""So many features ahead the next decoder row is brought from memory, which comes in lines of so many bytes."""
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
@@ -18,20 +28,30 @@ def write(rows, place, scale, position, out):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
-def read(rows, place, scale, position, g, out):
-    """Add to out (n_active, k) the product of what each feature writes with the gradients there, g (n_pos, k, d_model).
+def read(rows, place, scale, position, g, first, out):
+    """Add to out (n_active, n_targets or more) the product of what each feature writes with the gradients at its token.
 
-    Features at tokens after those of g are not changed; they come last.
+    Targets that do not have the token are not changed.
     """
-    n_pos, k, n = g.shape
+    n, here, k, seen = g.shape[1], np.empty((len(first), 2), np.int64), 0, -1
     for i in range(len(place)):
         p = position[i]
-        if p >= n_pos:
+        if p != seen:  # the targets that have this token, and their rows
+            k, seen = 0, p
+            for t in range(len(first) - 1):
+                if first[t] + p < first[t + 1]:
+                    here[k, 0], here[k, 1] = t, first[t] + p
+                    k += 1
+        if k == 0:
             break
+        if i + AHEAD < len(place):
+            address = rows[place[i + AHEAD]].ctypes.data
+            for line in range(0, 4 * n, LINE):
+                prefetch(address + line)
         row, a = rows[place[i]], scale[i]
         j = 0
         while j + 4 <= k:  # four at a time, so that a row is loaded once for them
-            g0, g1, g2, g3 = g[p, j], g[p, j + 1], g[p, j + 2], g[p, j + 3]
+            g0, g1, g2, g3 = g[here[j, 1]], g[here[j + 1, 1]], g[here[j + 2, 1]], g[here[j + 3, 1]]
             s0 = s1 = s2 = s3 = np.float32(0)
             for d in range(n):
                 x = row[d]
@@ -39,14 +59,90 @@ def read(rows, place, scale, position, g, out):
                 s1 += x * g1[d]
                 s2 += x * g2[d]
                 s3 += x * g3[d]
-            out[i, j] += a * s0
-            out[i, j + 1] += a * s1
-            out[i, j + 2] += a * s2
-            out[i, j + 3] += a * s3
+            out[i, here[j, 0]] += a * s0
+            out[i, here[j + 1, 0]] += a * s1
+            out[i, here[j + 2, 0]] += a * s2
+            out[i, here[j + 3, 0]] += a * s3
             j += 4
         while j < k:
-            g0, s0 = g[p, j], np.float32(0)
+            g0, s0 = g[here[j, 1]], np.float32(0)
             for d in range(n):
                 s0 += row[d] * g0[d]
-            out[i, j] += a * s0
+            out[i, here[j, 0]] += a * s0
             j += 1
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+def read_tokens(vectors, g, first, out):
+    """Write to out (n_pos, n_targets or more) the product of each token's vector with the gradients there."""
+    n = g.shape[1]
+    for t in range(len(first) - 1):
+        for i in range(first[t], first[t + 1]):
+            vector, row, total = vectors[i - first[t]], g[i], np.float32(0)
+            for d in range(n):
+                total += vector[d] * row[d]
+            out[i - first[t], t] = total
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+def add_tokens(vectors, g, first, out):
+    """Add to out (n_targets or more) the same products, summed over tokens."""
+    n = g.shape[1]
+    for t in range(len(first) - 1):
+        for i in range(first[t], first[t + 1]):
+            vector, row, total = vectors[i - first[t]], g[i], np.float32(0)
+            for d in range(n):
+                total += vector[d] * row[d]
+            out[t] += total
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+def mix(pattern, u, first, z):
+    """Write to z (n_rows, n_kv_heads · d_head) what reaches each source token through frozen patterns (head, query,
+    source) of u (n_rows, n_heads · d_head), summed over the heads that share values.
+
+    Queries before a source have no weight and are left out.
+    """
+    d_head = u.shape[1] // len(pattern)
+    n_each = u.shape[1] // z.shape[1]
+    z[:] = 0
+    for t in range(len(first) - 1):
+        begin, n = first[t], first[t + 1] - first[t]
+        for h in range(len(pattern)):
+            own, into = u[begin : begin + n, h * d_head :], z[begin : begin + n, h // n_each * d_head :]
+            for q in range(0, n, QUERIES):
+                for s in range(0, min(n, q + QUERIES), SOURCES):
+                    start, stop = max(q, s), min(n, q + QUERIES)
+                    wide = d_head // WIDTH * WIDTH if s + SOURCES <= n else 0
+                    for d in range(0, wide, WIDTH):
+                        weights, vectors, sums = pattern[h, start, s:], own[start, d:], into[s, d:]
+                        add_weighted(
+                            weights.ctypes.data, pattern.strides[1], vectors.ctypes.data, u.strides[0], stop - start,
+                            sums.ctypes.data, z.strides[0],
+                        )  # fmt: skip
+                    for one in range(s, min(n, s + SOURCES)):  # what is left of the sources, or of the head's numbers
+                        for at in range(max(start, one), stop if wide < d_head else 0):
+                            a = pattern[h, at, one]
+                            for d in range(wide, d_head):
+                                into[one, d] += a * own[at, d]
+
+
+@njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
+def add_heads(pattern, v, position, g, first):
+    """Add to g v (n_targets, n_heads, d_model), times each head's weight from a target's own position to each token."""
+    n_heads, n = v.shape[1], g.shape[1]
+    for t in range(len(first) - 1):
+        q = position[t]
+        for i in range(first[t], first[t + 1]):
+            s, row, h = i - first[t], g[i], 0
+            while h + 4 <= n_heads:
+                a0, a1, a2, a3 = pattern[h, q, s], pattern[h + 1, q, s], pattern[h + 2, q, s], pattern[h + 3, q, s]
+                v0, v1, v2, v3 = v[t, h], v[t, h + 1], v[t, h + 2], v[t, h + 3]
+                for d in range(n):
+                    row[d] += a0 * v0[d] + a1 * v1[d] + a2 * v2[d] + a3 * v3[d]
+                h += 4
+            while h < n_heads:
+                a0, v0 = pattern[h, q, s], v[t, h]
+                for d in range(n):
+                    row[d] += a0 * v0[d]
+                h += 1

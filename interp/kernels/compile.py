@@ -31,7 +31,13 @@ SIGNATURES: dict[object, tuple[str, ...]] = {
         "(float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], uint16[::1], int64, uint16[::1], int32[::1], "
         "float32[::1])",
     ),
-    attribution.read: ("(float32[:, ::1], int64[::1], float32[::1], int64[::1], float32[:, :, ::1], float32[:, ::1])",),
+    attribution.add_heads: ("(float32[:, :, ::1], float32[:, :, ::1], int64[::1], float32[:, ::1], int64[::1])",),
+    attribution.add_tokens: ("(float32[:, ::1], float32[:, ::1], int64[::1], float32[::1])",),
+    attribution.mix: ("(float32[:, :, ::1], float32[:, ::1], int64[::1], float32[:, ::1])",),
+    attribution.read: (
+        "(float32[:, ::1], int64[::1], float32[::1], int64[::1], float32[:, ::1], int64[::1], float32[:, ::1])",
+    ),
+    attribution.read_tokens: ("(float32[:, ::1], float32[:, ::1], int64[::1], float32[:, ::1])",),
     attribution.write: ("(float32[:, ::1], int64[::1], float32[::1], int64[::1], float32[:, ::1])",),
     coactivation.add_coactive: (
         "(int64[::1], int64[::1], float32[::1], int32[::1], int32[::1], float32[::1], float64[:, :, ::1])",

@@ -71,7 +71,7 @@ def test_with_frozen_mlps_a_silenced_feature_takes_its_contributions_away(name: 
     targets = targets_of(rest.linear, rest.frozen, coders.__getitem__, some_readings(rest))
     (found,) = contributions(rest.linear, rest.frozen, targets, max_bytes=10**9)
     by_target = found.features[:, found.target.argsort()]
-    begins = rest.frozen.first_active()
+    begins = rest.frozen.first_active
     features = [
         (layer, int(at.active.feature[index]), int(at.active.position[index]), begins[layer] + index)
         for layer, at in enumerate(rest.frozen.layers)

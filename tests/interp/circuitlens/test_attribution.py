@@ -131,7 +131,7 @@ def test_equal_to_the_model_itself_put_to_rest(name: str, kind: str) -> None:
     gradients = torch.autograd.grad(pre, [slow.embedded, *slow.added.values()])
     expected = (gradients[0][0] * frozen.embedding).sum(1)
     torch.testing.assert_close(found.tokens[:, 0], expected[: position + 1], rtol=1e-3, atol=1e-3)
-    begins = frozen.first_active()
+    begins = frozen.first_active
     for source in range(layer):
         active = frozen.layers[source].active
         share = torch.zeros(len(active.feature))
@@ -214,7 +214,7 @@ def test_bfloat16_changes_the_gradients_that_attention_carries_and_no_others(nam
     scale = exact.features.abs().max(0).values
     apart = (found.features - exact.features).abs().max(0).values / scale
     assert 0 < apart.max() < 0.02
-    below = slice(frozen.first_active()[layer - 1], frozen.first_active()[layer])
+    below = slice(frozen.first_active[layer - 1], frozen.first_active[layer])
     if linear.parallel:  # nothing but the residual stream lies between the topmost two layers
         torch.testing.assert_close(found.features[below], exact.features[below], rtol=0, atol=0)
     assert found.heads is not None

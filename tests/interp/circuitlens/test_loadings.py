@@ -28,7 +28,7 @@ def test_a_loading_is_what_an_edge_loses_without_the_head(name: str, kind: str) 
         for layer in range(N_LAYERS)
     ]
     targets = Targets(*(torch.cat(columns) for columns in zip(*each, strict=True)))
-    source = torch.tensor([0, 3, frozen.n_active + 2, frozen.first_active()[1] + 1])
+    source = torch.tensor([0, 3, frozen.n_active + 2, frozen.first_active[1] + 1])
     edges = Edges(source, torch.tensor([N_LAYERS - 1, 1, 0, N_LAYERS - 1]))
 
     def weights(attention: tuple[object, ...]) -> torch.Tensor:

@@ -63,7 +63,7 @@ def test_pairs_sum_to_the_score_that_the_head_computes(name: str, kind: str) -> 
 def all_pairs(linear: LinearModel, frozen: Frozen, layer: int, look: int) -> Tensor:
     """Every source of the query with every source of the key: each number of both vectors swept by itself."""
     beneath = replace(linear, attention=linear.attention[:layer], mlp=linear.mlp[:layer])
-    below = frozen._replace(layers=frozen.layers[:layer])
+    below = replace(frozen, layers=frozen.layers[:layer])
     sides = []
     for position, is_key in ((LOOKS.query, False), (LOOKS.key, True)):
         side = qk._side(linear, frozen, layer, LOOKS.head[[look]], position[[look]], is_key=is_key)
