@@ -34,9 +34,7 @@ from flows.one_prompt.opened import Opened, open_named
 from interp.circuitlens.attribution import (
     Contributions,
     Targets,
-    batches,
     contributions,
-    counts_above,
     feature_targets,
     read_until,
 )
@@ -96,22 +94,19 @@ def draw(opened: Opened, n_sequences: int, n_targets: int) -> Iterator[Drawn]:
 
 def operations(linear: LinearModel, frozen: Frozen, targets: Targets, *, direct: bool) -> int:
     """Of all products of attributing some targets."""
-    d_model, total = frozen.embedding.shape[1], 0
-    for which in batches(linear, frozen, targets, MAX_BYTES):
-        batch = targets.at(which)
-        n_pos, counts = int(batch.position.max()) + 1, counts_above(batch.layer, linear.n_layers)
-        total += 2 * n_pos * len(batch) * d_model  # embeddings
-        for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
-            n_heads, d_head, _ = weights.W_O.shape
-            mixed, values = n_heads * d_head, weights.W_V.shape[0] * d_head
-            above, k = counts[layer + 1], counts[layer + 1 if linear.parallel else layer]
-            writing = frozen.layers[layer + 1 - len(at.written) : layer + 1]
-            active = sum(one.active.first[n_pos] for one in writing)
-            total += 2 * d_model * above * (active + n_pos)  # features and errors
-            if direct:
-                total += k * 4 * d_model * mixed + 2 * k * n_pos * n_heads * d_model
-            else:
-                total += 2 * n_pos * k * (d_model * (mixed + values) + n_pos * mixed)
+    d_model, n = frozen.embedding.shape[1], targets.position.numpy() + 1
+    total, reads = 2 * d_model * int(n.sum()), targets.layer.numpy()  # embeddings
+    for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
+        n_heads, d_head, _ = weights.W_O.shape
+        mixed, values = n_heads * d_head, weights.W_V.shape[0] * d_head
+        above, through = n[reads > layer], n[reads > layer if linear.parallel else reads >= layer]
+        for one in frozen.layers[layer + 1 - len(at.written) : layer + 1]:
+            total += 2 * d_model * int(np.array(one.active.first)[above].sum())
+        total += 4 * d_model * int(above.sum())  # errors and biases
+        if direct:
+            total += len(through) * 4 * d_model * mixed + 2 * int(through.sum()) * n_heads * d_model
+        else:
+            total += 2 * int(through.sum()) * d_model * (mixed + values) + int((through * (through + 1)).sum()) * mixed
     return total
 
 

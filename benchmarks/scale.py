@@ -66,6 +66,11 @@ def rows(sizes: Sizes, config: RunConfig, rates: Rates) -> list[tuple[str, Cost,
     return found
 
 
+PADDED = 1.9
+"""How many times the operations of its own tokens a sample takes on a device, where all targets of a batch have as many
+rows as the last one (SmolLM2's samples, ten of a sequence)."""
+
+
 def of_devices(usd_an_hour: float, n_tokens: float) -> None:
     """Attribution of every feature on devices: counted operations over a supposed share of a device's peak."""
     hours = " | ".join(f"{n} H100, hours" for n in DEVICES)
@@ -76,7 +81,7 @@ def of_devices(usd_an_hour: float, n_tokens: float) -> None:
         n_samples = SAMPLES * shape.n_layers * shape.d_transcoder
         rows = min(n_tokens / N_POS, n_samples)
         once = rows * N_POS * (shape.model_flops + 2 * shape.n_layers * shape.d_transcoder * shape.d_model)
-        sweeps = n_samples * sample_operations(shape, N_POS, "bfloat16")
+        sweeps = PADDED * n_samples * sample_operations(shape, N_POS, "bfloat16")
         direct = n_samples * sample_operations(shape, N_POS, "direct")
         took = (once + sweeps) / (H100_BFLOAT16 * REACHED) / 3600
         each = " | ".join(f"{took / n:,.2f}" for n in DEVICES)

@@ -51,10 +51,6 @@ SPEED: dict[Mode, float] = {"float32": 0.5, "bfloat16": 0.64, "direct": 0.065}
 """The rate of each mode's operations, as a share of the rate of large float32 products (measured in the same way). Half
 of a sweep's time is spent on other things than products, and direct contributions are limited by memory."""
 
-BATCHED = 1.9
-"""The operations of a sample in a batch, divided by those of its own tokens: a batch reads its sequence up to the last
-target of all (`benchmarks.modes`, SmolLM2)."""
-
 
 def mode_of(settings: CircuitLensSettings) -> Mode:
     """The mode in which samples are attributed."""
@@ -67,9 +63,10 @@ def sample_operations(sizes: Sizes, n_pos: int, mode: Mode) -> float:
     n_layers, n_tokens, heads = sizes.n_layers / 2, n_pos / 2, sizes.attention
     reading = 2 * sizes.d_model * (ACTIVE_PER_TOKEN + 2) * n_tokens
     if mode == "direct":
-        return n_layers * (4 * sizes.d_model * heads.mixed + BATCHED * n_tokens * 2 * heads.n * sizes.d_model + reading)
-    carried = 2 * n_tokens * (sizes.d_model * (heads.mixed + heads.values) + n_tokens * heads.mixed)
-    return n_layers * BATCHED * (carried + reading)
+        return n_layers * (4 * sizes.d_model * heads.mixed + n_tokens * 2 * heads.n * sizes.d_model + reading)
+    queries = n_pos / 3  # of a source, the mean over tokens of targets that are spread evenly
+    carried = 2 * n_tokens * (sizes.d_model * (heads.mixed + heads.values) + queries * heads.mixed)
+    return n_layers * (carried + reading)
 
 
 def cheapest_mode(sizes: Sizes, n_pos: int, agreement: float) -> Mode:
