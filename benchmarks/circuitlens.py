@@ -36,7 +36,15 @@ from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
 from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.frozen import Frozen, freeze
-from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, likeliest, next_probability, prune
+from interp.circuitlens.graph import (
+    Ends,
+    GraphSettings,
+    attribution_steps,
+    finished,
+    likeliest,
+    next_probability,
+    prune,
+)
 from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.families.gpt2 import GPT2
@@ -142,7 +150,7 @@ def graph(folder: Path, n_pos: int, max_features: int) -> dict[str, float]:
     last = torch.full_like(top.token, n_pos - 1)
     ends = Ends(logit_targets(linear, frozen, W_U[top.token] - W_U.mean(0), last), top.probability.numpy())
     settings = GraphSettings(max_features=max_features)
-    found = attribution_graph(linear, frozen, coder, ends, settings, max_bytes=3 * 10**8)
+    found = finished(attribution_steps(linear, frozen, coder, ends, settings, max_bytes=3 * 10**8))
     graph_s = time.perf_counter() - began
     prune(found, 0.8, 0.98)
     return {"graph_s": graph_s, "peak_rss_gb": getrusage(RUSAGE_SELF).ru_maxrss / 1e6}

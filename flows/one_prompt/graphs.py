@@ -15,7 +15,7 @@ from flows.one_prompt.asked import steerable_of
 from flows.one_prompt.opened import Opened
 from flows.one_prompt.targets import Likeliest, Target, targets_asked
 from interp.circuitlens.frozen import Frozen, freeze
-from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, Step, attribution_steps, prune
+from interp.circuitlens.graph import Ends, Graph, GraphSettings, Pruned, Step, attribution_steps, finished, prune
 from interp.circuitlens.loadings import LoadingSettings, carried_edges
 from interp.circuitlens.supernodes import SupernodeSettings, supernodes
 from interp.descriptions.preference import PREFERRED
@@ -182,17 +182,16 @@ def _attributed(steps: Generator[Step, None, Graph], tell: Callable[[str], None]
     """Run a graph's steps to the end. Every few seconds, `tell` is called with the progress and an estimate of the time
     left."""
     began = said = time.monotonic()
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            graph: Graph = end.value
-            break
+
+    def hear(step: Step) -> None:
+        nonlocal said
         now = time.monotonic()
         if now - said >= TELL_EVERY_S:
             left = (now - began) * (step.n_wanted - step.n_attributed) / step.n_attributed
             tell(f"attributing: {step.n_attributed:,} of {step.n_wanted:,} features, about {left:,.0f} s left")
             said = now
+
+    graph = finished(steps, hear)
     if graph.cut is not None:
         tell(
             f"--max-memory: {graph.cut.n_features:,} features were left out, and only the {graph.cut.n_strongest:,} "

@@ -122,31 +122,6 @@ class Cut(NamedTuple):
     """The share of the nodes' inputs, weighted by their influence, that comes along these edges."""
 
 
-def attribution_graph(
-    linear: LinearModel,
-    frozen: Frozen,
-    encoder: Callable[[int], Encoder | Transcoder],
-    ends: Ends,
-    settings: GraphSettings,
-    max_bytes: int,
-) -> Graph:
-    """Attribute the targets, then features; if not all are attributed, those with the greatest influence.
-
-    `encoder` returns a layer's encoder; it is called in each round that has features of the layer. Memory: the frozen
-    model, `settings.max_memory_gb`, and `max_bytes` for gradients.
-
-    Raises:
-        ValueError: `max_memory_gb` is too little for the prompt.
-    """
-    steps = attribution_steps(linear, frozen, encoder, ends, settings, max_bytes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            graph: Graph = end.value
-            return graph
-
-
 class Step(NamedTuple):
     """The progress of a graph: features attributed so far, and in all."""
 
@@ -163,8 +138,15 @@ def attribution_steps(
     settings: GraphSettings,
     max_bytes: int,
 ) -> Generator[Step, None, Graph]:
-    """Like `attribution_graph`, as a generator that yields its progress after each batch of features; it returns the
-    graph."""
+    """Attribute the targets, then features; if not all are attributed, those with the greatest influence. It yields its
+    progress after each batch of features and returns the graph; `finished` runs it to its end.
+
+    `encoder` returns a layer's encoder; it is called in each round that has features of the layer. Memory: the frozen
+    model, `settings.max_memory_gb`, and `max_bytes` for gradients.
+
+    Raises:
+        ValueError: `max_memory_gb` is too little for the prompt.
+    """
     n_ends, n_active = len(ends.weight), frozen.n_active
     n_others = (linear.n_layers + 1) * frozen.n_pos
     n_asked = n_active if settings.max_features is None else min(settings.max_features, n_active)
@@ -206,6 +188,16 @@ def attribution_steps(
         edges=edges.among(np.argsort(edges.nodes, kind="stable"), kept),
         cut=cut,
     )
+
+
+def finished(steps: Generator[Step, None, Graph], hear: Callable[[Step], None] = lambda step: None) -> Graph:
+    """Run the steps to their end and return the graph; `hear` is called with the progress of each step."""
+    while True:
+        try:
+            hear(next(steps))
+        except StopIteration as end:
+            graph: Graph = end.value
+            return graph
 
 
 class _Where(NamedTuple):

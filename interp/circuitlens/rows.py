@@ -125,7 +125,7 @@ def add_heads(
 ) -> None:
     """Add to the gradients at every token what each head brings of it to the target's own token."""
     if loops(rows.g.device):
-        kernels.add_heads(pattern.numpy(), v.numpy(), position.numpy(), rows.g.numpy(), rows.first)
+        kernels.add_heads(pattern.numpy(), v.contiguous().numpy(), position.numpy(), rows.g.numpy(), rows.first)
         return
     g = rows.cube()
     g.baddbmm_(pattern[:, position, : g.shape[1]].permute(1, 2, 0), v)

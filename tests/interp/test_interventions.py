@@ -9,7 +9,7 @@ import torch
 from interp.capture import HookedModel, Hooks, Place, read_inputs
 from interp.circuitlens.attribution import contributions
 from interp.circuitlens.frozen import freeze
-from interp.circuitlens.graph import GraphSettings, attribution_graph
+from interp.circuitlens.graph import GraphSettings, attribution_steps, finished
 from interp.circuitlens.linear import linear_model
 from interp.families import family_of
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
@@ -92,7 +92,7 @@ def test_through_features_it_takes_away_what_all_paths_of_the_graph_carry(name: 
     rest = resting(name, coders := random_transcoders("skip"))
     found, ends = likeliest_ends(rest.linear, rest.frozen, 3)
     settings = GraphSettings(max_features=None)
-    graph = attribution_graph(rest.linear, rest.frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
+    graph = finished(attribution_steps(rest.linear, rest.frozen, coders.__getitem__, ends, settings, max_bytes=10**8))
     n = graph.n_features
     among = graph.edges[:n, :n].astype(np.float64) / graph.activation[:, None]  # relative changes of features
     total = graph.edges[n:, :n] @ np.linalg.inv(np.eye(n) - among)

@@ -8,7 +8,7 @@ import torch
 
 from interp.capture import Hooks
 from interp.circuitlens.frozen import freeze
-from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, prune
+from interp.circuitlens.graph import Ends, GraphSettings, attribution_steps, finished, prune
 from interp.circuitlens.linear import linear_model
 from interp.families import family_of
 from interp.interventions.at_rest import at_rest
@@ -43,7 +43,7 @@ def ablated(model: torch.nn.Module, coders: list[Transcoder]) -> Ablated:
     direction = torch.eye(D_VOCAB, D_MODEL)[11]
     readings: list[Reading] = [LogitReading(direction, 9)]
     ends = Ends(targets_of(linear, rest.frozen, coders.__getitem__, readings), np.ones(1, np.float32))
-    graph = attribution_graph(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(), 10**8)
+    graph = finished(attribution_steps(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(), 10**8))
     return Ablated(
         rest,
         SteerableModel(model, family_of("gpt2"), HOOKS, coders.__getitem__),
@@ -92,7 +92,9 @@ def test_predicted_is_measured_where_nothing_is_left_that_is_not_linear() -> Non
     linear = linear_model(model, family_of("llama"), HOOKS)
     rest = at_rest(linear, freeze(linear, coders.__getitem__, TOKENS), coders.__getitem__)
     top, ends = likeliest_ends(linear, rest.frozen, 2)
-    graph = attribution_graph(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(max_features=60), 10**8)
+    graph = finished(
+        attribution_steps(linear, rest.frozen, coders.__getitem__, ends, GraphSettings(max_features=60), 10**8)
+    )
     W_U = linear.family.W_U(model).float()
     readings: list[Reading] = [LogitReading(W_U[token] - W_U.mean(0), len(TOKENS) - 1) for token in top.token.tolist()]
     steerable = SteerableModel(model, family_of("llama"), HOOKS, coders.__getitem__)

@@ -14,7 +14,7 @@ from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import KINDS, Contributors
 from interp.circuitlens.direct import direct_heads
 from interp.circuitlens.frozen import Frozen, freeze
-from interp.circuitlens.graph import Graph, GraphSettings, Probable, attribution_graph, graph_scores, prune
+from interp.circuitlens.graph import Graph, GraphSettings, Probable, attribution_steps, finished, graph_scores, prune
 from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.transcoder import Transcoder
@@ -52,7 +52,7 @@ def explained() -> tuple[Probable, Graph]:
     linear, frozen, coders = frozen_demo()
     found, ends = likeliest_ends(linear, frozen, 5, 0.9)
     settings = GraphSettings(max_features=None)
-    return found, attribution_graph(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
+    return found, finished(attribution_steps(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8))
 
 
 @pytest.fixture(scope="module")

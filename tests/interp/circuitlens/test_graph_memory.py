@@ -7,19 +7,16 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens import graph as graphs
 from interp.circuitlens.edges import FINAL_BYTES, FoundEdges, Limits, influence_of, limits
-from interp.circuitlens.graph import Graph, GraphSettings, Step, attribution_steps
+from interp.circuitlens.graph import Graph, GraphSettings, Step, attribution_steps, finished
 from tests.frozen_models import frozen_model, likeliest_ends, random_transcoders
 
 
 def attributed(settings: GraphSettings) -> tuple[Graph, list[Step]]:
     linear, frozen = frozen_model("llama", Hooks("mlp_in", "mlp_out"), coders := random_transcoders("relu"))
     _, ends = likeliest_ends(linear, frozen, 3)
-    steps, told = attribution_steps(linear, frozen, coders.__getitem__, ends, settings, 40_000), []
-    while True:
-        try:
-            told.append(next(steps))
-        except StopIteration as end:
-            return end.value, told
+    told: list[Step] = []
+    steps = attribution_steps(linear, frozen, coders.__getitem__, ends, settings, 40_000)
+    return finished(steps, told.append), told
 
 
 def places(graph: Graph) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interp.capture import Hooks
-from interp.circuitlens.graph import Graph, GraphSettings, attribution_graph, graph_scores
+from interp.circuitlens.graph import Graph, GraphSettings, attribution_steps, finished, graph_scores
 from storage.exchange.attribution_graph import read_scores
 from tests.frozen_models import frozen_model, likeliest_ends, random_transcoders
 
@@ -35,7 +35,7 @@ def test_scores_are_what_their_definition_says() -> None:
     linear, frozen = frozen_model("llama", Hooks("mlp_in", "mlp_out"), coders := random_transcoders("relu"))
     _, ends = likeliest_ends(linear, frozen, 3)
     settings = GraphSettings(max_features=60)
-    graph = attribution_graph(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8)
+    graph = finished(attribution_steps(linear, frozen, coders.__getitem__, ends, settings, max_bytes=10**8))
     found = graph_scores(graph)
     assert 0 < found.replacement < found.completeness < 1
     np.testing.assert_allclose(found, by_inversion(*whole(graph)), rtol=1e-4)

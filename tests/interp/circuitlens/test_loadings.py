@@ -9,7 +9,7 @@ import torch
 from interp.capture import Hooks
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, logit_targets
 from interp.circuitlens.frozen import freeze
-from interp.circuitlens.graph import Ends, GraphSettings, attribution_graph, prune
+from interp.circuitlens.graph import Ends, GraphSettings, attribution_steps, finished, prune
 from interp.circuitlens.linear import linear_model
 from interp.circuitlens.loadings import Edges, LoadingSettings, carried_edges, head_loadings
 from interp.families import family_of
@@ -66,7 +66,7 @@ def test_an_induction_head_carries_the_edge_and_says_why() -> None:
     reading = torch.zeros(1, 96)
     reading[0, 90] = 1
     ends = Ends(logit_targets(linear, frozen, reading, torch.tensor([7])), np.ones(1, np.float32))
-    graph = attribution_graph(linear, frozen, coders.__getitem__, ends, GraphSettings(), max_bytes=10**8)
+    graph = finished(attribution_steps(linear, frozen, coders.__getitem__, ends, GraphSettings(), max_bytes=10**8))
     of = graph, prune(graph, 1.0, 1.0)
     found = carried_edges(linear, frozen, coders.__getitem__, of, LoadingSettings(edges=2, pairs=2), 10**8)
     source, target = found.edges[0]
@@ -88,7 +88,7 @@ def test_a_graph_without_edges_between_tokens_has_no_heads() -> None:
     linear = linear_model(model, family_of("gpt2"), HOOKS)
     frozen = freeze(linear, coders.__getitem__, torch.tensor([7]))
     ends = Ends(logit_targets(linear, frozen, torch.ones(1, 96), torch.tensor([0])), np.ones(1, np.float32))
-    graph = attribution_graph(linear, frozen, coders.__getitem__, ends, GraphSettings(), max_bytes=10**8)
+    graph = finished(attribution_steps(linear, frozen, coders.__getitem__, ends, GraphSettings(), max_bytes=10**8))
     found = carried_edges(linear, frozen, coders.__getitem__, (graph, prune(graph, 1.0, 1.0)), LoadingSettings(), 10**8)
     assert found.edges == ()
     assert found.pairs == ()
