@@ -32,7 +32,7 @@ from numba import njit
 from torch import Tensor
 
 from benchmarks.modes import MAX_BYTES, Drawn, draw, gemm
-from flows.prompts.opened import Opened, open_named
+from flows.one_prompt.opened import Opened, open_named
 from interp.circuitlens import attribution
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, read_until
 from interp.circuitlens.frozen import Frozen, freeze
