@@ -90,8 +90,8 @@ def read_written(
 ) -> None:
     """Add to `out` what each feature writes, without the norm's weight, times the targets' gradients at its token."""
     if loops(rows.g.device):
-        columns = (written.rows, written.place, written.scale, active.position, rows.g)
-        kernels.read(*(column.numpy() for column in columns), rows.first, out.numpy())
+        place, scale, position = written.place.numpy(), written.scale.numpy(), active.position.numpy()
+        kernels.read(written.rows.numpy(), place, scale, position, rows.g.numpy(), rows.first, out.numpy())
         return
     g, k = rows.cube(), rows.n_targets
     for position in range(g.shape[1]):

@@ -3,6 +3,9 @@
 They are written in LLVM's language, which makes instructions of whatever width the processor has.
 """
 
+from collections.abc import Callable
+from typing import cast
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -13,7 +16,7 @@ can hold beside the factors."""
 
 
 @intrinsic
-def prefetch(typingctx, address):
+def _prefetch(typingctx, address):
     """Begin to bring the cache line at an address into the processor's cache."""
 
     def generate(context, builder, _, args):
@@ -28,7 +31,7 @@ def prefetch(typingctx, address):
 
 
 @intrinsic
-def add_weighted(typingctx, weights, weight_step, vectors, vector_step, n, out, out_step):
+def _add_weighted(typingctx, weights, weight_step, vectors, vector_step, n, out, out_step):
     """Add to `SOURCES` vectors of `WIDTH` float32 numbers at `out` the sum of n vectors (at least one), each times its
     weight for each of the sources. Addresses and steps between rows are in bytes; the sums stay in registers."""
 
@@ -70,3 +73,7 @@ def add_weighted(typingctx, weights, weight_step, vectors, vector_step, n, out, 
         return context.get_dummy_value()
 
     return types.void(*[types.intp] * 7), generate
+
+
+prefetch = cast(Callable[[int], None], _prefetch)
+add_weighted = cast(Callable[[int, int, int, int, int, int, int], None], _add_weighted)
