@@ -5,7 +5,8 @@
 Weights are random, in the shapes of the models named; transcoders are TopK ones. Every part runs in a process of its
 own with a limit of its own, and its line of JSON is in `--out` as soon as it is there: what a machine that is taken
 away has measured by then is not lost. `share_of_float32` compares with the rate of the device's own large products,
-and `…_share_of_peak` that rate with its maker's figure, where `flows/costs/machines.py` has the device.
+and `…_share_of_peak` that rate with its maker's figure, where `flows/costs/machines.py` has the device. The part
+`circuit-tracer` is what circuit-tracer takes for what `attribution` measures, where `make oracles` has installed it.
 """
 
 import argparse
@@ -16,16 +17,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.gpu_parts import PARTS, SHAPES, measure
+from benchmarks.gpu_parts import PARTS, SHAPES, measure, shape_for_peers
 
-LIMITS_S = {"device": 40, "projections": 60, "corpus": 60, "training": 60, "attribution": 90, "steering": 60}
-"""Seconds that each part has, start-up included; a part that is slower is ended, and its line says so."""
+PEER = "circuit-tracer"
+LIMITS_S = {
+    "device": 40, "projections": 60, "corpus": 60, "training": 60, "attribution": 90, PEER: 60, "steering": 60
+}  # fmt: skip
+"""Seconds that each part has, start-up included, in the order in which they are measured; a part that is slower is
+ended, and its line says so."""
+
+PEERS = Path(__file__).parents[1] / ".venv-oracles" / "bin" / "python"
+"""The Python that has circuit-tracer."""
 
 
 def lines(device: str, shapes: list[str], seconds: float) -> Iterator[dict[str, object]]:
     """A result a part and shape, each measured by a process of its own, until the time is up."""
     began = time.monotonic()
-    for part in PARTS:
+    for part in LIMITS_S:
         for shape in shapes if part != "device" else shapes[:1]:
             left = seconds - (time.monotonic() - began)
             about: dict[str, object] = {"benchmark": "gpu", "part": part, "shape": shape, "device": device}
@@ -34,6 +42,12 @@ def lines(device: str, shapes: list[str], seconds: float) -> Iterator[dict[str, 
                 continue
             limit = min(left, LIMITS_S[part])
             command = [sys.executable, "-m", "benchmarks.gpu", "--device", device, "--part", part, "--shapes", shape]
+            if part == PEER:
+                if not PEERS.is_file():
+                    yield {**about, "not_measured": f"{PEER} is not installed (make oracles)"}
+                    continue
+                script, known = Path(__file__).with_name("gpu_peer.py"), json.dumps(shape_for_peers(SHAPES[shape]))
+                command = [str(PEERS), str(script), device, known]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
             except subprocess.TimeoutExpired:
@@ -42,7 +56,7 @@ def lines(device: str, shapes: list[str], seconds: float) -> Iterator[dict[str, 
             if done.returncode:
                 yield {**about, "not_measured": done.stderr.strip().splitlines()[-1][:300] if done.stderr else "ended"}
             else:
-                yield json.loads(done.stdout.splitlines()[-1])
+                yield {**about, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def main() -> None:

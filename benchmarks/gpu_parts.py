@@ -251,6 +251,33 @@ def attribution(shape: Shape, device: str) -> dict[str, float]:
     return {"frozen_ms": 1e3 * freezing, "sweep_ms": 1e3 * sweep, "targets_per_s": 10 / (freezing + sweep)}
 
 
+def shape_for_peers(shape: Shape) -> dict[str, object]:
+    """A shape as `benchmarks/gpu_peer.py` reads it: the model as TransformerLens configures one, and sizes."""
+    config = shape.config
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    model: dict[str, object] = {
+        "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "n_ctx": 1024, "d_head": d_head,
+        "n_heads": config.num_attention_heads, "d_vocab": config.vocab_size,
+    }  # fmt: skip
+    if config.model_type == "gpt2":
+        model |= {"d_mlp": 4 * config.hidden_size, "act_fn": "gelu_new", "normalization_type": "LN"}
+    else:
+        model |= {
+            "d_mlp": config.intermediate_size, "act_fn": "silu", "normalization_type": "RMS", "gated_mlp": True,
+            "final_rms": True, "positional_embedding_type": "rotary", "rotary_dim": d_head,
+            "n_key_value_heads": config.num_key_value_heads,
+        }  # fmt: skip
+    if config.model_type == "gemma2":
+        model |= {
+            "act_fn": "gelu_pytorch_tanh", "attn_scores_soft_cap": 50.0, "output_logits_soft_cap": 30.0,
+            "use_normalization_before_and_after": True,
+        }  # fmt: skip
+    d_transcoder, n_pos = shape.d_transcoder, shape.n_pos
+    return {
+        "model": model, "d_transcoder": d_transcoder, "n_pos": n_pos, "k": min(32, d_transcoder), "coders": shape.coders
+    }  # fmt: skip
+
+
 def steering(shape: Shape, device: str) -> dict[str, float]:
     """Continuations of ten tokens with a feature held: evaluation."""
     model, coders = model_of(shape, device), coders_of(shape, device)

@@ -1,25 +1,27 @@
 """Work in batches, which are halved where memory has no room for them."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 import torch
 
-_FITS: dict[tuple[str, str], int] = {}
-"""Batch sizes that this process has found to fit, by the work and the device."""
+_fits: MutableMapping[str, int] = {}
+"""Tokens that were found to fit at a time, by the work and the device."""
 
 
-def in_batches(what: str, device: torch.device | str, n: int, at_once: int, run: Callable[[slice], None]) -> None:
-    """Do `run` on all of `n` items in order, `at_once` of them together.
+def in_batches(
+    what: str, device: torch.device | str, n: int, at_once: int, run: Callable[[slice], None], width: int = 1
+) -> None:
+    """Do `run` on all of `n` items of `width` tokens in order, `at_once` of them together.
 
-    A batch for which there is no memory is done in halves, and so are all later ones of this work in this process; one
-    line says so. `run` must be able to do the items of a failed batch again.
+    A batch for which there is no memory is done in halves, and so are all later ones of this work; one line says so.
+    `run` must be able to do the items of a failed batch again.
 
     Raises:
         RuntimeError: not even a single item fits, or what else `run` raises.
     """
-    key, start = (what, str(device)), 0
-    at_once = max(1, min(at_once, _FITS.get(key, at_once)))
+    sizes, key, start = _fits, f"{what} on {device}", 0
+    at_once = max(1, min(at_once, sizes.get(key, at_once * width) // width))
     while start < n:
         size = min(at_once, n - start)
         try:
@@ -33,7 +35,8 @@ def in_batches(what: str, device: torch.device | str, n: int, at_once: int, run:
         # Out here, where nothing holds on to the tensors of the pass that failed.
         if torch.device(device).type == "cuda":
             torch.cuda.empty_cache()
-        at_once = _FITS[key] = (size + 1) // 2
+        at_once = (size + 1) // 2
+        sizes[key] = at_once * width
         print(f"{what}: {size} at once do not fit into the memory of {device}; from here on {at_once}", file=sys.stderr)
 
 
@@ -44,6 +47,12 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
+def remember_sizes(sizes: MutableMapping[str, int]) -> None:
+    """Begin with these sizes, and put there what is found."""
+    global _fits
+    _fits = sizes
+
+
 def forget_sizes() -> None:
     """Begin with the asked-for sizes again."""
-    _FITS.clear()
+    remember_sizes({})

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from interp.activations.encoding import Encoder, encoder_bytes
+from interp.batches import remember_sizes
 from interp.projection import FLOAT32, Arithmetic
 from interp.streamed_layers import StreamedLayers, layers_to_stream, weight_bytes
 from interp.transcoder import Transcoder
 from storage.checkpoints import Checkpoint, CheckpointAttributes
 from storage.lru_cache import LRUCache
 from storage.models import ModelFolder, open_model
+from tasks.batch_sizes import sizes_for
 from tasks.device_memory import room_for_cache, room_for_weights
 
 _loading = Lock()
@@ -45,6 +47,7 @@ def _load(path: Path, device: str, open_attention: bool, dtype: torch.dtype) -> 
         weight.data = weight.data.to(dtype)
     if open_attention:
         model.set_attn_implementation("eager")
+    remember_sizes(sizes_for(model, device))
     return folder, _placed(folder, model, device)
 
 

@@ -33,7 +33,7 @@ def transcoder_inputs(
         at = kept[rows].flatten().nonzero().squeeze(1)
         read_inputs(hooked, tokens[rows], range(n_layers), _picking(xs, n_kept, at, firsts[rows.start]))
 
-    in_batches("rows of the corpus", device, len(tokens), rows_per_batch, read)
+    in_batches("rows of the corpus", device, len(tokens), rows_per_batch, read, tokens.shape[1])
     return xs
 
 

@@ -43,9 +43,11 @@ def captured(
 
     def run(start: int) -> None:
         n_rows = min(step, len(tokens) - start)
-        in_batches(
-            "rows to train on", device, n_rows, n_rows, lambda part: read(slice(start + part.start, start + part.stop))
-        )
+
+        def read_part(part: slice) -> None:
+            read(slice(start + part.start, start + part.stop))
+
+        in_batches("rows to train on", device, n_rows, n_rows, read_part, tokens.shape[1])
 
     def read(rows: slice) -> None:
         at = kept[rows].flatten().nonzero().squeeze(1)

@@ -122,7 +122,8 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
             written[a, b, c] = continuations(steerable, Changes(held), rows, how.new_tokens).cpu().numpy()
 
         with fast_products(checkpoint.attributes.d_model):
-            in_batches("continuations", device, len(grid), ROWS_STEERED, write)
+            width = prompts.shape[1] + how.new_tokens
+            in_batches("continuations", device, len(grid), ROWS_STEERED, write, width)
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key
 

@@ -115,7 +115,8 @@ def _read_blocks(
         read_inputs(hooked, rows.clamp(min=0).to(device), sorted(wanted.features), at_layer)
 
     def read_all(block: np.ndarray) -> None:
-        in_batches("texts that are read", device, len(block), len(block), lambda part: read(block[part]))
+        width = len(before) + len(texts[block[-1]])
+        in_batches("texts that are read", device, len(block), len(block), lambda part: read(block[part]), width)
 
     blocks = _blocks([len(text) for text in texts], len(before))
     if n_threads == 1:  # in this thread, since another would keep memory of its own after releasing it

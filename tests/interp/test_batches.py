@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.batches import forget_sizes, in_batches
+from interp.batches import forget_sizes, in_batches, remember_sizes
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,26 @@ def test_a_batch_without_room_is_halved_said_once_and_remembered(capsys: pytest.
     in_batches("some work", "cuda:0", 3, 10, run)
     assert sizes == [3, 1, 2, 3]
     assert not capsys.readouterr().err
+
+
+def test_what_is_remembered_is_a_number_of_tokens() -> None:
+    kept: dict[str, int] = {}
+    remember_sizes(kept)
+    sizes: list[int] = []
+
+    def run(part: slice) -> None:
+        sizes.append(part.stop - part.start)
+        if len(sizes) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    in_batches("some work", "cuda:1", 8, 8, run, width=100)
+    assert kept == {"some work on cuda:1": 400}
+    in_batches("some work", "cuda:1", 8, 8, run, width=50)
+    in_batches("some work", "cuda:1", 2, 8, run, width=1000)
+    assert sizes == [8, 4, 4, 8, 1, 1]
+    remember_sizes({"some work on cuda:1": 300})
+    in_batches("some work", "cuda:1", 3, 8, run, width=100)
+    assert sizes[6:] == [3]
 
 
 def test_what_does_not_fit_at_all_or_is_another_error_is_raised() -> None:
