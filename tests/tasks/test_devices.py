@@ -28,7 +28,7 @@ from storage.activations import Block, open_block
 from storage.attributions import attributions_path
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
-from tasks import models
+from tasks import loaded_models
 from tasks.activations import corpus_pass as reading
 from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.order import order_samples
@@ -62,11 +62,11 @@ def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     if request.param != STREAMED:
         yield request.param
         return
-    monkeypatch.setattr(models, "room_for_weights", lambda device: None if device == "cpu" else ROOM)
+    monkeypatch.setattr(loaded_models, "room_for_weights", lambda device: None if device == "cpu" else ROOM)
     monkeypatch.setattr(streamed_layers, "copies_to", lambda _: LateCopies())
-    models.forget_model()
+    loaded_models.forget_model()
     yield NAME
-    models.forget_model()
+    loaded_models.forget_model()
 
 
 @pytest.fixture(scope="module")
