@@ -46,7 +46,10 @@ def lines(device: str, shapes: list[str], seconds: float) -> Iterator[dict[str, 
                 if not PEERS.is_file():
                     yield {**about, "not_measured": f"{PEER} is not installed (make oracles)"}
                     continue
-                script, known = Path(__file__).with_name("gpu_peer.py"), json.dumps(shape_for_peers(SHAPES[shape]))
+                script, known = (
+                    Path(__file__).with_name("circuitlens_peers_gpu.py"),
+                    json.dumps(shape_for_peers(SHAPES[shape])),
+                )
                 command = [str(PEERS), str(script), device, known]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)

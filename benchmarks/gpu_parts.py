@@ -252,7 +252,7 @@ def attribution(shape: Shape, device: str) -> dict[str, float]:
 
 
 def shape_for_peers(shape: Shape) -> dict[str, object]:
-    """A shape as `benchmarks/gpu_peer.py` reads it: the model as TransformerLens configures one, and sizes."""
+    """A shape as `circuitlens_peers_gpu.py` reads it: the model as TransformerLens configures one, and sizes."""
     config = shape.config
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     model: dict[str, object] = {

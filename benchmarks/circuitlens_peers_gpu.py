@@ -1,6 +1,6 @@
 """circuit-tracer on the shapes of `benchmarks.gpu`, which runs this by the oracles' Python (`make oracles`).
 
-    python benchmarks/gpu_peer.py DEVICE SHAPE
+    python benchmarks/circuitlens_peers_gpu.py DEVICE SHAPE
 
 SHAPE is a JSON object, by `benchmarks.gpu_parts.shape_for_peers`: keyword arguments of TransformerLens's configuration,
 and the sizes of transcoders and prompt. Weights are random. Prints one JSON object: milliseconds for a prompt that
