@@ -56,12 +56,13 @@ class TranscoderConfig(Section):
     subfolder: str | None = None
     """The folder of `repo` that is the release; left out: all of it."""
     only_layers: Annotated[tuple[Number, ...], Field(min_length=1)] | None = None
-    """Ingest these layers of a release alone, or those that it has. The MLPs of other layers stay whole: circuits name
-    them as errors, and nothing is said of their features. A later run with more layers takes over what is equal."""
+    """Ingest only these layers of a release, or those that it has. The MLPs of other layers count as errors in
+    circuits, and their features are not explained. A later run with more layers copies the results that stay the
+    same."""
     only_features: Annotated[dict[Number, tuple[Number, ...]], Field(min_length=1)] | None = None
-    """Explain these features alone, by layer, such as {10: [12, 507]}: others are not attributed, not described by the
-    stage `describe` and not judged. Weights, activations, samples and WeightLens cover all features that are ingested:
-    TopK and upstream features need them."""
+    """Explain only these features, by layer, such as {10: [12, 507]}: others are not attributed, not described by the
+    stage `describe` and not judged. Ingestion, activations, samples and WeightLens cover all features of the ingested
+    layers, because TopK and upstream edges need them."""
     input_hook: InputHook | None = None
     """Where the transcoders read, for a release that does not say so or says it wrongly."""
     output_hook: OutputHook | None = None
@@ -73,7 +74,7 @@ class TranscoderConfig(Section):
 
     @property
     def narrowed(self) -> dict[str, list[tuple[int, list[int]]]]:
-        """What `only_features` adds to the recipes of what it narrows: nothing where it is not set."""
+        """What `only_features` adds to the recipes of the stages that it restricts; nothing if it is not set."""
         chosen = self.only_features
         return {} if chosen is None else {"only": [(at, sorted(set(chosen[at]))) for at in sorted(chosen)]}
 

@@ -1,4 +1,4 @@
-"""The index of words of what is read now, made beside the pages: until it is there, pages say so."""
+"""The index of words of the current catalog. It is made while pages are served; until it is finished, they say so."""
 
 import threading
 from pathlib import Path
@@ -16,7 +16,7 @@ class Words:
         self._making: threading.Thread | None = None
 
     def index(self) -> SearchIndex | None:
-        """The index; None while it is being made, which this begins where it is not up to date."""
+        """The index; None while it is being made. Starts making it if it is not up to date."""
         path = current_index(self._catalog)
         with self._lock:
             if path is None:

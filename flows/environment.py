@@ -1,6 +1,7 @@
 """Supply what a process's environment may lack, before Prefect and the libraries are imported.
 
-It imports almost nothing if nothing is lacking: until `flows.start` has set its handlers, Ctrl-C prints a traceback.
+It imports almost nothing if nothing is lacking, because Ctrl-C prints a traceback until `flows.start` has set its
+signal handlers.
 """
 
 import os

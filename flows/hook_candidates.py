@@ -73,8 +73,8 @@ def measure_candidates(plan: CheckpointPlan) -> HookCandidates:
 
 
 def plausible(plan: CheckpointPlan) -> list[Hooks]:
-    """Where a release for this model may read and what it may stand for; of autoencoders, the places that they may
-    rebuild."""
+    """The pairs of places that a release for this model may read and reconstruct; for autoencoders, the places that
+    they may reconstruct."""
     family, used = plan.inputs.model.family, plan.transcoders.hooks
     outputs = ("mlp_out",) if family.mlp_output_norm is None else ("mlp_out", "mlp_out_normed")
     if used.rebuilds:

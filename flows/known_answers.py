@@ -82,7 +82,7 @@ class KnownAnswers:
     methods: list[MethodFigures] = field(default_factory=list)
     confusions: list[Confusion] = field(default_factory=list)
     misread: dict[str, list[Misread]] = field(default_factory=dict)
-    """By method."""
+    """Misread descriptions, by method."""
     distances: DistanceFigures = field(default_factory=lambda: distance_figures([]))
 
 
@@ -92,7 +92,7 @@ class _Catalog:
 
     corpora: tuple[str, ...]
     said: dict[str, list[Said]]
-    """By method, descriptions of whole features."""
+    """Descriptions of whole features, by method."""
     distances: list[NamedDistance]
 
 
@@ -193,7 +193,7 @@ def _reader(read: Read, halves: Halves, labels: Labels) -> Reader:
 def _claims(
     drawn: dict[str, list[Said]], reader: Reader, on_concepts: dict[tuple[int, int], np.ndarray]
 ) -> dict[str, list[bool]]:
-    """By method, for descriptions that select a concept, whether it is true of the feature."""
+    """For each method's descriptions that select a concept, whether the concept is true of the feature."""
     found: dict[str, list[bool]] = {}
     for name, many in drawn.items():
         said = [(one, reader.select(one.text).best) for one in many]

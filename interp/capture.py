@@ -1,4 +1,4 @@
-"""Run a model and read what its dictionaries of features read and stand for, or replace that."""
+"""Run a model, and record or replace what its dictionaries of features read and reconstruct."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,24 +13,24 @@ from torch.utils.hooks import RemovableHandle
 from interp.families import Family
 
 MlpInput = Literal["resid_mid", "mlp_in_normalized", "mlp_in"]
-"""Where a transcoder reads."""
+"""The place that a transcoder reads."""
 MlpOutput = Literal["mlp_out", "mlp_out_normed"]
-"""What a transcoder stands for."""
+"""The output that a transcoder reconstructs."""
 Place = Literal["resid_pre", "resid_post", "attn_out", MlpOutput]
-"""Where an autoencoder reads, and what it stands for."""
+"""The place that an autoencoder reads and reconstructs."""
 InputHook = Literal[MlpInput, Place]
 OutputHook = Place
 
 
 class Hooks(NamedTuple):
-    """Where features read and what their sum stands for; part of a checkpoint's identity, never guessed.
+    """Where features read and which output their sum reconstructs; part of a checkpoint's identity, never guessed.
 
-    A transcoder reads what an MLP reads: `resid_mid` is the residual stream before the MLP's norm, `mlp_in_normalized`
-    the same after the norm's division but before its weight and bias, `mlp_in` what the MLP module receives. It stands
-    for what the MLP writes: `mlp_out` is what the MLP module returns, `mlp_out_normed` the same after the post-MLP norm
-    of Gemma-2 and -3.
+    A transcoder reads the input of an MLP: `resid_mid` is the residual stream before the MLP's norm,
+    `mlp_in_normalized` the same after the norm's division but before its weight and bias, `mlp_in` what the MLP module
+    receives. It reconstructs the MLP's output: `mlp_out` is what the MLP module returns, `mlp_out_normed` the same
+    after the post-MLP norm of Gemma-2 and -3.
 
-    An autoencoder reads one place and stands for it: an MLP's output, `attn_out`, which is what the attention adds to
+    An autoencoder reads and reconstructs one place: an MLP's output, `attn_out`, which is what the attention adds to
     the residual stream, or that stream before a block (`resid_pre`) or after it (`resid_post`).
     """
 
@@ -39,13 +39,13 @@ class Hooks(NamedTuple):
 
     @property
     def rebuilds(self) -> bool:
-        """Whether this is an autoencoder: what it stands for is what it reads."""
+        """Whether this is an autoencoder, which reconstructs the place that it reads."""
         return self.feature_input == self.feature_output
 
     @property
     def reads_stream(self) -> bool:
-        """Whether features read the residual stream itself, or through a norm: tokens' embeddings, and what earlier
-        layers wrote, then reach them by a plain path. What attention or an MLP wrote is all that others see."""
+        """Whether features read the residual stream, directly or through a norm, so that token embeddings and the
+        outputs of earlier layers reach them linearly. Other features read only the output of one attention or MLP."""
         return not self.rebuilds or self.feature_input in ("resid_pre", "resid_post")
 
     @property
@@ -55,7 +55,7 @@ class Hooks(NamedTuple):
 
 
 class HookedModel(NamedTuple):
-    """A model, where its parts are, and where its features read and what they stand for."""
+    """A model, its family, and the places that its features read and reconstruct."""
 
     model: nn.Module
     family: Family
@@ -102,13 +102,13 @@ def in_this_thread(hook: Callable[..., T]) -> Callable[..., T | None]:
 
 
 def vectors_of(output: Tensor | tuple[Tensor, *tuple[object, ...]]) -> Tensor:
-    """The vectors in what a module returned; some return more beside them (attention: its patterns)."""
+    """The vectors in a module's output; some modules return other things as well (attention: its patterns)."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 def on_place(family: Family, block: nn.Module, place: Place, see: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Call `see` with what is at a place each time the block runs; what it returns stands there instead, unless it is
-    None.
+    """Call `see` with the value at a place each time the block runs; unless it returns None, its result replaces that
+    value.
 
     Raises:
         ValueError: the family has no such place.
@@ -139,7 +139,7 @@ def _module_at(family: Family, block: nn.Module, place: Place) -> nn.Module:
 def on_feature_output(
     family: Family, block: nn.Module, hooks: Hooks, see: Callable[[Tensor], Tensor | None]
 ) -> RemovableHandle:
-    """As `on_place`, where the sum of features stands for the model's."""
+    """Like `on_place`, at the place that the sum of features reconstructs."""
     return on_place(family, block, hooks.feature_output, see)
 
 
@@ -230,7 +230,7 @@ def read_inputs(
 
 
 def on_block_input(block: nn.Module, change: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
-    """Change the residual stream before a block reads it, unless `change` gives None; in this thread alone."""
+    """Change the residual stream before a block reads it, unless `change` returns None; in this thread only."""
 
     @in_this_thread  # outermost: while one thread registers it, another may call it without the keywords
     def hook(
@@ -264,10 +264,10 @@ def last_hidden(
 
 @contextmanager
 def last_position_alone(model: nn.Module, family: Family) -> Iterator[None]:
-    """Within, the unembedding is given the last position of each row, so that `logits` are (row, token).
+    """A context in which the unembedding gets only the last position of each row, so that `logits` are (row, token).
 
-    `logits_to_keep=1` hands PyTorch a slice of three dimensions: it makes a product with the whole matrix for each row
-    of the batch, and under oneDNN a copy of the matrix as well.
+    `logits_to_keep=1` would pass PyTorch a three-dimensional slice, for which it makes one product with the whole
+    matrix for each row of the batch, and under oneDNN a copy of the matrix as well.
     """
 
     def last(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:

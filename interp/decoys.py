@@ -63,8 +63,8 @@ def make_decoys(
 
 
 def biases_for(pre: Float[Tensor, "tokens n"], density: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Biases with which each fake feature is active at a given share of tokens, at least at one. `pre` are the products
-    of its encoder row with the inputs."""
+    """Biases with which each fake feature is active at the given share of tokens, and at least at one. `pre` are the
+    products of its encoder row with the inputs."""
     n_active = (density * len(pre)).round().long().clamp(1, len(pre) - 1)
     ordered = pre.sort(0, descending=True).values
     columns = torch.arange(pre.shape[1])

@@ -16,7 +16,8 @@ perfect order of few values is not certain."""
 
 
 EXTREMES = 0.2
-"""Weight of two added drops, one to nothing and one of nothing at all, beside each measured drop."""
+"""Weight, relative to a measured drop, of the two drops that are added: one of the whole activation and one of
+nothing."""
 
 
 def t_quantile(degrees: Float[np.ndarray, "*n"] | float) -> Float[np.ndarray, "*n"]:

@@ -9,7 +9,7 @@ import torch
 from llvmlite.binding import get_host_cpu_name
 
 EXACT = 2e-6
-"""Relative error above which products were not made of float32 factors: those of bfloat16 have 3e-3."""
+"""Relative error up to which products count as computed with float32 factors; with bfloat16 factors it is 3e-3."""
 
 LEAST_WIDTH = 256
 """Width of a model from which the other library is used: below, its preparations take longer than the products.

@@ -54,7 +54,7 @@ class Reservation:
     settled: float | None = None
 
     def sums(self) -> tuple[str, str, str]:
-        """The sums that it is part of: of the store, of its run, of its month."""
+        """The totals that it is part of: of the store, of its run, of its month."""
         return ("store", f"run {self.run_id}", f"month {self.month}")
 
 

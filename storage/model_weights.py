@@ -20,7 +20,7 @@ DEQUANTISED = ("mxfp4",)
 """Quantised weights that are read, in float32, by `quant_method`: those of GPT-OSS."""
 
 _DEQUANTISING = {"fp8": "FineGrainedFP8Config", "compressed-tensors": "CompressedTensorsConfig"}
-"""Other quantised weights that transformers dequantises when it reads them, by what it has to be told."""
+"""Other kinds of quantised weights that transformers dequantises when it reads them, with the setting for that."""
 
 _CONSTANT = re.compile(r"\.(?:masked_bias|rotary_emb\.inv_freq)$|\.(?:attn|attention)\.bias$")
 """Buffers that older versions of transformers saved: masks and frequencies, which follow from the settings."""

@@ -91,7 +91,7 @@ class ModelFolder:
 
     @property
     def folded(self) -> tuple[str, ...]:
-        """What `load` makes of the weights in the files, for the provenance of what follows from them."""
+        """How `load` converts the weights in the files, for the record of where results come from."""
         return () if self.quantised is None else (f"the model's {self.quantised} weights, dequantised to float32",)
 
     @property

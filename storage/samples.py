@@ -73,7 +73,7 @@ def read_samples(store: Store, key: ShardKey) -> ShardSamples:
 
 
 def samples_by_row_path(store: Store, recipe: str, key: ShardKey) -> Path:
-    """The file with a shard's samples in order of rows, for the attribution of that recipe."""
+    """The file with a shard's samples in order of rows; `recipe` is that of the attribution which reads it."""
     return store.parts("attributions", recipe) / f"samples-{key.layer:02d}-{key.start}-{key.stop}.safetensors"
 
 

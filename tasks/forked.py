@@ -1,7 +1,5 @@
-"""What the process imports from which processes for work of the interpreter are forked (`flows.running.processes`).
-
-Imported there alone: it changes how that process makes others.
-"""
+"""The module that the parent of forked processes imports (`flows.running.processes`). Import it only there: it changes
+how that process starts others."""
 
 import signal
 from importlib import import_module
@@ -13,7 +11,7 @@ MODULES = (
     "tasks.evaluation.judge",
     "tasks.evaluation.score",
 )
-"""They have the work, and import what it needs: loaded once for every process that is forked."""
+"""These modules have the tasks and import what they need, loaded once for all forked processes."""
 
 
 def _nothing(_: str) -> None:

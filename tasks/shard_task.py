@@ -29,20 +29,20 @@ CLUSTER: ContextVar["Client | None"] = ContextVar("cluster", default=None)
 
 
 class Processes(Protocol):
-    """Processes of this machine for work of the Python interpreter, of which threads do one thing at a time."""
+    """Processes of this machine for work of the Python interpreter, of which threads can do only one at a time."""
 
     @property
     def executor(self) -> Executor | None:
-        """They, once they are there."""
+        """The processes, once they have started; None before."""
         ...
 
     def spent(self, seconds: float) -> None:
-        """Such work took so long in this process."""
+        """Record that such work took this many seconds in this process."""
         ...
 
 
 PROCESSES: ContextVar[Processes | None] = ContextVar("processes", default=None)
-"""Whom tasks of the interpreter are given to; without them each is done where the task is."""
+"""The processes for tasks that spend their time in the interpreter; None: they run where they are started."""
 
 PROGRESS: ContextVar[Callable[[int], None] | None] = ContextVar("progress", default=None)
 """Called by a long task with the number of its finished parts; does nothing on a worker of a cluster."""

@@ -201,8 +201,8 @@ def _methods(descriptions: Panel, scores: Panel) -> list[dict[str, object]]:
 
 
 def signature_part(text: str) -> dict[str, str | int | None]:
-    """What samples of a mechanism share, in words, and what to link: `L3 #17` is a feature, `L2 H1 −1` a head,
-    `L2 MLP −1` an MLP."""
+    """The contributors that samples of a mechanism share, in words, with what to link: `L3 #17` is a feature, `L2 H1
+    −1` a head, `L2 MLP −1` an MLP."""
     feature = re.fullmatch(r"L(\d+) #(\d+)", text)
     if feature:
         layer, index = map(int, feature.groups())

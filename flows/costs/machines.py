@@ -7,12 +7,12 @@ from flows.costs.rates import Rates
 
 
 class Machine(NamedTuple):
-    """What arithmetic and memory a machine has."""
+    """The speed and memory of a machine."""
 
     float32: float
     """Peak rate of float32 products without rounding of factors, operations a second."""
     bfloat16: float
-    """Of bfloat16 products with sums in float32."""
+    """Operations per second of bfloat16 products with float32 sums."""
     bandwidth: float
     """Bytes a second between processor and its memory."""
     memory: float
@@ -32,8 +32,8 @@ MACHINES = {
     "4090": Machine(82.6e12, 165e12, 1.01e12, 24e9),
     "cpu-16": Machine(16 * 110e9, 16 * 220e9, 200e9, 64e9, is_gpu=False, workers=16),
 }
-"""By name. GPUs: NVIDIA's data sheets, of the H100 and H200 as SXM, dense figures. cpu-16: sixteen cores of an EPYC at
-what one core of one was measured to do."""
+"""Machines by name. GPUs have the figures of NVIDIA's data sheets (H100 and H200 as SXM, dense products); cpu-16 is
+sixteen cores of an EPYC, extrapolated from a measurement of one core."""
 
 
 def machine_named(name: str) -> Machine:
@@ -48,14 +48,14 @@ def machine_named(name: str) -> Machine:
 
 
 def rates_of(name: str, d_model: int, config: RunConfig) -> Rates:
-    """What a machine would do, in the place of what this one was measured to do; its interpreter and memory are taken
-    to be as fast as where the constants of costs were fitted."""
+    """The rates of a named machine, to use instead of those measured on this one. Its interpreter and memory are
+    assumed to be as fast as on the machine where the constants of costs were fitted."""
     products = REACHED * machine_named(name).float32
     return Rates(products, products)
 
 
 def on_machine(config: RunConfig, name: str) -> RunConfig:
-    """A configuration with as many tasks at once as a machine has cores, unless it says how many itself."""
+    """The configuration with as many parallel tasks as the machine has cores, unless it sets their number itself."""
     engine = config.engine.model_copy(
         update={"device": "cpu", "workers": config.engine.workers or machine_named(name).workers}
     )

@@ -31,11 +31,11 @@ class Cost(NamedTuple):
     usd: float = 0.0
     """For questions to a language model, about."""
     interpreted: bool = False
-    """Whether its tasks are work of the interpreter, which has processes of its own (`flows.running.processes`)."""
+    """Whether its tasks spend their time in the Python interpreter and get processes (`flows.running.processes`)."""
 
     def memory_bytes(self, engine: EngineConfig) -> float:
-        """Memory of all processes together: threads share one; Dask, and work of the interpreter, have one for each
-        worker beside the flow's."""
+        """Memory of all processes together. Threads share one process; Dask, and processes for the interpreter's work,
+        have one for each worker besides the flow's."""
         at_once = min(n_workers(engine), self.n_tasks)
         apart = engine.runner == "dask" or (self.interpreted and at_once > 1)
         n_processes = at_once if apart else 1
@@ -71,7 +71,8 @@ scheduler."""
 
 
 def slowness() -> float:
-    """The ratio of the times of a mixed sample of work on one core of this machine, now, and on the fitting machine."""
+    """The time that a small mixed piece of work takes on one core of this machine now, divided by its time on the
+    machine where the constants of costs were fitted."""
     _sample()
     began, n = time.perf_counter(), 0
     while time.perf_counter() - began < SAMPLED_S:

@@ -1,4 +1,4 @@
-"""What of the pipeline does not hold for autoencoders, decided by where a dictionary reads and what it stands for."""
+"""Which stages have nothing to do for autoencoders, decided by the places that they read and reconstruct."""
 
 from collections.abc import Mapping
 from typing import get_args

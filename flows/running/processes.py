@@ -17,15 +17,15 @@ from flows.running.progress import console
 from tasks.shard_task import PROCESSES
 
 PAYS_S = 2.0
-"""Processes are begun once so many seconds of such work were done by threads: a small run ends without them."""
+"""Seconds of such work by threads after which processes are started; small runs end before that."""
 
 PRELOADED = "tasks.forked"
-"""What the process that they are forked from imports, so that each begins with its libraries loaded."""
+"""Modules that the parent process imports, so that each forked process has its libraries loaded."""
 
 
 class ForkedProcesses:
-    """As many processes as tasks at once, forked from a process without threads. They end with this one, however that
-    ends."""
+    """Processes, as many as tasks run at once, forked from a process without threads. They end with this process,
+    however it ends."""
 
     def __init__(self, n: int) -> None:
         self._n, self._spent, self._lock = n, 0.0, threading.Lock()
@@ -36,7 +36,7 @@ class ForkedProcesses:
 
     @property
     def executor(self) -> Executor | None:
-        """They, once all of them are there; work goes on in threads until then."""
+        """The processes once all of them have started; until then tasks run in threads."""
         return self._executor
 
     def spent(self, seconds: float) -> None:
@@ -82,8 +82,8 @@ class ForkedProcesses:
 
 @contextmanager
 def processes_at_hand(n: int) -> Iterator[None]:
-    """Within, tasks of the interpreter are done by `n` processes, once that pays; by threads where n is 1, and where
-    processes cannot be forked safely: anywhere but on Linux."""
+    """A context in which tasks that spend their time in the interpreter run in `n` processes, once there is enough such
+    work. They run in threads if n is 1, and where forking is not safe (anywhere but on Linux)."""
     if n == 1 or sys.platform != "linux":
         yield
         return

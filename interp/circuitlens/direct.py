@@ -53,18 +53,18 @@ def direct_heads(
 def direct_contributions(
     linear: LinearModel, frozen: Frozen, targets: Targets, *, max_bytes: int
 ) -> Iterator[Contributions]:
-    """What sources bring to targets of one sequence directly, in batches as `contributions` makes them.
+    """The direct contributions of sources to targets of one sequence, in batches like those of `contributions`.
 
-    What a target reads of a source token through the heads of one layer is the sum of a vector for each head, made once
-    for the target, by how much its token takes from there: 4 d² operations a layer and target, and 2 d for each head,
-    token and layer, where a sweep has 8 d² for each token and layer.
+    What a target reads from a source token through the heads of one layer is a sum over heads of one vector, computed
+    once for the target, times how much its token attends there: 4 d² operations a layer and target, and 2 d for each
+    head, token and layer, where a sweep has 8 d² for each token and layer.
     """
     for batch in batches(linear, frozen, targets, max_bytes):
         yield _read_directly(linear, frozen, targets.at(batch), batch)
 
 
 def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor) -> Contributions:
-    """As a sweep, except that a layer's heads are reached by the targets' own directions at their own tokens alone."""
+    """Like a sweep, except that only the targets' own directions at their own tokens are carried through heads."""
     counts, rows, found = begin(linear, frozen, targets, which, heads=False)
     for layer in reversed(range(min(linear.n_layers, int(targets.layer.max()) + 1))):
         at, start, stop = frozen.layers[layer], 0, counts[layer + 1]

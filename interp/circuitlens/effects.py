@@ -89,10 +89,10 @@ def _read_out(
 def _effects_of_places(
     linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder], active: Activations, n_after: int
 ) -> tuple[Float[Tensor, "k window d_model"], Int64[Tensor, "k window"]]:
-    """What autoencoders' features stand for, carried from their places to above all layers; and the windows.
+    """The changes that autoencoders' features make at their places, carried to above all layers; and the windows.
 
-    What stands before a block is read by that block's attention; what stands after its attention, or after the block,
-    is read by the next one's.
+    What is before a block is read by that block's attention; what is after its attention, or after the block, is read
+    by the next one's.
     """
     read_from = active.layer + (0 if linear.hooks.feature_output == "resid_pre" else 1)
     window = active.position[:, None] + torch.arange(n_after + 1, device=active.position.device)
@@ -122,7 +122,7 @@ def _attention(
     x: Float[Tensor, "k window d_model"],
     at: Int64[Tensor, "k window"],
 ) -> Float[Tensor, "k window d_model"]:
-    """What attention makes of a change within each window, in the same window."""
+    """The output of attention for a change within each window, in the same window."""
     weights, pattern = linear.attention[layer], frozen.layers[layer].pattern
     n_heads, d_head, _ = weights.W_O.shape
     values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))
@@ -133,7 +133,7 @@ def _attention(
 
 
 class Effects(NamedTuple):
-    """What some vectors add to the logits, by vector, then token."""
+    """The contributions of some vectors to the logits, by vector, then token."""
 
     vector: Int64[np.ndarray, " n"]
     token: Int64[np.ndarray, " n"]

@@ -33,7 +33,8 @@ def stream_parts(
 def streams_carried(
     linear: LinearModel, frozen: Frozen, chosen: Int64[Tensor, " n_chosen"]
 ) -> Iterator[Float[Tensor, "n_pos n_parts d_model"]]:
-    """The same below every layer, from the lowest on, and at last above all of them."""
+    """The parts of the residual stream below each layer, from the lowest on, and last above all layers; see
+    `stream_parts`."""
     firsts, d_model = frozen.first_active, frozen.embedding.shape[1]
     x = frozen.embedding.new_zeros(frozen.n_pos, N_SUMS + len(chosen), d_model)
     if frozen.position_embedding is not None:
@@ -62,7 +63,7 @@ def streams_carried(
 def _attention(
     linear: LinearModel, layer: int, at: FrozenLayer, x: Float[Tensor, "n_pos k d_model"]
 ) -> Float[Tensor, "n_pos k d_model"]:
-    """What frozen attention makes of the parts, without its biases."""
+    """The output of frozen attention for each part of the stream, without its biases."""
     weights, (n_pos, k, _) = linear.attention[layer], x.shape
     n_heads, d_head, _ = weights.W_O.shape
     values = (x @ weights.W_V.flatten(0, 1).T).unflatten(2, (-1, d_head))

@@ -49,7 +49,7 @@ class LinearModel:
     model: nn.Module
     family: Family
     hooks: Hooks
-    """Where features read and what their sum stands for."""
+    """The places that features read and reconstruct."""
     attention: tuple[AttentionWeights, ...]
     mlp: tuple[MlpWeights, ...]
     final: Norm
@@ -58,22 +58,22 @@ class LinearModel:
 
     @property
     def mlp_hooks(self) -> Hooks:
-        """Between which places MLPs are told apart into features: those of transcoders. Where features are of
-        autoencoders, MLPs stay whole."""
+        """The places between which MLPs are split into features: those of the transcoders. With autoencoders, MLPs are
+        not split."""
         return WHOLE_MLPS if self.hooks.rebuilds else self.hooks
 
     @property
     def reads(self) -> Reads:
-        """At which point of its layer a target reads (see `Targets.layer`): the residual stream between attention and
-        MLP, the stream before both of them, or what attention alone wrote."""
+        """The point of its layer at which a target reads (see `Targets.layer`): the residual stream between attention
+        and MLP, the stream before the block, or the output of attention alone."""
         if self.hooks.feature_input == "attn_out":
             return "attention"
         return "block" if self.parallel or self.hooks.rebuilds else "mlp"
 
     @property
     def reads_above(self) -> int:
-        """How many layers above their own features read: what is there after a block is what the next one reads, and
-        after the last what the final norm does."""
+        """How many layers above their own the features read: the stream after a block is the input of the next block,
+        or of the final norm."""
         return 1 if self.hooks.feature_input == "resid_post" else 0
 
     @property
@@ -86,12 +86,10 @@ class LinearModel:
 
 
 def rounded(linear: LinearModel) -> LinearModel:
-    """The same with attention's values and outputs in bfloat16, for sweeps alone.
+    """The model with attention's values and outputs in bfloat16, for sweeps only.
 
-    Gradients are rounded where they meet these weights and frozen patterns; products are summed in float32, the sum
-    over layers stays in float32, and so does what is read of it.
-
-    Memory: half of what the attention's weights take in float32 already.
+    Gradients are rounded where they meet these weights and frozen patterns. Products are summed in float32, and so are
+    gradients over layers and contributions. Memory: half of what the attention's weights take in float32.
     """
     attention = (
         one._replace(W_V=one.W_V.to(torch.bfloat16), W_O=one.W_O.to(torch.bfloat16)) for one in linear.attention

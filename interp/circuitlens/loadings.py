@@ -55,21 +55,21 @@ class HeadLoadings(NamedTuple):
     loading: Float64[np.ndarray, " m"]
     """The part of the edge's weight on paths through the head."""
     query: Int64[np.ndarray, " m"]
-    """The token where the head writes most of it,"""
+    """The token at which the head writes most of its loading."""
     key: Int64[np.ndarray, " m"]
-    """and the one that it reads there."""
+    """The token that the head reads there."""
     through: Float64[np.ndarray, " m"]
-    """What of the loading is read and written just there."""
+    """The part of the loading that is read and written at these two tokens."""
 
 
 class CarriedEdges(NamedTuple):
     """Edges of a graph with the heads that carry them, and the pairs that these heads' scores are sums of."""
 
     edges: tuple[tuple[int, int], ...]
-    """As (source, target) nodes of the graph."""
+    """The edges, as (source, target) nodes of the graph."""
     loadings: HeadLoadings
     pairs: tuple[QKPairs, ...]
-    """Of each row of `loadings`, the strongest pairs."""
+    """The strongest pairs for each row of `loadings`."""
 
 
 def edges_between_tokens(graph: Graph, pruned: Pruned, n: int) -> list[tuple[int, int]]:
@@ -139,7 +139,7 @@ def _strongest(found: list[list["_Carried"]], n_heads: int) -> HeadLoadings:
 
 
 class _Carried(NamedTuple):
-    """What one head carries of an edge."""
+    """The part of an edge that one head carries."""
 
     loading: float
     layer: int
@@ -200,7 +200,7 @@ def _targets(
 
 
 def _number(frozen: Frozen, graph: Graph, node: int) -> int:
-    """Of a feature or token of a graph, its number among all sources of a frozen model."""
+    """The index of a graph's feature or token among all sources of the frozen model."""
     if node >= graph.n_features:
         return frozen.n_active + node - graph.n_features - graph.n_layers * len(graph.tokens)
     layer, position = int(graph.layer[node]), int(graph.position[node])

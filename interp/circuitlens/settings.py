@@ -8,7 +8,8 @@ from annotated_types import Ge, Gt, Le
 Share = Annotated[float, Gt(0), Le(1)]
 
 ADDED: dict[str, object] = {"sources": "jacobian", "precision": "float32"}
-"""Settings that recipes of earlier versions do not have, with the value that stands for what these versions did."""
+"""Settings that recipes of earlier versions do not have, with the values that give the same results as those
+versions."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class CircuitLensSettings:
             raise ValueError("precision: bfloat16 is that of a sweep, which sources: direct does without")
 
     def named(self) -> dict[str, object]:
-        """The settings as recipes have them: what came later is left out where it is as before, so that what was
-        computed under a recipe of then is found."""
+        """The settings as they are in recipes. Newer settings are left out at the value in `ADDED`, so that results of
+        earlier versions are found."""
         settings = asdict(self)
         for name, before in ADDED.items():
             if settings[name] == before:

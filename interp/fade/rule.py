@@ -181,8 +181,8 @@ class RuleJudge:
 
 
 def _needed(contexts: Sequence[Context]) -> list[Context]:
-    """The contexts without which only half of the activity is expected. `after` is not one of them beside a context
-    that places the word."""
+    """The contexts without which only half of the activity is expected. `after` is not one of them if another context
+    says where the word stands."""
     needed = [one for one in contexts if one.frequency not in LOOSE and one.kind != "right before"]
     has_place = any(one.kind in PLACES for one in contexts)
     return [one for one in needed if not (has_place and one.kind == "after")]

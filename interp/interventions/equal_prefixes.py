@@ -17,24 +17,24 @@ Keywords = dict[str, object]
 
 @runtime_checkable
 class KeptLayer(Protocol):
-    """What a layer keeps of the tokens that it has read: a layer of transformers' `DynamicCache`."""
+    """The cache of one layer for the tokens read so far: a layer of transformers' `DynamicCache`."""
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some sequences of the batch, each as often as it is named."""
+        """Keep the sequences of the batch with these indices; an index may occur several times."""
         ...
 
 
 @runtime_checkable
 class KeptLayers(Protocol):
-    """What all layers keep: transformers' `DynamicCache`."""
+    """The caches of all layers: transformers' `DynamicCache`."""
 
     @property
     def layers(self) -> list[KeptLayer]: ...
 
 
 class EqualPrefixes:
-    """Which rows of a batch have had the same tokens so far. What lies below the lowest changed layer depends on tokens
-    alone, and is computed, and kept, once for all such rows."""
+    """Groups the rows of a batch that have the same tokens so far (a prefix). The layers below the lowest changed layer
+    depend on tokens only, so they are computed and cached once for each prefix."""
 
     def __init__(self, blocks: list[nn.Module], lowest: int) -> None:
         self._blocks, self._lowest = blocks, lowest
@@ -42,7 +42,8 @@ class EqualPrefixes:
         self._n = 0
 
     def read(self, tokens: Int64[Tensor, "rows n_new"], kept: KeptLayers | None) -> Int64[Tensor, "prefixes n_new"]:
-        """What the lower layers are to read of the rows' next tokens. What they keep is put in that order."""
+        """The tokens that the lower layers read next, one row for each prefix. Their caches are put into the same
+        order."""
         known = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         before = known if self._prefix is None else self._prefix
         different, prefix = torch.unique(torch.cat([before[:, None], tokens], 1), dim=0, return_inverse=True)
@@ -54,7 +55,8 @@ class EqualPrefixes:
 
     @contextmanager
     def spread(self) -> Iterator[None]:
-        """Within, the lowest changed layer is given every row, from what the layers below say of its prefix."""
+        """A context in which the lowest changed layer gets every row, copied from its prefix's output of the layers
+        below."""
         with removing([self._hooked(block, at == 0) for at, block in enumerate(self._blocks[self._lowest :])]):
             yield
 
@@ -69,7 +71,7 @@ class EqualPrefixes:
         return block.register_forward_pre_hook(hook, with_kwargs=True)
 
     def _rows(self, value: object) -> object:
-        """Of an argument of a block that has an entry a prefix, such as a mask, one of every row of the batch."""
+        """An argument of a block, such as a mask, with one entry for each row of the batch instead of each prefix."""
         if isinstance(value, tuple):
             return tuple(map(self._rows, value))
         if isinstance(value, Tensor) and value.ndim > 1 and len(value) == self._n:

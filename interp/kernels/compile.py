@@ -1,8 +1,8 @@
-"""Compile the loops that every run needs before the first run needs them: `python -m interp.kernels.compile`.
+"""Compile the loops that every run needs: `python -m interp.kernels.compile`.
 
-A loop that is met for the first time is compiled then, which takes a second or more each and is kept for later
-processes beside the source. Set-up calls this, so that a first run begins at once. What is missing in `SIGNATURES` is
-compiled when it is met.
+Otherwise a loop is compiled when it is first called, which takes a second or more each; the result is kept beside the
+source for later processes. Set-up calls this, so that a first run starts at once. Loops that are missing in
+`SIGNATURES` are compiled when they are first called.
 """
 
 from typing import Protocol, cast
@@ -11,7 +11,7 @@ from interp.kernels import activations, attribution, coactivation, entries, samp
 
 
 class Compiled(Protocol):
-    """What numba makes of a function."""
+    """A function compiled by numba."""
 
     def compile(self, sig: str) -> object:
         """Compile it for arguments of these types, or read what was compiled before."""
@@ -78,7 +78,7 @@ SIGNATURES: dict[object, tuple[str, ...]] = {
     selection.moments: ("(int64[:, ::1],)",),
     selection.trim: ("(int64[:, ::1], int64[::1], float32[::1], int64)",),
 }
-"""By loop, the types of arguments that the demo's run calls it with."""
+"""The argument types with which the demo's run calls each loop."""
 
 
 def compile_all() -> int:

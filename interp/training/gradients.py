@@ -34,7 +34,7 @@ AUXILIARY_WEIGHT = 1 / 32
 
 @dataclass(frozen=True)
 class Parameters:
-    """What is optimised, in units in which inputs and outputs are centred and have mean square 1."""
+    """The parameters that are optimised, in units in which inputs and outputs are centred and have mean square 1."""
 
     W_enc: Float[Tensor, "d_transcoder d_model"]
     b_enc: Float[Tensor, " d_transcoder"]

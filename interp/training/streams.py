@@ -60,7 +60,8 @@ def captured(
 
 
 def _picking(found: dict[int, Streams], at: Tensor, place: slice) -> Callable[[int, int, Tensor], None]:
-    """Writes the positions `at` of a layer's input (0) or output (1) to their place among those of all rows."""
+    """A callback that writes the positions `at` of a layer's input (0) or output (1) to this block's place in the
+    arrays of all rows."""
 
     def receive(layer: int, which: int, stream: Tensor) -> None:
         torch.index_select(stream.flatten(0, 1), 0, at, out=found[layer][which][place])

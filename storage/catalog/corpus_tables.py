@@ -16,7 +16,7 @@ SIDES = (
     Column("key_index", "INTEGER", "As query_index."),
     Column("key_source_position", "INTEGER", "As query_source_position."),
 )
-"""What the two sides of a head's score come from in part."""
+"""Columns for the sources of a head's score, one on the query's side and one on the key's."""
 
 TABLES = (
     Table(

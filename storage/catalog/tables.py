@@ -19,4 +19,4 @@ __all__ = ["TABLES", "VIEWS", "Column", "Table"]
 _GROUPS = (checkpoint_tables, weight_tables, corpus_tables, description_tables, prompt_tables, graph_tables)
 
 TABLES: dict[str, Table] = {table.name: table for group in _GROUPS for table in group.TABLES}
-"""By name."""
+"""All tables by name."""

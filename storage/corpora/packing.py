@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     tokens: Int32[np.ndarray, "rows n_pos"]
     """Token ids, with `PADDING` at the end of the last row, or for the layout `padded` of any row."""
     documents: Int32[np.ndarray, "rows n_pos"]
-    """The document of each token, counted from 0; `PADDING` likewise."""
+    """The document of each token, counted from 0; `PADDING` in padding."""
 
 
 class Cut(NamedTuple):
@@ -135,7 +135,7 @@ class Sides:
         return ([], filled) if self.is_held_out else (filled, [])
 
     def cut(self, more: bool) -> Cut | None:
-        """What was read and not taken; `more`: whether there is more to read."""
+        """What was read and not used; `more`: whether there is more to read."""
         n_left = self.rows.n_left + self.held_out.n_left
         last = max(self.rows.last_document, self.held_out.last_document)
         return Cut(last, n_left) if n_left or more else None
@@ -147,7 +147,8 @@ def one_side(bos: int | None, n_pos: int, layout: Layout = "packed", max_rows: i
 
 
 def two_sides(bos: int | None, n_pos: int, layout: Layout, max_tokens: int | None, draw: Draw, share: float) -> Sides:
-    """Of `max_tokens` tokens, a `share` is for held-out documents; at least a row, if there is more than one."""
+    """Divide `max_tokens`: the share `share` of the rows is for held-out documents, at least one row if there are two
+    or more."""
     limit = max_rows(max_tokens, n_pos)
     n_held_out = limit and min(limit - 1, max(1, round(share * limit)) if draw.below else 0)
     n_rows = None if limit is None or n_held_out is None else limit - n_held_out

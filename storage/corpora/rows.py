@@ -15,7 +15,7 @@ class CorpusRows(NamedTuple):
 
     corpus_id: str
     first_row: int
-    """Number of its first row."""
+    """The number of the corpus's first row."""
 
 
 def numbered(store: Store, corpus_ids: Iterable[str]) -> tuple[CorpusRows, ...]:

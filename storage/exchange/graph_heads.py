@@ -10,20 +10,20 @@ from storage.exchange.attribution_graph import GraphFile
 
 
 class Side(TypedDict):
-    """What a query or a key comes from in part."""
+    """One source of a query or a key."""
 
     kind: str
     """`feature`, `token`, `error` or `bias`."""
     layer: int | None
-    """Of features."""
+    """The layer of a feature; None for other sources."""
     index: int | None
     """The number of a feature in its layer, or a token's id."""
     position: int | None
-    """Of features and tokens."""
+    """The position of a feature or token; None for other sources."""
 
 
 class Pair(TypedDict):
-    """What two sources add to a head's score together."""
+    """A pair of sources, and what it adds to a head's score."""
 
     query: Side
     key: Side
@@ -38,11 +38,11 @@ class CarryingHead(TypedDict):
     loading: float
     """The part of the edge's weight on paths through the head."""
     query_position: int
-    """The token where the head writes most of it,"""
+    """The token at which the head writes most of its loading."""
     key_position: int
-    """and the one that it reads there."""
+    """The token that the head reads there."""
     through: float
-    """What of the loading is read and written there."""
+    """The part of the loading that is read and written at these two tokens."""
     score: float | None
     """The head's score there before the softmax, and before a soft cap: the sum of all pairs; None: no pair is other
     than 0."""

@@ -20,7 +20,7 @@ from storage.formats.hooks import HookNames, layer_and_name
 from storage.formats.torch_zip import Inert, StoredTensor, TorchZip
 
 SPARSITIES = "_log_feature_sparsity.pt"
-"""What the training code leaves beside each transcoder."""
+"""Files that the training code writes beside each transcoder."""
 
 
 def open_dunefsky(path: Path, names: HookNames) -> TranscoderFolder:

@@ -1,4 +1,4 @@
-"""What releases call the places where features read and what they stand for, and what they are called here."""
+"""The names that releases use for the places which features read and reconstruct, and the names used here."""
 
 import re
 from dataclasses import dataclass

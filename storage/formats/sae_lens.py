@@ -28,12 +28,13 @@ from storage.formats.hooks import HookNames, layer_and_name
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 
 AUTOENCODERS = ("standard", "topk", "jumprelu")
-"""Those that are read. BatchTopK and Matryoshka ones are saved as jumprelu; gated and others compute something else."""
+"""The architectures that are read. BatchTopK and Matryoshka ones are saved as jumprelu; gated and others compute
+something else."""
 
 HOOKS = ("hook_name", "hook_name_out")
 
 OLD_NAMES = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-"""What settings were called before SAELens 6."""
+"""Names of settings before SAELens 6."""
 
 CENTRED = "the mean over d_model, which the release takes away from its input, into W_enc"
 
@@ -110,7 +111,7 @@ def _is_centred(config: Config, family_is_centred: bool) -> bool:
 
 
 def _metadata(config: Config) -> Config:
-    """What a cfg.json says of the model: a section of its own since SAELens 6."""
+    """The part of a cfg.json about the model: a section of its own since SAELens 6."""
     metadata = config.get("metadata")
     return metadata if isinstance(metadata, dict) else config
 

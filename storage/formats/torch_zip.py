@@ -59,7 +59,7 @@ class StoredTensor(NamedTuple):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its values, without the rest of the storage."""
+        """Bytes of its values, without the rest of the storage that it is a view of."""
         return prod(self.shape) * self.dtype.itemsize
 
 

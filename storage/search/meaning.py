@@ -88,7 +88,8 @@ def _record(d: int) -> np.dtype:
 
 
 def _known(path: Path) -> dict[int, np.ndarray]:
-    """The vectors of an earlier file, by their texts."""
+    """The vectors of an existing file, by the hash of the description that each was made from; empty if it cannot be
+    read."""
     try:
         table = np.load(path, allow_pickle=False)
         return dict(zip(table["text"].tolist(), table["vector"], strict=True))

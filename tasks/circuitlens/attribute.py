@@ -33,8 +33,8 @@ from tasks.loaded_models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
 WORST_SUM = 0.02
-"""Where what is read differs from the activation by more than this share of it at half of the samples, the model that
-is attributed is not the one that was sampled."""
+"""If half of the samples have a reading that differs from their activation by more than this share, the attributed
+model is not the one that was sampled."""
 
 STREAMS = 6
 """Number of vectors of d_model that freezing needs for each token and layer."""
@@ -117,7 +117,7 @@ class _Found(NamedTuple):
     head_scores: list[pa.Table]
     """Why their heads looked where they did."""
     value: Float32[np.ndarray, " n"]
-    """What each feature reads at its sample's token: the sum of all contributions, where they sum to it."""
+    """The feature's reading at its sample's token: the sum of all contributions, if they are complete."""
 
 
 def _attribute_sequence(
@@ -217,11 +217,7 @@ def _nothing(d_model: int, settings: CircuitLensSettings) -> Attributed:
 
 
 def _check_values(found: list[_Found]) -> None:
-    """What is read in the frozen model must be the activations that were sampled.
-
-    Raises:
-        ValueError: at half of the samples it is not.
-    """
+    """Check that the readings in the frozen model are the sampled activations."""
     if not found:
         return
     layer, feature, sequence, activation = (

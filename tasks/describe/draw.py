@@ -15,7 +15,7 @@ class Draw(NamedTuple):
     sample: int | None
     """Number for the whole model, each feature of a layer with equal probability; overrides `per_layer`."""
     layers: tuple[int, ...]
-    """Those that are ingested."""
+    """The ingested layers."""
     only: dict[int, tuple[int, ...]] | None = None
     """By layer, the features that may be drawn; None: all."""
 

@@ -31,7 +31,7 @@ class Wanted:
     checkpoint: Checkpoint
     model_path: Path
     features: Mapping[int, np.ndarray]
-    """By layer."""
+    """The features to read, by layer."""
     counted: ActivationSettings
     arithmetic: Arithmetic = FLOAT32
 

@@ -69,7 +69,7 @@ class PaidModel:
     calls: list[Call] = field(default_factory=list)
     """Calls since they were last loaded."""
     unanswered: dict[str, Answer] = field(default_factory=dict)
-    """By hash, the questions without a stored answer and the reason; another run may get one."""
+    """The questions without a stored answer, by hash, with the reason; another run may get one."""
 
     def __post_init__(self) -> None:
         self.model = self.endpoint.model
