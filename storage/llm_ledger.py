@@ -26,7 +26,7 @@ class Spending(NamedTuple):
     """Money in USD."""
 
     recorded: float
-    """For answers with known cost."""
+    """The cost of answers, as far as it is known."""
     set_aside: float
     """For questions whose outcome is not known, or not known yet."""
 

@@ -29,7 +29,7 @@ class Cost(NamedTuple):
     task_bytes: float
     """Memory that each task needs."""
     usd: float = 0.0
-    """For questions to a language model, about."""
+    """Estimated cost of questions to a language model, in USD."""
     interpreted: bool = False
     """Whether its tasks spend their time in the Python interpreter and get processes (`flows.running.processes`)."""
 

@@ -155,7 +155,7 @@ class Source(NamedTuple):
     activations: Mapping[tuple[int, int, int], float]
     """Activations by layer, feature and position."""
     heads: Mapping[int, torch.Tensor]
-    """By layer: (n_pos, n_heads, d_head)."""
+    """Mixed values of heads by layer, each (n_pos, n_heads, d_head)."""
 
     def place(self, position: int, n_prompt: int, text: str) -> int:
         """The position in it that corresponds to one of a prompt; both prompts are aligned at their ends.

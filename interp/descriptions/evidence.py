@@ -104,7 +104,7 @@ class FeatureEvidence:
     reads_in_use: tuple[str, ...] = ()
     """Validated input tokens, with those inherited over edges that are used on the corpus (TWERA)."""
     wires: tuple[Wire, ...] = ()
-    """That wiring."""
+    """These edges, the strongest first."""
 
 
 JOINED = -2

@@ -51,7 +51,7 @@ class Follower(NamedTuple):
     precision: float
     """Share of its activation on the concept's tokens, on that half."""
     area_test: float
-    """The same share on the other half."""
+    """AUROC on the other half; `precision_test` is the share there."""
     precision_test: float
 
 

@@ -23,7 +23,7 @@ class NamedDistance(NamedTuple):
     layer: int
     feature: int
     distance: int
-    """Below 0."""
+    """Position of the source minus that of the firing token; below 0."""
 
 
 class DistanceFigures(NamedTuple):

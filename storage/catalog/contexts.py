@@ -69,4 +69,4 @@ CONTEXTS = (
         LEFT JOIN sample_neighbours n USING ({_SAMPLE})
         """,
 )
-"""What a row is, and the query."""
+"""The view's description and its query."""

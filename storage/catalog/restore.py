@@ -20,7 +20,7 @@ from storage.checksums import DamagedError
 from storage.store import whole_file
 
 OF_NO_PART = ("runs", "llm_calls", "watched")
-"""Tables whose rows are in no part."""
+"""Tables whose rows are not stored in parts."""
 
 
 def restore(catalog: Path) -> str | None:

@@ -115,7 +115,7 @@ class _Found(NamedTuple):
 
     samples: Attributed
     head_scores: list[pa.Table]
-    """Why their heads looked where they did."""
+    """Rows of `qk_contributions`: why the samples' heads attended where they did."""
     value: Float32[np.ndarray, " n"]
     """The feature's reading at its sample's token: the sum of all contributions, if they are complete."""
 

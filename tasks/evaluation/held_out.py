@@ -171,7 +171,7 @@ class LayerMaterial(NamedTuple):
     """The features in the order of the draw."""
     texts: list[Text]
     materials: list[Material]
-    """Indices of the similar features, by feature."""
+    """The texts and activations for each feature, in the order of `features`."""
 
 
 def load_layer_material(store: Store, task: JudgeJob, layer: int) -> LayerMaterial:
