@@ -6,19 +6,19 @@ from collections.abc import Callable, MutableMapping
 import torch
 
 _fits: MutableMapping[str, int] = {}
-"""Tokens that were found to fit at a time, by the work and the device."""
+"""Number of tokens that were found to fit in a batch, by kind of work and device."""
 
 
 def in_batches(
     what: str, device: torch.device | str, n: int, at_once: int, run: Callable[[slice], None], width: int = 1
 ) -> None:
-    """Do `run` on all of `n` items of `width` tokens in order, `at_once` of them together.
+    """Run `run` on `n` items of `width` tokens in order, `at_once` of them in a batch.
 
-    A batch for which there is no memory is done in halves, and so are all later ones of this work; one line says so.
-    `run` must be able to do the items of a failed batch again.
+    A batch that does not fit into memory is done in halves, and so are all later ones of this work; a message says so
+    once. `run` must be able to repeat the items of a failed batch.
 
     Raises:
-        RuntimeError: not even a single item fits, or what else `run` raises.
+        RuntimeError: not even a single item fits, or an error of `run`.
     """
     sizes, key, start = _fits, f"{what} on {device}", 0
     at_once = max(1, min(at_once, sizes.get(key, at_once * width) // width))
@@ -48,7 +48,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def remember_sizes(sizes: MutableMapping[str, int]) -> None:
-    """Begin with these sizes, and put there what is found."""
+    """Start with these sizes, and record there what is found."""
     global _fits
     _fits = sizes
 

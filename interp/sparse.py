@@ -19,7 +19,7 @@ class FeatureTokens:
         return len(self.indptr) - 1
 
     def features(self, start: int, stop: int) -> "FeatureTokens":
-        """Some consecutive ones of these features."""
+        """The entries of the features from `start` to `stop`; in the result, features are counted from `start`."""
         low, high = self.indptr[start], self.indptr[stop]
         return FeatureTokens(self.indptr[start : stop + 1] - low, self.token[low:high], self.value[low:high])
 

@@ -212,7 +212,7 @@ class Beginning(NamedTuple):
     rows: Rows
     """Gradients of all targets: zeros, except for those of logits."""
     found: Contributions
-    """The buffers: zeros, and the targets' constant parts as biases."""
+    """The buffers for contributions: zeros, with the targets' constant parts as biases."""
 
 
 def begin(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, heads: bool) -> Beginning:
@@ -232,7 +232,8 @@ def begin(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor, 
 
 
 def enter(rows: Rows, targets: Targets, start: int, stop: int) -> Rows:
-    """Give targets from `start` on their own directions as gradients, which were 0; the rows of the first `stop`."""
+    """Add the targets from `start` to `stop` to the sweep: their gradients, 0 so far, become their own directions.
+    Returns the rows of the first `stop` targets."""
     if start < stop:
         own = torch.from_numpy(rows.first[start:stop]).to(rows.g.device) + targets.position[start:stop]
         rows.g[own] = targets.direction[start:stop]
@@ -253,7 +254,7 @@ def read_mlp(frozen: Frozen, layer: int, rows: Rows, found: Contributions) -> No
 
 
 def product(a: Float[Tensor, "n m"], W: Tensor) -> Float[Tensor, "n k"]:
-    """A product with weights, in whose precision factors and result are: float32, or that of `rounded`."""
+    """The product with a weight matrix, computed in the precision of the weights: float32, or that of `rounded`."""
     return a.to(W.dtype) @ W
 
 
@@ -266,7 +267,7 @@ def add_product(out: Float[Tensor, "n k"], a: Float[Tensor, "n m"], W: Tensor) -
 
 
 def _read_heads(at: FrozenLayer, u: Tensor, rows: Rows, token: Tensor, out: Tensor) -> None:
-    """What each head contributes from each source token, summed over queries."""
+    """The contributions of each head from each source token, summed over queries."""
     n_heads = len(at.pattern)
     z, here = mixed(at.pattern, u, rows, n_heads).float().unflatten(1, (n_heads, -1)), token[: len(u)]
     out[:, here, rows.target()] = (z * at.values[here]).sum(2).T

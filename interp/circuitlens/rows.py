@@ -94,8 +94,8 @@ def add_tokens(vectors: Float[Tensor, "n_pos d_model"], rows: Rows, out: Float[T
 def mixed(
     pattern: Float[Tensor, "n_heads n_pos n_pos"], u: Float[Tensor, "n_rows d_mixed"], rows: Rows, n_kv_heads: int
 ) -> Float[Tensor, "n_rows d_values"]:
-    """What reaches each source token through frozen patterns, of what each target reads of every head's output at
-    each query; heads that share values are summed."""
+    """The gradient at each source token: what targets read from every head's output at each query, carried through the
+    frozen patterns. Heads that share values are summed."""
     n_heads = len(pattern)
     if not loops(rows.g.device):
         return mixed_by_products(pattern.to(u.dtype), u.view(*rows.cube().shape[:2], u.shape[1]), n_kv_heads)

@@ -20,8 +20,8 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, eq=False)
 class BaseRates:
-    """Counts over some rows of the corpus, by the token's text: how many tokens are it, follow it, or come soon after
-    it."""
+    """Counts over some rows of the corpus: for each token's text, how often it occurs, and how many tokens come after
+    it or near it."""
 
     n: int
     """Number of tokens counted: all but padding and BOS."""

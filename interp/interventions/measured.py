@@ -41,7 +41,7 @@ def measured(
 ) -> Measured:
     """The readings and the next token in `n_rows` copies of a prompt with their changes.
 
-    Memory: what the model takes for them, and n_rows · d_vocab.
+    Memory: a forward pass of n_rows prompts, and n_rows · d_vocab numbers.
     """
     found = torch.zeros(n_rows, len(readings), device=steerable.device)
     reading = removing(list(_reading_hooks(steerable, readings, found)))

@@ -40,7 +40,8 @@ class Tested(NamedTuple):
     source: int
     """The node, by its number in the graph."""
     target: int | None
-    """The node that an edge leads to; None for a node, whose effect is on the graph's targets, by their weights."""
+    """The node that the edge leads to. None for a tested node, whose effect is measured on the graph's targets, summed
+    with their weights."""
     weight: float | None
     """Weight of the edge."""
     predicted: float
