@@ -14,13 +14,19 @@ class FiringLike(Protocol):
     """A feature that is active at a token."""
 
     @property
-    def layer(self) -> int: ...
+    def layer(self) -> int:
+        """The layer of the feature."""
+        ...
 
     @property
-    def feature(self) -> int: ...
+    def feature(self) -> int:
+        """The number of the feature in its layer."""
+        ...
 
     @property
-    def activation(self) -> float: ...
+    def activation(self) -> float:
+        """Its activation, in the transcoder's units."""
+        ...
 
 
 class _Named(NamedTuple):

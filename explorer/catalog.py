@@ -202,6 +202,7 @@ class Reader:
         self._cursor.interrupt()
 
     def close(self) -> None:
+        """Give up the cursor; a running query must be stopped first."""
         self._cursor.close()
 
 

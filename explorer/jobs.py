@@ -46,6 +46,7 @@ class Job:
 
     @property
     def elapsed_s(self) -> float | None:
+        """Seconds since the job began, or that it took; None before it began."""
         if self.began is None:
             return None
         return ((self.ended or datetime.now(UTC)) - self.began).total_seconds()

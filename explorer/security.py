@@ -83,6 +83,7 @@ def _is_address(name: str) -> bool:
 
 
 def new_token() -> str:
+    """A random token for the links of one server: 24 bytes, in URL-safe base64."""
     return secrets.token_urlsafe(24)
 
 

@@ -10,7 +10,7 @@ from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.running.corpus import is_tokenised, missing_blocks, run_blocks, tokenise
 from flows.running.engine import wait_for_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.catalog.database import has_text, loaded_recipe, loaded_subject
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount, take_over_shards
@@ -32,17 +32,15 @@ class ActivationsStage:
 
     name = "activations"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return ActivationsRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> str:
-        return ActivationsRecipe(plan).corpus_id
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        recipe = ActivationsRecipe(plan)
+        return StageOutput(self.name, recipe.recipe, recipe.corpus_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
         return self._has_samples(plan) and _has_texts(plan)
 
     def _has_samples(self, plan: CheckpointPlan) -> bool:
-        if not is_loaded(self, plan):
+        if not is_loaded(plan, self.output(plan)):
             return False
         passes = ActivationsRecipe(plan).passes
         return plan.config.activations.keep == "none" or not missing_blocks(plan, passes)
@@ -114,4 +112,4 @@ def _has_texts(plan: CheckpointPlan) -> bool:
 @flow(name="activations", flow_run_name="activations {config.name}")
 def activations(config: RunConfig, force: bool = False) -> str:
     """Run the corpus of a configuration through an ingested checkpoint; returns the corpus's id."""
-    return ACTIVATIONS.corpus_id(perform_alone(ACTIVATIONS, config, force))
+    return ActivationsRecipe(perform_alone(ACTIVATIONS, config, force)).corpus_id

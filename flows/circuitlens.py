@@ -12,7 +12,7 @@ from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
 from flows.running.corpus import is_tokenised
 from flows.running.engine import wait_for_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.activations import Block
 from storage.attributions import attributions_path
 from storage.catalog.database import loaded_recipe, loaded_subject
@@ -33,14 +33,12 @@ class CircuitLensStage:
 
     name = "circuitlens"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return CircuitLensRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> str:
-        return CircuitLensRecipe(plan).activations.corpus_id
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        recipe = CircuitLensRecipe(plan)
+        return StageOutput(self.name, recipe.recipe, recipe.activations.corpus_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan)
+        return is_loaded(plan, self.output(plan))
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         store, recipe = plan.store, CircuitLensRecipe(plan)
@@ -110,4 +108,4 @@ def _missing_orders(recipe: CircuitLensRecipe) -> list[ShardKey]:
 @flow(name="circuitlens", flow_run_name="circuitlens {config.name}")
 def circuitlens(config: RunConfig, force: bool = False) -> str:
     """Attribute and cluster the samples of an ingested checkpoint; returns the corpus's id."""
-    return CIRCUITLENS.corpus_id(perform_alone(CIRCUITLENS, config, force))
+    return CircuitLensRecipe(perform_alone(CIRCUITLENS, config, force)).activations.corpus_id

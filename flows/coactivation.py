@@ -11,7 +11,7 @@ from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.coactivation import CoactivationRecipe
 from flows.running.corpus import is_tokenised, missing_blocks, run_blocks, tokenise
 from flows.running.engine import wait_for_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.activations import block_path
 from storage.checkpoints import open_checkpoint
 from storage.coactivation import make_matrices, matrices
@@ -29,14 +29,12 @@ class CoactivationStage:
 
     name = "coactivation"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return CoactivationRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> str:
-        return CoactivationRecipe(plan).activations.corpus_id
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        recipe = CoactivationRecipe(plan)
+        return StageOutput(self.name, recipe.recipe, recipe.activations.corpus_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan) and not _has_leftover_blocks(plan)
+        return is_loaded(plan, self.output(plan)) and not _has_leftover_blocks(plan)
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         recipe = CoactivationRecipe(plan)
@@ -145,4 +143,4 @@ def _refuse_without_weightlens(recipe: CoactivationRecipe) -> None:
 @flow(name="coactivation", flow_run_name="coactivation {config.name}")
 def coactivation(config: RunConfig, force: bool = False) -> str:
     """Find the TWERA edges of an ingested checkpoint on the corpus of a configuration; returns the corpus's id."""
-    return COACTIVATION.corpus_id(perform_alone(COACTIVATION, config, force))
+    return CoactivationRecipe(perform_alone(COACTIVATION, config, force)).activations.corpus_id

@@ -54,6 +54,7 @@ class DecoyRun:
 
     @property
     def is_made(self) -> bool:
+        """Whether the store has the decoys' transcoders."""
         return (self.job.folder(self.plan.store) / "config.yaml").is_file()
 
     def is_done(self, stages: Sequence[Stage]) -> bool:

@@ -10,7 +10,7 @@ from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.describe import DescribeRecipe
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
@@ -37,14 +37,12 @@ class DescribeStage:
 
     name = "describe"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return DescribeRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> str:
-        return DescribeRecipe(plan).corpus_id
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        recipe = DescribeRecipe(plan)
+        return StageOutput(loaded_name(plan.config.describe.explainer), recipe.recipe, recipe.corpus_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan, loaded_name(plan.config.describe.explainer))
+        return is_loaded(plan, self.output(plan))
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         recipe, store = DescribeRecipe(plan), plan.store

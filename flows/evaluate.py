@@ -15,7 +15,7 @@ from flows.reports.evaluation import write_report
 from flows.running.corpus import tokenise
 from flows.running.engine import wait_for_all
 from flows.running.llm_budget import Respondent, answer_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.checkpoints import open_checkpoint
 from storage.shared_shards import ReuseCount
 from storage.store import missing_shards
@@ -36,14 +36,13 @@ class EvaluateStage:
 
     name = "evaluate"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return EvaluateRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> str:
-        return EvaluateRecipe(plan).corpus_id
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        recipe = EvaluateRecipe(plan)
+        name = loaded_name(recipe.explainer, plan.config.evaluate.judge)
+        return StageOutput(name, recipe.recipe, recipe.corpus_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan, loaded_name(EvaluateRecipe(plan).explainer, plan.config.evaluate.judge))
+        return is_loaded(plan, self.output(plan))
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         recipe, store = EvaluateRecipe(plan), plan.store

@@ -14,7 +14,7 @@ from flows.inputs.machine import threads_of_a_lone_task
 from flows.recipes.checkpoint import measured_text
 from flows.running.before_start import check_before_start
 from flows.running.engine import wait_for_all
-from flows.running.stage import is_loaded, perform, store_held
+from flows.running.stage import StageOutput, is_loaded, perform, store_held
 from interp.quality import Quality
 from storage.catalog.runs import new_run_id
 from storage.checkpoints import is_ingested, read_quality
@@ -28,14 +28,11 @@ class IngestStage:
 
     name = "ingest"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return plan.checkpoint_id
-
-    def corpus_id(self, plan: CheckpointPlan) -> None:
-        return None
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        return StageOutput(self.name, plan.checkpoint_id)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan) and is_ingested(plan.store, plan.checkpoint_id)
+        return is_loaded(plan, self.output(plan)) and is_ingested(plan.store, plan.checkpoint_id)
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         return {"ingest": 0 if self.is_done(plan) else len(plan.layers)}

@@ -39,6 +39,7 @@ class Line:
 
     @property
     def question(self) -> Question:
+        """The question that all lines of the same prompt, targets and source share."""
         return Question(self.prompt, self.targets, self.swap_from)
 
 

@@ -13,7 +13,7 @@ from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.inputs.machine import arithmetic
 from flows.recipes.weightlens import WeightLensRecipe
 from flows.running.engine import wait_for_all
-from flows.running.stage import is_loaded, perform_alone
+from flows.running.stage import StageOutput, is_loaded, perform_alone
 from storage.checkpoints import open_checkpoint, single_token_path
 from storage.shared_shards import ReuseCount, take_over, take_over_shards
 from storage.store import missing_shards
@@ -34,14 +34,11 @@ class WeightLensStage:
 
     name = "weightlens"
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        return WeightLensRecipe(plan).recipe
-
-    def corpus_id(self, plan: CheckpointPlan) -> None:
-        return None
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        return StageOutput(self.name, WeightLensRecipe(plan).recipe)
 
     def is_done(self, plan: CheckpointPlan) -> bool:
-        return is_loaded(self, plan)
+        return is_loaded(plan, self.output(plan))
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]:
         store, recipe = plan.store, WeightLensRecipe(plan)

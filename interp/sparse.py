@@ -16,6 +16,7 @@ class FeatureTokens:
 
     @property
     def n_features(self) -> int:
+        """Number of features of the layer, those without tokens included."""
         return len(self.indptr) - 1
 
     def features(self, start: int, stop: int) -> "FeatureTokens":

@@ -38,10 +38,12 @@ class Transcoder:
 
     @property
     def d_transcoder(self) -> int:
+        """Number of features."""
         return self.W_enc.shape[0]
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of all its tensors."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, Tensor))
 
     def encode(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_transcoder"]:

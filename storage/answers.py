@@ -77,6 +77,7 @@ class AnswerStore:
 
     @property
     def folder(self) -> Path:
+        """The folder of the answers."""
         return self.store.root / "answers"
 
     def path(self, sha256: str) -> Path:

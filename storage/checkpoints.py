@@ -90,6 +90,7 @@ class CheckpointAttributes:
 
     @property
     def hooks(self) -> Hooks:
+        """Where the transcoders read the model and where they write."""
         return Hooks(self.feature_input_hook, self.feature_output_hook)
 
     def upstream(self, settings: WeightLensSettings, layer: int) -> list[int]:
@@ -129,6 +130,7 @@ class Checkpoint:
 
     @property
     def checkpoint_id(self) -> str:
+        """The id, which is the name of the folder."""
         return self.path.name
 
     @cached_property
@@ -138,10 +140,12 @@ class Checkpoint:
 
     @property
     def hooks(self) -> Hooks:
+        """Where the transcoders read the model and where they write."""
         return self.attributes.hooks
 
     @property
     def n_layers(self) -> int:
+        """Number of layers of the model, also of those that are not ingested."""
         return self.attributes.n_layers
 
     @property
@@ -151,6 +155,7 @@ class Checkpoint:
 
     @property
     def d_transcoder(self) -> int:
+        """Number of features of each layer."""
         return self.attributes.d_transcoder
 
     @property
@@ -160,6 +165,7 @@ class Checkpoint:
 
     @property
     def bos(self) -> int | None:
+        """The id of the token that begins every row; None: rows begin with text."""
         return self.attributes.bos
 
     def layer_path(self, layer: int) -> Path:

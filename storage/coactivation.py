@@ -38,6 +38,7 @@ class Matrices(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name of the pair's folder: source layer and target layer."""
         return self.path.name
 
     def receipt(self, source: int, target: int) -> Path:

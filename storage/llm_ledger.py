@@ -32,6 +32,7 @@ class Spending(NamedTuple):
 
     @property
     def total(self) -> float:
+        """US dollars that are spent, or set aside for requests under way."""
         return self.recorded + self.set_aside
 
 

@@ -78,10 +78,12 @@ class ModelFolder:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return _size(self.config, "num_hidden_layers")
 
     @property
     def d_model(self) -> int:
+        """Width of the residual stream."""
         return _size(self.config, "hidden_size")
 
     @property
@@ -96,6 +98,7 @@ class ModelFolder:
 
     @property
     def d_vocab(self) -> int:
+        """Number of rows of the embedding, which may exceed the tokenizer's number of tokens."""
         return _size(self.config, "vocab_size")
 
     @property
@@ -116,6 +119,7 @@ class ModelFolder:
 
     @property
     def tokenizer_files(self) -> tuple[Path, ...]:
+        """The files of the tokenizer that are in the folder."""
         return tuple(self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file())
 
     @cached_property

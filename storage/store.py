@@ -46,6 +46,7 @@ class Store:
 
     @property
     def catalog(self) -> Path:
+        """The DuckDB file that a run writes."""
         return self.root / "catalog.duckdb"
 
     def checkpoint(self, checkpoint_id: str) -> Path:

@@ -51,6 +51,7 @@ class Text:
 
     @property
     def source(self) -> str:
+        """Where the text comes from: the source of its corpus."""
         return self.corpus.source
 
     def batches(self, folder: ModelFolder, counted: ActivationSettings) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -38,7 +38,9 @@ class Plannable(Protocol):
     """The parts of a stage that the plan needs; see `flows.running.stage.Stage`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The stage's name."""
+        ...
 
     def todo(self, plan: CheckpointPlan) -> dict[str, int | None]: ...
 

@@ -27,6 +27,7 @@ class Pair:
 
     @property
     def ids(self) -> tuple[str, str]:
+        """The ids of the two checkpoints, the earlier first."""
         return self.a.checkpoint_id, self.b.checkpoint_id
 
 

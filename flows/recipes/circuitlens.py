@@ -34,6 +34,7 @@ class CircuitLensRecipe:
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
+        """The recipe of the samples that are attributed."""
         return ActivationsRecipe(self.plan)
 
     @cached_property

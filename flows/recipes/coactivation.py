@@ -21,6 +21,7 @@ class CoactivationRecipe:
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
+        """The recipe of the activations that are counted together."""
         return ActivationsRecipe(self.plan)
 
     @cached_property
@@ -33,6 +34,7 @@ class CoactivationRecipe:
 
     @property
     def layer_pairs(self) -> list[tuple[int, int]]:
+        """The pairs (source layer, target layer) whose co-activation is counted."""
         return self.plan.config.coactivation.layer_pairs(self.plan.layers)
 
     @property

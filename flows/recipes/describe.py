@@ -37,10 +37,12 @@ class DescribeRecipe:
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
+        """The recipe of the samples that descriptions may use."""
         return ActivationsRecipe(self.plan)
 
     @property
     def corpus_id(self) -> str:
+        """The id of the corpus, or of several together."""
         return self.activations.corpus_id
 
     @cached_property

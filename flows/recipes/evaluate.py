@@ -22,6 +22,7 @@ class EvaluateRecipe:
 
     @cached_property
     def activations(self) -> ActivationsRecipe:
+        """The recipe of the samples, which says which features fire and how strongly."""
         return ActivationsRecipe(self.plan)
 
     @property
@@ -32,6 +33,7 @@ class EvaluateRecipe:
 
     @property
     def corpus_id(self) -> str:
+        """The id of the corpus, or of several together."""
         return self.activations.corpus_id
 
     @cached_property

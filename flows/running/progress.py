@@ -42,6 +42,7 @@ class Step:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the step began."""
         return time.monotonic() - self.began
 
     def advance(self, done: int) -> None:

@@ -29,6 +29,17 @@ from storage.shared_shards import ReuseCount
 from storage.store import Store, check_place, open_store
 
 
+class StageOutput(NamedTuple):
+    """What the output of a stage is known by."""
+
+    name: str
+    """The value of `loaded.stage`: of descriptions and scores, the explainer and the judge are part of it."""
+    recipe: str
+    """See `flows.recipes`."""
+    corpus_id: str | None = None
+    """The corpus of its rows; None if they depend on weights only."""
+
+
 class Stage(Protocol):
     """One stage of the pipeline: what a run, the plan and the stage's own flow need.
 
@@ -40,12 +51,8 @@ class Stage(Protocol):
         """The name in the command line and in the table `runs`."""
         ...
 
-    def recipe(self, plan: CheckpointPlan) -> str:
-        """The recipe of the stage's output; see `flows.recipes`."""
-        ...
-
-    def corpus_id(self, plan: CheckpointPlan) -> str | None:
-        """The corpus of its rows; None if they depend on weights only."""
+    def output(self, plan: CheckpointPlan) -> StageOutput:
+        """What its output is known by."""
         ...
 
     def is_done(self, plan: CheckpointPlan) -> bool:
@@ -79,16 +86,16 @@ class StageRun(NamedTuple):
     corpus_id: str | None = None
 
 
-def is_loaded(stage: Stage, plan: CheckpointPlan, name: str | None = None) -> bool:
-    """Whether the stage's output under its recipe is loaded; `name` if it is recorded under another name than the
-    stage's."""
-    loaded = loaded_subject(plan.checkpoint_id, stage.corpus_id(plan))
-    return loaded_recipe(plan.store.catalog, loaded, name or stage.name) == stage.recipe(plan)
+def is_loaded(plan: CheckpointPlan, output: StageOutput) -> bool:
+    """Whether the catalog has loaded this output of the checkpoint."""
+    loaded = loaded_subject(plan.checkpoint_id, output.corpus_id)
+    return loaded_recipe(plan.store.catalog, loaded, output.name) == output.recipe
 
 
 def perform(stage: Stage, plan: CheckpointPlan, run_id: str) -> None:
     """Do the unfinished part of a stage, and record it. The caller must hold the store's lock."""
-    run = StageRun(run_id, stage.name, stage.recipe(plan), plan.checkpoint_id, stage.corpus_id(plan))
+    output = stage.output(plan)
+    run = StageRun(run_id, stage.name, output.recipe, plan.checkpoint_id, output.corpus_id)
     with stage_recorded(plan.config, plan.store, run) as reuse:
         stage.run(plan, run_id, reuse)
         stage.load(plan, run_id)

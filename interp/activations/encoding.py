@@ -64,6 +64,7 @@ class Encoder:
 
     @property
     def d_transcoder(self) -> int:
+        """Number of features of the layer."""
         return self.W_enc.shape[0]
 
     def encode(self, x: Float32[Tensor, "n d_model"]) -> Float32[Tensor, "n d_transcoder"]:

@@ -72,6 +72,7 @@ class Frozen:
 
     @property
     def n_pos(self) -> int:
+        """Number of tokens of the text."""
         return len(self.tokens)
 
     @property

@@ -48,14 +48,17 @@ class Graph(NamedTuple):
 
     @property
     def n_features(self) -> int:
+        """Number of active features (feature, position) among the nodes."""
         return len(self.layer)
 
     @property
     def n_ends(self) -> int:
+        """Number of target nodes."""
         return len(self.ends.weight)
 
     @property
     def n_nodes(self) -> int:
+        """Number of nodes, targets included."""
         return self.edges.shape[1]
 
     @property

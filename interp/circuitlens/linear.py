@@ -78,10 +78,12 @@ class LinearModel:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers of the model."""
         return len(self.attention)
 
     @property
     def n_heads(self) -> int:
+        """Number of attention heads of a layer."""
         return self.attention[0].W_O.shape[0]
 
 

@@ -32,6 +32,7 @@ class ActivationExample:
 
     @property
     def fires(self) -> str:
+        """The text of the token at which the feature fires."""
         return self.tokens[self.at]
 
 
@@ -57,6 +58,7 @@ class Evidence:
 
     @property
     def has_any(self) -> bool:
+        """Whether there is anything to describe the feature by."""
         return bool(self.reads or self.examples or self.promotes)
 
 

@@ -17,6 +17,7 @@ class Text(NamedTuple):
 
     @property
     def whole(self) -> str:
+        """The text in one piece."""
         return "".join(self.tokens)
 
 

@@ -29,7 +29,9 @@ class KeptLayers(Protocol):
     """The caches of all layers: transformers' `DynamicCache`."""
 
     @property
-    def layers(self) -> list[KeptLayer]: ...
+    def layers(self) -> list[KeptLayer]:
+        """Keys and values that were kept, a layer each."""
+        ...
 
 
 class EqualPrefixes:

@@ -27,6 +27,7 @@ class SteerableModel:
 
     @property
     def device(self) -> torch.device:
+        """The device of the model's weights."""
         return next(self.model.parameters()).device
 
 

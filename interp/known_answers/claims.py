@@ -126,6 +126,7 @@ class Tried(NamedTuple):
 
     @property
     def is_right(self) -> bool:
+        """Whether the description selects the concept that its feature is known to have."""
         return self.selection.is_right(self.concept)
 
 

@@ -54,6 +54,7 @@ class TrainingSettings:
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch has it."""
         return getattr(torch, self.dtype)
 
     @property

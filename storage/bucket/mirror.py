@@ -155,6 +155,7 @@ class Mirror:
 
     @property
     def unpushed(self) -> Path:
+        """A file that exists while the folder may have something that the bucket has not."""
         return self.store.root / MIRROR / "unpushed"
 
     @contextmanager

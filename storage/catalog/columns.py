@@ -39,6 +39,7 @@ class Table(NamedTuple):
 
     @property
     def arrow(self) -> pa.Schema:
+        """The schema of the table's Parquet parts."""
         return pa.schema([(column.name, ARROW[column.type]) for column in self.columns])
 
     @property

@@ -56,6 +56,7 @@ class CorpusRecipe:
 
     @property
     def corpus_id(self) -> str:
+        """The hash of everything above but the path of the source, which its own hash stands for."""
         return short_hash(corpus={**vars(self), "source": None})
 
     @property

@@ -72,6 +72,7 @@ class Packer:
 
     @property
     def is_full(self) -> bool:
+        """Whether there are as many rows as were asked for."""
         return self.n_rows == self.max_rows
 
     def add(self, tokens: list[int], document: int, begins: bool) -> Iterator[Row]:
@@ -122,6 +123,7 @@ class Sides:
 
     @property
     def is_full(self) -> bool:
+        """Whether there are as many rows as were asked for, of both sides where documents are held out."""
         return self.rows.is_full and (self.held_out.is_full or not self.draw.below)
 
     def add(self, piece: Piece, tokens: list[int]) -> tuple[list[Row], list[Row]]:

@@ -45,6 +45,7 @@ class Exported(NamedTuple):
 
     @property
     def key(self) -> list[str]:
+        """Parameters of the queries: the checkpoint and the corpus."""
         return [self.checkpoint_id, self.corpus_id]
 
 

@@ -85,6 +85,7 @@ class FolderEmbedder:
 
     @property
     def embedder_id(self) -> str:
+        """What the vectors are kept under: a hash of the embedding model's files."""
         return self._id
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -119,6 +120,7 @@ class EndpointEmbedder:
 
     @property
     def embedder_id(self) -> str:
+        """What the vectors are kept under: a hash of the address and the model's name."""
         return short_hash(address=self._address, model=self._model)
 
     def embed(self, texts: Sequence[str]) -> Vectors:

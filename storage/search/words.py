@@ -59,6 +59,7 @@ class Term(NamedTuple):
 
     @property
     def lemmas(self) -> tuple[str, ...]:
+        """The base form of each of its forms."""
         return tuple(lemma(form) for form in self.forms)
 
     @property

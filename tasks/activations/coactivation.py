@@ -113,6 +113,7 @@ class EdgesJob:
 
     @property
     def passes(self) -> list[CorpusPass]:
+        """The passes over the corpora whose sums are added up."""
         return [each.corpus_pass for each in self.summed]
 
     def layer_pairs(self, target: int, layers: Sequence[int]) -> list[int]:

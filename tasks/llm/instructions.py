@@ -40,6 +40,7 @@ class PromptFile(NamedTuple):
 
     @property
     def filled(self) -> str:
+        """The text with what the program fills in, such as the scale of ratings."""
         return _PLACEHOLDER.sub(lambda found: FILLED_IN[found[1]], self.text)
 
     @property

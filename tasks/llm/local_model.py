@@ -108,6 +108,7 @@ class LocalModel:
 
     @property
     def model(self) -> str:
+        """The name under which its answers are kept: the folder's, and a hash of its files."""
         return f"local:{self.path.name}:{self.fingerprint}"
 
     def outstanding(self, prompts: Iterable[Prompt]) -> list[Prompt]:

@@ -68,6 +68,7 @@ class OpenAIEndpoint:
 
     @property
     def repairs(self) -> bool:
+        """Whether a malformed answer may be asked for again: only where the server does not enforce the schema."""
         return not self._structured
 
     @cached_property
