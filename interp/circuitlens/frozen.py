@@ -236,7 +236,8 @@ def _writing_later(coder: Transcoder) -> Transcoder:
 
 
 def inverse_scale(norm: Norm, x: Float[Tensor, "n_pos d_model"]) -> Float[Tensor, " n_pos"]:
-    """1 over what a norm divides by."""
+    """The factor by which a norm scales each position: 1 / sqrt(mean((x − mean)²) + eps), for RMSNorm without the mean;
+    1 where it does not divide."""
     if not norm.divides:
         return torch.ones(len(x), device=x.device)
     if norm.centred:

@@ -158,7 +158,11 @@ def strength(
     weight: Float32[np.ndarray, "targets sources"],
     min_support: int,
 ) -> Float64[np.ndarray, "targets sources"]:
-    """TWERA| of every pair, −1 where the support is too small."""
+    """The absolute TWERA of every pair: |Σ a_i a_j / Σ a_j · weight|; −1 where the support is too small.
+
+    `product` is Σ a_i a_j, and `n_coactive` the support, the number of tokens at which both fire, which must reach
+    `min_support`; `total` is Σ a_j.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         value = np.abs(product.T / total[:, None] * weight)
     return np.where((min_support <= n_coactive.T) & (total[:, None] > 0), value, -1.0)

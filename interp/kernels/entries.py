@@ -1,4 +1,8 @@
-"""Compiled loops over lists of active features: sorted by feature, coded as differences, appended."""
+"""Compiled loops over lists of active features: sorted by feature, coded as differences, appended.
+
+Entries are (token, feature, value): int32 or int64, int32, float32, of equal length. In a list by feature, entries
+indptr[f] to indptr[f + 1] are those of feature f, with tokens ascending; indptr has n_features + 1 values, int64.
+"""
 
 import numpy as np
 from numba import njit

@@ -273,7 +273,7 @@ def _score(key):
 
 @njit(nogil=True, cache=True)
 def trim(keys, counts, floors, pool):
-    """The best `pool` keys of every row, in no order. Every row has seen at least `pool` columns."""
+    """The best `pool` keys of every row, in no order: (rows, pool) int64. Every row has seen `pool` columns or more."""
     for r in range(keys.shape[0]):
         keep_best(keys[r], counts[r], pool, floors[r])
     return keys[:, :pool].copy()

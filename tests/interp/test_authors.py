@@ -32,3 +32,9 @@ def test_padding_does_not_change_what_a_sequence_gives(model: GPT2LMHeadModel, b
 def test_a_description_longer_than_the_context_is_refused(model: GPT2LMHeadModel) -> None:
     with pytest.raises(ValueError, match="9 tokens, which the model's context of 8"):
         sequence_inputs(model, family_of("gpt2"), HOOKS, 1, [list(range(9))], None)
+
+
+def test_the_token_before_a_description_counts_towards_the_context(model: GPT2LMHeadModel) -> None:
+    sequence_inputs(model, family_of("gpt2"), HOOKS, 1, [list(range(7))], 3)
+    with pytest.raises(ValueError, match="9 tokens, which the model's context of 8"):
+        sequence_inputs(model, family_of("gpt2"), HOOKS, 1, [list(range(8))], 3)

@@ -36,3 +36,7 @@ def test_what_is_shown_fits_and_is_of_the_text(before: str, token: str, after: s
     assert before.rstrip().endswith(shown.before.removeprefix(CUT).rstrip())
     assert after.startswith(shown.after.removesuffix(CUT))
     assert token.startswith(shown.token.removesuffix(CUT))
+
+
+def test_a_token_longer_than_half_the_width_is_cut() -> None:
+    assert fitted(Excerpt("before ", "t" * 25, " after"), 20).token == "t" * 9 + CUT

@@ -133,3 +133,14 @@ def test_simulation_counts_every_token() -> None:
     predicted, active = [np.array([1.0, 0.0, 0.0]), np.zeros(2)], [np.array([True, False, False]), np.zeros(2, bool)]
     assert simulation(predicted, active).n == 5
     assert simulation(predicted[1:], active[1:]).n == 2
+
+
+def test_the_interval_of_faithfulness_closes_in_on_its_value() -> None:
+    random = np.random.default_rng(1)
+    shows = {factor: random.random(20_000) < share for factor, share in ((0.0, 0.2), (10.0, 0.6))}
+    score = faithfulness({factor: np.where(shown, 2, 0) for factor, shown in shows.items()})
+    assert score.value is not None
+    assert score.low is not None
+    assert score.high is not None
+    assert score.value == pytest.approx((0.6 - 0.2) / (1 - 0.2), abs=0.02)
+    assert score.value - 0.03 < score.low < score.value < score.high < score.value + 0.03

@@ -120,6 +120,7 @@ def test_the_rule_finds_the_odd_one_by_what_it_expects_and_a_language_model_by_a
     assert "«cat»" in asked[0].user
     ModelJudge(Answers(known), instructions(), 3).find_odd("a cat", groups)
     assert len(asked) == 3
+    assert [prompt.max_tokens for prompt in asked] == [80, 60, 60], "each text takes its own tokens of the answer"
 
 
 def test_a_text_that_stands_elsewhere_is_found_and_one_that_shares_little_is_not() -> None:

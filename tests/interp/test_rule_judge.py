@@ -10,6 +10,7 @@ from interp.fade.judge import LACKING, Marked, Text
 from interp.fade.judging import Material, judge_description
 from interp.fade.model_judge import ModelJudge
 from interp.fade.rule import RuleJudge
+from interp.fade.writing import _attach
 from tasks.llm.instructions import instructions
 
 JUDGE = RuleJudge()
@@ -213,3 +214,20 @@ def test_an_answer_that_is_lacking_is_lacking_only_where_it_is_wanted() -> None:
     materials = [Material(np.zeros(4, np.float32), at, [], np.zeros(0, bool), at, [], [], {}) for at in places]
     judged = judge_description(ModelJudge(Answers(known), instructions(), 1), "d", materials, SEEN)
     assert [one.expected is None for one in judged] == [False, True]
+
+
+def test_ratings_leave_room_for_every_text_of_a_question() -> None:
+    asked: list[Prompt] = []
+
+    def known(prompt: Prompt) -> Answer:
+        asked.append(prompt)
+        return Answer({"ratings": [{"id": 0, "rating": 2}]})
+
+    found = ModelJudge(Answers(known), instructions(), 3).rate("a cat", [Text((word,)) for word in "abcd"])
+    assert found.tolist() == [2, LACKING, LACKING, 2]
+    assert [prompt.max_tokens for prompt in asked] == [100, 60]
+
+
+def test_after_a_sign_a_word_is_written_with_and_without_a_blank_in_turn() -> None:
+    assert [_attach("a (", "word", turn) for turn in range(4)] == ["a (word", "a ( word", "a (word", "a ( word"]
+    assert [_attach("the", "word", turn) for turn in range(2)] == ["the word"] * 2

@@ -7,7 +7,7 @@ import torch
 
 from interp.capture import Hooks
 from interp.families import family_of
-from interp.interventions.changes import Changes, FeatureChange
+from interp.interventions.changes import Changes, FeatureChange, activations_of
 from interp.interventions.generating import Sampling, continuations, likelihoods
 from interp.interventions.running import SteerableModel
 from interp.transcoder import Transcoder
@@ -130,3 +130,16 @@ def test_rows_with_equal_tokens_are_read_once_below_the_change(name: str) -> Non
     for row, one in enumerate(changes):
         alone = continuations(of, Changes([one._replace(row=0)]), prompts[row : row + 1], 6)
         assert torch.equal(together[row], alone[0])
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
+def test_activations_of_one_feature_are_those_of_all(activation: str) -> None:
+    coder = transcoder(activation)
+    x = torch.randn(4, 6, D_MODEL)
+    if activation == "jumprelu":  # one token exactly at the threshold, where a feature is off
+        coder = replace(coder, W_enc=torch.eye(7, D_MODEL), b_enc=torch.zeros(7))
+        x[0, 0, 2] = 0.3
+    feature = torch.tensor([2, 0, 5, 2])
+    found = activations_of(coder, feature, x)
+    expected = torch.stack([coder.encode(row)[:, one] for row, one in zip(x, feature.tolist(), strict=True)])
+    torch.testing.assert_close(found, expected)

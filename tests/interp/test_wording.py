@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats.contingency import relative_risk
 
 from interp.descriptions.base_rates import BaseRates, base_rates, lift
 from interp.descriptions.english import Context, Meaning, Mechanism, meaning_of, text_of, with_rest
@@ -15,7 +16,7 @@ from interp.descriptions.explainer_prompts import DESCRIPTION, description_in, e
 from interp.descriptions.kinds import BY_NAME, words_that_end_in
 from interp.descriptions.llm_questions import fenced, parsed
 from interp.descriptions.settings import RuleSettings
-from interp.descriptions.wording import by_rule, joined
+from interp.descriptions.wording import by_rule, coverage, joined
 from interp.weightlens.settings import WordingSettings
 from tasks.llm.instructions import instructions
 
@@ -323,3 +324,14 @@ def test_white_space_is_said_as_a_kind_that_nobody_has_to_read() -> None:
     )
     assert text == "‘page’ and its forms. Promotes line breaks."
     assert meaning_of("Line breaks.").mechanisms == (Mechanism((BY_NAME["line breaks"],)),)
+
+
+def test_lift_of_many_is_the_relative_risk_of_another_library() -> None:
+    found = lift(3000, 20_000, 1000, 10_000)
+    risk = relative_risk(3000, 20_000, 1000, 10_000)
+    interval = risk.confidence_interval(0.95)
+    assert (found.lift, found.low, found.high) == pytest.approx((risk.relative_risk, *interval), rel=2e-3)
+
+
+def test_no_samples_are_covered_by_nothing() -> None:
+    assert coverage({"a"}, ()) == 0

@@ -7,7 +7,9 @@ import torch
 
 from interp.capture import HookedModel, Hooks, Place, capture
 from interp.circuitlens.attribution import (
+    BUFFERS,
     Targets,
+    batches,
     contributions,
     feature_targets,
     logit_targets,
@@ -220,3 +222,13 @@ def test_bfloat16_changes_the_gradients_that_attention_carries_and_no_others(nam
     assert found.heads is not None
     assert exact.heads is not None
     assert (found.heads - exact.heads).abs().max() < 0.02 * exact.heads.abs().max()
+
+
+def test_targets_are_attributed_together_up_to_the_memory() -> None:
+    linear, frozen = frozen_model("gpt2", HOOKS[0], random_transcoders("relu"))
+    d_model, n = frozen.embedding.shape[1], 7
+    targets = Targets(torch.zeros(n, dtype=torch.long), torch.full((n,), 4), torch.zeros(n, d_model), torch.zeros(n))
+    each = 4 * (BUFFERS * 5 * d_model + frozen.n_active)
+    assert [len(batch) for batch in batches(linear, frozen, targets, 3 * each)] == [3, 3, 1]
+    with_heads = each + 4 * linear.n_layers * linear.n_heads * 5
+    assert [len(batch) for batch in batches(linear, frozen, targets, 3 * with_heads, heads=True)] == [3, 3, 1]
