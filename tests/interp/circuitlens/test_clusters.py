@@ -5,7 +5,7 @@ import pytest
 
 from interp.circuitlens.clusters import by_size, clustered
 from interp.circuitlens.contributors import Contributors
-from interp.circuitlens.cuts import LINK, View, best_cut, cut_apart, similarities
+from interp.circuitlens.cuts import LINK, View, best_cut, cut_apart, views_of
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
 from interp.circuitlens.resampling import cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
@@ -136,5 +136,5 @@ def test_clusters_that_do_not_hold_are_described_together_however_small() -> Non
 def test_similarities_are_cosines_of_the_roots_of_scores() -> None:
     found = contributors([[(FEATURE, 0, 1, 0), (FEATURE, 0, 2, 0)], [(FEATURE, 0, 1, 0), (FEATURE, 0, 3, 0)]])
     found = found._replace(score=np.array([9.0, 1.0, 4.0, 1.0]))
-    by_source, _ = similarities(found, np.array([AT, AT]))
-    assert by_source[0, 1] == pytest.approx(3 * 2 / np.sqrt(10 * 5), abs=LINK)
+    by_source, _ = views_of(found, np.array([AT, AT]), SETTINGS)
+    assert by_source.similarity[0, 1] == pytest.approx(3 * 2 / np.sqrt(10 * 5), abs=LINK)
