@@ -21,9 +21,7 @@ NOTE = "<!-- Written by `make reference` from the code; a test fails when it is 
 def cli_markdown() -> str:
     """Every command with its arguments and options."""
     group: Any = typer.main.get_command(app)
-    lines = ["# Commands", "", NOTE, "", "Every command answers `--help`. Settings of a configuration are changed by"]
-    lines += ["`section.key=value` after its file; see [the configuration](configuration.md).", ""]
-    lines += ["Exit codes: 0, done; 1, a failure of the program; 2, bad input; 130, ended by Ctrl-C.", ""]
+    lines = ["# Commands", "", NOTE, "", COMMANDS, ""]
     for name, command in sorted(group.commands.items()):
         lines += _command(name, command)
     return "\n".join(lines).rstrip() + "\n"
@@ -60,10 +58,9 @@ def configuration_markdown() -> str:
         "",
         NOTE,
         "",
-        "One YAML file is one run. A key that is not listed here is refused, and",
+        CONFIGURATION,
+        "",
     ]
-    lines += ["so is a setting that would have no effect. Paths in the file are relative to it. On the command line a"]
-    lines += ["setting is `section.key=value`, with the value as YAML.", ""]
     for path, section in _sections("", schema, schema):
         lines += _section(path, section, schema)
     return "\n".join(lines).rstrip() + "\n"
@@ -147,6 +144,21 @@ def prompts_markdown() -> str:
     lines += ["## The note about quoted material", "", "It replaces `{fence_note}`:", "", f"> {FENCE_NOTE}"]
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
+
+COMMANDS = """Most used are `plan` and `run` for a configuration, `doctor` if something seems wrong, `show`, `search`,
+`sql` and `serve` to look at results, and `attribute`, `steer` and `intervene` for a prompt.
+
+Every command answers `--help`. Settings of a configuration are changed by `section.key=value` after its file; see [the
+configuration](configuration.md). Exit codes: 0, done; 1, a failure of the program; 2, bad input; 130, ended by Ctrl-C.
+Some commands can [answer as JSON](json.md)."""
+
+CONFIGURATION = """One YAML file is one run; [your own model](guides/models.md) has examples, `configs/` has presets.
+The sections `model`, `transcoder` and `corpus` say what a run is about, the others belong to the stages of the same
+name; [methods](methods.md) explains what their settings do. A run needs `name` and where model, transcoders and text
+come from; all else has a default.
+
+A key that is not listed here is refused, and so is a setting that would have no effect. Paths in the file are relative
+to it. On the command line a setting is `section.key=value`, with the value as YAML."""
 
 PROMPTS = """The instructions that language models get, word for word, from the files of `tasks/llm/prompts/`. What a
 question is about follows as JSON between `<data>` and `</data>`, escaped so that nothing inside can close it. Every

@@ -40,7 +40,7 @@ class ForkedProcesses:
         return self._executor
 
     def spent(self, seconds: float) -> None:
-        """Such work took so long in this process."""
+        """Record that such work took this many seconds in this process."""
         with self._lock:
             self._spent += seconds
             if self._spent < PAYS_S or self._starting is not None:

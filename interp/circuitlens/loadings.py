@@ -184,7 +184,7 @@ def carried_edges(
 def _targets(
     linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder], graph: Graph, nodes: list[int]
 ) -> Targets:
-    """Features and ends of a graph as targets, in the order of the nodes, which ascend."""
+    """Features and ends of a graph as targets; `nodes` are in ascending order."""
     device, parts = frozen.embedding.device, []
     for node in nodes:
         if node < graph.n_features:

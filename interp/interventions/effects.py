@@ -60,7 +60,10 @@ def switched_off(nodes: Sequence[tuple[int, int, int]]) -> Changes:
 def effects_of(
     rest: AtRest, steerable: SteerableModel, changes: Sequence[Changes], readings: Sequence[Reading]
 ) -> Effects:
-    """Make each of `changes` on a copy of the prompt. Memory: `BYTES` or that of one change, and the model's."""
+    """Make each of `changes` on a copy of the prompt, in batches of `BYTES` (at least one change).
+
+    Memory: a batch, and the model's.
+    """
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     tokens, n_readings = rest.frozen.tokens, len(readings)
     before = measured(steerable, tokens, Changes(), 1, readings).readings[0]

@@ -16,8 +16,11 @@ def schema_markdown() -> str:
     lines = [
         "# The catalog",
         "",
-        "Every table and view of `catalog.duckdb`, written by `make schema` from `storage/catalog/`. "
-        "[Questions in SQL](queries.md) has a query for each.",
+        "Every table and view of `catalog.duckdb` with all columns, written by `make schema` from `storage/catalog/`. "
+        "[Questions in SQL](queries.md) has an example for each, [methods](methods.md) the formulas behind columns. "
+        "To begin with: `layer_summary` and `feature_card` for an overview, `descriptions` and `method_comparison` for "
+        "what features mean and how well that is known, `contexts` for their texts, `feature_edges` for their "
+        "connections.",
     ]
     for table in TABLES.values():
         lines += ["", f"## {table.name}", "", f"{table.row} Key: {', '.join(f'`{name}`' for name in table.key)}.", ""]
