@@ -47,7 +47,6 @@ def on(device: str) -> Arithmetic:
     return FLOAT32._replace(device=device)
 
 
-STREAMED = "streamed"
 ROOM = 2_700_000
 """Bytes for the demo's embeddings and two of its four layers."""
 
@@ -55,17 +54,27 @@ NUMBER = count()
 """Outputs get names of their own: what is there already would not be computed."""
 
 
-@pytest.fixture(params=[NAME, STREAMED, pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[
+        (NAME, None),
+        (NAME, ROOM),
+        pytest.param(("cuda", None), marks=pytest.mark.gpu),
+        pytest.param(("cuda", ROOM), marks=pytest.mark.gpu),
+    ],
+    ids=["absent", "absent-streamed", "gpu", "gpu-streamed"],
+)
 def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The device: one that is not there, the same with room for its embeddings and two of four layers, and a GPU where
-    one is."""
-    if request.param != STREAMED:
-        yield request.param
+    """The simulated device, and a GPU if there is one; each also with room for the embeddings and two of four
+    layers."""
+    device, room = request.param
+    if room is None:
+        yield device
         return
-    monkeypatch.setattr(loaded_models, "room_for_weights", lambda device: None if device == "cpu" else ROOM)
-    monkeypatch.setattr(streamed_layers, "copies_to", lambda _: LateCopies())
+    monkeypatch.setattr(loaded_models, "room_for_weights", lambda where: None if where == "cpu" else room)
+    if device == NAME:
+        monkeypatch.setattr(streamed_layers, "copies_to", lambda _: LateCopies())
     loaded_models.forget_model()
-    yield NAME
+    yield device
     loaded_models.forget_model()
 
 
