@@ -39,7 +39,7 @@ def too_many_parameters(path: str, text: str) -> list[str]:
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and n_parameters(node.args) > MAX_PARAMETERS
-        and not any(re.match(r"njit\b|app\.command\b", ast.unparse(one)) for one in node.decorator_list)
+        and not any(re.match(r"njit\b|intrinsic\b|app\.command\b", ast.unparse(one)) for one in node.decorator_list)
     ]
 
 
@@ -105,6 +105,7 @@ def test_types_are_said() -> None:
         ("class C:\n    def f(self, a, b, c, d, e, f): ...", False),
         ("class C:\n    def f(self, a, b, c, d, e, f, g): ...", True),
         ("@njit(cache=True)\ndef f(a, b, c, d, e, f, g): ...", False),
+        ("@intrinsic\ndef f(a, b, c, d, e, f, g): ...", False),
         ("@app.command('x')\ndef f(a, b, c, d, e, f, g): ...", False),
         ("@task\nasync def f(a, b, c, d, e, f, g): ...", True),
     ],

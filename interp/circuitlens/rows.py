@@ -29,6 +29,7 @@ class Rows(NamedTuple):
 
     @property
     def n_targets(self) -> int:
+        """Number of targets with rows."""
         return len(self.first) - 1
 
     def of(self, stop: int, start: int = 0) -> "Rows":
