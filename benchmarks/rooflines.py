@@ -10,9 +10,10 @@ drawn from it as by `benchmarks.modes`. A line of each part of a sweep, in float
 - `gemm`: the rate of its operations (10⁹ a sample: `operations`), as a share of that of products of 1,024 x d_model x
   4,096 in its precision, measured here before and after;
 - `floor`: its least time, as a share of the time that it took. The least time of an operation is the greater of its
-  operations at that rate, and its bytes at the rates measured here at which a compiled loop reads arrays: what is read
-  of weights and decoders at that of memory (each row once a layer), what passes between the parts at that of the
-  processor's cache; `by_bytes`: the share of the least time where bytes decide.
+  operations at that rate, and its bytes at the rates measured here at which a compiled loop reads rows of d_model
+  numbers in an order of chance: weights, patterns and decoder rows once a layer from memory, and what passes between
+  the parts, decoder rows each time that they are read, from the processor's cache; `by_bytes`: the share of the least
+  time where bytes decide.
 
 Only operations that are needed count: pairs of a source and a query before it, tokens that a target can read.
 One thread.
@@ -39,6 +40,8 @@ from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, rounded
 from interp.circuitlens.rows import Rows
 from interp.circuitlens.written import Active, Written
+from interp.kernels.attribution import AHEAD, LINE
+from interp.kernels.vectors import prefetch
 from interp.products import fast_products
 
 REPEATS = 7
@@ -53,9 +56,9 @@ class Work(NamedTuple):
 
     operations: float
     memory_bytes: float
-    """Of weights and decoder rows."""
+    """Of weights, patterns and distinct decoder rows."""
     cache_bytes: float
-    """Of gradients, and of all decoder rows however often they are read."""
+    """Of gradients, and of decoder rows and patterns however often they are read."""
     precision: torch.dtype = torch.float32
 
     def least(self, machine: "Machine") -> tuple[float, float]:
@@ -81,9 +84,9 @@ def of_sum(out: Tensor, a: Tensor, W: Tensor) -> Work:
 
 
 def of_mixing(pattern: Tensor, u: Tensor, rows: Rows, n_kv_heads: int) -> Work:
-    n = np.diff(rows.first).astype(float)
-    read = len(pattern) * n.max() * (n.max() + 1) / 2 + u.numel() * (1 + n_kv_heads / len(pattern))
-    return Work(float((n * (n + 1)).sum()) * u.shape[1], 0, 4 * read)
+    n, passed = np.diff(rows.first).astype(float), u.numel() * (1 + n_kv_heads / len(pattern))
+    weights = 4 * len(pattern) * (n * (n + 1)) / 2
+    return Work(float((n * (n + 1)).sum()) * u.shape[1], float(weights.max()), 4 * passed + float(weights.sum()))
 
 
 def of_features(written: Written, active: Active, rows: Rows, out: Tensor) -> Work:
@@ -135,28 +138,37 @@ def watched(into: dict[str, float], did: dict[str, list[Work]] | None) -> Iterat
 
 
 @njit(nogil=True, fastmath={"contract", "nsz", "reassoc"})
-def total(x):
-    found = np.float32(0)
-    for i in range(len(x)):
-        found += x[i]
+def total(rows, order):
+    found, n = np.float32(0), rows.shape[1]
+    for i in range(len(order)):
+        if i + AHEAD < len(order):
+            address = rows[order[i + AHEAD]].ctypes.data
+            for line in range(0, 4 * n, LINE):
+                prefetch(address + line)
+        row = rows[order[i]]
+        for d in range(n):
+            found += row[d]
     return found
 
 
-def bandwidth(n_bytes: int) -> float:
-    """Bytes a second of reading an array again and again."""
-    x, took = np.ones(n_bytes // 4, np.float32), list[float]()
-    n_times = max(1, (1 << 27) // n_bytes)
+def bandwidth(n_bytes: int, width: int) -> float:
+    """Bytes a second of reading rows of an array again and again, in an order of chance."""
+    rows, took = np.ones((n_bytes // 4 // width, width), np.float32), list[float]()
+    order = np.random.default_rng(0).permutation(len(rows))
+    n_times = max(1, (1 << 27) // rows.nbytes)
     for _ in range(9):
         began = time.thread_time()
         for _ in range(n_times):
-            total(x)
+            total(rows, order)
         took.append(time.thread_time() - began)
-    return n_bytes * n_times / min(took)
+    return rows.nbytes * n_times / min(took)
 
 
 def machine(d_model: int) -> Machine:
     precisions = (torch.float32, torch.bfloat16)
-    return Machine({one: gemm(d_model, one) for one in precisions}, bandwidth(1 << 28), bandwidth(3 << 20))
+    return Machine(
+        {one: gemm(d_model, one) for one in precisions}, bandwidth(1 << 28, d_model), bandwidth(3 << 20, d_model)
+    )
 
 
 def sweep(linear: LinearModel, frozen: Frozen, targets: Targets) -> tuple[dict[str, float], dict[str, list[Work]]]:

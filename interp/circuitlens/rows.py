@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from interp.kernels import attribution as kernels
+from interp.kernels.vectors import SOURCES
 
 
 def loops(device: torch.device) -> bool:
@@ -100,9 +101,9 @@ def mixed(
     n_heads = len(pattern)
     if not loops(rows.g.device):
         return mixed_by_products(pattern.to(u.dtype), u.view(*rows.cube().shape[:2], u.shape[1]), n_kv_heads)
-    z = torch.empty(len(u), u.shape[1] // n_heads * n_kv_heads)
+    z = torch.empty(len(u) + SOURCES, u.shape[1] // n_heads * n_kv_heads)
     kernels.mix(pattern.numpy(), u.float().numpy(), rows.first, z.numpy())
-    return z
+    return z[: len(u)]
 
 
 def mixed_by_products(

@@ -98,22 +98,23 @@ def add_tokens(vectors, g, first, out):
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})
 def mix(pattern, u, first, z):
-    """Write to z (n_rows, n_kv_heads · d_head) what reaches each source token through frozen patterns (head, query,
-    source) of u (n_rows, n_heads · d_head), summed over the heads that share values.
+    """Write to z (n_rows and `SOURCES` more, n_kv_heads · d_head) what reaches each source token of u (n_rows,
+    n_heads · d_head) through frozen patterns (head, query, source), summed over the heads that share values.
 
-    Queries before a source have no weight and are left out.
+    Queries before a source have no weight and are left out. What the last block of a target's sources adds beyond them
+    falls into rows that are not begun yet.
     """
     d_head = u.shape[1] // len(pattern)
     n_each = u.shape[1] // z.shape[1]
-    z[:] = 0
     for t in range(len(first) - 1):
         begin, n = first[t], first[t + 1] - first[t]
+        z[begin : begin + n] = 0
         for h in range(len(pattern)):
-            own, into = u[begin : begin + n, h * d_head :], z[begin : begin + n, h // n_each * d_head :]
+            own, into = u[begin : begin + n, h * d_head :], z[begin:, h // n_each * d_head :]
             for q in range(0, n, QUERIES):
                 for s in range(0, min(n, q + QUERIES), SOURCES):
                     start, stop = max(q, s), min(n, q + QUERIES)
-                    wide = d_head // WIDTH * WIDTH if s + SOURCES <= n else 0
+                    wide = d_head // WIDTH * WIDTH if s + SOURCES <= pattern.shape[2] else 0
                     for d in range(0, wide, WIDTH):
                         weights, vectors, sums = pattern[h, start, s:], own[start, d:], into[s, d:]
                         add_weighted(
