@@ -8,7 +8,7 @@ from the first token on.
 import numpy as np
 from numba import njit
 
-from interp.kernels.vectors import SOURCES, WIDTH, add_weighted, prefetch
+from interp.kernels.vectors import NARROW, SOURCES, WIDE, add_narrow, add_wide, prefetch
 
 QUERIES = 128
 """Query tokens whose vectors of one head are read for all sources, while they are in the cache."""
@@ -114,18 +114,20 @@ def mix(pattern, u, first, z):
             for q in range(0, n, QUERIES):
                 for s in range(0, min(n, q + QUERIES), SOURCES):
                     start, stop = max(q, s), min(n, q + QUERIES)
-                    wide = d_head // WIDTH * WIDTH if s + SOURCES <= pattern.shape[2] else 0
-                    for d in range(0, wide, WIDTH):
-                        weights, vectors, sums = pattern[h, start, s:], own[start, d:], into[s, d:]
-                        add_weighted(
-                            weights.ctypes.data, pattern.strides[1], vectors.ctypes.data, u.strides[0], stop - start,
-                            sums.ctypes.data, z.strides[0],
-                        )  # fmt: skip
+                    d, p, of = 0, pattern[h, start, s:].ctypes.data, own[start].ctypes.data
+                    sums, steps = into[s].ctypes.data, (pattern.strides[1], u.strides[0], z.strides[0])
+                    if s + SOURCES <= pattern.shape[2]:
+                        while d + WIDE <= d_head:
+                            add_wide(p, steps[0], of + 4 * d, steps[1], stop - start, sums + 4 * d, steps[2])
+                            d += WIDE
+                        while d + NARROW <= d_head:
+                            add_narrow(p, steps[0], of + 4 * d, steps[1], stop - start, sums + 4 * d, steps[2])
+                            d += NARROW
                     for one in range(s, min(n, s + SOURCES)):  # what is left of the sources, or of the head's numbers
-                        for at in range(max(start, one), stop if wide < d_head else 0):
+                        for at in range(max(start, one), stop if d < d_head else 0):
                             a = pattern[h, at, one]
-                            for d in range(wide, d_head):
-                                into[one, d] += a * own[at, d]
+                            for c in range(d, d_head):
+                                into[one, c] += a * own[at, c]
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "nsz", "reassoc"})

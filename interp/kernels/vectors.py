@@ -10,9 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-SOURCES, WIDTH = 6, 64
-"""Sources and numbers of each that `add_weighted` sums at once: 24 registers of 16 numbers, as a processor with AVX-512
-can hold beside the factors."""
+SOURCES, WIDE, NARROW = 6, 64, 8
+"""Sources, and numbers of each, that `add_wide` sums at once: 24 registers of 16 numbers, as many as a processor with
+AVX-512 can hold beside the factors; `add_narrow` is for what is left of a vector."""
 
 
 @intrinsic
@@ -30,50 +30,56 @@ def _prefetch(typingctx, address):
     return types.void(types.intp), generate
 
 
-@intrinsic
-def _add_weighted(typingctx, weights, weight_step, vectors, vector_step, n, out, out_step):
-    """Add to `SOURCES` vectors of `WIDTH` float32 numbers at `out` the sum of n vectors (at least one), each times its
+Weighted = Callable[[int, int, int, int, int, int, int], None]
+
+
+def _weighted(width: int) -> Weighted:
+    """Add to `SOURCES` vectors of so many float32 numbers at `out` the sum of n vectors (at least one), each times its
     weight for each of the sources. Addresses and steps between rows are in bytes; the sums stay in registers."""
 
-    def generate(context, builder, _, args):
-        weights, weight_step, vectors, vector_step, n, out, out_step = args
-        number, index = ir.FloatType(), n.type
-        vector, may_fuse = ir.VectorType(number, WIDTH), ("contract",)
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
-        unset, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+    @intrinsic
+    def add_weighted(typingctx, weights, weight_step, vectors, vector_step, n, out, out_step):
+        def generate(context, builder, _, args):
+            weights, weight_step, vectors, vector_step, n, out, out_step = args
+            number, index = ir.FloatType(), n.type
+            vector, may_fuse = ir.VectorType(number, width), ("contract",)
+            everywhere = ir.Constant(ir.VectorType(ir.IntType(32), width), None)
+            unset, zero = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
 
-        def load(address, kind):
-            return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
+            def load(address, kind):
+                return builder.load(builder.inttoptr(address, kind.as_pointer()), align=4)
 
-        rows = [builder.add(out, builder.mul(out_step, ir.Constant(index, s))) for s in range(SOURCES)]
-        before, first = builder.block, [load(row, vector) for row in rows]
-        loop, after = builder.append_basic_block("vectors"), builder.append_basic_block("summed")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        i, weight, at = (builder.phi(index) for _ in range(3))
-        sums = [builder.phi(vector) for _ in range(SOURCES)]
-        x, longer = load(at, vector), []
-        for s, so_far in enumerate(sums):
-            w = load(builder.add(weight, ir.Constant(index, 4 * s)), number)
-            w = builder.shuffle_vector(builder.insert_element(unset, w, zero), unset, everywhere)
-            longer.append(builder.fadd(so_far, builder.fmul(w, x, flags=may_fuse), flags=may_fuse))
-        following = [
-            builder.add(i, ir.Constant(index, 1)),
-            builder.add(weight, weight_step),
-            builder.add(at, vector_step),
-        ]
-        starts = [ir.Constant(index, 0), weights, vectors, *first]
-        for phi, start, end in zip([i, weight, at, *sums], starts, [*following, *longer], strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(end, loop)
-        builder.cbranch(builder.icmp_signed("<", following[0], n), loop, after)
-        builder.position_at_end(after)
-        for row, whole in zip(rows, longer, strict=True):
-            builder.store(whole, builder.inttoptr(row, vector.as_pointer()), align=4)
-        return context.get_dummy_value()
+            rows = [builder.add(out, builder.mul(out_step, ir.Constant(index, s))) for s in range(SOURCES)]
+            before, first = builder.block, [load(row, vector) for row in rows]
+            loop, after = builder.append_basic_block("vectors"), builder.append_basic_block("summed")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            i, weight, at = (builder.phi(index) for _ in range(3))
+            sums = [builder.phi(vector) for _ in range(SOURCES)]
+            x, longer = load(at, vector), []
+            for s, so_far in enumerate(sums):
+                w = load(builder.add(weight, ir.Constant(index, 4 * s)), number)
+                w = builder.shuffle_vector(builder.insert_element(unset, w, zero), unset, everywhere)
+                longer.append(builder.fadd(so_far, builder.fmul(w, x, flags=may_fuse), flags=may_fuse))
+            following = [
+                builder.add(i, ir.Constant(index, 1)),
+                builder.add(weight, weight_step),
+                builder.add(at, vector_step),
+            ]
+            starts = [ir.Constant(index, 0), weights, vectors, *first]
+            for phi, start, end in zip([i, weight, at, *sums], starts, [*following, *longer], strict=True):
+                phi.add_incoming(start, before)
+                phi.add_incoming(end, loop)
+            builder.cbranch(builder.icmp_signed("<", following[0], n), loop, after)
+            builder.position_at_end(after)
+            for row, whole in zip(rows, longer, strict=True):
+                builder.store(whole, builder.inttoptr(row, vector.as_pointer()), align=4)
+            return context.get_dummy_value()
 
-    return types.void(*[types.intp] * 7), generate
+        return types.void(*[types.intp] * 7), generate
+
+    return cast(Weighted, add_weighted)
 
 
 prefetch = cast(Callable[[int], None], _prefetch)
-add_weighted = cast(Callable[[int, int, int, int, int, int, int], None], _add_weighted)
+add_wide, add_narrow = _weighted(WIDE), _weighted(NARROW)

@@ -17,7 +17,9 @@ from tests.interp.circuitlens.test_direct import every_source
 from tests.tiny_models import N_LAYERS
 
 
-@pytest.mark.parametrize(("n_pos", "n_heads", "n_kv_heads", "d_head"), [(150, 4, 2, 80), (13, 2, 2, 64), (5, 3, 1, 8)])
+@pytest.mark.parametrize(
+    ("n_pos", "n_heads", "n_kv_heads", "d_head"), [(150, 4, 2, 80), (13, 2, 2, 64), (9, 3, 1, 20), (5, 3, 1, 4)]
+)
 def test_the_compiled_loop_mixes_as_products_do(n_pos: int, n_heads: int, n_kv_heads: int, d_head: int) -> None:
     generator = torch.Generator().manual_seed(0)
     pattern = torch.rand(n_heads, n_pos, n_pos, generator=generator).tril()
