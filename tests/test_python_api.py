@@ -239,10 +239,11 @@ def test_ids_of_nodes_are_unique_and_circuit_tracers(planted_ci: ci.Store) -> No
     graph = ci.attribute(planted_ci, "word5 word7 word5", settings=settings)
     for name in ("node_id", "jsNodeId"):
         assert len({node[name] for node in graph.nodes}) == len(graph.nodes)
-    for node in graph.nodes:
-        if node["feature_type"] == "mlp reconstruction error":
-            assert node["node_id"] == f"{node['layer']}_-1_{node['ctx_idx']}"
-            assert node["jsNodeId"] == f"{node['layer']}_-1-{node['reverse_ctx_idx']}"
+    errors = [node for node in graph.nodes if node["feature_type"] == "mlp reconstruction error"]
+    assert errors
+    for node in errors:
+        assert node["node_id"] == f"{node['layer']}_-1_{node['ctx_idx']}"
+        assert node["jsNodeId"] == f"{node['layer']}_-1-{node['reverse_ctx_idx']}"
     assert {"0_3_1", "0_3_2", "0_3_3"} <= {node["node_id"] for node in graph.nodes}
 
 

@@ -114,11 +114,14 @@ def test_texts_of_models_and_corpora_do_nothing(tmp_path: Path) -> None:
 
     path = write_small_catalog(tmp_path, attacking)
     write_site(Place(path.parent), CHECKPOINT, "2/1,0/0", tmp_path / "site")
-    for page in pages(tmp_path / "site"):
+    written_pages, scripts = pages(tmp_path / "site"), list((tmp_path / "site" / "words").glob("*.js"))
+    assert len(written_pages) > 2
+    assert scripts
+    for page in written_pages:
         text = page.read_text()
         assert not re.search(r"<script>|<img|\x1b|\x00|[\u202a-\u202e\u2066-\u2069]", text), page
         assert Links(text).scripts <= 2
-    for script in (tmp_path / "site" / "words").glob("*.js"):
+    for script in scripts:
         assert re.fullmatch(r"site(Words|Features)\([\x20-\x7e]*\);\n", script.read_text()), script
 
 

@@ -132,7 +132,9 @@ def test_a_method_has_no_figures_that_are_another_ones(done: tuple[Path, list[st
 def test_every_figure_has_an_interval_and_n_or_a_reason(done: tuple[Path, list[str]]) -> None:
     store, _ = done
     query = "SELECT value, low, high, n, reason FROM scores WHERE judge = 'rule' AND metric <> 'faithfulness_paper'"
-    for value, low, high, n, reason in rows(store, query):
+    found = rows(store, query)
+    assert len({value is None for value, *_ in found}) == 2, "there are figures and reasons"
+    for value, low, high, n, reason in found:
         assert (value is None) == (reason is not None)
         assert n is not None
         if value is not None:

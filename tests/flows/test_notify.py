@@ -58,6 +58,7 @@ def test_a_command_that_does_not_end_is_given_up(
     assert "timed out" in capsys.readouterr().err
 
 
-def test_without_a_command_nothing_is_run() -> None:
+def test_without_a_command_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify.subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
     with notify.notifying(load_config(ROOT / "configs" / "demo.yaml", []), RUN):
         pass

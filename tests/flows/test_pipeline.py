@@ -96,7 +96,9 @@ def test_descriptions_and_reasons(done: tuple[Path, list[str], str]) -> None:
 
 def test_the_transcoders_are_measured(done: tuple[Path, list[str], str]) -> None:
     store, _, _ = done
-    for variance, increase in rows(store, "SELECT explained_variance, loss_increase FROM layer_summary"):
+    measured = rows(store, "SELECT explained_variance, loss_increase FROM layer_summary")
+    assert len(measured) == 2
+    for variance, increase in measured:
         assert variance > 0.9
         assert abs(increase) < 0.01
 

@@ -110,6 +110,7 @@ def test_contexts_find_other_forms_of_a_word(catalog: Path) -> None:
 def test_nothing_in_a_query_is_an_operator(catalog: Path, text: str) -> None:
     described(catalog, text)
     active(catalog, text)
+    assert active(catalog, "cat")[0].feature == 1, "nothing was changed by it"
 
 
 def test_words_of_scripts_without_blanks_are_characters() -> None:

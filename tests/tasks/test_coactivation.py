@@ -104,7 +104,9 @@ def test_sums_of_every_pair_are_those_of_the_dense_activations(
     [summed] = blocks
     summed = summed._replace(recipe=f"by{shard_size}")
     n = plan.attributes.d_transcoder
-    for pair in summed_up(plan, summed, shard_size):
+    pairs = summed_up(plan, summed, shard_size)
+    assert len(pairs) == len(SETTINGS.layer_pairs(plan.layers)) > 1
+    for pair in pairs:
         source, target = (rows[int(layer)] for layer in pair.name.split("-"))
         expected = {
             "sum_product": source.T @ target,

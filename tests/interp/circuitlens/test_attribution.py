@@ -50,11 +50,14 @@ def test_contributions_sum_to_what_the_model_computes(name: str, kind: str, hook
         targets = feature_targets(linear, frozen, layer, coders[layer], feature, position)
         pre = streams[layer].x[0, position] * coders[layer].W_enc[feature]
         pre = pre.sum(1) + coders[layer].b_enc[feature]
+        n_attributed = 0
         for found in contributions(linear, frozen, targets, max_bytes=40_000, heads=True):
+            n_attributed += len(found.target)
             expected = pre[found.target]
             scale = found.features.abs().sum(0) + found.errors.abs().sum((0, 1)) + found.tokens.abs().sum(0)
             assert ((found.total() - expected).abs() / scale.maximum(expected.abs())).max() < 1e-5
             torch.testing.assert_close(found.total(), expected, rtol=1e-4, atol=1e-3)
+        assert n_attributed == len(feature)
 
 
 @pytest.mark.parametrize("place", ["resid_pre", "resid_post", "attn_out"])
