@@ -36,7 +36,8 @@ class CircuitLensSettings:
     units for it, and changes about one contributor in a hundred; sums and contributions stay in float32."""
     min_share: Share = 0.02
     """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
-    source token, tokens) to the activation."""
+    source token, tokens) to the activation. Models with many layers have many weak contributors; clusters need a lower
+    share there, such as 0.001."""
     max_contributors: Annotated[int, Gt(0)] = 16
     """Largest number of contributors of each kind that are kept, the strongest first."""
     signature_share: Share = 0.05
