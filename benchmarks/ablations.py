@@ -204,14 +204,14 @@ def circuit_variants(
         evidence = EvidenceJob(checkpoint_id[0], SampledCorpus(*corpus), layer, config.describe.evidence)
         mine = [feature for at, feature in features if at == layer]
         for feature, known in known_features(store, connection, evidence, mine):
-            for name, method, told in _told(known, config.describe.evidence.n_examples):
-                for one in describe(method, told, explainer):
+            for name, method, shown in _variants(known, config.describe.evidence.n_examples):
+                for one in describe(method, shown, explainer):
                     if one.cluster == WHOLE:
                         found[name][layer, feature] = one.text
     return found
 
 
-def _told(known: FeatureEvidence, n_examples: int) -> Iterator[tuple[str, Method, FeatureEvidence]]:
+def _variants(known: FeatureEvidence, n_examples: int) -> Iterator[tuple[str, Method, FeatureEvidence]]:
     """Name, method and evidence of each variant that a feature has something for."""
     yield "maxact", "maxact", known
     yield "maxact*", "maxact*", known

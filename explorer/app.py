@@ -205,23 +205,23 @@ def _add_notes(app: FastAPI, explorer: Explorer, notes: Notes) -> None:
 def _add_errors(app: FastAPI, explorer: Explorer) -> None:
     """Every refusal is a sentence: a page for a browser, JSON for a program."""
 
-    def told(request: Request, status: int, sentence: str) -> Response:
+    def error_answer(request: Request, status: int, sentence: str) -> Response:
         if request.url.path.startswith("/api"):
             return JSONResponse({"error": sentence}, status)
         return explorer.render(Page(sentence, facts={"status": status}), "error", request, status)
 
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ExplorerError)
-        return told(request, error.status, str(error))
+        return error_answer(request, error.status, str(error))
 
     def not_understood(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return told(request, 400, "; ".join(map(_sentence, error.errors()[:5])))
+        return error_answer(request, 400, "; ".join(map(_sentence, error.errors()[:5])))
 
     def missing(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         sentence = "there is no such page" if error.status_code == 404 else str(error.detail)
-        return told(request, error.status_code, sentence)
+        return error_answer(request, error.status_code, sentence)
 
     app.add_exception_handler(ExplorerError, refused)
     app.add_exception_handler(RequestValidationError, not_understood)

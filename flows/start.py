@@ -44,14 +44,14 @@ def end_at_once_on_signals() -> None:
     """
     if signal.getsignal(signal.SIGINT) is _end:
         return
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
     def wait() -> None:
-        while (number := os.read(told, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
+        while (number := os.read(read_end, 1)[0]) not in (signal.SIGINT, signal.SIGTERM):
             pass
         _end(number, None)
 
