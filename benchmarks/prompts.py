@@ -3,9 +3,9 @@
     python -m benchmarks.prompts STORE TEXT [--tokens 16 64 256 1024] [--max-features 7500] [--max-memory 8] [--json]
 
 STORE has an ingested checkpoint with its model; TEXT is a file of text, of whose beginning so many tokens are the
-prompt. Each length is a process of its own: `seconds` from the opened model to the finished graph, `memory` the most
-that the process held, in GB, model and transcoders included (`memory_opened` before the prompt); `cut` what was left
-out to stay within `--max-memory`.
+prompt. Each length is a process of its own: `seconds` from the opened model to the finished graph, `processor` those
+that processors worked on it, `memory` the most that the process held, in GB, model and transcoders included
+(`memory_opened` before the prompt); `cut` what was left out to stay within `--max-memory`.
 """
 
 import argparse
@@ -28,13 +28,14 @@ def measure(store: Path, text: str, n_tokens: int, settings: GraphSettings, answ
     (ids,) = token_ids(opened.folder.tokenizer, [text[: 12 * n_tokens]])
     prompt = "".join(opened.texts[token] for token in ids[:n_tokens])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     found = attribution(opened, Asked(prompt), Wanted(settings)).file
     answer.send(
         {
             "benchmark": "prompts",
             "tokens": n_tokens,
             "seconds": round(time.perf_counter() - began, 1),
+            "processor": round(time.process_time() - worked, 1),
             "memory": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
             "memory_opened": round(before / 1e6, 2),
             "nodes": len(found["nodes"]),
