@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from interp.kernels.activations import compress_top
@@ -58,10 +58,20 @@ class Outcome(NamedTuple):
     unexplained: float
     """Share of the outputs' variance that is not explained."""
     penalty: float
-    n_active: int
-    fired: Bool[Tensor, " d_transcoder"]
+    n_tokens: Integer[Tensor, " d_transcoder"]
+    """Tokens of the batch at which each feature is active."""
     residual: Float[Tensor, "n d_model"]
     """Reconstruction minus output."""
+
+    @property
+    def n_active(self) -> int:
+        """Active features of all tokens together."""
+        return int(self.n_tokens.sum())
+
+    @property
+    def fired(self) -> Bool[Tensor, " d_transcoder"]:
+        """Whether each feature was active at all."""
+        return self.n_tokens > 0
 
 
 def loss_and_gradients(
@@ -110,8 +120,7 @@ def _sparse(
     sum_by_feature(indptr, token_by, value, residual.numpy(), into.W_dec.numpy())
     sum_by_feature(indptr, token_by, back, x.numpy(), into.W_enc.numpy())
     into.b_enc.copy_(torch.from_numpy(np.bincount(feature[order], back, m)))
-    fired = torch.from_numpy(np.diff(indptr) > 0)
-    return Outcome(squares / total, 0.0, found, fired, residual)
+    return Outcome(squares / total, 0.0, torch.from_numpy(np.diff(indptr)), residual)
 
 
 def _dense(
@@ -122,8 +131,8 @@ def _dense(
         tensor.zero_()
     n, kind = len(x), settings.activation
     threshold = None if p.log_threshold is None else p.log_threshold.exp()
-    fired = torch.zeros(len(p.W_enc), dtype=torch.bool, device=x.device)
-    squares, penalty, n_active = (torch.zeros((), dtype=wide(x.device), device=x.device) for _ in range(3))
+    n_tokens = torch.zeros(len(p.W_enc), dtype=torch.int64, device=x.device)
+    squares, penalty = (torch.zeros((), dtype=wide(x.device), device=x.device) for _ in range(2))
     step = TOKENS_PER_PRODUCT if x.device.type == "cpu" else TOKENS_PER_PRODUCT_GPU
     for low in range(0, n, step):
         rows, error = x[low : low + step], residual[low : low + step]
@@ -132,8 +141,7 @@ def _dense(
         on = a > 0
         error.addmm_(a, p.W_dec)
         squares += error.square().sum()
-        fired |= on.any(0)
-        n_active += on.sum()
+        n_tokens += on.sum(0)
         scaled = error * (2 / total)
         into.W_dec.addmm_(a.T, scaled)
         back = scaled @ p.W_dec.T
@@ -149,7 +157,7 @@ def _dense(
         back *= on
         into.W_enc.addmm_(back.T, rows)
         into.b_enc.add_(back.sum(0))
-    return Outcome(float(squares) / total, float(penalty), int(n_active), fired, residual)
+    return Outcome(float(squares) / total, float(penalty), n_tokens, residual)
 
 
 def add_auxiliary(

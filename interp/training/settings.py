@@ -42,6 +42,9 @@ class TrainingSettings:
     """A feature that has not fired for this many tokens is dead. TopK: an auxiliary loss lets dead features explain
     what the others leave unexplained. ReLU and JumpReLU: it is initialised again, from a token that is explained
     badly."""
+    max_frequency: Annotated[float, Gt(0), Le(1)] | None = None
+    """Share of the tokens at which a feature may fire. Every step lowers the biases of those that fire at more of its
+    batch, so that they fire where they matter most, and others take their place. Left out: no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's forward pass and of TopK's encoder products. bfloat16 is several times as fast on
     processors with such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums
@@ -59,5 +62,7 @@ class TrainingSettings:
 
     @property
     def determining(self) -> dict[str, object]:
-        """The settings that the trained weights depend on."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_RECIPE}
+        """The settings that the trained weights depend on. A limit that is not set is left out: what was trained before
+        there was one keeps its recipe."""
+        every = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_IN_RECIPE}
+        return {name: value for name, value in every.items() if name != "max_frequency" or value is not None}

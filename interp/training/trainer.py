@@ -5,8 +5,9 @@ and evaluating sparse autoencoders", 2024), ReLU with an L1 penalty, JumpReLU wi
 estimator (Rajamanoharan et al., "Jumping ahead", 2024); with these two, dead features are initialised again from tokens
 that are explained badly (Bricken et al., "Towards monosemanticity", 2023). Decoder rows have unit norm. Features are
 initialised from data: row i of the encoder is the input at some token, row i of the decoder the MLP's output there,
-which leaves few features dead. Inputs and outputs are centred and scaled by statistics of the first batch, and the
-saved weights include this scaling.
+which leaves few features dead. The frequency of features can be limited through their biases, as the load of experts is
+balanced in mixtures (Wang et al., "Auxiliary-loss-free load balancing strategy for mixture-of-experts", 2024). Inputs
+and outputs are centred and scaled by statistics of the first batch, and the saved weights include this scaling.
 """
 
 import math
@@ -26,6 +27,10 @@ REVIVE_EVERY = 100
 """Steps after which dead features of ReLU and JumpReLU are initialised again, in the first half of a training."""
 
 MAX_GRADIENT_NORM = 1.0
+
+BIAS_STEP = 5.0
+"""By how many learning rates a step lowers the bias of a feature that fires twice as often as it may, or more. Adam
+alone moves it by about one, so it cannot move it back."""
 
 GAIN_TOKENS = 1024
 """Tokens from which the initial gain is computed."""
@@ -125,6 +130,9 @@ class Trainer:
         if settings.activation == "topk":
             loss += add_auxiliary(p, x, outcome.residual, self.dead, gradients)
         self._descend(gradients)
+        if settings.max_frequency is not None:
+            excess = outcome.n_tokens / (settings.max_frequency * len(x)) - 1
+            p.b_enc.sub_(excess.clamp_(0, 1), alpha=BIAS_STEP * self.optimizer.param_groups[0]["lr"])
         self.tokens_since_active += len(x)
         self.tokens_since_active[outcome.fired] = 0
         self.step_number += 1

@@ -55,6 +55,27 @@ def test_training_learns_a_sparse_map(activation: str, options: dict) -> None:
     assert coder.activation == activation
 
 
+@pytest.mark.parametrize(
+    "options", [{"activation": "topk", "k": 4}, {"activation": "relu"}, {"activation": "jumprelu"}]
+)
+def test_frequent_features_become_rarer(options: dict) -> None:
+    """Four causes, each at 0.3 of the tokens; without a limit, some features fire at most tokens."""
+
+    def frequencies(max_frequency: float | None) -> Tensor:
+        settings = TrainingSettings(
+            d_transcoder=16, n_steps=300, learning_rate=1e-2, max_frequency=max_frequency, **options
+        )
+        return (trained(settings).encode(toy_batch(10_000)[0]) > 0).float().mean(0)
+
+    assert frequencies(None).max() > 0.5
+    assert frequencies(0.1).max() < 0.2
+
+
+def test_a_limit_that_is_not_set_is_not_in_the_recipe() -> None:
+    assert "max_frequency" not in TrainingSettings().determining
+    assert TrainingSettings(max_frequency=0.05).determining["max_frequency"] == 0.05
+
+
 def random_parameters(settings: TrainingSettings, width: int = 24) -> Parameters:
     m = settings.d_transcoder
     return Parameters(
