@@ -344,7 +344,7 @@ def print_remarks(config: "RunConfig", console: Console) -> None:
 
 
 def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
-    from flows.reports.summary import summarise
+    from flows.reports.summary import score, summarise
     from storage.bucket.mirror import name_of
     from storage.store import Store
 
@@ -353,9 +353,10 @@ def _print_summary(root: Path, checkpoint_id: str, seconds: float) -> None:
     for layer, n_features, n_described, share, variance, l0 in summary.layers:
         table.add_row(str(layer), str(n_features), str(n_described), f"{share:.0%}", f"{variance:.3f}", f"{l0:.1f}")
     out.print(table)
-    table = Table("layer", "feature", "description", title="Some convincing features")
-    for layer, feature, text in summary.features:
-        table.add_row(str(layer), str(feature), visible(text))
+    table = Table("layer", "feature", "description", "clarity", "detection", title="Some convincing features")
+    for one in summary.features:
+        scores = score(one.clarity), score(one.detection)
+        table.add_row(str(one.layer), str(one.feature), visible(one.text), *scores)
     out.print(table)
     if summary.reuse:
         out.print(summary.reuse)

@@ -12,14 +12,33 @@ from storage.store import Store
 
 N_SHOWN = 10
 
+MAX_DENSITY = 0.05
+"""A feature that fires at a larger share of the tokens says little about any of them, and is not shown."""
+
+MAX_CHARACTERS = 160
+"""Longer descriptions are not shown."""
+
+
+class Shown(NamedTuple):
+    """A feature that the summary shows."""
+
+    layer: int
+    feature: int
+    text: str
+    """One of its descriptions."""
+    clarity: float | None
+    """Scores of that description; None if it was not scored."""
+    detection: float | None
+
 
 class Summary(NamedTuple):
     """Rows of the summary."""
 
     layers: list[tuple[int, int, int, float, float, float]]
     """(layer, features, described, share, explained variance, L0)"""
-    features: list[tuple[int, int, str]]
-    """(layer, feature, description)"""
+    features: list[Shown]
+    """The most convincing features of each layer: scored ones if there are any, else those that WeightLens describes
+    best."""
     n_shards: int
     """Shards of the last run that could be copied from another checkpoint."""
     n_reused: int
@@ -58,9 +77,41 @@ FEATURES = """
              AND d.layer = v.layer AND d.feature = v.feature
         WHERE v.n_tokens BETWEEN 3 AND 12
     )
-    SELECT layer, feature, text FROM scored
+    SELECT layer, feature, text, NULL, NULL FROM scored
     QUALIFY row_number() OVER (PARTITION BY layer ORDER BY strength + 2 * wordiness DESC, feature) <= $each
     ORDER BY layer, strength + 2 * wordiness DESC LIMIT $n
+"""
+
+# Of scored features, those are the most convincing whose description is short, says whole words or kinds of tokens
+# rather than pieces of words and signs, and holds on texts that were written from it (clarity) as well as on texts of
+# the corpus (detection, which is 0.5 by chance). A context that the words need says more than the words alone. What
+# the feature promotes is not scored, so descriptions that end with it are left out. A word is shown once.
+SCORED_FEATURES = """
+    WITH described AS (
+        SELECT d.layer, d.feature, d.text,
+               max(value) FILTER (metric = 'clarity') AS clarity, max(value) FILTER (metric = 'detection') AS detection,
+               regexp_extract_all(d.text, '‘([^’]*)’', 1) AS named
+        FROM descriptions d JOIN scores s USING (checkpoint_id, layer, feature, method, explainer)
+        JOIN features f ON f.checkpoint_id = $id AND f.corpus_id = s.corpus_id
+             AND f.layer = d.layer AND f.feature = d.feature AND f.density <= $density
+        WHERE d.checkpoint_id = $id AND (d.corpus_id IS NULL OR d.corpus_id = s.corpus_id) AND d.cluster = -1
+              AND metric IN ('clarity', 'detection') AND value IS NOT NULL
+              AND NOT contains(d.text, 'romotes') AND NOT contains(d.text, 'upstream') AND length(d.text) <= $length
+        GROUP BY ALL
+    ), rated AS (
+        SELECT *, clarity + 2 * (detection - 0.5)
+               + len(list_filter(named, lambda word: regexp_matches(word, '^\\pL{3,}$'))) / greatest(len(named), 1)
+               + 0.2 * regexp_matches(text, 'right (after|before)|at the start|words that|in texts with')::INT AS rating
+        FROM described WHERE clarity IS NOT NULL AND detection IS NOT NULL
+    ), best AS (
+        SELECT * FROM rated QUALIFY row_number() OVER (PARTITION BY layer, feature ORDER BY rating DESC, text) = 1
+    ), distinct_words AS (
+        SELECT * FROM best QUALIFY row_number() OVER (
+            PARTITION BY coalesce(lower(named[1]), text) ORDER BY rating DESC, layer, feature) = 1
+    ), of_layers AS (
+        SELECT *, row_number() OVER (PARTITION BY layer ORDER BY rating DESC, feature) AS place FROM distinct_words
+    ), chosen AS (SELECT * FROM of_layers ORDER BY place, rating DESC, layer, feature LIMIT $n)
+    SELECT layer, feature, text, clarity, detection FROM chosen ORDER BY layer, place
 """
 
 
@@ -97,15 +148,23 @@ def summarise(store: Store, checkpoint_id: str) -> Summary:
     with open_published(store.catalog) as connection:
         layers = connection.execute(LAYERS, [checkpoint_id]).fetchall()
         each = -(-N_SHOWN // max(1, len(layers)))
-        features = connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
+        limits = {"id": checkpoint_id, "n": N_SHOWN, "density": MAX_DENSITY, "length": MAX_CHARACTERS}
+        rows = connection.execute(SCORED_FEATURES, limits).fetchall()
+        rows = rows or connection.execute(FEATURES, {"id": checkpoint_id, "each": each, "n": N_SHOWN}).fetchall()
+        features = [Shown(*row) for row in rows]
         n_shards, n_reused = connection.execute(REUSED, {"id": checkpoint_id}).fetchall()[0]
         best = connection.execute(EXAMPLE, {"id": checkpoint_id}).fetchall()
         evaluated = [recipe for (recipe,) in connection.execute(EVALUATED, {"id": checkpoint_id}).fetchall()]
-    example = next(iter([*best, *features]), None)
+    example = next(iter([*best, *(one[:3] for one in features)]), None)
     reports = (store.root / "reports" / recipe / "report.md" for recipe in evaluated)
     return Summary(
         layers, features, n_shards, n_reused, example, next((path for path in reports if path.is_file()), None)
     )
+
+
+def score(value: float | None) -> str:
+    """A score with two decimals; a dash if there is none."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def quoted_words(description: str) -> list[str]:
@@ -119,8 +178,11 @@ def markdown_summary(store: Store, checkpoint_id: str) -> str:
     lines = ["| layer | features | described | share | explained variance | L0 |", "|---|---|---|---|---|---|"]
     lines += [f"| {a} | {b} | {c} | {d:.0%} | {e:.3f} | {f:.1f} |" for a, b, c, d, e, f in summary.layers]
     lines += ["", summary.reuse] if summary.reuse else []
-    lines += ["", "| layer | feature | description |", "|---|---|---|"]
-    lines += [f"| {layer} | {feature} | {markdown_cell(text)} |" for layer, feature, text in summary.features]
+    lines += ["", "| layer | feature | description | clarity | detection |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {one.layer} | {one.feature} | {markdown_cell(one.text)} | {score(one.clarity)} | {score(one.detection)} |"
+        for one in summary.features
+    ]
     return "\n".join(lines)
 
 
