@@ -14,6 +14,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from configs.inputs import CorpusConfig, ModelConfig, TranscoderConfig
@@ -52,9 +53,15 @@ PACKAGES = (
     "huggingface_hub",
 )
 BOS = "<|bos|>"
-D_VOCAB, D_MODEL, N_LAYERS, N_HEADS, N_POS = 2000, 128, 4, 4, 128
-N_STEPS, BATCH_ROWS, LEARNING_RATE, SEED = 6000, 32, 3e-3, 0
-TRANSCODERS = TrainingSettings(d_transcoder=1024, activation="topk", k=24, n_steps=1500, batch_tokens=4096)
+D_VOCAB, N_WORDS = 4000, 3000
+WORD = r"'(?:[sdmt]|ll|ve|re)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What the tokenizer takes for a word: letters, one digit, or a run of signs, each with the space before it."""
+D_MODEL, N_LAYERS, N_HEADS, N_POS = 128, 4, 4, 128
+N_STEPS, BATCH_ROWS, LEARNING_RATE, MATRIX_RATE, SEED = 4000, 16, 3e-3, 0.02, 0
+TRANSCODERS = TrainingSettings(
+    d_transcoder=1024, activation="topk", k=16, max_frequency=0.03, n_steps=3000, batch_tokens=4096,
+    learning_rate=1e-2, dtype="bfloat16",
+)  # fmt: skip
 TITLE = TextColumn("{task.description}")
 
 console = Console()
@@ -75,17 +82,34 @@ def documents() -> tuple[list[str], list[str]]:
 
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: every text can be written in it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    """Three quarters of the vocabulary are the commonest whole words, with or without a space before them, and signs.
+
+    Other words are spelled in the pieces of a byte-level BPE, which is trained on these other words alone, so every
+    text can be written. With `ignore_merges`, a word that is in the vocabulary is one token whatever the merges are.
+    """
+    split = pre_tokenizers.Split(Regex(WORD), "isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    counts = Counter(word for text in texts for word, _ in split.pre_tokenize_str(text))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = to_bytes
     trainer = trainers.BpeTrainer(
-        vocab_size=D_VOCAB,
+        vocab_size=D_VOCAB - N_WORDS,
         special_tokens=[BOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces.train_from_iterator(([word] * counts[word] for word in words[N_WORDS:]), trainer)
+    state = json.loads(pieces.to_str())["model"]
+    vocabulary = dict(state["vocab"])
+    for word in words:
+        if len(vocabulary) < D_VOCAB:
+            vocabulary.setdefault(to_bytes.pre_tokenize_str(word)[0][0], len(vocabulary))
+    merges = [(left, right) for left, right in state["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([BOS])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, unk_token=BOS)
 
 
@@ -104,25 +128,30 @@ def train_model(rows: torch.Tensor) -> tuple[GPT2LMHeadModel, list[list[float]]]
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
         )
     )  # fmt: skip
-    decayed = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.1),
+        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
     curve, running = [], 0.0
     columns = (TITLE, MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("language model", total=N_STEPS, loss=math.nan)
         for step in range(N_STEPS):
-            warm = min(1.0, (step + 1) / 200)
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * warm * (0.05 + 0.95 * (1 + math.cos(math.pi * step / N_STEPS)) / 2)
+            warm = min(1.0, (step + 1) / 100)
+            rate = warm * (0.05 + 0.95 * (1 + math.cos(math.pi * step / N_STEPS)) / 2)
+            for optimizer, peak in zip(optimizers, (MATRIX_RATE, LEARNING_RATE), strict=True):
+                optimizer.param_groups[0]["lr"] = peak * rate
             batch = rows[torch.randint(len(rows), (BATCH_ROWS,))]
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = model(input_ids=batch, labels=batch, use_cache=False).loss
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             running = float(loss.detach()) if step == 0 else 0.98 * running + 0.02 * float(loss.detach())
             progress.update(task, advance=1, loss=running)
             if step % 100 == 99:
