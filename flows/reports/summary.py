@@ -83,9 +83,10 @@ FEATURES = """
 """
 
 # Of scored features, those are the most convincing whose description is short, says whole words or kinds of tokens
-# rather than pieces of words and signs, and holds on texts that were written from it (clarity) as well as on texts of
-# the corpus (detection, which is 0.5 by chance). A context that the words need says more than the words alone. What
-# the feature promotes is not scored, so descriptions that end with it are left out. A word is shown once.
+# rather than pieces of words and signs, above all where it begins, and holds on texts that were written from it
+# (clarity) as well as on texts of the corpus (detection, which is 0.5 by chance). A context that the words need says
+# more than the words alone. What the feature promotes is not scored, so descriptions that end with it are left out. A
+# word is shown once.
 SCORED_FEATURES = """
     WITH described AS (
         SELECT d.layer, d.feature, d.text,
@@ -101,6 +102,7 @@ SCORED_FEATURES = """
     ), rated AS (
         SELECT *, clarity + 2 * (detection - 0.5)
                + len(list_filter(named, lambda word: regexp_matches(word, '^\\pL{3,}$'))) / greatest(len(named), 1)
+               + (NOT starts_with(text, '‘') OR regexp_matches(text, '^‘\\pL{2,}’'))::INT
                + 0.2 * regexp_matches(text, 'right (after|before)|at the start|words that|in texts with')::INT AS rating
         FROM described WHERE clarity IS NOT NULL AND detection IS NOT NULL
     ), best AS (

@@ -157,7 +157,7 @@ def test_likeness_is_scored_as_the_chance_that_an_active_text_is_the_greater() -
 
 def test_a_description_that_names_a_texts_words_makes_it_likelier() -> None:
     folder = open_model(Path(ROOT / "demo/checkpoint/model"))
-    texts = ["dictionary methods return a view of the dictionary", "the file is closed", ""]
+    texts = ["Return a new dictionary. A dictionary maps keys to values.", "the file is closed", ""]
     about, other = (
         gains(folder.load(), folder.tokenizer, words, texts) for words in ("dictionary dictionary", "tuple")
     )

@@ -192,7 +192,7 @@ def test_texts_of_any_lengths_are_read_as_each_alone(plan: CheckpointPlan, monke
     """Of several layers at once: the model reads each text once, in blocks of texts of about one length."""
     checkpoint, path = open_checkpoint(plan.store, plan.checkpoint_id), plan.inputs.model.path
     random = np.random.default_rng(0)
-    features = {3: np.array([900, 3, 77, 5]), 1: np.array([11, 2, 900]), 0: np.zeros(0, np.int64)}
+    features = {3: np.array([900, 3, 77, 5]), 1: np.array([11, 2, 900, *range(300, 340)]), 0: np.zeros(0, np.int64)}
     texts = [random.integers(5, 1900, n).tolist() for n in (7, 0, 31, 7, 1, 12)]
     monkeypatch.setattr(text_activations, "TOKENS_AT_ONCE", 20)
     passes: list[int] = []
