@@ -68,6 +68,7 @@ SIGNATURES: dict[object, tuple[str, ...]] = {
         "(int64[::1], int64[::1], float32[::1], float32[::1], int64, int64, int64, float64, int64, int64, int64)",
     ),
     sampling.moments: ("(int64[::1], float32[::1])",),
+    sampling.uniform: ("(int64, int64, int64, int64)",),
     selection.beyond: ("(int64[:, ::1], float64[::1], float64[::1], float64)",),
     selection.columns_of: ("(int64[:, ::1],)",),
     selection.fold: (
