@@ -50,7 +50,7 @@ from storage.corpora.rows import numbered, read_numbered_rows
 
 MAX_BYTES = 256_000_000
 
-SETTINGS = CircuitLensSettings()
+SETTINGS = CircuitLensSettings(share_of_strongest=1.0)
 
 SAMPLES = """
     SELECT s.sequence, s.layer, s.feature, s.position, s.activation FROM samples s

@@ -51,13 +51,13 @@ def significant(
     *,
     whole_mlps: bool = False,
 ) -> Contributors:
-    """The contributors of a batch of targets that have at least `min_share` of their kind. `heads` are the
-    contributions by head that the settings ask for."""
+    """The contributors of a batch of targets that have at least `min_share` of their kind, or `share_of_strongest` of
+    the strongest. `heads` are the contributions by head that the settings ask for."""
     active = [layer.active for layer in frozen.layers]
     of_layer = np.repeat(np.arange(len(active)), [len(a.feature) for a in active])
     of_feature = torch.cat([a.feature for a in active]).cpu().numpy()
     of_position = torch.cat([a.position for a in active]).cpu().numpy()
-    feature, head, token = (_standing_out(x, settings) for x in (found.features, heads.flatten(0, 2), found.tokens))
+    feature, head, token = (standing_out(x, settings) for x in (found.features, heads.flatten(0, 2), found.tokens))
     head_layer, head_index, head_position = np.unravel_index(head.source, tuple(heads.shape[:3]))
     ids = frozen.tokens.cpu().numpy()[token.source]
     at = feature.source
@@ -74,12 +74,12 @@ def significant(
 
 def _mlps(errors: Float[Tensor, "n_layers n_pos batch"], settings: CircuitLensSettings) -> Contributors:
     """The significant MLPs, by token, where they are not split into features: all that they write is error."""
-    found = _standing_out(errors.flatten(0, 1), settings)
+    found = standing_out(errors.flatten(0, 1), settings)
     layer, position = np.unravel_index(found.source, tuple(errors.shape[:2]))
     return _rows(MLP, found, layer=layer, unit=np.full(len(layer), NONE), position=position)
 
 
-def _rows(kind: str, found: "_StandingOut", **where: np.ndarray) -> Contributors:
+def _rows(kind: str, found: "StandingOut", **where: np.ndarray) -> Contributors:
     layer, unit, position = (np.asarray(where[name], np.int64) for name in ("layer", "unit", "position"))
     kinds = np.full(len(layer), KINDS.index(kind))
     return Contributors(found.target, kinds, layer, unit, position, found.score, found.share)
@@ -91,24 +91,27 @@ def _sums(kind: str, score: Float[Tensor, " batch"]) -> Contributors:
     return Contributors(np.arange(n), kinds, nothing, nothing, nothing, score.cpu().double().numpy(), share)
 
 
-class _StandingOut(NamedTuple):
+class StandingOut(NamedTuple):
     source: Int64[np.ndarray, " n"]
     target: Int64[np.ndarray, " n"]
     score: Float64[np.ndarray, " n"]
     share: Float64[np.ndarray, " n"]
 
 
-def _standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLensSettings) -> _StandingOut:
-    """For each target, the sources with at least `min_share` of its positive contributions, at most `max_contributors`.
+def standing_out(scores: Float[Tensor, "n_sources batch"], settings: CircuitLensSettings) -> StandingOut:
+    """For each target, the sources with at least `min_share` of its positive contributions or `share_of_strongest` of
+    the strongest, at most `max_contributors`.
 
     Among equal ones, the first in order is the stronger.
     """
     positive = scores.clamp(min=0).sum(0)
-    least = (settings.min_share * positive).clamp(min=torch.finfo(scores.dtype).tiny)
+    strongest = scores.amax(0) if len(scores) else positive  # the lowest layer has no features below
+    least = torch.minimum(settings.min_share * positive, settings.share_of_strongest * strongest)
+    least = least.clamp(min=torch.finfo(scores.dtype).tiny)
     source, target = (scores >= least).nonzero(as_tuple=True)
     score = scores[source, target].cpu().double().numpy()
     share = score / positive[target].cpu().double().numpy()
     source, target = source.cpu().numpy(), target.cpu().numpy()
     order = np.lexsort((source, -score, target))
     order = order[ranks(target[order]) < settings.max_contributors]
-    return _StandingOut(source[order], target[order], score[order], share[order])
+    return StandingOut(source[order], target[order], score[order], share[order])

@@ -36,8 +36,11 @@ class CircuitLensSettings:
     units for it, and changes about one contributor in a hundred; sums and contributions stay in float32."""
     min_share: Share = 0.02
     """A contributor is kept if it has at least this share of all positive contributions of its kind (features, heads by
-    source token, tokens) to the activation. Models with many layers have many weak contributors; clusters need a lower
-    share there, such as 0.001."""
+    source token, tokens) to the activation, or `share_of_strongest`."""
+    share_of_strongest: Share = 0.2
+    """A contributor is also kept if it contributes at least this share of what the strongest of its kind contributes.
+    In models with many layers, contributions are spread so thinly that even the strongest may have less than
+    `min_share`. At 1, only the strongest is kept beside those of `min_share`."""
     max_contributors: Annotated[int, Gt(0)] = 16
     """Largest number of contributors of each kind that are kept, the strongest first."""
     signature_share: Share = 0.05

@@ -19,7 +19,7 @@ from storage.corpora.rows import CorpusRows, read_numbered_rows
 from storage.store import ShardKey, Store, shards
 from tasks.activations.corpus_pass import counted_positions
 
-VERSION = 8
+VERSION = 9
 """Raise it when the same samples and settings would give other contributions, clusters, effects or scores."""
 
 TABLES = ("contributions", "logit_effects", "qk_contributions", "clusters", "samples", "scores", "failures")
