@@ -70,14 +70,15 @@ def test_a_word_that_look_alikes_share_is_told_by_random_negatives_alone() -> No
     hard = hard_negatives(active, 0, LookAlikes([1], [1]), texts, settings.n_hard)
     of = material(active.of(0), texts, hard, {}, settings, 0)
     scores = {}
-    for description in ("the tokens ‘cat’, ‘dog’", "the token ‘cat’"):
+    for description in ("the tokens ‘cat’, ‘dog’", "the token ‘cat’", "the token ‘hen’"):
         [judged] = judge_description(RuleJudge(), description, [of], texts.texts)
         scores[description] = figures(judged, of, np.zeros(0, np.float32), settings)
-    vague, precise = scores.values()
+    vague, precise, wrong = scores.values()
     assert precise["detection_hard"].value == precise["fuzzing_hard"].value == precise["intruder"].value == 1
     assert vague["detection"].value is not None
     assert vague["detection"].value > 0.8
     assert vague["detection_hard"].value == vague["fuzzing_hard"].value == 0.5
+    assert wrong["detection_hard"].value == wrong["fuzzing_hard"].value == 0.5
     assert precise["embedding"].reason == "no_embedding_model"
     assert precise["surprisal"].reason == "no_surprisal_model"
 
