@@ -92,6 +92,8 @@ def _sums(kind: str, score: Float[Tensor, " batch"]) -> Contributors:
 
 
 class StandingOut(NamedTuple):
+    """Sources of one kind that stand out, by target, the strongest first."""
+
     source: Int64[np.ndarray, " n"]
     target: Int64[np.ndarray, " n"]
     score: Float64[np.ndarray, " n"]

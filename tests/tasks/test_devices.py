@@ -47,7 +47,7 @@ def on(device: str) -> Arithmetic:
     return FLOAT32._replace(device=device)
 
 
-ROOM = 2_700_000
+ROOM = 3_724_000
 """Bytes for the demo's embeddings and two of its four layers."""
 
 NUMBER = count()

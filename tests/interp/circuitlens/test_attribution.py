@@ -231,7 +231,7 @@ def test_targets_are_attributed_together_up_to_the_memory() -> None:
     linear, frozen = frozen_model("gpt2", HOOKS[0], random_transcoders("relu"))
     d_model, n = frozen.embedding.shape[1], 7
     targets = Targets(torch.zeros(n, dtype=torch.long), torch.full((n,), 4), torch.zeros(n, d_model), torch.zeros(n))
-    each = 4 * (BUFFERS * 5 * d_model + frozen.n_active)
+    each = 4 * (BUFFERS * 5 * d_model + frozen.n_active + (linear.n_layers + 1) * 5)
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * each)] == [3, 3, 1]
     with_heads = each + 4 * linear.n_layers * linear.n_heads * 5
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * with_heads, heads=True)] == [3, 3, 1]
