@@ -124,7 +124,7 @@ def test_whatever_changes_changes_the_ingredients(series: Series, monkeypatch: p
         "tokenizer_sha256": [none, none, both, none, none],
     }
     for name, expected in others.items():
-        other = replace(plan, source=replace(plan.inputs, **{name: "changed"}))
+        other = replace(plan, inputs=replace(plan.inputs, **{name: "changed"}))
         found = affected(all_ingredients(other))
         # projections see of the model what single tokens are found to activate, and the arrays
         assert found == [both, none, none, both, both] if name == "model_sha256" else expected, name
