@@ -15,8 +15,8 @@ from tests.explorer.browser import browser, served
 
 DESK, TABLET, PHONE = (1360, 900), (820, 1100), (390, 844)
 
-FEATURE = (1, 51)
-"""Of the demo: fires on commas, by one mechanism in signatures and by another in examples."""
+FEATURE = (2, 760)
+"""Of the demo: fires on participles after forms of the verb be."""
 
 PROMPT = "Return a list of"
 
