@@ -40,8 +40,7 @@ from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, rounded
 from interp.circuitlens.rows import Rows
 from interp.circuitlens.written import Active, Written
-from interp.kernels.attribution import AHEAD, LINE
-from interp.kernels.vectors import prefetch
+from interp.kernels.attribution import AHEAD, LINE, prefetch
 from interp.products import fast_products
 
 REPEATS = 7

@@ -92,6 +92,13 @@ class RunConfig(Section):
         train = self.transcoder.train
         if train is not None and train.activation == "topk" and train.k > train.d_transcoder:
             raise ValueError(f"transcoder.train: k is {train.k}, more than the {train.d_transcoder} features there are")
+        if train is not None and train.activation == "topk" and train.max_frequency is not None:
+            at_once = train.max_frequency * train.d_transcoder
+            if at_once < train.k:
+                raise ValueError(
+                    f"transcoder.train: k is {train.k}, but {train.d_transcoder} features that fire at "
+                    f"{train.max_frequency} of the tokens (max_frequency) are only {at_once:.1f} at a time"
+                )
         if self.describe.sample is not None and self.describe.features_per_layer is not None:
             raise ValueError(
                 f"describe.sample is {self.describe.sample} and describe.features_per_layer is "

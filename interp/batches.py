@@ -21,7 +21,7 @@ def in_batches(
         RuntimeError: not even a single item fits, or an error of `run`.
     """
     sizes, key, start = _fits, f"{what} on {device}", 0
-    at_once = max(1, min(at_once, sizes.get(key, at_once * width) // width))
+    at_once = max(1, min(at_once, sizes.get(key, at_once * width) // max(1, width)))
     while start < n:
         size = min(at_once, n - start)
         try:

@@ -17,7 +17,8 @@ negligible."""
 
 
 def short_hash(**ingredients: object) -> str:
-    """A hash of named ingredients: numbers, texts, dataclasses and lists or dicts of them."""
+    """A hash of named ingredients: numbers, texts, dataclasses and lists or dicts of them. A renamed field of a
+    dataclass keeps its name in the hash through `hashed_as` (new name to old), which `dataclasses.asdict` ignores."""
     text = json.dumps(ingredients, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 

@@ -1,6 +1,8 @@
 """Batch sizes that were found to fit on a GPU, kept for later runs on this machine."""
 
+import time
 from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,15 +13,20 @@ from storage.checksums import DamagedError
 from storage.hashing import short_hash
 from storage.store import read_as, write_json
 
+KEPT_S = 24 * 3600
+"""Seconds after which sizes are found again: a GPU's memory may have been taken by others."""
+
 
 class KeptSizes(MutableMapping[str, int]):
-    """Sizes by what was done in batches, in a file that is written whenever one is found."""
+    """Sizes by what was done in batches, in a file that is written whenever one is found. They save time only, so where
+    the file cannot be read or written, they are of this process alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._sizes = read_as(path, dict[str, int]) if path.is_file() else {}
-        except DamagedError:  # they are found again
+            is_new = path.is_file() and time.time() - path.stat().st_mtime < KEPT_S
+            self._sizes = read_as(path, dict[str, int]) if is_new else {}
+        except (DamagedError, OSError):
             self._sizes = {}
 
     def __getitem__(self, key: str) -> int:
@@ -27,11 +34,15 @@ class KeptSizes(MutableMapping[str, int]):
 
     def __setitem__(self, key: str, tokens: int) -> None:
         self._sizes[key] = tokens
-        write_json(self.path, self._sizes)
+        self._write()
 
     def __delitem__(self, key: str) -> None:
         del self._sizes[key]
-        write_json(self.path, self._sizes)
+        self._write()
+
+    def _write(self) -> None:
+        with suppress(OSError):
+            write_json(self.path, self._sizes)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sizes)

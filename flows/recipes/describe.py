@@ -128,6 +128,7 @@ class DescribeRecipe:
             drawn=[config.describe.features_per_layer, config.describe.sample, config.describe.seed],
             version=VERSION,
             prompts=prompts(config, EXPLAINING) if self.model else None,
+            wiring=None if self.wiring is None else self.wiring.recipe,
             **config.transcoder.narrowed,
         )
 

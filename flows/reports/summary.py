@@ -27,7 +27,7 @@ class Shown(NamedTuple):
     text: str
     """One of its descriptions."""
     clarity: float | None
-    """Scores of that description; None if it was not scored."""
+    """Scores of that description by one judge; None if it has not both."""
     detection: float | None
 
 
@@ -37,8 +37,8 @@ class Summary(NamedTuple):
     layers: list[tuple[int, int, int, float, float, float]]
     """(layer, features, described, share, explained variance, L0)"""
     features: list[Shown]
-    """The most convincing features of each layer: scored ones if there are any, else those that WeightLens describes
-    best."""
+    """The most convincing features of each layer: those with clarity and detection if there are any, else those that
+    WeightLens describes best."""
     n_shards: int
     """Shards of the last run that could be copied from another checkpoint."""
     n_reused: int
@@ -89,7 +89,7 @@ FEATURES = """
 # word is shown once.
 SCORED_FEATURES = """
     WITH described AS (
-        SELECT d.layer, d.feature, d.text,
+        SELECT d.layer, d.feature, d.text, d.method, d.explainer, s.judge, s.corpus_id,
                max(value) FILTER (metric = 'clarity') AS clarity, max(value) FILTER (metric = 'detection') AS detection,
                regexp_extract_all(d.text, '‘([^’]*)’', 1) AS named
         FROM descriptions d JOIN scores s USING (checkpoint_id, layer, feature, method, explainer)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from interp.kernels import attribution as kernels
-from interp.kernels.vectors import SOURCES
+from interp.kernels.attribution import SOURCES
 
 
 def loops(device: torch.device) -> bool:

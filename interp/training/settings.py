@@ -44,7 +44,8 @@ class TrainingSettings:
     badly."""
     max_frequency: Annotated[float, Gt(0), Le(1)] | None = None
     """Share of the tokens at which a feature may fire. Every step lowers the biases of those that fire at more of its
-    batch, so that they fire where they matter most, and others take their place. Left out: no limit."""
+    batch, so that they fire where they matter most, and others take their place. With TopK it must leave room for `k`
+    active features; `2 k / d_transcoder`, twice the mean frequency, is a mild limit. Left out: no limit."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the model's forward pass and of TopK's encoder products. bfloat16 is several times as fast on
     processors with such arithmetic; it changes the model's streams by some 0.04% of their variance. Weights, sums

@@ -39,8 +39,9 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
     found = read_attributed(job.attributed_paths(store), key)
     shared = {**job.shared, "layer": key.layer}
-    tokens = found.contributors.unit[found.contributors.kind == KINDS.index(TOKEN)]
-    profiles = read_token_profiles(checkpoint, key.layer, tokens)
+    tokens = _tokens(found)
+    is_compared = settings.clustering == "ncut" and len(tokens) > 0
+    profiles = read_token_profiles(checkpoint, key.layer, tokens) if is_compared else None
     labels = np.full(len(found.layer), NOISE)
     cluster_rows: list[tuple[int, int, int, float, list[str], float | None]] = []
     failed: list[Failure] = []
@@ -56,7 +57,7 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
             own.position,
             settings,
             [settings.seed, key.layer, feature],
-            None if profiles is None else profiles.without([feature]),
+            None if profiles is None else profiles.of(_tokens(own)).without([feature]),
         )
         cluster_rows += [(feature, c.cluster, c.n_samples, c.n_samples / n, c.signature, c.stability) for c in clusters]
     _write_contributions(store.part("contributions", key), shared, found, settings)
@@ -70,6 +71,11 @@ def gather_circuits(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKe
     _write_sums(store.part("scores", key), shared, found)
     write_failures(store.part("failures", key), "circuitlens", key.layer, failed)
     return key
+
+
+def _tokens(found: Attributed) -> Int64[np.ndarray, " n"]:
+    """The ids of contributing tokens."""
+    return found.contributors.unit[found.contributors.kind == KINDS.index(TOKEN)]
 
 
 def _write_contributions(path: Path, shared: Row, found: Attributed, settings: CircuitLensSettings) -> None:

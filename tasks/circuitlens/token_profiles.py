@@ -1,12 +1,11 @@
 """Read the profiles of tokens from a checkpoint, for the lowest layer with features."""
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from interp.circuitlens.token_profiles import TokenProfiles, token_profiles
+from interp.circuitlens.token_profiles import Probes, TokenProfiles, probes_of, token_profiles
 from storage.checkpoints import Checkpoint
 from storage.store import ShardKey
 from tasks.weightlens.project import COLUMN_BLOCKS, encoder_directions
@@ -16,28 +15,29 @@ MOST_FEATURES, MOST_TOKENS = 1024, 4096
 more."""
 
 
-class _Probes(NamedTuple):
-    feature: Int64[np.ndarray, " k"]
-    directions: Float32[np.ndarray, "k d_model"]
-    vocabulary: Float32[np.ndarray, "m d_model"]
+ROWS = 4096
+"""Encoder rows that are read at a time."""
 
 
 def read_token_profiles(checkpoint: Checkpoint, layer: int, tokens: Int64[np.ndarray, " n"]) -> TokenProfiles | None:
     """Profiles of the tokens by a layer's features; None if there are features below it, or if features do not read the
-    residual stream. Memory: encoders and embeddings of the profile's features and tokens in float32."""
+    residual stream. Memory: `ROWS` encoder rows; `MOST_FEATURES` numbers of 8 bytes, twice, for each token, and the
+    tokens' embeddings."""
     if layer != min(checkpoint.layers) or not checkpoint.hooks.reads_stream:
         return None
-    probes, wanted = _probes(checkpoint, layer), np.unique(tokens)
-    embedding = _embeddings(checkpoint, wanted)
-    return token_profiles(wanted, probes.feature, embedding, probes.directions, probes.vocabulary)
+    wanted = np.unique(tokens)
+    return token_profiles(wanted, _embeddings(checkpoint, wanted), _probes(checkpoint, layer))
 
 
 @lru_cache(maxsize=1)
-def _probes(checkpoint: Checkpoint, layer: int) -> _Probes:
-    feature = _spaced(checkpoint.d_transcoder, MOST_FEATURES)
-    key = ShardKey("", layer, 0, checkpoint.d_transcoder)
-    directions = encoder_directions(checkpoint, key, fold_norms=True)[feature].numpy()
-    return _Probes(feature, directions, _embeddings(checkpoint, _spaced(checkpoint.n_tokens, MOST_TOKENS)))
+def _probes(checkpoint: Checkpoint, layer: int) -> Probes:
+    feature, parts = _spaced(checkpoint.d_transcoder, MOST_FEATURES), []
+    for start in range(0, checkpoint.d_transcoder, ROWS):
+        key = ShardKey("", layer, start, min(start + ROWS, checkpoint.d_transcoder))
+        here = feature[(feature >= key.start) & (feature < key.stop)]
+        parts.append(encoder_directions(checkpoint, key, fold_norms=True)[here - start].numpy())
+    vocabulary = _embeddings(checkpoint, _spaced(checkpoint.n_tokens, MOST_TOKENS))
+    return probes_of(feature, np.concatenate(parts), vocabulary)
 
 
 def _spaced(n: int, most: int) -> Int64[np.ndarray, " k"]:

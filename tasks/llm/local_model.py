@@ -179,7 +179,7 @@ def _generate(of: LocalModel, conversations: Sequence[Messages], max_tokens: Seq
     def some(part: slice) -> None:
         found.extend(_turns(of, conversations[part], max_tokens[part]))
 
-    in_batches("questions to local_model", of.device, len(conversations), len(conversations), some)
+    in_batches(f"questions to {of.path}", of.device, len(conversations), len(conversations), some)
     return found
 
 

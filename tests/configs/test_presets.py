@@ -122,6 +122,14 @@ def test_origins_that_do_not_fit(changes: list[str], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_frequency_that_leaves_no_room_for_the_active_features_is_refused() -> None:
+    train = ["transcoder.train.d_transcoder=1024", "transcoder.train.activation=topk", "transcoder.train.k=32"]
+    start = [*train, "model.path=m", "corpus.source=t.txt"]
+    load_config(ROOT / "configs" / "smollm2-135m.yaml", [*start, "transcoder.train.max_frequency=0.06"])
+    with pytest.raises(ValueError, match=r"k is 32, but 1024 features that fire at 0\.03 .* are only 30\.7 at a time"):
+        load_config(ROOT / "configs" / "smollm2-135m.yaml", [*start, "transcoder.train.max_frequency=0.03"])
+
+
 def test_a_preset_with_folders_of_ones_own() -> None:
     changes = ["model.repo=null", "model.path=m", "transcoder.repo=null", "transcoder.files=null", "transcoder.path=t"]
     config = load_config(ROOT / "configs" / "gpt2.yaml", changes)

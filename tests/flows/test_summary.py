@@ -69,6 +69,17 @@ def test_what_does_not_convince_is_not_shown(tmp_path: Path, text: str, density:
     assert shown(catalog_of(tmp_path, described, scores)) == [(0, 1), (0, 3)], why
 
 
+def test_scores_shown_are_of_one_judge(tmp_path: Path) -> None:
+    store = catalog_of(tmp_path, [(0, 1, WORDS, 0.01)], {WORDS: (0.2, 0.6)})
+    with open_catalog(store.catalog, write=True) as connection:
+        insert_row(connection, "scores", {
+            "checkpoint_id": ID, "corpus_id": CORPUS, "layer": 0, "feature": 1, "method": "maxact",
+            "explainer": "tokens", "judge": "other", "metric": "clarity", "value": 0.9, "n": 20,
+        })  # fmt: skip
+    publish(store.catalog)
+    assert summarise(store, ID).features == [Shown(0, 1, WORDS, 0.2, 0.6)]
+
+
 def test_every_layer_is_among_those_shown(tmp_path: Path) -> None:
     words = ["able", "bird", "coal", "door", "echo", "fire", "gold", "hill", "iron", "jade", "king", "lamp"]
     described = [(0, at, f"‘{word}’.", 0.01) for at, word in enumerate(words)] + [(1, 0, "‘moon’.", 0.01)]

@@ -1,5 +1,7 @@
 """Batch sizes found on a GPU are there for later runs, for the same models and GPUs alone."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,18 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     assert dict(again) == {}
     again["rows"] = 7
     assert dict(KeptSizes(path)) == {"rows": 7}
+
+
+def test_old_sizes_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "sizes.json"
+    KeptSizes(path)["rows"] = 1
+    assert dict(KeptSizes(path)) == {"rows": 1}
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(path, (two_days_ago, two_days_ago))
+    assert dict(KeptSizes(path)) == {}
+
+
+def test_sizes_that_cannot_be_kept_hold_for_the_process() -> None:
+    sizes = KeptSizes(Path("/proc/no-such-folder/sizes.json"))
+    sizes["rows"] = 5
+    assert dict(sizes) == {"rows": 5}

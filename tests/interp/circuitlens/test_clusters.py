@@ -9,7 +9,7 @@ from interp.circuitlens.cuts import LINK, View, best_cut, cut_apart, views_of
 from interp.circuitlens.kinds import FEATURE, HEAD, KINDS, TOKEN
 from interp.circuitlens.resampling import cluster_stability
 from interp.circuitlens.settings import CircuitLensSettings
-from interp.circuitlens.token_profiles import TokenProfiles, token_profiles
+from interp.circuitlens.token_profiles import TokenProfiles, probes_of, token_profiles
 from interp.descriptions.evidence import JOINED, described
 
 SETTINGS = CircuitLensSettings()
@@ -67,7 +67,7 @@ def different_tokens(n: int) -> tuple[Contributors, TokenProfiles]:
     embedding = np.eye(3, dtype=np.float32)[1 + np.arange(n) % 2] + np.eye(3, dtype=np.float32)[0] * 2
     vocabulary = np.concatenate([embedding, np.zeros((9 * n, 3), np.float32)])
     directions = np.eye(3, dtype=np.float32)
-    return samples, token_profiles(np.arange(n), np.arange(3), embedding, directions, vocabulary)
+    return samples, token_profiles(np.arange(n), embedding, probes_of(np.arange(3), directions, vocabulary))
 
 
 def test_different_tokens_of_a_kind_are_alike_without_upstream_features() -> None:
