@@ -78,6 +78,10 @@ class TranscoderConfig(Section):
         chosen = self.only_features
         return {} if chosen is None else {"only": [(at, sorted(set(chosen[at]))) for at in sorted(chosen)]}
 
+    def chosen_of(self, n_layers: int) -> list[int]:
+        """Those of a model's layers whose features are described: all, or `only_layers`."""
+        return [layer for layer in range(n_layers) if self.only_layers is None or layer in self.only_layers]
+
     def n_explained(self, layers: Iterable[int], per_layer: int | None, width: int) -> int:
         """How many features of some layers are explained at most, by a stage that takes `per_layer` of each (None:
         all)."""

@@ -84,11 +84,11 @@ def cheapest_mode(sizes: Sizes, n_pos: int, agreement: float) -> Mode:
 def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """The cost of each step, by its name. A sequence is run once; a sample is carried back through half of it."""
     settings, workers, n_pos = config.circuitlens, n_workers(config.engine), config.corpus.row_tokens()
-    layers, width = range(sizes.n_layers), sizes.d_transcoder
+    layers, width = config.transcoder.chosen_of(sizes.n_layers), sizes.d_transcoder
     n_features = config.transcoder.n_explained(layers, settings.features_per_layer, width)
     n_samples = n_features * samples_per_feature(config)
     rows = min(sizes.corpus_tokens * (1 - config.corpus.held_out) / n_pos, n_samples)
-    encoders = 2 * sizes.n_layers * sizes.d_transcoder * sizes.d_model
+    encoders = 2 * len(layers) * sizes.d_transcoder * sizes.d_model
     once = rows * n_pos * (sizes.model_flops + encoders)
     sweep = sample_operations(sizes, n_pos, "float32")
     own = sample_operations(sizes, n_pos, mode_of(settings))
@@ -100,13 +100,13 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
     held = max(layer, min(TRANSCODERS.max_bytes, sizes.n_layers * layer))
     frozen = n_pos * (sizes.n_layers + 1) * ACTIVE_PER_TOKEN * sizes.d_model * 4
     result = SAMPLES_PER_BLOCK * (1_000 + sizes.d_model * 4)
-    n_ablated = sizes.n_layers * settings.ablated_features * settings.ablated_samples
+    n_ablated = len(layers) * settings.ablated_features * settings.ablated_samples
     ablating = n_ablated * ABLATED_VARIANTS * n_pos / 2 * sizes.model_flops / rates.products
     n_blocks = max(1, round(max(n_samples / SAMPLES_PER_BLOCK, rows / MOST_ROWS_PER_BLOCK)))
     per_shard = min(config.shard_size, FEATURES_PER_SHARD)
     model = 1.3 * sizes.model_bytes  # and a copy of the attention's values and outputs
-    n_shards = sizes.n_layers * -(-sizes.d_transcoder // config.shard_size)
-    drawn = sizes.n_layers * sizes.d_transcoder * config.activations.n_samples
+    n_shards = len(layers) * -(-sizes.d_transcoder // config.shard_size)
+    drawn = len(layers) * sizes.d_transcoder * config.activations.n_samples
     return {
         "order samples": Cost(
             n_shards, drawn * ORDER_S / workers, n_samples * ORDERED_BYTES, 0, 100 * drawn / n_shards
@@ -119,7 +119,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
             frozen + BATCH_BYTES + result,
         ),
         "cluster": Cost(
-            sizes.n_layers * -(-sizes.d_transcoder // per_shard),
+            len(layers) * -(-sizes.d_transcoder // per_shard),
             n_samples * GATHER_S * rates.slowness / workers,
             0,
             0,
@@ -127,7 +127,7 @@ def circuitlens_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str
             interpreted=True,
         ),
         "ablate": Cost(
-            sizes.n_layers if n_ablated else 0,
+            len(layers) if n_ablated else 0,
             ablating + n_ablated * sizes.n_layers * 2e-3 * rates.slowness / workers,
             0,
             model + held,

@@ -28,10 +28,11 @@ EDGE_BYTES = 60
 def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[str, Cost]:
     """The cost of each step, by its name."""
     settings, workers = config.coactivation, n_workers(config.engine)
-    pairs = settings.layer_pairs(range(sizes.n_layers))
+    layers = config.transcoder.chosen_of(sizes.n_layers)
+    pairs = settings.layer_pairs(layers)
     tokens = sizes.corpus_tokens * (1 - config.corpus.held_out)
     n_shards = -(-sizes.d_transcoder // config.shard_size)
-    n_edges = sizes.n_layers * sizes.d_transcoder * settings.top_k
+    n_edges = len(layers) * sizes.d_transcoder * settings.top_k
     active = ACTIVE_PER_TOKEN
     has_matrices = settings.pairs != "edges"
     disk = matrix_bytes(sizes, config) if has_matrices else 0
@@ -50,7 +51,7 @@ def coactivation_costs(sizes: Sizes, config: RunConfig, rates: Rates) -> dict[st
             tile,
         ),
         "twera": Cost(
-            sizes.n_layers * n_shards,
+            len(layers) * n_shards,
             n_edges * per_edge * EDGE_S * rates.slowness / workers
             + (2 * len(pairs) * sizes.d_transcoder**2 * sizes.d_model / rates.products if has_matrices else 0),
             n_edges * EDGE_BYTES,
@@ -66,7 +67,7 @@ def matrix_bytes(sizes: Sizes, config: RunConfig) -> float:
     together."""
     pairs = sizes.d_transcoder**2
     together = min(pairs, sizes.corpus_tokens * ACTIVE_PER_TOKEN**2)
-    n_layer_pairs = len(config.coactivation.layer_pairs(range(sizes.n_layers)))
+    n_layer_pairs = len(config.coactivation.layer_pairs(config.transcoder.chosen_of(sizes.n_layers)))
     return n_layer_pairs * (together * PAIR_BYTES + pairs * EMPTY_BYTES)
 
 

@@ -8,6 +8,7 @@ import pytest
 from configs.engine import EngineConfig
 from configs.run import RunConfig
 from flows.costs.circuitlens import cheapest_mode, circuitlens_costs, sample_operations
+from flows.costs.coactivation import coactivation_costs
 from flows.costs.plan import Step
 from flows.costs.rates import LIBRARIES_BYTES, Cost, Rates
 from flows.costs.sizes import Heads, Sizes
@@ -63,6 +64,21 @@ def test_a_slower_machine_takes_longer_at_what_is_no_product() -> None:
         plain, slow = (sum(cost.seconds for cost in one.values()) for one in costs)
         assert 2.9 * plain < slow <= 3 * plain * (1 + 1e-9)
         assert plain > 0
+
+
+def test_layers_that_are_left_out_cost_nothing() -> None:
+    def seconds(**transcoder: Any) -> dict[str, float]:
+        config = RunConfig.model_validate({
+            "name": "g", "model": {"path": "."}, "transcoder": {"path": ".", **transcoder}, "corpus": {"source": "x"},
+            "coactivation": {"pairs": "edges"}, "circuitlens": {"features_per_layer": 1, "samples_per_feature": 12},
+        })  # fmt: skip
+        costs = circuitlens_costs(GEMMA, config, RATES) | coactivation_costs(GEMMA, config, RATES)
+        return {name: cost.seconds for name, cost in costs.items()}
+
+    every, some = seconds(), seconds(only_layers=[4, 12])
+    assert some["attribute"] < every["attribute"] / 12  # a sample costs the same, its sequence has fewer encoders
+    assert some["ablate"] == pytest.approx(every["ablate"] * 2 / 26)
+    assert some["stability"] < every["stability"] / 100  # of one pair of layers in place of 325
 
 
 def test_a_stage_is_expected_to_take_what_its_steps_take() -> None:
