@@ -1,9 +1,13 @@
 """Work in batches, which are halved where memory has no room for them."""
 
 import sys
-from collections.abc import Callable, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 _fits: MutableMapping[str, int] = {}
 """Number of tokens that were found to fit in a batch, by kind of work and device."""
@@ -12,7 +16,14 @@ _fits: MutableMapping[str, int] = {}
 def in_batches(
     what: str, device: torch.device | str, n: int, at_once: int, run: Callable[[slice], None], width: int = 1
 ) -> None:
-    """Run `run` on `n` items of `width` tokens in order, `at_once` of them in a batch.
+    """Like `each_batch`, for work that stores its results itself."""
+    deque(each_batch(what, device, n, at_once, run, width), maxlen=0)
+
+
+def each_batch(
+    what: str, device: torch.device | str, n: int, at_once: int, run: Callable[[slice], T], width: int = 1
+) -> Iterator[T]:
+    """The results of `run` on `n` items of `width` tokens in order, `at_once` of them in a batch.
 
     A batch that does not fit into memory is done in halves, and so are all later ones of this work; a message says so
     once. `run` must be able to repeat the items of a failed batch.
@@ -25,11 +36,13 @@ def in_batches(
     while start < n:
         size = min(at_once, n - start)
         try:
-            run(slice(start, start + size))
+            found = run(slice(start, start + size))
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
         else:
+            yield found
+            del found  # the next batch has the memory to itself
             start += size
             continue
         # Out here, where nothing holds on to the tensors of the pass that failed.

@@ -8,6 +8,7 @@ import torch
 from flows.one_prompt.asked import Asked, Given, changes_of, check_asked, maxima_of, source_of, steerable_of
 from flows.one_prompt.opened import Opened, Prompt
 from flows.one_prompt.targets import Target, targets_asked
+from interp.batches import each_batch
 from interp.circuitlens.frozen import freeze
 from interp.interventions.at_rest import AtRest, at_rest, changed_readings
 from interp.interventions.changes import Changes
@@ -80,23 +81,29 @@ def intervene(
     targets = targets_asked(opened, rest.frozen, question.targets)
     at_once = interventions_at_once(len(prompt.tokens), opened.folder.d_model)
     unchanged = measured(steerable_of(opened), prompt.tokens, Changes(), 1, [one.reading for one in targets])
-    for start in range(0, len(asked), at_once):
-        some = changes[start : start + at_once]
+
+    def run(part: slice) -> list[Intervened]:
+        some = changes[part]
         effects, after = _effects(opened, rest, in_rows(some), (len(some), targets), unchanged)
         kl = after.divergence_from(unchanged).tolist()
-        for row in range(len(some)):
-            yield Intervened(
+        return [
+            Intervened(
                 question.prompt,
                 list(prompt.texts),
-                [one.text for one in asked[start + row]],
+                [one.text for one in own],
                 effects[row],
                 opened.texts[int(unchanged.next_token)],
                 float(unchanged.probability),
                 opened.texts[int(after.next_token[row])],
                 float(after.probability[row]),
                 kl[row],
-                [*prompt.said, *_silent(rest, changes[start + row], asked[start + row])],
+                [*prompt.said, *_silent(rest, some[row], own)],
             )
+            for row, own in enumerate(asked[part])
+        ]
+
+    for found in each_batch("interventions", prompt.tokens.device, len(asked), at_once, run, len(prompt.tokens)):
+        yield from found
 
 
 def _given(opened: Opened, prompt: Prompt, question: Question, asked: Sequence[Asked], chat: bool) -> Given:

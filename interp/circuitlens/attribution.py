@@ -7,7 +7,7 @@ of a source is what it wrote times `g`. Contributions sum to the reading (docs/m
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from interp.activations.encoding import Encoder
+from interp.batches import each_batch
 from interp.circuitlens.frozen import Frozen, FrozenLayer
 from interp.circuitlens.linear import LinearModel, reading
 from interp.circuitlens.rows import Rows, add_tokens, mixed, n_rows, read_tokens, zero_rows
@@ -28,6 +29,8 @@ small enough for the processor's cache."""
 
 BUFFERS = 6
 """Arrays of the size of a batch's gradients that one step of the sweep needs at the same time."""
+
+T = TypeVar("T")
 
 
 class Targets(NamedTuple):
@@ -107,17 +110,41 @@ def logit_targets(
     return Targets(torch.full_like(position, linear.n_layers), position, direction, constant)
 
 
-@torch.no_grad()
 def contributions(
     linear: LinearModel, frozen: Frozen, targets: Targets, *, max_bytes: int, heads: bool = False
 ) -> Iterator[Contributions]:
     """Attribute targets of one sequence, in batches of neighbouring tokens; with `heads`, also to heads.
 
     A batch covers the sequence up to its last target. Memory: at most `max_bytes` for a batch, except for a single
-    target.
+    target; less where the device has no room for that.
     """
+    return attributed(linear, frozen, targets, lambda found: found, max_bytes=max_bytes, heads=heads)
+
+
+@torch.no_grad()
+def attributed(
+    linear: LinearModel,
+    frozen: Frozen,
+    targets: Targets,
+    use: Callable[[Contributions], T],
+    *,
+    max_bytes: int,
+    heads: bool = False,
+) -> Iterator[T]:
+    """What `use` makes of each batch of `contributions`. Where memory has no room for what `use` needs, batches are
+    halved too."""
+
+    def sweep(which: Tensor) -> T:
+        return use(_sweep(linear, frozen, targets.at(which), which, heads))
+
     for batch in batches(linear, frozen, targets, max_bytes, heads=heads):
-        yield _sweep(linear, frozen, targets.at(batch), batch, heads)
+        yield from halved(frozen, batch, sweep)
+
+
+def halved(frozen: Frozen, batch: Int64[Tensor, " batch"], run: Callable[[Tensor], T]) -> Iterator[T]:
+    """The result of `run` for a batch of targets, or for parts of it where memory has no room for the whole."""
+    run_part: Callable[[slice], T] = lambda part: run(batch[part])  # noqa: E731
+    return each_batch("attribution", batch.device, len(batch), len(batch), run_part, frozen.n_pos)
 
 
 def batches(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+from interp.batches import each_batch
 from interp.capture import EndOfPass, in_this_thread, on_feature_input, removing
 from interp.circuitlens.contributors import Contributors
 from interp.circuitlens.kinds import HEAD, KINDS, TOKEN
@@ -157,7 +158,11 @@ def causal_drops(
         silent_tokens[3 + drawn, draw.choice(other_tokens, len(sources), replace=False)] = True
         chosen = other_heads[draw.choice(len(other_heads), len(heads), replace=False)] if heads else other_heads[:0]
         silent_heads[3 + n_draws + drawn, chosen[:, 0], chosen[:, 1]] = True
-    a = ablated_activations(linear, transcoder, firing, Ablations(silent_tokens, silent_heads))
+
+    def run(part: slice) -> Tensor:
+        return ablated_activations(linear, transcoder, firing, Ablations(silent_tokens[part], silent_heads[part]))
+
+    a = torch.cat(list(each_batch("ablations", tokens.device, n_variants, n_variants, run, len(tokens))))
     drop = ((a[0] - a) / a[0]).cpu().double().numpy() if a[0] > 0 else np.full(n_variants, np.nan)
     return Drops(
         tokens=drop[1] if sources else np.nan,

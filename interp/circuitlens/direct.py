@@ -6,7 +6,8 @@ through two heads and more, and through the bypasses of skip transcoders, are le
 sum to the activation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,11 +20,14 @@ from interp.circuitlens.attribution import (
     begin,
     counts_above,
     enter,
+    halved,
     read_mlp,
 )
 from interp.circuitlens.frozen import Frozen
 from interp.circuitlens.linear import AttentionWeights, LinearModel
 from interp.circuitlens.rows import add_heads, add_tokens, read_tokens
+
+T = TypeVar("T")
 
 
 @torch.no_grad()
@@ -49,7 +53,6 @@ def direct_heads(
     return scores
 
 
-@torch.no_grad()
 def direct_contributions(
     linear: LinearModel, frozen: Frozen, targets: Targets, *, max_bytes: int
 ) -> Iterator[Contributions]:
@@ -59,8 +62,20 @@ def direct_contributions(
     once for the target, times how much its token attends there: 4 d² operations a layer and target, and 2 d for each
     head, token and layer, where a sweep has 8 d² for each token and layer.
     """
+    return attributed_directly(linear, frozen, targets, lambda found: found, max_bytes=max_bytes)
+
+
+@torch.no_grad()
+def attributed_directly(
+    linear: LinearModel, frozen: Frozen, targets: Targets, use: Callable[[Contributions], T], *, max_bytes: int
+) -> Iterator[T]:
+    """What `use` makes of each batch of `direct_contributions`, as in `attribution.attributed`."""
+
+    def read(which: Tensor) -> T:
+        return use(_read_directly(linear, frozen, targets.at(which), which))
+
     for batch in batches(linear, frozen, targets, max_bytes):
-        yield _read_directly(linear, frozen, targets.at(batch), batch)
+        yield from halved(frozen, batch, read)
 
 
 def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor) -> Contributions:

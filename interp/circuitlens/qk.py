@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from interp.batches import each_batch
 from interp.circuitlens.attribution import BUFFERS, Contributions, Targets, contributions
 from interp.circuitlens.forward import BIASES, N_SUMS, stream_parts
 from interp.circuitlens.frozen import Frozen, inverse_scale
@@ -115,11 +116,16 @@ def score_parts(
     d_model = frozen.embedding.shape[1]
     per_look = 4 * BUFFERS * frozen.n_pos * d_model * (n_keys + N_SUMS)
     step = max(1, max_bytes // per_look)
-    for start in range(0, len(attended.head), step):
-        some = attended.at(start, start + step)
+
+    def split(part: slice) -> list[ScoreParts]:
+        some = attended.at(part.start, part.stop)
         query = _side(linear, frozen, layer, some.head, some.query, is_key=False)
         key = _side(linear, frozen, layer, some.head, some.key, is_key=True)
-        yield from _parted(beneath, frozen_beneath, (query, key), n_keys, max_bytes)
+        return list(_parted(beneath, frozen_beneath, (query, key), n_keys, max_bytes))
+
+    device, n = frozen.embedding.device, len(attended.head)
+    for found in each_batch("attention scores", device, n, step, split, frozen.n_pos):
+        yield from found
 
 
 class _Side(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from interp.batches import each_batch
 from interp.interventions.at_rest import AtRest, changed_readings
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.measured import measured
@@ -67,15 +68,17 @@ def effects_of(
     targets = targets_of(rest.linear, rest.frozen, rest.transcoder, readings)
     tokens, n_readings = rest.frozen.tokens, len(readings)
     before = measured(steerable, tokens, Changes(), 1, readings).readings[0]
-    found = [before.new_zeros(0, n_readings, 3)]
-    at_once = interventions_at_once(*rest.frozen.embedding.shape)
-    for start in range(0, len(changes), at_once):
-        some = changes[start : start + at_once]
+
+    def run(part: slice) -> Float[Tensor, "n n_readings 3"]:
+        some = changes[part]
         rows = in_rows(some)
         predicted, frozen = (changed_readings(rest, rows, len(some), targets, mlps) for mlps in ("features", "model"))
         after = measured(steerable, tokens, rows, len(some), readings).readings
-        found.append(torch.stack([predicted, frozen, after - before], 2))
-    return Effects(before, *torch.cat(found).unbind(2))
+        return torch.stack([predicted, frozen, after - before], 2)
+
+    n_pos, d_model = rest.frozen.embedding.shape
+    found = each_batch("interventions", before.device, len(changes), interventions_at_once(n_pos, d_model), run, n_pos)
+    return Effects(before, *torch.cat([before.new_zeros(0, n_readings, 3), *found]).unbind(2))
 
 
 def correlation(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from interp.batches import each_batch
 from interp.capture import on_feature_input, on_feature_output, removing
 from interp.circuitlens.supernodes import Supernode, SupernodeSettings, effects_on_targets
 from interp.interventions.changes import Changes, FeatureChange
@@ -134,15 +135,18 @@ def _values(of: Ablated, groups: Sequence[Sequence[int]], others: Others) -> tup
     alone: list[float] = []
     n_pos, d_model = of.rest.frozen.embedding.shape
     d_widest = max(d_model, of.rest.transcoder(0).W_enc.shape[0])
-    at_once = interventions_at_once(n_pos, d_widest)
-    for start in range(0, len(places), at_once):
-        some, nodes = places[start : start + at_once], groups[start : start + at_once]
-        off += _in_rows(of, tokens, [switched_off(group) for group in some])
+
+    def run(part: slice) -> tuple[list[float], list[float]]:
+        gone = _in_rows(of, tokens, [switched_off(group) for group in places[part]])
         if isinstance(others, Tensor):
-            alone += _in_rows(of, others, [_as_in_graph(of, group) for group in nodes])
-        else:
-            with keeping(of.steerable, some, others):
-                alone += _in_rows(of, tokens, [Changes() for _ in some])
+            return gone, _in_rows(of, others, [_as_in_graph(of, group) for group in groups[part]])
+        with keeping(of.steerable, places[part], others):
+            return gone, _in_rows(of, tokens, [Changes() for _ in places[part]])
+
+    at_once = interventions_at_once(n_pos, d_widest)
+    for gone, left in each_batch("supernodes", tokens.device, len(places), at_once, run, n_pos):
+        off += gone
+        alone += left
     return off, alone
 
 

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
+from interp.batches import each_batch
 from interp.capture import last_hidden
-from interp.circuitlens.attribution import Contributions, Targets, contributions, feature_targets, read_until
+from interp.circuitlens.attribution import Contributions, Targets, attributed, feature_targets, read_until
 from interp.circuitlens.contributors import Contributors, significant
-from interp.circuitlens.direct import direct_contributions, direct_heads
+from interp.circuitlens.direct import attributed_directly, direct_heads
 from interp.circuitlens.effects import Activations, output_effects
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, linear_model, rounded
@@ -70,7 +71,7 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
         found = [
             _attribute_sequence(job, checkpoint, (linear, swept), one, seen)
             for group in _together(linear, sequences)
-            for one, seen in zip(group, read_streams_of(linear, [one.tokens for one in group]), strict=True)
+            for one, seen in zip(group, _streams(linear, group), strict=True)
         ]
     whole = Attributed.joined([one.samples for one in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
     _check_values([one for one in found if len(one.value)])
@@ -110,6 +111,14 @@ def _together(linear: LinearModel, sequences: list[_Sequence]) -> Iterator[list[
         yield from (sequences[at : at + size] for at in range(0, len(sequences), size))
 
 
+def _streams(linear: LinearModel, group: list[_Sequence]) -> Iterator[Seen]:
+    """The streams of a group's sequences, in order."""
+    read: Callable[[slice], list[Seen]] = lambda part: read_streams_of(linear, [one.tokens for one in group[part]])  # noqa: E731
+    width = max(len(one.tokens) for one in group)
+    for found in each_batch("sequences", group[0].tokens.device, len(group), len(group), read, width):
+        yield from found
+
+
 class _Found(NamedTuple):
     """What was found for all samples of one sequence."""
 
@@ -124,7 +133,7 @@ def _attribute_sequence(
     job: CircuitLensJob, checkpoint: Checkpoint, models: tuple[LinearModel, LinearModel], one: _Sequence, seen: Seen
 ) -> _Found:
     """`models` are the one that is frozen, and the same in the precision of sweeps."""
-    linear, swept = models
+    linear, _ = models
     settings, device, samples, tokens = job.settings, job.device, one.samples, one.tokens
     transcoder = partial(loaded_transcoder, checkpoint, device=device)
     layer = np.concatenate([np.full(len(s.feature), at) for at, (s, _) in zip(job.layers, samples, strict=True)])
@@ -142,12 +151,9 @@ def _attribute_sequence(
     ]
     targets = Targets(*(torch.cat(columns) for columns in zip(*per_layer, strict=True)))
     parts, total = [], np.zeros(len(layer), np.float32)
-    for batch in _contributions(swept, frozen, targets, settings):
-        heads = batch.heads
-        if heads is None:
-            heads = direct_heads(linear, frozen, targets.at(batch.target))
-        parts.append(significant(frozen, batch, heads, settings, whole_mlps=linear.hooks.rebuilds))
-        total[batch.target.cpu().numpy()] = batch.total().cpu().numpy()
+    for strongest, (target, value) in _contributors(models, frozen, targets, settings):
+        parts.append(strongest)
+        total[target] = value
     where = [as_tensor(column, device) for column in (layer, feature, position)]
     active = Activations(*[*where, as_tensor(activation, device)])
     continued = np.concatenate([followed for _, followed in samples])
@@ -171,12 +177,23 @@ def _readings(coder: Transcoder, x: Tensor, samples: ShardSamples) -> Float32[np
     return ((x[position] * coder.W_enc[feature]).sum(1) + coder.b_enc[feature]).float().cpu().numpy()
 
 
-def _contributions(
-    linear: LinearModel, frozen: Frozen, targets: Targets, settings: CircuitLensSettings
-) -> Iterator[Contributions]:
+def _contributors(
+    models: tuple[LinearModel, LinearModel], frozen: Frozen, targets: Targets, settings: CircuitLensSettings
+) -> Iterator[tuple[Contributors, tuple[np.ndarray, np.ndarray]]]:
+    """The significant contributors to the targets in batches, each with its targets and their sums."""
+    linear, swept = models
+
+    def select(batch: Contributions) -> tuple[Contributors, tuple[np.ndarray, np.ndarray]]:
+        heads = batch.heads
+        if heads is None:
+            heads = direct_heads(linear, frozen, targets.at(batch.target))
+        strongest = significant(frozen, batch, heads, settings, whole_mlps=linear.hooks.rebuilds)
+        return strongest, (batch.target.cpu().numpy(), batch.total().cpu().numpy())
+
     if settings.sources == "direct":
-        return direct_contributions(linear, frozen, targets, max_bytes=BATCH_BYTES)
-    return contributions(linear, frozen, targets, max_bytes=BATCH_BYTES, heads=settings.heads == "jacobian")
+        return attributed_directly(swept, frozen, targets, select, max_bytes=BATCH_BYTES)
+    heads = settings.heads == "jacobian"
+    return attributed(swept, frozen, targets, select, max_bytes=BATCH_BYTES, heads=heads)
 
 
 def _effects(
@@ -188,7 +205,7 @@ def _effects(
     settings: CircuitLensSettings,
 ) -> Float32[np.ndarray, "n n_after d_model"]:
     n_after = settings.continuation_tokens
-    now = output_effects(linear, frozen, transcoder, active).cpu().numpy()
+    now = _effects_within(linear, frozen, transcoder, active, 0)
     effect = np.full((len(now), 1 + n_after, now.shape[2]), np.nan, np.float32)
     effect[:, :1] = now
     for position in np.unique(active.position.cpu().numpy()[continued]).tolist() if n_after else []:
@@ -196,8 +213,21 @@ def _effects(
         longer = _continued(linear, frozen.tokens[: position + 1], n_after)
         here = Activations(*(column[which.to(column.device)] for column in active))
         forward = freeze(linear, transcoder, longer, [0] * linear.n_layers)
-        effect[which.numpy()] = output_effects(linear, forward, transcoder, here, n_after).cpu().numpy()
+        effect[which.numpy()] = _effects_within(linear, forward, transcoder, here, n_after)
     return effect
+
+
+def _effects_within(
+    linear: LinearModel, frozen: Frozen, transcoder: Callable[[int], Transcoder], active: Activations, n_after: int
+) -> Float32[np.ndarray, "n n_after_plus_1 d_model"]:
+    """`output_effects` on the host, in batches where the device has no room for all."""
+
+    def carry(part: slice) -> np.ndarray:
+        some = Activations(*(column[part] for column in active))
+        return output_effects(linear, frozen, transcoder, some, n_after).cpu().numpy()
+
+    n = len(active.layer)
+    return np.concatenate(list(each_batch("output effects", active.layer.device, n, n, carry, 1 + n_after)))
 
 
 @torch.no_grad()

@@ -8,10 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from flows.inputs.checkpoint_plan import CheckpointPlan
 from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
+from interp.batches import forget_sizes
+from interp.circuitlens import causality, qk
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
@@ -294,3 +297,59 @@ def test_tokens_of_the_lowest_layer_have_profiles_by_its_features(sampled: Any) 
     expected = np.where(score > 1, score, 0)
     assert found.vector == pytest.approx(expected / np.linalg.norm(expected, axis=1, keepdims=True), abs=1e-5)
     assert read_token_profiles(checkpoint, 1, np.array([5])) is None
+
+
+@pytest.mark.whole
+def test_a_device_without_room_does_less_at_once(
+    sampled: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A block's sequences, targets, attention scores, effects and ablations: the results are those of whole batches."""
+    plan, job = sampled
+    tables = []
+    settings, most = replace(SETTINGS, ablated_features=1, ablated_samples=2), 3
+    for recipe in ("roomy", "narrow"):
+        if recipe == "narrow":
+            monkeypatch.setattr(attribute, "read_streams_of", fits(most, attribute.read_streams_of, 1))
+            monkeypatch.setattr(attribute, "significant", fits(most, attribute.significant, 1, lambda one: one.target))
+            monkeypatch.setattr(attribute, "output_effects", fits(most, attribute.output_effects, 3, lambda a: a.layer))
+            monkeypatch.setattr(qk, "_strongest_keys", fits(1, qk._strongest_keys, 2, lambda two: two[0].position))  # pyright: ignore[reportPrivateUsage]
+            ablated = fits(most, causality.ablated_activations, 3, lambda one: one.tokens)
+            monkeypatch.setattr(causality, "ablated_activations", ablated)
+        own = replace(job, recipe=recipe, blocks=(Block(0, 8),), settings=settings)
+        ordered(plan.store, own)
+        attribute_block.fn(plan.store, own, Block(0, 8))
+        key = ShardKey(f"ablation-{recipe}", 2, 0, plan.attributes.d_transcoder)
+        ablate_layer.fn(plan.store, own, key)
+        paths = (attributions_path(plan.store, recipe, 0, 8), plan.store.part("scores", key))
+        tables.append([pq.read_table(path) for path in paths])
+        forget_sizes()
+    for whole, parts in zip(*tables, strict=True):
+        assert whole.num_rows == parts.num_rows > 3
+        for ours, theirs in zip(numbers(whole), numbers(parts), strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+    said = capsys.readouterr().err
+    for what in ("sequences", "attribution", "attention scores", "output effects", "ablations"):
+        assert f"{what}: " in said, what
+
+
+def fits(most: int, run: Any, which: int, part: Any = lambda one: one) -> Any:
+    """A function for which memory runs out if an argument, or its part, has more than `most` items."""
+
+    def small(*args: Any, **kwargs: Any) -> Any:
+        if len(part(args[which])) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(*args, **kwargs)
+
+    return small
+
+
+def numbers(table: pa.Table) -> list[np.ndarray]:
+    """A table's columns of numbers, flat, each in ascending order."""
+    found = []
+    for column in table.columns:
+        flat = column.combine_chunks()
+        while pa.types.is_list(flat.type) or pa.types.is_large_list(flat.type):
+            flat = flat.flatten()
+        if pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type):
+            found.append(np.sort(flat.to_numpy(zero_copy_only=False)))
+    return found

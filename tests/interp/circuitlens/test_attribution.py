@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from interp.batches import forget_sizes
 from interp.capture import HookedModel, Hooks, Place, capture
+from interp.circuitlens import attribution, direct
 from interp.circuitlens.attribution import (
     BUFFERS,
+    Beginning,
     Targets,
     batches,
     contributions,
@@ -15,9 +18,9 @@ from interp.circuitlens.attribution import (
     logit_targets,
     read_until,
 )
-from interp.circuitlens.direct import direct_heads
-from interp.circuitlens.frozen import freeze
-from interp.circuitlens.linear import rounded
+from interp.circuitlens.direct import direct_contributions, direct_heads
+from interp.circuitlens.frozen import Frozen, freeze
+from interp.circuitlens.linear import LinearModel, rounded
 from interp.families import family_of
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
 from tests.tiny_models import CONFIGS, D_MODEL, DIFFERENT, N_LAYERS
@@ -235,3 +238,33 @@ def test_targets_are_attributed_together_up_to_the_memory() -> None:
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * each)] == [3, 3, 1]
     with_heads = each + 4 * linear.n_layers * linear.n_heads * 5
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * with_heads, heads=True)] == [3, 3, 1]
+
+
+@pytest.mark.parametrize("sources", ["whole", "direct"])
+def test_batches_without_room_are_halved(sources: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the targets, too, is attributed in as many at once as there was room for."""
+    coders = random_transcoders("skip")
+    linear, frozen = frozen_model("llama", HOOKS[0], coders)
+    targets = feature_targets(linear, frozen, 2, coders[2], *all_pairs(2))
+    run, module = (contributions, attribution) if sources == "whole" else (direct_contributions, direct)
+    (expected,) = run(linear, frozen, targets, max_bytes=10**9)
+    begin, n_swept = attribution.begin, list[int]()
+
+    def small(linear: LinearModel, frozen: Frozen, some: Targets, which: torch.Tensor, heads: bool) -> Beginning:
+        n_swept.append(len(some))
+        if len(some) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return begin(linear, frozen, some, which, heads)
+
+    monkeypatch.setattr(module, "begin", small)
+    forget_sizes()
+    found = torch.zeros_like(expected.features)
+    for part in run(linear, frozen, targets, max_bytes=10**9):
+        found[:, part.target] = part.features
+    torch.testing.assert_close(found[:, expected.target], expected.features)
+    assert n_swept[:4] == [len(targets), -(-len(targets) // 2), n_swept[2], n_swept[3]]
+    assert max(n_swept[4:]) <= 5
+    n_swept.clear()
+    list(run(linear, frozen, targets, max_bytes=10**9))
+    assert max(n_swept) <= 5
+    forget_sizes()
