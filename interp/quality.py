@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+from interp.batches import each_batch
 from interp.capture import (
     HookedModel,
     Hooks,
@@ -98,23 +99,31 @@ def measure_quality(
     Raises:
         ValueError: the text is too short or too uniform.
     """
-    sums = {layer: _Sums.none(coders[layer][layer]) for layer in sorted(coders)}
+    of_layers = sorted(coders.items())
+    sums = {layer: _Sums.none(own[layer]) for layer, own in of_layers}
     sources = sorted({source for by_source in coders.values() for source in by_source})
     losses, n_predicted, n_rows = torch.zeros(len(sums) + 2, dtype=torch.float64), 0, 0
 
     def spliced(row: tuple[Tensor, Tensor]) -> Tensor:
         return _spliced_losses(model, family, hooks, coders, row)
 
-    device = next(model.parameters()).device
+    hooked, device = HookedModel(model, family, hooks), next(model.parameters()).device
     for tokens, real, counted in (tuple(one.to(device) for one in batch) for batch in text):
         chosen = range(-n_rows % ROWS_PER_SPLICE, len(tokens), ROWS_PER_SPLICE)
         lengths = [int(real[row].sum()) for row in chosen]
         rows = [(tokens[row, :n], counted[row, :n]) for row, n in zip(chosen, lengths, strict=True) if n > 1]
         replaced = [pool.submit(spliced, row) for row in rows]
-        captured = capture(HookedModel(model, family, hooks), tokens, sources)
-        xs = {source: captured[source].x[counted] for source in sources}
-        for layer, measured in sums.items():
-            measured.add(xs, captured[layer].y[counted], coders[layer])
+
+        def compare(part: slice, tokens: Tensor = tokens, counted: Tensor = counted) -> list[_Sums]:
+            captured = capture(hooked, tokens[part], sources)
+            xs = {source: captured[source].x[counted[part]] for source in sources}
+            return [_Sums.of(xs, captured[layer].y[counted[part]], own) for layer, own in of_layers]
+
+        for found in each_batch(
+            "rows of the quality check", device, len(tokens), len(tokens), compare, tokens.shape[1]
+        ):
+            for measured, more in zip(sums.values(), found, strict=True):
+                measured.add(more)
         losses += sum(future.result() for future in replaced)
         n_predicted += sum(len(row) - 1 for row, _ in rows)
         n_rows += len(tokens)
@@ -144,20 +153,32 @@ class _Sums:
             coder.b_dec.new_zeros(coder.b_dec.shape, dtype=wide(coder.b_dec.device)),
         )
 
-    def add(self, xs: Mapping[int, Tensor], y: Tensor, coders: Mapping[int, Transcoder]) -> None:
+    @classmethod
+    def of(cls, xs: Mapping[int, Tensor], y: Tensor, coders: Mapping[int, Transcoder]) -> "_Sums":
+        """Those of some tokens: what transcoders read, and what they should write together."""
         own = max(coders)  # after the transcoders of lower layers that write to it
         a = coders[own].encode(xs[own])
         found = coders[own].decode(a, xs[own])
         for source, coder in coders.items():
             if source != own:
                 found += _output(coder, xs[source])
-        exact = y.to(self.sums.dtype)
-        self.squared_error += float((y - found).to(exact.dtype).square().sum())
-        self.total += float(exact.square().sum())
-        self.sums = self.sums + exact.sum(0)
-        self.fired |= (a > 0).any(0)
-        self.n_active += int((a > 0).sum())
-        self.n += len(y)
+        exact = y.to(wide(y.device))
+        return cls(
+            fired=(a > 0).any(0),
+            sums=exact.sum(0),
+            total=float(exact.square().sum()),
+            squared_error=float((y - found).to(exact.dtype).square().sum()),
+            n_active=int((a > 0).sum()),
+            n=len(y),
+        )
+
+    def add(self, more: "_Sums") -> None:
+        self.fired = self.fired | more.fired
+        self.sums = self.sums + more.sums
+        self.total += more.total
+        self.squared_error += more.squared_error
+        self.n_active += more.n_active
+        self.n += more.n
 
     def quality(self, layer: int, losses: tuple[float, float, float | None], n_predicted: int) -> Quality:
         variance = self.total - float(self.sums.square().sum()) / max(self.n, 1)

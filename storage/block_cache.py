@@ -7,6 +7,7 @@ from threading import Lock
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.batches import is_out_of_memory
 from storage.checkpoints import Checkpoint
 from storage.lru_cache import LRUCache
 
@@ -19,7 +20,7 @@ class BlockCache:
     change.
 
     Blocks of the checkpoint that was read last stay on a GPU as far as they fit. The first ones that are read are kept:
-    embeddings, and decoders of low layers, which most layers read.
+    embeddings, and decoders of low layers, which most layers read. When a block does not fit, no more are copied.
     """
 
     def __init__(self, max_bytes: int, room_on: Callable[[str], int] | None = None) -> None:
@@ -66,7 +67,15 @@ class BlockCache:
             if self._there_of != (device, key[0]) or block.nbytes > self._left or key in self._there:
                 return self._there.get(key, block)
             self._left -= block.nbytes
-        placed = block.to(device)  # the copy is finished when another thread finds the block
+        try:
+            placed = block.to(device)  # the copy is finished when another thread finds the block
+        except RuntimeError as error:
+            with self._lock:
+                if self._there_of == (device, key[0]):  # there is less room than was thought, or another reason to fail
+                    self._left = 0 if is_out_of_memory(error) else self._left + block.nbytes
+            if not is_out_of_memory(error):
+                raise
+            return block
         with self._lock:
             if self._there_of == (device, key[0]):
                 self._there[key] = placed

@@ -28,4 +28,5 @@ def recorded_sizes(config: RunConfig) -> Sizes | None:
         d_transcoder=release["d_transcoder"],
         n_bytes=model["n_bytes"] + release["n_bytes"],
         corpus_tokens=guessed_tokens(config),
+        n_embeddings=model["n_embeddings"],
     )

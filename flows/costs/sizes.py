@@ -57,6 +57,8 @@ class Sizes(NamedTuple):
     """None if the model's configuration is not available."""
     bytes_in_files: int = 4
     """Bytes of one weight in the model's files."""
+    n_embeddings: int = 1
+    """Number of matrices with a row for each token: 2 if the unembedding is not the embedding."""
 
     @property
     def attention(self) -> Heads:
@@ -71,12 +73,17 @@ class Sizes(NamedTuple):
     @property
     def block_flops(self) -> float:
         """Operations of a forward pass for each token, without the unembedding."""
-        return (self.n_weights - self.n_tokens * self.d_model) * 2
+        return (self.n_weights - self.embedding_weights) * 2
 
     @property
     def model_flops(self) -> float:
-        """Operations of a forward pass for each token: two for each weight."""
-        return self.n_weights * 2
+        """Operations of a forward pass for each token: two for each weight, except those that are looked up."""
+        return self.block_flops + 2 * self.n_tokens * self.d_model
+
+    @property
+    def embedding_weights(self) -> float:
+        """Number of weights of the embedding and the unembedding."""
+        return self.n_embeddings * self.n_tokens * self.d_model
 
 
 def sizes_of(plan: CheckpointPlan) -> Sizes:
@@ -134,8 +141,19 @@ def _sizes(config: RunConfig, model: ModelFolder, weight_bytes: int, d_transcode
     n_bytes = weight_bytes + transcoder_bytes
     tokens = guessed_tokens(config)
     heads = _heads(model.config, model.d_model)
-    n_weights = weight_bytes / each
-    return Sizes(model.n_layers, model.d_model, model.n_tokens, n_weights, d_transcoder, n_bytes, tokens, heads, each)
+    n_embeddings = 1 if model.config.tie_word_embeddings else 2
+    return Sizes(
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        n_tokens=model.n_tokens,
+        n_weights=weight_bytes / each,
+        d_transcoder=d_transcoder,
+        n_bytes=n_bytes,
+        corpus_tokens=tokens,
+        heads=heads,
+        bytes_in_files=each,
+        n_embeddings=n_embeddings,
+    )
 
 
 def _heads(config: PreTrainedConfig, d_model: int) -> Heads:

@@ -58,7 +58,7 @@ def check_model_fits(sizes: Sizes, config: RunConfig, left: Sequence[str]) -> No
     if gpu is None:
         return
     room, needed = WEIGHTS_SHARE * gpu.memory, run_bytes(sizes, config)
-    embeddings = needed * sizes.n_tokens * sizes.d_model / sizes.n_weights
+    embeddings = needed * sizes.embedding_weights / sizes.n_weights
     layer = int((needed - embeddings) / sizes.n_layers)
     try:
         layers_to_stream([layer] * sizes.n_layers, int(embeddings), int(room))

@@ -109,7 +109,9 @@ def test_a_model_larger_than_the_gpu_is_streamed_and_refused_where_it_cannot_be(
     config = load_config(ROOT / "configs" / "demo.yaml", [*planted, "engine.device=cuda"])
     plan = identify(open_inputs(config))
     gpus(monkeypatch, 1)
-    sizes = sizes_of(plan)._replace(n_weights=1e9, n_layers=40, n_tokens=50_000, d_model=1000, bytes_in_files=2)
+    sizes = sizes_of(plan)
+    assert sizes.n_embeddings == 2
+    sizes = sizes._replace(n_weights=1e9, n_layers=40, n_tokens=50_000, d_model=1000, bytes_in_files=2, n_embeddings=1)
 
     def gb(memory: float) -> None:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, int(memory * 1e9)))
@@ -127,6 +129,10 @@ def test_a_model_larger_than_the_gpu_is_streamed_and_refused_where_it_cannot_be(
         ValueError, match=r"circuitlens needs the weights of all layers at once, 4.0 GB in float32, and"
     ):
         check_model_fits(sizes, config, ["activations", "circuitlens"])
+    gb(0.9)  # 0.2 GB of embeddings or 0.4, and two layers of 0.1
+    check_model_fits(sizes, config, [])
+    with pytest.raises(ValueError, match=r"even layer by layer: embeddings and room for two layers .* 0.54 GB"):
+        check_model_fits(sizes._replace(n_embeddings=2), config, [])
     gb(0.6)
     with pytest.raises(ValueError, match=r"does not fit on cuda:0, even layer by layer: embeddings and room for two"):
         check_model_fits(sizes, config, [])
@@ -137,3 +143,15 @@ def test_a_model_larger_than_the_gpu_is_streamed_and_refused_where_it_cannot_be(
         "layers are streamed from host memory: 20.0 GB model, 24.0 GB on 4090, of which weights may take 60%"
     )
     assert streaming(sizes._replace(n_weights=1e10), half, "cpu-16") is None
+
+
+def test_an_unembedding_of_its_own_is_multiplied_and_an_embedding_is_not() -> None:
+    config = load_config(ROOT / "configs" / "pythia-160m.yaml", [])
+    sizes = recorded_sizes(config)
+    assert sizes is not None
+    matrix = sizes.n_tokens * sizes.d_model
+    assert sizes.block_flops == 2 * (sizes.n_weights - 2 * matrix)
+    assert sizes.model_flops == 2 * (sizes.n_weights - matrix)
+    tied = sizes._replace(n_embeddings=1)
+    assert tied.block_flops == 2 * (sizes.n_weights - matrix)
+    assert tied.model_flops == 2 * sizes.n_weights

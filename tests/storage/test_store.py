@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +176,35 @@ def test_blocks_stay_on_a_device_as_far_as_there_is_room(tmp_path: Path, monkeyp
     cache.clear()
     assert [tile.device.type for tile in found("d", "W_E")[:3]] == [NAME, NAME, "cpu"]
     assert {tile.device.type for _, tile in cache.tiles(open_checkpoint(store, "d"), None, "W_E", 450)} == {"cpu"}
+
+
+def test_blocks_stay_on_the_cpu_after_one_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.block_cache.TILE_ROWS", 100)
+    store, W_E = Store(tmp_path), torch.randn(450, 8)
+    write_embeddings(store, "c", W_E, -W_E, Norm(torch.ones(8), None, 1e-5, centred=False))
+    finish(store, "c", ATTRIBUTES)
+    cache, copies, error = BlockCache(10**6, lambda _: 300 * 8 * 4), list[int](), RuntimeError("device is lost")
+    to = Tensor.to
+
+    def fails_once(tensor: Tensor, *args: Any) -> Tensor:
+        copies.append(len(tensor))
+        if len(copies) == 2:
+            raise error
+        return to(tensor, *args)
+
+    def found() -> list[Tensor]:
+        return [tile for _, tile in cache.tiles(open_checkpoint(store, "c"), None, "W_E", 450, NAME)]
+
+    monkeypatch.setattr(Tensor, "to", fails_once)
+    with pytest.raises(RuntimeError, match="device is lost"):
+        found()
+    assert [tile.device.type for tile in found()] == [NAME, NAME, NAME, "cpu", "cpu"]  # no room was lost
+    cache.clear()
+    copies.clear()
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    assert [tile.device.type for tile in found()] == [NAME, *["cpu"] * 4]
+    assert torch.equal(torch.cat([tile.cpu() for tile in found()]), W_E)
+    assert copies[:2] == [100, 100]
 
 
 @pytest.mark.parametrize("later", [False, True])
