@@ -2,8 +2,10 @@
 
     python -m benchmarks.contributions_sql FOLDER [--layers 8] [--width 16384] [--samples 40] [--json]
 
-Writes FOLDER/catalog.duckdb: the table `contributions` alone, loaded layer by layer and within a layer by feature, as
-runs load it, with 21 features, heads and tokens and two sums for each sample. Of each query, for features drawn at
+Writes FOLDER/catalog.duckdb: the table `contributions`, loaded layer by layer and within a layer by feature, as
+runs load it, with 21 features, heads and tokens and two sums for each sample; and `contribution_edges`, which is
+computed from it (`edges`: its rows, its processor seconds and what it adds to the file; nearly every contribution is
+drawn as an edge of its own, more than in a real table). Of each query, for features drawn at
 random: milliseconds in a new connection with nothing of the file in memory (`cold`: the system is asked to forget it
 before each), and again in that connection (`warm`), the median and the slowest of so many; and `read`, the rows of the
 table's row groups that it scanned (DuckDB's profile), of `rows`. Milliseconds are wall time: best on a quiet machine.
@@ -18,6 +20,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from storage.catalog.contribution_edges import replace_contribution_edges
 from storage.catalog.database import bring_forward, connect
 from storage.store import whole_file
 
@@ -30,9 +33,9 @@ QUERIES = {
         WHERE checkpoint_id = 'large' AND layer = ? AND feature = ? AND kind = 'feature'
         GROUP BY ALL ORDER BY sum(share) DESC LIMIT 20""",
     "what it causes": """
-        SELECT layer, feature, count(*) AS n, avg(share) AS mean_share FROM contributions
-        WHERE checkpoint_id = 'large' AND kind = 'feature' AND source_layer = ? AND source_index = ?
-        GROUP BY ALL ORDER BY sum(share) DESC LIMIT 20""",
+        SELECT target_layer, target_feature, n_samples, mean_share FROM contribution_edges
+        WHERE checkpoint_id = 'large' AND source_layer = ? AND source_feature = ?
+        ORDER BY n_samples * mean_share DESC LIMIT 20""",
 }
 
 
@@ -52,6 +55,17 @@ def fill(connection: duckdb.DuckDBPyConnection, layer: int, width: int, n_sample
                {drawn}::DOUBLE / 1e19 AS score, CASE WHEN i < 21 THEN {drawn} % 1000003 / 3e6 END AS share,
                CASE WHEN kind = 'head' THEN 'direct' ELSE 'jacobian' END AS mode
         FROM (SELECT range AS n, range % {n_rows} AS i FROM range({width * n_samples * n_rows}))""")
+
+
+def add_edges(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, object]:
+    """Compute `contribution_edges`, and what that costs."""
+    before, began = path.stat().st_size, time.process_time()
+    replace_contribution_edges(connection, "large", "corpus")
+    connection.execute("CHECKPOINT")
+    took, added = time.process_time() - began, path.stat().st_size - before
+    row = connection.execute("SELECT count(*) FROM contribution_edges").fetchone()
+    assert row is not None
+    return {"benchmark": "contributions_sql", "edges": row[0], "s": round(took, 1), "gb": round(added / 1e9, 3)}
 
 
 def forget(path: Path) -> None:
@@ -91,6 +105,8 @@ def main() -> None:
             for layer in range(given.layers):
                 fill(connection, layer, given.width, given.samples)
             connection.execute("CHECKPOINT")
+            figures = add_edges(connection, partial)
+        print(json.dumps(figures) if given.json else figures, flush=True)
     with connect(catalog, write=False) as connection:
         row = connection.execute("SELECT count(*) FROM contributions").fetchone()
     assert row is not None

@@ -151,6 +151,26 @@ TABLES = (
         ),
     ),
     Table(
+        "contribution_edges",
+        "One feature that contributed to sampled activations of another, over all its samples. Computed from "
+        "contributions, and ordered by the contributing feature.",
+        ("checkpoint_id", "corpus_id", "source_layer", "source_feature", "target_layer", "target_feature"),
+        (
+            CHECKPOINT,
+            READ_CORPUS,
+            Column("source_layer", "SMALLINT", "Layer of the contributing feature."),
+            Column("source_feature", "INTEGER", "The contributing feature."),
+            Column("target_layer", "SMALLINT", "Layer of the feature that fired."),
+            Column("target_feature", "INTEGER", "The feature that fired."),
+            Column("n_samples", "INTEGER", "Samples of that feature to which it contributed enough to be stored."),
+            Column(
+                "mean_score", "FLOAT", "What it adds to the pre-activation, over its tokens; mean of these samples."
+            ),
+            Column("mean_share", "FLOAT", "Its share of the features' positive contributions; mean of these samples."),
+            Column("mode", "VARCHAR", "By which paths they were found, as in contributions."),
+        ),
+    ),
+    Table(
         "qk_contributions",
         "One pair of sources that made a head attend from one token to another, where it contributed much to a sampled "
         "activation.",

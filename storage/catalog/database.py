@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import duckdb
 
+from storage.catalog.contribution_edges import add_contribution_edges
 from storage.catalog.tables import TABLES, VIEWS
 from storage.checksums import DamagedError, check_file
 from storage.hashing import short_hash
 from storage.parquet import READ_PARTS, read_table
 from storage.store import whole_file
 
-SCHEMA_VERSION = 19
+SCHEMA_VERSION = 20
 """Bump with every change of `storage.catalog.tables`."""
 
 LOCK_PATIENCE_S = 60.0
@@ -182,7 +183,8 @@ def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
     """Migrate a catalog of an earlier version, or an empty file, to the current schema. New columns are null in its
     rows.
 
-    So far, columns have only been added. Version 6 fills `corpora.corpora` of corpora that consist of several.
+    So far, columns have only been added. Version 6 fills `corpora.corpora` of corpora that consist of several, and
+    version 20 `contribution_edges`.
     """
     for name in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {name}")
@@ -196,6 +198,7 @@ def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
             if column.name not in present:
                 connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type}")
     _fill_corpora(connection)
+    add_contribution_edges(connection)
     for name, (_, query) in VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {query}")
     connection.execute("DELETE FROM schema_version")

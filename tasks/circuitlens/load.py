@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from storage.catalog.contribution_edges import replace_contribution_edges
 from storage.catalog.database import RunOf, loaded_subject, mark_loaded, open_catalog, replace_failures, replace_rows
 from storage.store import ShardKey, Store
 from tasks.circuitlens.job import SIGNED, CircuitLensJob
@@ -16,6 +17,7 @@ def load_circuitlens(
     with open_catalog(store.catalog, write=True) as connection:
         for table in ("contributions", "logit_effects", "qk_contributions", "clusters", "samples"):
             replace_rows(connection, table, job.shared, [store.part(table, key) for key in keys])
+        replace_contribution_edges(connection, job.checkpoint_id, job.corpus_id)
         scores = [store.part("scores", key) for key in (*keys, *ablated)]
         replace_rows(connection, "scores", job.shared | SIGNED, scores)
         failures = [store.part("failures", key) for key in keys]

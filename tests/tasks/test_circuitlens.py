@@ -18,6 +18,7 @@ from interp.circuitlens import causality, qk
 from interp.circuitlens.settings import CircuitLensSettings
 from storage.activations import Block
 from storage.attributions import attributions_path
+from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
 from storage.samples import ShardSamples, read_samples, read_samples_of_rows, samples_by_row_path
 from storage.store import ShardKey, Store, shards
@@ -27,6 +28,7 @@ from tasks.circuitlens.ablate import ablate_layer
 from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.gather import gather_circuits
 from tasks.circuitlens.job import TABLES, CircuitLensJob
+from tasks.circuitlens.load import load_circuitlens
 from tasks.circuitlens.order import order_samples
 from tasks.circuitlens.token_profiles import read_token_profiles
 from tests.tasks.demo_store import ingested
@@ -262,6 +264,26 @@ def test_a_model_that_was_not_sampled_is_refused(sampled: Any, monkeypatch: pyte
         attribute_block.fn(plan.store, job, Block(0, 20))
 
 
+def loaded_edges(plan: CheckpointPlan, job: CircuitLensJob, found: dict[str, pa.Table]) -> str:
+    """Load what was found, in place of what was loaded before, and check the sums over samples; their mode."""
+    keys = [key for at in plan.layers for key in shards(job.recipe, at, plan.attributes.d_transcoder, SHARD)]
+    load_circuitlens.fn(plan.store, job, "run", keys, [])
+    with open_catalog(plan.store.catalog) as connection:
+        columns = "source_layer, source_feature, target_layer, target_feature, n_samples, mean_share"
+        edges = connection.execute(f"SELECT {columns} FROM contribution_edges ORDER BY ALL").fetchall()
+        [(mode,)] = connection.execute("SELECT DISTINCT mode FROM contribution_edges").fetchall()
+    samples: dict[tuple[int, ...], dict[int, float]] = {}
+    for row in found["contributions"].to_pylist():
+        if row["kind"] == "feature":
+            edge = (row["source_layer"], row["source_index"], row["layer"], row["feature"])
+            own = samples.setdefault(edge, {})
+            own[row["sample"]] = own.get(row["sample"], 0) + row["share"]
+    assert [row[:5] for row in edges] == sorted((*edge, len(own)) for edge, own in samples.items())
+    means = [sum(samples[row[:4]].values()) / row[4] for row in edges]
+    np.testing.assert_allclose([row[5] for row in edges], means, rtol=1e-5)
+    return mode
+
+
 def test_direct_contributions_carry_their_name(sampled: tuple[CheckpointPlan, CircuitLensJob], found: Any) -> None:
     plan, job = sampled
     settings = replace(SETTINGS, sources="direct", qk_samples=0, continuation_tokens=0, effect_tokens=0)
@@ -273,6 +295,11 @@ def test_direct_contributions_carry_their_name(sampled: tuple[CheckpointPlan, Ci
     heads = [[row for row in one["contributions"].to_pylist() if row["kind"] == "head"] for one in (direct, found)]
     assert len(heads[0]) == len(heads[1]) > 0
     assert len(direct["samples"]) == len(found["samples"])
+    of_features = [
+        loaded_edges(plan, replace(job, recipe=recipe, settings=one), rows)
+        for recipe, one, rows in (("whole", SETTINGS, found), ("direct", settings, direct))
+    ]
+    assert of_features == ["jacobian", "direct"]
     model = replace(job, recipe="of another", blocks=(Block(0, 80),), settings=settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attribute, "_readings", lambda coder, x, samples: np.zeros(len(samples.feature), np.float32))
