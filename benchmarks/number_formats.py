@@ -28,6 +28,7 @@ from interp.sparse import feature_tokens
 from interp.weightlens.single_token import single_token_inputs
 from storage.formats import open_transcoders
 from storage.formats.folder import TranscoderFolder
+from storage.models import ModelFolder
 from tasks.loaded_models import loaded_model
 
 N_POS, SKIPPED, ROWS_AT_ONCE = 128, 4, 16
@@ -56,13 +57,7 @@ def activations(work: Work, dtype: torch.dtype) -> dict[int, dict[str, Pairs]]:
     folder, model = loaded_model(work.model, dtype=dtype)
     coders = {layer: work.release.read(layer).to(torch.float32) for layer in work.layers}
     encoders = {layer: Encoder(c.W_enc, c.b_enc, c.activation, c.threshold, c.k) for layer, c in coders.items()}
-    lines = work.text.read_text(encoding="utf-8").splitlines()
-    ids: list[int] = []
-    for line in lines:
-        ids += folder.tokenizer(json.loads(line)["text"])["input_ids"]
-        if len(ids) >= work.rows * N_POS:
-            break
-    tokens = torch.tensor(ids[: work.rows * N_POS]).view(work.rows, N_POS)
+    tokens = rows_of(work, folder)
     hooked, n_read = HookedModel(model, folder.family, work.release.hooks), max(work.layers) + 1
     counted = np.arange(tokens.numel(), dtype=np.uint32).reshape(tokens.shape)[:, SKIPPED:]
     found: dict[int, list[tuple[np.ndarray, ...]]] = {layer: [] for layer in work.layers}
@@ -79,20 +74,32 @@ def activations(work: Work, dtype: torch.dtype) -> dict[int, dict[str, Pairs]]:
         first = int(FIRST_SINGLE * folder.n_tokens)
         single = range(first, min(first + work.n_single, folder.n_tokens))
         bos = folder.bos if work.with_bos else None
-        alone = single_token_inputs(model, folder.family, work.release.hooks, n_read, single, bos)
+        hooks = work.release.hooks
+        alone = single_token_inputs(model, folder.family, hooks, n_read, single, bos) if single else {}
     result = {}
     for layer, encoder in encoders.items():
         token, feature, value = (np.concatenate(column) for column in zip(*found[layer], strict=True))
         drawn = draw_samples(
             feature_tokens(feature, token, value, encoder.d_transcoder), layer, 0, ActivationSettings()
         )
-        one, of, much = find_active(encoder, alone[layer], np.array(single, np.int32))
         result[layer] = {
             "active": _pairs(feature, token, value),
-            "single tokens": _pairs(of, one, much),
             "examples": _pairs(drawn.feature, drawn.position, drawn.activation),
         }
+        if single:
+            one, of, much = find_active(encoder, alone[layer], np.array(single, np.int32))
+            result[layer]["single tokens"] = _pairs(of, one, much)
     return result
+
+
+def rows_of(work: Work, folder: ModelFolder) -> torch.Tensor:
+    """The first rows of the text, (rows, N_POS)."""
+    ids: list[int] = []
+    for line in work.text.read_text(encoding="utf-8").splitlines():
+        ids += folder.tokenizer(json.loads(line)["text"])["input_ids"]
+        if len(ids) >= work.rows * N_POS:
+            break
+    return torch.tensor(ids[: work.rows * N_POS]).view(work.rows, N_POS)
 
 
 def _pairs(feature: np.ndarray, token: np.ndarray, value: np.ndarray) -> Pairs:

@@ -114,7 +114,7 @@ class Trainer:
         x, y = without_massive(x, y)
         scaling = Scaling.measured(x, y)
         x, y = scaling.x(x), scaling.y(y)
-        parameters = _first_parameters(x, y, settings)
+        parameters = first_parameters(x, y, settings)
         gain = _first_gain(parameters, x[:GAIN_TOKENS], y[:GAIN_TOKENS], settings)
         return cls(parameters, replace(scaling, x_norm=scaling.x_norm / gain), settings)
 
@@ -224,7 +224,10 @@ class Trainer:
         return trainer
 
 
-def _first_parameters(x: Tensor, y: Tensor, settings: TrainingSettings) -> Parameters:
+def first_parameters(
+    x: Float[Tensor, "n d_model"], y: Float[Tensor, "n d_model"], settings: TrainingSettings
+) -> Parameters:
+    """The first features: the inputs and outputs at some tokens, as directions, with a little noise."""
     generator = torch.Generator().manual_seed(settings.seed)
     start = torch.randint(len(x), (settings.d_transcoder,), generator=generator).to(x.device)
 
