@@ -121,7 +121,8 @@ def _registered() -> library.Library:
     """What makes tensors of the device, or copies to it, does not always ask a tensor's class."""
     device = library.Library("aten", "IMPL")
     made = (aten.empty.memory_format, aten.empty_strided.default, aten.arange.default, aten.arange.start)
-    for func in (*made, aten.arange.start_step, aten.copy_.default, aten._copy_from.default):
+    whole = (aten.linear.default,)  # its parts change a tensor's shape in place, of which a wrapper learns nothing
+    for func in (*made, *whole, aten.arange.start_step, aten.copy_.default, aten._copy_from.default):
         device.impl(func, lambda *args, func=func, **kwargs: _computed(func, args, kwargs), "PrivateUse1")
     return device
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import BFloat16, Float32, Int64, Integer, UInt16, UInt32
+from jaxtyping import BFloat16, Float32, Int32, Int64, Integer, UInt16, UInt32
 from torch import Tensor
 
+from interp.batches import each_batch
 from interp.kernels.activations import compress, compress_top, rescore
 from interp.kernels.entries import by_feature
 from interp.transcoder import ActivationName, activate
@@ -18,6 +19,8 @@ TOKENS_PER_PRODUCT = 256
 FEATURES_PER_PRODUCT = 2048
 """Memory of a block of products: 2 MB, so that it stays in the cache until its active entries are listed."""
 
+NUMBERS_ON_GPU = 1 << 26
+"""Pre-activations of a block on a GPU: 256 MB. Smaller blocks would be finished before the next one is asked for."""
 
 ROUNDING = 0.012
 """Largest difference of a product in bfloat16, for vectors of norm 1: both vectors and the product are rounded by 2^-8
@@ -159,8 +162,13 @@ def _greatest(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Ent
 
 
 def _dense(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
-    for low in range(0, len(x), TOKENS_PER_PRODUCT):
-        a = encoder.encode(x[low : low + TOKENS_PER_PRODUCT])
+    """The entries are listed on the device and copied to the host together."""
+
+    def listed(part: slice) -> Int32[Tensor, "3 n_active"]:
+        a = encoder.encode(x[part])
         token, feature = a.nonzero(as_tuple=True)
-        value = a[token, feature].cpu().numpy()
-        yield position[low + token.cpu().numpy()], feature.cpu().numpy().astype(np.int32), value
+        return torch.stack([(token + part.start).int(), feature.int(), a[token, feature].view(torch.int32)])
+
+    at_once = max(1, NUMBERS_ON_GPU // encoder.d_transcoder)
+    token, feature, bits = torch.cat(list(each_batch("active features", x.device, len(x), at_once, listed)), 1).cpu()
+    yield position[token.numpy()], feature.numpy(), bits.view(torch.float32).numpy()

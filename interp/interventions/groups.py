@@ -190,11 +190,11 @@ def _held(
     kept: Sequence[tuple[int, int, int]],
 ) -> Iterator[RemovableHandle]:
     moved: list[Tensor] = []
-    rows, positions, features = torch.tensor(kept, dtype=torch.long).reshape(-1, 3).unbind(1)
+    where = torch.tensor(kept, dtype=torch.long, device=steerable.device).reshape(-1, 3).unbind(1)
 
     def measure(x: Tensor) -> None:
         change = mean - coder.encode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        change[rows, positions, features] = 0
+        change[where] = 0
         moved[:] = [change]
 
     def adding(W_dec: Float[Tensor, "d_transcoder d_model"]) -> Callable[[Tensor], Tensor]:

@@ -124,9 +124,9 @@ class Ablated(NamedTuple):
 
     @property
     def weight(self) -> Float[Tensor, " n_ends"]:
-        """Weight of each target; they sum to 1."""
+        """Weight of each target, on the model's device; they sum to 1."""
         weight = torch.from_numpy(self.graph.ends.weight)
-        return weight / weight.sum()
+        return (weight / weight.sum()).to(self.steerable.device)
 
 
 def validated(of: Ablated, settings: ValidationSettings) -> Validation:

@@ -6,8 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.activations import encoding
 from interp.activations.encoding import Encoder, find_active, gather_active
+from interp.batches import forget_sizes
 from interp.transcoder import ActivationName
+from tests.absent_device import NAME
 
 
 def encoder(activation: ActivationName, d_transcoder: int, seed: int, shift: float, k: int) -> Encoder:
@@ -104,3 +107,38 @@ def test_the_greatest_of_a_wide_layer_are_found_however_they_lie() -> None:
     expected = np.zeros_like(dense)
     np.put_along_axis(expected, greatest, np.take_along_axis(pre.numpy().clip(min=0), greatest, 1), 1)
     np.testing.assert_array_equal(dense, expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "topk"])
+def test_entries_are_listed_on_a_gpu_and_copied_once(
+    activation: ActivationName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks, which are halved where there is no room; the result is that of the CPU."""
+    torch.manual_seed(0)
+    x, position = torch.randn(50, 8), np.arange(100, 150, dtype=np.uint32)
+    encoder = Encoder(torch.randn(30, 8), torch.zeros(30), activation, k=4)
+    there = Encoder(encoder.W_enc.to(NAME), encoder.b_enc.to(NAME), activation, k=4)
+    monkeypatch.setattr(encoding, "NUMBERS_ON_GPU", 30 * 20)
+    encode, cpu, sizes, copied = Encoder.encode, torch.Tensor.cpu, list[int](), list[int]()
+
+    def small(self: Encoder, rows: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rows))
+        if len(rows) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, rows)
+
+    def to_host(tensor: torch.Tensor) -> torch.Tensor:
+        copied.append(tensor.nbytes)
+        return cpu(tensor)
+
+    monkeypatch.setattr(Encoder, "encode", small)
+    monkeypatch.setattr(torch.Tensor, "cpu", to_host)
+    forget_sizes()
+    found, expected = (
+        sorted(zip(*find_active(one, rows, position), strict=True)) for one, rows in ((there, x.to(NAME)), (encoder, x))
+    )
+    forget_sizes()
+    assert sizes == [20, 10, 10, 10, 10, 10]
+    assert copied == [12 * len(found)]
+    assert [pair[:2] for pair in found] == [pair[:2] for pair in expected]
+    assert np.allclose([pair[2] for pair in found], [pair[2] for pair in expected], atol=1e-6)
