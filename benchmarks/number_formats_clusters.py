@@ -128,8 +128,10 @@ def compared(
     expected, other = drawn
     exact, rounded = runs
     indices: dict[str, list[float]] = {"as run": [], "all in the format": []}
+    several: list[bool] = []
     for feature, positions in expected.items():
         whole = labels(exact, layer, feature, positions)
+        several.append(len(set(whole.values())) > 1)
         indices["as run"].append(agreement(whole, labels(exact, layer, feature, other[feature])))
         indices["all in the format"].append(agreement(whole, labels(rounded, layer, feature, other[feature])))
     both = [(layer, f, at) for f, positions in expected.items() for at in positions if at in other[f]]
@@ -137,6 +139,7 @@ def compared(
         "layer": layer, "features": len(expected), "examples": sum(map(len, expected.values())),
         "examples, same": round(len(both) / sum(map(len, expected.values())), 4),
     }  # fmt: skip
+    line["features with several clusters"] = sum(several)
     for name, values in indices.items():
         line[f"{name}, same clusters"] = round(float(np.mean(np.array(values) == 1)), 4)
         line[f"{name}, adjusted Rand index"] = round(float(np.mean(values)), 4)

@@ -1,6 +1,7 @@
 """A part of a corpus that no descriptions were made from, as a stream of tokens, and features' activations on it."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from interp.activations.positions import counted_in_rows
 from interp.activations.settings import ActivationSettings
 from interp.capture import HookedModel, read_inputs
 from interp.known_answers.stream import Stream
+from interp.projection import FLOAT32
 from interp.sparse import FeatureTokens
 from storage.checkpoints import Checkpoint
 from storage.corpora.corpus import corpus_attributes, read_chosen_rows
@@ -84,6 +86,7 @@ def read_features(
     """
     folder, model = loaded_model(model_path, device, open_attention=True)
     hooked = HookedModel(model, folder.family, checkpoint.hooks)
+    encoder_of = partial(loaded_encoder, checkpoint, arithmetic=FLOAT32._replace(device=device))
     counts = np.zeros(read.place.shape, bool)
     counts[read.place >= 0] = read.counted
     step = max(1, TOKENS_AT_ONCE // read.place.shape[1])
@@ -98,7 +101,7 @@ def read_features(
                 layer: int, x: Tensor, chosen: Tensor = chosen, position: np.ndarray = position,
                 found: dict[int, list[Entries]] = found,
             ) -> None:  # fmt: skip
-                found[layer].append(find_active(loaded_encoder(checkpoint, layer), x[chosen].cpu(), position))
+                found[layer].append(find_active(encoder_of(layer=layer), x[chosen.to(device)], position))
 
             tokens = torch.from_numpy(np.where(read.rows.tokens[rows] == PADDING, 0, read.rows.tokens[rows]))
             read_inputs(hooked, tokens.to(device), group, receive)

@@ -24,8 +24,8 @@ from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 
 GRADIENT_NUMBERS = 3 << 18
-"""Size of a batch's gradients (tokens of all targets x d_model): 3 MB, enough for matrix products at full speed and
-small enough for the processor's cache."""
+"""Size of a batch's gradients (tokens of all targets x d_model) on the CPU: 3 MB, enough for matrix products at full
+speed and small enough for the processor's cache. A GPU needs larger ones."""
 
 BUFFERS = 6
 """Arrays of the size of a batch's gradients that one step of the sweep needs at the same time."""
@@ -160,7 +160,9 @@ def batches(
         n_bytes = 4 * (BUFFERS * gradients + at_once * (frozen.n_active + (linear.n_layers + 1) * n_pos))
         if heads:
             n_bytes += 4 * at_once * linear.n_layers * linear.n_heads * n_pos
-        fits = (n_bytes <= max_bytes) & (gradients <= GRADIENT_NUMBERS)
+        fits = n_bytes <= max_bytes
+        if order.device.type == "cpu":
+            fits &= gradients <= GRADIENT_NUMBERS
         n = max(1, int(fits.sum()))
         batch, order = order[:n], order[n:]
         yield batch[torch.argsort(targets.layer[batch], descending=True, stable=True)]

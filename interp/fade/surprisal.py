@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from interp.batches import each_batch
+
 TEXTS_AT_ONCE = 32
 
 BEFORE = "The following text is about {}:\n\n"
@@ -27,17 +29,20 @@ def gains(
 ) -> Float[np.ndarray, " n"]:
     """By how much a description before each text raises its likelihood, compared with `NOTHING`, in nats a token.
 
-    Memory: the logits of `TEXTS_AT_ONCE` texts.
+    Memory: the logits of `TEXTS_AT_ONCE` texts; fewer on a GPU without room for them.
     """
-    found = [np.zeros(0, np.float32)]
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        block = texts[start : start + TEXTS_AT_ONCE]
-        rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in block]
+    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    longest = MAX_DESCRIPTION_TOKENS + max(map(len, rows), default=0)
+
+    def gained(part: slice) -> Float[np.ndarray, " n"]:
         with_it, without = (
-            _log_likelihoods(model, _before(tokenizer, about), rows) for about in (description, NOTHING)
+            _log_likelihoods(model, _before(tokenizer, about), rows[part]) for about in (description, NOTHING)
         )
-        found.append((with_it - without).numpy())
-    return np.concatenate(found)
+        return (with_it - without).numpy()
+
+    device = next(model.parameters()).device
+    found = each_batch("texts and descriptions", device, len(rows), TEXTS_AT_ONCE, gained, longest)
+    return np.concatenate([np.zeros(0, np.float32), *found])
 
 
 def _before(tokenizer: PreTrainedTokenizerBase, about: str) -> list[int]:

@@ -48,7 +48,8 @@ class EqualPrefixes:
         order."""
         known = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         before = known if self._prefix is None else self._prefix
-        different, prefix = torch.unique(torch.cat([before[:, None], tokens], 1), dim=0, return_inverse=True)
+        rows = torch.cat([before[:, None], tokens], 1).cpu()  # Apple's GPUs cannot tell which rows are equal
+        different, prefix = (one.to(tokens.device) for one in torch.unique(rows, dim=0, return_inverse=True))
         if kept is not None and len(different) != self._n:  # every prefix goes on: as many as before are the same
             for layer in kept.layers[: self._lowest]:
                 layer.batch_select_indices(different[:, 0])

@@ -19,6 +19,7 @@ from flows.recipes.circuitlens import CircuitLensRecipe
 from interp import streamed_layers
 from interp.activations.settings import ActivationSettings
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.fade import surprisal
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
 from interp.interventions.running import SteerableModel
@@ -34,6 +35,7 @@ from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.order import order_samples
 from tasks.evaluation.text_activations import Wanted, read_activations
 from tasks.ingest import measured
+from tasks.known_answers import read_features, read_text
 from tasks.loaded_models import loaded_model
 from tasks.training import TrainingJob, train_layers
 from tasks.weightlens.single_token import SingleTokenJob, single_token_block
@@ -172,6 +174,38 @@ def test_texts_that_are_read_for_a_judge(plan: CheckpointPlan, there: str) -> No
         assert len(expected[layer].value) > 100
         for one, other in zip(found[layer], expected[layer], strict=True):
             assert np.allclose(one, other, atol=2e-5)
+
+
+def test_known_answers_are_read(plan: CheckpointPlan, there: str) -> None:
+    vocabulary = [f"t{token}" for token in range(plan.attributes.d_vocab)]
+    path, corpora = plan.inputs.model.path, [plan.inputs.corpus.corpus_id]
+    read = read_text(plan.store, corpora, path, vocabulary, 200, COUNTED)
+    checkpoint = open_checkpoint(plan.store, plan.checkpoint_id)
+    found, expected = (dict(read_features(checkpoint, path, read, [0, 2], device)) for device in (there, "cpu"))
+    for layer, own in expected.items():
+        assert len(own.value) > 100
+        assert np.allclose(np.sort(found[layer].value), np.sort(own.value), atol=2e-5)
+
+
+@pytest.mark.parametrize("most", [32, 2])
+def test_surprisal(plan: CheckpointPlan, there: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches that the device has room for, too."""
+    texts = ["Return a new dictionary.", "the file is closed", "", "a b c", "maps keys to values"]
+    run = surprisal._log_likelihoods  # pyright: ignore[reportPrivateUsage]
+
+    def small(model: torch.nn.Module, before: list[int], rows: list[list[int]]) -> torch.Tensor:
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("no room")
+        return run(model, before, rows)
+
+    def found(device: str) -> np.ndarray:
+        folder, model = loaded_model(plan.inputs.model.path, device)
+        return surprisal.gains(model, folder.tokenizer, "dictionary", texts)
+
+    expected = found("cpu")
+    monkeypatch.setattr(surprisal, "_log_likelihoods", small)
+    assert np.allclose(found(there), expected, atol=2e-4)
+    assert np.abs(expected).max() > 0.01
 
 
 def test_steering(plan: CheckpointPlan, there: str) -> None:

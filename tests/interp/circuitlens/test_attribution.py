@@ -22,6 +22,7 @@ from interp.circuitlens.direct import direct_contributions, direct_heads
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, rounded
 from interp.families import family_of
+from tests.absent_device import NAME
 from tests.frozen_models import TOKENS, frozen_by_hooks, frozen_model, open_model, random_transcoders
 from tests.tiny_models import CONFIGS, D_MODEL, DIFFERENT, N_LAYERS
 
@@ -230,12 +231,17 @@ def test_bfloat16_changes_the_gradients_that_attention_carries_and_no_others(nam
     assert (found.heads - exact.heads).abs().max() < 0.02 * exact.heads.abs().max()
 
 
-def test_targets_are_attributed_together_up_to_the_memory() -> None:
+def test_targets_are_attributed_together_up_to_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     linear, frozen = frozen_model("gpt2", HOOKS[0], random_transcoders("relu"))
     d_model, n = frozen.embedding.shape[1], 7
     targets = Targets(torch.zeros(n, dtype=torch.long), torch.full((n,), 4), torch.zeros(n, d_model), torch.zeros(n))
     each = 4 * (BUFFERS * 5 * d_model + frozen.n_active + (linear.n_layers + 1) * 5)
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * each)] == [3, 3, 1]
+    monkeypatch.setattr(attribution, "GRADIENT_NUMBERS", 2 * 5 * d_model)
+    assert [len(batch) for batch in batches(linear, frozen, targets, 3 * each)] == [2, 2, 2, 1]
+    there = Targets(*(column.to(NAME) for column in targets))  # has no cache for which batches would be too large
+    assert [len(batch) for batch in batches(linear, frozen, there, 3 * each)] == [3, 3, 1]
+    monkeypatch.undo()
     with_heads = each + 4 * linear.n_layers * linear.n_heads * 5
     assert [len(batch) for batch in batches(linear, frozen, targets, 3 * with_heads, heads=True)] == [3, 3, 1]
 
