@@ -23,9 +23,10 @@ from interp.circuitlens.written import read_written
 from interp.transcoder import Transcoder
 from interp.weightlens.coordinates import fold_norm
 
-GRADIENT_NUMBERS = 3 << 18
-"""Size of a batch's gradients (tokens of all targets x d_model) on the CPU: 3 MB, enough for matrix products at full
-speed and small enough for the processor's cache. A GPU needs larger ones."""
+GRADIENT_NUMBERS = 3 << 20
+"""Size of a batch's gradients (tokens of all targets x d_model) on the CPU: 12 MB, enough for matrix products at full
+speed. Weights and decoder rows are read from memory once a batch; larger batches gain nothing there. A GPU needs larger
+ones."""
 
 BUFFERS = 6
 """Arrays of the size of a batch's gradients that one step of the sweep needs at the same time."""

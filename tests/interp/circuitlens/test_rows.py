@@ -10,7 +10,7 @@ from interp.circuitlens import rows as rows_module
 from interp.circuitlens import written
 from interp.circuitlens.attribution import Targets, contributions, feature_targets
 from interp.circuitlens.direct import direct_contributions
-from interp.circuitlens.rows import Rows, mixed, mixed_by_products, n_rows, zero_rows
+from interp.circuitlens.rows import Rows, add_heads, mixed, mixed_by_products, n_rows, zero_rows
 from tests.frozen_models import frozen_model, random_transcoders
 from tests.interp.circuitlens.test_attribution import HOOKS
 from tests.interp.circuitlens.test_direct import every_source
@@ -31,6 +31,20 @@ def test_the_compiled_loop_mixes_as_products_do(n_pos: int, n_heads: int, n_kv_h
     for start, stop in pairwise(first.tolist()):
         expected = mixed_by_products(pattern, u[None, start:stop], n_kv_heads)
         torch.testing.assert_close(found[start:stop], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n_pos", "n_heads", "d_model"), [(50, 5, 80), (13, 3, 64), (7, 2, 20), (4, 1, 4)])
+def test_the_compiled_loop_adds_heads_as_products_do(n_pos: int, n_heads: int, d_model: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.rand(n_heads, n_pos, n_pos, generator=generator).tril()
+    position = torch.tensor([n_pos - 1, 0, n_pos // 2, n_pos - 2])
+    rows = zero_rows(position, torch.zeros(len(position), d_model))
+    before = torch.randn(rows.g.shape, generator=generator)
+    rows.g[:] = before
+    v = torch.randn(len(position), n_heads, d_model, generator=generator)
+    add_heads(pattern, v, position, rows)
+    added = [pattern[:, at, : at + 1].T @ v[target] for target, at in enumerate(position.tolist())]
+    torch.testing.assert_close(rows.g, before + torch.cat(added), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
