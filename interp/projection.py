@@ -6,7 +6,7 @@ entry is one integer that orders by score and then by the smaller column index, 
 how rows and columns were tiled.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -182,6 +182,16 @@ def _outliers(
     score, column = unpack_keys(found)
     z = (score.astype(np.float64) - mean[row]) / deviation[row]
     return Outliers(row, column, np.float32(sign) * score, sign * z)
+
+
+def joined(parts: Sequence[Projection]) -> Projection:
+    """The projections of consecutive blocks of rows as one."""
+    firsts = np.cumsum([0, *(len(part.absolute_sum) for part in parts)])
+    tails = []
+    for own in ([part.positive for part in parts], [part.negative for part in parts]):
+        moved = [one._replace(row=one.row + first) for one, first in zip(own, firsts, strict=False)]
+        tails.append(Outliers(*(np.concatenate(column) for column in zip(*moved, strict=True))))
+    return Projection(tails[0], tails[1], np.concatenate([part.absolute_sum for part in parts]))
 
 
 def _replaced(found: Projection, rows: Int64[np.ndarray, " m"], exact: Projection) -> Projection:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
+from interp.batches import each_batch
 from interp.products import fast_products
-from interp.projection import Arithmetic, OutlierRule, Projection, project
+from interp.projection import Arithmetic, OutlierRule, Projection, Tiles, joined, project
 from interp.sparse import FeatureTokens, ranks
 from interp.weightlens.coordinates import fold_norm
 from interp.weightlens.settings import WeightLensSettings
@@ -112,13 +113,28 @@ def _against_tokens(
 ) -> Projection:
     settings, arithmetic = job.settings, job.arithmetic
     n_tokens = checkpoint.n_tokens
-    return project(
-        rows.to(arithmetic.device),
+    return _projected(
+        rows,
         lambda: COLUMN_BLOCKS.tiles(checkpoint, None, name, n_tokens, arithmetic.device),
         n_tokens,
         OutlierRule(settings.mode, settings.token_pool, settings.z_tokens),
-        screen=arithmetic.screen,
+        arithmetic,
     )
+
+
+def _projected(
+    rows: Float32[Tensor, "shard d_model"], tiles: Tiles, n_columns: int, rule: OutlierRule, arithmetic: Arithmetic
+) -> Projection:
+    """`project` on the device, with fewer rows at once where it has no room for all."""
+    there = rows.to(arithmetic.device)
+
+    def run(part: slice) -> Projection:
+        try:
+            return project(there[part], tiles, n_columns, rule, screen=arithmetic.screen)
+        except OverflowError as error:
+            raise OverflowError(part.start + error.args[0]) from None
+
+    return joined(list(each_batch("features to project", arithmetic.device, len(rows), len(rows), run)))
 
 
 def _write_candidates(
@@ -165,12 +181,12 @@ def _upstream(
     found = []
     for source in checkpoint.attributes.upstream(settings, key.layer):
         rows = reading_source(checkpoint, encoder, source, settings.fold_norms)
-        projection = project(
-            rows.to(arithmetic.device),
+        projection = _projected(
+            rows,
             lambda source=source: COLUMN_BLOCKS.written(checkpoint, source, key.layer, arithmetic.device),
             checkpoint.d_transcoder,
             OutlierRule(settings.mode, settings.feature_pool, settings.z_features, negative=False),
-            screen=arithmetic.screen,
+            arithmetic,
         )
         found.append((source, projection))
     return found

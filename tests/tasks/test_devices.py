@@ -18,12 +18,13 @@ from flows.recipes.activations import ActivationsRecipe
 from flows.recipes.circuitlens import CircuitLensRecipe
 from interp import streamed_layers
 from interp.activations.settings import ActivationSettings
+from interp.batches import forget_sizes
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.fade import surprisal
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
 from interp.interventions.running import SteerableModel
-from interp.projection import FLOAT32, Arithmetic, OutlierRule, project
+from interp.projection import FLOAT32, Arithmetic, OutlierRule, Projection, project
 from interp.training.settings import TrainingSettings
 from storage.activations import Block, open_block
 from storage.attributions import attributions_path
@@ -38,6 +39,7 @@ from tasks.ingest import measured
 from tasks.known_answers import read_features, read_text
 from tasks.loaded_models import loaded_model
 from tasks.training import TrainingJob, train_layers
+from tasks.weightlens import project as projecting
 from tasks.weightlens.single_token import SingleTokenJob, single_token_block
 from tests.absent_device import NAME, LateCopies
 from tests.tasks.demo_store import ingested
@@ -135,6 +137,39 @@ def test_projections(there: str) -> None:
     assert (found.positive.column == expected.positive.column).all()
     assert np.allclose(found.negative.z_score, expected.negative.z_score, atol=1e-4)
     assert np.allclose(found.absolute_sum, expected.absolute_sum)
+
+
+def test_features_are_projected_in_blocks_that_the_device_has_room_for(
+    there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    rows, columns = torch.randn(9, 16), torch.randn(300, 16)
+    sizes: list[int] = []
+
+    def small(some: torch.Tensor, *rest: Any, **options: Any) -> Projection:
+        sizes.append(len(some))
+        if len(some) > 4:
+            raise torch.OutOfMemoryError("no room")
+        return project(some, *rest, **options)
+
+    monkeypatch.setattr(projecting, "project", small)
+    forget_sizes()
+
+    def run(rows: torch.Tensor) -> Projection:
+        rule = OutlierRule("paper", 40, 2.0)
+        return projecting._projected(rows, lambda: iter([(0, columns)]), 300, rule, on(there))  # pyright: ignore[reportPrivateUsage]
+
+    found, expected = run(rows), project(rows, lambda: iter([(0, columns)]), 300, OutlierRule("paper", 40, 2.0))
+    assert sizes == [9, 5, 3, 3, 3]
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        assert ours.row.tolist() == theirs.row.tolist()
+        assert ours.column.tolist() == theirs.column.tolist()
+        assert np.allclose(ours.z_score, theirs.z_score, atol=1e-4)
+    assert np.allclose(found.absolute_sum, expected.absolute_sum)
+    with pytest.raises(OverflowError) as error:
+        run(torch.where(torch.arange(9)[:, None] == 7, torch.finfo(torch.float32).max, rows))
+    assert error.value.args == (7,)
+    forget_sizes()
 
 
 @pytest.mark.whole
