@@ -37,7 +37,8 @@ def direct_heads(
     """The direct contribution of each head below a target's layer, from each source token to the target's token.
 
     The paper's formula: the query is the target's token, and what the head writes there is read by the target
-    directly. No sweep is needed. Memory: the result, and twice one layer of it.
+    directly. No sweep is needed. Memory: the result (twice, unless targets come in descending order of layers), and
+    twice one layer of it.
     """
     n = len(targets)
     scores = torch.zeros(linear.n_layers, linear.n_heads, frozen.n_pos, n, device=targets.direction.device)
@@ -47,10 +48,11 @@ def direct_heads(
     for layer, (at, weights) in enumerate(zip(frozen.layers, linear.attention, strict=True)):
         first = counts[layer + 1] if linear.reads == "attention" else 0
         read = slice(first, counts[layer + 1] if linear.reads == "block" else counts[layer])
-        u = (weights.W_O.flatten(0, 1) @ sorted_.direction[read].T).unflatten(0, weights.W_O.shape[:2])
+        u = (sorted_.direction[read] @ weights.W_O.flatten(0, 1).T).T.unflatten(0, weights.W_O.shape[:2])
         taken = at.pattern[:, sorted_.position[read]].transpose(1, 2)
-        scores[layer][:, :, order[read]] = torch.bmm(at.values.transpose(0, 1), u) * taken
-    return scores
+        scores[layer][:, :, read] = torch.bmm(at.values.transpose(0, 1), u) * taken
+    as_asked = torch.arange(n, device=order.device)
+    return scores if torch.equal(order, as_asked) else scores[..., torch.argsort(order)]
 
 
 def direct_contributions(

@@ -27,3 +27,12 @@ def test_weak_ones_are_kept_where_none_is_strong(share_of_strongest: float, kept
 def test_what_contributes_nothing_is_never_kept() -> None:
     found = standing_out(torch.tensor([[-1.0], [0.0], [-2.0]]), CircuitLensSettings())
     assert len(found.source) == 0
+
+
+@pytest.mark.parametrize("at", [0, 700, 1023, 1024, 1100])
+def test_the_strongest_is_found_among_any_number_of_sources(at: int) -> None:
+    scores = torch.full((1101, 2), 1e-6)
+    scores[at, 1], scores[5, 0] = 1.0, 2.0
+    settings = CircuitLensSettings(min_share=1.0, share_of_strongest=0.5)
+    found = standing_out(scores, settings)
+    assert (found.source.tolist(), found.target.tolist()) == ([5, at], [0, 1])
