@@ -204,8 +204,10 @@ def _freeze_attention(
     n_heads, n_kv_heads = weights.W_O.shape[0], weights.W_V.shape[0]
     read = inverse_scale(weights.read, resid)
     values = torch.einsum("sd,ked->ske", resid * read[:, None], weights.W_V) + weights.value_bias
-    mixed_bias = pattern.sum(2)[:, :, None] * weights.value_bias.repeat_interleave(n_heads // n_kv_heads, 0)[:, None]
-    bias = torch.einsum("hqe,hed->qd", mixed_bias, weights.W_O) + weights.output_bias
+    bias = weights.output_bias.repeat(len(resid), 1)
+    if weights.value_bias.any():
+        of_heads = weights.value_bias.repeat_interleave(n_heads // n_kv_heads, 0)
+        bias += pattern.sum(2).T @ torch.einsum("he,hed->hd", of_heads, weights.W_O)
     pattern = pattern * read
     if weights.write is not None:
         write = inverse_scale(weights.write, seen["attention_out", layer])
