@@ -1,5 +1,10 @@
 """How a GPU's memory is divided. The limits for host memory (and Apple's GPUs, which share it) are elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import BoundedSemaphore
+
 import torch
 
 WEIGHTS_SHARE = 0.6
@@ -24,3 +29,27 @@ def room_for_weights(device: str) -> int | None:
 def room_for_cache(device: str, on_host: int) -> int:
     """The limit of a cache on a device, in bytes: `CACHE_SHARE` of its memory, but at least the limit on the host."""
     return max(on_host, int(CACHE_SHARE * (device_bytes(device) or 0)))
+
+
+TASKS_AT_ONCE = 2
+"""Tasks of a process that compute on a GPU at the same time: while one of them waits for the host, the other computes.
+More would only share its memory."""
+
+
+@contextmanager
+def turn_on(device: str) -> Iterator[None]:
+    """A context in which a task computes on a device. On a GPU it waits until fewer than `TASKS_AT_ONCE` others do.
+
+    What a task leaves on the GPU should be released at the end of the context. It must not be entered again within
+    itself.
+    """
+    if device == "cpu":
+        yield
+        return
+    with _turns(device):
+        yield
+
+
+@cache
+def _turns(device: str) -> BoundedSemaphore:
+    return BoundedSemaphore(TASKS_AT_ONCE)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 
 from interp.activations.encoding import Entries, find_active, gather_active, no_entries
 from interp.activations.model_inputs import transcoder_inputs
@@ -33,11 +33,12 @@ from storage.catalog.database import (
 )
 from storage.catalog.parts import write_part
 from storage.catalog.sequences import load_sequences
-from storage.checkpoints import open_checkpoint
+from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.corpora.corpus import corpus_attributes, read_rows
 from storage.corpora.packing import PADDING
 from storage.corpora.rows import CorpusRows
 from storage.store import ShardKey, Store, remove_folder
+from tasks.device_memory import TASKS_AT_ONCE, turn_on
 from tasks.ingest import corpus_row
 from tasks.loaded_models import loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
@@ -120,6 +121,24 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
     hooked = HookedModel(model, folder.family, checkpoint.hooks)
     rows = read_rows(store, corpus_pass.corpus_id, block.start, block.stop).tokens
     counted = counted_positions(store, corpus_pass.corpus_id, block, folder.tokenizer.all_special_ids, settings)
+    with turn_on(arithmetic.device):
+        found = _entries(checkpoint, hooked, rows, counted, arithmetic)
+    active = []
+    for layer in range(checkpoint.n_layers):
+        active.append(gather_active(found[layer], checkpoint.d_transcoder))
+        found[layer].clear()
+    write_block(block_path(store, corpus_pass.recipe, block), active, int(counted.sum()))
+    return block
+
+
+def _entries(
+    checkpoint: Checkpoint,
+    hooked: HookedModel,
+    rows: Int32[np.ndarray, "rows n_pos"],
+    counted: Bool[np.ndarray, "rows n_pos"],
+    arithmetic: Arithmetic,
+) -> list[list[Entries]]:
+    """The active features of a block of rows at the positions that count, by layer."""
     n_pos = rows.shape[1]
     dtype = np.uint16 if rows.size <= 1 << 16 else np.uint32
     layers = range(checkpoint.n_layers)
@@ -142,17 +161,12 @@ def activations_block(store: Store, job: PassJob, corpus_pass: CorpusPass, block
                 found[layer].append(find_active(encoder, xs[layer], position))
             for layer in set(layers) - set(checkpoint.layers):
                 found[layer].append(no_entries(dtype))
-    active = []
-    for layer in layers:
-        active.append(gather_active(found[layer], checkpoint.d_transcoder))
-        found[layer].clear()
-    write_block(block_path(store, corpus_pass.recipe, block), active, int(counted.sum()))
-    return block
+    return found
 
 
 def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, int]:
-    """Positions whose streams are held, and positions a forward pass: on a CUDA device a quarter of its free memory
-    for each.
+    """Positions whose streams are held, and positions a forward pass: on a CUDA device an eighth of its free memory
+    for each, as two tasks compute at the same time.
 
     No more than a block has. A pass that does not fit is repeated in halves.
     """
@@ -160,7 +174,7 @@ def positions_at_once(device: str, n_layers: int, d_model: int) -> tuple[int, in
         return POSITIONS_PER_STREAM, POSITIONS_PER_BATCH
     free, _ = torch.cuda.mem_get_info(device)
     stream = 4 * d_model
-    held, passing = (free // 4 // (stream * n) for n in (n_layers, STREAMS_A_PASS))
+    held, passing = (free // (4 * TASKS_AT_ONCE) // (stream * n) for n in (n_layers, STREAMS_A_PASS))
     per_block = positions_per_block(n_layers)
     return min(held, per_block), min(held, passing, per_block)
 

@@ -12,6 +12,7 @@ from storage.catalog.parts import columns_of, write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store
 from tasks.circuitlens.job import SIGNED, CircuitLensJob, as_tensor
+from tasks.device_memory import turn_on
 from tasks.loaded_models import loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
@@ -40,7 +41,7 @@ def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
     rows: list[tuple[int, str, float | None, float | None, float | None, int, str | None]] = []
     for feature in chosen[: job.settings.ablated_features].tolist():
         own = read_attributed(paths, key._replace(start=feature, stop=feature + 1))
-        with fast_products(checkpoint.attributes.d_model):
+        with turn_on(job.device), fast_products(checkpoint.attributes.d_model):
             drops = _drops(store, job, checkpoint, linear, own)
         for name, metric in METRICS.items():
             rows.append((feature, metric, *_interval(np.array([getattr(drop, name) for drop in drops]))))

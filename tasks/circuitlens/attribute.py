@@ -30,6 +30,7 @@ from storage.samples import ShardSamples, read_samples_of_rows, samples_by_row_p
 from storage.store import Store
 from tasks.circuitlens.head_reasons import head_scores
 from tasks.circuitlens.job import BATCH_BYTES, CircuitLensJob, as_tensor
+from tasks.device_memory import turn_on
 from tasks.loaded_models import TRANSCODERS, loaded_model, loaded_transcoder
 from tasks.shard_task import shard_task
 
@@ -67,7 +68,7 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
     numbers = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
     rows = job.rows(store, numbers)
     sequences = [_Sequence.of(rows[number], number, wanted, job.device) for number in numbers.tolist()]
-    with fast_products(checkpoint.attributes.d_model):
+    with turn_on(job.device), fast_products(checkpoint.attributes.d_model):
         found = [
             _attribute_sequence(job, checkpoint, (linear, swept), one, seen)
             for group in _together(linear, sequences)

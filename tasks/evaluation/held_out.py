@@ -21,6 +21,7 @@ from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
 from storage.checkpoints import open_checkpoint
 from storage.store import ShardKey, Store
+from tasks.device_memory import turn_on
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.look_alikes import NearestFeatures, nearest_features
 from tasks.evaluation.text_activations import Wanted, counted_tokens, read_activations
@@ -51,7 +52,7 @@ def read_layers(store: Store, task: JudgeJob, layers: tuple[int, ...]) -> tuple[
     texts, checkpoint = drawn_texts(store, task).texts, open_checkpoint(store, task.checkpoint_id)
     drawn = {layer: _drawn_and_alike(store, task, layer) for layer in left}
     wanted = {layer: np.concatenate([one["features"], one["others"]]) for layer, one in drawn.items()}
-    with fast_products(checkpoint.attributes.d_model):
+    with turn_on(task.arithmetic.device), fast_products(checkpoint.attributes.d_model):
         active = read_activations(
             Wanted(checkpoint, task.model_path, wanted, task.counted, task.arithmetic), texts, task.n_threads
         )
@@ -121,7 +122,7 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
             rows = torch.from_numpy(prompts[c]).to(device)
             written[a, b, c] = continuations(steerable, Changes(held), rows, how.new_tokens).cpu().numpy()
 
-        with fast_products(checkpoint.attributes.d_model):
+        with turn_on(task.arithmetic.device), fast_products(checkpoint.attributes.d_model):
             width = prompts.shape[1] + how.new_tokens
             in_batches("continuations", device, len(grid), ROWS_STEERED, write, width)
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})

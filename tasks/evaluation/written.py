@@ -12,6 +12,7 @@ from storage.models import open_model
 from storage.parquet import read_table, write_table
 from storage.store import Store
 from storage.tokenising import token_ids
+from tasks.device_memory import turn_on
 from tasks.evaluation.job import JudgeJob
 from tasks.evaluation.text_activations import Wanted, read_peaks
 from tasks.shard_task import shard_task
@@ -39,7 +40,7 @@ def read_written(store: Store, task: JudgeJob, layer: int) -> int:
     checkpoint, tokenizer = open_checkpoint(store, task.checkpoint_id), open_model(task.model_path).tokenizer
     wanted = Wanted(checkpoint, task.model_path, {layer: features}, task.counted, task.arithmetic)
     peaks, longest = np.zeros((len(texts), len(features)), np.float32), 2 * task.how.text_tokens
-    with fast_products(checkpoint.attributes.d_model):
+    with turn_on(task.arithmetic.device), fast_products(checkpoint.attributes.d_model):
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             encoded = token_ids(tokenizer, texts[start : start + TEXTS_AT_ONCE])
             tokens = [[token for token in text[:longest] if token < checkpoint.n_tokens] for text in encoded]

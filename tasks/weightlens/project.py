@@ -17,7 +17,7 @@ from storage.block_cache import BlockCache
 from storage.catalog.parts import write_part
 from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store
-from tasks.device_memory import room_for_cache
+from tasks.device_memory import room_for_cache, turn_on
 from tasks.shard_task import shard_task
 
 PROJECTED_TABLES = ("token_candidates", "contribution_totals", "feature_edges")
@@ -50,7 +50,7 @@ def project_shard(store: Store, job: ProjectionJob, key: ShardKey) -> ShardKey:
     checkpoint, settings = open_checkpoint(store, job.checkpoint_id), job.settings
     encoder, decoder = _directions(checkpoint, key, settings.fold_norms)
     try:
-        with fast_products(checkpoint.attributes.d_model):
+        with turn_on(job.arithmetic.device), fast_products(checkpoint.attributes.d_model):
             sides = [("input", encoder, "W_E")] if checkpoint.hooks.reads_stream else []
             tokens = [
                 (side, _against_tokens(checkpoint, rows, name, job))

@@ -17,6 +17,7 @@ from interp.weightlens.single_token import single_token_inputs
 from storage.checkpoints import Checkpoint, open_checkpoint, single_token_path, write_single_token
 from storage.checksums import NAME, UNSTAMPED, check_file, stamp
 from storage.store import Store, whole_file
+from tasks.device_memory import turn_on
 from tasks.loaded_models import forget_model, loaded_encoder, loaded_model
 from tasks.shard_task import shard_task
 
@@ -52,7 +53,7 @@ def single_token_block(store: Store, job: SingleTokenJob, start: int, stop: int)
         return start
     folder, model = loaded_model(job.model_path, job.arithmetic.device, dtype=job.arithmetic.dtype)
     bos = checkpoint.bos if compat is None else AUTHORS_BOS
-    with fast_products(checkpoint.attributes.d_model):
+    with turn_on(job.arithmetic.device), fast_products(checkpoint.attributes.d_model):
         inputs = single_token_inputs(
             model, folder.family, checkpoint.hooks, checkpoint.n_layers, range(start, stop), bos
         )

@@ -1,8 +1,11 @@
 """Every stage on a device other than the CPU: nothing of it stays behind, and the results are those of the CPU."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
+from threading import Barrier, Lock
 from typing import Any
 
 import numpy as np
@@ -30,7 +33,7 @@ from storage.activations import Block, open_block
 from storage.attributions import attributions_path
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
-from tasks import loaded_models
+from tasks import device_memory, loaded_models
 from tasks.activations import corpus_pass as reading
 from tasks.circuitlens.attribute import attribute_block
 from tasks.circuitlens.order import order_samples
@@ -105,6 +108,31 @@ def test_the_corpus_pass(plan: CheckpointPlan, there: str) -> None:
     found, expected = read(plan, on(there), 2), read(plan, FLOAT32, 2)
     assert (expected > 0).sum() > 1000
     assert np.allclose(found, expected, atol=2e-5)
+
+
+def test_few_tasks_compute_on_a_gpu_at_the_same_time(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More would only share its memory; a task that waits for its turn has nothing there."""
+    entered, most, lock = 0, 0, Lock()
+    all_there = Barrier(device_memory.TASKS_AT_ONCE)
+
+    def compute(device: str) -> None:
+        nonlocal entered, most
+        with device_memory.turn_on(device):
+            with lock:
+                entered += 1
+                most = max(most, entered)
+            all_there.wait(60)
+            with lock:
+                entered -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(compute, ["cuda:7"] * 6))
+    assert most == device_memory.TASKS_AT_ONCE
+    turns: list[str] = []
+    monkeypatch.setattr(device_memory, "_turns", lambda device: nullcontext(turns.append(device)))
+    read(plan, on(NAME), 2)
+    read(plan, FLOAT32, 2)
+    assert turns == [NAME]
 
 
 def test_the_corpus_pass_of_a_model_in_bfloat16(plan: CheckpointPlan) -> None:
