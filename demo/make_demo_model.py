@@ -59,7 +59,7 @@ WORD = r"'(?:[sdmt]|ll|ve|re)\b| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s
 D_MODEL, N_LAYERS, N_HEADS, N_POS = 128, 4, 4, 128
 N_STEPS, BATCH_ROWS, LEARNING_RATE, MATRIX_RATE, SEED = 4000, 16, 3e-3, 0.02, 0
 TRANSCODERS = TrainingSettings(
-    d_transcoder=1024, activation="topk", k=16, max_frequency=0.03, n_steps=3000, batch_tokens=4096,
+    d_transcoder=1024, activation="topk", k=16, max_frequency=0.029, n_steps=3000, batch_tokens=4096,
     learning_rate=1e-2, dtype="bfloat16",
 )  # fmt: skip
 TITLE = TextColumn("{task.description}")
