@@ -19,6 +19,9 @@ from tasks.shard_task import PROCESSES
 PAYS_S = 2.0
 """Seconds of such work by threads after which processes are started; small runs end before that."""
 
+STARTING_S = 30.0
+"""Seconds that a run waits at its end for processes that are still starting."""
+
 PRELOADED = "tasks.forked"
 """Modules that the parent process imports, so that each forked process has its libraries loaded."""
 
@@ -49,10 +52,14 @@ class ForkedProcesses:
         self._starting.start()
 
     def end(self) -> None:
-        """End them all. What they are at is not waited for: a part is written whole or not at all."""
+        """End them all. What they are at is not waited for: a part is written whole or not at all. Those that are still
+        starting are, for a while: a process that starts while this one ends prints a traceback."""
         with self._lock:
             self._ended = True
             executor, self._executor = self._executor, None
+            starting = self._starting
+        if starting is not None:
+            starting.join(STARTING_S)
         if executor is not None:
             self._close(executor)
 
