@@ -5,9 +5,10 @@
 Two lines of JSON, in processor seconds of one thread, each the median of three times that alternate with its floor:
 
 - `held-out texts`: the activations of some features of every layer on texts of 32 tokens, as evaluation reads them
-  (half of these features are described, half are like them). The floor is a forward pass over the same batches, up to
-  the input of the highest layer's transcoder. `times` is the one divided by the other; `products` is what the chosen
-  features' encoder products take alone, as a share of the floor.
+  (half of these features are described, half are like them). `times` is that divided by a forward pass over the same
+  batches, logits included. `times_without_logits` is the same beside a pass that ends at the highest layer that is
+  read, and `encoders` is what the encoders take alone, as a share of that: with TopK, a feature's activation depends on
+  all features of its layer.
 - `quality`: explained variance, L0, dead features and the loss with each layer and with all layers replaced, on rows of
   128 tokens, as ingestion measures them. `passes` is the time divided by one forward pass over the rows with its loss.
   Measured for one layer after the other, it takes `one_by_one` passes: that is timed for three layers, a low, a middle
@@ -79,14 +80,19 @@ def held_out(opened: Opened, ids: list[int], n_features: int) -> dict[str, objec
         for batch in batches:
             read_inputs(hooked, batch, [highest], lambda layer, x: None)
 
+    def logits() -> None:
+        for batch in batches:
+            opened.model(input_ids=batch, use_cache=False)
+
     def encode() -> None:
         for encoder in encoders:
             chosen_activations(encoder, which, x)
 
-    read, floor, products = alternating(lambda: read_activations(wanted, texts), passes, encode)
+    read, whole, floor, own = alternating(lambda: read_activations(wanted, texts), logits, passes, encode)
     return {
         "benchmark": "held-out texts", "texts": len(texts), "tokens": rows.numel(), "layers": len(encoders),
-        "features": n_features, "read_s": read, "pass_s": floor, "times": read / floor, "products": products / floor,
+        "features": n_features, "read_s": read, "pass_s": whole, "times": read / whole,
+        "times_without_logits": read / floor, "encoders": own / floor,
     }  # fmt: skip
 
 
