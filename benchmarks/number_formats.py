@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.texts import first_tokens
 from interp.activations.encoding import Encoder, find_active
 from interp.activations.sampling import draw_samples
 from interp.activations.settings import ActivationSettings
@@ -94,12 +95,7 @@ def activations(work: Work, dtype: torch.dtype) -> dict[int, dict[str, Pairs]]:
 
 def rows_of(work: Work, folder: ModelFolder) -> torch.Tensor:
     """The first rows of the text, (rows, N_POS)."""
-    ids: list[int] = []
-    for line in work.text.read_text(encoding="utf-8").splitlines():
-        ids += folder.tokenizer(json.loads(line)["text"])["input_ids"]
-        if len(ids) >= work.rows * N_POS:
-            break
-    return torch.tensor(ids[: work.rows * N_POS]).view(work.rows, N_POS)
+    return torch.tensor(first_tokens(folder, work.text, work.rows * N_POS)).view(work.rows, N_POS)
 
 
 def _pairs(feature: np.ndarray, token: np.ndarray, value: np.ndarray) -> Pairs:

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.texts import first_tokens
 from flows.one_prompt.opened import Opened, open_named
 from interp.activations.settings import ActivationSettings
 from interp.capture import HookedModel, read_inputs
 from interp.fade.texts import chosen_activations
 from interp.products import fast_products
 from interp.quality import Text, measure_quality, of_each
-from storage.tokenising import token_ids
 from tasks.evaluation.text_activations import TOKENS_AT_ONCE, Wanted, read_activations
 from tasks.loaded_models import loaded_encoder
 
@@ -50,16 +50,6 @@ def alternating(*works: Callable[[], object]) -> list[float]:
             if turn:
                 own.append(time.process_time() - began)
     return [statistics.median(own) for own in took]
-
-
-def tokens_of(opened: Opened, texts: Path, n: int) -> list[int]:
-    """The first tokens of a file's texts."""
-    ids: list[int] = []
-    for line in texts.read_text(encoding="utf-8").splitlines():
-        ids += token_ids(opened.folder.tokenizer, [json.loads(line)["text"]])[0]
-        if len(ids) >= n:
-            return ids[:n]
-    raise ValueError(f"{texts}: {len(ids)} tokens; expected at least {n}")
 
 
 def held_out(opened: Opened, ids: list[int], n_features: int) -> dict[str, object]:
@@ -148,8 +138,8 @@ def main() -> None:
     opened = open_named(asked.store, asked.checkpoint)
     with fast_products(opened.checkpoint.attributes.d_model), torch.no_grad():
         for line in (
-            held_out(opened, tokens_of(opened, asked.texts, asked.n_texts * TEXT_TOKENS), asked.features),
-            quality(opened, tokens_of(opened, asked.texts, asked.rows * ROW_TOKENS)),
+            held_out(opened, first_tokens(opened.folder, asked.texts, asked.n_texts * TEXT_TOKENS), asked.features),
+            quality(opened, first_tokens(opened.folder, asked.texts, asked.rows * ROW_TOKENS)),
         ):
             print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}))
 

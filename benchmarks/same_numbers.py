@@ -10,7 +10,8 @@ greatest, and the difference); and the columns of other values that differ somew
 the stores has, with in how many rows.
 
 Catalogs of different versions of the program are compared in the tables and columns that both have; columns whose
-meaning a version changed, and identifiers drawn at random, have to be known.
+meaning a version changed, and identifiers drawn at random, have to be known. Each store has one checkpoint and one
+corpus.
 """
 
 import argparse
@@ -20,16 +21,13 @@ from pathlib import Path
 
 import duckdb
 
+from storage.catalog.database import quoted
 from storage.catalog.published import published_path
 from storage.catalog.tables import TABLES
 
 IDS = {"checkpoint_id", "corpus_id"}
 NO_RESULTS = {"checkpoints", "corpora", "runs", "loaded", "loaded_parts", "schema_version", "watched"}
 DECIMAL = ("FLOAT", "DOUBLE")
-
-
-def quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def columns(connection: duckdb.DuckDBPyConnection, catalog: str, table: str) -> dict[str, str]:
@@ -73,6 +71,11 @@ def lines(store: Path, other: Path) -> Iterator[dict[str, object]]:
     with duckdb.connect() as connection:
         for name, root in (("a", store), ("b", other)):
             connection.execute(f"ATTACH {quoted(published_path(root / 'catalog.duckdb'))} AS {name} (READ_ONLY)")
+        for name, root in (("a", store), ("b", other)):
+            for table in ("checkpoints", "corpora"):
+                n = connection.execute(f"SELECT count(*) FROM {name}.{table}").fetchall()[0][0]
+                if n > 1:
+                    raise ValueError(f"{root} has {n} {table}; expected one, so that rows can be paired")
         for table in sorted(TABLES.keys() - NO_RESULTS):
             if (line := compared(connection, table)) is not None:
                 yield line

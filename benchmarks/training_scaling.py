@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from benchmarks.texts import first_tokens
 from interp.activations.settings import ActivationSettings
 from interp.capture import Hooks
 from interp.products import fast_products
@@ -29,7 +29,6 @@ from interp.training.streams import captured
 from interp.training.together import Streams
 from interp.training.trainer import Scaling, Trainer, first_parameters
 from interp.transcoder import Transcoder
-from storage.models import ModelFolder
 from tasks.loaded_models import loaded_model, threads
 
 HOOKS = Hooks("mlp_in", "mlp_out")
@@ -63,16 +62,6 @@ class Arm(NamedTuple):
         return Trainer(first_parameters(x, y, settings), Scaling(nothing, 1.0, nothing, 1.0), settings)
 
 
-def rows_of(folder: ModelFolder, text: Path, n_rows: int) -> Tensor:
-    """The first rows of a text, (n_rows, N_POS)."""
-    ids: list[int] = []
-    for line in text.read_text(encoding="utf-8").splitlines():
-        ids += folder.tokenizer(json.loads(line)["text"])["input_ids"]
-        if len(ids) >= n_rows * N_POS:
-            return torch.tensor(ids[: n_rows * N_POS]).view(n_rows, N_POS)
-    raise ValueError(f"{text}: {len(ids):,} tokens; expected {n_rows * N_POS:,}")
-
-
 def figures(coder: Transcoder, streams: Streams) -> tuple[float, float]:
     """Explained variance, and the share of features that are never active."""
     x, y = streams
@@ -87,7 +76,8 @@ def measured(
     """A line a layer."""
     folder, model = loaded_model(model_path, dtype=torch.bfloat16)
     layers = asked or list(range(folder.n_layers))
-    tokens = rows_of(folder, text, n_steps * ROWS + HELD_OUT_ROWS)
+    n_rows = n_steps * ROWS + HELD_OUT_ROWS
+    tokens = torch.tensor(first_tokens(folder, text, n_rows * N_POS)).view(n_rows, N_POS)
     counted = torch.ones_like(tokens, dtype=torch.bool)
     counted[:, : ActivationSettings().skip_row_start] = False
 

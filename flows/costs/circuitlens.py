@@ -16,8 +16,9 @@ from interp.circuitlens.settings import CircuitLensSettings
 from tasks.circuitlens.job import BATCH_BYTES
 from tasks.loaded_models import TRANSCODERS
 
-BYTES_PER_SAMPLE = 700
-"""Bytes of a sample in parts and in the catalog, mainly for contributions."""
+BYTES_PER_SAMPLE = 1600
+"""Bytes of a sample in parts (470), in the catalog (512, and up to 74 for edges) and in its published copy, mainly for
+contributions."""
 
 STEP_S = 9e-6
 """Seconds for a small step of one layer at one position, whatever its size; narrow models take several sequences in a

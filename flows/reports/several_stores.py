@@ -57,12 +57,13 @@ def attached(stores: Sequence[Path]) -> Iterator["duckdb.DuckDBPyConnection"]:
     """A connection with every table of several stores as a view, with the column `store` first, and the views above.
 
     Raises:
-        ValueError: fewer than two stores are given, one is given twice, or one has no catalog.
+        ValueError: fewer than two stores are given, one is given twice, or one has no catalog, or one of an earlier
+            version in a folder that cannot be written.
     """
     import duckdb
 
-    from storage.catalog.database import checked_version, quoted
-    from storage.catalog.published import newest
+    from storage.catalog.database import quoted
+    from storage.catalog.published import current_version, newest
     from storage.catalog.tables import TABLES
 
     places = [store.resolve() for store in stores]
@@ -77,7 +78,7 @@ def attached(stores: Sequence[Path]) -> Iterator["duckdb.DuckDBPyConnection"]:
                 raise ValueError(f"no catalog at {catalog}; has a run finished in this store?")
             connection.execute(f"ATTACH {quoted(newest(catalog))} AS store_{number} (READ_ONLY)")
             connection.execute(f"USE store_{number}")
-            checked_version(connection, catalog)
+            current_version(connection, catalog)
         connection.execute("USE memory")
         for table in TABLES:
             parts = [f"SELECT ? AS store, * FROM store_{number}.{table}" for number in range(len(places))]

@@ -46,10 +46,10 @@ class ForkedProcesses:
         """Record that such work took this many seconds in this process."""
         with self._lock:
             self._spent += seconds
-            if self._spent < PAYS_S or self._starting is not None:
+            if self._ended or self._spent < PAYS_S or self._starting is not None:
                 return
             self._starting = threading.Thread(target=self._start, daemon=True)
-        self._starting.start()
+            self._starting.start()
 
     def end(self) -> None:
         """End them all. What they are at is not waited for: a part is written whole or not at all. Those that are still

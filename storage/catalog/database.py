@@ -183,8 +183,8 @@ def bring_forward(connection: duckdb.DuckDBPyConnection) -> None:
     """Migrate a catalog of an earlier version, or an empty file, to the current schema. New columns are null in its
     rows.
 
-    So far, columns have only been added. Version 6 fills `corpora.corpora` of corpora that consist of several, and
-    version 20 `contribution_edges`.
+    So far, tables and columns have only been added. Version 6 fills `corpora.corpora` of corpora that consist of
+    several, and version 20 `contribution_edges`.
     """
     for name in VIEWS:
         connection.execute(f"DROP VIEW IF EXISTS {name}")

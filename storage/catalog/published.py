@@ -18,6 +18,7 @@ import duckdb
 from storage.catalog.database import (
     LOCK_PATIENCE_S,
     SCHEMA_VERSION,
+    WRITER_MEMORY,
     CatalogBusyError,
     bring_forward,
     check_database,
@@ -73,13 +74,20 @@ def open_published(catalog: Path, notify: Callable[[str], None] = _to_stderr) ->
         except duckdb.Error as error:
             raise CatalogBusyError(f"{path} cannot be read now ({first_line(error)})") from None
         with damage_named(path):
-            if checked_version(connection, path) < SCHEMA_VERSION:
-                raise ValueError(
-                    f"{path} is of an earlier version, and its folder cannot be written to bring it forward"
-                )
+            current_version(connection, path)
             yield connection
     finally:
         connection.close()
+
+
+def current_version(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Refuse a catalog that is not of the current schema, which is read where no copy could be made.
+
+    Raises:
+        ValueError: it is of an earlier version, or a newer version of the software wrote it.
+    """
+    if checked_version(connection, path) < SCHEMA_VERSION:
+        raise ValueError(f"{path} is of an earlier version, and its folder cannot be written to bring it forward")
 
 
 def newest(catalog: Path, notify: Callable[[str], None] = _to_stderr) -> Path:
@@ -145,7 +153,11 @@ def publish(catalog: Path, patience_s: float = LOCK_PATIENCE_S) -> None:
                 shutil.copyfileobj(source, copy, COPY_BYTES)
             try:
                 if version < SCHEMA_VERSION:
-                    with duckdb.connect(partial) as changing, damage_named(catalog):
+                    bound: dict[str, str | bool | int | float | list[str]] = {
+                        "memory_limit": WRITER_MEMORY,
+                        "autoinstall_known_extensions": "false",
+                    }
+                    with duckdb.connect(partial, config=bound) as changing, damage_named(catalog):
                         bring_forward(changing)
                 check_database(partial)
             except DamagedError as error:

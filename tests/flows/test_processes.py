@@ -124,3 +124,10 @@ def test_processes_end_with_a_run_that_is_killed_and_do_not_run_its_script(tmp_p
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < ends
         time.sleep(0.05)
+
+
+def test_work_that_goes_on_after_the_end_starts_no_processes(begun: ForkedProcesses) -> None:
+    begun.end()
+    begun.spent(1000.0)
+    assert begun.executor is None
+    assert begun._starting is None  # pyright: ignore[reportPrivateUsage]

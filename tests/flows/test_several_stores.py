@@ -1,13 +1,18 @@
 """Several stores asked at once."""
 
+import errno
 import json
+import shutil
 from pathlib import Path
+from typing import NoReturn
 
+import duckdb
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.reports.several_stores import attached
+from storage.catalog import published
 from storage.catalog.tables import TABLES
 from tests.explorer.small_catalog import N_LAYERS, write_small_catalog
 
@@ -45,6 +50,23 @@ def test_views_compare_models(stores: list[Path]) -> None:
     result = CliRunner().invoke(app, ["attach", *arguments, "--format", "json", "--sql", query])
     depths = [row["depth"] for row in json.loads(result.output) if row["store"] == "store"]
     assert depths == [layer / (N_LAYERS - 1) for layer in range(N_LAYERS)]
+
+
+def test_an_earlier_catalog_in_a_folder_that_cannot_be_written(
+    stores: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Path(shutil.copytree(stores[0], tmp_path / "old"))
+    published.published_path(old / "catalog.duckdb").unlink(missing_ok=True)
+    with duckdb.connect(old / "catalog.duckdb") as connection:
+        connection.execute("DROP TABLE contribution_edges; UPDATE schema_version SET version = 19")
+
+    def refused(*_arguments: object, **_more: object) -> NoReturn:
+        raise OSError(errno.EROFS, "read-only file system")
+
+    monkeypatch.setattr(published, "publish", refused)
+    expected = "catalog.duckdb is of an earlier version, and its folder cannot be written"
+    with pytest.raises(ValueError, match=expected), attached([old, stores[1]]):
+        pass
 
 
 @pytest.mark.parametrize(
