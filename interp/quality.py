@@ -103,6 +103,7 @@ def measure_quality(
     sums = {layer: _Sums.none(own[layer]) for layer, own in of_layers}
     sources = sorted({source for by_source in coders.values() for source in by_source})
     losses, n_predicted, n_rows = torch.zeros(len(sums) + 2, dtype=torch.float64), 0, 0
+    full = 0  # rows of the largest batch so far
 
     def spliced(row: tuple[Tensor, Tensor]) -> Tensor:
         return _spliced_losses(model, family, hooks, coders, row)
@@ -114,14 +115,14 @@ def measure_quality(
         rows = [(tokens[row, :n], counted[row, :n]) for row, n in zip(chosen, lengths, strict=True) if n > 1]
         replaced = [pool.submit(spliced, row) for row in rows]
 
+        full = max(full, len(tokens))
+
         def compare(part: slice, tokens: Tensor = tokens, counted: Tensor = counted) -> list[_Sums]:
             captured = capture(hooked, tokens[part], sources)
             xs = {source: captured[source].x[counted[part]] for source in sources}
             return [_Sums.of(xs, captured[layer].y[counted[part]], own) for layer, own in of_layers]
 
-        for found in each_batch(
-            "rows of the quality check", device, len(tokens), len(tokens), compare, tokens.shape[1]
-        ):
+        for found in each_batch("rows of the quality check", device, len(tokens), full, compare, tokens.shape[1]):
             for measured, more in zip(sums.values(), found, strict=True):
                 measured.add(more)
         losses += sum(future.result() for future in replaced)

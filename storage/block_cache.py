@@ -7,7 +7,7 @@ from threading import Lock
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.batches import is_out_of_memory
+from interp.batches import free_unused, is_out_of_memory
 from storage.checkpoints import Checkpoint
 from storage.lru_cache import LRUCache
 
@@ -75,6 +75,9 @@ class BlockCache:
                     self._left = 0 if is_out_of_memory(error) else self._left + block.nbytes
             if not is_out_of_memory(error):
                 raise
+            placed = None
+        if placed is None:
+            free_unused(device)  # the products with the block have at least as much room as the copy found
             return block
         with self._lock:
             if self._there_of == (device, key[0]):

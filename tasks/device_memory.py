@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
 import torch
 
@@ -50,6 +49,10 @@ def turn_on(device: str) -> Iterator[None]:
         yield
 
 
-@cache
+_lock = Lock()
+_by_device: dict[str, BoundedSemaphore] = {}
+
+
 def _turns(device: str) -> BoundedSemaphore:
-    return BoundedSemaphore(TASKS_AT_ONCE)
+    with _lock:
+        return _by_device.setdefault(device, BoundedSemaphore(TASKS_AT_ONCE))

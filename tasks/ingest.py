@@ -36,6 +36,7 @@ from storage.models import ModelFolder
 from storage.store import Store, write_json
 from storage.token_texts import token_texts
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
+from tasks.device_memory import turn_on
 from tasks.loaded_models import loaded_model, threads
 from tasks.shard_task import shard_task
 
@@ -110,18 +111,19 @@ def measured(job: IngestJob, layers: Sequence[int]) -> list[tuple[Quality, str |
     """The figures of some layers on a text, and why they say that a layer was read wrongly, if they do."""
     device, dtype = job.arithmetic.device, job.arithmetic.dtype
     folder, model = loaded_model(job.model_path, device, dtype=dtype)
-    transcoders = job.transcoders(folder)
-    coders = {
-        layer: {
-            **{source: coder.to(torch.float32).on(device) for source, coder in transcoders.below(layer).items()},
-            layer: transcoders.read(layer).to(torch.float32).on(device),
+    transcoders, text = job.transcoders(folder), job.text.batches(folder, job.counted)
+    with turn_on(device), threads(job.n_threads) as pool, fast_products(folder.d_model):
+        coders = {
+            layer: {
+                **{source: coder.to(torch.float32).on(device) for source, coder in transcoders.below(layer).items()},
+                layer: transcoders.read(layer).to(torch.float32).on(device),
+            }
+            for layer in layers
         }
-        for layer in layers
-    }
-    text = job.text.batches(folder, job.counted)
-    with threads(job.n_threads) as pool, fast_products(folder.d_model):
         found = measure_quality(model, folder.family, job.hooks, coders, text, pool)
-    return [(quality, quality.suspicion(coders[quality.layer][quality.layer].d_transcoder)) for quality in found]
+        widths = {layer: coders[layer][layer].d_transcoder for layer in layers}
+        del coders
+    return [(quality, quality.suspicion(widths[quality.layer])) for quality in found]
 
 
 @shard_task("ingest-embeddings", "ingest embeddings")

@@ -27,6 +27,7 @@ from storage.formats.circuit_tracer import layer_tensors
 from storage.models import open_model
 from storage.store import Store, checked_as, read_json, whole_file, write_json
 from tasks.activations.corpora import TOKENS_PER_BATCH, padded
+from tasks.device_memory import turn_on
 from tasks.loaded_models import forget_model, give_memory_back, loaded_model, threads
 from tasks.shard_task import PROGRESS, shard_task
 
@@ -81,7 +82,8 @@ def train_layers(store: Store, job: TrainingJob, layers: tuple[int, ...]) -> tup
         return layers
     folder.mkdir(parents=True, exist_ok=True)
     records = _Records()
-    with threads(job.n_threads) as pool, fast_products(open_model(job.model_path).d_model):
+    fast = fast_products(open_model(job.model_path).d_model)
+    with turn_on(job.device), threads(job.n_threads) as pool, fast:
         trainers = _train(store, job, left, pool, records)
         transcoders = {layer: trainer.transcoder() for layer, trainer in trainers.items()}
         trainers.clear()

@@ -138,14 +138,30 @@ def attributed(
     def sweep(which: Tensor) -> T:
         return use(_sweep(linear, frozen, targets.at(which), which, heads))
 
+    full = full_batch(linear, frozen, max_bytes, heads=heads)
     for batch in batches(linear, frozen, targets, max_bytes, heads=heads):
-        yield from halved(frozen, batch, sweep)
+        yield from halved(frozen, batch, full, sweep)
 
 
-def halved(frozen: Frozen, batch: Int64[Tensor, " batch"], run: Callable[[Tensor], T]) -> Iterator[T]:
-    """The result of `run` for a batch of targets, or for parts of it where memory has no room for the whole."""
+def halved(frozen: Frozen, batch: Int64[Tensor, " batch"], full: int, run: Callable[[Tensor], T]) -> Iterator[T]:
+    """The result of `run` for a batch of targets, or for parts of it where memory has no room for the whole. `full` is
+    `full_batch`."""
     run_part: Callable[[slice], T] = lambda part: run(batch[part])  # noqa: E731
-    return each_batch("attribution", batch.device, len(batch), len(batch), run_part, frozen.n_pos)
+    return each_batch("attribution", batch.device, len(batch), max(len(batch), full), run_part, frozen.n_pos)
+
+
+def full_batch(linear: LinearModel, frozen: Frozen, max_bytes: int, *, heads: bool = False) -> int:
+    """The number of targets at the last token of a sequence that are attributed together in this memory (at least
+    one)."""
+    n_pos, d_model = frozen.embedding.shape
+    n_numbers = BUFFERS * n_pos * d_model + frozen.n_active + _per_token(linear, heads=heads) * n_pos
+    return max(1, max_bytes // (4 * n_numbers))
+
+
+def _per_token(linear: LinearModel, *, heads: bool) -> int:
+    """The number of contributions of one token to one target, besides those of its features: errors, the embedding, and
+    heads."""
+    return linear.n_layers + 1 + (linear.n_layers * linear.n_heads if heads else 0)
 
 
 def batches(
@@ -158,9 +174,7 @@ def batches(
         position = targets.position[order]
         n_pos, gradients = position + 1, n_rows(position) * d_model
         at_once = torch.arange(1, len(order) + 1, device=order.device)
-        n_bytes = 4 * (BUFFERS * gradients + at_once * (frozen.n_active + (linear.n_layers + 1) * n_pos))
-        if heads:
-            n_bytes += 4 * at_once * linear.n_layers * linear.n_heads * n_pos
+        n_bytes = 4 * (BUFFERS * gradients + at_once * (frozen.n_active + _per_token(linear, heads=heads) * n_pos))
         fits = n_bytes <= max_bytes
         if order.device.type == "cpu":
             fits &= gradients <= GRADIENT_NUMBERS

@@ -20,6 +20,7 @@ from interp.circuitlens.attribution import (
     begin,
     counts_above,
     enter,
+    full_batch,
     halved,
     read_mlp,
 )
@@ -76,8 +77,9 @@ def attributed_directly(
     def read(which: Tensor) -> T:
         return use(_read_directly(linear, frozen, targets.at(which), which))
 
+    full = full_batch(linear, frozen, max_bytes)
     for batch in batches(linear, frozen, targets, max_bytes):
-        yield from halved(frozen, batch, read)
+        yield from halved(frozen, batch, full, read)
 
 
 def _read_directly(linear: LinearModel, frozen: Frozen, targets: Targets, which: Tensor) -> Contributions:

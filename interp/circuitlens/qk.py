@@ -253,6 +253,7 @@ def _by_source(
     whole = torch.zeros(n_sources, len(targets), device=targets.direction.device)
     for found in contributions(linear, frozen, targets, max_bytes=max_bytes):
         whole[:, found.target] = _stacked(found, frozen.n_pos)
+        del found  # so that the next batch has its memory
     return whole
 
 

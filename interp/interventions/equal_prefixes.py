@@ -14,6 +14,9 @@ from interp.capture import in_this_thread, removing
 Arguments = tuple[object, ...]
 Keywords = dict[str, object]
 
+FINDS_EQUAL_ROWS = ("cpu", "cuda")
+"""Kinds of devices on which PyTorch can tell which rows are equal. On Apple's GPUs it cannot."""
+
 
 @runtime_checkable
 class KeptLayer(Protocol):
@@ -48,7 +51,9 @@ class EqualPrefixes:
         order."""
         known = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
         before = known if self._prefix is None else self._prefix
-        rows = torch.cat([before[:, None], tokens], 1).cpu()  # Apple's GPUs cannot tell which rows are equal
+        rows = torch.cat([before[:, None], tokens], 1)
+        if rows.device.type not in FINDS_EQUAL_ROWS:
+            rows = rows.cpu()
         different, prefix = (one.to(tokens.device) for one in torch.unique(rows, dim=0, return_inverse=True))
         if kept is not None and len(different) != self._n:  # every prefix goes on: as many as before are the same
             for layer in kept.layers[: self._lowest]:

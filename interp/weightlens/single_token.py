@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
+from interp.batches import in_batches
 from interp.capture import HookedModel, Hooks, KeysAndValues, read_inputs
 from interp.families import Family
 
@@ -21,7 +22,8 @@ def single_token_inputs(
 
     BOS does not see what follows it: it is run once, and its keys and values are used for every token.
 
-    Memory: the result, and the keys and values of `TOKENS_PER_FORWARD` copies of BOS.
+    Memory: the result, and the keys and values of `TOKENS_PER_FORWARD` copies of BOS; fewer on a GPU without room for
+    them.
 
     Raises:
         ValueError: the model's attention window is one token, so that BOS has no effect.
@@ -34,14 +36,17 @@ def single_token_inputs(
     before: KeysAndValues | None = None
     if bos is not None:
         before = attrgetter("past_key_values")(model(input_ids=torch.tensor([[bos]], device=device), use_cache=True))
-    for start in range(0, len(tokens), TOKENS_PER_FORWARD):
-        ids = torch.tensor(tokens[start : start + TOKENS_PER_FORWARD], device=device)[:, None]
+
+    def read(part: slice) -> None:
+        ids = torch.tensor(tokens[part], device=device)[:, None]
         past = deepcopy(before)
         if past is not None:
             past.batch_repeat_interleave(len(ids))
 
-        def keep(layer: int, x: Tensor, start: int = start) -> None:
-            inputs[layer, start : start + len(x)] = x[:, -1]
+        def keep(layer: int, x: Tensor) -> None:
+            inputs[layer, part] = x[:, -1]
 
         read_inputs(HookedModel(model, family, hooks), ids, range(n_layers), keep, past)
+
+    in_batches("single tokens", device, len(tokens), TOKENS_PER_FORWARD, read)
     return inputs

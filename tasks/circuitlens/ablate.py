@@ -36,15 +36,16 @@ def ablate_layer(store: Store, job: CircuitLensJob, key: ShardKey) -> ShardKey:
         return key
     checkpoint = open_checkpoint(store, job.checkpoint_id)
     folder, model = loaded_model(job.model_path, job.device, open_attention=True)
-    linear = linear_model(model, folder.family, checkpoint.hooks)
     chosen, paths = job.chosen_features(store, key.layer), job.attributed_paths(store)
     rows: list[tuple[int, str, float | None, float | None, float | None, int, str | None]] = []
-    for feature in chosen[: job.settings.ablated_features].tolist():
-        own = read_attributed(paths, key._replace(start=feature, stop=feature + 1))
-        with turn_on(job.device), fast_products(checkpoint.attributes.d_model):
+    with turn_on(job.device), fast_products(checkpoint.attributes.d_model):
+        linear = linear_model(model, folder.family, checkpoint.hooks)
+        for feature in chosen[: job.settings.ablated_features].tolist():
+            own = read_attributed(paths, key._replace(start=feature, stop=feature + 1))
             drops = _drops(store, job, checkpoint, linear, own)
-        for name, metric in METRICS.items():
-            rows.append((feature, metric, *_interval(np.array([getattr(drop, name) for drop in drops]))))
+            for name, metric in METRICS.items():
+                rows.append((feature, metric, *_interval(np.array([getattr(drop, name) for drop in drops]))))
+        del linear
     names = ("feature", "metric", "value", "low", "high", "n", "reason")
     columns = columns_of(names, rows)
     write_part(path, "scores", {**job.shared, **SIGNED, "layer": key.layer, **columns}, len(rows))

@@ -41,6 +41,9 @@ model is not the one that was sampled."""
 STREAMS = 6
 """Number of vectors of d_model that freezing needs for each token and layer."""
 
+EFFECTS = 4
+"""Number of arrays of its size that computing output effects needs."""
+
 STREAMS_BYTES = 1 << 26
 """Memory for the streams of sequences that are run through the model together (at least one), in bytes."""
 
@@ -62,18 +65,19 @@ def attribute_block(store: Store, job: CircuitLensJob, block: Block) -> Block:
         return block
     checkpoint = open_checkpoint(store, job.checkpoint_id)
     folder, model = loaded_model(job.model_path, job.device, open_attention=True)
-    linear = linear_model(model, folder.family, checkpoint.hooks)
-    swept = rounded(linear) if job.settings.precision == "bfloat16" else linear
     wanted = [_samples(store, job, layer, block) for layer in job.layers]
     numbers = np.unique(np.concatenate([samples.sequence for samples, _ in wanted]))
     rows = job.rows(store, numbers)
-    sequences = [_Sequence.of(rows[number], number, wanted, job.device) for number in numbers.tolist()]
     with turn_on(job.device), fast_products(checkpoint.attributes.d_model):
+        linear = linear_model(model, folder.family, checkpoint.hooks)
+        swept = rounded(linear) if job.settings.precision == "bfloat16" else linear
+        sequences = [_Sequence.of(rows[number], number, wanted, job.device) for number in numbers.tolist()]
         found = [
             _attribute_sequence(job, checkpoint, (linear, swept), one, seen)
             for group in _together(linear, sequences)
             for one, seen in zip(group, _streams(linear, group), strict=True)
         ]
+        del linear, swept, sequences
     whole = Attributed.joined([one.samples for one in found] or [_nothing(checkpoint.attributes.d_model, job.settings)])
     _check_values([one for one in found if len(one.value)])
     write_qk(qk_path(store, job.recipe, *block), [table for one in found for table in one.head_scores])
@@ -106,17 +110,21 @@ def _together(linear: LinearModel, sequences: list[_Sequence]) -> Iterator[list[
     """Sequences in order, in groups that are run through the model together. A narrow model takes no longer for twenty
     than for one; for a wide one, the streams of a single sequence are large."""
     if sequences:
-        longest = max(len(one.tokens) for one in sequences)
-        per_token = 4 * linear.n_layers * (STREAMS * linear.final.weight.shape[0] + linear.n_heads * longest)
-        size = max(1, STREAMS_BYTES // (per_token * longest))
+        size = _at_once(linear, max(len(one.tokens) for one in sequences))
         yield from (sequences[at : at + size] for at in range(0, len(sequences), size))
+
+
+def _at_once(linear: LinearModel, longest: int) -> int:
+    """The number of sequences of at most `longest` tokens that are run through the model together."""
+    per_token = 4 * linear.n_layers * (STREAMS * linear.final.weight.shape[0] + linear.n_heads * longest)
+    return max(1, STREAMS_BYTES // (per_token * longest))
 
 
 def _streams(linear: LinearModel, group: list[_Sequence]) -> Iterator[Seen]:
     """The streams of a group's sequences, in order."""
     read: Callable[[slice], list[Seen]] = lambda part: read_streams_of(linear, [one.tokens for one in group[part]])  # noqa: E731
     width = max(len(one.tokens) for one in group)
-    for found in each_batch("sequences", group[0].tokens.device, len(group), len(group), read, width):
+    for found in each_batch("sequences", group[0].tokens.device, len(group), _at_once(linear, width), read, width):
         yield from found
 
 
@@ -227,8 +235,9 @@ def _effects_within(
         some = Activations(*(column[part] for column in active))
         return output_effects(linear, frozen, transcoder, some, n_after).cpu().numpy()
 
-    n = len(active.layer)
-    return np.concatenate(list(each_batch("output effects", active.layer.device, n, n, carry, 1 + n_after)))
+    n, of_one = len(active.layer), 4 * EFFECTS * (1 + n_after) * linear.final.weight.shape[0]
+    full = max(n, BATCH_BYTES // of_one)
+    return np.concatenate(list(each_batch("output effects", active.layer.device, n, full, carry, 1 + n_after)))
 
 
 @torch.no_grad()

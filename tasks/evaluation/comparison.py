@@ -10,6 +10,7 @@ import numpy as np
 from interp.fade.judging import Compared, Material
 from interp.fade.surprisal import gains
 from storage.search.embedders import Embedder, open_embedder
+from tasks.device_memory import turn_on
 from tasks.evaluation.job import JudgeJob
 from tasks.loaded_models import loaded_model
 
@@ -39,7 +40,8 @@ class Comparison:
     def _gain(self, path: Path, description: str, of: Material) -> np.ndarray:
         new = [int(text) for text in of.compared if (description, int(text)) not in self._gains]
         folder, model = loaded_model(path, self._device)
-        found = gains(model, folder.tokenizer, description, [self._texts[text] for text in new])
+        with turn_on(self._device):
+            found = gains(model, folder.tokenizer, description, [self._texts[text] for text in new])
         self._gains |= {(description, text): gain for text, gain in zip(new, found.tolist(), strict=True)}
         return np.array([self._gains[description, int(text)] for text in of.compared], np.float32)
 

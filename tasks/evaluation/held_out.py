@@ -19,7 +19,7 @@ from interp.interventions.running import SteerableModel
 from interp.products import fast_products
 from storage.archives import read_arrays, write_arrays
 from storage.catalog.database import open_catalog
-from storage.checkpoints import open_checkpoint
+from storage.checkpoints import Checkpoint, open_checkpoint
 from storage.store import ShardKey, Store
 from tasks.device_memory import turn_on
 from tasks.evaluation.job import JudgeJob
@@ -103,30 +103,40 @@ def steer_features(store: Store, task: JudgeJob, key: ShardKey) -> ShardKey:
     features, _, active, texts, _ = natural(store, task, key.layer)
     places = [at for at in range(key.start, min(key.stop, len(features))) if len(active.of(at).value)]
     prompts = _prompts(texts, task, [] if checkpoint.bos is None else [checkpoint.bos])
+    peaks = {int(features[at]): float(active.of(at).value.max()) for at in places}
     written = np.zeros((len(places), len(how.factors), len(prompts), how.new_tokens), np.int32)
-    if places and len(prompts):
-        device = task.arithmetic.device
-        folder, model = loaded_model(task.model_path, device, dtype=task.arithmetic.dtype)
-        coder = checkpoint.transcoder(key.layer, later=checkpoint.cross_layer).on(device)
-        steerable = SteerableModel(model, folder.family, checkpoint.hooks, lambda _: coder)
-        peaks = [float(active.of(at).value.max()) for at in places]
-        grid = [(a, b, c) for a in range(len(places)) for b in range(len(how.factors)) for c in range(len(prompts))]
-
-        def write(part: slice) -> None:
-            a, b, c = (np.array(column) for column in zip(*grid[part], strict=True))
-            value = np.array(how.factors)[b] * np.array(peaks)[a]
-            held = [
-                FeatureChange(row, key.layer, int(features[places[place]])).held_at(float(value[row]))
-                for row, place in enumerate(a.tolist())
-            ]
-            rows = torch.from_numpy(prompts[c]).to(device)
-            written[a, b, c] = continuations(steerable, Changes(held), rows, how.new_tokens).cpu().numpy()
-
+    if written.size:
         with turn_on(task.arithmetic.device), fast_products(checkpoint.attributes.d_model):
-            width = prompts.shape[1] + how.new_tokens
-            in_batches("continuations", device, len(grid), ROWS_STEERED, write, width)
+            _continue(task, checkpoint, key.layer, peaks, prompts, written)
     write_arrays(path, {"places": np.array(places, np.int64), "written": written})
     return key
+
+
+def _continue(
+    task: JudgeJob,
+    checkpoint: Checkpoint,
+    layer: int,
+    peaks: dict[int, float],
+    prompts: np.ndarray,
+    written: np.ndarray,
+) -> None:
+    """Write the continuations of prompts with each feature of `peaks`, times each factor, into `written`."""
+    how, device = task.how.faithfulness, task.arithmetic.device
+    folder, model = loaded_model(task.model_path, device, dtype=task.arithmetic.dtype)
+    coder = checkpoint.transcoder(layer, later=checkpoint.cross_layer).on(device)
+    steerable = SteerableModel(model, folder.family, checkpoint.hooks, lambda _: coder)
+    features, peak = list(peaks), np.array(list(peaks.values()))
+    grid = [(a, b, c) for a in range(len(peaks)) for b in range(len(how.factors)) for c in range(len(prompts))]
+
+    def write(part: slice) -> None:
+        a, b, c = (np.array(column) for column in zip(*grid[part], strict=True))
+        value = np.array(how.factors)[b] * peak[a]
+        held = [FeatureChange(row, layer, features[at]).held_at(float(value[row])) for row, at in enumerate(a.tolist())]
+        rows = torch.from_numpy(prompts[c]).to(device)
+        written[a, b, c] = continuations(steerable, Changes(held), rows, how.new_tokens).cpu().numpy()
+
+    width = prompts.shape[1] + how.new_tokens
+    in_batches("continuations", device, len(grid), ROWS_STEERED, write, width)
 
 
 class Natural(NamedTuple):

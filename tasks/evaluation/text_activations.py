@@ -116,7 +116,8 @@ def _read_blocks(
 
     def read_all(block: np.ndarray) -> None:
         width = len(before) + len(texts[block[-1]])
-        in_batches("texts that are read", device, len(block), len(block), lambda part: read(block[part]), width)
+        at_once = max(1, TOKENS_AT_ONCE // width)
+        in_batches("texts that are read", device, len(block), at_once, lambda part: read(block[part]), width)
 
     blocks = _blocks([len(text) for text in texts], len(before))
     if n_threads == 1:  # in this thread, since another would keep memory of its own after releasing it

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from interp.batches import in_batches
 from interp.descriptions.llm_questions import Answer, Prompt, parsed
 from storage.answers import MAX_ANSWERS, AnswerStore, Call, Kept
+from tasks.device_memory import turn_on
 from tasks.llm.ask_again import MEND, instructions_with_schema
 
 OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -179,7 +180,8 @@ def _generate(of: LocalModel, conversations: Sequence[Messages], max_tokens: Seq
     def some(part: slice) -> None:
         found.extend(_turns(of, conversations[part], max_tokens[part]))
 
-    in_batches(f"questions to {of.path}", of.device, len(conversations), len(conversations), some)
+    with turn_on(of.device):
+        in_batches(f"questions to {of.path}", of.device, len(conversations), of.at_once, some)
     return found
 
 

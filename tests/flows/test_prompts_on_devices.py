@@ -40,9 +40,9 @@ def compare(plan: CheckpointPlan, there: str, run: Callable[[Opened], object]) -
         found.append(list(leaves(run(Opened(plan.store, checkpoint, folder, model, device)))))
     ours, theirs = found
     assert len(ours) == len(theirs) > 5
-    numbers = [[leaf for leaf in one if isinstance(leaf, float)] for one in found]
-    assert numbers[0] == pytest.approx(numbers[1], rel=2e-2, abs=2e-3)
-    assert [leaf for leaf in ours if isinstance(leaf, str)] == [leaf for leaf in theirs if isinstance(leaf, str)]
+    for one, other in zip(ours, theirs, strict=True):
+        assert type(one) is type(other)
+        assert one == (pytest.approx(other, rel=2e-2, abs=2e-3) if isinstance(one, float) else other)
 
 
 def leaves(value: object):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.batches import forget_sizes, in_batches, remember_sizes
+from interp.batches import each_batch, forget_sizes, in_batches, remember_sizes
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,66 @@ def test_what_does_not_fit_at_all_or_is_another_error_is_raised() -> None:
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         in_batches("other work", "cpu", 3, 4, wrong)
+
+    def no_handle(part: slice) -> None:
+        sizes.append(part.stop - part.start)
+        if sizes[-1] > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    sizes: list[int] = []
+    in_batches("third work", "cpu", 2, 4, no_handle)
+    assert sizes == [2, 1, 1]
+
+
+def test_a_part_of_a_batch_that_fails_leaves_later_batches_whole() -> None:
+    """Others had taken the memory for a moment: as much as a full batch has not been tried."""
+    kept: dict[str, int] = {}
+    remember_sizes(kept)
+    sizes: list[int] = []
+
+    def fails_first(part: slice) -> None:
+        sizes.append(part.stop - part.start)
+        if len(sizes) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    in_batches("some work", "cuda:1", 2, 20, fails_first)
+    assert kept == {}
+    in_batches("some work", "cuda:1", 20, 20, fails_first)
+    assert sizes == [2, 1, 1, 20]
+    sizes.clear()
+    in_batches("some work", "cuda:1", 20, 20, fails_first)
+    assert kept == {"some work on cuda:1": 10}
+
+
+def test_a_batch_within_a_batch_is_halved_after_the_outer_one() -> None:
+    """What the outer batch has in memory leaves no room for the inner one; alone, that one is not too large."""
+    kept: dict[str, int] = {}
+    remember_sizes(kept)
+    tried: list[tuple[int, int]] = []
+
+    def outer(part: slice) -> list[int]:
+        n = part.stop - part.start
+
+        def inner(own: slice) -> list[int]:
+            tried.append((n, own.stop - own.start))
+            if 10 * n + own.stop - own.start > most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return [10 * item + one for item in range(part.start, part.stop) for one in range(own.start, own.stop)]
+
+        return [one for found in each_batch("inner", "cuda:1", 4, 4, inner) for one in found]
+
+    def run() -> list[int]:
+        return sorted(one for found in each_batch("outer", "cuda:1", 4, 4, outer) for one in found)
+
+    expected, most = [10 * item + one for item in range(4) for one in range(4)], 24
+    assert run() == expected
+    assert tried == [(4, 4), (2, 4), (2, 4)]
+    assert kept == {"outer on cuda:1": 2}
+    most = 12
+    assert run() == expected
+    assert tried[3:] == [(2, 4), *[(1, 4), (1, 2), (1, 2)] * 4]
+    assert kept == {"outer on cuda:1": 1}
+    most = 10
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run()
+    assert kept == {"outer on cuda:1": 1}

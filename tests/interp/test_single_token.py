@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from interp.batches import forget_sizes
 from interp.capture import HookedModel, Hooks, capture
 from interp.families import family_of
 from interp.weightlens import single_token
@@ -30,6 +31,23 @@ def test_inputs_are_those_of_the_plain_forward(name: str, bos: int | None, monke
         hooks = Hooks(input_hook, "mlp_out")
         found = single_token_inputs(model, family_of(CONFIGS[name].model_type), hooks, N_LAYERS, tokens, bos)
         torch.testing.assert_close(found, plain(model, name, hooks, tokens, bos), rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_without_room_are_read_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, hooks, tokens, sizes = tiny_model("llama"), Hooks("mlp_in", "mlp_out"), range(3, 13), list[int]()
+    expected, read = plain(model, "llama", hooks, tokens, 7), single_token.read_inputs
+
+    def small(hooked: HookedModel, ids: torch.Tensor, *rest: Any) -> None:
+        sizes.append(len(ids))
+        if len(ids) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        read(hooked, ids, *rest)
+
+    monkeypatch.setattr(single_token, "read_inputs", small)
+    found = single_token_inputs(model, family_of("llama"), hooks, N_LAYERS, tokens, 7)
+    forget_sizes()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert sizes == [10, 5, 5]
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "qwen2", "qwen3"])

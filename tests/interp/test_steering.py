@@ -1,16 +1,20 @@
 """Continuations with features changed, against the model run step by step with its MLP's output changed by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from interp.capture import Hooks
 from interp.families import family_of
+from interp.interventions import equal_prefixes
 from interp.interventions.changes import Changes, FeatureChange, activations_of
+from interp.interventions.equal_prefixes import EqualPrefixes
 from interp.interventions.generating import Sampling, continuations, likelihoods
 from interp.interventions.running import SteerableModel
 from interp.transcoder import Transcoder
+from tests.absent_device import NAME
 from tests.tiny_models import D_MODEL, tiny_model
 
 HOOKS = Hooks("mlp_in", "mlp_out")
@@ -130,6 +134,24 @@ def test_rows_with_equal_tokens_are_read_once_below_the_change(name: str) -> Non
     for row, one in enumerate(changes):
         alone = continuations(of, Changes([one._replace(row=0)]), prompts[row : row + 1], 6)
         assert torch.equal(together[row], alone[0])
+
+
+def test_rows_are_compared_on_the_host_only_where_the_device_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, unique, compared_on = torch.tensor([[3, 5], [1, 2], [3, 5]]), torch.unique, list[str]()
+
+    def noted(rows: torch.Tensor, **options: Any) -> Any:
+        compared_on.append(rows.device.type)
+        return unique(rows, **options)
+
+    monkeypatch.setattr(torch, "unique", noted)
+    for finds in (equal_prefixes.FINDS_EQUAL_ROWS, (NAME,)):
+        monkeypatch.setattr(equal_prefixes, "FINDS_EQUAL_ROWS", finds)
+        found = EqualPrefixes([], 0).read(tokens.to(NAME), None)
+        assert found.device.type == NAME
+        assert found.tolist() == [[1, 2], [3, 5]]
+    assert compared_on == ["cpu", NAME]
+    monkeypatch.undo()
+    assert "cuda" in equal_prefixes.FINDS_EQUAL_ROWS
 
 
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])

@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.families import Norm
 from interp.sparse import feature_tokens
 from interp.transcoder import Transcoder
+from storage import block_cache
 from storage.block_cache import BlockCache
 from storage.catalog.database import (
     SCHEMA_VERSION,
@@ -201,10 +202,13 @@ def test_blocks_stay_on_the_cpu_after_one_did_not_fit(tmp_path: Path, monkeypatc
     assert [tile.device.type for tile in found()] == [NAME, NAME, NAME, "cpu", "cpu"]  # no room was lost
     cache.clear()
     copies.clear()
+    freed: list[str] = []
+    monkeypatch.setattr(block_cache, "free_unused", freed.append)
     error = torch.OutOfMemoryError("CUDA out of memory")
     assert [tile.device.type for tile in found()] == [NAME, *["cpu"] * 4]
     assert torch.equal(torch.cat([tile.cpu() for tile in found()]), W_E)
     assert copies[:2] == [100, 100]
+    assert freed == [NAME]
 
 
 @pytest.mark.parametrize("later", [False, True])

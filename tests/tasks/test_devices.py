@@ -1,11 +1,15 @@
 """Every stage on a device other than the CPU: nothing of it stays behind, and the results are those of the CPU."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
-from threading import Barrier, Lock
+from pathlib import Path
+from threading import Barrier, BoundedSemaphore, Lock
+from time import sleep
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,28 +27,40 @@ from interp import streamed_layers
 from interp.activations.settings import ActivationSettings
 from interp.batches import forget_sizes
 from interp.circuitlens.settings import CircuitLensSettings
+from interp.descriptions.explainer_prompts import DESCRIPTION
+from interp.descriptions.llm_questions import Prompt
 from interp.fade import surprisal
+from interp.fade.settings import EvaluateSettings
 from interp.interventions.changes import Changes, FeatureChange
 from interp.interventions.generating import continuations
 from interp.interventions.running import SteerableModel
 from interp.projection import FLOAT32, Arithmetic, OutlierRule, Projection, project
 from interp.training.settings import TrainingSettings
 from storage.activations import Block, open_block
+from storage.answers import AnswerStore
 from storage.attributions import attributions_path
 from storage.checkpoints import open_checkpoint
 from storage.corpora.corpus import read_rows
+from storage.samples import ShardSamples
+from storage.store import ShardKey
 from tasks import device_memory, loaded_models
 from tasks.activations import corpus_pass as reading
+from tasks.circuitlens import ablate, attribute
+from tasks.circuitlens.ablate import ablate_layer
 from tasks.circuitlens.attribute import attribute_block
+from tasks.circuitlens.job import CircuitLensJob
 from tasks.circuitlens.order import order_samples
+from tasks.evaluation import held_out
+from tasks.evaluation.comparison import Comparison
 from tasks.evaluation.text_activations import Wanted, read_activations
 from tasks.ingest import measured
 from tasks.known_answers import read_features, read_text
+from tasks.llm.local_model import LocalModel
 from tasks.loaded_models import loaded_model
 from tasks.training import TrainingJob, train_layers
 from tasks.weightlens import project as projecting
 from tasks.weightlens.single_token import SingleTokenJob, single_token_block
-from tests.absent_device import NAME, LateCopies
+from tests.absent_device import NAME, LateCopies, bytes_there
 from tests.tasks.demo_store import ingested
 
 COUNTED = ActivationSettings()
@@ -133,6 +149,93 @@ def test_few_tasks_compute_on_a_gpu_at_the_same_time(plan: CheckpointPlan, monke
     read(plan, on(NAME), 2)
     read(plan, FLOAT32, 2)
     assert turns == [NAME]
+
+
+class WaitsError(Exception):
+    """Raised in place of waiting for a turn."""
+
+
+def waiting_to_attribute(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, settings = np.zeros(1, np.int64), CircuitLensSettings(precision="bfloat16")
+    samples = ShardSamples(one, one, one, one + 3, np.ones(1, np.float32), one), np.zeros(1, bool)
+    monkeypatch.setattr(attribute, "_samples", lambda *_: samples)
+    job = replace(CircuitLensRecipe(plan).job(NAME), recipe="waiting", settings=settings)
+    attribute_block.fn(plan.store, job, Block(0, 3))
+
+
+def waiting_to_ablate(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CircuitLensJob, "chosen_features", lambda *_: np.arange(2))
+    monkeypatch.setattr(ablate, "read_attributed", lambda *_: None)
+    ablate_layer.fn(plan.store, CircuitLensRecipe(plan).job(NAME), ShardKey("waiting", 2, 0, 10))
+
+
+def waiting_to_steer(plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    active = SimpleNamespace(of=lambda _: SimpleNamespace(value=np.ones(3)))
+    monkeypatch.setattr(held_out, "natural", lambda *_: (np.arange(2), [], active, [], []))
+    monkeypatch.setattr(held_out, "_prompts", lambda *_: np.ones((2, 4), np.int64))
+    task: Any = SimpleNamespace(
+        checkpoint_id=plan.checkpoint_id, model_path=plan.inputs.model.path, arithmetic=on(NAME),
+        how=EvaluateSettings(), steered_path=lambda *_: plan.store.root / "waiting.npz",
+    )  # fmt: skip
+    held_out.steer_features.fn(plan.store, task, ShardKey("waiting", 2, 0, 2))
+
+
+def waiting_to_compare(plan: CheckpointPlan, _: pytest.MonkeyPatch) -> None:
+    task: Any = SimpleNamespace(embeddings=None, surprisal=plan.inputs.model.path, arithmetic=on(NAME))
+    material: Any = SimpleNamespace(compared=[0])
+    Comparison(task, ["a text"])("a description", material)
+
+
+def waiting_to_measure(plan: CheckpointPlan, _: pytest.MonkeyPatch) -> None:
+    measured(replace(quality_job(plan), arithmetic=on(NAME)), (0, 2))
+
+
+def waiting_to_train(plan: CheckpointPlan, _: pytest.MonkeyPatch) -> None:
+    settings = TrainingSettings(d_transcoder=40, activation="topk", k=4, n_steps=3, batch_tokens=128)
+    path, corpus_id = plan.inputs.model.path, plan.inputs.corpus.corpus_id
+    job = TrainingJob("waiting", path, corpus_id, plan.transcoders.hooks, settings, COUNTED, device=NAME)
+    train_layers.fn(plan.store, job, (1, 3))
+
+
+def waiting_to_ask(plan: CheckpointPlan, _: pytest.MonkeyPatch) -> None:
+    prompt = Prompt("explain", "You describe.", "<data>\n{}\n</data>", DESCRIPTION, 20)
+    LocalModel(Path("no-folder"), "print", AnswerStore(plan.store), "run", device=NAME).ask([prompt])
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        waiting_to_attribute, waiting_to_ablate, waiting_to_steer, waiting_to_compare, waiting_to_measure,
+        waiting_to_train, waiting_to_ask,
+    ],
+)  # fmt: skip
+def test_a_task_that_waits_for_its_turn_has_nothing_but_the_model_there(
+    plan: CheckpointPlan, monkeypatch: pytest.MonkeyPatch, task: Callable[[CheckpointPlan, pytest.MonkeyPatch], None]
+) -> None:
+    loaded_model(plan.inputs.model.path, NAME, open_attention=task in (waiting_to_attribute, waiting_to_ablate))
+    gc.collect()
+    of_the_model, waiting = bytes_there(), list[int]()
+
+    def wait(_: str) -> None:
+        waiting.append(bytes_there())
+        raise WaitsError
+
+    monkeypatch.setattr(device_memory, "_turns", wait)
+    with pytest.raises(WaitsError):
+        task(plan, monkeypatch)
+    assert of_the_model > 0
+    assert waiting == [of_the_model]
+
+
+def test_threads_wait_for_the_same_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(n: int) -> BoundedSemaphore:
+        sleep(0.01)
+        return BoundedSemaphore(n)
+
+    monkeypatch.setattr(device_memory, "BoundedSemaphore", slow)
+    with ThreadPoolExecutor(4) as pool:
+        turns = list(pool.map(device_memory._turns, ["cuda:8"] * 4))  # pyright: ignore[reportPrivateUsage]
+    assert all(one is turns[0] for one in turns)
 
 
 def test_the_corpus_pass_of_a_model_in_bfloat16(plan: CheckpointPlan) -> None:
@@ -247,7 +350,9 @@ def test_known_answers_are_read(plan: CheckpointPlan, there: str) -> None:
     found, expected = (dict(read_features(checkpoint, path, read, [0, 2], device)) for device in (there, "cpu"))
     for layer, own in expected.items():
         assert len(own.value) > 100
-        assert np.allclose(np.sort(found[layer].value), np.sort(own.value), atol=2e-5)
+        assert np.array_equal(found[layer].indptr, own.indptr)
+        assert np.array_equal(found[layer].token, own.token)
+        assert np.allclose(found[layer].value, own.value, atol=2e-5)
 
 
 @pytest.mark.parametrize("most", [32, 2])

@@ -1,7 +1,9 @@
 """Scores of heads parted into pairs: equal to what every family's attention computes, and to the obvious way."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from interp.capture import Hooks
 from interp.circuitlens import qk
-from interp.circuitlens.attribution import Targets, contributions
+from interp.circuitlens.attribution import Contributions, Targets, contributions
 from interp.circuitlens.frozen import Frozen, freeze
 from interp.circuitlens.linear import LinearModel, linear_model
 from interp.circuitlens.qk import AttendedPairs, score_parts, sources_beneath, strongest_pairs
@@ -110,3 +112,22 @@ def test_an_induction_head_is_found_to_look_for_the_previous_token_feature() -> 
     )
     assert found.score[0] > 0.8 * found.head_score[0] > 0
     assert INDUCTION == (1, 0)
+
+
+def test_a_batch_is_released_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, frozen = frozen_model("gpt2", Hooks("mlp_in", "mlp_out"), random_transcoders("relu"))
+    n_batches = 0
+
+    def one_by_one(linear: LinearModel, frozen: Frozen, targets: Targets, max_bytes: int) -> Iterator[Contributions]:
+        nonlocal n_batches
+        for at in range(len(targets)):
+            [found] = contributions(linear, frozen, targets.at(torch.tensor([at])), max_bytes=max_bytes)
+            batch, n_batches = ref(found.features), n_batches + 1
+            yield found._replace(target=torch.tensor([at]))
+            del found
+            assert batch() is None
+
+    monkeypatch.setattr(qk, "contributions", one_by_one)
+    attended = AttendedPairs(torch.tensor([0]), torch.tensor([3]), torch.tensor([1]))
+    list(score_parts(linear, frozen, 2, attended, n_keys=2, max_bytes=10**9))
+    assert n_batches > 2
