@@ -162,13 +162,13 @@ def _greatest(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Ent
 
 
 def _dense(encoder: Encoder, x: Tensor, position: np.ndarray) -> Iterator[Entries]:
-    """The entries are listed on the device; those of a batch are copied to the host together."""
+    """The entries are listed on the device and copied to the host together."""
 
     def listed(part: slice) -> Int32[Tensor, "3 n_active"]:
         a = encoder.encode(x[part])
         token, feature = a.nonzero(as_tuple=True)
-        return torch.stack([(token + part.start).int(), feature.int(), a[token, feature].view(torch.int32)]).cpu()
+        return torch.stack([(token + part.start).int(), feature.int(), a[token, feature].view(torch.int32)])
 
     at_once = max(1, NUMBERS_ON_GPU // encoder.d_transcoder)
-    token, feature, bits = torch.cat(list(each_batch("active features", x.device, len(x), at_once, listed)), 1)
+    token, feature, bits = torch.cat(list(each_batch("active features", x.device, len(x), at_once, listed)), 1).cpu()
     yield position[token.numpy()], feature.numpy(), bits.view(torch.float32).numpy()
