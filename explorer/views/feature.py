@@ -101,6 +101,17 @@ CAUSES = """
     ORDER BY kind, mean_share DESC, source_layer, source_index
 """
 
+CAUSED = """
+    WITH found AS (
+        SELECT target_layer AS layer, target_feature AS feature, n_samples, mean_share FROM contribution_edges
+        WHERE checkpoint_id = $checkpoint AND corpus_id = $corpus
+          AND source_layer = $layer AND source_feature = $feature
+        ORDER BY n_samples * mean_share DESC, layer, feature LIMIT $n_causes
+    )
+    SELECT found.*, d.text FROM found LEFT JOIN {labels} d USING (layer, feature)
+    ORDER BY n_samples * mean_share DESC, layer, feature
+"""
+
 EFFECTS = """
     SELECT e.position, e.token_id, t.text, e.effect FROM logit_effects e
     LEFT JOIN tokens t ON t.checkpoint_id = $checkpoint AND t.token_id = e.token_id
@@ -143,6 +154,7 @@ QUERIES = {
     "upstream": ("Upstream features", EDGES.format(this="target", other="source", labels=LABELS)),
     "downstream": ("Downstream features", EDGES.format(this="source", other="target", labels=LABELS)),
     "causes": ("What made it fire", CAUSES.format(labels=LABELS)),
+    "caused": ("Features that it made fire", CAUSED.format(labels=LABELS)),
     "effects": ("Effects on the next tokens", EFFECTS),
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from storage.catalog.contribution_edges import replace_contribution_edges
 from storage.catalog.database import insert_row, open_catalog
 from storage.catalog.published import publish
 
@@ -162,6 +163,7 @@ def _samples(connection: duckdb.DuckDBPyConnection) -> None:
         _put(connection, "clusters", {**of, "cluster": cluster, "n_samples": 3, "share": 0.5, "signature": signature})
     for token, effect in ((3, 0.8), (4, -0.3)):
         _put(connection, "logit_effects", {**of, "sample": -1, "position": 0, "token_id": token, "effect": effect})
+    replace_contribution_edges(connection, CHECKPOINT, CORPUS)
 
 
 def _drift(connection: duckdb.DuckDBPyConnection) -> None:

@@ -95,6 +95,14 @@ def test_feature_page_leads_up_and_down_the_wiring(explorer: TestClient) -> None
     assert edge["description"] == "the token cat by wl+cl"
 
 
+def test_a_feature_says_which_features_it_made_fire(explorer: TestClient) -> None:
+    text = explorer.get(f"/c/{CHECKPOINT}/feature/0/0").text
+    assert "Features that it made fire" in text
+    [row] = explorer.get(f"/api/c/{CHECKPOINT}/feature/0/0").json()["panels"]["caused"]["rows"]
+    assert (row["layer"], row["feature"], row["n_samples"], row["mean_share"]) == (2, 1, 6, 0.5)
+    assert "Features that it made fire" not in explorer.get(f"/c/{CHECKPOINT}/feature/2/1").text
+
+
 def test_neighbours_without_arrays_say_so(explorer: TestClient) -> None:
     text = explorer.get(f"/c/{CHECKPOINT}/feature/2/1/neighbours").text
     assert "needed to find neighbours, are not in the store" in text
