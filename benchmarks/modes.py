@@ -153,7 +153,7 @@ def measured(linear: LinearModel, frozen: Frozen, targets: Targets, way: Way) ->
 
 
 def standing_out(found: Contributors, target: int, kind: str) -> dict[tuple[int, int, int], float]:
-    own = (found.target == target) & (found.kind == KINDS.index(kind))
+    own = (found.target == target) & (found.kind == KINDS.index(kind)) & (found.share >= SETTINGS.min_share)
     columns = (found.layer[own], found.unit[own], found.position[own])
     return dict(zip(zip(*(c.tolist() for c in columns), strict=True), found.share[own].tolist(), strict=True))
 
