@@ -116,23 +116,34 @@ def lines(work: Work, dtype: str) -> Iterator[dict[str, object]]:
         yield line
 
 
-def main() -> None:
-    """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(about: str | None, n_rows: int) -> argparse.ArgumentParser:
+    """Arguments that name what is read, and the format."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("transcoders", type=Path)
     parser.add_argument("text", type=Path)
     parser.add_argument("--layers", required=True)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
-    parser.add_argument("--rows", type=int, default=128, help=f"of {N_POS} tokens")
+    parser.add_argument("--rows", type=int, default=n_rows, help=f"of {N_POS} tokens")
+    return parser
+
+
+def work_of(asked: argparse.Namespace, *, n_single: int, with_bos: bool) -> Work:
+    """What these arguments ask to read."""
+    folder, _ = loaded_model(asked.model)
+    release = open_transcoders(asked.transcoders, folder.family.model_type)
+    layers = [int(layer) for layer in asked.layers.split(",")]
+    return Work(asked.model, release, asked.rows, n_single, asked.text, layers, with_bos)
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = arguments(__doc__, 128)
     parser.add_argument("--single", type=int, default=4096, help="tokens of the vocabulary")
     parser.add_argument("--no-bos", action="store_true", help="for a model that was trained without one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    folder, _ = loaded_model(asked.model)
-    release = open_transcoders(asked.transcoders, folder.family.model_type)
-    layers = [int(layer) for layer in asked.layers.split(",")]
-    work = Work(asked.model, release, asked.rows, asked.single, asked.text, layers, not asked.no_bos)
+    work = work_of(asked, n_single=asked.single, with_bos=not asked.no_bos)
     for line in lines(work, asked.dtype):
         print(json.dumps(line))
 

@@ -11,11 +11,9 @@ For `all in the format` also: the share of examples whose strongest contributor 
 correlation of the contributions that both keep.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +22,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from benchmarks.number_formats import N_POS, Pairs, Work, activations, rows_of
+from benchmarks.number_formats import N_POS, Pairs, Work, activations, arguments, rows_of, work_of
 from interp.circuitlens.attribution import Targets, contributions, feature_targets, read_until
 from interp.circuitlens.clusters import clustered
 from interp.circuitlens.contributors import Contributors, significant
@@ -35,7 +33,6 @@ from interp.circuitlens.linear import linear_model
 from interp.circuitlens.settings import CircuitLensSettings
 from interp.products import fast_products
 from interp.transcoder import Transcoder
-from storage.formats import open_transcoders
 from tasks.loaded_models import loaded_model
 
 SETTINGS = CircuitLensSettings(resamples=0)
@@ -180,21 +177,12 @@ def lines(work: Work, dtype: str, n_features: int, n_samples: int) -> Iterator[d
 
 def main() -> None:
     """Measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("transcoders", type=Path)
-    parser.add_argument("text", type=Path)
-    parser.add_argument("--layers", required=True)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
-    parser.add_argument("--rows", type=int, default=48, help=f"of {N_POS} tokens")
+    parser = arguments(__doc__, 48)
     parser.add_argument("--features", type=int, default=12)
     parser.add_argument("--samples", type=int, default=24)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    folder, _ = loaded_model(asked.model)
-    release = open_transcoders(asked.transcoders, folder.family.model_type)
-    layers = [int(layer) for layer in asked.layers.split(",")]
-    work = Work(asked.model, release, asked.rows, 0, asked.text, layers, with_bos=False)
+    work = work_of(asked, n_single=0, with_bos=False)
     for line in lines(work, asked.dtype, asked.features, asked.samples):
         print(json.dumps(line), flush=True)
 
